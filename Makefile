@@ -1,0 +1,74 @@
+# Set-up and delegation only; what each target does lives in engine/, harness/ and proofs/.
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+# A system Python, because the unit's DynamicUser= cannot read an interpreter under somebody's home.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+PREFIX ?= /opt/hybrid-engine
+SYSCONFDIR ?= /etc
+UNITDIR ?= /usr/lib/systemd/system
+DESTDIR ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+JOBS ?= $(shell nproc)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help proofs test doctor buglog lint format install clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# systemd-nspawn boots the private machine. Without it the proofs run all the same and say why they are unproven.
+.PHONY: machine-tools
+machine-tools:
+	@command -v systemd-nspawn >/dev/null || \
+	  { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq systemd-container; } || \
+	  echo "systemd-container could not be installed: see 'make doctor'" >&2
+
+proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12')
+	$(BIN)/pytest proofs -n $(JOBS) -m claim $(ARGS)
+
+test: $(READY) machine-tools  ## The proofs and every other test (ARGS='-x')
+	$(BIN)/pytest proofs -n $(JOBS) $(ARGS)
+
+doctor: $(READY)  ## Say what this computer can prove, and what to install for the rest
+	$(BIN)/python -m harness doctor
+
+buglog: $(READY)  ## Render the last run's flight record and verdicts to reports/buglog/
+	$(BIN)/python -m harness buglog
+
+lint: $(READY)  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR respected)
+	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
+	rm -rf build
+	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check .
+	$(if $(DESTDIR),sed -i 's|$(abspath $(DESTDIR))||' $(DESTDIR)$(PREFIX)/bin/hybrid-*)
+	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/hybrid-*
+	install -d $(DESTDIR)$(SYSCONFDIR)/hybrid-engine
+	for f in config.toml ws_sources.toml; do \
+	  test -e $(DESTDIR)$(SYSCONFDIR)/hybrid-engine/$$f || \
+	  install -m 0644 config/$$f $(DESTDIR)$(SYSCONFDIR)/hybrid-engine/$$f; done
+
+clean:  ## Remove everything that was generated (venv, stage, reports)
+	rm -rf $(VENV) .cache build reports *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,112 @@
+"""`python -m engine`, `hybrid-engine`: argv -> Settings -> pipeline -> exit status (contract sections 1, 3).
+
+The pipeline and its libraries are imported only once the configuration is known to be good, so that a
+mistake in it is reported at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from engine import __version__, logs, settings
+from engine.exits import ConfigError, Crash, EngineError, ExitCode
+
+logger = logging.getLogger("engine")
+
+# Flag -> dotted key of the setting it overrides; precedence is flags, then file, then defaults.
+_OVERRIDES = {
+    "mode": "mode",
+    "ingest": "engine.ingest_mode",
+    "db": "app.db_path",
+    "ws_url": "engine.ws_url",
+    "sample_every": "engine.sample_every",
+    "seconds": "engine.run_seconds",
+    "replay_file": "engine.replay_file",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a usage error as ConfigError: after argparse's own exit status 2 systemd would restart."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message}", usage=self.format_usage().strip())
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="hybrid-engine",
+        description="Asyncio trading engine. It trades nothing by default (SHADOW).",
+        epilog="Exit status: 0 complete, 1 crash, 10 network, 11 parse, 12 config, 13 overload.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})"
+    )
+    parser.add_argument("--mode", metavar="shadow|paper|live", help="what may be done with an order")
+    parser.add_argument("--ingest", metavar="synthetic|replay|mockws|realws", help="where ticks come from")
+    parser.add_argument("--db", metavar="PATH", help="SQLite database")
+    parser.add_argument("--ws-url", metavar="URL", help="the URL of mockws")
+    parser.add_argument("--sample-every", metavar="N", type=int, help="process every Nth new tick")
+    parser.add_argument("--seconds", metavar="N", type=float, help="stop with status 0 after N seconds")
+    parser.add_argument("--replay-file", metavar="PATH", help="JSONL file to replay")
+    parser.add_argument(
+        "--sources", metavar="PATH", help=f"sources file (default: {settings.SOURCES_FILE_NAME})"
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="print the effective config and exit 0 or 12"
+    )
+    parser.add_argument("--version", action="version", version=f"hybrid-engine {__version__}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the engine and returns its exit status (contract section 3)."""
+    logs.configure("INFO")
+    try:
+        arguments = _parser().parse_args(argv)
+        environment = settings.read_environment()
+        # --check-config prints its answer on stdout, so what it has to complain about goes to stderr.
+        logs.configure(environment.log_level, fd=2 if arguments.check_config else 1)
+        if not arguments.check_config:
+            logger.info(
+                "engine starting",
+                extra={"fields": {"version": __version__, "python": sys.version.split()[0]}},
+            )
+        flags = {
+            key: (f"--{name.replace('_', '-')}", value)
+            for name, key in _OVERRIDES.items()
+            if (value := getattr(arguments, name)) is not None
+        }
+        loaded = settings.load(arguments.config, flags, arguments.sources)
+        for message, fields in loaded.warnings:
+            logger.warning(message, extra={"fields": fields})
+        if loaded.settings.mode == "LIVE":
+            from engine import gate
+
+            gate.check(loaded.settings)
+        if arguments.check_config:
+            print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True))
+            return ExitCode.COMPLETE
+        from engine import pipeline
+
+        return pipeline.run(loaded, environment)
+    except EngineError as error:
+        return report(error)
+    except Exception as error:
+        return report(Crash("unexpected error"), cause=error)
+
+
+def report(error: EngineError, cause: BaseException | None = None) -> int:
+    """Logs why the engine stops, as one ERROR line, and returns the exit status."""
+    fields = {**error.details, "exit_code": int(error.code), "exit_name": error.code.name}
+    logger.error("%s", error, exc_info=cause or error.__cause__, extra={"fields": fields})
+    return error.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

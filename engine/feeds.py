@@ -1,0 +1,857 @@
+"""Where ticks come from: SYNTHETIC, REPLAY, and WebSocket feeds (MOCK_WS, REAL_WS). Contract section 4.
+
+A feed turns its source into lists of ticks and delivers them to ingest, synchronously. When ingest has no
+room it pauses the feed: a WebSocket feed stops reading its sockets, so that TCP slows the venue down (B2).
+
+The WebSocket feed decides nothing. `session.Session` says what to connect to and when; the feed carries the
+effects out and reports what happened. Two independent libraries can carry it, behind `Connect`: picows, which
+delivers frames out of the socket's callback, and websockets, which the proofs use as a second opinion. The
+feed goes nowhere but to the configured URLs: no proxy of the environment, no redirect, is followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.parse import urlsplit
+
+from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+from engine import session, settings
+from engine.events import Tick
+from engine.exits import ConfigError, NetworkLost, ProtocolChanged
+from engine.logs import RateLimited
+from engine.wire import MAX_MESSAGE_BYTES, Kind, Parser, kind_for
+
+logger = logging.getLogger("engine.feeds")
+
+# Ticks that one step of a replay, or of a synthetic feed that fell behind, hands over at most: small enough that
+# the loop turns every few ms, large enough that the step costs nothing per tick.
+_STEP_TICKS = 2000
+
+# How long a connection that we close may take to flush its close frame before it is aborted.
+_CLOSE_GRACE_SECS = 1.0
+
+# websockets reads one frame less than this ahead of us; a paused feed holds that much per connection.
+_WEBSOCKETS_QUEUE_FRAMES = 64
+
+
+class Inlet(Protocol):
+    """What a feed delivers to. Implemented by the pipeline."""
+
+    def deliver(self, ticks: list[Tick]) -> int:
+        """Takes all of `ticks`; returns how many were new. May call the feed's `pause` before it returns."""
+
+    def answer(self) -> None:
+        """The feed's task is at the top of its loop: it is not stuck (E5)."""
+
+
+class Feed(Protocol):
+    """One source of ticks for one run."""
+
+    parse_errors: int
+    ignored: int
+
+    @property
+    def source(self) -> str | None:
+        """Name of the source that delivers; None while there is none."""
+
+    @property
+    def reconnects(self) -> int:
+        """Connections after the first one."""
+
+    async def run(self) -> None:
+        """Feeds until `stop`, or until the source is at its end. Raises EngineError when it cannot go on."""
+
+    def stop(self) -> None:
+        """Ends `run`. What has been received has been delivered."""
+
+    def pause(self) -> None:
+        """Receive no more until `resume`: ingest has no room."""
+
+    def resume(self) -> None:
+        """Ingest has room again."""
+
+    def nudge(self) -> None:
+        """Makes `run` pass the top of its loop: the probe that it still answers (E5)."""
+
+
+class _Bell:
+    """Wakes one waiting task, early or at a given time."""
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        self._rung = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, until: float | None = None) -> None:
+        """Waits for `ring`, at most until the loop's time `until`. A ring before the wait counts."""
+        if not self._rung:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = None if until is None else loop.call_at(until, self.ring)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+        self._rung = False
+
+
+class _Stepped:
+    """What SYNTHETIC and REPLAY have in common: a task that makes ticks in steps."""
+
+    reconnects = 0
+
+    def __init__(self, inlet: Inlet) -> None:
+        self.parse_errors = 0
+        self.ignored = 0
+        self._inlet = inlet
+        self._bell = _Bell()
+        self._stopped = False
+        self._paused = False
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._bell.ring()
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._bell.ring()
+
+    def nudge(self) -> None:
+        self._bell.ring()
+
+
+class SyntheticFeed(_Stepped):
+    """A deterministic walk, one tick per interval (N1).
+
+    Ticks are numbered from 0. Tick n moves the price by `price_step` times +1 when n mod 5 is 0, 2 or 3 and
+    times -0.5 otherwise, never below 1.0, and carries the price after the move.
+    """
+
+    source = "synthetic"
+
+    def __init__(self, inlet: Inlet, options: settings.Engine, symbol: str, now_ms: Callable[[], int]) -> None:
+        super().__init__(inlet)
+        self._interval_secs = options.tick_interval_ms / 1000
+        self._price = options.start_price
+        self._step = options.price_step
+        self._volume = options.volume
+        self._symbol = symbol
+        self._now_ms = now_ms
+        self._number = 0
+
+    def next_tick(self) -> Tick:
+        """The next tick of the walk, stamped with the time of now."""
+        direction = 1.0 if self._number % 5 in (0, 2, 3) else -0.5
+        self._number += 1
+        self._price = max(1.0, self._price + direction * self._step)
+        return Tick(self.source, self._symbol, self._price, self._volume, self._now_ms())
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_at = loop.time()
+        while not self._stopped:
+            self._inlet.answer()
+            if self._paused:
+                await self._bell.wait()
+                # The walk stands still while there is no room, so it has nothing to catch up with.
+                next_at = max(next_at, loop.time())
+                continue
+            now = loop.time()
+            due = 0
+            while next_at <= now and due < _STEP_TICKS:
+                next_at += self._interval_secs
+                due += 1
+            if due == _STEP_TICKS:
+                # After a suspended machine woke up, a day of ticks at once would help nobody.
+                next_at = now + self._interval_secs
+            if due:
+                self._inlet.deliver([self.next_tick() for _ in range(due)])
+            await self._bell.wait(next_at)
+
+
+class ReplayFeed(_Stepped):
+    """Ticks that were recorded, as fast as the pipeline takes them (N2)."""
+
+    source = "replay"
+
+    def __init__(self, inlet: Inlet, chunks: AsyncIterator[list[Tick]]) -> None:
+        super().__init__(inlet)
+        self._chunks = chunks
+
+    async def run(self) -> None:
+        async for ticks in self._chunks:
+            self._inlet.answer()
+            self._inlet.deliver(ticks)
+            while self._paused and not self._stopped:
+                await self._bell.wait()
+                self._inlet.answer()
+            if self._stopped:
+                return
+
+
+class FileReplayFeed(ReplayFeed):
+    """A replay from a JSONL file: `symbol`, `price`, `volume`, `ts` in ms, optional `event_id` (N2).
+
+    A tick without an `event_id` is identified by the file's digest and its line number, so that replaying the
+    same file twice stores it once. An unusable line is a parse error; `parse_error_limit` of them in a row
+    raise ProtocolChanged.
+    """
+
+    def __init__(self, inlet: Inlet, path: Path, parse_error_limit: int) -> None:
+        """Raises ConfigError when `path` is not a readable regular file."""
+        self._path = path
+        self._limit = parse_error_limit
+        try:
+            if not path.is_file():
+                raise ConfigError(
+                    f"engine.replay_file = {str(path)!r}: not a regular file",
+                    key="engine.replay_file",
+                    value=str(path),
+                )
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        except OSError as error:
+            raise ConfigError(
+                f"engine.replay_file = {str(path)!r}: cannot be read: {error.strerror}",
+                key="engine.replay_file",
+                value=str(path),
+            ) from None
+        self._by_line = f"replay:{digest}"
+        self._stream = _Stream(Parser(Kind.REPLAY, f"{self._by_line}:ids", ""), parse_error_limit)
+        super().__init__(inlet, self._read())
+
+    async def _read(self) -> AsyncIterator[list[Tick]]:
+        loop = asyncio.get_running_loop()
+        with open(self._path, "rb") as file:
+            number = 0
+            while lines := await asyncio.to_thread(_read_lines, file):
+                ticks: list[Tick] = []
+                for line in lines:
+                    number += 1
+                    if not line.strip():
+                        continue
+                    before = len(ticks)
+                    if len(line) > MAX_MESSAGE_BYTES:
+                        self._stream.parser.refuse(f"line {number} over {MAX_MESSAGE_BYTES} bytes")
+                    else:
+                        self._stream.parser.parse_into(line, ticks)
+                    for tick in ticks[before:]:
+                        if tick.trade_id is None and tick.event_id is None:
+                            tick.source = self._by_line
+                            tick.trade_id = number
+                    self._stream.check(len(ticks), loop.time(), line=number)
+                self._stream.flushed(len(ticks))
+                self.parse_errors = self._stream.parser.errors
+                self.ignored = self._stream.parser.ignored
+                if self._stream.broken is not None:
+                    if ticks:
+                        yield ticks
+                    raise self._stream.broken
+                yield ticks
+
+
+def _read_lines(file: IO[bytes]) -> list[bytes]:
+    """The next lines of `file`, at most one step of them; a line that never ends is cut, not read whole."""
+    lines = []
+    size = 0
+    while len(lines) < _STEP_TICKS and size < MAX_MESSAGE_BYTES:
+        line = file.readline(MAX_MESSAGE_BYTES + 1)
+        if not line:
+            break
+        lines.append(line)
+        size += len(line)
+        if len(line) > MAX_MESSAGE_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MAX_MESSAGE_BYTES)
+    return lines
+
+
+async def stored_ticks(chunks: AsyncIterator[list[Tick]]) -> AsyncIterator[list[Tick]]:
+    """Ticks of the database for a replay into that same database: each keeps its row id, which is identity
+    enough, and loses the venue's, because in time order they may look like gaps and duplicates."""
+    async for ticks in chunks:
+        for tick in ticks:
+            tick.trade_id = tick.event_id = None
+        yield ticks
+
+
+class _Stream:
+    """One source's parser and its run of unusable messages, across reconnects (N8)."""
+
+    def __init__(self, parser: Parser, limit: int) -> None:
+        self.parser = parser
+        # Unusable messages since the last tick. What is ignored neither lengthens nor ends it: a venue that
+        # changed its trades may still send the heartbeats we know.
+        self.streak = 0
+        # Set once the streak reaches the limit.
+        self.broken: ProtocolChanged | None = None
+        self._limit = limit
+        self._errors_seen = 0
+        # Length of the current list of ticks when the last error came.
+        self._ticks_then = 0
+        self._log = RateLimited(logger, logging.WARNING)
+
+    def check(self, ticks: int, now: float, **where: object) -> None:
+        """To be called after a message that may have been unusable; `ticks`: length of the list it went to."""
+        parser = self.parser
+        if parser.errors == self._errors_seen:
+            return
+        self._errors_seen = parser.errors
+        self.streak = 1 if ticks > self._ticks_then else self.streak + 1
+        self._ticks_then = ticks
+        self._log.log(now, "unusable message", error=parser.last_error, parse_errors=parser.errors, **where)
+        if self.streak >= self._limit and self.broken is None:
+            self.broken = ProtocolChanged(
+                f"{self.streak} unusable messages in a row, the last one: {parser.last_error}",
+                parse_errors=parser.errors,
+                parse_error_limit=self._limit,
+                **where,
+            )
+
+    def flushed(self, ticks: int) -> None:
+        """The list, now `ticks` long, has been handed over; the next message starts an empty one."""
+        if ticks > self._ticks_then:
+            self.streak = 0
+        self._ticks_then = 0
+
+
+class Connection(Protocol):
+    """An open WebSocket, whichever library carries it."""
+
+    def ping(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class ConnectFailed(Exception):
+    """A connection attempt that came to nothing. `http_status` and `retry_after_secs` where the server
+    answered with HTTP instead of upgrading."""
+
+    def __init__(self, reason: str, http_status: int | None = None, retry_after_secs: float | None = None) -> None:
+        super().__init__(reason)
+        self.http_status = http_status
+        self.retry_after_secs = retry_after_secs
+
+
+class Line:
+    """One connection's end in the feed: its transport calls `opened`, then messages and `flush`, then
+    `closed`. Whatever comes after the session dropped the connection falls on deaf ears."""
+
+    def __init__(self, feed: WebSocketFeed, conn: int, source: session.Source, stream: _Stream) -> None:
+        self.conn = conn
+        self.source = source
+        self.stream = stream
+        self.connection: Connection | None = None  # None until opened
+        self.task: asyncio.Task[None] | None = None  # the attempt; None once it is decided
+        self.dead = False
+        self.ticks: list[Tick] = []
+        self._feed = feed
+        self._parser = stream.parser
+        self._parse_into = stream.parser.parse_into
+        self._errors = stream.parser.errors
+
+    def opened(self, connection: Connection) -> None:
+        if self.dead:
+            connection.close()
+            return
+        self.connection = connection
+        self._feed.line_opened(self)
+
+    def text(self, payload: bytes | memoryview) -> None:
+        """One whole text message."""
+        self._parse_into(payload, self.ticks)
+        if self._parser.errors != self._errors:
+            self._errors = self._parser.errors
+            self._feed.line_troubled(self)
+
+    def refuse(self, reason: str) -> None:
+        """A message that must not be decoded: binary, too large, or not UTF-8."""
+        if self.dead:
+            return
+        self._parser.refuse(reason)
+        self._errors = self._parser.errors
+        self._feed.line_troubled(self)
+
+    def flush(self) -> None:
+        """The messages of one read have been handed over."""
+        ticks, self.ticks = self.ticks, []
+        if not self.dead:
+            self._feed.line_received(self, ticks)
+
+    def pong(self) -> None:
+        if not self.dead:
+            self._feed.line_pong(self)
+
+    def closed(self, reason: str) -> None:
+        if not self.dead:
+            if self.ticks:
+                self.flush()
+            self._feed.line_closed(self, reason)
+
+
+Connect = Callable[[str, Line], Awaitable[None]]
+"""Opens `url` for a Line: calls its `opened`, then returns. Raises ConnectFailed."""
+
+
+class WebSocketFeed:
+    """MOCK_WS and REAL_WS: does what the session says, and tells it what happened."""
+
+    def __init__(
+        self,
+        inlet: Inlet,
+        sources: Sequence[settings.Source],
+        options: settings.Engine,
+        default_symbol: str,
+        connect: Connect,
+        now: Callable[[], float],
+    ) -> None:
+        """`sources`: at least one. `now`: monotonic seconds, the clock of the event loop's timers."""
+        policy = session.Policy(
+            keepalive_secs=options.keepalive_secs,
+            pong_timeout_secs=options.pong_timeout_secs,
+            feed_silence_secs=options.feed_silence_secs,
+            max_backoff_secs=options.max_backoff_secs,
+            network_give_up_secs=options.network_give_up_secs,
+        )
+        wanted = [
+            session.Source(source.name, source.url, urlsplit(source.url).hostname or "", source.priority)
+            for source in sources
+        ]
+        self._streams = {
+            source.name: _Stream(
+                Parser(kind_for(source.venue, source.url), source.name, source.symbol or default_symbol),
+                options.parse_error_limit,
+            )
+            for source in sources
+        }
+        self._session = session.Session(wanted, policy, random.uniform)
+        self._inlet = inlet
+        self._connect = connect
+        self._now = now
+        self._lines: dict[int, Line] = {}
+        self._bell = _Bell()
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused = False
+        self._stopped = False
+        # Why `run` has to end; None while all is well.
+        self._failure: NetworkLost | ProtocolChanged | None = None
+
+    @property
+    def source(self) -> str | None:
+        source = self._session.source
+        return None if source is None else source.name
+
+    @property
+    def reconnects(self) -> int:
+        return self._session.reconnects
+
+    @property
+    def parse_errors(self) -> int:
+        return sum(stream.parser.errors for stream in self._streams.values())
+
+    @property
+    def ignored(self) -> int:
+        return sum(stream.parser.ignored for stream in self._streams.values())
+
+    async def run(self) -> None:
+        self._apply(self._session.start(self._now()))
+        while not self._stopped:
+            self._inlet.answer()
+            if self._failure is not None:
+                raise self._failure
+            await self._bell.wait()
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._apply(self._session.stop(self._now()))
+        self._bell.ring()
+
+    def pause(self) -> None:
+        self._paused = True
+        for line in self._lines.values():
+            if line.connection is not None:
+                line.connection.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        for line in list(self._lines.values()):
+            if line.connection is not None:
+                line.connection.resume()
+        if not self._stopped and self._timer is None:
+            self._wake_at(self._now())
+
+    def nudge(self) -> None:
+        self._bell.ring()
+
+    def line_opened(self, line: Line) -> None:
+        logger.info("connected", extra={"fields": _about(line.source)})
+        assert line.connection is not None
+        if self._paused:
+            line.connection.pause()
+        self._apply(self._session.connected(line.conn, self._now()))
+
+    def line_received(self, line: Line, ticks: list[Tick]) -> None:
+        line.stream.flushed(len(ticks))
+        new = self._inlet.deliver(ticks) if ticks else 0
+        effects = self._session.received(line.conn, self._now(), new)
+        if effects:
+            self._apply(effects)
+
+    def line_troubled(self, line: Line) -> None:
+        line.stream.check(len(line.ticks), self._now(), source=line.source.name)
+        if line.stream.broken is not None and self._failure is None:
+            self._fail(line.stream.broken)
+
+    def line_pong(self, line: Line) -> None:
+        self._apply(self._session.pong(line.conn, self._now()))
+
+    def line_closed(self, line: Line, reason: str) -> None:
+        self._forget(line)
+        logger.warning("connection lost", extra={"fields": {**_about(line.source), "reason": reason}})
+        self._apply(self._session.closed(line.conn, self._now(), reason))
+
+    def _fail(self, failure: NetworkLost | ProtocolChanged) -> None:
+        self._failure = failure
+        self._bell.ring()
+
+    def _apply(self, effects: Sequence[session.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case session.Wake(at):
+                    self._wake_at(at)
+                case session.Connect(conn, source):
+                    line = self._lines[conn] = Line(self, conn, source, self._streams[source.name])
+                    line.task = asyncio.get_running_loop().create_task(self._open(line))
+                case session.Ping(conn):
+                    connection = self._lines[conn].connection
+                    if connection is not None:
+                        connection.ping()
+                case session.Close(conn, reason):
+                    self._close(self._lines[conn], reason)
+                case session.GiveUp(seconds, last_reason):
+                    self._fail(
+                        NetworkLost(
+                            f"no source connected for {seconds:.1f} s; the last attempt: {last_reason}",
+                            seconds=round(seconds, 3),
+                            last_reason=last_reason,
+                        )
+                    )
+
+    def _wake_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(at, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        if self._paused:
+            # We do not read, so silence says nothing about the peer; `resume` asks again.
+            return
+        self._apply(self._session.wake(self._now()))
+
+    async def _open(self, line: Line) -> None:
+        try:
+            await self._connect(line.source.url, line)
+        except ConnectFailed as failure:
+            if line.dead:
+                return
+            self._forget(line)
+            fields = _about(line.source) | {"reason": str(failure)}
+            if failure.http_status is not None:
+                fields |= {"http_status": failure.http_status, "retry_after_secs": failure.retry_after_secs}
+            logger.warning("connection failed", extra={"fields": fields})
+            self._apply(
+                self._session.connect_failed(
+                    line.conn, self._now(), str(failure), failure.http_status, failure.retry_after_secs
+                )
+            )
+        finally:
+            line.task = None
+
+    def _close(self, line: Line, reason: str) -> None:
+        self._forget(line)
+        if reason != "stop":
+            logger.warning("connection dropped", extra={"fields": {**_about(line.source), "reason": reason}})
+        if line.connection is not None:
+            line.connection.close()
+        elif line.task is not None:
+            line.task.cancel()
+
+    def _forget(self, line: Line) -> None:
+        line.dead = True
+        self._lines.pop(line.conn, None)
+
+
+def _about(source: session.Source) -> dict[str, object]:
+    return {"source": source.name, "url": settings.redact_url(source.url)}
+
+
+def retry_after_secs(header: str | None, now: datetime) -> float | None:
+    """The Retry-After header as seconds from `now`: it holds seconds or an HTTP date (RFC 9110 section
+    10.2.3). None when there is none, or nobody can tell what it means."""
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdecimal():
+        # A number too long for a float means for ever; ten digits of seconds are 300 years.
+        return float(text[:10]) if len(text) <= 10 else 1e10
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return max(0.0, (at - now).total_seconds())
+
+
+def _why(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+# --- picows ---------------------------------------------------------------------------------------------------
+
+
+class _PicowsConnection:
+    def __init__(self, transport: WSTransport) -> None:
+        self._transport = transport
+        self._reading = True
+
+    def ping(self) -> None:
+        self._transport.send_ping()
+
+    def pause(self) -> None:
+        if self._reading and not self._transport.is_disconnected:
+            self._reading = False
+            self._transport.underlying_transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._reading and not self._transport.is_disconnected:
+            self._reading = True
+            self._transport.underlying_transport.resume_reading()
+
+    def close(self) -> None:
+        if self._transport.is_disconnected:
+            return
+        self._transport.send_close(WSCloseCode.OK)
+        self._transport.disconnect()
+        # A half-open connection never acknowledges, and would hold its socket for minutes.
+        asyncio.get_running_loop().call_later(_CLOSE_GRACE_SECS, self._transport.disconnect, False)
+
+
+class _PicowsListener(WSListener):  # type: ignore[misc]
+    """Frames out of the socket's callback. Payloads are views into the receive buffer, good until the
+    callback returns; a parser copies what it keeps."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._text = line.text
+        # The pieces of a fragmented message; None between messages.
+        self._pieces: bytearray | None = None
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._line.opened(_PicowsConnection(transport))
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type == WSMsgType.TEXT and frame.fin and self._pieces is None:
+            self._text(frame.get_payload_as_memoryview())
+        else:
+            self._other(transport, frame)
+        # picows marks the last frame of each read, control frames included, which is why the pongs are ours.
+        if frame.last_in_buffer:
+            self._line.flush()
+
+    def _other(self, transport: WSTransport, frame: WSFrame) -> None:
+        kind = frame.msg_type
+        if kind == WSMsgType.PING:
+            transport.send_pong(frame.get_payload_as_bytes())
+        elif kind == WSMsgType.PONG:
+            self._line.pong()
+        elif kind == WSMsgType.CLOSE:
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+        elif kind == WSMsgType.BINARY:
+            # Its continuation frames are refused one by one too: rare enough not to matter.
+            self._line.refuse("binary message")
+        else:
+            self._piece(transport, frame)
+
+    def _piece(self, transport: WSTransport, frame: WSFrame) -> None:
+        if (frame.msg_type == WSMsgType.TEXT) == (self._pieces is not None):
+            self._line.refuse("fragments out of order")
+            self._pieces = None
+            return
+        if self._pieces is None:
+            self._pieces = bytearray()
+        self._pieces += frame.get_payload_as_memoryview()
+        if len(self._pieces) > MAX_MESSAGE_BYTES:
+            self._pieces = None
+            self._line.refuse(f"message over {MAX_MESSAGE_BYTES} bytes")
+            transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
+            transport.disconnect()
+        elif frame.fin:
+            message, self._pieces = bytes(self._pieces), None
+            self._text(message)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        handshake = transport.close_handshake
+        sent = handshake.sent if handshake is not None else None
+        received = handshake.recv if handshake is not None else None
+        if sent is not None and received is None and sent.code == WSCloseCode.MESSAGE_TOO_BIG:
+            if self._line.stream.parser.last_error is None or not self._line.dead:
+                self._line.refuse(f"frame over {MAX_MESSAGE_BYTES} bytes")
+            reason = "message too big"
+        elif received is not None:
+            reason = f"closed by the peer: {int(received.code)} {received.reason or ''}".rstrip()
+        else:
+            reason = "connection broken"
+        self._line.closed(reason)
+
+
+async def picows_connect(url: str, line: Line) -> None:
+    """The default transport; see `Connect`."""
+    try:
+        await ws_connect(
+            functools.partial(_PicowsListener, line),
+            url,
+            ssl_context=ssl.create_default_context() if url.startswith("wss:") else None,
+            websocket_handshake_timeout=session.CONNECT_TIMEOUT_SECS,
+            enable_auto_pong=False,
+            max_frame_size=MAX_MESSAGE_BYTES,
+            max_redirects=0,
+        )
+    except Exception as error:
+        response = getattr(error, "response", None)
+        if isinstance(error, WSError) and response is not None:
+            status = int(response.status)
+            wait = retry_after_secs(response.headers.get("Retry-After"), datetime.now(UTC))
+            raise ConnectFailed(f"HTTP {status}", status, wait) from error
+        # Whatever went wrong, from DNS to TLS to a malformed answer: the session backs off and tries again.
+        raise ConnectFailed(_why(error)) from error
+    if line.connection is None and not line.dead:
+        raise ConnectFailed("connection closed during the handshake")
+
+
+# --- websockets -----------------------------------------------------------------------------------------------
+
+
+class _WebsocketsConnection:
+    def __init__(self, line: Line, websocket: object) -> None:
+        from websockets.asyncio.client import ClientConnection
+
+        assert isinstance(websocket, ClientConnection)
+        self._line = line
+        self._websocket = websocket
+        self._may_read = asyncio.Event()
+        self._may_read.set()
+        self._tasks: set[asyncio.Task[object]] = set()
+        line.opened(self)
+        self._spawn(self._read())
+
+    def _spawn(self, coroutine: object) -> None:
+        # The event loop itself holds tasks only weakly.
+        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def ping(self) -> None:
+        self._spawn(self._ping())
+
+    def pause(self) -> None:
+        self._may_read.clear()
+
+    def resume(self) -> None:
+        self._may_read.set()
+
+    def close(self) -> None:
+        self._may_read.set()
+        self._spawn(self._websocket.close())
+
+    async def _ping(self) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            await (await self._websocket.ping())
+        except ConnectionClosed:
+            return
+        self._line.pong()
+
+    async def _read(self) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        line = self._line
+        try:
+            while not line.dead:
+                await self._may_read.wait()
+                message = await self._websocket.recv()
+                if isinstance(message, str):
+                    line.text(message.encode())
+                else:
+                    line.refuse("binary message")
+                line.flush()
+        except ConnectionClosed as error:
+            sent = error.sent
+            if error.rcvd is None and sent is not None and sent.code == 1009:
+                line.refuse(f"message over {MAX_MESSAGE_BYTES} bytes")
+            elif error.rcvd is None and sent is not None and sent.code == 1007:
+                line.refuse("message is not UTF-8")
+            line.closed(_why(error))
+
+
+async def websockets_connect(url: str, line: Line) -> None:
+    """The other transport (HYBRID_TRANSPORT=websockets); see `Connect`."""
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import InvalidStatus
+
+    class Direct(connect):
+        def process_redirect(self, exc: Exception) -> Exception | str:
+            return exc
+
+    try:
+        websocket = await Direct(
+            url,
+            proxy=None,
+            compression=None,
+            ping_interval=None,
+            open_timeout=session.CONNECT_TIMEOUT_SECS,
+            close_timeout=_CLOSE_GRACE_SECS,
+            max_size=MAX_MESSAGE_BYTES,
+            max_queue=_WEBSOCKETS_QUEUE_FRAMES,
+        )
+    except InvalidStatus as error:
+        status = error.response.status_code
+        wait = retry_after_secs(error.response.headers.get("Retry-After"), datetime.now(UTC))
+        raise ConnectFailed(f"HTTP {status}", status, wait) from error
+    except Exception as error:
+        raise ConnectFailed(_why(error)) from error
+    _WebsocketsConnection(line, websocket)
+
+
+CONNECTS: dict[str, Connect] = {"picows": picows_connect, "websockets": websockets_connect}
+"""Transports by their name in HYBRID_TRANSPORT."""

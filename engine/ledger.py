@@ -1,0 +1,780 @@
+"""What the engine remembers: one SQLite file, one writer, any number of readers. Sole importer of sqlite3.
+
+The writer hands over batches. A batch is one transaction, so after any crash it is there or it is not
+(D3), and handing over the same batch again changes nothing, because every row has an identity of its own
+(I3): a tick its row id and its (source, trade id), a signal, order and fill its event id. That is what
+makes the retry after `Busy` and `DiskTrouble` safe even where nobody can tell whether a COMMIT arrived.
+
+Opening is where a file is judged, before anything in it is changed: a directory, a file that is not
+SQLite, that this user may not write, that is damaged or that a newer engine wrote is for a human to mend
+(`ConfigError`, exit 12); a lock or a full disk may pass (`Crash`, exit 1).
+
+`Ledger` belongs to one thread at a time and blocks it. The pipeline gives it a thread of its own, so that the
+trading loop never waits for the disk (I6). `read_ticks` is the exception: it has its own read-only connection
+and runs on the event loop.
+
+Bytes are spent with care (docs/contract.md, D3; at most 300 written to disk a tick): integer keys in arrival
+order, no index on time. What needs the newest row asks for the highest id.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, NoReturn
+from urllib.parse import quote
+
+import aiosqlite
+import msgspec
+
+from engine.events import EXACT, Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
+from engine.exits import ConfigError, Crash
+
+log = logging.getLogger("engine.ledger")
+
+SCHEMA_VERSION: Final = 1
+"""The `PRAGMA user_version` this engine reads and writes; 0: the earlier engine's, or an empty file (D2)."""
+
+BUSY_TIMEOUT_MS_MIN: Final = 1000
+"""D1: a shorter wait would turn an ordinary checkpoint by a reader into an error."""
+
+RECENT_EVENT_IDS: Final = 65_536
+"""How many of the newest ticks `restore` looks at for textual event ids: enough to recognise what a venue
+sends again after a reconnect, and a bounded cost whatever the size of the table."""
+
+QUICK_CHECK_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Up to this size the whole file is checked at every start (0.1 s); a larger one only before a migration.
+Damage beyond that shows when it is read, and ends the run as `ConfigError`."""
+
+PAGE_BYTES: Final = 1024
+"""Page size of a new file (an existing one keeps its own). A commit writes every page it touched as a whole,
+and a batch of a few hundred rows touches the last page of each table and index. Measured with batches of
+100 ticks: 223 B written a tick, 434 with SQLite's default of 4096; the rate is the same within the noise."""
+
+WAL_BYTES: Final = 4 * 1024 * 1024
+"""How far the WAL grows before it is copied into the file: about what SQLite's defaults come to."""
+
+PRAGMAS: Final[dict[str, tuple[str, str | int]]] = {
+    "journal_mode": ("WAL", "wal"),
+    "synchronous": ("NORMAL", 1),
+    "temp_store": ("MEMORY", 2),
+}
+"""D1: what is set on the writer's connection, and what must be read back; busy_timeout is a setting."""
+
+
+class Unwritten(Exception):
+    """Nothing of the batch is on disk. The same batch may be handed over again, as often as it takes (D4)."""
+
+
+class Busy(Unwritten):
+    """Another process held the database for the whole of busy_timeout."""
+
+
+class DiskTrouble(Unwritten):
+    """The disk is full or failing. `reason` is SQLite's name for it, such as SQLITE_FULL."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Batch(msgspec.Struct):
+    """What one transaction takes. `watermarks` maps a source's name to the last exchange trade id seen."""
+
+    ticks: list[Tick] = []
+    signals: list[Signal] = []
+    orders: list[OrderEvent] = []
+    fills: list[Fill] = []
+    watermarks: dict[str, int] = {}
+
+
+class Written(msgspec.Struct):
+    """What `write` put on disk, in rows. `orders` counts transitions. `ticks_known` are ticks that were
+    stored before; the other lists' known rows are only missing from their counts."""
+
+    ticks: int
+    ticks_known: int
+    signals: int
+    orders: int
+    fills: int
+
+
+class Position(msgspec.Struct, frozen=True):
+    """The exact sum of all fills of one symbol in one mode: quantity held, cash it moved, fees in that."""
+
+    qty: Decimal
+    cash: Decimal
+    fees: Decimal
+
+
+class Restored(msgspec.Struct):
+    """What a starting engine must know of the runs before it.
+
+    `recent_event_ids` maps a source to its textual ids, oldest first. `open_orders` holds the last
+    transition of every order that neither filled, nor was cancelled or rejected, in order of creation.
+    """
+
+    next_tick_id: int
+    watermarks: dict[str, int]
+    recent_event_ids: dict[str, list[str]]
+    positions: dict[Mode, dict[str, Position]]
+    open_orders: list[OrderEvent]
+
+
+# --- schema ------------------------------------------------------------------------------------------------
+
+# The earlier engine's tables: column, declaration in a new table, declaration where an old table lacks it
+# (SQLite adds a NOT NULL column only with a default). None: without that column the file is not one of ours.
+_TABLES_V0: Final[dict[str, tuple[tuple[str, str, str | None], ...]]] = {
+    "ticks": (
+        ("id", "INTEGER PRIMARY KEY", None),
+        ("symbol", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''"),
+        ("price", "REAL NOT NULL", "REAL NOT NULL DEFAULT 0"),
+        ("volume", "REAL NOT NULL", "REAL NOT NULL DEFAULT 0"),
+        ("ts", "INTEGER NOT NULL", "INTEGER NOT NULL DEFAULT 0"),
+    ),
+    "signals": (
+        ("id", "INTEGER PRIMARY KEY", None),
+        ("symbol", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''"),
+        ("kind", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''"),
+        ("value", "REAL NOT NULL", "REAL NOT NULL DEFAULT 0"),
+        ("ts", "INTEGER NOT NULL", "INTEGER NOT NULL DEFAULT 0"),
+    ),
+    "orders": (
+        ("id", "INTEGER PRIMARY KEY", None),
+        ("symbol", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''"),
+        ("side", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''"),
+        ("qty", "REAL NOT NULL", "REAL NOT NULL DEFAULT 0"),
+        ("price", "REAL", "REAL"),
+        ("status", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''"),
+        ("ts", "INTEGER NOT NULL", "INTEGER NOT NULL DEFAULT 0"),
+    ),
+    "trades": (
+        ("id", "INTEGER PRIMARY KEY", None),
+        ("event_id", "TEXT NOT NULL UNIQUE", "TEXT"),
+        ("order_id", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''"),
+        ("symbol", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''"),
+        ("side", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''"),
+        ("fill_qty", "REAL NOT NULL", "REAL NOT NULL DEFAULT 0"),
+        ("fill_price", "REAL NOT NULL", "REAL NOT NULL DEFAULT 0"),
+        ("fees", "REAL NOT NULL", "REAL NOT NULL DEFAULT 0"),
+        ("ts", "INTEGER NOT NULL", "INTEGER NOT NULL DEFAULT 0"),
+        ("is_shadow", "INTEGER NOT NULL DEFAULT 1", "INTEGER NOT NULL DEFAULT 1"),
+    ),
+}
+
+# What version 1 adds. The REAL columns stay for readers; the *_exact texts are the decimals themselves (R5).
+_COLUMNS_V1: Final[dict[str, dict[str, str]]] = {
+    "ticks": {"source": "INTEGER", "trade_id": "INTEGER", "event_id": "TEXT"},
+    "signals": {
+        "event_id": "TEXT",
+        "tick_id": "INTEGER",
+        "side": "TEXT",
+        "reason": "TEXT",
+        "size": "TEXT",
+        "price": "TEXT",
+        "veto": "TEXT",
+        "veto_detail": "TEXT",
+    },
+    "orders": {
+        "order_id": "TEXT",
+        "signal_id": "TEXT",
+        "mode": "TEXT",
+        "is_shadow": "INTEGER NOT NULL DEFAULT 1",
+        "qty_exact": "TEXT",
+        "price_exact": "TEXT",
+        "filled_qty": "TEXT",
+        "seq": "INTEGER",
+        "reason": "TEXT",
+        "detail": "TEXT",
+        "updated_ts": "INTEGER",
+    },
+    "trades": {
+        "mode": "TEXT",
+        "qty_exact": "TEXT",
+        "price_exact": "TEXT",
+        "fees_exact": "TEXT",
+        "cash_delta": "TEXT",
+    },
+}
+
+_OPEN_STATUSES: Final = "('SUBMITTED', 'ACKNOWLEDGED', 'PARTIAL_FILL')"
+
+_STATEMENTS_V1: Final = (
+    "CREATE TABLE sources(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, last_trade_id INTEGER)",
+    """CREATE TABLE order_events(order_id TEXT NOT NULL, seq INTEGER NOT NULL, status TEXT NOT NULL,
+       reason TEXT NOT NULL, filled_qty TEXT NOT NULL, ts INTEGER NOT NULL, detail TEXT,
+       PRIMARY KEY(order_id, seq)) WITHOUT ROWID""",
+    """CREATE TABLE positions(mode TEXT NOT NULL, symbol TEXT NOT NULL, qty TEXT NOT NULL, cash TEXT NOT NULL,
+       fees TEXT NOT NULL, PRIMARY KEY(mode, symbol)) WITHOUT ROWID""",
+    "CREATE UNIQUE INDEX ticks_by_trade_id ON ticks(source, trade_id) WHERE trade_id IS NOT NULL",
+    "CREATE UNIQUE INDEX ticks_by_event_id ON ticks(source, event_id) WHERE event_id IS NOT NULL",
+    "CREATE UNIQUE INDEX signals_by_event_id ON signals(event_id)",
+    "CREATE UNIQUE INDEX orders_by_order_id ON orders(order_id)",
+    # The earlier engine's orders have no order_id and were filled or forgotten long ago.
+    f"CREATE INDEX orders_open ON orders(id) WHERE status IN {_OPEN_STATUSES} AND order_id IS NOT NULL",
+    # A fill's event_id begins with its order's id and has a unique index; a second one would say no more.
+    "DROP INDEX IF EXISTS idx_trades_order_id",
+)
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> dict[str, tuple[str, bool, bool, bool]]:
+    """Column name -> (type, NOT NULL, has a default, is the primary key); empty without such a table."""
+    rows = connection.execute(f'PRAGMA table_info("{table}")')
+    return {
+        name: (type_.upper(), bool(nn), default is not None, pk == 1)
+        for _, name, type_, nn, default, pk in rows
+    }
+
+
+def _adopt_table(connection: sqlite3.Connection, path: Path, table: str) -> None:
+    """Make `table` the earlier engine's (keeping what it has beyond that), then add version 1's columns."""
+    declared = _TABLES_V0[table]
+    found = _columns(connection, table)
+    if not found:
+        body = ", ".join(f"{name} {declaration}" for name, declaration, _ in declared)
+        connection.execute(f"CREATE TABLE {table}({body})")
+        found = _columns(connection, table)
+    type_, _, _, is_key = found.get("id", ("missing", False, False, False))
+    if type_ != "INTEGER" or not is_key:
+        raise ConfigError(
+            f"{path}: table {table}: column id is {type_}, it must be INTEGER PRIMARY KEY",
+            path=str(path), table=table, column="id",
+        )  # fmt: skip
+    ours = {name: addition for name, _, addition in declared if addition is not None} | _COLUMNS_V1[table]
+    for name, (_, not_null, has_default, is_key) in found.items():
+        if name not in ours and not_null and not has_default and not is_key:
+            raise ConfigError(
+                f"{path}: table {table}: column {name} is NOT NULL without a default, and is not one of ours;"
+                " the engine could not add rows",
+                path=str(path), table=table, column=name,
+            )  # fmt: skip
+    for name, addition in ours.items():
+        if name not in found:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {addition}")
+
+
+def _has_unique(connection: sqlite3.Connection, table: str, column: str) -> bool:
+    for _, name, unique, _, partial in connection.execute(f'PRAGMA index_list("{table}")').fetchall():
+        if unique and not partial:
+            indexed = [row[2] for row in connection.execute(f'PRAGMA index_info("{name}")')]
+            if indexed == [column]:
+                return True
+    return False
+
+
+def _migrate_0_to_1(connection: sqlite3.Connection, path: Path) -> int:
+    """The earlier engine's database, or an empty file, becomes version 1. Returns the rows carried over.
+
+    `ts` goes from seconds to milliseconds; indexes on it go away, because they cost a tick more bytes than
+    its price does. Positions start from zero: that engine booked every fill at a constant 100.0 (contract
+    section 12), so the sum of its fills says nothing.
+    """
+    for index, sql in connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'index'"
+    ).fetchall():
+        columns = [row[2] for row in connection.execute(f'PRAGMA index_info("{index}")')]
+        if sql is not None and columns == ["ts"]:
+            connection.execute(f'DROP INDEX "{index}"')
+    rows = 0
+    for table in _TABLES_V0:
+        _adopt_table(connection, path, table)
+        rows += connection.execute(f"UPDATE {table} SET ts = ts * 1000").rowcount
+    connection.execute(
+        "UPDATE signals SET side = substr(kind, 1, instr(kind, ':') - 1),"
+        " reason = substr(kind, instr(kind, ':') + 1) WHERE instr(kind, ':') > 0"
+    )
+    if not _has_unique(connection, "trades", "event_id"):
+        try:
+            connection.execute("CREATE UNIQUE INDEX trades_by_event_id ON trades(event_id)")
+        except sqlite3.IntegrityError as error:
+            raise ConfigError(
+                f"{path}: table trades: column event_id holds the same id twice",
+                path=str(path), table="trades", column="event_id",
+            ) from error  # fmt: skip
+    for statement in _STATEMENTS_V1:
+        connection.execute(statement)
+    return rows
+
+
+_MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection, Path], int], ...]] = (_migrate_0_to_1,)
+"""The function at index v takes version v to v + 1, inside a transaction that the caller holds (D2)."""
+
+
+# --- opening -----------------------------------------------------------------------------------------------
+
+# What a human has to mend. Everything else SQLite can fail with at start may be gone after a restart.
+_UNUSABLE: Final = frozenset({
+    sqlite3.SQLITE_AUTH, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+})  # fmt: skip
+_LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+_DISK: Final = frozenset({
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+})  # fmt: skip
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code (the low byte of the extended one); 0 for errors of the Python layer."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _refuse(path: Path, error: sqlite3.Error, doing: str) -> NoReturn:
+    kind = ConfigError if _primary_code(error) in _UNUSABLE else Crash
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    raise kind(f"{path}: {doing}: {error}", path=str(path), sqlite=name) from error
+
+
+def _uri(path: Path) -> str:
+    return f"file:{quote(str(path.absolute()))}?mode=ro"
+
+
+def _stored_version(path: Path, busy_timeout_ms: int) -> int:
+    """The user_version of the file, found without changing a byte of it (D2: a newer one stays untouched).
+
+    The header has it, unless a WAL was left behind: then the newest header is in there, and SQLite reads it
+    for us. A writable connection would not do, closing it copies the WAL into the file.
+    """
+    with path.open("rb") as file:
+        header = file.read(100)
+    if not header:
+        return 0
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise ConfigError(f"{path}: not an SQLite database", path=str(path), found=header[:16].hex())
+    wal = path.with_name(path.name + "-wal")
+    if not wal.exists() or wal.stat().st_size == 0:
+        return int.from_bytes(header[60:64], "big", signed=True)
+    connection = sqlite3.connect(_uri(path), uri=True, timeout=busy_timeout_ms / 1000)
+    try:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def _check_place(path: Path) -> None:
+    """Refuse what no SQLite error would describe as well."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a regular file", path=str(path))
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise ConfigError(f"{path}: directory {path.parent} is not writable", path=str(path))
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            raise ConfigError(f"{path}: not readable and writable by this user", path=str(path))
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{path}: {error.strerror}: {error.filename}", path=str(path)) from error
+    except OSError as error:
+        kind = ConfigError if error.errno == errno.EROFS else Crash
+        raise kind(f"{path}: {error.strerror}: {error.filename}", path=str(path)) from error
+
+
+def _apply_pragmas(connection: sqlite3.Connection, path: Path, busy_timeout_ms: int) -> None:
+    """Set what D1 asks for, read it back on the same connection, log it, refuse what differs (G3)."""
+    connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    for name, (value, _) in PRAGMAS.items():
+        connection.execute(f"PRAGMA {name} = {value}")
+    wanted: dict[str, str | int] = {name: value for name, (_, value) in PRAGMAS.items()}
+    wanted["busy_timeout"] = busy_timeout_ms
+    found = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted}
+    page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_BYTES // page_bytes}")
+    log.info("PRAGMA verification", extra={"fields": found})
+    differing = [name for name, value in wanted.items() if found[name] != value]
+    if differing:
+        raise ConfigError(
+            f"{path}: PRAGMA mismatch: wanted {wanted}, found {found}",
+            path=str(path), differing=differing,
+        )  # fmt: skip
+    log.info("all PRAGMAs verified", extra={"fields": {"path": str(path)}})
+
+
+def _quick_check(connection: sqlite3.Connection, path: Path) -> None:
+    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise ConfigError(f"{path}: damaged database: {verdict}", path=str(path), quick_check=verdict)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Take the schema forward to SCHEMA_VERSION in one transaction; log it when there was anything to do."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Read again under the write lock: another process may have migrated since the file was judged.
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        _refuse_version(path, version)
+        rows = 0
+        for step in _MIGRATIONS[version:]:
+            rows = step(connection, path)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    if version != SCHEMA_VERSION:
+        log.info(
+            "schema migrated",
+            extra={"fields": {"from_version": version, "to_version": SCHEMA_VERSION, "rows": rows}},
+        )
+
+
+def _refuse_version(path: Path, version: int) -> None:
+    if not 0 <= version <= SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path}: schema version {version}; this engine knows 0 to {SCHEMA_VERSION}; left as it is",
+            path=str(path), version=version, known=SCHEMA_VERSION,
+        )  # fmt: skip
+
+
+def open_ledger(path: str | Path, *, busy_timeout_ms: int) -> Ledger:
+    """Open or create the database at `path`, verify and migrate it, and log what was found (S1, D1, D2).
+
+    `busy_timeout_ms`: how long one attempt waits for another process's lock, at least BUSY_TIMEOUT_MS_MIN.
+    Missing parent directories are made. Logs, in this order: "PRAGMA verification", "all PRAGMAs verified",
+    "schema migrated" (only if it was), "initial database state" (the highest row ids: counting rows would
+    read the whole table).
+
+    Raises ConfigError for a file no restart can heal, Crash for a lock or a disk that may recover.
+    """
+    path = Path(path)
+    if busy_timeout_ms < BUSY_TIMEOUT_MS_MIN:
+        raise ConfigError(
+            f"[persist] busy_timeout_ms = {busy_timeout_ms}: at least {BUSY_TIMEOUT_MS_MIN}",
+            key="persist.busy_timeout_ms", value=busy_timeout_ms,
+        )  # fmt: skip
+    _check_place(path)
+    connection: sqlite3.Connection | None = None
+    try:
+        version = _stored_version(path, busy_timeout_ms) if path.exists() else 0
+        _refuse_version(path, version)
+        # The writer thread is not the one that opens; `Ledger` is never used by two at once.
+        connection = sqlite3.connect(
+            path, timeout=busy_timeout_ms / 1000, isolation_level=None, check_same_thread=False
+        )
+        _apply_pragmas(connection, path, busy_timeout_ms)
+        if version < SCHEMA_VERSION or path.stat().st_size <= QUICK_CHECK_BYTES_MAX:
+            _quick_check(connection, path)
+        if version < SCHEMA_VERSION:
+            _migrate(connection, path)
+        highest = {
+            f"{table}_id_max": connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0] or 0
+            for table in _TABLES_V0
+        }
+        log.info(
+            "initial database state",
+            extra={"fields": {"path": str(path), "schema_version": SCHEMA_VERSION, **highest}},
+        )
+        return Ledger(path, connection)
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, sqlite3.Error):
+            _refuse(path, error, "cannot be opened")
+        if isinstance(error, OSError):
+            raise Crash(f"{path}: {error}", path=str(path)) from error
+        raise
+
+
+# --- writing -----------------------------------------------------------------------------------------------
+
+# Rows per INSERT. One statement of 32 rows is as quick as one of 512, and few distinct texts keep the
+# connection's statement cache warm whatever the size of the batch.
+_ROWS_PER_STATEMENT: Final = (32, 8, 1)
+
+
+class _Insert(msgspec.Struct, frozen=True):
+    """A multi-row INSERT: the text before VALUES, the number of columns, the text after the rows.
+
+    ON CONFLICT DO NOTHING, unlike INSERT OR IGNORE, still refuses a NULL where the table has NOT NULL.
+    """
+
+    head: str
+    width: int
+    tail: str
+
+
+_TICKS: Final = _Insert(
+    "INSERT INTO ticks(id, symbol, price, volume, ts, source, trade_id, event_id)",
+    8,
+    "ON CONFLICT DO NOTHING",
+)
+_SIGNALS: Final = _Insert(
+    "INSERT INTO signals(symbol, kind, value, ts, event_id, tick_id, side, reason, size, price, veto,"
+    " veto_detail)",
+    12,
+    "ON CONFLICT DO NOTHING",
+)
+_ORDERS: Final = _Insert(
+    "INSERT INTO orders(symbol, side, qty, price, status, ts, order_id, signal_id, mode, is_shadow,"
+    " qty_exact, price_exact, filled_qty, seq, reason, detail, updated_ts)",
+    17,
+    "ON CONFLICT(order_id) DO UPDATE SET status = excluded.status, filled_qty = excluded.filled_qty,"
+    " seq = excluded.seq, reason = excluded.reason, detail = excluded.detail,"
+    " updated_ts = excluded.updated_ts WHERE excluded.seq > orders.seq",
+)
+_ORDER_EVENTS: Final = _Insert(
+    "INSERT INTO order_events(order_id, seq, status, reason, filled_qty, ts, detail)",
+    7,
+    "ON CONFLICT DO NOTHING",
+)
+_FILLS: Final = _Insert(
+    "INSERT INTO trades(event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow, mode,"
+    " qty_exact, price_exact, fees_exact, cash_delta)",
+    14,
+    # Only a fill that was not there before may move a position.
+    "ON CONFLICT DO NOTHING RETURNING event_id",
+)
+
+
+@cache
+def _insert_text(insert: _Insert, rows: int) -> str:
+    row = "(" + ",".join("?" * insert.width) + ")"
+    return f"{insert.head} VALUES {','.join([row] * rows)} {insert.tail}"
+
+
+def _text(value: Decimal) -> str:
+    """The shortest plain notation of the same number: bytes matter, and readers need not know exponents."""
+    plain = f"{value:f}"
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain
+
+
+class Ledger:
+    """An open, verified database. Made by `open_ledger`; used by one thread at a time, which it blocks."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    def write(self, batch: Batch) -> Written:
+        """Put all of `batch` on disk in one transaction, and say how much of it is new (D3, I3).
+
+        Waits up to busy_timeout for another process's lock. Raises Busy or DiskTrouble when nothing was
+        written and the same batch may be tried again (D4); ConfigError when the file turns out damaged; Crash
+        when it refuses a row, which no second try can change.
+        """
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            written = self._write_rows(batch)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, sqlite3.Error):
+                self._fail(error)
+            raise
+        return written
+
+    def restore(self) -> Restored:
+        """What earlier runs left: row numbers, watermarks, positions and open orders, at a cost that does not
+        grow with the number of ticks. Raises ConfigError or Crash like `open_ledger`."""
+        try:
+            return self._restore()
+        except sqlite3.Error as error:
+            _refuse(self.path, error, "cannot be read")
+
+    async def read_ticks(self, chunk: int = 2000) -> AsyncIterator[list[Tick]]:
+        """All ticks stored now, in time order (`ts`, then row id), in lists of at most `chunk`: REPLAY (N2).
+
+        Sees the database as it is at the first read: ticks written meanwhile do not show up. Its connection
+        is read-only and keeps temp_store at FILE, so that sorting a large table spills to disk instead of
+        memory; the WAL cannot shrink until the generator is exhausted or closed. A tick of the earlier engine
+        has the source "". Raises ConfigError or Crash like `open_ledger`.
+        """
+        try:
+            async with (
+                aiosqlite.connect(_uri(self.path), uri=True) as connection,
+                connection.execute(
+                    "SELECT coalesce(sources.name, ''), symbol, price, volume, ts, trade_id, event_id,"
+                    " ticks.id FROM ticks LEFT JOIN sources ON sources.id = ticks.source"
+                    " ORDER BY ts, ticks.id"
+                ) as rows,
+            ):
+                while found := await rows.fetchmany(chunk):
+                    yield [Tick(*row) for row in found]
+        except sqlite3.Error as error:
+            _refuse(self.path, error, "cannot be read")
+
+    def close(self) -> None:
+        """Close the database; what was written is safe whether this is called or not.
+
+        The checkpoint is PASSIVE, so a reader in mid-query cannot hold up a stop: TRUNCATE would wait for
+        it as long as busy_timeout. Where nobody else has the file open, closing removes the WAL anyway.
+        """
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            log.warning("checkpoint failed", extra={"fields": {"path": str(self.path), "error": str(error)}})
+        self._connection.close()
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                log.error("rollback failed", extra={"fields": {"path": str(self.path), "error": str(error)}})
+
+    def _fail(self, error: sqlite3.Error) -> NoReturn:
+        code = _primary_code(error)
+        if code in _LOCKED:
+            raise Busy(f"{self.path}: {error}") from error
+        if code in _DISK:
+            raise DiskTrouble(f"{self.path}: {error}", error.sqlite_errorname) from error
+        _refuse(self.path, error, "cannot be written")
+
+    def _write_rows(self, batch: Batch) -> Written:
+        ticks = signals = orders = fills = 0
+        # Nothing is cached from batch to batch: what a rolled back transaction wrote must not survive it.
+        if batch.watermarks:
+            self._connection.executemany(
+                "INSERT INTO sources(name, last_trade_id) VALUES (?, ?)"
+                " ON CONFLICT(name) DO UPDATE SET last_trade_id = excluded.last_trade_id",
+                batch.watermarks.items(),
+            )
+        if batch.ticks:
+            ticks = self._write_ticks(batch.ticks)
+        if batch.signals:
+            signals = self._write_signals(batch.signals)
+        if batch.orders:
+            orders = self._write_orders(batch.orders)
+        if batch.fills:
+            fills = self._write_fills(batch.fills)
+        return Written(ticks, len(batch.ticks) - ticks, signals, orders, fills)
+
+    def _insert(self, insert: _Insert, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Insert the rows laid end to end in `values`; returns what a RETURNING clause gave."""
+        execute, width = self._connection.execute, insert.width
+        returned: list[tuple[Any, ...]] = []
+        start, end = 0, len(values)
+        for rows in _ROWS_PER_STATEMENT:
+            text, step = _insert_text(insert, rows), rows * width
+            while end - start >= step:
+                returned += execute(text, values[start : start + step]).fetchall()
+                start += step
+        return returned
+
+    def _write_ticks(self, ticks: list[Tick]) -> int:
+        source_ids = self._source_ids(ticks)
+        values: list[Any] = []
+        for tick in ticks:
+            values += (
+                tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_ids[tick.source],
+                tick.trade_id, tick.event_id,
+            )  # fmt: skip
+        before = self._connection.total_changes
+        self._insert(_TICKS, values)
+        return self._connection.total_changes - before
+
+    def _source_ids(self, ticks: list[Tick]) -> dict[str, int]:
+        known: dict[str, int] = dict(self._connection.execute("SELECT name, id FROM sources"))
+        for name in {tick.source for tick in ticks} - known.keys():
+            known[name] = self._connection.execute(
+                "INSERT INTO sources(name) VALUES (?) RETURNING id", (name,)
+            ).fetchone()[0]
+        return known
+
+    def _write_signals(self, signals: list[Signal]) -> int:
+        values: list[Any] = []
+        for signal in signals:
+            values += (
+                signal.symbol, f"{signal.side}:{signal.reason}", signal.confidence, signal.ts,
+                signal.event_id, signal.tick_id, signal.side, signal.reason, _text(signal.size),
+                _text(signal.price), signal.veto, signal.veto_detail,
+            )  # fmt: skip
+        before = self._connection.total_changes
+        self._insert(_SIGNALS, values)
+        return self._connection.total_changes - before
+
+    def _write_orders(self, events: list[OrderEvent]) -> int:
+        orders: list[Any] = []
+        transitions: list[Any] = []
+        for event in events:
+            filled = _text(event.filled_qty)
+            orders += (
+                event.symbol, event.side, float(event.qty), float(event.price), event.status, event.ts,
+                event.order_id, event.signal_id, event.mode, event.is_shadow, _text(event.qty),
+                _text(event.price), filled, event.seq, event.reason, event.detail, event.ts,
+            )  # fmt: skip
+            transitions += (
+                event.order_id, event.seq, event.status, event.reason, filled, event.ts, event.detail,
+            )  # fmt: skip
+        self._insert(_ORDERS, orders)
+        before = self._connection.total_changes
+        self._insert(_ORDER_EVENTS, transitions)
+        return self._connection.total_changes - before
+
+    def _write_fills(self, fills: list[Fill]) -> int:
+        values: list[Any] = []
+        for fill in fills:
+            values += (
+                fill.event_id, fill.order_id, fill.symbol, fill.side, float(fill.qty), float(fill.price),
+                float(fill.fees), fill.ts, fill.is_shadow, fill.mode, _text(fill.qty), _text(fill.price),
+                _text(fill.fees), _text(fill.cash_delta),
+            )  # fmt: skip
+        new = {event_id for (event_id,) in self._insert(_FILLS, values)}
+        self._move_positions({fill.event_id: fill for fill in fills if fill.event_id in new})
+        return len(new)
+
+    def _move_positions(self, fills: dict[str, Fill]) -> None:
+        moved: dict[tuple[str, str], tuple[Decimal, Decimal, Decimal]] = {}
+        for fill in fills.values():
+            key = (fill.mode, fill.symbol)
+            if key not in moved:
+                row = self._connection.execute(
+                    "SELECT qty, cash, fees FROM positions WHERE mode = ? AND symbol = ?", key
+                ).fetchone() or ("0", "0", "0")
+                moved[key] = (Decimal(row[0]), Decimal(row[1]), Decimal(row[2]))
+            qty, cash, fees = moved[key]
+            change = fill.qty if fill.side is Side.BUY else -fill.qty
+            moved[key] = (
+                EXACT.add(qty, change),
+                EXACT.add(cash, fill.cash_delta),
+                EXACT.add(fees, fill.fees),
+            )
+        self._connection.executemany(
+            "INSERT INTO positions(mode, symbol, qty, cash, fees) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET qty = excluded.qty, cash = excluded.cash, fees = excluded.fees",
+            [(*key, *map(_text, sums)) for key, sums in moved.items()],
+        )
+
+    def _restore(self) -> Restored:
+        connection = self._connection
+        tick_id_max = connection.execute("SELECT max(id) FROM ticks").fetchone()[0] or 0
+        watermarks = dict(
+            connection.execute("SELECT name, last_trade_id FROM sources WHERE last_trade_id IS NOT NULL")
+        )
+        recent: dict[str, list[str]] = {}
+        for source, event_id in connection.execute(
+            "SELECT sources.name, event_id FROM ticks JOIN sources ON sources.id = ticks.source"
+            " WHERE ticks.id > ? AND event_id IS NOT NULL ORDER BY ticks.id",
+            (tick_id_max - RECENT_EVENT_IDS,),
+        ):
+            recent.setdefault(source, []).append(event_id)
+        positions: dict[Mode, dict[str, Position]] = {}
+        for mode, symbol, qty, cash, fees in connection.execute(
+            "SELECT mode, symbol, qty, cash, fees FROM positions"
+        ):
+            positions.setdefault(Mode(mode), {})[symbol] = Position(
+                Decimal(qty), Decimal(cash), Decimal(fees)
+            )
+        open_orders = [
+            OrderEvent(
+                order_id=row[0], seq=row[1], signal_id=row[2], symbol=row[3], side=Side(row[4]),
+                qty=Decimal(row[5]), price=Decimal(row[6]), filled_qty=Decimal(row[7]),
+                status=OrderStatus(row[8]), reason=Reason(row[9]), ts=row[10], is_shadow=bool(row[11]),
+                detail=row[12], mode=Mode(row[13]),
+            )
+            for row in connection.execute(
+                "SELECT order_id, seq, signal_id, symbol, side, qty_exact, price_exact, filled_qty, status,"
+                " reason, updated_ts, is_shadow, detail, mode FROM orders"
+                f" WHERE status IN {_OPEN_STATUSES} AND order_id IS NOT NULL ORDER BY id"
+            )
+        ]  # fmt: skip
+        return Restored(tick_id_max + 1, watermarks, recent, positions, open_orders)

@@ -1,0 +1,111 @@
+"""Counters of one run, their snapshot for HEARTBEAT and FINAL METRICS (M2), and the books they keep (M3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since start. Counted on the event loop's thread only, so a snapshot is consistent."""
+
+    tick_count: int = 0  # ticks that ingest handed to the pipeline
+    signal_count: int = 0  # signals the strategy made, vetoed ones included
+    shadow_orders: int = 0
+    trade_count: int = 0  # fills
+    persist_count: int = 0  # rows of all tables that are on disk
+    persist_errors: int = 0  # attempts to write that failed; each was retried
+    ingest_received: int = 0  # new ticks
+    ingest_processed: int = 0  # every `sample_every`th of them
+    bp_drops_tick: int = 0  # ticks that found no room in any channel before the shutdown deadline
+    bp_drops_signal: int = 0  # signals, order events and fills not written at the shutdown deadline
+    bp_drops_persist: int = 0  # tick rows not written at the shutdown deadline
+    risk_vetoes: int = 0  # RISK_CAP
+    stale_vetoes: int = 0  # STALE_DATA
+    parse_errors: int = 0
+    ignored: int = 0  # well-formed messages that are no trades (N8b)
+    duplicates: int = 0
+    gaps: int = 0  # exchange trade ids that never came (N9)
+    reconnects: int = 0  # connection attempts after the first
+    ticks_parsed: int = 0
+    sampled_out: int = 0
+    tick_rows_written: int = 0
+    tick_rows_known: int = 0  # ticks that were in the database already: a replay
+
+
+# Lower bounds of the loop-lag histogram's buckets in ms; each is a tenth of its decade wide or narrower.
+_LAG_BOUNDS_MS = [0.0] + [digit * 10.0**exponent / 10 for exponent in range(-1, 5) for digit in range(10, 100)]
+
+
+class LagHistogram:
+    """Event-loop lag in fixed memory: buckets a tenth of their value wide, up to 99 s."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * len(_LAG_BOUNDS_MS)
+        self._total = 0
+
+    def add(self, lag_ms: float) -> None:
+        """Counts one measurement; what is below 0 (a clock step) counts as 0."""
+        low, high = 0, len(_LAG_BOUNDS_MS)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _LAG_BOUNDS_MS[middle] <= lag_ms:
+                low = middle
+            else:
+                high = middle
+        self._counts[low] += 1
+        self._total += 1
+
+    def quantile_ms(self, fraction: float) -> float:
+        """The lag that `fraction` (0..1) of the measurements do not exceed, to the bucket's upper bound; 0.0
+        before the first one."""
+        if not self._total:
+            return 0.0
+        wanted = fraction * self._total
+        seen = 0
+        for index, count in enumerate(self._counts):
+            seen += count
+            if seen >= wanted and count:
+                return _LAG_BOUNDS_MS[min(index + 1, len(_LAG_BOUNDS_MS) - 1)]
+        return _LAG_BOUNDS_MS[-1]
+
+
+def snapshot(
+    counters: Counters, *, tick_rows_queued: int, loop_lag_ms_p99: float, source: str | None
+) -> dict[str, object]:
+    """The fields of one HEARTBEAT or FINAL METRICS line. `source` is the name of the connected source."""
+    return {
+        **asdict(counters),
+        "tick_rows_queued": tick_rows_queued,
+        "loop_lag_ms_p99": round(loop_lag_ms_p99, 3),
+        "source": source,
+    }
+
+
+def broken_books(fields: Mapping[str, object], sample_every: int) -> list[str]:
+    """The equations of N7 and M3 that `fields` (a snapshot) breaks, as text with the numbers; empty when the
+    books balance."""
+
+    def number(name: str) -> int:
+        value = fields[name]
+        assert isinstance(value, int)
+        return value
+
+    disk = ("tick_rows_written", "tick_rows_known", "tick_rows_queued", "bp_drops_tick", "bp_drops_persist")
+    equations = [
+        (number("ticks_parsed"), ("ingest_received", "duplicates"), "ticks_parsed"),
+        (number("ingest_received"), ("ingest_processed", "sampled_out"), "ingest_received"),
+        (number("tick_count"), ("ingest_processed",), "tick_count"),
+        (number("tick_count"), disk, "tick_count"),
+    ]
+    broken = []
+    for left, names, name in equations:
+        right = sum(number(part) for part in names)
+        if left != right:
+            broken.append(f"{name} = {left}, but {' + '.join(names)} = {right}")
+    expected = number("ingest_received") // sample_every
+    if number("ingest_processed") != expected:
+        processed = fields["ingest_processed"]
+        broken.append(f"ingest_processed = {processed}, but ingest_received // {sample_every} = {expected}")
+    return broken

@@ -1,0 +1,393 @@
+"""Which source to be connected to, and when: failover, backoff, keepalive (N4, N5, N6, exit 10).
+
+A state machine without I/O. The caller (feeds.py) tells it what happened, each time with the monotonic time,
+and carries out the effects it gets back, in order:
+
+    Connect(conn, source)   open a WebSocket to source.url; answer with connected() or connect_failed()
+    Ping(conn)              send a ping; answer with pong() when one arrives
+    Close(conn, reason)     drop the connection, or the attempt if it is still one; no answer is due
+    Wake(at)                call wake() at that time; a later Wake replaces an earlier one
+    GiveUp(seconds, ...)    no source could be kept for that long: end the run with exit 10
+
+A connection number is never used twice. Events of a connection that the session has closed, or that has
+failed, are late and change nothing, so the caller need not guard against races.
+
+The states of a source: idle, connecting, open. One connection is the *active* one. While that is to a worse
+source than could be had, a second, the *candidate*, is opened to the better source; the active one is
+closed only when the candidate delivers its first new tick (make before break). A candidate that fails, or
+delivers nothing, is dropped without harm to the active one.
+
+Every source backs off by itself: after its nth failure in a row, n counted from 0, it may not be tried for
+min(max_backoff, base_backoff * 2**n) * uniform(0.5, 1) seconds. Only a healthy connection resets n: one that
+delivered a new tick and stayed open at least as long as the wait before it, and base_backoff. So a server
+that accepts and closes at once, or delivers one tick and closes, is backed off like one that refuses.
+HTTP 429 and 418 bar every source on that host (N5), because the venue counts by address, not by stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+
+CONNECT_TIMEOUT_SECS: Final = 10.0
+"""How long a connection attempt (TCP, TLS and the upgrade) may take. The contract gives no number; this is
+the default open_timeout of the websockets library."""
+
+_RATE_LIMITED: Final = (418, 429)
+
+
+class Source(Struct, frozen=True):
+    """One place to get ticks from (ws_sources.toml)."""
+
+    name: str
+    url: str
+    host: str
+    """Host of `url`: rate limits (429, 418) count for the host."""
+    priority: int
+    """Lower is tried first; equal ones in the order given."""
+
+
+class Policy(Struct, frozen=True):
+    """When to do what, in seconds. Defaults of the configuration: contract section 2, `[engine]`."""
+
+    keepalive_secs: float
+    """Silence after which a ping is sent (N6)."""
+    pong_timeout_secs: float
+    """How long the answer to a ping, or any message, may take (N6)."""
+    feed_silence_secs: float
+    """How long an open connection may bring no new tick (N6); 0 = for ever."""
+    max_backoff_secs: float
+    """Longest wait between two attempts, and the bar after a 429 or 418 without Retry-After (N5)."""
+    network_give_up_secs: float
+    """How long no connection may be open before the run ends (exit 10)."""
+    base_backoff_secs: float = 0.5
+    """Wait after the first failure, before jitter (N5 gives no number)."""
+
+
+class Connect(Struct, frozen=True):
+    conn: int
+    source: Source
+
+
+class Ping(Struct, frozen=True):
+    conn: int
+
+
+class Close(Struct, frozen=True):
+    conn: int
+    reason: str
+
+
+class Wake(Struct, frozen=True):
+    at: float
+
+
+class GiveUp(Struct, frozen=True):
+    seconds: float
+    last_reason: str
+
+
+Effect: TypeAlias = Connect | Ping | Close | Wake | GiveUp
+
+_NOTHING: Final[tuple[Effect, ...]] = ()
+
+
+class _Station:
+    """What is known of one source; lives as long as the session."""
+
+    __slots__ = ("delay", "failures", "not_before", "rank", "source")
+
+    def __init__(self, source: Source, rank: int) -> None:
+        self.source = source
+        # Position in the order of preference: 0 is the best.
+        self.rank = rank
+        # Failures since the last healthy connection.
+        self.failures = 0
+        # The wait imposed by the latest failure.
+        self.delay = 0.0
+        # Monotonic time before which no attempt may be made, as far as this source's own backoff goes.
+        self.not_before = -inf
+
+
+class _Link:
+    """One connection, or the attempt at one; lives until it is closed or has failed."""
+
+    __slots__ = (
+        "conn",
+        "delivered",
+        "heard",
+        "heard_at",
+        "open",
+        "opened_at",
+        "ping_at",
+        "progress_at",
+        "started_at",
+        "station",
+        "waited",
+    )
+
+    def __init__(self, conn: int, station: _Station, now: float) -> None:
+        self.conn = conn
+        self.station = station
+        self.started_at = now
+        # The backoff that preceded this attempt: what a healthy connection has to outlast.
+        self.waited = station.delay
+        self.open = False
+        # The times below mean nothing until `open`.
+        self.opened_at = now
+        # Latest sign of life: data, pong, or the opening itself.
+        self.heard_at = now
+        # Latest new tick, or the opening.
+        self.progress_at = now
+        # Latest ping; it is unanswered while later than heard_at.
+        self.ping_at = -inf
+        # Whether anything arrived, data or pong.
+        self.heard = False
+        # Whether a new tick arrived.
+        self.delivered = False
+
+
+class Session:
+    """The connection logic of one REAL_WS or MOCK_WS run. Times (`now`) are monotonic seconds."""
+
+    reconnects: int
+    """Connections opened after the first one (M2)."""
+
+    def __init__(self, sources: Sequence[Source], policy: Policy, uniform: Callable[[float, float], float]) -> None:
+        """`sources`: at least one, in any order. `uniform(a, b)`: a random float in [a, b], for the jitter.
+
+        ValueError when there is no source, or a time in `policy` would make the session spin: all have to be
+        positive, `feed_silence_secs` may be 0.
+        """
+        if not sources:
+            raise ValueError("sources: at least one is needed")
+        for key in Policy.__struct_fields__:
+            seconds = getattr(policy, key)
+            if not (0.0 < seconds < inf or (key == "feed_silence_secs" and seconds == 0.0)):
+                raise ValueError(f"policy.{key} {seconds}: allowed is a positive number of seconds")
+        self.reconnects = 0
+        self._policy = policy
+        self._uniform = uniform
+        self._stations = [
+            _Station(source, rank) for rank, source in enumerate(sorted(sources, key=lambda s: s.priority))
+        ]
+        # host -> monotonic time before which it may not be contacted (429, 418).
+        self._barred: dict[str, float] = {}
+        self._links: dict[int, _Link] = {}
+        self._active: _Link | None = None
+        self._candidate: _Link | None = None
+        self._last_conn = 0
+        self._opened = 0
+        # Since when no connection has been open that proved itself by any sign of life.
+        self._dark_since = 0.0
+        self._last_reason = "no attempt has ended yet"
+        # The time of the Wake that the caller holds; None when it holds none that is still to come.
+        self._wake_at: float | None = None
+        self._running = False
+
+    @property
+    def source(self) -> Source | None:
+        """The source of the active connection; None while that is not open."""
+        link = self._active
+        return link.station.source if link is not None and link.open else None
+
+    def start(self, now: float) -> Sequence[Effect]:
+        """Begin; call it once, before anything else. The clock of `network_give_up_secs` starts."""
+        self._running = True
+        self._dark_since = now
+        return self._proceed(now, [])
+
+    def stop(self, now: float) -> Sequence[Effect]:
+        """Close everything. After this, and after a GiveUp, every event is late."""
+        self._running = False
+        effects: list[Effect] = [Close(conn, "stop") for conn in self._links]
+        self._links.clear()
+        self._active = self._candidate = None
+        return effects
+
+    def connected(self, conn: int, now: float) -> Sequence[Effect]:
+        """The attempt succeeded: the WebSocket is open."""
+        link = self._links.get(conn)
+        if link is None or link.open:
+            return _NOTHING
+        link.open = True
+        link.opened_at = link.heard_at = link.progress_at = now
+        if self._opened:
+            self.reconnects += 1
+        self._opened += 1
+        return self._proceed(now, [])
+
+    def connect_failed(
+        self,
+        conn: int,
+        now: float,
+        reason: str,
+        http_status: int | None = None,
+        retry_after: float | None = None,
+    ) -> Sequence[Effect]:
+        """The attempt failed. `http_status`: when the server answered the upgrade with something else than
+        101. `retry_after`: its Retry-After header, as seconds from now."""
+        link = self._links.get(conn)
+        if link is None or link.open:
+            return _NOTHING
+        if http_status in _RATE_LIMITED:
+            host = link.station.source.host
+            # Written so that a NaN counts as no header.
+            bar = retry_after if retry_after is not None and retry_after >= 0 else self._policy.max_backoff_secs
+            self._barred[host] = max(self._barred.get(host, -inf), now + bar)
+        self._drop(link, now, reason)
+        return self._proceed(now, [])
+
+    def received(self, conn: int, now: float, new_ticks: int) -> Sequence[Effect]:
+        """Messages arrived, `new_ticks` of which became ticks that were not seen before. One call per batch.
+        Messages without a new tick keep the connection alive, but are no progress (N8b)."""
+        link = self._links.get(conn)
+        if link is None or not link.open:
+            return _NOTHING
+        link.heard_at = now
+        link.heard = True
+        if new_ticks:
+            link.progress_at = now
+            if not link.delivered:
+                link.delivered = True
+                if link is self._candidate:
+                    return self._promote(link, now)
+        return _NOTHING
+
+    def pong(self, conn: int, now: float) -> Sequence[Effect]:
+        """A pong arrived: the peer lives, which says nothing about the feed (N6)."""
+        return self.received(conn, now, 0)
+
+    def closed(self, conn: int, now: float, reason: str) -> Sequence[Effect]:
+        """The peer closed the connection, or it broke."""
+        link = self._links.get(conn)
+        if link is None:
+            return _NOTHING
+        self._drop(link, now, reason)
+        return self._proceed(now, [])
+
+    def wake(self, now: float) -> Sequence[Effect]:
+        """The time of the latest Wake has come. Waking early is harmless."""
+        if not self._running:
+            return _NOTHING
+        self._wake_at = None
+        effects: list[Effect] = []
+        for link in list(self._links.values()):
+            self._check(link, now, effects)
+        return self._proceed(now, effects)
+
+    def _check(self, link: _Link, now: float, effects: list[Effect]) -> None:
+        """Act on the deadlines of a link that have passed."""
+        if now < self._deadline(link):
+            return
+        policy = self._policy
+        if not link.open:
+            reason = f"no connection within {CONNECT_TIMEOUT_SECS:g} s"
+        elif now >= self._mute_at(link):
+            reason = f"no new tick for {policy.feed_silence_secs:g} s"
+        elif link.ping_at > link.heard_at:
+            reason = f"no pong within {policy.pong_timeout_secs:g} s"
+        else:
+            link.ping_at = now
+            effects.append(Ping(link.conn))
+            return
+        effects.append(Close(link.conn, reason))
+        self._drop(link, now, reason)
+
+    def _deadline(self, link: _Link) -> float:
+        """When something has to be done about a link if nothing happens."""
+        policy = self._policy
+        if not link.open:
+            return link.started_at + CONNECT_TIMEOUT_SECS
+        if link.ping_at > link.heard_at:
+            alive_until = link.ping_at + policy.pong_timeout_secs
+        else:
+            alive_until = link.heard_at + policy.keepalive_secs
+        return min(alive_until, self._mute_at(link))
+
+    def _mute_at(self, link: _Link) -> float:
+        silence = self._policy.feed_silence_secs
+        return link.progress_at + silence if silence else inf
+
+    def _drop(self, link: _Link, now: float, reason: str) -> None:
+        """Forget a link that failed, and back its source off."""
+        self._forget(link, now)
+        source = link.station.source
+        self._last_reason = f"{source.name}: {reason}"
+        policy, station = self._policy, link.station
+        # The exponent is capped because 2.0**1024 is an OverflowError, after a year of refusals.
+        ceiling = min(policy.max_backoff_secs, policy.base_backoff_secs * 2.0 ** min(station.failures, 64))
+        station.failures += 1
+        station.delay = ceiling * self._uniform(0.5, 1.0)
+        station.not_before = now + station.delay
+
+    def _forget(self, link: _Link, now: float) -> None:
+        del self._links[link.conn]
+        if link is self._candidate:
+            self._candidate = None
+        else:
+            self._active, self._candidate = self._candidate, None
+        if not link.open:
+            return
+        if link.heard:
+            self._dark_since = now
+        long_enough = max(self._policy.base_backoff_secs, link.waited)
+        if link.delivered and now - link.opened_at >= long_enough:
+            link.station.failures = 0
+            link.station.delay = 0.0
+
+    def _promote(self, candidate: _Link, now: float) -> Sequence[Effect]:
+        """The candidate delivers: it replaces the active connection."""
+        worse = self._active
+        assert worse is not None, "a candidate exists only beside an active connection"
+        self._forget(worse, now)
+        return self._proceed(now, [Close(worse.conn, f"{candidate.station.source.name} is preferred")])
+
+    def _proceed(self, now: float, effects: list[Effect]) -> Sequence[Effect]:
+        """Start what is to be started, and say when to come back."""
+        if not self._running:
+            return effects
+        give_up_at = inf
+        if not any(link.open for link in self._links.values()):
+            give_up_at = self._dark_since + self._policy.network_give_up_secs
+            if now >= give_up_at:
+                effects.extend(self.stop(now))
+                effects.append(GiveUp(now - self._dark_since, self._last_reason))
+                return effects
+        wake_at = min(give_up_at, self._start_attempt(now, effects))
+        for link in self._links.values():
+            wake_at = min(wake_at, self._deadline(link))
+        # A deadline may have passed between two wakes; it is acted upon in the next one, at once.
+        wake_at = max(wake_at, now)
+        if wake_at != self._wake_at:
+            self._wake_at = wake_at
+            effects.append(Wake(wake_at))
+        return effects
+
+    def _start_attempt(self, now: float, effects: list[Effect]) -> float:
+        """Connect to the best source that may be tried and is better than what we have. Returns when the next
+        one may be tried; infinity when there is nothing to wait for."""
+        active = self._active
+        if active is None:
+            wanted = self._stations
+        elif active.open and self._candidate is None:
+            wanted = self._stations[: active.station.rank]
+        else:
+            return inf
+        next_at = inf
+        for station in wanted:
+            eligible_at = max(station.not_before, self._barred.get(station.source.host, -inf))
+            if eligible_at <= now:
+                self._last_conn += 1
+                link = self._links[self._last_conn] = _Link(self._last_conn, station, now)
+                if active is None:
+                    self._active = link
+                else:
+                    self._candidate = link
+                effects.append(Connect(link.conn, station.source))
+                return inf
+            next_at = min(next_at, eligible_at)
+        return next_at

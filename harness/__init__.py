@@ -1,0 +1,1 @@
+"""Everything that runs, breaks, watches and judges an engine. It never imports the engine."""

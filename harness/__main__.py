@@ -1,0 +1,79 @@
+"""`python -m harness`: parse and delegate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from harness import buglog, doctor, recorder
+from harness.errors import HarnessError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand and return the exit status: 0 fine, 1 not, 2 wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        return int(options.run(options))
+    except HarnessError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("harness: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness",
+        description="Runs, breaks, watches and judges a trading engine under a real systemd.",
+        epilog="The proofs themselves run under pytest: `make proofs`, or `.venv/bin/pytest proofs -k exit12`.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "doctor", help="what this computer can prove, and what to install for the rest",
+        description="Prints a line for each thing a proof may need. Exit status 1 when something needed is missing.",
+    )  # fmt: skip
+    command.set_defaults(run=_doctor)
+
+    command = commands.add_parser(
+        "buglog", help="render the last run's flight record and verdicts",
+        description="Renders reports/verdicts.json and the run's flight record to Markdown and one HTML file.",
+        epilog="Example: make proofs ARGS='-k exit12' && python -m harness buglog && xdg-open reports/buglog/*.html",
+    )  # fmt: skip
+    command.add_argument(
+        "--reports", type=Path, default=Path("reports"), help="directory of the run (default: reports)"
+    )
+    command.set_defaults(run=_buglog)
+    return parser
+
+
+def _doctor(_options: argparse.Namespace) -> int:
+    findings = doctor.examine()
+    print(doctor.report(findings, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    return int(any(finding.needed and not finding.ok for finding in findings))
+
+
+def _buglog(options: argparse.Namespace) -> int:
+    verdicts = options.reports / "verdicts.json"
+    try:
+        summary = json.loads(verdicts.read_text())
+    except OSError as error:
+        raise HarnessError(f"cannot read {verdicts}: {error.strerror}; run `make proofs` first") from error
+    except ValueError as error:
+        raise HarnessError(f"{verdicts} is not JSON: {error}") from error
+    record = options.reports / "runs" / str(summary["run_id"]) / "record.jsonl"
+    target = options.reports / "buglog"
+    target.mkdir(exist_ok=True)
+    for name, text in buglog.render(buglog.document(summary, recorder.read(record))).items():
+        (target / name).write_text(text, encoding="utf-8", errors="replace")
+        print(target / name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The sole user of `time` and `sleep`: waiting is done here, always for something and never for ever."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+POLL_SECS = 0.005
+"""Pause between two looks at something that cannot notify us, such as a database row."""
+
+
+class Clock(Protocol):
+    """What the harness knows of time."""
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start, never going backwards."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the Unix epoch."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        ...
+
+
+class OsClock:
+    """The computer's own clock."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class FakeClock:
+    """A clock that only moves when somebody sleeps on it: tests of policies need no real time."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self.now = start
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def poll(look: Callable[[], T | None], clock: Clock, deadline_secs: float) -> T | None:
+    """Look until `look` returns something other than None, or return None after `deadline_secs`.
+
+    Looks once more after the deadline, so that a slow last look is not taken for a failure.
+    """
+    end = clock.monotonic() + deadline_secs
+    while True:
+        late = clock.monotonic() >= end
+        found = look()
+        if found is not None or late:
+            return found
+        clock.sleep(POLL_SECS)

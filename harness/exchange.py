@@ -1,0 +1,157 @@
+"""A mock WebSocket exchange in the test process, on an ephemeral loopback port.
+
+Built on `websockets`, so that the engine's own transport meets another implementation on the wire. It has its own
+JSON and imports nothing of the engine's. It counts what it sent: `sent` is what the engine must account for.
+
+Each method may be called from the test's thread; the server runs on a loop in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from harness.clock import Clock, OsClock
+from harness.errors import HarnessError
+
+T = TypeVar("T")
+
+CALL_SECS = 30.0
+"""Deadline of one call from the test into the server's loop."""
+
+
+class Exchange:
+    """One server on `ws://127.0.0.1:<port>`. Use as a context manager."""
+
+    def __init__(self, symbol: str = "SOL/USDC", clock: Clock | None = None) -> None:
+        self.symbol = symbol
+        self.sent = 0
+        """Ticks handed to at least one client's socket."""
+        self.connections = 0
+        """Clients that ever connected."""
+        self.port = 0
+        self._clock = clock or OsClock()
+        self._next_id = 1
+        self._clients: set[ServerConnection] = set()
+        self._changed = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="exchange", daemon=True)
+        self._server: Server | None = None
+        self._on_connect: Callable[[ServerConnection], Awaitable[None]] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Exchange:
+        self._thread.start()
+        self._server = self._call(self._serve())
+        self.port = next(iter(self._server.sockets)).getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CALL_SECS)
+        self._loop.close()
+
+    def wait_client(self, deadline_secs: float = 10.0) -> None:
+        """Wait until a client is connected. Raises HarnessError when none comes."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._clients, deadline_secs):
+                raise HarnessError(f"no client connected to {self.url} within {deadline_secs:g} s")
+
+    def send_ticks(self, count: int, *, price: float = 100.0, interval_secs: float = 0.0) -> int:
+        """Send `count` ticks with consecutive event ids to every client, and return the last id.
+
+        price: of each tick, in quote units. interval_secs: pause between two ticks; 0 sends at full speed.
+        """
+        ids = range(self._next_id, self._next_id + count)
+        self._next_id += count
+        self._call(self._broadcast((self.tick(number, price) for number in ids), interval_secs))
+        self.sent += count
+        return ids[-1] if count else self._next_id - 1
+
+    def feed(self, *, interval_secs: float, price: float = 100.0) -> None:
+        """From now on, send every client that connects a tick each `interval_secs`, for as long as it stays."""
+
+        async def forever(client: ServerConnection) -> None:
+            while True:
+                number, self._next_id = self._next_id, self._next_id + 1
+                await client.send(self.tick(number, price))
+                self.sent += 1
+                await asyncio.sleep(interval_secs)
+
+        self._on_connect = forever
+
+    def send_raw(self, messages: Iterable[str | bytes]) -> None:
+        """Send messages as they are: garbage, acknowledgements, whatever a venue might say."""
+        self._call(self._broadcast(messages, 0.0))
+
+    def on_connect_send(self, messages: list[str]) -> None:
+        """From now on, greet every client that connects with these messages."""
+
+        async def greet(client: ServerConnection) -> None:
+            for message in messages:
+                await client.send(message)
+
+        self._on_connect = greet
+
+    def flood_on_connect(self) -> None:
+        """From now on, send every client that connects ticks as fast as it takes them."""
+        self.feed(interval_secs=0.0)
+
+    def tick(self, number: int, price: float = 100.0) -> str:
+        """The wire form of a tick (contract N3), stamped with the present."""
+        return json.dumps(
+            {
+                "event_id": str(number),
+                "symbol": self.symbol,
+                "price": price,
+                "volume": 1.0,
+                "ts": int(self._clock.wall() * 1000),
+            }
+        )
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(CALL_SECS)
+
+    async def _serve(self) -> Server:
+        return await serve(self._handle, "127.0.0.1", 0, compression=None, ping_interval=None, close_timeout=0.2)
+
+    async def _handle(self, client: ServerConnection) -> None:
+        with self._changed:
+            self._clients.add(client)
+            self.connections += 1
+            self._changed.notify_all()
+        try:
+            if self._on_connect is not None:
+                await self._on_connect(client)
+            await client.wait_closed()
+        except ConnectionClosed:
+            pass  # The engine may go at any moment: killing it is what proofs do.
+        finally:
+            with self._changed:
+                self._clients.discard(client)
+                self._changed.notify_all()
+
+    async def _broadcast(self, messages: Iterable[str | bytes], interval_secs: float) -> None:
+        for message in messages:
+            for client in list(self._clients):
+                try:
+                    await client.send(message)
+                except ConnectionClosed:
+                    continue
+            if interval_secs:
+                await asyncio.sleep(interval_secs)
+
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close(close_connections=True)
+            await self._server.wait_closed()

@@ -1,0 +1,293 @@
+"""pytest plugin: a test with claims is a proof, and a proof gets a verdict.
+
+A test claims contract clauses by `@pytest.mark.claim("E2", "L1")` or by the start of its name
+(`test_N7_every_nth`). Its outcome becomes proven, refuted or unproven (harness/verdict.py). At the end the plugin
+prints the verdicts, writes `reports/verdicts.json`, and sets the exit status: 0 all proven, 1 something refuted
+(or a test without claims failed), 3 nothing refuted but something unproven.
+
+With pytest-xdist each worker has its own machine; all append to one flight record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import host, settings
+from harness.clock import OsClock
+from harness.errors import Unavailable
+from harness.machine import Machine, choose, make, sweep
+from harness.recorder import Recorder
+from harness.settings import Settings
+from harness.shell import Shell
+from harness.stage import Stage
+from harness.systemd import METRONOME, JournalStream
+from harness.verdict import Verdict, claims_in_name, exit_status, judge, merge
+
+KEPT_RUNS = 10
+"""Flight records of earlier runs that stay under reports/runs."""
+
+UNIT = "hybrid-engine.service"
+
+_RUN = pytest.StashKey["Run"]()
+_PARTS = pytest.StashKey[list[tuple[Verdict, str]]]()
+_STARTED = pytest.StashKey[float]()
+
+
+class Run:
+    """One pytest session in one process: the controller's, or a worker's."""
+
+    def __init__(self, options: Settings, run_id: str, worker: str) -> None:
+        self.options = options
+        self.id = run_id
+        self.worker = worker
+        self.clock = OsClock()
+        self.verdicts: list[dict[str, Any]] = []
+        self.plain_failures = 0
+        self.systemd = options.systemd
+        self._recorder: Recorder | None = None
+
+    @property
+    def record(self) -> Path:
+        return self.options.reports / "runs" / self.id / "record.jsonl"
+
+    @property
+    def recorder(self) -> Recorder:
+        """Opened on first use, so that a session without proofs writes nothing."""
+        if self._recorder is None:
+            self._recorder = Recorder(self.record, self.id, self.worker)
+            facts = host.facts(Shell(self._recorder), self.options.checkout)
+            self._recorder.write("run", systemd=self.options.systemd, facts=facts)
+        return self._recorder
+
+    def close(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("proofs", "guardrail proofs")
+    group.addoption(
+        "--systemd",
+        choices=settings.VARIANTS,
+        default=None,
+        help="which systemd to prove against: a private one booted for the run, the host's, the user's, or the "
+        "best that can be had (auto). Default: $PROOFS_SYSTEMD, else auto.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "claim(*clauses): the contract clauses that this proof is about")
+    try:
+        options = settings.load(config.rootpath, config.getoption("--systemd"))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
+    worker = getattr(config, "workerinput", None)
+    if worker is None:
+        run = Run(options, f"{OsClock().wall():.0f}-{secrets.token_hex(4)}", "main")
+        sweep()
+    else:
+        run = Run(options, worker["proof_run"], worker["workerid"])
+    config.stash[_RUN] = run
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _RUN in config.stash:
+        config.stash[_RUN].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["proof_run"] = node.config.stash[_RUN].id
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # So that `-m claim` selects every proof, also those that claim by name.
+    if item.get_closest_marker("claim") is None and (names := claims_in_name(item.name.partition("[")[0])):
+        item.add_marker(pytest.mark.claim(*names))
+
+
+def claims(item: pytest.Item) -> list[str]:
+    """The clauses a test claims, from all its claim marks."""
+    return sorted({str(clause) for mark in item.iter_markers("claim") for clause in mark.args})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    run = item.config.stash[_RUN]
+    item.stash[_STARTED] = run.clock.monotonic()
+    item.stash[_PARTS] = []
+    if claims(item):
+        run.recorder.proof = item.nodeid
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    claimed = claims(item)
+    if claimed and _PARTS in item.stash:
+        raised = call.excinfo.value if call.excinfo else None
+        part = judge(report.outcome, raised=raised, when=report.when or "")
+        item.stash[_PARTS].append((part, "" if raised is None else _reason(raised)))
+        if report.when == "teardown":
+            run = item.config.stash[_RUN]
+            verdict = merge(part for part, _ in item.stash[_PARTS])
+            reason = next((reason for part, reason in item.stash[_PARTS] if part is verdict), "")
+            facts = {
+                "proof": item.nodeid,
+                "claims": claimed,
+                "verdict": verdict.value,
+                "reason": reason,
+                "seconds": round(run.clock.monotonic() - item.stash[_STARTED], 3),
+            }
+            run.recorder.write("verdict", **facts)
+            run.recorder.proof = ""
+            report.user_properties.append(("verdict", facts))
+    return report  # type: ignore[return-value]
+
+
+def _reason(raised: BaseException) -> str:
+    text = str(raised).strip() or repr(raised)
+    first = text.splitlines()[0]
+    return first if isinstance(raised, AssertionError) else f"{type(raised).__name__}: {first}"
+
+
+class _Verdicts:
+    """Collects on the controller what the workers report."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        verdict = dict(report.user_properties).get("verdict")
+        if report.when == "teardown" and isinstance(verdict, dict):
+            self.run.verdicts.append(verdict)
+        elif report.when not in ("setup", "call", "teardown"):
+            # xdist reports a worker that died in the middle of a test with a phase of its own.
+            self.run.verdicts.append(
+                {
+                    "proof": report.nodeid,
+                    "claims": [],
+                    "verdict": Verdict.UNPROVEN.value,
+                    "reason": "the worker that ran it died",
+                    "seconds": 0.0,
+                }
+            )
+        elif report.failed and "claim" not in report.keywords:
+            self.run.plain_failures += 1
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(_Verdicts(session.config.stash[_RUN]), "proof-verdicts")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    run = session.config.stash[_RUN]
+    if hasattr(session.config, "workerinput") or not run.verdicts:
+        return
+    verdicts = sorted(run.verdicts, key=lambda one: str(one["proof"]))
+    try:
+        run.systemd = choose(run.options.systemd)
+    except Unavailable:
+        run.systemd = "none"
+    summary = {
+        "run_id": run.id,
+        "systemd": run.systemd,
+        "verdicts": verdicts,
+        "counts": {verdict.value: sum(one["verdict"] == verdict for one in verdicts) for verdict in Verdict},
+    }
+    target = run.options.reports / "verdicts.json"
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    partial.replace(target)
+    _forget_old_runs(run.record.parent.parent)
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        session.exitstatus = 1 if run.plain_failures else exit_status(Verdict(one["verdict"]) for one in verdicts)
+
+
+def _forget_old_runs(runs: Path) -> None:
+    for old in sorted(runs.iterdir())[:-KEPT_RUNS]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    run = terminalreporter.config.stash[_RUN]
+    if not run.verdicts:
+        return
+    colour = {Verdict.PROVEN: "green", Verdict.REFUTED: "red", Verdict.UNPROVEN: "yellow"}
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in run.verdicts:
+        groups[str(one["proof"]).partition("[")[0].removeprefix("proofs/")].append(one)
+    by_file: dict[str, list[str]] = defaultdict(list)
+    for name in groups:
+        by_file[name.partition("::")[0]].append(name)
+    terminalreporter.section(f"verdicts (systemd: {run.systemd})")
+    for file in sorted(by_file):
+        members = [one for name in by_file[file] for one in groups[name]]
+        verdict = merge(Verdict(one["verdict"]) for one in members)
+        claimed = sorted({clause for one in members for clause in one["claims"]}, key=_clause_order)
+        seconds = sum(one["seconds"] for one in members)
+        terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
+        terminalreporter.write_line(f" {file:<24} {len(members):>4} proofs {seconds:7.2f} s  {' '.join(claimed)}")
+    for one in sorted(run.verdicts, key=lambda one: str(one["proof"])):
+        verdict = Verdict(one["verdict"])
+        if verdict is not Verdict.PROVEN:
+            terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
+            terminalreporter.write_line(f" {one['proof']}: {one['reason']}")
+    counts = ", ".join(f"{sum(one['verdict'] == v for one in run.verdicts)} {v.value}" for v in reversed(Verdict))
+    terminalreporter.write_line(f"{counts}; record: {run.record.relative_to(run.options.checkout)}")
+
+
+def _clause_order(clause: str) -> tuple[str, int, str]:
+    digits = "".join(filter(str.isdigit, clause))
+    return (clause.rstrip("0123456789b"), int(digits or 0), clause)
+
+
+@pytest.fixture(scope="session")
+def proof_run(pytestconfig: pytest.Config) -> Run:
+    """This session: its options, id and record."""
+    return pytestconfig.stash[_RUN]
+
+
+@pytest.fixture(scope="session")
+def shell(proof_run: Run) -> Shell:
+    """Runs commands on this computer, each of them recorded."""
+    return Shell(proof_run.recorder)
+
+
+@pytest.fixture(scope="session")
+def stage(proof_run: Run, shell: Shell) -> Stage:
+    """The installed engine that machines run."""
+    built = Stage(proof_run.options.checkout)
+    built.build(shell)
+    return built
+
+
+@pytest.fixture(scope="session")
+def machine(proof_run: Run, shell: Shell, stage: Stage) -> Iterator[Machine]:
+    """A booted machine of this worker's own; halted at the end of the session."""
+    kind = choose(proof_run.options.systemd)
+    booted = make(kind, shell, stage, f"proof-{os.getpid()}-{proof_run.worker}")
+    booted.boot()
+    try:
+        yield booted
+    finally:
+        booted.halt()
+
+
+@pytest.fixture(scope="session")
+def journal_stream(shell: Shell, machine: Machine) -> Iterator[JournalStream]:
+    """The machine's journal, followed from before the first proof on."""
+    stream = JournalStream(shell, machine, (UNIT, METRONOME))
+    yield stream
+    stream.close()

@@ -1,0 +1,36 @@
+"""The sole reader of the harness's options: pytest's command line and the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+VARIANTS = ("auto", "private", "host", "user")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was asked for."""
+
+    systemd: str
+    """Which systemd to prove against: one of VARIANTS."""
+    checkout: Path
+    """Root of the project under proof."""
+
+    @property
+    def reports(self) -> Path:
+        """Where everything generated goes."""
+        return self.checkout / "reports"
+
+
+def load(checkout: Path, systemd: str | None = None) -> Settings:
+    """Settings from an explicit option, else from PROOFS_SYSTEMD, else `auto`.
+
+    Raises ValueError for a variant that does not exist; the message names where it came from.
+    """
+    source = "--systemd" if systemd is not None else "PROOFS_SYSTEMD"
+    chosen = systemd if systemd is not None else os.environ.get("PROOFS_SYSTEMD", "auto")
+    if chosen not in VARIANTS:
+        raise ValueError(f"{source}={chosen!r}: must be one of {', '.join(VARIANTS)}")
+    return Settings(systemd=chosen, checkout=checkout)

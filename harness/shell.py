@@ -1,0 +1,176 @@
+"""The sole importer of `sh`: every command of the harness runs here, and is recorded."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sh
+
+from harness.clock import Clock, OsClock
+from harness.errors import CommandFailed, Unavailable
+from harness.recorder import Recorder
+
+SHOWN_CHARS = 4000
+"""How much of an output an error message shows; the record holds all of it."""
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command that has ended left."""
+
+    argv: tuple[str, ...]
+    status: int
+    """Exit status; minus the signal's number when a signal ended it."""
+    stdout: str
+    stderr: str
+    seconds: float
+
+    def expect(self, *statuses: int) -> CommandResult:
+        """This result, when its status is one of `statuses` (default 0). Raises CommandFailed otherwise."""
+        if self.status in (statuses or (0,)):
+            return self
+        raise CommandFailed(
+            f"`{shlex.join(self.argv)}` ended with {self.status}, expected "
+            f"{' or '.join(map(str, statuses or (0,)))}\n{self.stdout[-SHOWN_CHARS:]}{self.stderr[-SHOWN_CHARS:]}"
+        )
+
+
+class Process:
+    """A command that goes on running. Its lines go to `on_line` on a thread of their own."""
+
+    def __init__(self, argv: tuple[str, ...], running: Any, ended: threading.Event) -> None:
+        self.argv = argv
+        self._running = running
+        self._ended = ended
+
+    @property
+    def pid(self) -> int:
+        """Of the started process; > 1."""
+        return int(self._running.pid)
+
+    @property
+    def alive(self) -> bool:
+        return not self._ended.is_set()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.alive and self.pid > 1:
+            try:
+                self._running.signal(number)
+            except ProcessLookupError:
+                return
+
+    def wait(self, timeout_secs: float) -> bool:
+        """Whether the process ended within `timeout_secs`."""
+        return self._ended.wait(timeout_secs)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until the process is gone."""
+        self.signal(signal.SIGKILL)
+        self.wait(5.0)
+
+
+class Shell:
+    """Runs commands and records each: the intent before, the result after."""
+
+    def __init__(self, recorder: Recorder, clock: Clock | None = None) -> None:
+        self.recorder = recorder
+        self._clock = clock or OsClock()
+
+    def run(
+        self,
+        *argv: str,
+        stdin: str | None = None,
+        timeout_secs: float = 60.0,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> CommandResult:
+        """Run a command to its end. Never raises for its status: see CommandResult.expect.
+
+        timeout_secs: after this the command is killed and CommandFailed raised. env: the whole environment,
+        or None to inherit. Raises Unavailable when the program is not installed.
+        """
+        intent = self.recorder.write("intent", argv=argv, cwd=str(cwd or ""))
+        started = self._clock.monotonic()
+        try:
+            done = self._command(argv[0])(
+                *argv[1:],
+                _in=stdin,
+                _timeout=timeout_secs,
+                _env=dict(env) if env is not None else None,
+                _cwd=str(cwd) if cwd else None,
+                _tty_out=False,
+                _return_cmd=True,
+            )
+            status, out, err = int(done.exit_code), bytes(done.stdout), bytes(done.stderr)
+        except sh.ErrorReturnCode as error:
+            status, out, err = int(error.exit_code), bytes(error.stdout), bytes(error.stderr)
+        except sh.TimeoutException as error:
+            self._result(intent, argv, -signal.SIGKILL, b"", b"timed out", started)
+            raise CommandFailed(f"`{shlex.join(argv)}` did not end within {timeout_secs:g} s") from error
+        return self._result(intent, argv, status, out, err, started)
+
+    def start(self, *argv: str, on_line: Callable[[str], None], log: bool = True) -> Process:
+        """Start a command that goes on running; `on_line` gets each line of its stdout and stderr.
+
+        log: whether its output goes into the record when it ends (False for streams that are recorded by
+        whoever reads them).
+        """
+        intent = self.recorder.write("intent", argv=argv, cwd="")
+        started = self._clock.monotonic()
+        ended = threading.Event()
+        lines: list[str] = []
+
+        def keep(line: str) -> None:
+            if log:
+                lines.append(line)
+            on_line(line)
+
+        def done(_command: Any, _success: bool, status: int) -> None:
+            self._result(intent, argv, status, "".join(lines).encode("utf-8", "surrogateescape"), b"", started)
+            ended.set()
+
+        running = self._command(argv[0])(
+            *argv[1:],
+            _bg=True,
+            _bg_exc=False,
+            _out=keep,
+            _err=keep,
+            _done=done,
+            _tty_out=False,
+            _decode_errors="replace",
+        )
+        return Process(argv, running, ended)
+
+    def _result(
+        self, intent: int, argv: Sequence[str], status: int, out: bytes, err: bytes, started: float
+    ) -> CommandResult:
+        result = CommandResult(
+            argv=tuple(argv),
+            status=status,
+            stdout=out.decode("utf-8", "replace"),
+            stderr=err.decode("utf-8", "replace"),
+            seconds=self._clock.monotonic() - started,
+        )
+        self.recorder.write(
+            "result",
+            intent=intent,
+            status=status,
+            stdout=result.stdout,
+            stderr=result.stderr,
+            seconds=round(result.seconds, 6),
+        )
+        return result
+
+    @staticmethod
+    def _command(program: str) -> Any:
+        try:
+            return sh.Command(program)
+        except sh.CommandNotFound as error:
+            raise Unavailable(f"`{program}` is not installed", f"install the package that has {program}") from error

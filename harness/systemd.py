@@ -1,0 +1,213 @@
+"""A unit on a machine: start, stop, kill, look, and wait for what happens to it.
+
+Waiting follows the journal, which carries both what the service logs and what systemd says about it, so a wait
+ends with the event and not with the next poll. Every wait has a deadline; when it passes, the error holds the
+unit's state, its last journal lines and the command to look further.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from harness import journal, unit
+from harness.clock import Clock, OsClock
+from harness.errors import MachineError, Refuted
+from harness.journal import Entry
+from harness.machine import Machine
+from harness.recorder import Recorder
+from harness.shell import CommandResult, Process, Shell
+from harness.unit import UnitState
+
+DEADLINE_SECS = 10.0
+"""Default deadline of a wait: far above what anything here takes, far below a bored reader's patience."""
+
+SHOWN_LINES = 20
+"""Journal lines in the message of a failed wait."""
+
+METRONOME = "proof-metronome.service"
+
+
+class JournalStream:
+    """The journal of one machine as it grows. Entries are kept in order; waiting is for the next to come."""
+
+    def __init__(self, shell: Shell, machine: Machine, units: tuple[str, ...]) -> None:
+        self._recorder: Recorder = shell.recorder
+        self._entries: list[Entry] = []
+        self._grown = threading.Condition()
+        self._process: Process = shell.start(*machine.follow_journal(*units), on_line=self._take, log=False)
+
+    def _take(self, line: str) -> None:
+        entry = journal.parse(line)
+        if entry is None:
+            return
+        with self._grown:
+            self._entries.append(entry)
+            self._grown.notify_all()
+        if entry.unit != METRONOME:
+            self._recorder.write("journal", unit=entry.unit, by=entry.identifier, message=entry.message)
+
+    def mark(self) -> int:
+        """The position of the next entry."""
+        with self._grown:
+            return len(self._entries)
+
+    def since(self, mark: int) -> list[Entry]:
+        """What came from `mark` on."""
+        with self._grown:
+            return self._entries[mark:]
+
+    def wait(self, match: Callable[[Entry], bool], mark: int, deadline_secs: float) -> Entry | None:
+        """The first entry from `mark` on that matches, or None when none has come within the deadline."""
+        clock: Clock = OsClock()
+        end = clock.monotonic() + deadline_secs
+        with self._grown:
+            while True:
+                for entry in self._entries[mark:]:
+                    mark += 1
+                    if match(entry):
+                        return entry
+                left = end - clock.monotonic()
+                if left <= 0:
+                    return None
+                if not self._process.alive:
+                    raise MachineError("journalctl --follow ended: the machine's journal cannot be read any more")
+                self._grown.wait(min(left, 0.5))
+
+    def close(self) -> None:
+        self._process.kill()
+
+
+class Unit:
+    """One unit of a machine. Verbs act and check; what systemd refuses is a Refuted with the evidence."""
+
+    def __init__(self, machine: Machine, stream: JournalStream, name: str) -> None:
+        self.machine = machine
+        self.name = name
+        self._stream = stream
+        self._mark = 0
+
+    def show(self) -> UnitState:
+        """Look at the unit now."""
+        shown = self.machine.systemctl("show", self.name, f"--property={','.join(unit.PROPERTIES)}").expect(0)
+        return unit.parse(shown.stdout)
+
+    def property(self, name: str) -> str:
+        """One property's value as `systemctl show` prints it."""
+        return self.machine.systemctl("show", self.name, f"--property={name}", "--value").expect(0).stdout.strip()
+
+    def start(self) -> UnitState:
+        """Start it and wait until it says READY=1. Refuted when it does not come up."""
+        started = self.try_start()
+        if started.status != 0:
+            raise self._refuted(f"{self.name} did not start: {started.stderr.strip()}")
+        return self.show()
+
+    def try_start(self) -> CommandResult:
+        """Start it, whatever comes of it. Waits for the start job's end. Marks the journal."""
+        self._mark = self._stream.mark()
+        return self.machine.systemctl("start", self.name)
+
+    def stop(self) -> UnitState:
+        """Stop it and wait until it is down."""
+        self.machine.systemctl("stop", self.name).expect(0)
+        return self.show()
+
+    def kill(self, signal_name: str = "KILL") -> None:
+        """Send the main process a signal through systemd, which knows its PID."""
+        self.machine.systemctl("kill", f"--signal={signal_name}", "--kill-whom=main", self.name).expect(0)
+
+    def reset(self) -> None:
+        """Stop the unit and clear its failure and restart counter. Works in any state."""
+        self.machine.systemctl("stop", self.name)
+        self.machine.systemctl("reset-failed", self.name)
+        self._mark = self._stream.mark()
+
+    def mark(self) -> None:
+        """Waits and journal() look at what comes from now on."""
+        self._mark = self._stream.mark()
+
+    def journal(self) -> list[Entry]:
+        """What was logged by or about the unit since it was last started (or marked) by hand."""
+        return [entry for entry in self._stream.since(self._mark) if entry.unit == self.name]
+
+    def wait_log(
+        self, event: str, match: Callable[[Entry], bool] | None = None, deadline_secs: float = DEADLINE_SECS
+    ) -> Entry:
+        """Wait for the service itself to log `event` (its M1 message), with fields that satisfy `match`."""
+        return self.wait(
+            f"a log line {event!r}",
+            lambda entry: entry.event == event and (match is None or match(entry)),
+            deadline_secs,
+        )
+
+    def wait_restarts(self, times: int, deadline_secs: float = DEADLINE_SECS) -> None:
+        """Wait until systemd has scheduled `times` automatic restarts of the unit since the mark."""
+        seen = 0
+
+        def count(entry: Entry) -> bool:
+            nonlocal seen
+            seen += entry.identifier == "systemd" and entry.message.startswith(f"{self.name}: Scheduled restart job")
+            return seen >= times
+
+        self.wait(f"{times} automatic restart(s)", count, deadline_secs)
+
+    def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float = DEADLINE_SECS) -> Entry:
+        """Wait for a journal entry of the unit since the mark. Refuted when none has come in time."""
+        entry = self._stream.wait(lambda e: e.unit == self.name and match(e), self._mark, deadline_secs)
+        if entry is None:
+            raise self._refuted(f"no {what} of {self.name} within {deadline_secs:g} s")
+        return entry
+
+    def expect(self, condition: bool, message: str) -> None:
+        """Refute with the unit's state and journal unless `condition` holds."""
+        if not condition:
+            raise self._refuted(message)
+
+    def _refuted(self, message: str) -> Refuted:
+        lines = [f"    {entry.identifier}[{entry.pid}]: {entry.message}" for entry in self.journal()[-SHOWN_LINES:]]
+        return Refuted(
+            "\n".join(
+                [
+                    message,
+                    f"  state: {self.show()}",
+                    f"  last journal lines ({len(lines)}):",
+                    *lines,
+                    f"  look further: {self.machine.journal_command(self.name)}",
+                ]
+            )
+        )
+
+
+class Metronome:
+    """Counts restart delays with systemd's own hands.
+
+    "It was not restarted, although several RestartSec= have passed" needs a measure of those that is neither a
+    sleep nor our clock: a second unit with the same Restart= and RestartSec= that fails at once. Each of its
+    restarts shows that this systemd, now, does restart what it should, after just that delay.
+    """
+
+    def __init__(self, machine: Machine, stream: JournalStream) -> None:
+        self._unit = Unit(machine, stream, METRONOME)
+
+    @staticmethod
+    def text(restart_sec: str) -> str:
+        """The unit file."""
+        return (
+            "[Unit]\nDescription=Fails at once, and is restarted each RestartSec\nStartLimitIntervalSec=0\n"
+            f"[Service]\nExecStart=/bin/false\nRestart=on-failure\nRestartSec={restart_sec}\n"
+        )
+
+    def beats(self, count: int) -> None:
+        """Let `count` restart delays pass."""
+        with self._running():
+            self._unit.wait_restarts(count)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        self._unit.try_start()
+        try:
+            yield
+        finally:
+            self._unit.machine.systemctl("stop", METRONOME)

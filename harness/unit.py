@@ -1,0 +1,79 @@
+"""`systemctl show` text -> UnitState."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PROPERTIES = (
+    "ActiveState",
+    "SubState",
+    "Result",
+    "MainPID",
+    "ExecMainPID",
+    "ExecMainCode",
+    "ExecMainStatus",
+    "NRestarts",
+    "InvocationID",
+    "StatusText",
+)
+"""What every look at a unit asks for (systemd's org.freedesktop.systemd1(5))."""
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """One unit at one moment, as systemd tells it."""
+
+    active: str
+    """active, activating, deactivating, failed or inactive."""
+    sub: str
+    """running, auto-restart, failed, dead..."""
+    result: str
+    """success, exit-code, signal, watchdog..."""
+    main_pid: int
+    """0 when no main process runs."""
+    exec_main_pid: int
+    """The last main process, also after its end; 0 when there never was one."""
+    exec_main_code: int
+    """CLD_EXITED (1), CLD_KILLED (2), CLD_DUMPED (3); 0 while it runs."""
+    exec_main_status: int
+    """Exit status or signal number of the last main process."""
+    n_restarts: int
+    """Automatic restarts since the unit was last started by hand."""
+    invocation_id: str
+    """Changes with every start, automatic or not; empty when the unit never ran."""
+    status_text: str
+    """What the service last said in STATUS=."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.active}/{self.sub} result={self.result} status={self.exec_main_status} "
+            f"restarts={self.n_restarts} pid={self.main_pid} invocation={self.invocation_id[:8] or '-'}"
+        )
+
+
+def properties(text: str) -> dict[str, str]:
+    """`Key=Value` lines as a dict; a line without `=` continues nothing and is dropped."""
+    return {key: value for key, equals, value in (line.partition("=") for line in text.splitlines()) if equals}
+
+
+def parse(text: str) -> UnitState:
+    """The output of `systemctl show -p <PROPERTIES>` as a UnitState.
+
+    Raises ValueError when a property is missing or not a number where one is due.
+    """
+    found = properties(text)
+    missing = [name for name in PROPERTIES if name not in found]
+    if missing:
+        raise ValueError(f"systemctl show did not tell {', '.join(missing)}")
+    return UnitState(
+        active=found["ActiveState"],
+        sub=found["SubState"],
+        result=found["Result"],
+        main_pid=int(found["MainPID"]),
+        exec_main_pid=int(found["ExecMainPID"]),
+        exec_main_code=int(found["ExecMainCode"]),
+        exec_main_status=int(found["ExecMainStatus"]),
+        n_restarts=int(found["NRestarts"]),
+        invocation_id=found["InvocationID"],
+        status_text=found["StatusText"],
+    )

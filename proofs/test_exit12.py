@@ -1,0 +1,170 @@
+"""exit12: what no restart can heal is not restarted, and everything else is (contract E2, E3, C3, C4).
+
+The claim "it was not restarted" is worth as much as the proof that it would have been noticed: the metronome
+restarts all the while, the positive controls restart under the same drop-ins, and the sabotaged unit is caught.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from harness.exchange import Exchange
+from proofs.fixtures.engine_unit import EngineUnit, expect_refuted
+
+OBSERVED_RESTART_DELAYS = 3
+
+MISCONFIGURED = {
+    # case: (configuration or None for no file at all, what the one log line must name)
+    "toml-syntax-error": ("invalid = [toml\n", ["line 1"]),
+    "unknown-key": ("[engine]\ntick_intervall_ms = 500\n", ["engine.tick_intervall_ms", "tick_interval_ms"]),
+    "wrong-type": ('[engine]\nsample_every = "five"\n', ["engine.sample_every", "five"]),
+    "risk-cap-zero": ("[risk_caps]\nmax_exposure_usd = 0\n", ["risk_caps.max_exposure_usd", "0"]),
+    "missing-file": (None, ["--config"]),
+    "live-without-gate": ('mode = "LIVE"\n', ["LIVE", "live_armed", "proof bundle"]),
+}
+
+
+def prove_not_restarted(engine: EngineUnit) -> None:
+    """The claim of E2. Expects a configuration that the engine must refuse."""
+    started = engine.try_start()
+    engine.expect(started.status != 0, "systemctl start succeeded on a configuration that must be refused")
+    after_start = engine.show()
+    engine.metronome.beats(OBSERVED_RESTART_DELAYS)
+    state = engine.show()
+    engine.expect(
+        state.n_restarts == 0,
+        f"the unit restarted {state.n_restarts} times on exit status {state.exec_main_status}, "
+        "although nothing a restart can heal was wrong",
+    )
+    engine.expect(state.active == "failed", f"expected the unit to be failed, it is {state.active}")
+    engine.expect(state.exec_main_status == 12, f"expected exit status 12, got {state.exec_main_status}")
+    engine.expect(
+        state.invocation_id == after_start.invocation_id, "the unit has another invocation: something started it again"
+    )
+
+
+@pytest.mark.claim("exit12", "E2", "C3", "C4", "G0", "S14")
+@pytest.mark.parametrize("case", MISCONFIGURED)
+def test_misconfigured_unit_stays_down_and_says_why(engine: EngineUnit, exchange: Exchange, case: str) -> None:
+    text, named = MISCONFIGURED[case]
+    if text is None:
+        engine.remove_config()
+    else:
+        engine.configure_text(text)
+
+    prove_not_restarted(engine)
+
+    line = engine.wait(
+        "ERROR line that names the file", lambda e: e.level == "ERROR" and engine.config_path in e.message
+    )
+    for word in named:
+        engine.expect(word in line.message, f"the log line does not name {word!r}")
+
+    exchange.feed(interval_secs=0.005)
+    engine.configure(
+        {
+            "engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url},
+            "persist": {"flush_interval_ms": 10},
+        }
+    )
+    engine.start()
+    engine.wait_ticks(1)
+
+
+@pytest.mark.claim("exit12", "E3")
+def test_crash_is_restarted(engine: EngineUnit) -> None:
+    """Exit 1: the disk is full when the database is opened."""
+    full = f"{engine.machine.layout.state}/full"
+    engine.configure({"app": {"db_path": "full/bot.db"}})
+    engine.machine.run("mkdir", "-p", full).expect(0)
+    engine.machine.run("mount", "-t", "tmpfs", "-o", "size=4k,mode=1777", "tmpfs", full).expect(0)
+    try:
+        engine.machine.run("dd", "if=/dev/zero", f"of={full}/filler", "bs=4k", "count=1").expect(0)
+        engine.try_start()
+        expect_restarts_with(engine, 1)
+    finally:
+        engine.stop()
+        engine.machine.run("umount", full).expect(0)
+
+
+@pytest.mark.claim("exit12", "E3")
+def test_lost_network_is_restarted(engine: EngineUnit) -> None:
+    """Exit 10: nobody listens at the URL."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        engine.configure(
+            {
+                "engine": {
+                    "ingest_mode": "MOCK_WS",
+                    "ws_url": f"ws://127.0.0.1:{nobody.getsockname()[1]}",
+                    "network_give_up_secs": 0.1,
+                    "max_backoff_secs": 0.05,
+                }
+            }
+        )
+        engine.try_start()
+        expect_restarts_with(engine, 10)
+
+
+@pytest.mark.claim("exit12", "E3")
+def test_changed_protocol_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
+    """Exit 11: the exchange talks, and nothing it says can be understood."""
+    exchange.on_connect_send(["<html>we have moved</html>"] * 20)
+    engine.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "parse_error_limit": 5}})
+    engine.try_start()
+    expect_restarts_with(engine, 11)
+
+
+@pytest.mark.claim("exit12", "E3", "B2")
+def test_overload_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
+    """Exit 13: somebody holds the database while the exchange floods."""
+    exchange.flood_on_connect()
+    engine.configure(
+        {
+            "engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "overload_grace_ms": 50},
+            "channels": {"persist_channel_size": 16},
+            "persist": {"flush_interval_ms": 10, "busy_timeout_ms": 1000},
+        }
+    )
+    engine.start()
+    engine.wait_ticks(1)
+    with engine.locked_database():
+        engine.wait("OVERLOAD log line", lambda e: e.fields.get("reason") == "OVERLOAD")
+    expect_restarts_with(engine, 13)
+
+
+@pytest.mark.claim("exit12", "E3")
+def test_killed_engine_is_restarted(engine: EngineUnit) -> None:
+    """SIGKILL, as the kernel's out-of-memory killer sends it."""
+    engine.configure({"engine": {"tick_interval_ms": 5}})
+    before = engine.start()
+    engine.kill("KILL")
+    engine.wait_restarts(1)
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.pid != before.main_pid)
+    state = engine.show()
+    engine.expect(state.n_restarts == 1, f"expected one restart, systemd counts {state.n_restarts}")
+    engine.expect(state.invocation_id != before.invocation_id, "a restart must be a new invocation")
+
+
+def expect_restarts_with(engine: EngineUnit, status: int) -> None:
+    """The unit ends with `status`, and systemd starts it again."""
+    ended = engine.wait("report of the ended main process", lambda e: "Main process exited" in e.message)
+    engine.expect(f"status={status}/" in ended.message, f"expected exit status {status}, systemd says: {ended.message}")
+    engine.wait_restarts(1)
+
+
+@pytest.mark.claim("exit12", "E1", "V4")
+def test_sabotage_without_restart_prevention_is_caught(engine: EngineUnit) -> None:
+    """The twin: without RestartPreventExitStatus the same claim must be refuted, for that very reason."""
+    engine.configure_text("invalid = [toml\n")
+    engine.expect(engine.property("RestartPreventExitStatus") == "12", "the unit as installed prevents nothing")
+    engine.drop_in("90-sabotage", "[Service]\nRestartPreventExitStatus=\n")
+    try:
+        engine.expect(engine.property("RestartPreventExitStatus") == "", "the sabotage is not in effect")
+        with expect_refuted(r"restarted \d+ times on exit status 12"):
+            prove_not_restarted(engine)
+    finally:
+        engine.reset()
+        engine.remove_drop_in("90-sabotage")
