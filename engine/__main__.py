@@ -44,9 +44,7 @@ def _parser() -> _Parser:
         epilog="Exit status: 0 complete, 1 crash, 10 network, 11 parse, 12 config, 13 overload.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})"
-    )
+    parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")
     parser.add_argument("--mode", metavar="shadow|paper|live", help="what may be done with an order")
     parser.add_argument("--ingest", metavar="synthetic|replay|mockws|realws", help="where ticks come from")
     parser.add_argument("--db", metavar="PATH", help="SQLite database")
@@ -54,12 +52,8 @@ def _parser() -> _Parser:
     parser.add_argument("--sample-every", metavar="N", type=int, help="process every Nth new tick")
     parser.add_argument("--seconds", metavar="N", type=float, help="stop with status 0 after N seconds")
     parser.add_argument("--replay-file", metavar="PATH", help="JSONL file to replay")
-    parser.add_argument(
-        "--sources", metavar="PATH", help=f"sources file (default: {settings.SOURCES_FILE_NAME})"
-    )
-    parser.add_argument(
-        "--check-config", action="store_true", help="print the effective config and exit 0 or 12"
-    )
+    parser.add_argument("--sources", metavar="PATH", help=f"sources file (default: {settings.SOURCES_FILE_NAME})")
+    parser.add_argument("--check-config", action="store_true", help="print the effective config and exit 0 or 12")
     parser.add_argument("--version", action="version", version=f"hybrid-engine {__version__}")
     return parser
 
@@ -96,16 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return pipeline.run(loaded, environment)
     except EngineError as error:
-        return report(error)
+        logs.report(logger, error)
+        return error.code
     except Exception as error:
-        return report(Crash("unexpected error"), cause=error)
-
-
-def report(error: EngineError, cause: BaseException | None = None) -> int:
-    """Logs why the engine stops, as one ERROR line, and returns the exit status."""
-    fields = {**error.details, "exit_code": int(error.code), "exit_name": error.code.name}
-    logger.error("%s", error, exc_info=cause or error.__cause__, extra={"fields": fields})
-    return error.code
+        logs.report(logger, Crash("unexpected error"), cause=error)
+        return ExitCode.CRASH
 
 
 if __name__ == "__main__":

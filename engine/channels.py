@@ -134,12 +134,14 @@ class Channel(Generic[T]):
         self.closed = True
         self._wake()
 
+    def full_for(self, secs: float) -> bool:
+        """Whether no room has been freed for longer than `secs`."""
+        return self.full_since is not None and self._clock() - self.full_since > secs
+
     def check_overload(self, grace_secs: float) -> None:
         """Raises Overload when no room has been freed for longer than `grace_secs`."""
-        if self.full_since is None:
-            return
-        full_secs = self._clock() - self.full_since
-        if full_secs > grace_secs:
+        if self.full_since is not None and self.full_for(grace_secs):
+            full_secs = self._clock() - self.full_since
             raise Overload(
                 f"{self.name} channel full for {full_secs * 1000:.0f} ms",
                 reason="OVERLOAD",

@@ -15,9 +15,7 @@ import msgspec
 # Sums and products of money are made in this context (R5, I4). Quantities, prices and fees have at most 12
 # decimal places, so a product has 24 and 36 digits are left before the point; what does not fit raises
 # decimal.Inexact rather than being rounded. Python's default context would round at 28 digits in silence.
-EXACT = Context(
-    prec=60, rounding=ROUND_HALF_EVEN, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow]
-)
+EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
 
 
 class Mode(StrEnum):

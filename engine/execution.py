@@ -16,6 +16,7 @@ A fill's id is its order's id and the `seq` of the transition that reports it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import Final, Protocol, TypeAlias
@@ -23,21 +24,24 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 
 from engine.events import EXACT, Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
-from engine.exits import Crash
+from engine.exits import ConfigError, Crash
 
 PLACES: Final = Decimal("1e-12")
 """Every price and fee is rounded to this, half to even; every quantity is cut down to it."""
 
+MAGNITUDE_MAX: Final = Decimal("1e15")
+"""No order is made at a size or price of this or more: products of what is below it stay exact (events.EXACT)."""
+
 PAPER_TICKS_MAX: Final = 100
 """A paper order rests for so many ticks of its symbol; then what is left of it is cancelled (S11)."""
 
-SEEN_SIGNALS_MAX: Final = 65_536
-"""How many signal ids an executor remembers (I3). Older ones are still refused by the database's unique keys,
-so a signal that comes again after that many others moves the position in memory, but never on disk."""
+SEEN_IDS_MAX: Final = 4096
+"""How many ids an executor (of signals) and the risk book (of fills) remember, about half a megabyte each (I3).
+An older one is still refused by the database's unique keys: it moves the position in memory until the next
+start, but never on disk."""
 
 _ROUND: Final = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 _CUT: Final = Context(prec=60, rounding=ROUND_DOWN, traps=[InvalidOperation])
-_BASIS_POINTS: Final = Decimal(10_000)
 
 Outcome: TypeAlias = tuple[list[OrderEvent], list[Fill]]
 """Transitions and fills in the order they happened. Persist both; give both to risk.Book.record."""
@@ -56,6 +60,7 @@ class Order(msgspec.Struct):
     price: Decimal
     filled_qty: Decimal = Decimal(0)
     seq: int = -1
+    status: OrderStatus = OrderStatus.SUBMITTED
     resting_ticks: int = 0
 
     @property
@@ -96,161 +101,171 @@ class SeenIds:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._ids: dict[str, None] = {}  # insertion-ordered
+        self._ids: set[str] = set()
+        self._oldest_first: deque[str] = deque()
 
     def add(self, new_id: str) -> bool:
         """Remember the id; False when it was known."""
         if new_id in self._ids:
             return False
-        self._ids[new_id] = None
-        if len(self._ids) > self._limit:
-            del self._ids[next(iter(self._ids))]
+        self._ids.add(new_id)
+        self._oldest_first.append(new_id)
+        if len(self._oldest_first) > self._limit:
+            self._ids.remove(self._oldest_first.popleft())
         return True
 
+    def __contains__(self, known_id: str) -> bool:
+        return known_id in self._ids
 
-def _unusable(signal: Signal) -> str | None:
-    """Why no order can be made of the signal, or None."""
-    for name, value in (("size", signal.size), ("price", signal.price)):
-        if not value.is_finite() or value <= 0:
-            return f"{name} {value} is not a positive number"
-        try:
-            rounded = value.quantize(PLACES, context=_CUT)
-        except InvalidOperation:
-            return f"{name} {value} is too large"
-        if rounded == 0:
-            return f"{name} {value} is below {PLACES}"
+
+def _unusable(name: str, value: Decimal) -> str | None:
+    """Why no order or fill can have this size or price, or None."""
+    if not value.is_finite() or value <= 0:
+        return f"{name} {value} is not a positive number"
+    if value >= MAGNITUDE_MAX:
+        return f"{name} {value} is not below {MAGNITUDE_MAX}"
+    if value < PLACES:
+        return f"{name} {value} is below {PLACES}"
     return None
 
 
-def _order(mode: Mode, signal: Signal) -> Order:
-    return Order(
-        order_id=f"{mode.lower()}-{signal.event_id}",
-        signal_id=signal.event_id,
-        tick_id=signal.tick_id,
-        symbol=signal.symbol,
-        side=signal.side,
-        qty=signal.size,
-        price=signal.price,
-    )
-
-
-class _Simulator:
-    """What SHADOW and PAPER share: prices, fees, and the record of an order's life."""
+class _Executor:
+    """What all three share: the memory of signals, the orders that are open, and their records."""
 
     mode: Mode
 
-    def __init__(self, fee_rate: Decimal, slippage_bps: Decimal) -> None:
-        """`fee_rate`: fraction of the notional; `slippage_bps`: how much worse than the tick a fill is, in 1/10000."""
-        self._fee_rate = fee_rate
-        self._slippage = slippage_bps / _BASIS_POINTS
-        self._seen = SeenIds(SEEN_SIGNALS_MAX)
+    def __init__(self) -> None:
+        self._seen = SeenIds(SEEN_IDS_MAX)
+        self._open: dict[str, Order] = {}  # by order id, oldest first
 
-    def _is_new(self, signal: Signal) -> bool:
-        return _is_new(self._seen, signal)
+    def adopt(self, orders: Iterable[OrderEvent]) -> None:
+        for event in orders:
+            if event.mode is self.mode:
+                self._seen.add(event.signal_id)
+                self._open[event.order_id] = Order(
+                    order_id=event.order_id,
+                    signal_id=event.signal_id,
+                    tick_id=0,
+                    symbol=event.symbol,
+                    side=event.side,
+                    qty=event.qty,
+                    price=event.price,
+                    filled_qty=event.filled_qty,
+                    seq=event.seq,
+                    status=event.status,
+                )
+
+    def submit(self, signal: Signal, now_ms: int) -> Outcome:
+        if signal.veto is not None:
+            raise ValueError(f"signal {signal.event_id} was vetoed ({signal.veto}): it must not become an order")
+        if not self._seen.add(signal.event_id):
+            return [], []
+        order = Order(
+            order_id=f"{self.mode.lower()}-{signal.event_id}",
+            signal_id=signal.event_id,
+            tick_id=signal.tick_id,
+            symbol=signal.symbol,
+            side=signal.side,
+            qty=signal.size,
+            price=signal.price,
+        )
+        problem = _unusable("size", order.qty) or _unusable("price", order.price)
+        if problem is None:
+            order.qty = order.qty.quantize(PLACES, context=_CUT)
+            order.price = order.price.quantize(PLACES, context=_ROUND)
+        return self._place(order, problem, now_ms)
+
+    def cancel_all(self, now_ms: int) -> Outcome:
+        events: list[OrderEvent] = []
+        fills: list[Fill] = []
+        for order_id in list(self._open):
+            more_events, more_fills = self.cancel(order_id, now_ms)
+            events += more_events
+            fills += more_fills
+        return events, fills
+
+    def cancel(self, order_id: str, now_ms: int) -> Outcome:
+        raise NotImplementedError
+
+    def _place(self, order: Order, problem: str | None, now_ms: int) -> Outcome:
+        """Make the first transitions of an order, or reject it for the `problem` it has."""
+        raise NotImplementedError
+
+    def _transition(
+        self, order: Order, status: OrderStatus, reason: Reason, now_ms: int, detail: str | None = None
+    ) -> OrderEvent:
+        order.seq += 1
+        order.status = status
+        if status in (OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.REJECTED):
+            self._open.pop(order.order_id, None)
+        else:
+            self._open[order.order_id] = order
+        return OrderEvent(
+            order_id=order.order_id,
+            seq=order.seq,
+            signal_id=order.signal_id,
+            symbol=order.symbol,
+            side=order.side,
+            qty=order.qty,
+            price=order.price,
+            filled_qty=order.filled_qty,
+            status=status,
+            reason=reason,
+            ts=now_ms,
+            is_shadow=self.mode is not Mode.LIVE,
+            detail=detail,
+            mode=self.mode,
+        )
+
+    def _fill(self, order: Order, qty: Decimal, price: Decimal, fees: Decimal, now_ms: int) -> Fill:
+        """Count `qty` as filled, once (S11). The transition that reports it must be the order's next one."""
+        order.filled_qty = EXACT.add(order.filled_qty, qty)
+        notional = EXACT.multiply(qty, price)
+        cash = notional if order.side is Side.SELL else EXACT.minus(notional)
+        return Fill(
+            event_id=f"{order.order_id}/{order.seq + 1}",
+            order_id=order.order_id,
+            symbol=order.symbol,
+            side=order.side,
+            qty=qty,
+            price=price,
+            fees=fees,
+            cash_delta=EXACT.subtract(cash, fees),
+            ts=now_ms,
+            is_shadow=self.mode is not Mode.LIVE,
+            mode=self.mode,
+        )
+
+
+class _Simulator(_Executor):
+    """What the two executors without a venue share: the price and the fee of a simulated fill."""
+
+    def __init__(self, fee_rate: Decimal, slippage_bps: Decimal) -> None:
+        """`fee_rate`: fraction of the notional. `slippage_bps`: how much worse than the tick, in 1/10000."""
+        super().__init__()
+        self._fee_rate = fee_rate
+        slippage = _ROUND.divide(slippage_bps, Decimal(10_000))
+        self._price_factor = {
+            Side.BUY: _ROUND.add(Decimal(1), slippage),
+            Side.SELL: _ROUND.subtract(Decimal(1), slippage),
+        }
+        self._assumptions = f"fee_rate={fee_rate} slippage_bps={slippage_bps}"
 
     def _fill_price(self, side: Side, price: Decimal) -> Decimal:
-        factor = 1 + self._slippage if side is Side.BUY else 1 - self._slippage
-        return _ROUND.multiply(price, factor).quantize(PLACES, context=_ROUND)
+        return _ROUND.multiply(price, self._price_factor[side]).quantize(PLACES, context=_ROUND)
 
-    def _fill(self, order: Order, qty: Decimal, price: Decimal, now_ms: int) -> Fill:
-        """Count `qty` as filled. The caller reports it with the order's next transition, which gives the id."""
-        notional = EXACT.multiply(qty, price)
-        fees = _ROUND.multiply(notional, self._fee_rate).quantize(PLACES, context=_ROUND)
-        order.filled_qty = EXACT.add(order.filled_qty, qty)
-        return _fill(self.mode, order, qty, price, fees, now_ms)
-
-
-def _is_new(seen: SeenIds, signal: Signal) -> bool:
-    if signal.veto is not None:
-        raise ValueError(f"signal {signal.event_id} was vetoed ({signal.veto}), it must not become an order")
-    return seen.add(signal.event_id)
-
-
-def _fill(mode: Mode, order: Order, qty: Decimal, price: Decimal, fees: Decimal, now_ms: int) -> Fill:
-    notional = EXACT.multiply(qty, price)
-    cash = notional if order.side is Side.SELL else -notional
-    return Fill(
-        event_id=f"{order.order_id}/{order.seq + 1}",
-        order_id=order.order_id,
-        symbol=order.symbol,
-        side=order.side,
-        qty=qty,
-        price=price,
-        fees=fees,
-        cash_delta=EXACT.subtract(cash, fees),
-        ts=now_ms,
-        is_shadow=mode is not Mode.LIVE,
-        mode=mode,
-    )
-
-
-def _transition(
-    mode: Mode, order: Order, status: OrderStatus, reason: Reason, now_ms: int, detail: str | None = None
-) -> OrderEvent:
-    order.seq += 1
-    return OrderEvent(
-        order_id=order.order_id,
-        seq=order.seq,
-        signal_id=order.signal_id,
-        symbol=order.symbol,
-        side=order.side,
-        qty=order.qty,
-        price=order.price,
-        filled_qty=order.filled_qty,
-        status=status,
-        reason=reason,
-        ts=now_ms,
-        is_shadow=mode is not Mode.LIVE,
-        detail=detail,
-        mode=mode,
-    )
-
-
-def _adopted(orders: Iterable[OrderEvent], mode: Mode) -> dict[str, Order]:
-    return {
-        event.order_id: Order(
-            order_id=event.order_id,
-            signal_id=event.signal_id,
-            tick_id=0,
-            symbol=event.symbol,
-            side=event.side,
-            qty=event.qty,
-            price=event.price,
-            filled_qty=event.filled_qty,
-            seq=event.seq,
-        )
-        for event in orders
-        if event.mode is mode
-    }
+    def _simulated_fill(self, order: Order, qty: Decimal, price: Decimal, now_ms: int) -> Fill:
+        fees = _ROUND.multiply(EXACT.multiply(qty, price), self._fee_rate).quantize(PLACES, context=_ROUND)
+        return self._fill(order, qty, price, fees, now_ms)
 
 
 class ShadowExecutor(_Simulator):
-    """Records each order as filled, whole and at once, at the tick's price worsened by the slippage (S9)."""
+    """Records each order as filled, whole and at once, at the tick's price worsened by the slippage (S9).
+
+    The fee and slippage assumed are in the transition's detail. An order is never open here.
+    """
 
     mode = Mode.SHADOW
-
-    def adopt(self, orders: Iterable[OrderEvent]) -> None:
-        """A shadow order is never open; there is nothing to take over."""
-
-    def submit(self, signal: Signal, now_ms: int) -> Outcome:
-        if not self._is_new(signal):
-            return [], []
-        order = _order(self.mode, signal)
-        problem = _unusable(signal)
-        if problem is None:
-            order.qty = order.qty.quantize(PLACES, context=_CUT)
-            price = self._fill_price(order.side, order.price)
-            if price > 0:
-                fill = self._fill(order, order.qty, price, now_ms)
-                filled = _transition(
-                    self.mode, order, OrderStatus.FILLED, Reason.SHADOW_RECORDED, now_ms, self._assumptions()
-                )
-                return [filled], [fill]
-            problem = f"price {order.price} less slippage is not positive"
-        rejected = _transition(
-            self.mode, order, OrderStatus.REJECTED, Reason.SHADOW_RECORDED, now_ms, problem
-        )
-        return [rejected], []
 
     def on_ticks(self, ticks: Sequence[Tick], now_ms: int) -> Outcome:
         return [], []
@@ -258,8 +273,178 @@ class ShadowExecutor(_Simulator):
     def cancel(self, order_id: str, now_ms: int) -> Outcome:
         return [], []
 
-    def cancel_all(self, now_ms: int) -> Outcome:
+    def _place(self, order: Order, problem: str | None, now_ms: int) -> Outcome:
+        if problem is None:
+            price = self._fill_price(order.side, order.price)
+            problem = _unusable("price after slippage", price)
+        if problem is not None:
+            return [self._transition(order, OrderStatus.REJECTED, Reason.SHADOW_RECORDED, now_ms, problem)], []
+        fill = self._simulated_fill(order, order.qty, price, now_ms)
+        filled = self._transition(order, OrderStatus.FILLED, Reason.SHADOW_RECORDED, now_ms, self._assumptions)
+        return [filled], [fill]
+
+
+class PaperExecutor(_Simulator):
+    """Market orders against the ticks that follow, in a simulation that gives the same fills for the same ticks.
+
+    A tick fills at most its own volume, the oldest order of its symbol first, at its price worsened by the
+    slippage. What is left of an order after PAPER_TICKS_MAX ticks of its symbol is cancelled.
+    """
+
+    mode = Mode.PAPER
+
+    def on_ticks(self, ticks: Sequence[Tick], now_ms: int) -> Outcome:
+        events: list[OrderEvent] = []
+        fills: list[Fill] = []
+        for tick in ticks:
+            if not self._open:
+                break
+            self._match(tick, now_ms, events, fills)
+        return events, fills
+
+    def cancel(self, order_id: str, now_ms: int) -> Outcome:
+        order = self._open.get(order_id)
+        if order is None:
+            return [], []
+        return [self._cancel(order, now_ms, "requested")], []
+
+    def _place(self, order: Order, problem: str | None, now_ms: int) -> Outcome:
+        events = [self._transition(order, OrderStatus.SUBMITTED, Reason.PAPER_SUBMITTED, now_ms, self._assumptions)]
+        if problem is None:
+            events.append(self._transition(order, OrderStatus.ACKNOWLEDGED, Reason.PAPER_ACKNOWLEDGED, now_ms))
+        else:
+            events.append(self._transition(order, OrderStatus.REJECTED, Reason.PAPER_REJECTED, now_ms, problem))
+        return events, []
+
+    def _match(self, tick: Tick, now_ms: int, events: list[OrderEvent], fills: list[Fill]) -> None:
+        waiting = [order for order in self._open.values() if order.symbol == tick.symbol and tick.id > order.tick_id]
+        if not waiting:
+            return
+        available = self._tradable_volume(tick)
+        for order in waiting:
+            order.resting_ticks += 1
+            qty = min(available, order.remaining_qty)
+            if qty > 0:
+                available = EXACT.subtract(available, qty)
+                price = self._fill_price(order.side, Decimal(repr(tick.price)))
+                fills.append(self._simulated_fill(order, qty, price, now_ms))
+                status = OrderStatus.PARTIAL_FILL if order.remaining_qty else OrderStatus.FILLED
+                events.append(self._transition(order, status, Reason.PAPER_FILL, now_ms))
+            if order.remaining_qty and order.resting_ticks >= PAPER_TICKS_MAX:
+                events.append(self._cancel(order, now_ms, f"not filled within {PAPER_TICKS_MAX} ticks"))
+
+    def _tradable_volume(self, tick: Tick) -> Decimal:
+        """What the tick can fill: nothing where its price or volume could not be booked exactly."""
+        price, volume = Decimal(repr(tick.price)), Decimal(repr(tick.volume))
+        if _unusable("price", price) or _unusable("volume", volume):
+            return Decimal(0)
+        if any(_unusable("price", self._fill_price(side, price)) for side in Side):
+            return Decimal(0)
+        return volume.quantize(PLACES, context=_CUT)
+
+    def _cancel(self, order: Order, now_ms: int, why: str) -> OrderEvent:
+        return self._transition(order, OrderStatus.CANCELED, Reason.PAPER_CANCELED, now_ms, why)
+
+
+class AdapterReport(msgspec.Struct, frozen=True):
+    """What a venue said about one order. `qty`, `price` and `fees` are those of this execution alone, and 0
+    unless `status` is PARTIAL_FILL or FILLED."""
+
+    order_id: str
+    status: OrderStatus
+    qty: Decimal = Decimal(0)
+    price: Decimal = Decimal(0)
+    fees: Decimal = Decimal(0)
+    detail: str | None = None
+
+
+class ExecutionAdapter(Protocol):
+    """The port to a venue: what an entry point in the group `hybrid_engine.execution` must be (R6).
+
+    Called on the event loop, so no method may wait for the network: queue the request, answer in `reports`.
+    """
+
+    name: str
+
+    def submit(self, order: Order) -> None:
+        """Send the order. Raise, with whatever exception, only if it surely did not reach the venue: the order
+        is then recorded as REJECTED (L4). Anything less certain belongs into `reports`."""
+        ...
+
+    def cancel(self, order_id: str) -> None:
+        """Ask for what is left of the order to be cancelled; CANCELED comes through `reports`."""
+        ...
+
+    def reports(self) -> Sequence[AdapterReport]:
+        """What has happened since the last call, in order."""
+        ...
+
+
+class LiveExecutor(_Executor):
+    """Passes orders to an adapter and records what it answers. No adapter error is swallowed (L4): one from
+    `submit` or `cancel` becomes a transition with reason ADAPTER, one from `reports` ends the run."""
+
+    mode = Mode.LIVE
+
+    def __init__(self, adapter: ExecutionAdapter) -> None:
+        super().__init__()
+        self._adapter = adapter
+
+    def on_ticks(self, ticks: Sequence[Tick], now_ms: int) -> Outcome:
+        """Books the adapter's reports; the ticks themselves mean nothing here.
+        Raises Crash for a report about an order that is not open."""
+        events: list[OrderEvent] = []
+        fills: list[Fill] = []
+        for report in self._adapter.reports():
+            order = self._open.get(report.order_id)
+            if order is None:
+                raise Crash(
+                    f"adapter {self._adapter.name}: report about an order that is not open",
+                    order_id=report.order_id,
+                    status=report.status,
+                )
+            if report.status in (OrderStatus.PARTIAL_FILL, OrderStatus.FILLED):
+                qty, price, fees = (
+                    value.quantize(PLACES, context=_ROUND) for value in (report.qty, report.price, report.fees)
+                )
+                fills.append(self._fill(order, qty, price, fees, now_ms))
+            events.append(self._transition(order, report.status, Reason.ADAPTER, now_ms, report.detail))
+        return events, fills
+
+    def cancel(self, order_id: str, now_ms: int) -> Outcome:
+        """Asks the adapter; the order stays open until a report says CANCELED."""
+        order = self._open.get(order_id)
+        if order is None:
+            return [], []
+        try:
+            self._adapter.cancel(order_id)
+        except Exception as error:  # whatever a venue's library raises
+            detail = f"cancel: {_named(error)}"
+            return [self._transition(order, order.status, Reason.ADAPTER, now_ms, detail)], []
         return [], []
 
-    def _assumptions(self) -> str | None:
-        return None
+    def _place(self, order: Order, problem: str | None, now_ms: int) -> Outcome:
+        events = [self._transition(order, OrderStatus.SUBMITTED, Reason.ADAPTER, now_ms, self._adapter.name)]
+        if problem is None:
+            try:
+                self._adapter.submit(order)
+            except Exception as error:  # whatever a venue's library raises
+                problem = _named(error)
+        if problem is not None:
+            events.append(self._transition(order, OrderStatus.REJECTED, Reason.ADAPTER, now_ms, problem))
+        return events, []
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def make(mode: Mode, *, fee_rate: Decimal, slippage_bps: Decimal, adapter: ExecutionAdapter | None = None) -> Executor:
+    """The executor of a mode. LIVE without an adapter raises ConfigError (R6): the gate checks that first."""
+    if mode is Mode.SHADOW:
+        return ShadowExecutor(fee_rate, slippage_bps)
+    if mode is Mode.PAPER:
+        return PaperExecutor(fee_rate, slippage_bps)
+    if adapter is None:
+        raise ConfigError("mode LIVE: no execution adapter was given", mode=mode)
+    return LiveExecutor(adapter)

@@ -17,11 +17,12 @@ import hashlib
 import logging
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
@@ -58,8 +59,13 @@ class Inlet(Protocol):
 class Feed(Protocol):
     """One source of ticks for one run."""
 
-    parse_errors: int
-    ignored: int
+    @property
+    def parse_errors(self) -> int:
+        """Unusable messages (N8)."""
+
+    @property
+    def ignored(self) -> int:
+        """Well-formed messages that are no trades (N8b)."""
 
     @property
     def source(self) -> str | None:
@@ -194,19 +200,20 @@ class ReplayFeed(_Stepped):
 
     source = "replay"
 
-    def __init__(self, inlet: Inlet, chunks: AsyncIterator[list[Tick]]) -> None:
+    def __init__(self, inlet: Inlet, chunks: AsyncGenerator[list[Tick], None]) -> None:
         super().__init__(inlet)
         self._chunks = chunks
 
     async def run(self) -> None:
-        async for ticks in self._chunks:
-            self._inlet.answer()
-            self._inlet.deliver(ticks)
-            while self._paused and not self._stopped:
-                await self._bell.wait()
+        async with aclosing(self._chunks) as chunks:
+            async for ticks in chunks:
                 self._inlet.answer()
-            if self._stopped:
-                return
+                self._inlet.deliver(ticks)
+                while self._paused and not self._stopped:
+                    await self._bell.wait()
+                    self._inlet.answer()
+                if self._stopped:
+                    return
 
 
 class FileReplayFeed(ReplayFeed):
@@ -240,9 +247,10 @@ class FileReplayFeed(ReplayFeed):
         self._stream = _Stream(Parser(Kind.REPLAY, f"{self._by_line}:ids", ""), parse_error_limit)
         super().__init__(inlet, self._read())
 
-    async def _read(self) -> AsyncIterator[list[Tick]]:
+    async def _read(self) -> AsyncGenerator[list[Tick], None]:
         loop = asyncio.get_running_loop()
-        with open(self._path, "rb") as file:
+        file = await asyncio.to_thread(open, self._path, "rb")
+        with file:
             number = 0
             while lines := await asyncio.to_thread(_read_lines, file):
                 ticks: list[Tick] = []
@@ -272,7 +280,7 @@ class FileReplayFeed(ReplayFeed):
 
 def _read_lines(file: IO[bytes]) -> list[bytes]:
     """The next lines of `file`, at most one step of them; a line that never ends is cut, not read whole."""
-    lines = []
+    lines: list[bytes] = []
     size = 0
     while len(lines) < _STEP_TICKS and size < MAX_MESSAGE_BYTES:
         line = file.readline(MAX_MESSAGE_BYTES + 1)
@@ -286,7 +294,7 @@ def _read_lines(file: IO[bytes]) -> list[bytes]:
     return lines
 
 
-async def stored_ticks(chunks: AsyncIterator[list[Tick]]) -> AsyncIterator[list[Tick]]:
+async def stored_ticks(chunks: AsyncIterator[list[Tick]]) -> AsyncGenerator[list[Tick], None]:
     """Ticks of the database for a replay into that same database: each keeps its row id, which is identity
     enough, and loses the venue's, because in time order they may look like gaps and duplicates."""
     async for ticks in chunks:
@@ -665,7 +673,7 @@ class _PicowsConnection:
         asyncio.get_running_loop().call_later(_CLOSE_GRACE_SECS, self._transport.disconnect, False)
 
 
-class _PicowsListener(WSListener):  # type: ignore[misc]
+class _PicowsListener(WSListener):
     """Frames out of the socket's callback. Payloads are views into the receive buffer, good until the
     callback returns; a parser copies what it keeps."""
 
@@ -681,6 +689,11 @@ class _PicowsListener(WSListener):  # type: ignore[misc]
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.TEXT and frame.fin and self._pieces is None:
             self._text(frame.get_payload_as_memoryview())
+        elif frame.msg_type == WSMsgType.CLOSE:
+            # No sign of life: were it taken for one, a server that accepts and closes would look healthy.
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+            return
         else:
             self._other(transport, frame)
         # picows marks the last frame of each read, control frames included, which is why the pongs are ours.
@@ -693,9 +706,6 @@ class _PicowsListener(WSListener):  # type: ignore[misc]
             transport.send_pong(frame.get_payload_as_bytes())
         elif kind == WSMsgType.PONG:
             self._line.pong()
-        elif kind == WSMsgType.CLOSE:
-            transport.send_close(WSCloseCode.OK)
-            transport.disconnect()
         elif kind == WSMsgType.BINARY:
             # Its continuation frames are refused one by one too: rare enough not to matter.
             self._line.refuse("binary message")
@@ -728,7 +738,7 @@ class _PicowsListener(WSListener):  # type: ignore[misc]
                 self._line.refuse(f"frame over {MAX_MESSAGE_BYTES} bytes")
             reason = "message too big"
         elif received is not None:
-            reason = f"closed by the peer: {int(received.code)} {received.reason or ''}".rstrip()
+            reason = f"closed by the peer: {received.code} {received.reason or ''}".rstrip()
         else:
             reason = "connection broken"
         self._line.closed(reason)
@@ -770,13 +780,13 @@ class _WebsocketsConnection:
         self._websocket = websocket
         self._may_read = asyncio.Event()
         self._may_read.set()
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         line.opened(self)
         self._spawn(self._read())
 
-    def _spawn(self, coroutine: object) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         # The event loop itself holds tasks only weakly.
-        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -106,11 +106,13 @@ class Written(msgspec.Struct):
 
 
 class Position(msgspec.Struct, frozen=True):
-    """The exact sum of all fills of one symbol in one mode: quantity held, cash it moved, fees in that."""
+    """The exact sums of all fills of one symbol in one mode: quantity held, cash moved, fees paid (which are in
+    the cash). `price` is that of the last fill."""
 
     qty: Decimal
     cash: Decimal
     fees: Decimal
+    price: Decimal
 
 
 class Restored(msgspec.Struct):
@@ -192,7 +194,6 @@ _COLUMNS_V1: Final[dict[str, dict[str, str]]] = {
         "filled_qty": "TEXT",
         "seq": "INTEGER",
         "reason": "TEXT",
-        "detail": "TEXT",
         "updated_ts": "INTEGER",
     },
     "trades": {
@@ -212,7 +213,7 @@ _STATEMENTS_V1: Final = (
        reason TEXT NOT NULL, filled_qty TEXT NOT NULL, ts INTEGER NOT NULL, detail TEXT,
        PRIMARY KEY(order_id, seq)) WITHOUT ROWID""",
     """CREATE TABLE positions(mode TEXT NOT NULL, symbol TEXT NOT NULL, qty TEXT NOT NULL, cash TEXT NOT NULL,
-       fees TEXT NOT NULL, PRIMARY KEY(mode, symbol)) WITHOUT ROWID""",
+       fees TEXT NOT NULL, price TEXT NOT NULL, PRIMARY KEY(mode, symbol)) WITHOUT ROWID""",
     "CREATE UNIQUE INDEX ticks_by_trade_id ON ticks(source, trade_id) WHERE trade_id IS NOT NULL",
     "CREATE UNIQUE INDEX ticks_by_event_id ON ticks(source, event_id) WHERE event_id IS NOT NULL",
     "CREATE UNIQUE INDEX signals_by_event_id ON signals(event_id)",
@@ -227,10 +228,7 @@ _STATEMENTS_V1: Final = (
 def _columns(connection: sqlite3.Connection, table: str) -> dict[str, tuple[str, bool, bool, bool]]:
     """Column name -> (type, NOT NULL, has a default, is the primary key); empty without such a table."""
     rows = connection.execute(f'PRAGMA table_info("{table}")')
-    return {
-        name: (type_.upper(), bool(nn), default is not None, pk == 1)
-        for _, name, type_, nn, default, pk in rows
-    }
+    return {name: (type_.upper(), bool(nn), default is not None, pk == 1) for _, name, type_, nn, default, pk in rows}
 
 
 def _adopt_table(connection: sqlite3.Connection, path: Path, table: str) -> None:
@@ -276,9 +274,7 @@ def _migrate_0_to_1(connection: sqlite3.Connection, path: Path) -> int:
     its price does. Positions start from zero: that engine booked every fill at a constant 100.0 (contract
     section 12), so the sum of its fills says nothing.
     """
-    for index, sql in connection.execute(
-        "SELECT name, sql FROM sqlite_master WHERE type = 'index'"
-    ).fetchall():
+    for index, sql in connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index'").fetchall():
         columns = [row[2] for row in connection.execute(f'PRAGMA index_info("{index}")')]
         if sql is not None and columns == ["ts"]:
             connection.execute(f'DROP INDEX "{index}"')
@@ -507,17 +503,16 @@ _TICKS: Final = _Insert(
     "ON CONFLICT DO NOTHING",
 )
 _SIGNALS: Final = _Insert(
-    "INSERT INTO signals(symbol, kind, value, ts, event_id, tick_id, side, reason, size, price, veto,"
-    " veto_detail)",
+    "INSERT INTO signals(symbol, kind, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail)",
     12,
     "ON CONFLICT DO NOTHING",
 )
 _ORDERS: Final = _Insert(
     "INSERT INTO orders(symbol, side, qty, price, status, ts, order_id, signal_id, mode, is_shadow,"
-    " qty_exact, price_exact, filled_qty, seq, reason, detail, updated_ts)",
-    17,
+    " qty_exact, price_exact, filled_qty, seq, reason, updated_ts)",
+    16,
     "ON CONFLICT(order_id) DO UPDATE SET status = excluded.status, filled_qty = excluded.filled_qty,"
-    " seq = excluded.seq, reason = excluded.reason, detail = excluded.detail,"
+    " seq = excluded.seq, reason = excluded.reason,"
     " updated_ts = excluded.updated_ts WHERE excluded.seq > orders.seq",
 )
 _ORDER_EVENTS: Final = _Insert(
@@ -700,7 +695,7 @@ class Ledger:
             orders += (
                 event.symbol, event.side, float(event.qty), float(event.price), event.status, event.ts,
                 event.order_id, event.signal_id, event.mode, event.is_shadow, _text(event.qty),
-                _text(event.price), filled, event.seq, event.reason, event.detail, event.ts,
+                _text(event.price), filled, event.seq, event.reason, event.ts,
             )  # fmt: skip
             transitions += (
                 event.order_id, event.seq, event.status, event.reason, filled, event.ts, event.detail,
@@ -719,37 +714,42 @@ class Ledger:
                 _text(fill.fees), _text(fill.cash_delta),
             )  # fmt: skip
         new = {event_id for (event_id,) in self._insert(_FILLS, values)}
-        self._move_positions({fill.event_id: fill for fill in fills if fill.event_id in new})
+        # An id that comes twice in one batch is in the table as it came first.
+        first = {fill.event_id: fill for fill in reversed(fills)}
+        self._move_positions([fill for fill in fills if fill.event_id in new and first[fill.event_id] is fill])
         return len(new)
 
-    def _move_positions(self, fills: dict[str, Fill]) -> None:
-        moved: dict[tuple[str, str], tuple[Decimal, Decimal, Decimal]] = {}
-        for fill in fills.values():
+    def _move_positions(self, fills: list[Fill]) -> None:
+        moved: dict[tuple[str, str], Position] = {}
+        for fill in fills:
             key = (fill.mode, fill.symbol)
-            if key not in moved:
-                row = self._connection.execute(
-                    "SELECT qty, cash, fees FROM positions WHERE mode = ? AND symbol = ?", key
-                ).fetchone() or ("0", "0", "0")
-                moved[key] = (Decimal(row[0]), Decimal(row[1]), Decimal(row[2]))
-            qty, cash, fees = moved[key]
-            change = fill.qty if fill.side is Side.BUY else -fill.qty
-            moved[key] = (
-                EXACT.add(qty, change),
-                EXACT.add(cash, fill.cash_delta),
-                EXACT.add(fees, fill.fees),
+            before = moved.get(key) or self._position(key)
+            moved[key] = Position(
+                qty=EXACT.add(before.qty, fill.qty if fill.side is Side.BUY else EXACT.minus(fill.qty)),
+                cash=EXACT.add(before.cash, fill.cash_delta),
+                fees=EXACT.add(before.fees, fill.fees),
+                price=fill.price,
             )
         self._connection.executemany(
-            "INSERT INTO positions(mode, symbol, qty, cash, fees) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET qty = excluded.qty, cash = excluded.cash, fees = excluded.fees",
-            [(*key, *map(_text, sums)) for key, sums in moved.items()],
+            "INSERT INTO positions(mode, symbol, qty, cash, fees, price) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET qty = excluded.qty, cash = excluded.cash, fees = excluded.fees,"
+            " price = excluded.price",
+            [
+                (*key, _text(sums.qty), _text(sums.cash), _text(sums.fees), _text(sums.price))
+                for key, sums in moved.items()
+            ],
         )
+
+    def _position(self, key: tuple[str, str]) -> Position:
+        row = self._connection.execute(
+            "SELECT qty, cash, fees, price FROM positions WHERE mode = ? AND symbol = ?", key
+        ).fetchone()
+        return Position(*map(Decimal, row or ("0", "0", "0", "0")))
 
     def _restore(self) -> Restored:
         connection = self._connection
         tick_id_max = connection.execute("SELECT max(id) FROM ticks").fetchone()[0] or 0
-        watermarks = dict(
-            connection.execute("SELECT name, last_trade_id FROM sources WHERE last_trade_id IS NOT NULL")
-        )
+        watermarks = dict(connection.execute("SELECT name, last_trade_id FROM sources WHERE last_trade_id IS NOT NULL"))
         recent: dict[str, list[str]] = {}
         for source, event_id in connection.execute(
             "SELECT sources.name, event_id FROM ticks JOIN sources ON sources.id = ticks.source"
@@ -758,22 +758,18 @@ class Ledger:
         ):
             recent.setdefault(source, []).append(event_id)
         positions: dict[Mode, dict[str, Position]] = {}
-        for mode, symbol, qty, cash, fees in connection.execute(
-            "SELECT mode, symbol, qty, cash, fees FROM positions"
-        ):
-            positions.setdefault(Mode(mode), {})[symbol] = Position(
-                Decimal(qty), Decimal(cash), Decimal(fees)
-            )
+        for mode, symbol, *sums in connection.execute("SELECT mode, symbol, qty, cash, fees, price FROM positions"):
+            positions.setdefault(Mode(mode), {})[symbol] = Position(*map(Decimal, sums))
         open_orders = [
             OrderEvent(
                 order_id=row[0], seq=row[1], signal_id=row[2], symbol=row[3], side=Side(row[4]),
                 qty=Decimal(row[5]), price=Decimal(row[6]), filled_qty=Decimal(row[7]),
                 status=OrderStatus(row[8]), reason=Reason(row[9]), ts=row[10], is_shadow=bool(row[11]),
-                detail=row[12], mode=Mode(row[13]),
+                mode=Mode(row[12]),
             )
             for row in connection.execute(
                 "SELECT order_id, seq, signal_id, symbol, side, qty_exact, price_exact, filled_qty, status,"
-                " reason, updated_ts, is_shadow, detail, mode FROM orders"
+                " reason, updated_ts, is_shadow, mode FROM orders"
                 f" WHERE status IN {_OPEN_STATUSES} AND order_id IS NOT NULL ORDER BY id"
             )
         ]  # fmt: skip

@@ -14,6 +14,8 @@ import os
 import traceback
 from datetime import UTC, datetime
 
+from engine.exits import EngineError, ExitCode
+
 _LEVEL_NAMES = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 
 # Chatter of the WebSocket libraries about every connection; the feed logs those itself, with its own fields.
@@ -91,6 +93,15 @@ def configure(level: str, fd: int = 1) -> JsonLines:
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     return handler
+
+
+def report(logger: logging.Logger, error: EngineError, cause: BaseException | None = None) -> None:
+    """Logs why the engine stops as one ERROR line, with the traceback of `cause`, by default of what `error`
+    was raised from where that is an unexpected failure."""
+    fields = {**error.details, "exit_code": int(error.code), "exit_name": error.code.name}
+    if cause is None and error.code is ExitCode.CRASH:
+        cause = error.__cause__
+    logger.error("%s", error, exc_info=cause, extra={"fields": fields})
 
 
 class RateLimited:

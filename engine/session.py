@@ -2,12 +2,7 @@
 
 A state machine without I/O. The caller (feeds.py) tells it what happened, each time with the monotonic time,
 and carries out the effects it gets back, in order:
-
-    Connect(conn, source)   open a WebSocket to source.url; answer with connected() or connect_failed()
-    Ping(conn)              send a ping; answer with pong() when one arrives
-    Close(conn, reason)     drop the connection, or the attempt if it is still one; no answer is due
-    Wake(at)                call wake() at that time; a later Wake replaces an earlier one
-    GiveUp(seconds, ...)    no source could be kept for that long: end the run with exit 10
+`Connect`, `Ping`, `Close`, `Wake`, `GiveUp`.
 
 A connection number is never used twice. Events of a connection that the session has closed, or that has
 failed, are late and change nothing, so the caller need not guard against races.
@@ -68,24 +63,34 @@ class Policy(Struct, frozen=True):
 
 
 class Connect(Struct, frozen=True):
+    """Open a WebSocket to `source.url`; answer with connected() or connect_failed()."""
+
     conn: int
     source: Source
 
 
 class Ping(Struct, frozen=True):
+    """Send a ping; answer with pong() when one arrives."""
+
     conn: int
 
 
 class Close(Struct, frozen=True):
+    """Drop the connection, or the attempt if it is still one; no answer is due. `reason` is for the log."""
+
     conn: int
     reason: str
 
 
 class Wake(Struct, frozen=True):
+    """Call wake() at this monotonic time; replaces an earlier Wake."""
+
     at: float
 
 
 class GiveUp(Struct, frozen=True):
+    """End the run with exit 10: nothing was open for `seconds`; `last_reason` is the latest failure."""
+
     seconds: float
     last_reason: str
 

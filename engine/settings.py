@@ -102,12 +102,8 @@ class _Table(BaseModel):
 
 
 class App(_Table):
-    symbol: Text = Field(
-        default="SOL/USDC", description="What the ticks are called where a source names no symbol."
-    )
-    db_path: FilePath = Field(
-        default="data/bot.db", description="SQLite database, relative to the working directory."
-    )
+    symbol: Text = Field(default="SOL/USDC", description="What the ticks are called where a source names no symbol.")
+    db_path: FilePath = Field(default="data/bot.db", description="SQLite database, relative to the working directory.")
 
 
 class Engine(_Table):
@@ -115,16 +111,10 @@ class Engine(_Table):
         default="SYNTHETIC", description="Where ticks come from."
     )
     tick_interval_ms: Millis = Field(default=500, description="SYNTHETIC: time between two ticks.")
-    signal_every_n_ticks: Count = Field(
-        default=10, description="Strategy `periodic`: a signal every so many ticks."
-    )
+    signal_every_n_ticks: Count = Field(default=10, description="Strategy `periodic`: a signal every so many ticks.")
     heartbeat_interval_secs: Secs = Field(default=10.0, description="Time between two HEARTBEAT (G4) lines.")
-    run_seconds: Secs | None = Field(
-        default=None, description="Stop with exit 0 after so long; absent: run on."
-    )
-    ws_url: WsUrl = Field(
-        default="ws://localhost:9001", description="MOCK_WS: the one URL that is connected to."
-    )
+    run_seconds: Secs | None = Field(default=None, description="Stop with exit 0 after so long; absent: run on.")
+    ws_url: WsUrl = Field(default="ws://localhost:9001", description="MOCK_WS: the one URL that is connected to.")
     sample_every: Count = Field(default=1, description="Process every Nth new tick (N7).")
     replay_file: FilePath | None = Field(
         default=None, description="REPLAY: JSONL file of ticks; absent: the ticks in the database."
@@ -133,45 +123,27 @@ class Engine(_Table):
     price_step: float = Field(default=0.05, ge=0, description="SYNTHETIC: size of one step of the walk.")
     volume: float = Field(default=1.0, ge=0, description="SYNTHETIC: volume of each tick.")
     max_staleness_ms: Millis = Field(default=5000, description="A signal on an older tick is vetoed (R2).")
-    keepalive_secs: Secs = Field(
-        default=10.0, description="Ping after so long without anything received (N6)."
-    )
-    pong_timeout_secs: Secs = Field(
-        default=10.0, description="Reconnect when a ping is unanswered for so long (N6)."
-    )
+    keepalive_secs: Secs = Field(default=10.0, description="Ping after so long without anything received (N6).")
+    pong_timeout_secs: Secs = Field(default=10.0, description="Reconnect when a ping is unanswered for so long (N6).")
     feed_silence_secs: float = Field(
         default=120.0,
         ge=0,
         le=_MAX_SECS,
         description="Move on from a source without a new tick for so long; 0: never (N6).",
     )
-    max_backoff_secs: Secs = Field(
-        default=30.0, description="Longest delay between two attempts at a source (N5)."
-    )
-    network_give_up_secs: Secs = Field(
-        default=120.0, description="Exit 10 after so long without any connection."
-    )
-    parse_error_limit: Count = Field(
-        default=100, description="Exit 11 after so many unusable messages in a row (N8)."
-    )
-    overload_grace_ms: Millis = Field(
-        default=250, description="Exit 13 when a channel is full for longer (B2)."
-    )
+    max_backoff_secs: Secs = Field(default=30.0, description="Longest delay between two attempts at a source (N5).")
+    network_give_up_secs: Secs = Field(default=120.0, description="Exit 10 after so long without any connection.")
+    parse_error_limit: Count = Field(default=100, description="Exit 11 after so many unusable messages in a row (N8).")
+    overload_grace_ms: Millis = Field(default=250, description="Exit 13 when a channel is full for longer (B2).")
     shutdown_timeout_secs: Secs = Field(
         default=5.0, description="Longest time a stop may take to write what is queued."
     )
 
 
 class StrategyTable(_Table):
-    name: Literal["periodic", "sma_crossover"] = Field(
-        default="periodic", description="Which strategy runs (R1)."
-    )
-    sma_short: int = Field(
-        default=5, ge=1, le=1_000_000, description="sma_crossover: ticks in the short average."
-    )
-    sma_long: int = Field(
-        default=20, ge=2, le=1_000_000, description="sma_crossover: ticks in the long average."
-    )
+    name: Literal["periodic", "sma_crossover"] = Field(default="periodic", description="Which strategy runs (R1).")
+    sma_short: int = Field(default=5, ge=1, le=1_000_000, description="sma_crossover: ticks in the short average.")
+    sma_long: int = Field(default=20, ge=2, le=1_000_000, description="sma_crossover: ticks in the long average.")
 
     @model_validator(mode="after")
     def _short_is_shorter(self) -> StrategyTable:
@@ -181,44 +153,28 @@ class StrategyTable(_Table):
 
 
 class Execution(_Table):
-    fee_rate: float = Field(
-        default=0.001, ge=0, le=1, description="Fees as a fraction of an order's notional value."
-    )
-    slippage_bps: float = Field(
-        default=0.0, ge=0, lt=10_000, description="Price moved against us, in basis points."
-    )
-    order_size: float = Field(
-        default=0.1, gt=0, le=1e12, description="Quantity of each signal, in the base asset."
-    )
+    fee_rate: float = Field(default=0.001, ge=0, le=1, description="Fees as a fraction of an order's notional value.")
+    slippage_bps: float = Field(default=0.0, ge=0, lt=10_000, description="Price moved against us, in basis points.")
+    order_size: float = Field(default=0.1, gt=0, le=1e12, description="Quantity of each signal, in the base asset.")
 
 
 class RiskCaps(_Table):
     max_exposure_usd: float = Field(
         default=10_000.0, gt=0, description="Cap on the exposure of all symbols together (R3)."
     )
-    max_symbol_exposure_usd: float = Field(
-        default=5_000.0, gt=0, description="Cap on the exposure of one symbol (R3)."
-    )
-    max_open_orders: Count = Field(
-        default=10, description="Cap on orders that are neither filled nor ended (R3)."
-    )
+    max_symbol_exposure_usd: float = Field(default=5_000.0, gt=0, description="Cap on the exposure of one symbol (R3).")
+    max_open_orders: Count = Field(default=10, description="Cap on orders that are neither filled nor ended (R3).")
 
 
 class Channels(_Table):
     tick_channel_size: ChannelSize = Field(default=256, description="Ticks between ingest and strategy.")
-    signal_channel_size: ChannelSize = Field(
-        default=64, description="Signals between strategy and execution."
-    )
-    persist_channel_size: ChannelSize = Field(
-        default=512, description="Rows between the pipeline and the writer."
-    )
+    signal_channel_size: ChannelSize = Field(default=64, description="Signals between strategy and execution.")
+    persist_channel_size: ChannelSize = Field(default=512, description="Rows between the pipeline and the writer.")
 
 
 class Persist(_Table):
     batch_size: Count = Field(default=100, description="Flush as soon as so many rows wait.")
-    flush_interval_ms: Millis = Field(
-        default=1000, description="Flush when the oldest row has waited so long."
-    )
+    flush_interval_ms: Millis = Field(default=1000, description="Flush when the oldest row has waited so long.")
     busy_timeout_ms: int = Field(
         default=5000,
         ge=1000,
@@ -228,16 +184,12 @@ class Persist(_Table):
 
 
 class Gate(_Table):
-    proof_bundle: FilePath = Field(
-        default="data/proof_bundle.json", description="Signed proof bundle that LIVE needs."
-    )
+    proof_bundle: FilePath = Field(default="data/proof_bundle.json", description="Signed proof bundle that LIVE needs.")
     # Lax for this one field: TOML has lists, not tuples. The strings in it stay strings.
     trusted_keys: tuple[Text, ...] = Field(
         default=(), strict=False, description="Ed25519 public keys that may sign it."
     )
-    max_age_hours: float = Field(
-        default=24.0, gt=0, le=87_600, description="A bundle older than this does not count."
-    )
+    max_age_hours: float = Field(default=24.0, gt=0, le=87_600, description="A bundle older than this does not count.")
 
 
 class Dashboard(_Table):
@@ -276,13 +228,11 @@ class Source(_Table):
     venue: Annotated[Literal["binance", "gemini"], BeforeValidator(str.lower)] | None = Field(
         default=None, description="Whose messages these are; inferred from the URL when absent."
     )
-    symbol: Text | None = Field(
-        default=None, description="What its ticks are called; default [app] symbol (N10)."
-    )
+    symbol: Text | None = Field(default=None, description="What its ticks are called; default [app] symbol (N10).")
 
 
 class _SourcesFile(_Table):
-    source: tuple[Source, ...] = Field(strict=False, min_length=1)
+    source: tuple[Source, ...] = Field(strict=False)
 
 
 class Loaded(NamedTuple):
@@ -300,9 +250,7 @@ class Environment(NamedTuple):
     log_level: str  # HYBRID_LOG
     transport: str  # HYBRID_TRANSPORT: which WebSocket library carries the feed
     notify_socket: str | None  # NOTIFY_SOCKET, sd_notify(3); None when nobody listens
-    watchdog_secs: (
-        float | None
-    )  # WATCHDOG_USEC, sd_watchdog_enabled(3); None when it is off or for another process
+    watchdog_secs: float | None  # WATCHDOG_USEC, sd_watchdog_enabled(3); None when it is off or for another process
 
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR")
@@ -329,9 +277,7 @@ def read_environment(environ: Mapping[str, str] | None = None, pid: int | None =
             )
     usec = environ.get("WATCHDOG_USEC", "")
     ours = environ.get("WATCHDOG_PID", str(pid)) == str(pid)
-    watchdog_secs = (
-        int(usec) / 1e6 if ours and usec.isascii() and usec.isdecimal() and int(usec) > 0 else None
-    )
+    watchdog_secs = int(usec) / 1e6 if ours and usec.isascii() and usec.isdecimal() and int(usec) > 0 else None
     return Environment(log_level, transport, environ.get("NOTIFY_SOCKET") or None, watchdog_secs)
 
 
@@ -479,6 +425,8 @@ def _problem(item: Any, model: type[BaseModel], path: Path, origins: Mapping[str
         shown = ""
     elif item["type"] == "model_type":
         allowed = "should be a table"
+    elif item["type"] == "tuple_type":
+        allowed = "should be a list"
     name = origin if key in origins else f"{origin}: {key}"
     problem = f"{name} = {shown}: {allowed}" if shown else f"{name}: {allowed}"
     return {"problem": problem, **details, "allowed": allowed}

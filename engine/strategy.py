@@ -64,9 +64,7 @@ class Periodic:
         count, until_next = len(ticks), self._until_next
         while until_next <= count:
             signals.append(
-                _signal(
-                    self.name, ticks[until_next - 1], self._side, Reason.PERIODIC_TRIGGER, self._order_size
-                )
+                _signal(self.name, ticks[until_next - 1], self._side, Reason.PERIODIC_TRIGGER, self._order_size)
             )
             self._side = Side.BUY if self._side is Side.SELL else Side.SELL
             until_next += self._every
@@ -142,9 +140,7 @@ class SmaCrossover:
         return None
 
 
-def make(
-    name: str, *, order_size: Decimal, signal_every_n_ticks: int, sma_short: int, sma_long: int
-) -> Strategy:
+def make(name: str, *, order_size: Decimal, signal_every_n_ticks: int, sma_short: int, sma_long: int) -> Strategy:
     """The strategy of `[strategy] name`, with the settings it needs of those given (ticks; size in units of the
     base asset). Raises ConfigError for an unknown name, or averages that could never cross."""
     if name == Periodic.name:

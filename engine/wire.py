@@ -220,7 +220,7 @@ class Parser:
     """Unusable messages, and unusable events of Gemini frames (`parse_errors`, N8)."""
 
     error_streak: int
-    """Unusable messages in a row; any message that yields a tick or is ignored ends the streak."""
+    """Unusable messages since the last tick; ignored messages neither count nor end the streak."""
 
     last_error: str | None
     """Why the latest error was one, with an excerpt: printable, 120 characters at most. None until then."""
@@ -264,8 +264,8 @@ class Parser:
         self.last_error = f"{printable[:room]}: {excerpt}" if excerpt else printable[:room]
 
     def _ignore(self) -> None:
+        # Not the end of a streak: a venue whose trades no longer parse goes on sending book updates (N8b).
         self.ignored += 1
-        self.error_streak = 0
 
     def _read_object(self, message: Message) -> dict[str, Any] | None:
         """The message as a JSON object; None, and an error counted, when it is none."""

@@ -6,9 +6,10 @@ import argparse
 import json
 import os
 import sys
+import tomllib
 from pathlib import Path
 
-from harness import buglog, doctor, recorder
+from harness import buglog, contract, doctor, recorder
 from harness.errors import HarnessError
 
 
@@ -49,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
         "--reports", type=Path, default=Path("reports"), help="directory of the run (default: reports)"
     )
     command.set_defaults(run=_buglog)
+
+    command = commands.add_parser(
+        "contract", help="list the clauses of docs/contract.md, and which are planned",
+        description="Compares docs/contract.md with config/contract.toml. Exit status 1 when they disagree.",
+    )  # fmt: skip
+    command.add_argument("--update", action="store_true", help="take over clauses and digests from docs/contract.md")
+    command.set_defaults(run=_contract)
     return parser
 
 
@@ -73,6 +81,26 @@ def _buglog(options: argparse.Namespace) -> int:
         (target / name).write_text(text, encoding="utf-8", errors="replace")
         print(target / name)
     return 0
+
+
+def _contract(options: argparse.Namespace) -> int:
+    text, table = Path("docs/contract.md"), Path("config/contract.toml")
+    try:
+        texts = contract.clauses(text.read_text())
+        listed = contract.listed(tomllib.loads(table.read_text()) if table.exists() else {})
+    except OSError as error:
+        raise HarnessError(f"cannot read {error.filename}: {error.strerror}; run this in the checkout") from error
+    except ValueError as error:
+        raise HarnessError(f"{table}: {error}") from error
+    if options.update:
+        planned = [clause for clause in texts if clause not in listed or listed[clause].planned]
+        table.write_text(contract.as_toml(texts, planned))
+        return 0
+    for clause, entry in listed.items():
+        print(f"{'planned' if entry.planned else 'built':<8} {clause:<12} {texts.get(clause, '')[:90]}")
+    for line in (wrong := contract.disagreements(texts, listed)):
+        print(f"harness: {line}", file=sys.stderr)
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

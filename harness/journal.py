@@ -1,4 +1,4 @@
-"""Journal JSON -> typed log lines. A line knows its unit, its invocation and, where the service logs JSON
+"""Journal fields -> typed entries. An entry knows its unit, its invocation and, where the service logs JSON
 in the shape of contract M1, the event's own fields."""
 
 from __future__ import annotations
@@ -24,10 +24,6 @@ class Entry:
     pid: int
     realtime_us: int
     """Microseconds since the Unix epoch, when journald received it."""
-    job_result: str = ""
-    """done, failed... when systemd reports a finished job."""
-    code_exited: str = ""
-    """EXIT_STATUS of a main process that systemd reports as ended."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The `fields` of an M1 log line, `message` included; empty for other entries."""
     level: str = ""
@@ -41,34 +37,31 @@ class Entry:
         return str(self.fields.get("message", self.message))
 
 
-def parse(line: str) -> Entry | None:
-    """One line of `journalctl -o json`, or None when it is not an entry with a message."""
-    try:
-        raw = json.loads(line)
-    except ValueError:
+def parse(raw: Mapping[str, str], realtime_us: int) -> Entry | None:
+    """One journal entry from its fields (systemd.journal-fields(7)), or None when it has no message.
+
+    realtime_us: when journald received it, microseconds since the Unix epoch.
+    """
+    if "MESSAGE" not in raw:
         return None
-    if not isinstance(raw, dict) or "MESSAGE" not in raw:
-        return None
-    message = _text(raw["MESSAGE"])
+    message = raw["MESSAGE"]
     log = _m1(message)
     fields = log.get("fields", {})
     return Entry(
         message=message,
-        unit=_text(
-            raw.get("UNIT") or raw.get("USER_UNIT") or raw.get("_SYSTEMD_USER_UNIT") or raw.get("_SYSTEMD_UNIT") or ""
-        ),
-        invocation_id=_text(
-            raw.get("INVOCATION_ID") or raw.get("USER_INVOCATION_ID") or raw.get("_SYSTEMD_INVOCATION_ID") or ""
-        ),
-        identifier=_text(raw.get("SYSLOG_IDENTIFIER", "")),
+        unit=_first(raw, "UNIT", "USER_UNIT", "_SYSTEMD_USER_UNIT", "_SYSTEMD_UNIT"),
+        invocation_id=_first(raw, "INVOCATION_ID", "USER_INVOCATION_ID", "_SYSTEMD_INVOCATION_ID"),
+        identifier=raw.get("SYSLOG_IDENTIFIER", ""),
         pid=int(raw.get("_PID", 0)),
-        realtime_us=int(raw.get("__REALTIME_TIMESTAMP", 0)),
-        job_result=_text(raw.get("JOB_RESULT", "")),
-        code_exited=_text(raw.get("EXIT_STATUS", "")),
+        realtime_us=realtime_us,
         fields=fields if isinstance(fields, dict) else {},
         level=str(log.get("level", "")),
         target=str(log.get("target", "")),
     )
+
+
+def _first(raw: Mapping[str, str], *names: str) -> str:
+    return next((raw[name] for name in names if raw.get(name)), "")
 
 
 def _m1(message: str) -> dict[str, Any]:
@@ -79,12 +72,3 @@ def _m1(message: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return log if isinstance(log, dict) else {}
-
-
-def _text(value: object) -> str:
-    # journald gives bytes that are not UTF-8 as a list of numbers, and a repeated field as a list of strings.
-    if isinstance(value, list):
-        if all(isinstance(item, int) for item in value):
-            return bytes(value).decode("utf-8", "replace")
-        return str(value[-1]) if value else ""
-    return "" if value is None else str(value)

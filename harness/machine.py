@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cysystemd.reader import JournalOpenMode, JournalReader
+
 from harness.clock import Clock, OsClock, poll
 from harness.errors import MachineError, Unavailable
 from harness.shell import CommandResult, Process, Shell
@@ -48,6 +50,8 @@ MASKED = (
     "systemd-update-utmp.service",
     "systemd-remount-fs.service",
     "dev-hugepages.mount",
+    # Keeps the journal in the machine's own /run: /var/log/journal would be the host's, seen through the overlay.
+    "systemd-journal-flush.service",
 )
 
 TARGET = """\
@@ -101,8 +105,8 @@ class Machine(Protocol):
         """Run systemctl against the manager that runs the unit."""
         ...
 
-    def follow_journal(self, *units: str) -> tuple[str, ...]:
-        """The command that prints these units' journal as JSON lines, from now on or from the boot on."""
+    def open_journal(self, reader: JournalReader) -> None:
+        """Open the machine's journal, placed so that what comes from now on is read next."""
         ...
 
     def journal_command(self, unit: str) -> str:
@@ -139,6 +143,7 @@ class PrivateMachine:
         (self._work / "root").mkdir(parents=True)
         units = self._work / "system"
         units.mkdir()
+        (self._work / "state").mkdir()
         (units / "proofs.target").write_text(TARGET)
         owner = {"pid": os.getpid(), "started": process_start(os.getpid())}
         (self._work / "owner.json").write_text(json.dumps(owner))
@@ -171,7 +176,10 @@ class PrivateMachine:
         return " && ".join(lines)
 
     def _nspawn_argv(self) -> list[str]:
-        binds = [f"--bind={self._work / 'system'}:{self.unit_dir}"]
+        binds = [
+            f"--bind={self._work / 'system'}:{self.unit_dir}",
+            f"--bind={self._work / 'state'}:/var/lib/private/{Path(self.layout.state).name}",
+        ]
         binds += [f"--bind-ro={source}:{target}" for source, target in self._stage.binds()]
         return [
             "systemd-nspawn", "--register=no", "--keep-unit", "--quiet", f"--machine={self.name}",
@@ -219,8 +227,10 @@ class PrivateMachine:
     def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
         return self.run("systemctl", *args, timeout_secs=timeout_secs)
 
-    def follow_journal(self, *units: str) -> tuple[str, ...]:
-        return self._enter("journalctl", "--follow", "--no-tail", "--output=json", *(f"--unit={u}" for u in units))
+    def open_journal(self, reader: JournalReader) -> None:
+        # The machine is as old as the run, so its journal is read from the start.
+        (directory,) = self.path("/run/log/journal").iterdir()
+        reader.open_directory(str(directory))
 
     def journal_command(self, unit: str) -> str:
         return shlex.join(self._enter("journalctl", "-u", unit))
@@ -228,6 +238,10 @@ class PrivateMachine:
     def path(self, inside: str) -> Path:
         if self._leader <= 1:
             raise MachineError(f"machine {self.name} is not running")
+        if inside.startswith(f"{self.layout.state}/"):
+            # SQLite resolves links itself and would take /proc/<pid>/root for our own root: the state directory,
+            # which holds the database, is a directory of the host's.
+            return self._work / "state" / inside.removeprefix(f"{self.layout.state}/")
         return Path(f"/proc/{self._leader}/root{inside}")
 
     def _enter(self, *argv: str) -> tuple[str, ...]:
@@ -284,8 +298,10 @@ BindPaths={self._work}/etc:/etc/hybrid-engine
     def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
         return self.run("systemctl", *args, timeout_secs=timeout_secs)
 
-    def follow_journal(self, *units: str) -> tuple[str, ...]:
-        return ("journalctl", "--follow", "--lines=0", "--output=json", *(f"--unit={u}" for u in units))
+    def open_journal(self, reader: JournalReader) -> None:
+        reader.open(JournalOpenMode.SYSTEM)
+        reader.seek_tail()
+        reader.previous()
 
     def journal_command(self, unit: str) -> str:
         return f"journalctl -u {unit}"
@@ -362,8 +378,10 @@ CapabilityBoundingSet=~
     def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
         return self.run("systemctl", "--user", *args, timeout_secs=timeout_secs)
 
-    def follow_journal(self, *units: str) -> tuple[str, ...]:
-        return ("journalctl", "--user", "--follow", "--lines=0", "--output=json", *(f"--unit={u}" for u in units))
+    def open_journal(self, reader: JournalReader) -> None:
+        reader.open(JournalOpenMode.CURRENT_USER)
+        reader.seek_tail()
+        reader.previous()
 
     def journal_command(self, unit: str) -> str:
         return f"journalctl --user -u {unit}"

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from harness import host, settings
+from harness import contract, host, settings
 from harness.clock import OsClock
 from harness.errors import Unavailable
 from harness.machine import Machine, choose, make, sweep
@@ -68,7 +69,16 @@ class Run:
             self._recorder.write("run", systemd=self.options.systemd, facts=facts)
         return self._recorder
 
+    def contract(self) -> dict[str, contract.Clause]:
+        """The project's clauses; empty for a project that keeps no list."""
+        path = self.options.checkout / "config" / "contract.toml"
+        try:
+            return contract.listed(tomllib.loads(path.read_text())) if path.exists() else {}
+        except ValueError as error:
+            raise pytest.UsageError(f"{path}: {error}") from error
+
     def close(self) -> None:
+        """End the record of this process."""
         if self._recorder is not None:
             self._recorder.close()
 
@@ -113,6 +123,20 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     # So that `-m claim` selects every proof, also those that claim by name.
     if item.get_closest_marker("claim") is None and (names := claims_in_name(item.name.partition("[")[0])):
         item.add_marker(pytest.mark.claim(*names))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # G5, for a project that keeps a list of clauses. Before -k and -m take proofs away.
+    listed = config.stash[_RUN].contract()
+    if not listed:
+        return
+    claimed = {clause for item in items for clause in claims(item)}
+    wrong = [f"{clause} is claimed by a proof but is no clause" for clause in contract.unknown(listed, claimed)]
+    if set(config.args) == set(config.getini("testpaths")):
+        wrong += [f"clause {clause} has no proof" for clause in contract.unproved(listed, claimed)]
+    if wrong:
+        raise pytest.UsageError("config/contract.toml: " + "; ".join(wrong))
 
 
 def claims(item: pytest.Item) -> list[str]:
@@ -205,6 +229,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         "systemd": run.systemd,
         "verdicts": verdicts,
         "counts": {verdict.value: sum(one["verdict"] == verdict for one in verdicts) for verdict in Verdict},
+        "planned": [clause.id for clause in run.contract().values() if clause.planned],
     }
     target = run.options.reports / "verdicts.json"
     partial = target.with_suffix(".partial")
@@ -245,6 +270,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
             terminalreporter.write_line(f" {one['proof']}: {one['reason']}")
     counts = ", ".join(f"{sum(one['verdict'] == v for one in run.verdicts)} {v.value}" for v in reversed(Verdict))
+    planned = [clause.id for clause in run.contract().values() if clause.planned]
+    if planned:
+        terminalreporter.write_line(f"planned, not built and so not proven: {' '.join(planned)}", yellow=True)
     terminalreporter.write_line(f"{counts}; record: {run.record.relative_to(run.options.checkout)}")
 
 
@@ -286,8 +314,8 @@ def machine(proof_run: Run, shell: Shell, stage: Stage) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="session")
-def journal_stream(shell: Shell, machine: Machine) -> Iterator[JournalStream]:
+def journal_stream(proof_run: Run, machine: Machine) -> Iterator[JournalStream]:
     """The machine's journal, followed from before the first proof on."""
-    stream = JournalStream(shell, machine, (UNIT, METRONOME))
+    stream = JournalStream(proof_run.recorder, machine, (UNIT, METRONOME))
     yield stream
     stream.close()

@@ -8,16 +8,18 @@ unit's state, its last journal lines and the command to look further.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
+from cysystemd.reader import JournalReader
+
 from harness import journal, unit
-from harness.clock import Clock, OsClock
+from harness.clock import POLL_SECS, Clock, OsClock
 from harness.errors import MachineError, Refuted
 from harness.journal import Entry
 from harness.machine import Machine
 from harness.recorder import Recorder
-from harness.shell import CommandResult, Process, Shell
+from harness.shell import CommandResult
 from harness.unit import UnitState
 
 DEADLINE_SECS = 10.0
@@ -30,18 +32,42 @@ METRONOME = "proof-metronome.service"
 
 
 class JournalStream:
-    """The journal of one machine as it grows. Entries are kept in order; waiting is for the next to come."""
+    """The journal of one machine as it grows. Entries are kept in order; waiting is for the next to come.
 
-    def __init__(self, shell: Shell, machine: Machine, units: tuple[str, ...]) -> None:
-        self._recorder: Recorder = shell.recorder
+    A thread reads the journal files themselves: journald wakes `journalctl --follow` only four times a second
+    (its post-change timer), while a new entry can be read at once.
+    """
+
+    def __init__(self, recorder: Recorder, machine: Machine, units: Collection[str]) -> None:
+        self._recorder = recorder
+        self._units = units
         self._entries: list[Entry] = []
         self._grown = threading.Condition()
-        self._process: Process = shell.start(*machine.follow_journal(*units), on_line=self._take, log=False)
+        self._stopping = threading.Event()
+        self._failure: Exception | None = None
+        self._reader = JournalReader()
+        machine.open_journal(self._reader)
+        self._thread = threading.Thread(target=self._follow, name="journal", daemon=True)
+        self._thread.start()
 
-    def _take(self, line: str) -> None:
-        entry = journal.parse(line)
-        if entry is None:
-            return
+    def _follow(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                raw = self._reader.next()
+                if raw is None:
+                    # Notices files that were added or rotated away.
+                    self._reader.process_events()
+                    self._stopping.wait(POLL_SECS)
+                    continue
+                entry = journal.parse(raw.data, raw.get_realtime_usec())
+                if entry is not None and entry.unit in self._units:
+                    self._take(entry)
+        except Exception as error:
+            with self._grown:
+                self._failure = error
+                self._grown.notify_all()
+
+    def _take(self, entry: Entry) -> None:
         with self._grown:
             self._entries.append(entry)
             self._grown.notify_all()
@@ -71,12 +97,14 @@ class JournalStream:
                 left = end - clock.monotonic()
                 if left <= 0:
                     return None
-                if not self._process.alive:
-                    raise MachineError("journalctl --follow ended: the machine's journal cannot be read any more")
-                self._grown.wait(min(left, 0.5))
+                if self._failure is not None:
+                    raise MachineError(f"the machine's journal cannot be read any more: {self._failure}")
+                self._grown.wait(left)
 
     def close(self) -> None:
-        self._process.kill()
+        """Stop reading."""
+        self._stopping.set()
+        self._thread.join()
 
 
 class Unit:

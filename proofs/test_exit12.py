@@ -21,7 +21,7 @@ MISCONFIGURED = {
     "unknown-key": ("[engine]\ntick_intervall_ms = 500\n", ["engine.tick_intervall_ms", "tick_interval_ms"]),
     "wrong-type": ('[engine]\nsample_every = "five"\n', ["engine.sample_every", "five"]),
     "risk-cap-zero": ("[risk_caps]\nmax_exposure_usd = 0\n", ["risk_caps.max_exposure_usd", "0"]),
-    "missing-file": (None, ["--config"]),
+    "missing-file": (None, ["does not exist"]),
     "live-without-gate": ('mode = "LIVE"\n', ["LIVE", "live_armed", "proof bundle"]),
 }
 
@@ -31,12 +31,13 @@ def prove_not_restarted(engine: EngineUnit) -> None:
     started = engine.try_start()
     engine.expect(started.status != 0, "systemctl start succeeded on a configuration that must be refused")
     after_start = engine.show()
+    ended = engine.wait("report of the ended main process", lambda e: "Main process exited" in e.message)
     engine.metronome.beats(OBSERVED_RESTART_DELAYS)
     state = engine.show()
+    engine.expect("status=12/" in ended.message, f"expected exit status 12, systemd says: {ended.message}")
     engine.expect(
         state.n_restarts == 0,
-        f"the unit restarted {state.n_restarts} times on exit status {state.exec_main_status}, "
-        "although nothing a restart can heal was wrong",
+        f"the unit restarted {state.n_restarts} times on exit status 12, which no restart can heal",
     )
     engine.expect(state.active == "failed", f"expected the unit to be failed, it is {state.active}")
     engine.expect(state.exec_main_status == 12, f"expected exit status 12, got {state.exec_main_status}")

@@ -187,14 +187,11 @@ def test_N7_every_nth_new_tick_is_processed_however_they_are_batched(sample_ever
 @settings(max_examples=100, deadline=None)
 @given(ids=st.lists(st.integers(0, 60), max_size=60), limit=st.integers(1, 5))
 def test_N9_with_forgotten_holes_nothing_is_ever_admitted_twice(ids: list[int], limit: int) -> None:
-    original = intake.MISSING_INTERVALS_MAX
-    intake.MISSING_INTERVALS_MAX = limit  # type: ignore[misc]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "MISSING_INTERVALS_MAX", limit)
         books = fresh_intake()
         got = [trade_id for i in ids for trade_id in admitted(books, i)]
-        assert len(books._seen["a"].starts) <= limit if ids else True
-    finally:
-        intake.MISSING_INTERVALS_MAX = original  # type: ignore[misc]
+    assert all(len(seen.starts) <= limit for seen in books._seen.values())
     assert len(got) == len(set(got))
     assert books.gaps == (max(got) - min(got) + 1 - len(got) if got else 0)
 

@@ -121,16 +121,16 @@ def test_N8_the_reason_is_short_and_printable() -> None:
 
 
 def test_N8_consecutive_unusable_messages_are_counted() -> None:
-    """`parse_error_limit` (exit 11) is about messages in a row; a tick or an ignored message ends the row."""
+    """`parse_error_limit` (exit 11) is about messages since the last tick: ignored ones are no progress (N8b)."""
     good, bad = json.dumps(BINANCE).encode(), b"rubbish"
     parser = Parser(Kind.BINANCE, "src", "SYM")
     streaks = []
     for message in (bad, bad, good, bad, b'{"result":null,"id":1}', bad, bad):
         parser.parse_into(message, [])
         streaks.append(parser.error_streak)
-    assert streaks == [1, 2, 0, 1, 0, 1, 2]
+    assert streaks == [1, 2, 0, 1, 1, 2, 3]
     parser.refuse("binary frame", memoryview(b"\x00\x01"))
-    assert (parser.errors, parser.error_streak) == (6, 3)
+    assert (parser.errors, parser.error_streak) == (6, 4)
     assert parser.last_error == "binary frame: \\x00\\x01"
 
 

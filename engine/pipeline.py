@@ -1,0 +1,723 @@
+"""The running engine: ingest -> strategy -> execution -> persist, in one event loop and one writer thread.
+
+    feed --> ingest ==tick channel==> strategy ==signal channel==> execution --+
+                |                                                              |
+                +---------------------persist channel--------------------------+==> persist --> writer thread
+
+Every processed tick goes into the tick channel and the persist channel in one synchronous pass, so what is
+stored does not depend on what strategy makes of it. Persist takes everything pending into one transaction
+(D3) and hands it to the writer thread, one batch at a time: the loop itself never touches the disk (B3), and
+a batch that could not be written is kept and tried again (D4).
+
+Whatever ends the run, a signal, the end of a replay, lost network or overload, ends it the same way (E4): the
+feed stops, then each stage drains and closes the channel behind it, in the order of the flow, all within
+`shutdown_timeout_secs`. What is left in a channel after that is counted in `bp_drops_*` and logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import uvloop
+
+from engine import execution, feeds, ledger, logs, metrics, notify, risk, strategy
+from engine.channels import Channel
+from engine.events import Mode, OrderStatus, Reason, Signal, Tick
+from engine.exits import Crash, EngineError, ExitCode, Overload
+from engine.intake import Intake
+from engine.settings import Environment, Loaded, Source, redact_url
+from engine.wire import CONSECUTIVE_IDS, kind_for
+
+logger = logging.getLogger("engine.pipeline")
+
+_TASKS = ("ingest", "strategy", "execution", "persist")
+
+# How often the lag of the event loop is measured.
+_LAG_INTERVAL_SECS = 0.1
+
+# Waits between attempts at a batch that could not be written; SQLite has itself waited busy_timeout_ms before
+# it says locked, so only a full or failing disk needs the longer ones.
+_RETRY_SECS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+# How much longer than busy_timeout_ms one write may take before persist counts as stuck (E5).
+_WRITE_SLACK_SECS = 2.0
+
+_Items = tuple[list[Tick], list[Signal]]
+
+
+def run(loaded: Loaded, environment: Environment) -> int:
+    """Runs the engine until it is told to stop or cannot go on; returns the exit status.
+
+    Raises EngineError for what fails before the pipeline runs: a database that is not usable, a replay file
+    that is not there.
+    """
+    options = loaded.settings
+    logger.info(
+        "configuration loaded",
+        extra={
+            "fields": {
+                "config_path": None if loaded.config_path is None else str(loaded.config_path),
+                "mode": options.mode,
+                "ingest_mode": options.engine.ingest_mode,
+                "db_path": options.app.db_path,
+                "sample_every": options.engine.sample_every,
+            }
+        },
+    )
+    store = ledger.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(loaded, environment, store))
+
+
+async def _run(loaded: Loaded, environment: Environment, store: ledger.Ledger) -> int:
+    try:
+        pipeline = Pipeline(loaded, environment, store)
+    except BaseException:
+        store.close()
+        raise
+    return await pipeline.run()
+
+
+class Writer:
+    """The thread that owns the database while the pipeline runs. It holds at most one batch."""
+
+    def __init__(self, store: ledger.Ledger, done: Callable[[ledger.Written | Exception], None]) -> None:
+        """`done` is called on the event loop with the outcome of each batch."""
+        self._store = store
+        self._done = done
+        self._loop = asyncio.get_running_loop()
+        self._batches: queue.SimpleQueue[ledger.Batch | None] = queue.SimpleQueue()
+        # A daemon, because a write that hangs in the kernel must not keep the process from ending.
+        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._thread.start()
+
+    def write(self, batch: ledger.Batch) -> None:
+        """Hands `batch` over; `done` follows. Not before `done` of the previous one."""
+        self._batches.put(batch)
+
+    def stop(self, timeout_secs: float) -> bool:
+        """Ends the thread; False when it is still in a write after `timeout_secs`."""
+        self._batches.put(None)
+        self._thread.join(timeout_secs)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            outcome: ledger.Written | Exception
+            try:
+                outcome = self._store.write(batch)
+            except Exception as error:
+                outcome = error
+            self._loop.call_soon_threadsafe(self._done, outcome)
+
+
+class Ingest:
+    """What the feed delivers to: intake, then both channels in one pass (B2, N7).
+
+    Implements feeds.Inlet.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        ticks: Channel[list[Tick]],
+        rows: Channel[ledger.Batch],
+        answer: Callable[[], None],
+        *,
+        replay: bool,
+        keep_ids: bool,
+    ) -> None:
+        """`replay`: watermarks stay as they are, a replay is no progress of the live feed. `keep_ids`: ticks
+        come with the row ids they have in the database."""
+        self.intake = intake
+        self.answer = answer
+        # Processed ticks that found no room yet, oldest first. Bounded by what one read of a socket holds,
+        # because the feed is paused while there are any.
+        self.rest: list[Tick] = []
+        # Set while the rest is empty.
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self.ticks_parsed = 0
+        self.tick_count = 0
+        self.feed: feeds.Feed | None = None
+        self._ticks = ticks
+        self._rows = rows
+        self._replay = replay
+        self._keep_ids = keep_ids
+        # Sources whose watermark moved since it last went into a batch.
+        self._moved: set[str] = set()
+
+    def deliver(self, ticks: list[Tick]) -> int:
+        self.ticks_parsed += len(ticks)
+        known = self.intake.received
+        row_ids = [tick.id for tick in ticks] if self._keep_ids else []
+        processed = self.intake.admit(ticks)
+        if self._keep_ids:
+            for tick, row_id in zip(ticks, row_ids, strict=True):
+                tick.id = row_id
+        if not self._replay:
+            self._moved.update({tick.source for tick in ticks})
+        self.tick_count += len(processed)
+        if processed:
+            self.rest += processed
+            self._push()
+        return self.intake.received - known
+
+    def _push(self) -> None:
+        """Puts as much of the rest into both channels as fits into both; pauses the feed over what does not."""
+        if self.rest:
+            room = min(self._ticks.room(), self._rows.room())
+            if room:
+                ticks, self.rest = self.rest[:room], self.rest[room:]
+                self._ticks.put_nowait(ticks, len(ticks))
+                self._rows.put_nowait(ledger.Batch(ticks=ticks, watermarks=self.watermarks()), len(ticks))
+        if self.rest:
+            self._ticks.refused()
+            self._rows.refused()
+        assert self.feed is not None
+        if self.rest and self._ticks.on_room is None:
+            self._ticks.on_room = self._rows.on_room = self._push
+            self.empty.clear()
+            self.feed.pause()
+        elif not self.rest and self._ticks.on_room is not None:
+            self._ticks.on_room = self._rows.on_room = None
+            self.empty.set()
+            self.feed.resume()
+
+    def watermarks(self) -> dict[str, int]:
+        """The watermarks that moved since the last call: what goes to disk with the ticks that were just taken
+        off the rest. None while some are left: a watermark on disk says that all before it is there (D3)."""
+        if self.rest or not self._moved:
+            return {}
+        marks = {source: mark for source in self._moved if (mark := self.intake.watermark(source)) is not None}
+        self._moved.clear()
+        return marks
+
+
+class Pipeline:
+    """One run of the engine."""
+
+    def __init__(self, loaded: Loaded, environment: Environment, store: ledger.Ledger) -> None:
+        options = loaded.settings
+        self._options = options
+        self._environment = environment
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._counters = metrics.Counters()
+        self._lag = metrics.LagHistogram()
+        self._replay = options.engine.ingest_mode == "REPLAY"
+        restored = store.restore()
+
+        now = self._loop.time
+        self._ticks: Channel[list[Tick]] = Channel("tick", options.channels.tick_channel_size, now)
+        self._signals: Channel[_Items] = Channel("signal", options.channels.signal_channel_size, now)
+        self._rows: Channel[ledger.Batch] = Channel("persist", options.channels.persist_channel_size, now)
+
+        self._strategy = strategy.make(
+            options.strategy.name,
+            order_size=_decimal(options.execution.order_size),
+            signal_every_n_ticks=options.engine.signal_every_n_ticks,
+            sma_short=options.strategy.sma_short,
+            sma_long=options.strategy.sma_long,
+        )
+        mode = Mode(options.mode)
+        self._executor = execution.make(
+            mode,
+            fee_rate=_decimal(options.execution.fee_rate),
+            slippage_bps=_decimal(options.execution.slippage_bps),
+        )
+        caps = risk.Caps(
+            max_exposure_usd=_decimal(options.risk_caps.max_exposure_usd),
+            max_symbol_exposure_usd=_decimal(options.risk_caps.max_symbol_exposure_usd),
+            max_open_orders=options.risk_caps.max_open_orders,
+            max_staleness_ms=options.engine.max_staleness_ms,
+        )
+        # A replay starts from nothing, so that it shows what would have happened.
+        held = {} if self._replay else restored.positions.get(mode, {})
+        # A restored position weighs nothing until a tick or a signal of its symbol brings a price.
+        self._book = risk.Book(caps, {symbol: (position.qty, Decimal(0)) for symbol, position in held.items()})
+        if not self._replay:
+            open_orders = [event for event in restored.open_orders if event.mode is mode]
+            self._executor.adopt(open_orders)
+            self._book.record(open_orders, [])
+        # PAPER orders are filled by the ticks that follow them, so execution needs those too.
+        self._execution_wants_ticks = mode is not Mode.SHADOW
+        # Replay time: the latest time stamp seen, in ms (R2).
+        self._replay_ms = 0
+
+        self._notifier = notify.Notifier(environment.notify_socket)
+        self._liveness = notify.Liveness(_TASKS)
+        sources = self._sources(loaded)
+        from_database = self._replay and options.engine.replay_file is None
+        intake = Intake(
+            options.engine.sample_every,
+            restored.next_tick_id,
+            {} if self._replay else restored.watermarks,
+            {} if self._replay else restored.recent_event_ids,
+            frozenset(s.name for s in sources if kind_for(s.venue, s.url) not in CONSECUTIVE_IDS),
+        )
+        self._ingest = Ingest(
+            intake,
+            self._ticks,
+            self._rows,
+            lambda: self._liveness.answer("ingest"),
+            replay=self._replay,
+            keep_ids=from_database,
+        )
+        self._feed = self._make_feed(store, sources)
+        self._ingest.feed = self._feed
+
+        self._writer = Writer(store, self._written)
+        # The batch in the writer thread, or waiting for another attempt; None when nothing is being written.
+        self._in_flight: ledger.Batch | None = None
+        self._attempt_started_at = 0.0  # of the batch in flight; meaningless without one
+        self._attempt_failures = 0  # attempts at the batch in flight that failed so far
+        # False once a write failed in a way that no retry can mend; the batch in flight is then lost.
+        self._writable = True
+        self._write_trouble = logs.RateLimited(logger, logging.WARNING)
+        # True once what is unwritten has been counted as dropped.
+        self._abandoned = False
+        # Resolved with why the run ends: None for a clean stop.
+        self._stop: asyncio.Future[EngineError | None] = self._loop.create_future()
+
+    # --- assembly -------------------------------------------------------------------------------------------
+
+    def _sources(self, loaded: Loaded) -> tuple[Source, ...]:
+        options = loaded.settings
+        if options.engine.ingest_mode == "REAL_WS":
+            return loaded.sources
+        if options.engine.ingest_mode == "MOCK_WS":
+            # Trade ids belong to the exchange at that address, so the name has to tell addresses apart.
+            name = f"mock_ws {redact_url(options.engine.ws_url)}"
+            return (Source(name=name, url=options.engine.ws_url, kind="mock", priority=0),)
+        return ()
+
+    def _make_feed(self, store: ledger.Ledger, sources: tuple[Source, ...]) -> feeds.Feed:
+        options = self._options
+        if sources:
+            connect = feeds.CONNECTS[self._environment.transport]
+            return feeds.WebSocketFeed(
+                self._ingest, sources, options.engine, options.app.symbol, connect, self._loop.time
+            )
+        if not self._replay:
+            return feeds.SyntheticFeed(self._ingest, options.engine, options.app.symbol, _wall_ms)
+        if options.engine.replay_file is not None:
+            path = Path(options.engine.replay_file)
+            return feeds.FileReplayFeed(self._ingest, path, options.engine.parse_error_limit)
+        return feeds.ReplayFeed(self._ingest, feeds.stored_ticks(store.read_ticks()))
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Runs until something ends it; returns the exit status."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(signum, self._on_signal, signum)
+        timers = [
+            self._loop.create_task(self._heartbeats(), name="heartbeats"),
+            self._loop.create_task(self._watch_lag(), name="lag"),
+            self._loop.create_task(self._watch_overload(), name="overload"),
+        ]
+        stages = {
+            name: self._loop.create_task(self._stage(name, work), name=name)
+            for name, work in (
+                ("ingest", self._feed.run),
+                ("strategy", self._work_strategy),
+                ("execution", self._work_execution),
+                ("persist", self._work_persist),
+            )
+        }
+        logger.info("pipeline running", extra={"fields": {"ingest_mode": self._options.engine.ingest_mode}})
+        self._notifier.send(READY=1, STATUS=self._status())
+        if self._environment.watchdog_secs is not None:
+            timers.append(self._loop.create_task(self._feed_watchdog(self._environment.watchdog_secs), name="watchdog"))
+        run_seconds = self._options.engine.run_seconds
+        if run_seconds is not None:
+            self._loop.call_later(run_seconds, self._end, None)
+
+        failure = await self._stop
+        self._notifier.send(STOPPING=1, STATUS="stopping")
+        if failure is not None:
+            logs.report(logger, failure)
+        in_time = await self._drain(stages)
+        for timer in timers:
+            timer.cancel()
+        await asyncio.gather(*timers, return_exceptions=True)
+        lost = 0 if in_time else self._count_lost()
+        if self._writer.stop(0.0 if self._in_flight is not None else 1.0):
+            self._store.close()
+        logger.info("FINAL METRICS", extra={"fields": self._snapshot()})
+        self._report_books()
+        self._notifier.close()
+        if failure is not None:
+            return failure.code
+        return ExitCode.CRASH if lost else ExitCode.COMPLETE
+
+    def _on_signal(self, signum: int) -> None:
+        logger.info("shutdown signal received", extra={"fields": {"signal": signal.Signals(signum).name}})
+        self._end(None)
+
+    def _end(self, failure: EngineError | None) -> None:
+        if not self._stop.done():
+            self._stop.set_result(failure)
+
+    async def _stage(self, name: str, work: Callable[[], object]) -> None:
+        """One stage to its end. Whatever it raises ends the run; the other stages still drain."""
+        try:
+            await work()  # type: ignore[misc]
+            self._liveness.finished(name)
+            if name == "ingest":
+                self._end(None)
+        except EngineError as error:
+            self._end(error)
+        except Exception as error:
+            crash = Crash(f"{name} failed", task=name)
+            crash.__cause__ = error
+            self._end(crash)
+
+    async def _drain(self, stages: dict[str, asyncio.Task[None]]) -> bool:
+        """Stops the feed and lets each stage finish what is queued, in the order of the flow. False when
+        `shutdown_timeout_secs` were not enough."""
+        closes: dict[str, Channel[list[Tick]] | Channel[_Items] | Channel[ledger.Batch]] = {
+            "ingest": self._ticks,
+            "strategy": self._signals,
+            "execution": self._rows,
+        }
+        self._feed.stop()
+        try:
+            async with asyncio.timeout(self._options.engine.shutdown_timeout_secs):
+                for name, task in stages.items():
+                    await task
+                    if name == "ingest":
+                        await self._ingest.empty.wait()
+                        marks = self._ingest.watermarks()
+                        if marks:
+                            await self._rows.put(ledger.Batch(watermarks=marks), 0)
+                    if name in closes:
+                        closes[name].close()
+        except TimeoutError:
+            for task in stages.values():
+                task.cancel()
+            await asyncio.gather(*stages.values(), return_exceptions=True)
+        return not self._unwritten()
+
+    def _unwritten(self) -> list[ledger.Batch]:
+        """The batches that are not on disk yet, rows of the rest of ingest excluded."""
+        in_flight = [] if self._in_flight is None else [self._in_flight]
+        return [*in_flight, *self._rows.pending(), *self._rows.waiting()]
+
+    def _tick_rows_queued(self) -> int:
+        if self._abandoned:
+            return 0
+        return len(self._ingest.rest) + sum(len(batch.ticks) for batch in self._unwritten())
+
+    # --- stages ---------------------------------------------------------------------------------------------
+
+    async def _work_strategy(self) -> None:
+        channel = self._ticks
+        while not (channel.closed and not channel.pending()):
+            await channel.wait()
+            self._liveness.answer("strategy")
+            for ticks in channel.take_all():
+                for items in self._decide(ticks):
+                    with self._liveness.waiting("strategy"):
+                        await self._signals.put(items, len(items[0]) + len(items[1]))
+
+    def _decide(self, ticks: list[Tick]) -> Iterator[_Items]:
+        """What strategy makes of `ticks`, in pieces that the signal channel can hold."""
+        size = self._signals.capacity
+        if self._execution_wants_ticks:
+            for start in range(0, len(ticks), size):
+                piece = ticks[start : start + size]
+                yield piece, self._signals_of(piece)
+        else:
+            signals = self._signals_of(ticks)
+            for start in range(0, len(signals), size):
+                yield [], signals[start : start + size]
+
+    def _signals_of(self, ticks: list[Tick]) -> list[Signal]:
+        signals = self._strategy.on_ticks(ticks)
+        self._counters.signal_count += len(signals)
+        if signals and logger.isEnabledFor(logging.DEBUG):
+            for made in signals:
+                fields = {"event_id": made.event_id, "symbol": made.symbol, "side": made.side}
+                logger.debug("signal generated", extra={"fields": {**fields, "reason_code": made.reason}})
+        return signals
+
+    async def _work_execution(self) -> None:
+        channel = self._signals
+        while not (channel.closed and not channel.pending()):
+            await channel.wait()
+            self._liveness.answer("execution")
+            for ticks, signals in channel.take_all():
+                await self._persist(self._execute(ticks, signals))
+        # What no tick of this run can fill any more must not look open to the next one (S11).
+        events, fills = self._executor.cancel_all(self._now_ms())
+        await self._persist(ledger.Batch(orders=events, fills=fills))
+
+    def _execute(self, ticks: list[Tick], signals: list[Signal]) -> ledger.Batch:
+        """Risk and execution for one piece of the flow, as the rows that come of it."""
+        batch = ledger.Batch(signals=[], orders=[], fills=[])
+        if ticks:
+            self._book.mark(ticks)
+        for signal_ in signals:
+            self._replay_ms = max(self._replay_ms, signal_.ts)
+            now_ms = self._now_ms()
+            assessed = self._book.assess(signal_, now_ms)
+            batch.signals.append(assessed)
+            if assessed.veto is None:
+                self._book_outcome(self._executor.submit(assessed, now_ms), batch)
+            else:
+                self._count_veto(assessed)
+        if ticks:
+            self._replay_ms = max(self._replay_ms, max(tick.ts for tick in ticks))
+            self._book_outcome(self._executor.on_ticks(ticks, self._now_ms()), batch)
+        return batch
+
+    def _book_outcome(self, outcome: execution.Outcome, batch: ledger.Batch) -> None:
+        events, fills = outcome
+        if not events and not fills:
+            return
+        self._book.record(events, fills)
+        batch.orders += events
+        batch.fills += fills
+        self._counters.trade_count += len(fills)
+        for event in events:
+            if event.status is OrderStatus.REJECTED:
+                # L4: what execution could not do is never silent.
+                fields = {"order_id": event.order_id, "detail": event.detail, "reason": event.reason}
+                logger.error("order rejected", extra={"fields": fields})
+            elif event.is_shadow and event.reason is Reason.SHADOW_RECORDED:
+                self._counters.shadow_orders += 1
+                fields = {"order_id": event.order_id, "signal_id": event.signal_id, "symbol": event.symbol}
+                logger.debug("shadow order executed", extra={"fields": fields})
+
+    def _count_veto(self, vetoed: Signal) -> None:
+        if vetoed.veto is Reason.STALE_DATA:
+            self._counters.stale_vetoes += 1
+        else:
+            self._counters.risk_vetoes += 1
+        fields = {"event_id": vetoed.event_id, "reason": vetoed.veto, "detail": vetoed.veto_detail}
+        logger.debug("signal vetoed", extra={"fields": fields})
+
+    async def _persist(self, batch: ledger.Batch) -> None:
+        rows = _rows(batch)
+        if rows:
+            with self._liveness.waiting("execution"):
+                await self._rows.put(batch, rows)
+
+    async def _work_persist(self) -> None:
+        channel, options = self._rows, self._options.persist
+        flush_secs = options.flush_interval_ms / 1000
+        flush_at: float | None = None  # when the oldest pending row is due; None while nothing is pending
+        while self._writable:
+            now = self._loop.time()
+            if not channel.pending():
+                flush_at = None
+            elif flush_at is None:
+                flush_at = now + flush_secs
+            if self._in_flight is not None:
+                await channel.wait(None)
+            elif flush_at is None:
+                if channel.closed:
+                    return
+                await channel.wait()
+            elif channel.closed or now >= flush_at or channel.weight >= min(options.batch_size, channel.capacity):
+                flush_at = None
+                self._start_write(_merge(channel.take_all()))
+            else:
+                await channel.wait(options.batch_size, flush_at - now)
+            if self._writer_answers():
+                self._liveness.answer("persist")
+
+    # --- writer ---------------------------------------------------------------------------------------------
+
+    def _start_write(self, batch: ledger.Batch) -> None:
+        self._in_flight = batch
+        self._attempt_failures = 0
+        self._attempt()
+
+    def _attempt(self) -> None:
+        assert self._in_flight is not None
+        self._attempt_started_at = self._loop.time()
+        self._writer.write(self._in_flight)
+
+    def _writer_answers(self) -> bool:
+        """Whether the writer thread is idle, or not longer in one write than a locked database explains."""
+        if self._in_flight is None:
+            return True
+        allowed = self._options.persist.busy_timeout_ms / 1000 + _WRITE_SLACK_SECS
+        return self._loop.time() - self._attempt_started_at <= allowed
+
+    def _written(self, outcome: ledger.Written | Exception) -> None:
+        """The writer thread is done with an attempt at the batch in flight."""
+        counters = self._counters
+        if isinstance(outcome, ledger.Written):
+            counters.tick_rows_written += outcome.ticks
+            counters.tick_rows_known += outcome.ticks_known
+            rows = outcome.ticks + outcome.signals + outcome.orders + outcome.fills
+            counters.persist_count += rows
+            self._in_flight = None
+            logger.debug("batch flushed", extra={"fields": {"persisted": rows, "errors": counters.persist_errors}})
+            self._rows.nudge()
+            return
+        counters.persist_errors += 1
+        if isinstance(outcome, ledger.Unwritten):
+            wait = _RETRY_SECS[min(self._attempt_failures, len(_RETRY_SECS) - 1)]
+            self._attempt_failures += 1
+            self._attempt_started_at = self._loop.time()
+            assert self._in_flight is not None
+            self._write_trouble.log(
+                self._loop.time(),
+                "batch not written, trying again",
+                error=str(outcome),
+                kind=type(outcome).__name__,
+                rows=_rows(self._in_flight),
+                attempt=self._attempt_failures,
+            )
+            self._loop.call_later(wait, self._attempt)
+            return
+        self._writable = False
+        self._rows.nudge()
+        if isinstance(outcome, EngineError):
+            self._end(outcome)
+        else:
+            crash = Crash("writer failed", task="writer")
+            crash.__cause__ = outcome
+            self._end(crash)
+
+    # --- timers ---------------------------------------------------------------------------------------------
+
+    async def _heartbeats(self) -> None:
+        interval = self._options.engine.heartbeat_interval_secs
+        next_at = self._loop.time()
+        while True:
+            logger.info("HEARTBEAT (G4)", extra={"fields": self._snapshot()})
+            self._report_books()
+            self._notifier.send(STATUS=self._status())
+            # On the cadence of the start, whatever a late turn of the loop did to this one.
+            while next_at <= self._loop.time():
+                next_at += interval
+            await asyncio.sleep(next_at - self._loop.time())
+
+    async def _watch_lag(self) -> None:
+        while True:
+            due_at = self._loop.time() + _LAG_INTERVAL_SECS
+            await asyncio.sleep(_LAG_INTERVAL_SECS)
+            self._lag.add(max(0.0, self._loop.time() - due_at) * 1000)
+
+    async def _watch_overload(self) -> None:
+        grace = self._options.engine.overload_grace_ms / 1000
+        channels = (self._ticks, self._signals, self._rows)
+        try:
+            while True:
+                await asyncio.sleep(max(0.01, grace / 4))
+                if any(channel.full_for(grace) for channel in channels):
+                    # The loop itself may have been late, or the process stopped: let the consumers run once
+                    # before it is called an overload.
+                    await asyncio.sleep(0.01)
+                    for channel in channels:
+                        channel.check_overload(grace)
+        except Overload as overload:
+            self._end(overload)
+
+    async def _feed_watchdog(self, watchdog_secs: float) -> None:
+        self._notifier.send(WATCHDOG=1)
+        while True:
+            self._liveness.next_epoch()
+            for channel in (self._ticks, self._signals, self._rows):
+                channel.nudge()
+            self._feed.nudge()
+            await asyncio.sleep(watchdog_secs / 4)
+            while silent := self._liveness.silent():
+                logger.warning("watchdog not fed", extra={"fields": {"silent": silent}})
+                self._rows.nudge()
+                await asyncio.sleep(watchdog_secs / 4)
+            self._notifier.send(WATCHDOG=1)
+
+    # --- books ----------------------------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        return self._replay_ms if self._replay else _wall_ms()
+
+    def _snapshot(self) -> dict[str, object]:
+        counters, intake = self._counters, self._ingest.intake
+        counters.tick_count = self._ingest.tick_count
+        counters.ticks_parsed = self._ingest.ticks_parsed
+        counters.ingest_received = intake.received
+        counters.ingest_processed = intake.processed
+        counters.sampled_out = intake.sampled_out
+        counters.duplicates = intake.duplicates
+        counters.gaps = intake.gaps
+        counters.parse_errors = self._feed.parse_errors
+        counters.ignored = self._feed.ignored
+        counters.reconnects = self._feed.reconnects
+        return metrics.snapshot(
+            counters,
+            tick_rows_queued=self._tick_rows_queued(),
+            loop_lag_ms_p99=self._lag.quantile_ms(0.99),
+            source=self._feed.source,
+        )
+
+    def _report_books(self) -> None:
+        broken = metrics.broken_books(self._snapshot(), self._options.engine.sample_every)
+        if broken:
+            logger.error("books do not balance", extra={"fields": {"broken": broken}})
+
+    def _status(self) -> str:
+        counters = self._counters
+        return (
+            f"{self._options.mode} {self._options.engine.ingest_mode} from {self._feed.source or 'nobody'}:"
+            f" {self._ingest.intake.processed} ticks, {counters.signal_count} signals,"
+            f" {counters.persist_count} rows on disk"
+        )
+
+    def _count_lost(self) -> int:
+        """Books what the shutdown deadline left unwritten as dropped; returns how many rows."""
+        counters, unwritten = self._counters, self._unwritten()
+        counters.bp_drops_tick += len(self._ingest.rest)
+        counters.bp_drops_persist += sum(len(batch.ticks) for batch in unwritten)
+        counters.bp_drops_signal += sum(_rows(batch) - len(batch.ticks) for batch in unwritten)
+        for items in (*self._signals.pending(), *self._signals.waiting()):
+            counters.bp_drops_signal += len(items[1])
+        self._abandoned = True
+        lost = counters.bp_drops_tick + counters.bp_drops_persist + counters.bp_drops_signal
+        if lost:
+            logger.error(
+                "rows lost: not written within shutdown_timeout_secs",
+                extra={"fields": {"rows": lost, "persist_errors": counters.persist_errors}},
+            )
+        return lost
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _decimal(number: float) -> Decimal:
+    """The number as it stands in the file: 0.1 is a tenth, not the double next to it."""
+    return Decimal(repr(number))
+
+
+def _rows(batch: ledger.Batch) -> int:
+    return len(batch.ticks) + len(batch.signals) + len(batch.orders) + len(batch.fills)
+
+
+def _merge(batches: list[ledger.Batch]) -> ledger.Batch:
+    if len(batches) == 1:
+        return batches[0]
+    merged = ledger.Batch()
+    for batch in batches:
+        merged.ticks += batch.ticks
+        merged.signals += batch.signals
+        merged.orders += batch.orders
+        merged.fills += batch.fills
+        merged.watermarks |= batch.watermarks
+    return merged

@@ -1,0 +1,115 @@
+"""`python -m engine`: flags and exit codes, as a real process (C1-C4, R6, G0, G1)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import __version__
+from proofs.fixtures.engine_process import ROOT, engine, write_config
+
+
+def call(directory: Path, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "engine", *args],
+        cwd=directory,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environ},
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+
+
+def error_of(result: subprocess.CompletedProcess[str]) -> str:
+    lines = [json.loads(line) for line in (result.stdout + result.stderr).splitlines() if line.startswith("{")]
+    (error,) = [line["fields"] for line in lines if line["level"] == "ERROR"]
+    assert error["exit_code"] == result.returncode
+    return str(error["message"])
+
+
+def test_version(tmp_path: Path) -> None:
+    result = call(tmp_path, "--version")
+    assert (result.returncode, result.stdout) == (0, f"hybrid-engine {__version__}\n")
+
+
+def test_check_config_prints_the_effective_config_and_touches_nothing(tmp_path: Path) -> None:
+    result = call(tmp_path, "--check-config", "--sample-every", "5", "--seconds", "1", "--mode", "typo")
+    assert result.returncode == 0
+    shown = json.loads(result.stdout)
+    assert (shown["engine"]["sample_every"], shown["engine"]["run_seconds"], shown["mode"]) == (5, 1.0, "SHADOW")
+    assert list(shown) == sorted(shown)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--config", "nope.toml"], "nope.toml"),
+        (["--ingest", "synthetc"], "--ingest = 'synthetc'"),
+        (["--sample-every", "0"], "--sample-every = 0"),
+        (["--sample-every", "many"], "--sample-every"),
+        (["--seconds", "nan"], "--seconds = nan"),
+        (["--sample", "5"], "--sample"),
+        (["--db"], "--db"),
+        (["--ingest", "realws"], "ws_sources.toml"),
+    ],
+)
+def test_C2_C3_C4_a_mistake_on_the_command_line_exits_12_and_touches_nothing(
+    tmp_path: Path, args: list[str], says: str
+) -> None:
+    result = call(tmp_path, *args)
+    assert result.returncode == 12
+    assert says in error_of(result)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_C4_a_bad_environment_exits_12(tmp_path: Path) -> None:
+    assert call(tmp_path, HYBRID_TRANSPORT="pigeon").returncode == 12
+
+
+@pytest.mark.parametrize("armed", [False, True])
+@pytest.mark.parametrize("bundle", [False, True])
+def test_R6_G1_live_exits_12_and_says_exactly_what_is_missing(tmp_path: Path, armed: bool, bundle: bool) -> None:
+    config = write_config(tmp_path, {"gate": {"proof_bundle": "bundle.json"}}, mode="live", live_armed=armed)
+    if bundle:
+        # `touch` opened the earlier engine's gate.
+        (tmp_path / "bundle.json").touch()
+    result = call(tmp_path, "--config", str(config))
+    assert result.returncode == 12
+    message = error_of(result)
+    assert ("live_armed" in message) is (not armed)
+    assert ("is missing" in message) is (not bundle)
+    assert ("does not count" in message) is bundle
+    assert "hybrid_engine.execution" in message
+    assert not (tmp_path / "data").exists()
+
+
+def test_C1_G0_a_mode_typo_warns_and_records_nothing_but_shadow_orders(tmp_path: Path) -> None:
+    config = write_config(tmp_path, mode="LIVE", live_armed=True)
+    with engine(tmp_path, "--config", str(config), "--mode", "lvie") as running:
+        running.wait_line("unknown --mode, running SHADOW")
+        running.wait_heartbeat(lambda beat: beat["shadow_orders"] > 0)
+        assert running.stop() == 0
+        assert running.query("SELECT count(*) FROM orders WHERE NOT is_shadow") == [(0,)]
+
+
+def test_exit_12_on_a_database_that_is_not_one(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    (tmp_path / "bot.db").write_text("this is a letter, not a database. " * 50)
+    with engine(tmp_path, "--config", str(config)) as running:
+        assert running.wait_exit() == 12
+
+
+def test_exit_1_on_a_database_locked_at_start(tmp_path: Path) -> None:
+    config = write_config(tmp_path, {"persist": {"busy_timeout_ms": 1000}})
+    with sqlite3.connect(tmp_path / "bot.db", isolation_level=None) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with engine(tmp_path, "--config", str(config)) as running:
+            assert running.wait_exit() == 1
+    holder.close()

@@ -1,0 +1,145 @@
+"""The map in docs/architecture.md is true: who imports whom, who alone touches what, who has a test.
+
+Each rule prints what is wrong and what to write instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("engine", "harness", "proofs", "bench")
+
+IMPURE = {"asyncio", "socket", "subprocess", "time", "os", "threading", "pathlib", "shutil", "sqlite3", "signal"}
+"""What a pure module may not import: see docs/architecture.md."""
+
+SOLE_IMPORTERS = {
+    # library: (packages the rule holds in, the modules that may import it, what everybody else uses)
+    "sqlite3": (("engine",), {"engine/ledger.py"}, "the Ledger"),
+    "aiosqlite": (("engine",), {"engine/ledger.py"}, "the Ledger"),
+    "picows": (("engine",), {"engine/feeds.py"}, "a feed"),
+    "websockets": (("engine",), {"engine/feeds.py"}, "a feed"),
+    "tomllib": (("engine",), {"engine/settings.py"}, "Settings"),
+    "sh": (("engine", "harness", "proofs"), {"harness/shell.py"}, "a Shell, which records"),
+    "time": (("harness",), {"harness/clock.py"}, "a Clock"),
+}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def modules(*packages: str) -> Iterator[tuple[str, Path]]:
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), path
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything a module imports, at any depth of nesting."""
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def tops(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+def kinds() -> dict[str, str]:
+    """Module -> P or I, from the tables of docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    found = {}
+    for section, package in (("### engine/", "engine"), ("### harness/", "harness")):
+        body = text.partition(section)[2].partition("\n#")[0]
+        for match in re.finditer(r"^\| `([\w.]+)` \| ([PI]) \|", body, re.MULTILINE):
+            found[f"{package}/{match[1]}"] = match[2]
+    return found
+
+
+def test_every_module_is_on_the_map() -> None:
+    here = {name for name, _ in modules("engine", "harness") if not name.endswith("__init__.py")}
+    assert here == set(kinds()), "docs/architecture.md and the modules differ"
+
+
+@pytest.mark.parametrize("name", sorted(name for name, kind in kinds().items() if kind == "P"))
+def test_pure_module(name: str) -> None:
+    impure = tops(ROOT / name) & IMPURE
+    assert not impure, f"{name} is pure and may not import {', '.join(sorted(impure))}: take the data as arguments"
+    test = ROOT / "proofs" / f"test_{Path(name).stem}.py"
+    assert test.exists(), f"{name} is pure and needs {test.relative_to(ROOT)}"
+
+
+def test_engine_and_harness_do_not_know_each_other() -> None:
+    for name, path in modules("engine"):
+        assert not tops(path) & {"harness", "proofs", "bench"}, f"{name}: the engine stands alone"
+    for name, path in modules("harness"):
+        assert not tops(path) & {"engine", "proofs", "bench"}, (
+            f"{name}: the harness judges any engine; see it as a unit, a socket, a database and a journal"
+        )
+
+
+def test_proofs_under_systemd_do_not_import_the_engine() -> None:
+    for name, path in modules("proofs"):
+        if "proofs.fixtures.engine_unit" in imports(path):
+            assert "engine" not in tops(path), f"{name}: judge the installed unit, not the checkout's modules"
+
+
+@pytest.mark.parametrize("library", SOLE_IMPORTERS)
+def test_sole_importer(library: str) -> None:
+    packages, allowed, instead = SOLE_IMPORTERS[library]
+    for name, path in modules(*packages):
+        if library in tops(path):
+            assert name in allowed, f"{name} imports {library}; use {instead}"
+
+
+def calls(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield node.lineno, ast.unparse(node.func)
+
+
+def test_nobody_sleeps_but_the_clock() -> None:
+    for name, path in modules("harness", "proofs"):
+        for number, call in calls(path):
+            if call in ("time.sleep", "sleep") and name != "harness/clock.py":
+                pytest.fail(f"{name}:{number} sleeps; wait for an event with a deadline (harness/clock.py, Unit.wait)")
+
+
+def test_nothing_is_skipped_silently() -> None:
+    for name, path in modules("proofs"):
+        for number, call in calls(path):
+            if call in ("pytest.skip", "pytest.xfail", "pytest.importorskip"):
+                pytest.fail(f"{name}:{number} calls {call}; raise harness.errors.Unavailable, which is unproven")
+
+
+def test_nobody_signals_a_pid_it_did_not_check() -> None:
+    for name, path in modules("engine", "harness"):
+        for number, call in calls(path):
+            if call in ("os.kill", "os.killpg") and name not in {"harness/machine.py"}:
+                pytest.fail(f"{name}:{number} calls {call}; signal through the unit or a Process, which know their PID")
+
+
+def test_public_docstrings() -> None:
+    for name, path in modules("engine", "harness"):
+        assert ast.get_docstring(tree(path)), f"{name} has no docstring"
+        for node in tree(path).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith(
+                "_"
+            ):
+                plain_enum = isinstance(node, ast.ClassDef) and any("Enum" in ast.unparse(base) for base in node.bases)
+                main = name.endswith("__main__.py")
+                hook = node.name.startswith("pytest_")
+                documented = bool(ast.get_docstring(node)) or plain_enum or main or hook
+                assert documented, f"{name}:{node.lineno} {node.name} has no docstring"
