@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if loaded.settings.mode == "LIVE":
             from engine import gate
 
-            gate.check(loaded.settings)
+            gate.check(loaded)
         if arguments.check_config:
             print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True))
             return ExitCode.COMPLETE

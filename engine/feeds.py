@@ -16,6 +16,7 @@ import functools
 import hashlib
 import logging
 import random
+import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
@@ -41,6 +42,11 @@ _STEP_TICKS = 2000
 
 # How long a connection that we close may take to flush its close frame before it is aborted.
 _CLOSE_GRACE_SECS = 1.0
+
+# What the kernel may buffer of one connection, and so about the most that one read brings: picows doubles its own
+# buffer whenever a read fills it, and a saturated loopback would take it to megabytes (B1). Market data over a
+# link of 100 ms still gets 2 MB/s through.
+_RECEIVE_BUFFER_BYTES = 256 * 1024
 
 # websockets reads one frame less than this ahead of us; a paused feed holds that much per connection.
 _WEBSOCKETS_QUEUE_FRAMES = 64
@@ -684,6 +690,8 @@ class _PicowsListener(WSListener):
         self._pieces: bytearray | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
+        raw: socket.socket = transport.underlying_transport.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         self._line.opened(_PicowsConnection(transport))
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:

@@ -9,13 +9,14 @@ import importlib.metadata
 from pathlib import Path
 
 from engine.exits import ConfigError
-from engine.settings import Settings
+from engine.settings import Loaded
 
 ADAPTER_GROUP = "hybrid_engine.execution"
 
 
-def check(settings: Settings) -> None:
+def check(loaded: Loaded) -> None:
     """Raises ConfigError naming exactly what is missing for LIVE; returns at once for SHADOW and PAPER."""
+    settings = loaded.settings
     if settings.mode != "LIVE":
         return
     missing = []
@@ -28,4 +29,7 @@ def check(settings: Settings) -> None:
         missing.append(f"proof bundle {bundle} is missing")
     if not importlib.metadata.entry_points(group=ADAPTER_GROUP):
         missing.append(f"no execution adapter is installed (entry point group {ADAPTER_GROUP})")
-    raise ConfigError(f"LIVE refused: {'; '.join(missing)}", key="mode", value="LIVE", missing=missing)
+    where = f"{loaded.config_path}: " if loaded.config_path else ""
+    raise ConfigError(
+        f'{where}mode = "LIVE" is refused: {"; ".join(missing)}', key="mode", value="LIVE", missing=missing
+    )

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 
 logger = logging.getLogger("engine.notify")
 
+_SEND_TIMEOUT_SECS = 0.1
+
 
 class Notifier:
     """sd_notify(3) over the datagram socket that systemd names in NOTIFY_SOCKET; does nothing without one."""
@@ -25,8 +27,9 @@ class Notifier:
         self._socket: socket.socket | None = None
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            # A listener that stopped reading must not stop the event loop.
-            self._socket.setblocking(False)
+            # The queue may hold as few as ten datagrams (net.unix.max_dgram_qlen), and a READY must not be lost
+            # because it was full for a moment; nor may a listener that stopped reading stop the event loop.
+            self._socket.settimeout(_SEND_TIMEOUT_SECS)
 
     def send(self, **assignments: object) -> None:
         """Sends e.g. READY=1, STATUS="..." as one datagram. A failure is logged, never raised: what follows

@@ -17,21 +17,20 @@ feed stops, then each stage drains and closes the channel behind it, in the orde
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-
-import uvloop
 
 from engine import execution, feeds, ledger, logs, metrics, notify, risk, strategy
 from engine.channels import Channel
 from engine.events import Mode, OrderStatus, Reason, Signal, Tick
-from engine.exits import Crash, EngineError, ExitCode, Overload
+from engine.exits import Crash, EngineError, ExitCode
 from engine.intake import Intake
 from engine.settings import Environment, Loaded, Source, redact_url
 from engine.wire import CONSECUTIVE_IDS, kind_for
@@ -42,6 +41,8 @@ _TASKS = ("ingest", "strategy", "execution", "persist")
 
 # How often the lag of the event loop is measured.
 _LAG_INTERVAL_SECS = 0.1
+
+_OVERLOAD_RECHECK_SECS = 0.01
 
 # Waits between attempts at a batch that could not be written; SQLite has itself waited busy_timeout_ms before
 # it says locked, so only a full or failing disk needs the longer ones.
@@ -73,8 +74,17 @@ def run(loaded: Loaded, environment: Environment) -> int:
         },
     )
     store = ledger.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
         return runner.run(_run(loaded, environment, store))
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop, or asyncio's own where uvloop cannot be had: slower, otherwise the same."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 async def _run(loaded: Loaded, environment: Environment, store: ledger.Ledger) -> int:
@@ -116,7 +126,11 @@ class Writer:
                 outcome = self._store.write(batch)
             except Exception as error:
                 outcome = error
-            self._loop.call_soon_threadsafe(self._done, outcome)
+            try:
+                self._loop.call_soon_threadsafe(self._done, outcome)
+            except RuntimeError:
+                # The loop ended at the shutdown deadline, and with it whoever wanted to know.
+                return
 
 
 class Ingest:
@@ -321,9 +335,12 @@ class Pipeline:
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self._on_signal, signum)
         timers = [
-            self._loop.create_task(self._heartbeats(), name="heartbeats"),
-            self._loop.create_task(self._watch_lag(), name="lag"),
-            self._loop.create_task(self._watch_overload(), name="overload"),
+            self._loop.create_task(self._guard(name, work), name=name)
+            for name, work in (
+                ("heartbeats", self._heartbeats),
+                ("lag", self._watch_lag),
+                ("overload", self._watch_overload),
+            )
         ]
         stages = {
             name: self._loop.create_task(self._stage(name, work), name=name)
@@ -336,8 +353,10 @@ class Pipeline:
         }
         logger.info("pipeline running", extra={"fields": {"ingest_mode": self._options.engine.ingest_mode}})
         self._notifier.send(READY=1, STATUS=self._status())
-        if self._environment.watchdog_secs is not None:
-            timers.append(self._loop.create_task(self._feed_watchdog(self._environment.watchdog_secs), name="watchdog"))
+        watchdog_secs = self._environment.watchdog_secs
+        if watchdog_secs is not None:
+            feed_watchdog = functools.partial(self._feed_watchdog, watchdog_secs)
+            timers.append(self._loop.create_task(self._guard("watchdog", feed_watchdog), name="watchdog"))
         run_seconds = self._options.engine.run_seconds
         if run_seconds is not None:
             self._loop.call_later(run_seconds, self._end, None)
@@ -358,7 +377,10 @@ class Pipeline:
         self._notifier.close()
         if failure is not None:
             return failure.code
-        return ExitCode.CRASH if lost else ExitCode.COMPLETE
+        if lost:
+            return ExitCode.CRASH
+        logger.info("shutdown complete", extra={"fields": {"exit_code": int(ExitCode.COMPLETE)}})
+        return ExitCode.COMPLETE
 
     def _on_signal(self, signum: int) -> None:
         logger.info("shutdown signal received", extra={"fields": {"signal": signal.Signals(signum).name}})
@@ -368,19 +390,26 @@ class Pipeline:
         if not self._stop.done():
             self._stop.set_result(failure)
 
-    async def _stage(self, name: str, work: Callable[[], object]) -> None:
-        """One stage to its end. Whatever it raises ends the run; the other stages still drain."""
-        try:
-            await work()  # type: ignore[misc]
+    async def _stage(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """One stage to its end; the end of ingest is that of the run."""
+        if await self._guard(name, work):
             self._liveness.finished(name)
             if name == "ingest":
                 self._end(None)
+
+    async def _guard(self, name: str, work: Callable[[], Awaitable[None]]) -> bool:
+        """Does `work`. Whatever it raises ends the run, in good order; returns whether it raised nothing."""
+        try:
+            await work()
         except EngineError as error:
             self._end(error)
         except Exception as error:
             crash = Crash(f"{name} failed", task=name)
             crash.__cause__ = error
             self._end(crash)
+        else:
+            return True
+        return False
 
     async def _drain(self, stages: dict[str, asyncio.Task[None]]) -> bool:
         """Stops the feed and lets each stage finish what is queued, in the order of the flow. False when
@@ -616,20 +645,16 @@ class Pipeline:
     async def _watch_overload(self) -> None:
         grace = self._options.engine.overload_grace_ms / 1000
         channels = (self._ticks, self._signals, self._rows)
-        try:
-            while True:
-                await asyncio.sleep(max(0.01, grace / 4))
-                if any(channel.full_for(grace) for channel in channels):
-                    # The loop itself may have been late, or the process stopped: let the consumers run once
-                    # before it is called an overload.
-                    await asyncio.sleep(0.01)
-                    for channel in channels:
-                        channel.check_overload(grace)
-        except Overload as overload:
-            self._end(overload)
+        while True:
+            await asyncio.sleep(max(_OVERLOAD_RECHECK_SECS, grace / 4))
+            if any(channel.full_for(grace) for channel in channels):
+                # The loop itself may have been late, or the process stopped: let the consumers run once
+                # before it is called an overload.
+                await asyncio.sleep(_OVERLOAD_RECHECK_SECS)
+                for channel in channels:
+                    channel.check_overload(grace)
 
     async def _feed_watchdog(self, watchdog_secs: float) -> None:
-        self._notifier.send(WATCHDOG=1)
         while True:
             self._liveness.next_epoch()
             for channel in (self._ticks, self._signals, self._rows):

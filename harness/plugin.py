@@ -263,12 +263,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         claimed = sorted({clause for one in members for clause in one["claims"]}, key=_clause_order)
         seconds = sum(one["seconds"] for one in members)
         terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
-        terminalreporter.write_line(f" {file:<24} {len(members):>4} proofs {seconds:7.2f} s  {' '.join(claimed)}")
+        terminalreporter.write(f" {file:<24} {len(members):>4} proofs {seconds:7.2f} s  {' '.join(claimed)}\n")
     for one in sorted(run.verdicts, key=lambda one: str(one["proof"])):
         verdict = Verdict(one["verdict"])
         if verdict is not Verdict.PROVEN:
             terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
-            terminalreporter.write_line(f" {one['proof']}: {one['reason']}")
+            terminalreporter.write(f" {one['proof']}: {one['reason']}\n")
     counts = ", ".join(f"{sum(one['verdict'] == v for one in run.verdicts)} {v.value}" for v in reversed(Verdict))
     planned = [clause.id for clause in run.contract().values() if clause.planned]
     if planned:

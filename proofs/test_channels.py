@@ -135,6 +135,22 @@ def test_B2_a_burst_that_is_taken_in_time_is_no_overload() -> None:
         channel.take_all()
 
 
+def test_B2_a_channel_that_is_always_full_but_moves_is_no_overload() -> None:
+    async def work() -> None:
+        clock = Clock()
+        channel: Channel[int] = Channel("persist", 1, clock)
+        channel.put_nowait(0, 1)
+        producers = [asyncio.ensure_future(channel.put(number, 1)) for number in range(1, 10)]
+        await settle()
+        for number in range(10):
+            clock.now += 0.2
+            channel.check_overload(0.25)
+            assert channel.take_all() == [number]
+        await asyncio.gather(*producers)
+
+    run(work())
+
+
 def test_B2_a_producer_that_waits_means_full_even_below_the_capacity() -> None:
     async def work() -> None:
         clock = Clock()

@@ -1,0 +1,80 @@
+"""Every command in the documents works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+NEVER_INSIDE_ITSELF = ("make proofs", "make test", "make lint", "make format", ".venv/bin/pytest")
+"""Commands that run this very suite, or rewrite the checkout: their spelling is checked, CI runs them for real."""
+
+
+def commands() -> list[str]:
+    found = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"^```console\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
+            found += [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
+    return sorted(set(found))
+
+
+def run(argv: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1"}
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_documented_command(command: str, tmp_path: Path) -> None:
+    if command.startswith(NEVER_INSIDE_ITSELF):
+        done = dry_run(shlex.split(command))
+    else:
+        # A copy of what the commands read, so that none of them touches the checkout.
+        for name in (
+            "config",
+            "docs",
+            "Makefile",
+            "pyproject.toml",
+            "engine",
+            "harness",
+            "README.md",
+            ".venv",
+            "reports",
+        ):
+            if (ROOT / name).exists():
+                (tmp_path / name).symlink_to(ROOT / name)
+        if "--update" in command:
+            (tmp_path / "config").unlink()
+            (tmp_path / "config").mkdir()
+        if "buglog" in command:
+            (tmp_path / "reports").unlink(missing_ok=True)
+            make_report(tmp_path / "reports")
+        done = run(shlex.split(command), tmp_path)
+    assert done.returncode == 0, f"`{command}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+
+
+def dry_run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    if argv[0] == "make":
+        return run([*argv, "--dry-run"], ROOT)
+    return run([*argv, "--collect-only", "-q", "-p", "no:cacheprovider"], ROOT)
+
+
+def make_report(reports: Path) -> None:
+    """A run's leavings, as small as they can be."""
+    (reports / "runs" / "1").mkdir(parents=True)
+    (reports / "runs" / "1" / "record.jsonl").write_text(
+        '{"run":"1","worker":"main","seq":1,"at":1.5,"proof":"","type":"run","facts":{}}\n'
+    )
+    (reports / "verdicts.json").write_text(
+        '{"run_id":"1","systemd":"private","verdicts":[],"counts":{"proven":0,"refuted":0,"unproven":0}}'
+    )
+
+
+def test_there_are_commands() -> None:
+    assert {"make proofs", "make test", "make buglog"} <= set(commands())
