@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from harness.clock import Clock, OsClock
+from harness.clock import Clock, OsClock, poll
 from harness.errors import HarnessError
 
 T = TypeVar("T")
@@ -66,6 +66,11 @@ class Exchange:
         with self._changed:
             if not self._changed.wait_for(lambda: self._clients, deadline_secs):
                 raise HarnessError(f"no client connected to {self.url} within {deadline_secs:g} s")
+
+    def wait_sent(self, count: int, deadline_secs: float = 10.0) -> None:
+        """Wait until `count` ticks were sent. Raises HarnessError when clients do not take them."""
+        if poll(lambda: True if self.sent >= count else None, self._clock, deadline_secs) is None:
+            raise HarnessError(f"{self.sent} of {count} ticks sent to {self.url} within {deadline_secs:g} s")
 
     def send_ticks(self, count: int, *, price: float = 100.0, interval_secs: float = 0.0) -> int:
         """Send `count` ticks with consecutive event ids to every client, and return the last id.

@@ -16,6 +16,9 @@ from harness.clock import Clock, OsClock
 from harness.errors import CommandFailed, Unavailable
 from harness.recorder import Recorder
 
+KILL_SECS = 5.0
+"""How long a killed command may take to be gone."""
+
 SHOWN_CHARS = 4000
 """How much of an output an error message shows; the record holds all of it."""
 
@@ -73,7 +76,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL, and wait until the process is gone."""
         self.signal(signal.SIGKILL)
-        self.wait(5.0)
+        self.wait(KILL_SECS)
 
 
 class Shell:
@@ -98,6 +101,7 @@ class Shell:
         """
         intent = self.recorder.write("intent", argv=argv, cwd=str(cwd or ""))
         started = self._clock.monotonic()
+        ended = threading.Event()
         running = self._command(argv[0])(
             *argv[1:],
             _in=stdin,
@@ -106,26 +110,20 @@ class Shell:
             _tty_out=False,
             _bg=True,
             _bg_exc=False,
+            _done=lambda _command, _success, _status: ended.set(),
         )
-        # sh's own _timeout= waits in steps of 0.1 s, which is ten times what most commands here take.
-        overdue = threading.Event()
-
-        def kill() -> None:
-            overdue.set()
-            running.kill()
-
-        timer = threading.Timer(timeout_secs, kill)
-        timer.daemon = True
-        timer.start()
+        # Not sh's own wait() and _timeout=: they look every 0.1 s, which is ten times what most commands here
+        # take, and let no Ctrl-C through.
         try:
-            running.wait()
-            status = int(running.exit_code)
-        except sh.ErrorReturnCode as error:
-            status = int(error.exit_code)
+            in_time = ended.wait(timeout_secs)
         finally:
-            timer.cancel()
-        result = self._result(intent, argv, status, bytes(running.stdout), bytes(running.stderr), started)
-        if overdue.is_set():
+            if not ended.is_set():
+                running.kill()
+                ended.wait(KILL_SECS)
+        # The process has ended; this waits for the threads that read its output.
+        status = int(running.process.wait())
+        result = self._result(intent, argv, status, running.process.stdout, running.process.stderr, started)
+        if not in_time:
             raise CommandFailed(f"`{shlex.join(argv)}` did not end within {timeout_secs:g} s")
         return result
 

@@ -112,6 +112,10 @@ def test_N8_malformed_messages_are_counted_and_the_engine_runs_on(tmp_path: Path
             connection.send(mock_tick(10))
             # Over the size limit: one more parse error, and a new connection.
             connection.send("x" * (4 * 1024 * 1024 + 1))
+            until_closed(connection)
+        elif number == 1:
+            # The same in fragments, none of which is.
+            connection.send(["x" * 1024 * 1024] * 5)
         else:
             # Fragments are one message; 600 KB is the size of a real first frame of Gemini.
             connection.send(['{"type":"ack","pad":"', "x" * 600_000, '"}'])
@@ -122,7 +126,7 @@ def test_N8_malformed_messages_are_counted_and_the_engine_runs_on(tmp_path: Path
         config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "max_backoff_secs": 0.05}})
         with engine(tmp_path, "--config", str(config), "--ingest", "mockws", HYBRID_TRANSPORT=transport) as running:
             beat = running.wait_heartbeat(lambda beat: beat["ingest_received"] == 2)
-            assert (beat["parse_errors"], beat["ignored"], beat["reconnects"]) == (len(bad) + 1, 2, 1)
+            assert (beat["parse_errors"], beat["ignored"], beat["reconnects"]) == (len(bad) + 2, 2, 2)
             assert running.stop() == 0
             # Rate-limited: at most one line a second.
             assert len(running.messages("unusable message")) <= 2
@@ -397,6 +401,31 @@ def test_R4_paper_takes_orders_through_their_whole_life(tmp_path: Path) -> None:
         assert open_ == [(0,)]
 
 
+def test_R2_R3_vetoed_signals_are_counted_and_persisted_and_make_no_orders(tmp_path: Path) -> None:
+    def script(connection: ServerConnection, number: int) -> None:
+        for tick in range(40):
+            connection.send(mock_tick(tick))
+        until_closed(connection)
+
+    with server(script) as exchange:
+        # These ticks are years old.
+        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "max_staleness_ms": 5000}})
+        with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
+            running.wait_heartbeat(lambda beat: beat["stale_vetoes"] == 4)
+            assert running.stop() == 0
+        config = write_config(tmp_path, {"risk_caps": {"max_symbol_exposure_usd": 5}})
+        with engine(tmp_path, "--config", str(config)) as running:
+            running.wait_heartbeat(lambda beat: beat["risk_vetoes"] >= 2)
+            assert running.stop() == 0
+            capped = running.final()["risk_vetoes"]
+            assert running.final()["stale_vetoes"] == 0
+            assert running.query("SELECT veto, count(*) FROM signals GROUP BY veto ORDER BY veto") == [
+                ("RISK_CAP", capped),
+                ("STALE_DATA", 4),
+            ]
+            assert running.query("SELECT count(*) FROM orders") == [(0,)]
+
+
 def test_D3_the_watermark_survives_a_restart(tmp_path: Path) -> None:
     """A second run is sent the same ticks again and two more: only those are new (N9)."""
 
@@ -550,10 +579,38 @@ STAGES = {
 }
 
 
+def load(tmp_path: Path, tables: dict[str, dict[str, object]]) -> settings.Loaded:
+    config = write_config(tmp_path, tables)
+    return settings.load(str(config), {"app.db_path": ("--db", str(tmp_path / "bot.db"))})
+
+
+async def hang(self: object) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize(("stuck", "channel"), [("strategy", "tick"), ("execution", "signal")])
+def test_B2_overload_names_the_channel_and_writes_what_is_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stuck: str, channel: str
+) -> None:
+    monkeypatch.setattr(pipeline.Pipeline, f"_work_{stuck}", hang)
+    caplog.set_level("INFO")
+    tables: dict[str, dict[str, object]] = {
+        "engine": {"shutdown_timeout_secs": 0.1, "signal_every_n_ticks": 1, "overload_grace_ms": 50},
+        "channels": {"tick_channel_size": 8, "signal_channel_size": 2},
+    }
+    code = pipeline.run(load(tmp_path, tables), settings.Environment("INFO", "picows", None, None))
+    assert code == 13
+    (overload,) = [record.fields for record in caplog.records if record.message.startswith(f"{channel} channel full")]
+    assert (overload["reason"], overload["channel"]) == ("OVERLOAD", channel)
+    (final,) = [record.fields for record in caplog.records if record.message == "FINAL METRICS"]
+    assert final["tick_rows_written"] >= 8
+    assert final["tick_count"] == final["tick_rows_written"] + final["bp_drops_tick"]
+    assert not [record for record in caplog.records if "balance" in record.message]
+
+
 def run_in_process(tmp_path: Path, watchdog_secs: float, tables: dict[str, dict[str, object]]) -> list[str]:
     """Runs the pipeline here; returns what systemd would have heard, one assignment an element."""
-    config = write_config(tmp_path, tables)
-    loaded = settings.load(str(config), {"app.db_path": ("--db", str(tmp_path / "bot.db"))})
+    loaded = load(tmp_path, tables)
     told: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
@@ -577,9 +634,6 @@ def run_in_process(tmp_path: Path, watchdog_secs: float, tables: dict[str, dict[
 def test_E5_one_stuck_task_starves_the_watchdog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stuck: str
 ) -> None:
-    async def hang(self: object) -> None:
-        await asyncio.get_running_loop().create_future()
-
     target = STAGES[stuck]
     if target is not None:
         monkeypatch.setattr(*target, hang)

@@ -1,0 +1,96 @@
+"""PSI text -> Pressure, and what counts as too much of it (contract K1, K2).
+
+PSI is the share of wall time, in percent, in which some (or all) tasks were stalled waiting for a resource. It is
+not utilisation: a busy computer on which nobody has to wait has a pressure of zero.
+
+What cannot be read is `Unknown`, which is neither pressure nor the absence of it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LIMITS = {"cpu": 20.0, "memory": 10.0, "io": 15.0}
+"""Percent of the last ten seconds in which some task waited; more than that is pressure (K1)."""
+
+RESOURCES = tuple(LIMITS)
+
+_LINE = re.compile(r"(some|full) avg10=(\S+) avg60=(\S+) avg300=(\S+) total=(\d+)")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of one file under /proc/pressure."""
+
+    raw: str
+    """As the kernel wrote it, without the newline."""
+    avg10: float
+    """Percent of the last ten seconds, 0 to 100."""
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """All lines of one look, as `cpu_some`, `cpu_full`, `memory_some`, ... A kernel before 5.13 has no `cpu_full`."""
+
+    lines: Mapping[str, Line]
+
+    def some(self, resource: str) -> float:
+        """Percent of the last ten seconds in which some task waited for `resource` (cpu, memory, io)."""
+        return self.lines[f"{resource}_some"].avg10
+
+    def exceeded(self) -> list[str]:
+        """Each limit that is strictly exceeded, as text such as `CPU 58.8 > 20`; empty when none is."""
+        return [
+            f"{resource.upper()} {self.some(resource):g} > {limit:g}"
+            for resource, limit in LIMITS.items()
+            if self.some(resource) > limit
+        ]
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The pressure could not be learned."""
+
+    reason: str
+
+
+def parse(texts: Mapping[str, str]) -> Pressure | Unknown:
+    """The contents of /proc/pressure/cpu, memory and io (keys `cpu`, `memory`, `io`) as Pressure, or Unknown.
+
+    Unknown when a file is missing, lacks its `some` line, or holds what is no PSI: the reason names the file.
+    """
+    lines: dict[str, Line] = {}
+    for resource in RESOURCES:
+        if resource not in texts:
+            return Unknown(f"{resource}: missing")
+        for raw in texts[resource].splitlines():
+            match = _LINE.fullmatch(raw.strip())
+            averages = [_percent(text) for text in match.group(2, 3, 4)] if match else [None]
+            if match is None or None in averages:
+                return Unknown(f"{resource}: not a line of PSI: {raw[:120]!r}")
+            lines[f"{resource}_{match[1]}"] = Line(raw.strip(), averages[0] or 0.0)
+        if f"{resource}_some" not in lines:
+            return Unknown(f"{resource}: no `some` line")
+    return Pressure(lines)
+
+
+def facts(reading: Pressure | Unknown) -> dict[str, object]:
+    """What a decision line says of a reading (K6): raw lines and parsed averages, or that it is unknown and why."""
+    if isinstance(reading, Unknown):
+        return {"psi": "unknown", "psi_error": reading.reason}
+    found: dict[str, object] = {}
+    for name, line in reading.lines.items():
+        found[f"{name}_raw"] = line.raw
+        found[f"{name}_avg10"] = line.avg10
+    return found
+
+
+def _percent(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and 0.0 <= value <= 100.0 else None

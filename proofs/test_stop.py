@@ -1,0 +1,63 @@
+"""Stopping is clean: exit 0, and everything that was received is on disk (contract E4, S13)."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.exchange import Exchange
+from proofs.fixtures.engine_unit import EngineUnit
+
+
+def run_and_feed(engine: EngineUnit, exchange: Exchange) -> None:
+    exchange.feed(interval_secs=0.001)
+    engine.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url}})
+    engine.start()
+    exchange.wait_sent(100)
+
+
+def expect_clean_end(engine: EngineUnit) -> None:
+    final = engine.wait_log("FINAL METRICS").fields
+    state = engine.show()
+    engine.expect(
+        (state.active, state.result, state.exec_main_status) == ("inactive", "success", 0),
+        "the engine did not end cleanly",
+    )
+    stored = engine.tick_count()
+    engine.expect(
+        stored == final["ingest_received"] > 0,
+        f"{final['ingest_received']} ticks received, {stored} in the database",
+    )
+    engine.expect(engine.query("PRAGMA integrity_check") == [("ok",)], "the database is damaged")
+
+
+@pytest.mark.claim("E4", "S13")
+def test_systemctl_stop_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
+    run_and_feed(engine, exchange)
+    engine.stop()
+    expect_clean_end(engine)
+
+
+@pytest.mark.claim("E4", "S13")
+def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
+    """Ctrl-C: a clean end by itself, so systemd does not restart it."""
+    run_and_feed(engine, exchange)
+    engine.kill("INT")
+    engine.wait("end of the unit", lambda e: e.message.endswith("Deactivated successfully."))
+    expect_clean_end(engine)
+    engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
+
+
+@pytest.mark.claim("D3")
+def test_sigkill_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
+    """Whole batches only, and the engine goes on where it was."""
+    run_and_feed(engine, exchange)
+    engine.wait_ticks(50)
+    engine.kill("KILL")
+    engine.wait_restarts(1)
+    before = engine.tick_count()
+    engine.expect(engine.query("PRAGMA integrity_check") == [("ok",)], "the database is damaged")
+    engine.wait_ticks(before + 50)
+    engine.expect(
+        engine.query("SELECT COUNT(*) FROM (SELECT 1 FROM ticks GROUP BY trade_id HAVING COUNT(*) > 1)") == [(0,)],
+        "a trade is stored twice",
+    )

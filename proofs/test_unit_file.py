@@ -1,0 +1,54 @@
+"""The installed unit says what the contract demands of it, as systemd itself reads it (contract E1)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from proofs.fixtures.engine_unit import EngineUnit
+
+EXPOSURE_MAX = 2.0
+"""Of `systemd-analyze security`; a plain unit scores 9.5."""
+
+
+@pytest.mark.claim("E1")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Type", "notify"),
+        ("NotifyAccess", "main"),
+        ("Restart", "on-failure"),
+        ("RestartPreventExitStatus", "12"),
+        # systemd does not apply RestartPreventExitStatus= to ExecStartPre=.
+        ("ExecStartPre", ""),
+        ("SuccessExitStatus", ""),
+    ],
+)
+def test_property(engine: EngineUnit, name: str, value: str) -> None:
+    shown = engine.property(name)
+    engine.expect(shown == value, f"{name} is {shown!r}, the contract demands {value!r}")
+
+
+@pytest.mark.claim("E1")
+def test_has_a_watchdog(engine: EngineUnit) -> None:
+    # systemd tells a watchdog's period only of a unit that runs.
+    engine.configure({})
+    engine.start()
+    period = engine.property("WatchdogUSec")
+    engine.expect(period not in ("", "0", "infinity"), f"the unit has no WatchdogSec=: {period}")
+
+
+@pytest.mark.claim("E1")
+def test_only_our_drop_in_is_on_top(engine: EngineUnit) -> None:
+    """What is proven is the installed file: drop-ins set paths and times, and nothing else."""
+    drop_ins = engine.property("DropInPaths").split()
+    engine.expect([path.rpartition("/")[2] for path in drop_ins] == ["10-proof.conf"], f"drop-ins: {drop_ins}")
+
+
+@pytest.mark.claim("E1")
+def test_is_hardened(engine: EngineUnit) -> None:
+    shown = engine.machine.run("systemd-analyze", "security", "--no-pager", engine.name)
+    overall = re.search(r"Overall exposure level for \S+: ([\d.]+)", shown.stdout)
+    assert overall, f"systemd-analyze said: {shown.stdout}{shown.stderr}"
+    engine.expect(float(overall[1]) <= EXPOSURE_MAX, f"exposure {overall[1]}, at most {EXPOSURE_MAX}")

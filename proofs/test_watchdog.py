@@ -1,0 +1,48 @@
+"""Without any controller, systemd's watchdog ends what hangs, and leaves alone what is merely quiet (contract E5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from harness.exchange import Exchange
+from proofs.fixtures.engine_unit import EngineUnit
+
+WATCHDOG_SEC = "1s"
+
+
+@pytest.fixture
+def watched(engine: EngineUnit) -> Iterator[EngineUnit]:
+    """The unit with a watchdog that barks soon."""
+    engine.drop_in("20-watchdog", f"[Service]\nWatchdogSec={WATCHDOG_SEC}\n")
+    yield engine
+    engine.down()
+    engine.remove_drop_in("20-watchdog")
+
+
+@pytest.mark.claim("E5", "stall")
+def test_paused_engine_is_restarted_by_the_watchdog(watched: EngineUnit) -> None:
+    watched.configure({"engine": {"tick_interval_ms": 10}})
+    watched.start()
+    before = watched.show()
+    watched.kill("STOP")
+    status = watched.machine.run("grep", "^State", f"/proc/{before.main_pid}/status").expect(0).stdout
+    watched.expect("T (stopped)" in status, f"the pause did not land: {status}")
+    watched.expect(watched.show().active == "active", "systemd noticed a pause that it cannot see")
+    watched.wait("watchdog report of systemd", lambda e: "Watchdog timeout" in e.message)
+    watched.wait_restarts(1)
+    watched.wait_log("HEARTBEAT (G4)", lambda entry: entry.pid != before.main_pid)
+
+
+@pytest.mark.claim("E5")
+def test_quiet_market_is_not_stuck(watched: EngineUnit, exchange: Exchange) -> None:
+    """Connected, and not one tick for several watchdog periods."""
+    watched.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "heartbeat_interval_secs": 1}})
+    watched.start()
+    exchange.wait_client()
+    for _ in range(3):
+        watched.wait_log("HEARTBEAT (G4)")
+        watched.mark()
+    state = watched.show()
+    watched.expect((state.active, state.n_restarts) == ("active", 0), "a quiet market was taken for a hang")
