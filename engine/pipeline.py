@@ -297,6 +297,9 @@ class Pipeline:
         # False once a write failed in a way that no retry can mend; the batch in flight is then lost.
         self._writable = True
         self._write_trouble = logs.RateLimited(logger, logging.WARNING)
+        # Order events and fills made, and how many of those and of the signals are on disk.
+        self._outcomes_made = 0
+        self._derived_written = 0
         # True once what is unwritten has been counted as dropped.
         self._abandoned = False
         # Resolved with why the run ends: None for a clean stop.
@@ -309,8 +312,9 @@ class Pipeline:
         if options.engine.ingest_mode == "REAL_WS":
             return loaded.sources
         if options.engine.ingest_mode == "MOCK_WS":
-            # Trade ids belong to the exchange at that address, so the name has to tell addresses apart.
-            name = f"mock_ws {redact_url(options.engine.ws_url)}"
+            # Trade ids belong to the exchange at that address, so the name has to tell addresses apart. Names
+            # of sources are at most 128 characters long.
+            name = f"mock_ws {redact_url(options.engine.ws_url)}"[:128]
             return (Source(name=name, url=options.engine.ws_url, kind="mock", priority=0),)
         return ()
 
@@ -365,11 +369,11 @@ class Pipeline:
         self._notifier.send(STOPPING=1, STATUS="stopping")
         if failure is not None:
             logs.report(logger, failure)
-        in_time = await self._drain(stages)
+        await self._drain(stages)
         for timer in timers:
             timer.cancel()
         await asyncio.gather(*timers, return_exceptions=True)
-        lost = 0 if in_time else self._count_lost()
+        lost = self._count_lost()
         if self._writer.stop(0.0 if self._in_flight is not None else 1.0):
             self._store.close()
         logger.info("FINAL METRICS", extra={"fields": self._snapshot()})
@@ -411,9 +415,9 @@ class Pipeline:
             return True
         return False
 
-    async def _drain(self, stages: dict[str, asyncio.Task[None]]) -> bool:
-        """Stops the feed and lets each stage finish what is queued, in the order of the flow. False when
-        `shutdown_timeout_secs` were not enough."""
+    async def _drain(self, stages: dict[str, asyncio.Task[None]]) -> None:
+        """Stops the feed and lets each stage finish what is queued, in the order of the flow, as far as
+        `shutdown_timeout_secs` allow."""
         closes: dict[str, Channel[list[Tick]] | Channel[_Items] | Channel[ledger.Batch]] = {
             "ingest": self._ticks,
             "strategy": self._signals,
@@ -435,7 +439,6 @@ class Pipeline:
             for task in stages.values():
                 task.cancel()
             await asyncio.gather(*stages.values(), return_exceptions=True)
-        return not self._unwritten()
 
     def _unwritten(self) -> list[ledger.Batch]:
         """The batches that are not on disk yet, rows of the rest of ingest excluded."""
@@ -538,6 +541,7 @@ class Pipeline:
 
     async def _persist(self, batch: ledger.Batch) -> None:
         rows = _rows(batch)
+        self._outcomes_made += len(batch.orders) + len(batch.fills)
         if rows:
             with self._liveness.waiting("execution"):
                 await self._rows.put(batch, rows)
@@ -593,6 +597,8 @@ class Pipeline:
             counters.tick_rows_known += outcome.ticks_known
             rows = outcome.ticks + outcome.signals + outcome.orders + outcome.fills
             counters.persist_count += rows
+            assert self._in_flight is not None
+            self._derived_written += _rows(self._in_flight) - len(self._in_flight.ticks)
             self._in_flight = None
             logger.debug("batch flushed", extra={"fields": {"persisted": rows, "errors": counters.persist_errors}})
             self._rows.nudge()
@@ -709,9 +715,8 @@ class Pipeline:
         counters, unwritten = self._counters, self._unwritten()
         counters.bp_drops_tick += len(self._ingest.rest)
         counters.bp_drops_persist += sum(len(batch.ticks) for batch in unwritten)
-        counters.bp_drops_signal += sum(_rows(batch) - len(batch.ticks) for batch in unwritten)
-        for items in (*self._signals.pending(), *self._signals.waiting()):
-            counters.bp_drops_signal += len(items[1])
+        # Not counted where they were left, because a cancelled stage takes what it held with it.
+        counters.bp_drops_signal += counters.signal_count + self._outcomes_made - self._derived_written
         self._abandoned = True
         lost = counters.bp_drops_tick + counters.bp_drops_persist + counters.bp_drops_signal
         if lost:

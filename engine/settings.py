@@ -102,11 +102,15 @@ class _Table(BaseModel):
 
 
 class App(_Table):
+    """`[app]`: what is traded and where it is stored."""
+
     symbol: Text = Field(default="SOL/USDC", description="What the ticks are called where a source names no symbol.")
     db_path: FilePath = Field(default="data/bot.db", description="SQLite database, relative to the working directory.")
 
 
 class Engine(_Table):
+    """`[engine]`: ingest and the life of the process."""
+
     ingest_mode: Annotated[IngestMode, BeforeValidator(_ingest_mode)] = Field(
         default="SYNTHETIC", description="Where ticks come from."
     )
@@ -141,6 +145,8 @@ class Engine(_Table):
 
 
 class StrategyTable(_Table):
+    """`[strategy]`: when to trade."""
+
     name: Literal["periodic", "sma_crossover"] = Field(default="periodic", description="Which strategy runs (R1).")
     sma_short: int = Field(default=5, ge=1, le=1_000_000, description="sma_crossover: ticks in the short average.")
     sma_long: int = Field(default=20, ge=2, le=1_000_000, description="sma_crossover: ticks in the long average.")
@@ -153,12 +159,16 @@ class StrategyTable(_Table):
 
 
 class Execution(_Table):
+    """`[execution]`: what an order costs."""
+
     fee_rate: float = Field(default=0.001, ge=0, le=1, description="Fees as a fraction of an order's notional value.")
     slippage_bps: float = Field(default=0.0, ge=0, lt=10_000, description="Price moved against us, in basis points.")
     order_size: float = Field(default=0.1, gt=0, le=1e12, description="Quantity of each signal, in the base asset.")
 
 
 class RiskCaps(_Table):
+    """`[risk_caps]`: what an order may not exceed."""
+
     max_exposure_usd: float = Field(
         default=10_000.0, gt=0, description="Cap on the exposure of all symbols together (R3)."
     )
@@ -167,12 +177,16 @@ class RiskCaps(_Table):
 
 
 class Channels(_Table):
+    """`[channels]`: how much may wait between stages."""
+
     tick_channel_size: ChannelSize = Field(default=256, description="Ticks between ingest and strategy.")
     signal_channel_size: ChannelSize = Field(default=64, description="Signals between strategy and execution.")
     persist_channel_size: ChannelSize = Field(default=512, description="Rows between the pipeline and the writer.")
 
 
 class Persist(_Table):
+    """`[persist]`: when rows go to disk."""
+
     batch_size: Count = Field(default=100, description="Flush as soon as so many rows wait.")
     flush_interval_ms: Millis = Field(default=1000, description="Flush when the oldest row has waited so long.")
     busy_timeout_ms: int = Field(
@@ -184,6 +198,8 @@ class Persist(_Table):
 
 
 class Gate(_Table):
+    """`[gate]`: what opens LIVE."""
+
     proof_bundle: FilePath = Field(default="data/proof_bundle.json", description="Signed proof bundle that LIVE needs.")
     # Lax for this one field: TOML has lists, not tuples. The strings in it stay strings.
     trusted_keys: tuple[Text, ...] = Field(
@@ -193,6 +209,8 @@ class Gate(_Table):
 
 
 class Dashboard(_Table):
+    """`[dashboard]`: the status page, of which the engine only checks the settings."""
+
     host: Text = Field(default="127.0.0.1", description="Address the dashboard listens on.")
     port: int = Field(default=8501, ge=1, le=65_535, description="TCP port the dashboard listens on.")
     refresh_seconds: Secs = Field(default=1.0, description="Time between two refreshes of the page.")

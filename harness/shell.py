@@ -101,7 +101,6 @@ class Shell:
         """
         intent = self.recorder.write("intent", argv=argv, cwd=str(cwd or ""))
         started = self._clock.monotonic()
-        ended = threading.Event()
         running = self._command(argv[0])(
             *argv[1:],
             _in=stdin,
@@ -110,20 +109,27 @@ class Shell:
             _tty_out=False,
             _bg=True,
             _bg_exc=False,
-            _done=lambda _command, _success, _status: ended.set(),
         )
-        # Not sh's own wait() and _timeout=: they look every 0.1 s, which is ten times what most commands here
-        # take, and let no Ctrl-C through.
+        # Not sh's own _timeout=: it looks every 0.1 s, which is ten times what most commands here take.
+        overdue = threading.Event()
+
+        def give_up() -> None:
+            overdue.set()
+            running.kill()
+
+        timer = threading.Timer(timeout_secs, give_up)
+        timer.daemon = True
+        timer.start()
         try:
-            in_time = ended.wait(timeout_secs)
+            status = int(running.process.wait())
+        except BaseException:
+            # Ctrl-C. sh's threads would keep this process alive until the command ends by itself.
+            running.kill()
+            raise
         finally:
-            if not ended.is_set():
-                running.kill()
-                ended.wait(KILL_SECS)
-        # The process has ended; this waits for the threads that read its output.
-        status = int(running.process.wait())
+            timer.cancel()
         result = self._result(intent, argv, status, running.process.stdout, running.process.stderr, started)
-        if not in_time:
+        if overdue.is_set():
             raise CommandFailed(f"`{shlex.join(argv)}` did not end within {timeout_secs:g} s")
         return result
 

@@ -605,6 +605,9 @@ def test_B2_overload_names_the_channel_and_writes_what_is_queued(
     (final,) = [record.fields for record in caplog.records if record.message == "FINAL METRICS"]
     assert final["tick_rows_written"] >= 8
     assert final["tick_count"] == final["tick_rows_written"] + final["bp_drops_tick"]
+    # Nothing was executed, so every signal was lost, and none in silence.
+    assert final["bp_drops_signal"] == final["signal_count"]
+    assert bool(final["signal_count"]) is (stuck == "execution")
     assert not [record for record in caplog.records if "balance" in record.message]
 
 

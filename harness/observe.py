@@ -1,0 +1,170 @@
+"""What the soak controller and the healthcheck see of a computer, and the three things they do to it.
+
+`Computer` is the whole of it, so that a test can put a hand-written one in its place. Everything goes through the
+recorded shell but reads of /proc and of the engine's database.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from harness import journal, ledger_view, pressure, unit
+from harness.clock import Clock
+from harness.journal import Entry
+from harness.pressure import Pressure, Unknown
+from harness.shell import CommandResult, Shell
+from harness.stall import Progress
+from harness.unit import UnitState
+
+PRESSURE_DIR = Path("/proc/pressure")
+
+LOOK_SECS = 10.0
+"""Deadline of a command that only looks."""
+
+ACT_SECS = 150.0
+"""Deadline of a start, restart or stop: above the unit's TimeoutStopSec plus TimeoutStartSec."""
+
+HEARTBEAT = "HEARTBEAT (G4)"
+
+_FIELDS = (
+    "MESSAGE", "MESSAGE_ID", "INVOCATION_ID", "USER_INVOCATION_ID", "_SYSTEMD_INVOCATION_ID", "COMMAND",
+    "EXIT_CODE", "EXIT_STATUS", "UNIT_RESULT", "SYSLOG_IDENTIFIER", "_PID", "UNIT", "_SYSTEMD_UNIT",
+)  # fmt: skip
+
+
+class Computer(Protocol):
+    """The engine's surroundings. Looks raise HarnessError when nothing can be learned."""
+
+    def unit(self) -> UnitState:
+        """The engine's unit now."""
+        ...
+
+    def restart(self) -> str:
+        """Start the unit, stopping it before if it runs; waits until that is done. Returns what systemctl complained
+        of, empty when it did not."""
+        ...
+
+    def stop(self) -> str:
+        """Stop the unit and wait until it is down. Returns complaints as `restart`."""
+        ...
+
+    def journal(self) -> Sequence[Mapping[str, str]]:
+        """The unit's journal entries since the last call, as raw fields."""
+        ...
+
+    def pressure(self) -> Pressure | Unknown:
+        """The computer's pressure now. Never raises."""
+        ...
+
+    def progress(self) -> Progress:
+        """The newest tick in the engine's database."""
+        ...
+
+    def rss_bytes(self, pid: int) -> int | None:
+        """Resident memory of a process; None when it is gone."""
+        ...
+
+
+class LocalComputer:
+    """The computer this process runs on, and its system manager."""
+
+    def __init__(self, shell: Shell, unit_name: str, database: Path, clock: Clock, pressure_dir: Path) -> None:
+        self._shell = shell
+        self._unit = unit_name
+        self._database = database
+        self._pressure_dir = pressure_dir
+        self._since = clock.wall()
+        self._cursor = ""
+
+    def unit(self) -> UnitState:
+        return show(self._shell, self._unit)
+
+    def restart(self) -> str:
+        return self._act("restart")
+
+    def stop(self) -> str:
+        return self._act("stop")
+
+    def _act(self, verb: str) -> str:
+        result = self._shell.run("systemctl", verb, self._unit, timeout_secs=ACT_SECS)
+        return "" if result.status == 0 else result.stderr.strip() or f"systemctl {verb} ended with {result.status}"
+
+    def journal(self) -> list[dict[str, str]]:
+        place = f"--after-cursor={self._cursor}" if self._cursor else f"--since=@{self._since:.6f}"
+        entries = read_journal(self._shell, f"--unit={self._unit}", place)
+        if entries:
+            self._cursor = entries[-1]["__CURSOR"]
+        return entries
+
+    def pressure(self) -> Pressure | Unknown:
+        return read_pressure(self._pressure_dir)
+
+    def progress(self) -> Progress:
+        return ledger_view.look(self._database)
+
+    def rss_bytes(self, pid: int) -> int | None:
+        try:
+            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def show(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> UnitState:
+    """The state of a unit. Raises CommandFailed when systemd does not answer."""
+    shown = _show(shell, unit_name, unit.PROPERTIES, timeout_secs)
+    return unit.parse(shown.stdout)
+
+
+def working_directory(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> Path:
+    """Where the unit's process runs, which its relative paths start from; `/` for a unit that says nothing."""
+    shown = _show(shell, unit_name, ("WorkingDirectory",), timeout_secs)
+    # systemd marks a directory that may be missing with an exclamation mark.
+    return Path(unit.properties(shown.stdout).get("WorkingDirectory", "").removeprefix("!") or "/")
+
+
+def _show(shell: Shell, unit_name: str, names: Sequence[str], timeout_secs: float) -> CommandResult:
+    argv = ("systemctl", "show", unit_name, f"--property={','.join(names)}")
+    return shell.run(*argv, timeout_secs=timeout_secs).expect(0)
+
+
+def read_journal(shell: Shell, *matches: str, timeout_secs: float = LOOK_SECS) -> list[dict[str, str]]:
+    """Journal entries as raw fields, oldest first; what is not text is left out.
+
+    matches: options and matches of journalctl(1). Raises CommandFailed when the journal cannot be read.
+    """
+    result = shell.run(
+        "journalctl", "--quiet", "--no-pager", "--output=json", f"--output-fields={','.join(_FIELDS)}", *matches,
+        timeout_secs=timeout_secs,
+    ).expect(0)  # fmt: skip
+    entries = []
+    for text in result.stdout.splitlines():
+        raw = json.loads(text)
+        entries.append({key: value for key, value in raw.items() if isinstance(value, str)})
+    return entries
+
+
+def heartbeat(entries: Sequence[Mapping[str, str]], invocation_id: str) -> Entry | None:
+    """The last HEARTBEAT (G4) that this run of the engine logged; None when there is none."""
+    for raw in reversed(entries):
+        if raw.get("_SYSTEMD_INVOCATION_ID") != invocation_id:
+            continue
+        entry = journal.parse(raw, int(raw.get("__REALTIME_TIMESTAMP", 0)))
+        if entry is not None and entry.event == HEARTBEAT:
+            return entry
+    return None
+
+
+def read_pressure(directory: Path) -> Pressure | Unknown:
+    """The PSI files in `directory` (cpu, memory, io, as in /proc/pressure). Unknown when one cannot be read."""
+    texts = {}
+    for resource in pressure.RESOURCES:
+        try:
+            texts[resource] = (directory / resource).read_text(encoding="ascii", errors="replace")
+        except OSError as error:
+            return Unknown(f"{directory / resource}: {error.strerror}")
+    return pressure.parse(texts)

@@ -1,0 +1,182 @@
+"""Series -> SVG: one small line chart after another, without a library and without a script.
+
+Colours come from the page's CSS (`.series-0`, `.limit`, `.mark-controller`, ...), so that a chart follows light and
+dark. What was not measured is a gap, never a zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 900, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 26, 24
+
+Points = Sequence[tuple[float, float | None]]
+"""(seconds since the start, value or None where it is not known), in order of time."""
+
+Run = Sequence[tuple[float, float]]
+"""Points without a gap."""
+
+Scale = Callable[[float], float]
+"""From a value to a coordinate of the drawing."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart."""
+
+    name: str
+    points: Points
+    stepped: bool = False
+    """Whether the value holds until the next point, as a rung does."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A horizontal line."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A vertical line: something happened."""
+
+    at: float
+    """Seconds since the start."""
+    kind: str
+    """A word for the CSS class `mark-<kind>`."""
+    text: str
+    """What a reader sees on pointing at it."""
+
+
+def chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    unit: str,
+    seconds: float,
+    limits: Sequence[Limit] = (),
+    marks: Sequence[Mark] = (),
+) -> str:
+    """One chart as an `<svg>` element.
+
+    unit: of the values, shown at the title. seconds: the right end of the time axis. A value that is not finite is
+    a gap.
+    """
+    seconds = max(seconds, 1.0)
+    values = [value for one in series for _, value in one.points if value is not None and math.isfinite(value)]
+    top = _round_up(max([*values, *(limit.value for limit in limits)], default=1.0))
+
+    def x(at: float) -> float:
+        return _LEFT + (WIDTH - _LEFT - _RIGHT) * min(max(at / seconds, 0.0), 1.0)
+
+    def y(value: float) -> float:
+        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * min(max(value / top, 0.0), 1.0)
+
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
+        f'<text class="title" x="{_LEFT}" y="15">{escape(title)} <tspan class="unit">{escape(unit)}</tspan></text>',
+    ]
+    for step in range(3):
+        value = top * step / 2
+        parts += [
+            f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>',
+            f'<text class="tick" x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{_short(value)}</text>',
+        ]
+    for step in range(5):
+        at, anchor = seconds * step / 4, ("start" if step == 0 else "end" if step == 4 else "middle")
+        label = escape(_clock(at))
+        parts.append(f'<text class="tick" x="{x(at):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{label}</text>')
+    for mark in marks:
+        parts.append(
+            f'<line class="mark mark-{escape(mark.kind)}" x1="{x(mark.at):.1f}" x2="{x(mark.at):.1f}" y1="{_TOP}" '
+            f'y2="{HEIGHT - _BOTTOM}"><title>{escape(mark.text)}</title></line>'
+        )
+    for index, limit in enumerate(limits):
+        parts.append(
+            f'<line class="limit series-{index}" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(limit.value):.1f}" '
+            f'y2="{y(limit.value):.1f}"><title>{escape(limit.name)} {limit.value:g}</title></line>'
+        )
+    for index, one in enumerate(series):
+        for run in _runs(_thin(one.points, seconds)):
+            parts.append(_polyline(run, x, y, stepped=one.stepped, index=index, name=one.name))
+    if len(series) > 1:
+        parts += _legend(series)
+    return "\n".join([*parts, "</svg>"])
+
+
+def _legend(series: Sequence[Series]) -> Iterator[str]:
+    for index, one in enumerate(series):
+        left = WIDTH - _RIGHT - 90 * (len(series) - index)
+        yield f'<line class="line series-{index}" x1="{left}" x2="{left + 16}" y1="11" y2="11"/>'
+        yield f'<text class="tick" x="{left + 21}" y="15">{escape(one.name)}</text>'
+
+
+def _polyline(run: Run, x: Scale, y: Scale, *, stepped: bool, index: int, name: str) -> str:
+    places: list[tuple[float, float]] = []
+    for at, value in run:
+        if stepped and places:
+            places.append((x(at), places[-1][1]))
+        places.append((x(at), y(value)))
+    if len(places) == 1:
+        # A point between two gaps would otherwise be an invisible line.
+        return f'<circle class="dot series-{index}" cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="1.5"/>'
+    joined = " ".join(f"{left:.1f},{up:.1f}" for left, up in places)
+    return f'<polyline class="line series-{index}" points="{joined}"><title>{escape(name)}</title></polyline>'
+
+
+def _thin(points: Points, seconds: float) -> Points:
+    """At most the extremes of each pixel column, so that a day has no more to draw than an hour, and no peak is
+    lost."""
+    columns = WIDTH - _LEFT - _RIGHT
+    if len(points) <= 2 * columns:
+        return points
+    buckets: dict[int, list[tuple[float, float | None]]] = {}
+    for at, value in points:
+        buckets.setdefault(int(at / seconds * columns), []).append((at, value))
+    thinned: list[tuple[float, float | None]] = []
+    for bucket in buckets.values():
+        known = [(value, at) for at, value in bucket if value is not None and math.isfinite(value)]
+        if known:
+            thinned += sorted({(at, value) for value, at in (min(known), max(known))})
+        else:
+            thinned.append((bucket[0][0], None))
+    return thinned
+
+
+def _runs(points: Points) -> Iterator[Run]:
+    """The stretches between gaps."""
+    run: list[tuple[float, float]] = []
+    for at, value in points:
+        if value is not None and math.isfinite(value):
+            run.append((at, value))
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _round_up(value: float) -> float:
+    """The next 1, 2, 2.5 or 5 times a power of ten."""
+    if value <= 0 or not math.isfinite(value):
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 2.5, 5, 10, 20) if step * power >= value * (1 - 1e-9))
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"

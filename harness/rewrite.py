@@ -1,0 +1,164 @@
+"""The engine's config file, changed for the time of a soak and put back afterwards (contract K5).
+
+    untouched --change--> changed, original kept beside it --restore--> untouched
+
+The original is on disk, whole, before the first change is. Every write goes to a file beside the target, which is
+synced and then renamed over it: at any moment the config is one of its versions, never a part of one. A controller
+that was killed leaves the original beside the config; its successor restores it before anything else.
+
+An operator may edit the config meanwhile. Such an edit survives: restoring then puts back only the keys that the
+controller owns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from harness.errors import HarnessError
+
+TABLE = "engine"
+
+OWNED = ("sample_every", "ingest_mode")
+"""Keys of TABLE that a soak changes."""
+
+Values = Mapping[str, int | str]
+
+
+class ConfigTrouble(HarnessError):
+    """The config file cannot be read, is not TOML, or cannot be written. Names the file."""
+
+
+class ConfigFile:
+    """One config file and, while it is changed, its original."""
+
+    def __init__(self, path: Path) -> None:
+        """A link is followed once, so that the file it points to is replaced and the link stays."""
+        self.path = path.resolve()
+        self.original = self.path.with_name(f"{self.path.name}.soak-original")
+        self._new = self.path.with_name(f".{self.path.name}.soak-new")
+
+    def load(self) -> dict[str, Any]:
+        """The values as they are now. Raises ConfigTrouble."""
+        return _parse(self._read(self.path), self.path)
+
+    def change(self, values: Values) -> None:
+        """Set keys of `[engine]` (of OWNED only) and leave everything else, comments included, as it is.
+
+        Raises ConfigTrouble; the config is then what it was.
+        """
+        assert set(values) <= set(OWNED), values
+        text = self._read(self.path)
+        changed = _with_values(text, values, self.path)
+        if not self.original.exists():
+            self._write(self.original, text)
+        if changed != text:
+            self._write(self.path, changed)
+
+    def restore(self) -> bool:
+        """Undo all changes, also those of a controller that was killed. Returns whether there were any.
+
+        Raises ConfigTrouble when that cannot be done; the original then stays where it is.
+        """
+        if not self.original.exists():
+            return False
+        original, current = self._read(self.original), self._read(self.path)
+        owned = {key: value for key, value in _engine(_parse(current, self.path)).items() if key in OWNED}
+        if _with_values(original, owned, self.original) == current:
+            restored = original
+        else:
+            before = {key: value for key, value in _engine(_parse(original, self.original)).items() if key in OWNED}
+            restored = _with_values(current, before, self.path, drop=[key for key in OWNED if key not in before])
+        if restored != current:
+            self._write(self.path, restored)
+        try:
+            self.original.unlink()
+        except OSError as error:
+            raise ConfigTrouble(f"{self.original}: cannot be removed: {error.strerror}") from error
+        return True
+
+    def _read(self, path: Path) -> str:
+        try:
+            # newline="" keeps the line ends of a file that was written elsewhere.
+            with path.open(encoding="utf-8", newline="") as file:
+                return file.read()
+        except OSError as error:
+            raise ConfigTrouble(f"{path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigTrouble(f"{path}: is not UTF-8") from error
+
+    def _write(self, target: Path, text: str) -> None:
+        """Replace `target` by a file with this text, and the config's mode and owner."""
+        try:
+            like = self.path.stat()
+            with contextlib.suppress(FileNotFoundError):
+                # What a killed controller left half written.
+                self._new.unlink()
+            fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.fchmod(fd, stat.S_IMODE(like.st_mode))
+                if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(fd, like.st_uid, like.st_gid)
+                data = memoryview(text.encode())
+                while data:
+                    data = data[os.write(fd, data) :]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(self._new, target)
+            directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._new.unlink()
+            raise ConfigTrouble(f"{target}: cannot be written: {error.strerror}") from error
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigTrouble(f"{path}: not valid TOML: {error}") from error
+
+
+def _engine(table: Mapping[str, Any]) -> dict[str, Any]:
+    engine = table.get(TABLE, {})
+    return dict(engine) if isinstance(engine, Mapping) else {}
+
+
+def _with_values(text: str, values: Values, path: Path, drop: list[str] | None = None) -> str:
+    """`text` with these values of TABLE, and without the keys in `drop`."""
+    before = _parse(text, path)
+    if not isinstance(before.get(TABLE, {}), dict):
+        raise ConfigTrouble(f"{path}: {TABLE} = {before[TABLE]!r}: must be a table")
+    wanted = {key: value for key, value in _engine(before).items() if key not in (drop or [])} | dict(values)
+    if wanted == _engine(before):
+        return text
+    try:
+        document = tomlkit.parse(text)
+        if TABLE not in document:
+            document[TABLE] = tomlkit.table()
+        for key, value in values.items():
+            if _engine(before).get(key) != value:
+                document[TABLE][key] = value  # type: ignore[index]
+        for key in drop or []:
+            if key in _engine(before):
+                del document[TABLE][key]  # type: ignore[union-attr, attr-defined]
+        changed = tomlkit.dumps(document)
+    except TOMLKitError as error:
+        raise ConfigTrouble(f"{path}: cannot be rewritten: {error}") from error
+    # Whatever the library makes of an unusual layout: the file must say what was meant, and nothing else.
+    if _parse(changed, path) != {**before, TABLE: wanted}:
+        raise ConfigTrouble(f"{path}: cannot be rewritten without changing more than {', '.join(values)}")
+    return changed

@@ -1,0 +1,747 @@
+"""`hybrid-soak`: watches the running engine for hours, and drives it through systemctl only (contract section 9).
+
+Each look at the computer is followed by decisions, each decision is on disk before it is acted on:
+
+    look      unit, journal, database, PSI, memory
+    decide    why did a run end (exit_actions), does it stand still (stall), is the computer pressed (ladder)
+    act       systemctl restart or stop; rewrite `[engine] sample_every` or `ingest_mode`
+    record    a decision line for each action, a sample line for each look, every command in the flight record
+
+Who restarted the engine: every run of it has an invocation id. One that ended although the controller did not
+touch it has been restarted by systemd (or is down); the journal says with what result, which tells a watchdog's
+kill from an exit. An invocation that changed without any failure was changed by somebody else, an operator. A run
+that the controller itself replaced is never answered for how it ended.
+
+At the end, whatever ends it, the engine is stopped, the config is what it was, and a report is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from harness import exit_actions, health, observe, pressure, progress
+from harness.clock import Clock, OsClock
+from harness.decisions import KEPT_BYTES, Action, DecisionLog, Log, new_run_id, read, set_aside, timestamp
+from harness.errors import HarnessError, RecorderError
+from harness.exit_actions import Endings, Exit, ExitPolicy, awaits_restart, from_unit, is_down
+from harness.health import Finding
+from harness.ladder import Ladder, Step
+from harness.ledger_view import LedgerUnreadable
+from harness.observe import Computer, LocalComputer
+from harness.pressure import Pressure, Unknown
+from harness.recorder import Recorder
+from harness.rewrite import ConfigFile, ConfigTrouble
+from harness.shell import Shell
+from harness.stall import Progress, StallClock
+from harness.unit import UnitState
+
+EXIT_COMPLETE = 0
+EXIT_ABORT = 1
+EXIT_STOPPED = 3
+"""Ended before its time, without a finding: neither a success nor a failure."""
+
+INGEST_MODES = {"synthetic": "SYNTHETIC", "replay": "REPLAY", "mockws": "MOCK_WS", "realws": "REAL_WS"}
+"""--mode, as the engine's --ingest spells it -> `ingest_mode` in the config."""
+
+BLIND_LOOKS_MAX = 3
+"""Looks in a row at unit and journal that may fail; a soak that sees nothing proves nothing."""
+
+NAP_SECS = 0.2
+"""A sleeping process does not see the flag that a signal handler sets, so sleep is taken in naps."""
+
+SCREEN_LINE_SECS = 60.0
+"""Without a terminal, a line on how it goes is printed so often."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a soak was asked for. Times in seconds."""
+
+    seconds: float
+    mode: str
+    """One of INGEST_MODES."""
+    psi_actions: str
+    """on, logonly or off."""
+    stall_threshold_secs: float
+    recover_after_secs: float
+    """0: never step down."""
+    poll_secs: float
+    abort_file: Path
+
+
+class _End(Exception):
+    """The soak is over."""
+
+    def __init__(self, action: Action, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.action = action
+        self.reason = reason
+        self.status = status
+
+
+def _abort(reason: str) -> _End:
+    return _End(Action.ABORT, reason, EXIT_ABORT)
+
+
+class Screen:
+    """Where a human watches: a line that is redrawn on a terminal, plain lines elsewhere."""
+
+    def __init__(self, stream: TextIO, *, terminal: bool, colour: bool, clock: Clock) -> None:
+        self._stream = stream
+        self._terminal = terminal
+        self._colour = colour
+        self._clock = clock
+        self._next_line_at = 0.0
+
+    def say(self, text: str) -> None:
+        """Print one line that stays."""
+        self._put(f"\r\x1b[K{text}\n" if self._terminal else f"{text}\n")
+
+    def draw(self, sample: Mapping[str, object], seconds: float) -> None:
+        """Show how it goes."""
+        text = progress.line(sample, seconds, colour=self._colour, bar=self._terminal)
+        if self._terminal:
+            self._put(f"\r\x1b[K{text}")
+        elif self._clock.monotonic() >= self._next_line_at:
+            self._next_line_at = self._clock.monotonic() + SCREEN_LINE_SECS
+            self.say(text)
+
+    def close(self) -> None:
+        """Leave the redrawn line behind."""
+        if self._terminal:
+            self._put("\n")
+
+    def _put(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            # A terminal that was closed or a pipe nobody reads must not end a soak of hours.
+            return
+
+
+class Soak:
+    """One run of the controller."""
+
+    def __init__(
+        self,
+        options: Options,
+        computer: Computer,
+        config: ConfigFile,
+        healthcheck: Callable[[], list[Finding]],
+        log: DecisionLog,
+        samples: Log,
+        clock: Clock,
+        screen: Screen,
+    ) -> None:
+        """healthcheck: examines the engine once; every finding must be ok before the soak begins."""
+        self._options = options
+        self._computer = computer
+        self._config = config
+        self._healthcheck = healthcheck
+        self._log = log
+        self._samples = samples
+        self._clock = clock
+        self._screen = screen
+        now = clock.monotonic()
+        self._mode = options.mode
+        self._ladder = Ladder()
+        self._exits = ExitPolicy()
+        self._endings = Endings()
+        self._stall = StallClock(options.stall_threshold_secs, now)
+        # The last reading; None before the first, and always with --psi-actions off.
+        self._reading: Pressure | Unknown | None = None
+        # The name of the signal that asks for the end; empty while none does.
+        self._asked_to_stop = ""
+        # Whether the engine is ours to stop at the end.
+        self._touched = False
+        # The run of the engine that was seen last, and one that vanished without its end being known yet.
+        self._invocation = ""
+        self._vanished = ""
+        # Runs whose end has been dealt with: told of, or brought about by ourselves.
+        self._settled: set[str] = set()
+        self._acted_at = now
+        # What systemctl complained of when the unit was last started; empty when it did not.
+        self._complaint = ""
+        # When the engine, stopped by us meanwhile, is to be started again; None when it is not.
+        self._start_at: float | None = None
+        # Fields of the present run's last heartbeat.
+        self._heartbeat: Mapping[str, Any] = {}
+        # Deadline for the database to become readable again; None while it is.
+        self._unreadable_since: float | None = None
+        self._blind_looks = 0
+        self._restarts = 0
+        self._started_at = now
+        self._last_sample: tuple[float, int] | None = None
+
+    def ask_to_stop(self, why: str) -> None:
+        """End the soak soon, in order. May be called by a signal handler."""
+        self._asked_to_stop = self._asked_to_stop or why
+
+    def run(self) -> int:
+        """The whole soak; returns the exit status. Raises RecorderError when a decision cannot be recorded, after
+        engine and config have been put back."""
+        end = _abort("the controller failed")
+        try:
+            self._begin()
+            while True:
+                self._look()
+                self._pause()
+        except _End as reached:
+            end = reached
+            self._decide(end.action, end.reason)
+        except HarnessError as error:
+            end = _abort(str(error))
+            if not isinstance(error, RecorderError):
+                action = Action.CONFIG_ERROR if isinstance(error, ConfigTrouble) else Action.ABORT
+                self._decide(action, end.reason)
+            raise
+        finally:
+            self._put_back()
+            self._screen.close()
+        return end.status
+
+    # --- beginning and end ---------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        options = self._options
+        restored = self._config.restore()
+        self._config.load()
+        self._read_pressure()
+        left = "; put back the config that an earlier run left changed" if restored else ""
+        self._decide(Action.STARTUP, f"Run ID: {self._log.run_id}, Mode: {options.mode}{left}")
+        self._check_requests()
+        self._touched = True
+        self._config.change({"sample_every": self._ladder.rung.sample_every, "ingest_mode": INGEST_MODES[self._mode]})
+        self._restart("Soak Start")
+        self._await_health()
+        self._started_at = self._clock.monotonic()
+        self._stall.restarted(self._started_at)
+
+    def _await_health(self) -> None:
+        """The first healthcheck that passes begins the soak; a feed gets as long to deliver as a stall may last."""
+        end = self._clock.monotonic() + self._options.stall_threshold_secs
+        while True:
+            findings = self._healthcheck()
+            failed = [str(finding) for finding in findings if not finding.ok]
+            if not failed:
+                return
+            self._check_requests()
+            # A unit that has ended will not get well by waiting.
+            if self._clock.monotonic() >= end or is_down(self._computer.unit()):
+                raise _abort(f"Healthcheck failed: {'; '.join(failed)}{self._complained()}")
+            self._clock.sleep(NAP_SECS)
+
+    def _put_back(self) -> None:
+        """Stop the engine and restore the config; each is tried whatever becomes of the other."""
+        try:
+            if self._touched:
+                self._decide(Action.ENGINE_STOP, "Stopping service via systemctl")
+        finally:
+            try:
+                if self._touched:
+                    complaint = self._computer.stop()
+                    if complaint:
+                        self._screen.say(f"[SOAK] systemctl stop: {complaint}")
+            finally:
+                if self._touched:
+                    self._config.restore()
+
+    def _check_requests(self) -> None:
+        if self._asked_to_stop:
+            raise _End(Action.STOP, f"Stopped by {self._asked_to_stop}", EXIT_STOPPED)
+        if self._options.abort_file.exists():
+            raise _abort(f"Abort file {self._options.abort_file} exists")
+
+    # --- one look ------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self._check_requests()
+        now = self._clock.monotonic()
+        if now - self._started_at >= self._options.seconds:
+            raise _End(Action.COMPLETE, "Soak duration reached", EXIT_COMPLETE)
+        try:
+            # The journal first: what has ended by then shows in the state that is looked at next.
+            entries = self._computer.journal()
+            state = self._computer.unit()
+            self._blind_looks = 0
+        except RecorderError:
+            raise
+        except HarnessError as error:
+            self._blind_looks += 1
+            if self._blind_looks > BLIND_LOOKS_MAX:
+                raise _abort(f"Nothing can be seen of the unit: {error}") from error
+            self._screen.say(f"[SOAK] {error}")
+            return
+        self._read_pressure()
+        seen = self._read_progress(now)
+        beat = observe.heartbeat(entries, state.invocation_id)
+        if state.invocation_id != self._invocation:
+            self._heartbeat = {}
+        if beat is not None:
+            self._heartbeat = beat.fields
+
+        acted = self._deal_with_exits(self._endings.take(entries), state, now)
+        if not acted:
+            acted = self._notice_strangers(state, now)
+        if not acted:
+            self._tend(state, seen, now)
+        self._sample(state, seen, now)
+
+    def _tend(self, state: UnitState, seen: Progress | None, now: float) -> None:
+        """A look in which nothing ended."""
+        if self._start_at is not None:
+            if now >= self._start_at:
+                self._restart("Starting after the backoff")
+        elif is_down(state):
+            if not awaits_restart(state):
+                raise _abort(f"The unit is down: {state}{self._complained()}")
+        elif state.active == "active":
+            if not (seen is not None and self._deal_with_stall(seen, now)):
+                self._deal_with_pressure(now)
+
+    def _read_pressure(self) -> None:
+        if self._options.psi_actions != "off":
+            self._reading = self._computer.pressure()
+
+    def _read_progress(self, now: float) -> Progress | None:
+        try:
+            seen = self._computer.progress()
+        except LedgerUnreadable as error:
+            if self._unreadable_since is None:
+                self._unreadable_since = now
+            if now - self._unreadable_since >= self._options.stall_threshold_secs:
+                raise _abort(f"Whether the engine makes progress cannot be seen: {error}") from error
+            self._screen.say(f"[SOAK] {error}")
+            return None
+        self._unreadable_since = None
+        return seen
+
+    # --- exits ---------------------------------------------------------------------------------------------
+
+    def _deal_with_exits(self, ended: Sequence[Exit], state: UnitState, now: float) -> bool:
+        """Answer every run that has ended since the last look. Returns whether the unit was acted upon."""
+        present = from_unit(state)
+        all_ended = [*ended, *([present] if present is not None else [])]
+        acted = False
+        for one in all_ended:
+            if one.invocation_id in self._settled:
+                continue
+            self._settled.add(one.invocation_id)
+            if one.invocation_id == self._vanished:
+                self._vanished = ""
+            # What ended before our own last action, or in this look before the answer to another, is answered by it.
+            late = one.at is not None and one.at < self._acted_at
+            acted = self._deal_with_exit(one, state, now, answered=acted or late) or acted
+        return acted
+
+    def _deal_with_exit(self, ended: Exit, state: UnitState, now: float, *, answered: bool) -> bool:
+        ended_at = now if ended.at is None else ended.at
+        answer = self._exits.answer(ended, ended_at)
+        by_systemd = awaits_restart(state) or (not is_down(state) and state.invocation_id != ended.invocation_id)
+        restarted_by = "controller" if answered else "systemd" if by_systemd else "nobody"
+        if ended.result == "watchdog" and restarted_by == "systemd":
+            restarted_by = "watchdog"
+        self._decide(
+            Action.ENGINE_EXIT, f"{ended}: {answer.reason}",
+            exit_code=ended.exit_code, result=ended.result, invocation_id=ended.invocation_id,
+            restarted_by=restarted_by,
+        )  # fmt: skip
+        if answered:
+            return False
+        if by_systemd:
+            self._restarts += 1
+        match answer.action:
+            case exit_actions.Action.STOP:
+                raise _End(Action.STOP, f"{ended}: {answer.reason}", EXIT_STOPPED)
+            case exit_actions.Action.ABORT:
+                raise _abort(f"{ended}: {answer.reason}{self._complained()}")
+            case exit_actions.Action.STEP_UP:
+                self._ladder, step = self._ladder.overloaded()
+                if step is Step.ABORT:
+                    raise _abort(f"{ended}: at the top of the ladder already")
+                self._restart_on_rung(f"Throttling up to {self._ladder.rung.name}: {ended}")
+                return True
+            case exit_actions.Action.FALL_BACK:
+                self._mode = "mockws"
+                self._config.change({"ingest_mode": INGEST_MODES[self._mode]})
+                self._restart(f"Falling back to the mock feed: {ended}")
+                return True
+            case exit_actions.Action.RESTART:
+                return self._restart_in_time(f"{ended}: {answer.reason}", ended_at + answer.delay_secs, by_systemd, now)
+
+    def _restart_in_time(self, reason: str, due_at: float, by_systemd: bool, now: float) -> bool:
+        if due_at > now:
+            if by_systemd:
+                self._decide(Action.ENGINE_STOP, f"Holding it for {due_at - now:.1f} s: {reason}")
+                self._take_over(self._computer.stop)
+            self._start_at = due_at
+            return True
+        if not by_systemd:
+            self._restart(reason)
+            return True
+        self._stall.restarted(now)
+        return False
+
+    def _notice_strangers(self, state: UnitState, now: float) -> bool:
+        """A new run that nobody accounts for. The journal may be late with the old one's end, so that it gets until
+        the next look to explain it."""
+        if self._vanished:
+            self._decide(
+                Action.ENGINE_EXIT, "Restarted by somebody else, without a failure",
+                exit_code=None, result="", invocation_id=self._vanished, restarted_by="operator",
+            )  # fmt: skip
+            self._restarts += 1
+            self._settled.add(self._vanished)
+            self._vanished = ""
+        if state.invocation_id and state.invocation_id != self._invocation:
+            if self._invocation and self._invocation not in self._settled:
+                self._vanished = self._invocation
+            self._invocation = state.invocation_id
+            self._stall.restarted(now)
+        return False
+
+    # --- stall and pressure --------------------------------------------------------------------------------
+
+    def _deal_with_stall(self, seen: Progress, now: float) -> bool:
+        received = self._heartbeat.get("ingest_received")
+        row_every = None if self._mode == "replay" else self._ladder.rung.sample_every
+        before = self._last_sample[1] if self._last_sample is not None else seen.tick_id_max
+        stall = self._stall.look(seen, received if isinstance(received, int) else None, row_every, now)
+        if seen.tick_id_max != before:
+            self._exits.progressed()
+        if stall is None:
+            return False
+        self._decide(Action.STALL, "Pipeline stalled", **asdict(stall))
+        self._restart("Restarting due to STALL")
+        return True
+
+    def _deal_with_pressure(self, now: float) -> None:
+        if self._reading is None:
+            return
+        exceeded = None if isinstance(self._reading, Unknown) else self._reading.exceeded()
+        shown = ", ".join(exceeded or [])
+        if self._options.psi_actions == "logonly":
+            if exceeded:
+                self._decide(Action.PSI_LOGONLY, f"PSI {shown}")
+            return
+        pressured = None if exceeded is None else bool(exceeded)
+        self._ladder, step = self._ladder.read(pressured, now, self._options.recover_after_secs)
+        if step is Step.UP:
+            self._restart_on_rung(f"Throttling up to {self._ladder.rung.name} due to PSI: {shown}")
+        elif step is Step.DOWN:
+            calm = f"below the limits for {self._options.recover_after_secs:g} s"
+            self._restart_on_rung(f"Throttling down to {self._ladder.rung.name}: {calm}")
+        elif step in (Step.THROTTLE_MAX, Step.ABORT):
+            self._decide(Action.THROTTLE_MAX, f"Sustained pressure under max throttle: {shown}")
+            if step is Step.ABORT:
+                raise _abort("Sustained pressure under max throttle")
+
+    # --- acting --------------------------------------------------------------------------------------------
+
+    def _restart_on_rung(self, reason: str) -> None:
+        self._config.change({"sample_every": self._ladder.rung.sample_every})
+        self._restart(reason)
+
+    def _restart(self, reason: str) -> None:
+        self._decide(Action.ENGINE_RESTART, reason)
+        self._restarts += 1
+        self._start_at = None
+        self._take_over(self._computer.restart)
+        self._stall.restarted(self._clock.monotonic())
+
+    def _take_over(self, act: Callable[[], str]) -> None:
+        """Do something to the unit that ends its present run: that end is ours."""
+        self._settled.add(self._computer.unit().invocation_id)
+        self._acted_at = self._clock.monotonic()
+        self._complaint = act()
+        self._invocation = self._computer.unit().invocation_id
+        self._vanished = ""
+        self._heartbeat = {}
+
+    def _complained(self) -> str:
+        return f"; systemctl said: {self._complaint}" if self._complaint else ""
+
+    def _pause(self) -> None:
+        """Until the next look: one poll, or less when a stall is due or a start is."""
+        now = self._clock.monotonic()
+        due = [self._stall.due_at, self._started_at + self._options.seconds]
+        due += [self._start_at] if self._start_at is not None else []
+        until = min([now + self._options.poll_secs, *(at for at in due if at > now)])
+        while (left := until - self._clock.monotonic()) > 0:
+            if self._asked_to_stop or self._options.abort_file.exists():
+                return
+            self._clock.sleep(min(NAP_SECS, left))
+
+    # --- recording -----------------------------------------------------------------------------------------
+
+    def _decide(self, action: Action, reason: str, **facts: object) -> None:
+        self._log.decide(
+            action,
+            reason,
+            ingest_mode=self._mode,
+            psi_actions=self._options.psi_actions,
+            state=self._ladder.rung.name,
+            sample_every=self._ladder.rung.sample_every,
+            facts={**facts, **(pressure.facts(self._reading) if self._reading is not None else {})},
+        )
+        self._screen.say(f"[SOAK] {action.value}: {reason}")
+
+    def _sample(self, state: UnitState, seen: Progress | None, now: float) -> None:
+        per_sec = None
+        if seen is not None:
+            if self._last_sample is not None and now > self._last_sample[0]:
+                at, tick_id = self._last_sample
+                per_sec = round(max(0, seen.tick_id_max - tick_id) / (now - at), 3)
+            self._last_sample = (now, seen.tick_id_max)
+        sample: dict[str, object] = {
+            "timestamp": timestamp(self._clock.wall()),
+            "run_id": self._log.run_id,
+            "elapsed_secs": round(now - self._started_at, 3),
+            "active": state.active,
+            "state": self._ladder.rung.name,
+            "sample_every": self._ladder.rung.sample_every,
+            "tick_id_max": None if seen is None else seen.tick_id_max,
+            "ticks_per_sec": per_sec,
+            "ingest_received": self._heartbeat.get("ingest_received"),
+            "loop_lag_ms_p99": self._heartbeat.get("loop_lag_ms_p99"),
+            "rss_bytes": self._computer.rss_bytes(state.main_pid) if state.main_pid > 1 else None,
+            "restarts": self._restarts,
+        }
+        if isinstance(self._reading, Unknown):
+            sample |= {"psi": "unknown", "psi_error": self._reading.reason}
+        elif self._reading is not None:
+            sample |= {f"{name}_some_avg10": self._reading.some(name) for name in pressure.RESOURCES}
+        self._samples.write(sample)
+        self._screen.draw(sample, self._options.seconds)
+
+
+# --- command line ------------------------------------------------------------------------------------------
+
+DESCRIPTION = """\
+Watches the running engine: restarts it when it stalls, throttles it under pressure, answers its exits, and records
+every decision. Stops the engine and puts its config back at the end."""
+
+EPILOG = """\
+Exit status: 0 complete, 1 aborted (or nothing could be started), 2 wrong usage, 3 stopped before its time.
+
+examples:
+  hybrid-soak                                          two hours against the real venues
+  hybrid-soak --seconds 180 --mode synthetic --psi-actions off --stall-threshold-sec 20
+  hybrid-soak --psi-actions logonly --poll-sec 1       record pressure, do nothing about it
+  hybrid-soak --recover-after-sec 300                  step down again after five calm minutes
+  touch data/ops/ABORT                                 abort the run that looks for this file
+
+beside the decision log: soak_samples.jsonl, soak_record.jsonl (every command), soak_report_<run>.html
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The soak controller's options (contract section 9)."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    default = " (default: %(default)s)"
+    parser.add_argument("--seconds", type=_positive, default=7200.0, metavar="N", help=f"how long{default}")
+    parser.add_argument("--mode", choices=INGEST_MODES, default="realws", help=f"the engine's feed{default}")
+    parser.add_argument("--db", type=Path, metavar="PATH", help="database (default: [app] db_path of the config)")
+    parser.add_argument("--config", type=Path, default=health.CONFIG, metavar="PATH", help=f"engine's config{default}")
+    parser.add_argument("--unit", default=health.UNIT, help=f"the engine's unit{default}")
+    parser.add_argument(
+        "--psi-actions", choices=("on", "logonly", "off"), default="on",
+        help=f"on: throttle under pressure; logonly: record it; off: do not read it{default}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stall-threshold-sec", type=_positive, default=45.0, metavar="N",
+        help=f"restart after so long without a new tick{default}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recover-after-sec", type=_not_negative, default=0.0, metavar="N",
+        help=f"one rung down after so long below the limits; 0: never{default}",
+    )  # fmt: skip
+    parser.add_argument("--poll-sec", type=_positive, default=5.0, metavar="N", help=f"time between looks{default}")
+    parser.add_argument(
+        "--decision-log", type=Path, default=Path("data/ops/soak_decisions.jsonl"), metavar="PATH",
+        help=f"JSON lines, appended to{default}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--abort-file", type=Path, default=Path("data/ops/ABORT"), metavar="PATH",
+        help=f"the run aborts when it exists{default}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pressure-dir", type=Path, default=observe.PRESSURE_DIR, metavar="PATH",
+        help=f"directory of PSI files{default}",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """One soak, from lock to report. Returns the exit status; raises HarnessError when none can begin."""
+    clock = OsClock()
+    run_id = new_run_id()
+    directory = options.decision_log.parent
+    with _alone(directory):
+        log = DecisionLog(options.decision_log, run_id, clock)
+        samples = Log(directory / "soak_samples.jsonl", sync=False, keep_bytes=KEPT_BYTES)
+        record = directory / "soak_record.jsonl"
+        set_aside(record, KEPT_BYTES)
+        shell = Shell(Recorder(record, run_id, "soak", clock), clock)
+        terminal = sys.stdout.isatty()
+        colour = terminal and "NO_COLOR" not in os.environ
+        screen = Screen(sys.stdout, terminal=terminal, colour=colour, clock=clock)
+        config = ConfigFile(options.config)
+        try:
+            soak = _soak(options, config, shell, log, samples, clock, screen)
+            with _stopped_by_signals(soak):
+                return soak.run()
+        finally:
+            _write_report(options.decision_log, run_id, screen)
+            samples.close()
+            log.close()
+
+
+def _soak(
+    options: argparse.Namespace,
+    config: ConfigFile,
+    shell: Shell,
+    log: DecisionLog,
+    samples: Log,
+    clock: Clock,
+    screen: Screen,
+) -> Soak:
+    asked = Options(
+        seconds=options.seconds,
+        mode=options.mode,
+        psi_actions=options.psi_actions,
+        stall_threshold_secs=options.stall_threshold_sec,
+        recover_after_secs=options.recover_after_sec,
+        poll_secs=options.poll_sec,
+        abort_file=options.abort_file,
+    )
+    try:
+        tables = config.load()
+    except ConfigTrouble as error:
+        log.decide(
+            Action.CONFIG_ERROR, str(error), ingest_mode=asked.mode, psi_actions=asked.psi_actions,
+            state=Ladder().rung.name, sample_every=Ladder().rung.sample_every, facts={},
+        )  # fmt: skip
+        raise
+    database = health.placed(options.db.absolute() if options.db else health.database_of(tables), shell, options.unit)
+    target = health.Target(
+        unit=options.unit,
+        database=database,
+        heartbeat_interval_secs=health.heartbeat_interval_of(tables),
+        # The soak is about the engine, and pressure is what its ladder is for.
+        dashboard_url=None,
+    )
+    wanted = {name: check for name, check in health.checks(target, shell, clock).items() if name != "pressure"}
+    computer = LocalComputer(shell, options.unit, database, clock, options.pressure_dir)
+    return Soak(asked, computer, config, lambda: health.examine(wanted, clock), log, samples, clock, screen)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Only one controller at a time: the lock is on the directory of the decision log, and goes with the process."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HarnessError(f"{directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise HarnessError(f"another soak controller runs: it holds the lock on {directory}") from error
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _stopped_by_signals(soak: Soak) -> Iterator[None]:
+    def handle(number: int, _frame: FrameType | None) -> None:
+        soak.ask_to_stop(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_report(decision_log: Path, run_id: str, screen: Screen) -> None:
+    """The report is made from the files, and a failure here loses nothing: `soak-report` makes it again."""
+    try:
+        screen.say(f"[SOAK] report: {write_report(decision_log, run_id)}")
+    except Exception as error:
+        screen.say(f"[SOAK] no report: {error}; `python -m harness soak-report` makes it from the files")
+
+
+def write_report(decision_log: Path, run_id: str | None) -> Path:
+    """Render the report of a run (default: the last one) beside its decision log, and return its path."""
+    # jinja2 costs more to import than everything else here, and a soak needs it once.
+    from harness import soak_report
+
+    decisions = read(decision_log, run_id)
+    if not decisions:
+        raise RecorderError(f"{decision_log} holds no decisions{f' of run {run_id}' if run_id else ''}")
+    run_id = str(decisions[0]["run_id"])
+    samples = decision_log.parent / "soak_samples.jsonl"
+    text = soak_report.render(decisions, read(samples, run_id) if samples.exists() else [])
+    target = decision_log.parent / f"soak_report_{str(decisions[0]['timestamp'])[:10]}_{run_id[:8]}.html"
+    target.write_text(text, encoding="utf-8", errors="replace")
+    return target
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `soak-report`."""
+    parser.description = "Render the HTML report of a soak from its decision log and samples."
+    parser.add_argument("--decision-log", type=Path, default=Path("data/ops/soak_decisions.jsonl"), metavar="PATH")
+    parser.add_argument("--run", dest="run_id", metavar="ID", help="run_id (default: the last run in the log)")
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Render a report again, and print where it is."""
+    print(write_report(options.decision_log, options.run_id))
+    return 0
+
+
+def _positive(text: str) -> float:
+    value = _not_negative(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be more than 0")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number of seconds") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be 0 or more seconds")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`hybrid-soak`."""
+    parser = argparse.ArgumentParser(prog="hybrid-soak")
+    add_arguments(parser)
+    options = parser.parse_args(argv)
+    try:
+        return run(options)
+    except HarnessError as error:
+        print(f"hybrid-soak: {error}", file=sys.stderr)
+        return EXIT_ABORT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
