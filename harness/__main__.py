@@ -55,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         "contract", help="list the clauses of docs/contract.md, and which are planned",
         description="Compares docs/contract.md with config/contract.toml. Exit status 1 when they disagree.",
     )  # fmt: skip
-    command.add_argument("--update", action="store_true", help="take over clauses and digests from docs/contract.md")
+    command.add_argument(
+        "--update",
+        action="store_true",
+        help="take over clauses and digests from docs/contract.md, and list the proofs in it",
+    )
     command.set_defaults(run=_contract)
     return parser
 
@@ -95,6 +99,9 @@ def _contract(options: argparse.Namespace) -> int:
     if options.update:
         planned = [clause for clause in texts if clause not in listed or listed[clause].planned]
         table.write_text(contract.as_toml(texts, planned))
+        listed = contract.listed(tomllib.loads(table.read_text()))
+        sources = {path.name: path.read_text() for path in Path("proofs").glob("test_*.py")}
+        text.write_text(contract.with_table(text.read_text(), listed, sources))
         return 0
     for clause, entry in listed.items():
         print(f"{'planned' if entry.planned else 'built':<8} {clause:<12} {texts.get(clause, '')[:90]}")

@@ -7,10 +7,17 @@ not built yet. A planned clause counts as not proven.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+
+from harness.verdict import claims_in_name
+
+TABLE_HEADING = "## 14. Where each clause is proved"
+"""The part of docs/contract.md that is generated."""
 
 _BULLET = re.compile(r"^\* ([A-Z]\d{1,2}b?) ")
 _ROW = re.compile(r"^\| (G\d|exit12|stall|sampling|psi|concurrency|[ISL]\d{1,2}) \| ")
@@ -34,7 +41,7 @@ def clauses(markdown: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     current = ""
-    for line in markdown.splitlines():
+    for line in markdown.partition(TABLE_HEADING)[0].splitlines():
         match = _BULLET.match(line) or _ROW.match(line)
         if match:
             current = match[1]
@@ -108,3 +115,57 @@ def unproved(table: Mapping[str, Clause], claimed: Collection[str]) -> list[str]
 def unknown(table: Mapping[str, Clause], claimed: Iterable[str]) -> list[str]:
     """Claims that are no clause."""
     return sorted(set(claimed) - set(table))
+
+
+def claims_in_source(source: str) -> dict[str, list[str]]:
+    """Test function -> the clauses it claims, read from a test module's text without importing it.
+
+    Sees what the plugin sees: `claim` marks on the function or on the module (`pytestmark`), else the name.
+    """
+    module = ast.parse(source)
+    everywhere = [
+        clause
+        for node in module.body
+        if isinstance(node, ast.Assign) and any(ast.unparse(target) == "pytestmark" for target in node.targets)
+        for clause in _marked(node.value)
+    ]
+    found = {}
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            marked = everywhere + [clause for decorator in node.decorator_list for clause in _marked(decorator)]
+            found[node.name] = marked or claims_in_name(node.name)
+    return found
+
+
+def _marked(node: ast.AST) -> list[str]:
+    return [
+        argument.value
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("mark.claim")
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    ]
+
+
+def with_table(markdown: str, table: Mapping[str, Clause], sources: Mapping[str, str]) -> str:
+    """The contract's text with its generated part made anew.
+
+    sources: test module's file name -> its text.
+    """
+    proofs: dict[str, list[str]] = defaultdict(list)
+    for file, source in sorted(sources.items()):
+        for test, claimed in claims_in_source(source).items():
+            for clause in dict.fromkeys(claimed):
+                proofs[clause].append(f"`{file.removesuffix('.py')}::{test.removeprefix('test_')}`")
+    lines = [
+        TABLE_HEADING,
+        "",
+        "Made by `python -m harness contract --update`. A planned clause is not built yet and counts as not proven.",
+        "",
+        "| clause | status | proofs |",
+        "|---|---|---|",
+    ]
+    for clause in table.values():
+        status = "planned" if clause.planned else "built"
+        lines.append(f"| {clause.id} | {status} | {'<br>'.join(proofs[clause.id]) or '-'} |".replace("| - |", "| |"))
+    return markdown.partition(TABLE_HEADING)[0].rstrip() + "\n\n" + "\n".join(lines) + "\n"

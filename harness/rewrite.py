@@ -151,10 +151,10 @@ def _with_values(text: str, values: Values, path: Path, drop: list[str] | None =
             document[TABLE] = tomlkit.table()
         for key, value in values.items():
             if _engine(before).get(key) != value:
-                document[TABLE][key] = value  # type: ignore[index]
+                document[TABLE][key] = value
         for key in drop or []:
             if key in _engine(before):
-                del document[TABLE][key]  # type: ignore[union-attr, attr-defined]
+                del document[TABLE][key]
         changed = tomlkit.dumps(document)
     except TOMLKitError as error:
         raise ConfigTrouble(f"{path}: cannot be rewritten: {error}") from error

@@ -23,7 +23,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -58,6 +58,9 @@ BLIND_LOOKS_MAX = 3
 
 NAP_SECS = 0.2
 """A sleeping process does not see the flag that a signal handler sets, so sleep is taken in naps."""
+
+SAMPLES, RECORD = "soak_samples.jsonl", "soak_record.jsonl"
+"""Beside the decision log: what the plots are made of, and every command."""
 
 SCREEN_LINE_SECS = 60.0
 """Without a terminal, a line on how it goes is printed so often."""
@@ -177,39 +180,40 @@ class Soak:
         self._start_at: float | None = None
         # Fields of the present run's last heartbeat.
         self._heartbeat: Mapping[str, Any] = {}
-        # Deadline for the database to become readable again; None while it is.
+        # Since when the database cannot be read; None while it can.
         self._unreadable_since: float | None = None
         self._blind_looks = 0
         self._restarts = 0
         self._started_at = now
-        self._last_sample: tuple[float, int] | None = None
+        # The last look at the database that succeeded, and when it was.
+        self._seen: tuple[float, Progress] | None = None
 
     def ask_to_stop(self, why: str) -> None:
         """End the soak soon, in order. May be called by a signal handler."""
         self._asked_to_stop = self._asked_to_stop or why
 
     def run(self) -> int:
-        """The whole soak; returns the exit status. Raises RecorderError when a decision cannot be recorded, after
-        engine and config have been put back."""
-        end = _abort("the controller failed")
+        """The whole soak; returns the exit status.
+
+        Raises RecorderError when something cannot be recorded: then nothing more is done to the unit, which goes
+        on running, and the config is put back. Raises ConfigTrouble when that fails.
+        """
         try:
             self._begin()
             while True:
                 self._look()
                 self._pause()
-        except _End as reached:
-            end = reached
+        except _End as end:
             self._decide(end.action, end.reason)
-        except HarnessError as error:
-            end = _abort(str(error))
-            if not isinstance(error, RecorderError):
-                action = Action.CONFIG_ERROR if isinstance(error, ConfigTrouble) else Action.ABORT
-                self._decide(action, end.reason)
+            return end.status
+        except RecorderError:
             raise
+        except HarnessError as error:
+            self._decide(Action.CONFIG_ERROR if isinstance(error, ConfigTrouble) else Action.ABORT, str(error))
+            return EXIT_ABORT
         finally:
             self._put_back()
             self._screen.close()
-        return end.status
 
     # --- beginning and end ---------------------------------------------------------------------------------
 
@@ -225,6 +229,7 @@ class Soak:
         self._config.change({"sample_every": self._ladder.rung.sample_every, "ingest_mode": INGEST_MODES[self._mode]})
         self._restart("Soak Start")
         self._await_health()
+        self._restarts = 0
         self._started_at = self._clock.monotonic()
         self._stall.restarted(self._started_at)
 
@@ -237,25 +242,27 @@ class Soak:
             if not failed:
                 return
             self._check_requests()
-            # A unit that has ended will not get well by waiting.
-            if self._clock.monotonic() >= end or is_down(self._computer.unit()):
+            state = self._computer.unit()
+            # A unit that has ended for good will not get well by waiting.
+            if self._clock.monotonic() >= end or (is_down(state) and not awaits_restart(state)):
                 raise _abort(f"Healthcheck failed: {'; '.join(failed)}{self._complained()}")
             self._clock.sleep(NAP_SECS)
 
     def _put_back(self) -> None:
         """Stop the engine and restore the config; each is tried whatever becomes of the other."""
+        if not self._touched:
+            return
         try:
-            if self._touched:
-                self._decide(Action.ENGINE_STOP, "Stopping service via systemctl")
+            self._decide(Action.ENGINE_STOP, "Stopping service via systemctl")
+            complaint = self._computer.stop()
+            if complaint:
+                self._screen.say(f"[SOAK] systemctl stop: {complaint}")
         finally:
             try:
-                if self._touched:
-                    complaint = self._computer.stop()
-                    if complaint:
-                        self._screen.say(f"[SOAK] systemctl stop: {complaint}")
-            finally:
-                if self._touched:
-                    self._config.restore()
+                self._config.restore()
+            except ConfigTrouble as error:
+                self._decide(Action.CONFIG_ERROR, str(error))
+                raise
 
     def _check_requests(self) -> None:
         if self._asked_to_stop:
@@ -291,10 +298,8 @@ class Soak:
         if beat is not None:
             self._heartbeat = beat.fields
 
-        acted = self._deal_with_exits(self._endings.take(entries), state, now)
-        if not acted:
-            acted = self._notice_strangers(state, now)
-        if not acted:
+        if not self._deal_with_exits(self._endings.take(entries), state, now):
+            self._notice_strangers(state, now)
             self._tend(state, seen, now)
         self._sample(state, seen, now)
 
@@ -306,9 +311,8 @@ class Soak:
         elif is_down(state):
             if not awaits_restart(state):
                 raise _abort(f"The unit is down: {state}{self._complained()}")
-        elif state.active == "active":
-            if not (seen is not None and self._deal_with_stall(seen, now)):
-                self._deal_with_pressure(now)
+        elif state.active == "active" and not (seen is not None and self._deal_with_stall(seen, now)):
+            self._deal_with_pressure(now)
 
     def _read_pressure(self) -> None:
         if self._options.psi_actions != "off":
@@ -325,6 +329,8 @@ class Soak:
             self._screen.say(f"[SOAK] {error}")
             return None
         self._unreadable_since = None
+        if self._seen is not None and seen.tick_id_max != self._seen[1].tick_id_max:
+            self._exits.progressed()
         return seen
 
     # --- exits ---------------------------------------------------------------------------------------------
@@ -348,10 +354,17 @@ class Soak:
     def _deal_with_exit(self, ended: Exit, state: UnitState, now: float, *, answered: bool) -> bool:
         ended_at = now if ended.at is None else ended.at
         answer = self._exits.answer(ended, ended_at)
-        by_systemd = awaits_restart(state) or (not is_down(state) and state.invocation_id != ended.invocation_id)
-        restarted_by = "controller" if answered else "systemd" if by_systemd else "nobody"
-        if ended.result == "watchdog" and restarted_by == "systemd":
-            restarted_by = "watchdog"
+        due_at = ended_at + answer.delay_secs
+        restarted = not is_down(state) and state.invocation_id != ended.invocation_id
+        left_to_systemd = answer.action is exit_actions.Action.RESTART and due_at <= now and awaits_restart(state)
+        ends = answer.action in (exit_actions.Action.STOP, exit_actions.Action.ABORT) or (
+            answer.action is exit_actions.Action.STEP_UP and self._ladder.at_top
+        )
+        if not answered and (restarted or left_to_systemd):
+            restarted_by = "watchdog" if ended.result == "watchdog" else "systemd"
+            self._restarts += 1
+        else:
+            restarted_by = "nobody" if ends and not answered else "controller"
         self._decide(
             Action.ENGINE_EXIT, f"{ended}: {answer.reason}",
             exit_code=ended.exit_code, result=ended.result, invocation_id=ended.invocation_id,
@@ -359,8 +372,6 @@ class Soak:
         )  # fmt: skip
         if answered:
             return False
-        if by_systemd:
-            self._restarts += 1
         match answer.action:
             case exit_actions.Action.STOP:
                 raise _End(Action.STOP, f"{ended}: {answer.reason}", EXIT_STOPPED)
@@ -378,7 +389,8 @@ class Soak:
                 self._restart(f"Falling back to the mock feed: {ended}")
                 return True
             case exit_actions.Action.RESTART:
-                return self._restart_in_time(f"{ended}: {answer.reason}", ended_at + answer.delay_secs, by_systemd, now)
+                by_systemd = restarted or awaits_restart(state)
+                return self._restart_in_time(f"{ended}: {answer.reason}", due_at, by_systemd, now)
 
     def _restart_in_time(self, reason: str, due_at: float, by_systemd: bool, now: float) -> bool:
         if due_at > now:
@@ -390,10 +402,9 @@ class Soak:
         if not by_systemd:
             self._restart(reason)
             return True
-        self._stall.restarted(now)
         return False
 
-    def _notice_strangers(self, state: UnitState, now: float) -> bool:
+    def _notice_strangers(self, state: UnitState, now: float) -> None:
         """A new run that nobody accounts for. The journal may be late with the old one's end, so that it gets until
         the next look to explain it."""
         if self._vanished:
@@ -409,17 +420,13 @@ class Soak:
                 self._vanished = self._invocation
             self._invocation = state.invocation_id
             self._stall.restarted(now)
-        return False
 
     # --- stall and pressure --------------------------------------------------------------------------------
 
     def _deal_with_stall(self, seen: Progress, now: float) -> bool:
         received = self._heartbeat.get("ingest_received")
         row_every = None if self._mode == "replay" else self._ladder.rung.sample_every
-        before = self._last_sample[1] if self._last_sample is not None else seen.tick_id_max
         stall = self._stall.look(seen, received if isinstance(received, int) else None, row_every, now)
-        if seen.tick_id_max != before:
-            self._exits.progressed()
         if stall is None:
             return False
         self._decide(Action.STALL, "Pipeline stalled", **asdict(stall))
@@ -500,10 +507,10 @@ class Soak:
     def _sample(self, state: UnitState, seen: Progress | None, now: float) -> None:
         per_sec = None
         if seen is not None:
-            if self._last_sample is not None and now > self._last_sample[0]:
-                at, tick_id = self._last_sample
-                per_sec = round(max(0, seen.tick_id_max - tick_id) / (now - at), 3)
-            self._last_sample = (now, seen.tick_id_max)
+            if self._seen is not None and now > self._seen[0]:
+                at, before = self._seen
+                per_sec = round(max(0, seen.tick_id_max - before.tick_id_max) / (now - at), 3)
+            self._seen = (now, seen)
         sample: dict[str, object] = {
             "timestamp": timestamp(self._clock.wall()),
             "run_id": self._log.run_id,
@@ -588,24 +595,23 @@ def run(options: argparse.Namespace) -> int:
     clock = OsClock()
     run_id = new_run_id()
     directory = options.decision_log.parent
-    with _alone(directory):
-        log = DecisionLog(options.decision_log, run_id, clock)
-        samples = Log(directory / "soak_samples.jsonl", sync=False, keep_bytes=KEPT_BYTES)
-        record = directory / "soak_record.jsonl"
-        set_aside(record, KEPT_BYTES)
-        shell = Shell(Recorder(record, run_id, "soak", clock), clock)
-        terminal = sys.stdout.isatty()
-        colour = terminal and "NO_COLOR" not in os.environ
-        screen = Screen(sys.stdout, terminal=terminal, colour=colour, clock=clock)
-        config = ConfigFile(options.config)
-        try:
-            soak = _soak(options, config, shell, log, samples, clock, screen)
-            with _stopped_by_signals(soak):
-                return soak.run()
-        finally:
-            _write_report(options.decision_log, run_id, screen)
-            samples.close()
-            log.close()
+    terminal = sys.stdout.isatty()
+    colour = terminal and "NO_COLOR" not in os.environ
+    screen = Screen(sys.stdout, terminal=terminal, colour=colour, clock=clock)
+    config = ConfigFile(options.config)
+    with ExitStack() as stack:
+        _make(directory)
+        for place in {directory.resolve(), config.path.parent}:
+            stack.enter_context(_alone(place))
+        log = stack.enter_context(closing(DecisionLog(options.decision_log, run_id, clock)))
+        # Whatever happens from here on is worth a report.
+        stack.callback(_write_report, options.decision_log, run_id, screen)
+        samples = stack.enter_context(closing(Log(directory / SAMPLES, sync=False, keep_bytes=KEPT_BYTES)))
+        set_aside(directory / RECORD, KEPT_BYTES)
+        recorder = stack.enter_context(closing(Recorder(directory / RECORD, run_id, "soak", clock)))
+        soak = _soak(options, config, Shell(recorder, clock), log, samples, clock, screen)
+        with _stopped_by_signals(soak):
+            return soak.run()
 
 
 def _soak(
@@ -647,19 +653,29 @@ def _soak(
     return Soak(asked, computer, config, lambda: health.examine(wanted, clock), log, samples, clock, screen)
 
 
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Only one controller at a time: the lock is on the directory of the decision log, and goes with the process."""
+def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise HarnessError(f"{directory}: {error.strerror}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise HarnessError(f"{directory}: cannot be made: {error.strerror}") from error
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Only one controller at a time has the lock on a directory; it goes with the process, however that ends.
+
+    A directory that does not exist needs no lock: what looks into it will say so.
+    """
+    if not directory.is_dir():
         yield
-    except BlockingIOError as error:
-        raise HarnessError(f"another soak controller runs: it holds the lock on {directory}") from error
+        return
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HarnessError(f"another soak controller runs: it holds the lock on {directory}") from error
+        yield
     finally:
         os.close(fd)
 
@@ -694,7 +710,7 @@ def write_report(decision_log: Path, run_id: str | None) -> Path:
     if not decisions:
         raise RecorderError(f"{decision_log} holds no decisions{f' of run {run_id}' if run_id else ''}")
     run_id = str(decisions[0]["run_id"])
-    samples = decision_log.parent / "soak_samples.jsonl"
+    samples = decision_log.parent / SAMPLES
     text = soak_report.render(decisions, read(samples, run_id) if samples.exists() else [])
     target = decision_log.parent / f"soak_report_{str(decisions[0]['timestamp'])[:10]}_{run_id[:8]}.html"
     target.write_text(text, encoding="utf-8", errors="replace")

@@ -117,8 +117,8 @@ class Unit:
 
     def show(self) -> UnitState:
         """Look at the unit now."""
-        shown = self.machine.systemctl("show", self.name, f"--property={','.join(unit.PROPERTIES)}").expect(0)
-        return unit.parse(shown.stdout)
+        (state,) = look(self.machine, self.name)
+        return state
 
     def property(self, name: str) -> str:
         """One property's value as `systemctl show` prints it."""
@@ -207,8 +207,8 @@ class Metronome:
     the first. Each of its restarts shows that this systemd, now, does restart what it should, after that delay.
     """
 
-    def __init__(self, machine: Machine, stream: JournalStream) -> None:
-        self._unit = Unit(machine, stream, METRONOME)
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
 
     @staticmethod
     def text(restart_sec: str) -> str:
@@ -218,10 +218,26 @@ class Metronome:
             f"[Service]\nExecStart=/bin/false\nRestart=on-failure\nRestartSec={restart_sec}\n"
         )
 
-    def beats(self, count: int) -> None:
-        """Let `count` restart delays pass, from now on. MachineError when they do not."""
-        wanted = self._unit.show().n_restarts + count
-        try:
-            self._unit.wait_restarts(wanted)
-        except Refuted as error:
-            raise MachineError(f"the metronome does not beat, so nothing can be said of restarts: {error}") from error
+    def beats(self, count: int, watched: Unit) -> list[UnitState]:
+        """Let `count` restart delays pass, from now on. Returns how `watched` looked all the while, first to last.
+
+        Raises MachineError when the metronome does not beat.
+        """
+        seen: list[UnitState] = []
+        beats: list[int] = []
+
+        def enough() -> bool | None:
+            state, own = look(self._machine, watched.name, METRONOME)
+            seen.append(state)
+            beats.append(own.n_restarts)
+            return True if own.n_restarts >= beats[0] + count else None
+
+        if poll(enough, OsClock(), DEADLINE_SECS) is None:
+            raise MachineError(f"the metronome beat {beats[-1] - beats[0]} of {count} times: nothing can be said")
+        return seen
+
+
+def look(machine: Machine, *names: str) -> list[UnitState]:
+    """How units look now, all at the same moment."""
+    shown = machine.systemctl("show", *names, f"--property={','.join(unit.PROPERTIES)}").expect(0)
+    return unit.parse_all(shown.stdout)

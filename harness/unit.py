@@ -56,8 +56,16 @@ def properties(text: str) -> dict[str, str]:
     return {key: value for key, equals, value in (line.partition("=") for line in text.splitlines()) if equals}
 
 
+def parse_all(text: str) -> list[UnitState]:
+    """The output of `systemctl show -p <PROPERTIES>` for several units, in the order they were asked for.
+
+    Raises ValueError as parse() does.
+    """
+    return [parse(block) for block in text.strip().split("\n\n")]
+
+
 def parse(text: str) -> UnitState:
-    """The output of `systemctl show -p <PROPERTIES>` as a UnitState.
+    """The output of `systemctl show -p <PROPERTIES>` for one unit as a UnitState.
 
     Raises ValueError when a property is missing or not a number where one is due.
     """

@@ -33,6 +33,34 @@ def test_list_and_contract_agree() -> None:
     assert len(texts) > 80
 
 
+@pytest.mark.claim("G5")
+def test_contract_lists_the_proofs() -> None:
+    path = ROOT / "docs" / "contract.md"
+    table = contract.listed(tomllib.loads((ROOT / "config" / "contract.toml").read_text()))
+    sources = {file.name: file.read_text() for file in (ROOT / "proofs").glob("test_*.py")}
+    assert path.read_text() == contract.with_table(path.read_text(), table, sources), (
+        "run `python -m harness contract --update`"
+    )
+
+
+def test_claims_are_read_from_marks_and_names() -> None:
+    source = (
+        "import pytest\npytestmark = pytest.mark.claim('Z1')\n"
+        "@pytest.mark.claim('A1', 'A2')\ndef test_B1_x(): ...\nasync def test_y(): ...\ndef helper(): ...\n"
+    )
+    assert contract.claims_in_source(source) == {"test_B1_x": ["Z1", "A1", "A2"], "test_y": ["Z1"]}
+    assert contract.claims_in_source("def test_B1_C2_x(): ...") == {"test_B1_C2_x": ["B1", "C2"]}
+
+
+def test_table_is_no_part_of_the_clauses() -> None:
+    table = {"A1": Clause("A1", "", planned=True), "G0": Clause("G0", "", planned=False)}
+    text = contract.with_table(TEXT, table, {"test_a.py": "def test_G0_a(): ..."})
+    assert "| A1 | planned | |" in text
+    assert "| G0 | built | `test_a::G0_a` |" in text
+    assert contract.clauses(text) == contract.clauses(TEXT)
+    assert contract.with_table(text, table, {"test_a.py": "def test_G0_a(): ..."}) == text
+
+
 def test_clauses_are_bullets_and_rows() -> None:
     assert contract.clauses(TEXT) == {
         "A1": "* A1 First clause, on two lines.",

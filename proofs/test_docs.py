@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -50,8 +51,10 @@ def test_documented_command(command: str, tmp_path: Path) -> None:
             if (ROOT / name).exists():
                 (tmp_path / name).symlink_to(ROOT / name)
         if "--update" in command:
-            (tmp_path / "config").unlink()
+            for name in ("config", "docs"):
+                (tmp_path / name).unlink()
             (tmp_path / "config").mkdir()
+            shutil.copytree(ROOT / "docs", tmp_path / "docs")
         if "buglog" in command:
             (tmp_path / "reports").unlink(missing_ok=True)
             make_report(tmp_path / "reports")

@@ -35,3 +35,8 @@ def test_a_missing_property_is_named() -> None:
 def test_a_number_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="many"):
         unit.parse(SHOWN.replace("NRestarts=3", "NRestarts=many"))
+
+
+def test_several_units() -> None:
+    failed, running = unit.parse_all(SHOWN + "\n" + SHOWN.replace("failed", "active"))
+    assert (failed.active, running.active) == ("failed", "active")
