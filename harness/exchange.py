@@ -12,10 +12,12 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from harness.clock import Clock, OsClock, poll
 from harness.errors import HarnessError
@@ -37,7 +39,11 @@ class Exchange:
         """Clients that ever connected."""
         self.port = 0
         self._clock = clock or OsClock()
+        self.refused = 0
+        """Handshakes that were answered with an HTTP error."""
         self._next_id = 1
+        self._frozen: set[ServerConnection] = set()
+        self._refusal: tuple[int, dict[str, str]] | None = None
         self._clients: set[ServerConnection] = set()
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
@@ -87,7 +93,7 @@ class Exchange:
         """From now on, send every client that connects a tick each `interval_secs`, for as long as it stays."""
 
         async def forever(client: ServerConnection) -> None:
-            while True:
+            while client not in self._frozen:
                 number, self._next_id = self._next_id, self._next_id + 1
                 await client.send(self.tick(number, price))
                 self.sent += 1
@@ -107,6 +113,34 @@ class Exchange:
                 await client.send(message)
 
         self._on_connect = greet
+
+    def drop_clients(self) -> int:
+        """Cut every connection without a closing handshake, as a network does. Returns how many there were."""
+
+        async def cut() -> int:
+            clients = list(self._clients)
+            for client in clients:
+                client.transport.abort()
+            return len(clients)
+
+        return self._call(cut())
+
+    def freeze_clients(self) -> int:
+        """Neither read from nor write to the present clients any more, so that not even a pong goes out: what a
+        half-open connection looks like from the other end. Returns how many there were."""
+
+        async def freeze() -> int:
+            clients = list(self._clients)
+            for client in clients:
+                client.transport.pause_reading()
+                self._frozen.add(client)
+            return len(clients)
+
+        return self._call(freeze())
+
+    def refuse(self, status: int | None, headers: dict[str, str] | None = None) -> None:
+        """From now on, answer every handshake with this HTTP status; None lets clients in again."""
+        self._refusal = None if status is None else (status, headers or {})
 
     def flood_on_connect(self) -> None:
         """From now on, send every client that connects ticks as fast as it takes them."""
@@ -128,7 +162,25 @@ class Exchange:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(CALL_SECS)
 
     async def _serve(self) -> Server:
-        return await serve(self._handle, "127.0.0.1", 0, compression=None, ping_interval=None, close_timeout=0.2)
+        return await serve(
+            self._handle,
+            "127.0.0.1",
+            0,
+            process_request=self._answer,
+            compression=None,
+            ping_interval=None,
+            close_timeout=0.2,
+        )
+
+    def _answer(self, client: ServerConnection, _request: Request) -> Response | None:
+        if self._refusal is None:
+            return None
+        status, headers = self._refusal
+        self.refused += 1
+        response = client.respond(HTTPStatus(status), "refused\n")
+        for name, value in headers.items():
+            response.headers[name] = value
+        return response
 
     async def _handle(self, client: ServerConnection) -> None:
         with self._changed:

@@ -13,9 +13,9 @@ fight it: it acts on what systemd leaves.
     watchdog        restart: systemd saw a stall before we did    is left running
     anything else   abort                                         is stopped
 
-Where the end of a run is learned: what is down now from `systemctl show`; what systemd has restarted since the last
-look from the journal, because `show` forgets the old exit status with the new start. Each run has an invocation
-id, by which it is answered once.
+Where the end of a run is learned: what is down now from `systemctl show`; what was restarted since the last look, and
+what ended cleanly, from the journal, because `show` forgets an exit status with the next start and forgets a clean
+unit altogether. Each run has an invocation id, by which it is answered once.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from harness.unit import UnitState
 # Catalogue ids of systemd's own messages (systemd/sd-messages.h).
 _PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
 _FAILURE_RESULT = "d9b373ed55a64feb8242e02dbe79a49c"
+_SUCCESS = "7ad2d189f7e94e70a38c781354912448"
 
 _CODES = {1: "exited", 2: "killed", 3: "dumped"}
 
@@ -169,14 +170,14 @@ def from_unit(state: UnitState) -> Exit | None:
 
 
 class Endings:
-    """Journal entries of the unit, in order -> the runs that failed. An entry that belongs to an end not yet told
-    of is kept until systemd has said its last word on that run."""
+    """Journal entries of the unit, in order -> the runs that have ended. How the process ended is remembered until
+    systemd has said its last word on that run."""
 
     def __init__(self) -> None:
         self._processes: dict[str, tuple[str, int | None]] = {}
 
     def take(self, entries: Iterable[Mapping[str, str]]) -> list[Exit]:
-        """entries: fields as `journalctl -o json` prints them. Clean ends are not in the journal: see from_unit."""
+        """entries: fields as `journalctl -o json` prints them."""
         found = []
         for entry in entries:
             invocation = entry.get("INVOCATION_ID") or entry.get("USER_INVOCATION_ID") or ""
@@ -185,10 +186,12 @@ class Endings:
                 continue
             if kind == _PROCESS_EXIT and entry.get("COMMAND", "ExecStart") == "ExecStart":
                 self._processes[invocation] = (entry.get("EXIT_CODE", ""), _number(entry.get("EXIT_STATUS", "")))
-            elif kind == _FAILURE_RESULT:
-                code, status = self._processes.pop(invocation, ("", None))
+            elif kind in (_FAILURE_RESULT, _SUCCESS):
+                # systemd says nothing of how the process ended when that was clean.
+                untold = ("exited", 0) if kind == _SUCCESS else ("", None)
+                code, status = self._processes.pop(invocation, untold)
                 at = int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6 if "__MONOTONIC_TIMESTAMP" in entry else None
-                found.append(Exit(invocation, code, status, entry.get("UNIT_RESULT", ""), at))
+                found.append(Exit(invocation, code, status, entry.get("UNIT_RESULT", "success"), at))
         return found
 
 

@@ -133,7 +133,7 @@ def check_heartbeat(shell: Shell, target: Target, clock: Clock) -> tuple[bool, s
     limit = HEARTBEAT_INTERVALS_MAX * target.heartbeat_interval_secs
     invocation = observe.show(shell, target.unit, COMMAND_SECS).invocation_id
     if not invocation:
-        return False, f"{target.unit} never ran"
+        return False, f"{target.unit} does not run"
     entries = observe.read_journal(
         shell, f"--since=@{clock.wall() - limit:.6f}", f"_SYSTEMD_INVOCATION_ID={invocation}", timeout_secs=COMMAND_SECS
     )

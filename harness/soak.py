@@ -8,9 +8,9 @@ Each look at the computer is followed by decisions, each decision is on disk bef
     record    a decision line for each action, a sample line for each look, every command in the flight record
 
 Who restarted the engine: every run of it has an invocation id. One that ended although the controller did not
-touch it has been restarted by systemd (or is down); the journal says with what result, which tells a watchdog's
-kill from an exit. An invocation that changed without any failure was changed by somebody else, an operator. A run
-that the controller itself replaced is never answered for how it ended.
+touch it is down or has been restarted by systemd; the journal says with what result, which tells a watchdog's kill
+from an exit. One that ended cleanly and was started again was restarted by somebody else, an operator. A run that
+the controller itself replaced is never answered for how it ended.
 
 At the end, whatever ends it, the engine is stopped, the config is what it was, and a report is written.
 """
@@ -168,9 +168,10 @@ class Soak:
         self._asked_to_stop = ""
         # Whether the engine is ours to stop at the end.
         self._touched = False
-        # The run of the engine that was seen last, and one that vanished without its end being known yet.
+        # The run of the engine that was seen last.
         self._invocation = ""
-        self._vanished = ""
+        # Looks in a row at a unit that is down, and nobody says why.
+        self._down_looks = 0
         # Runs whose end has been dealt with: told of, or brought about by ourselves.
         self._settled: set[str] = set()
         self._acted_at = now
@@ -299,17 +300,23 @@ class Soak:
             self._heartbeat = beat.fields
 
         if not self._deal_with_exits(self._endings.take(entries), state, now):
-            self._notice_strangers(state, now)
+            if state.invocation_id != self._invocation:
+                self._invocation = state.invocation_id
+                self._stall.restarted(now)
             self._tend(state, seen, now)
         self._sample(state, seen, now)
 
     def _tend(self, state: UnitState, seen: Progress | None, now: float) -> None:
-        """A look in which nothing ended."""
+        """A look after which the unit was left as it is."""
+        if not is_down(state):
+            self._down_looks = 0
         if self._start_at is not None:
             if now >= self._start_at:
                 self._restart("Starting after the backoff")
         elif is_down(state):
-            if not awaits_restart(state):
+            # The journal may be a moment behind; by the next look it has said why.
+            self._down_looks += not awaits_restart(state)
+            if self._down_looks > 1:
                 raise _abort(f"The unit is down: {state}{self._complained()}")
         elif state.active == "active" and not (seen is not None and self._deal_with_stall(seen, now)):
             self._deal_with_pressure(now)
@@ -344,8 +351,6 @@ class Soak:
             if one.invocation_id in self._settled:
                 continue
             self._settled.add(one.invocation_id)
-            if one.invocation_id == self._vanished:
-                self._vanished = ""
             # What ended before our own last action, or in this look before the answer to another, is answered by it.
             late = one.at is not None and one.at < self._acted_at
             acted = self._deal_with_exit(one, state, now, answered=acted or late) or acted
@@ -357,20 +362,26 @@ class Soak:
         due_at = ended_at + answer.delay_secs
         restarted = not is_down(state) and state.invocation_id != ended.invocation_id
         left_to_systemd = answer.action is exit_actions.Action.RESTART and due_at <= now and awaits_restart(state)
+        by_operator = restarted and answer.action is exit_actions.Action.STOP
         ends = answer.action in (exit_actions.Action.STOP, exit_actions.Action.ABORT) or (
             answer.action is exit_actions.Action.STEP_UP and self._ladder.at_top
         )
-        if not answered and (restarted or left_to_systemd):
+        if answered:
+            restarted_by = "controller"
+        elif by_operator:
+            restarted_by = "operator"
+        elif restarted or left_to_systemd:
             restarted_by = "watchdog" if ended.result == "watchdog" else "systemd"
-            self._restarts += 1
         else:
-            restarted_by = "nobody" if ends and not answered else "controller"
+            restarted_by = "nobody" if ends else "controller"
+        self._restarts += restarted_by not in ("controller", "nobody")
+        reason = "restarted by somebody else" if by_operator else answer.reason
         self._decide(
-            Action.ENGINE_EXIT, f"{ended}: {answer.reason}",
+            Action.ENGINE_EXIT, f"{ended}: {reason}",
             exit_code=ended.exit_code, result=ended.result, invocation_id=ended.invocation_id,
             restarted_by=restarted_by,
         )  # fmt: skip
-        if answered:
+        if answered or by_operator:
             return False
         match answer.action:
             case exit_actions.Action.STOP:
@@ -403,23 +414,6 @@ class Soak:
             self._restart(reason)
             return True
         return False
-
-    def _notice_strangers(self, state: UnitState, now: float) -> None:
-        """A new run that nobody accounts for. The journal may be late with the old one's end, so that it gets until
-        the next look to explain it."""
-        if self._vanished:
-            self._decide(
-                Action.ENGINE_EXIT, "Restarted by somebody else, without a failure",
-                exit_code=None, result="", invocation_id=self._vanished, restarted_by="operator",
-            )  # fmt: skip
-            self._restarts += 1
-            self._settled.add(self._vanished)
-            self._vanished = ""
-        if state.invocation_id and state.invocation_id != self._invocation:
-            if self._invocation and self._invocation not in self._settled:
-                self._vanished = self._invocation
-            self._invocation = state.invocation_id
-            self._stall.restarted(now)
 
     # --- stall and pressure --------------------------------------------------------------------------------
 
@@ -473,7 +467,6 @@ class Soak:
         self._acted_at = self._clock.monotonic()
         self._complaint = act()
         self._invocation = self._computer.unit().invocation_id
-        self._vanished = ""
         self._heartbeat = {}
 
     def _complained(self) -> str:

@@ -71,9 +71,7 @@ class StallClock:
         """
         first, grown = self._seen is None, self._seen is not None and seen.tick_id_max != self._seen.tick_id_max
         self._seen = seen
-        if grown:
-            self._received_then = received
-        elif self._received_then is None:
+        if grown or self._received_then is None:
             self._received_then = received
         fed = self._is_fed(received, row_every)
         self._received = received

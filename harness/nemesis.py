@@ -1,0 +1,178 @@
+"""Faults, as context managers that undo themselves and hand out a receipt: evidence that the fault landed.
+
+A fault that was not seen to land proves nothing about what withstands it, so no receipt means unproven: each
+fault raises HarnessError when it cannot show that it is in effect. What each cannot do is said in its docstring.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import pressure
+from harness.clock import Clock, OsClock, poll
+from harness.errors import HarnessError, Unavailable
+from harness.exchange import Exchange
+from harness.machine import Machine
+from harness.systemd import Unit
+
+LAND_SECS = 10.0
+"""How long a fault may take until it can be seen."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Evidence that a fault landed."""
+
+    fault: str
+    evidence: str
+    """What was seen, in words a reader can check."""
+
+
+@contextmanager
+def paused(unit: Unit) -> Iterator[Receipt]:
+    """Stop the unit's main process with SIGSTOP; continue it at the end, if it is still the same.
+
+    systemd goes on seeing an active unit: that is the point.
+    """
+    pid = unit.show().main_pid
+    unit.kill("STOP")
+    try:
+        yield Receipt("pause", _await(lambda: _stopped(unit.machine, pid), f"process {pid} to stop"))
+    finally:
+        if unit.show().main_pid == pid:
+            unit.kill("CONT")
+
+
+@contextmanager
+def killed(unit: Unit) -> Iterator[Receipt]:
+    """SIGKILL to the unit's main process, as the out-of-memory killer sends it. Cannot be undone."""
+    pid = unit.show().main_pid
+    unit.kill("KILL")
+    yield Receipt("kill", _await(lambda: _gone(unit, pid), f"process {pid} to die"))
+
+
+@contextmanager
+def disconnected(exchange: Exchange) -> Iterator[Receipt]:
+    """Cut every connection once. Clients may come back at once."""
+    cut = exchange.drop_clients()
+    if not cut:
+        raise HarnessError("nobody was connected, so no connection was cut")
+    yield Receipt("disconnect", f"{cut} connection(s) aborted")
+
+
+@contextmanager
+def half_open(exchange: Exchange) -> Iterator[Receipt]:
+    """Freeze the present connections: TCP stays up and nothing is read or answered. New ones are fine."""
+    frozen = exchange.freeze_clients()
+    if not frozen:
+        raise HarnessError("nobody was connected, so no connection is half-open")
+    yield Receipt("half-open", f"{frozen} connection(s) frozen")
+
+
+@contextmanager
+def refusing(exchange: Exchange, status: int, headers: dict[str, str] | None = None) -> Iterator[Receipt]:
+    """Answer handshakes with an HTTP error, and cut who is connected. Lets clients in again at the end."""
+    before = exchange.refused
+    exchange.refuse(status, headers)
+    exchange.drop_clients()
+    try:
+        yield Receipt(
+            "refuse",
+            _await(
+                lambda: (
+                    f"{exchange.refused - before} handshake(s) got HTTP {status}" if exchange.refused > before else None
+                ),
+                f"a handshake to be refused with {status}",
+            ),
+        )
+    finally:
+        exchange.refuse(None)
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[Receipt]:
+    """Hold the database's write lock, as a stuck backup or a forgotten shell does. Readers still read."""
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=LAND_SECS)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            with closing(sqlite3.connect(database, isolation_level=None, timeout=0.0)) as other:
+                try:
+                    other.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    yield Receipt("lock", f"another writer is told: {error}")
+                else:
+                    raise HarnessError(f"{database} takes a second writer: it is not locked")
+        finally:
+            connection.execute("ROLLBACK")
+
+
+@contextmanager
+def full_disk(machine: Machine, directory: str, size: str = "4k") -> Iterator[Receipt]:
+    """Put a tiny file system over `directory` of the machine, and fill it. Units see it when they start."""
+    machine.run("mkdir", "-p", directory).expect(0)
+    machine.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", directory).expect(0)
+    try:
+        # dd ends with an error when the disk is full, which is what it is for.
+        machine.run("dd", "if=/dev/zero", f"of={directory}/filler", "bs=1k").expect(1)
+        left = machine.run("df", "--output=avail", directory).expect(0).stdout.split()[-1]
+        if left != "0":
+            raise HarnessError(f"{directory} still has {left} kB")
+        yield Receipt("full disk", f"{directory}: 0 kB available")
+    finally:
+        machine.run("umount", directory).expect(0)
+
+
+@contextmanager
+def cpu_load(machine: Machine, *, hogs: int = 4, idle: bool = False, above: float | None = None) -> Iterator[Receipt]:
+    """Busy loops in a unit of their own.
+
+    idle: as a caged neighbour (CPUSchedulingPolicy=idle; CPUQuota= needs cgroup controllers that not every
+    computer has). above: when given, wait until the kernel's own CPU pressure, some avg10, is higher than that
+    percentage of stall time; the average moves slowly, so 20 % takes about 4 s.
+    """
+    name = "proof-hog.service"
+    policy = ["--property=CPUSchedulingPolicy=idle"] if idle else []
+    loops = " ".join(["while :; do :; done &"] * hogs)
+    machine.run("systemd-run", f"--unit={name}", "--collect", *policy, "sh", "-c", f"{loops} wait").expect(0)
+    try:
+        if above is None:
+            evidence = _await(lambda: _busy(machine, name), "the hog to run")
+        else:
+            evidence = _await(lambda: _pressed(above), f"CPU pressure above {above:g} %", deadline_secs=30.0)
+        yield Receipt("idle CPU load" if idle else "CPU load", evidence)
+    finally:
+        machine.systemctl("stop", name)
+
+
+def _stopped(machine: Machine, pid: int) -> str | None:
+    status = machine.run("grep", "^State", f"/proc/{pid}/status").stdout.strip()
+    return f"process {pid}: {status}" if "T (stopped)" in status else None
+
+
+def _gone(unit: Unit, pid: int) -> str | None:
+    return f"process {pid} is gone" if unit.show().main_pid != pid else None
+
+
+def _busy(machine: Machine, name: str) -> str | None:
+    shown = machine.systemctl("show", name, "--property=CPUUsageNSec,ActiveState").stdout
+    return shown.replace("\n", " ").strip() if "ActiveState=active" in shown else None
+
+
+def _pressed(above: float) -> str | None:
+    reading = pressure.parse({name: Path(f"/proc/pressure/{name}").read_text() for name in pressure.RESOURCES})
+    if isinstance(reading, pressure.Unknown):
+        raise Unavailable(f"pressure is unknown: {reading.reason}", "boot a kernel with CONFIG_PSI=y and psi=1")
+    some = reading.some("cpu")
+    return f"/proc/pressure/cpu: some avg10={some:g}" if some > above else None
+
+
+def _await(look: Callable[[], str | None], what: str, deadline_secs: float = LAND_SECS) -> str:
+    clock: Clock = OsClock()
+    evidence = poll(look, clock, deadline_secs)
+    if evidence is None:
+        raise HarnessError(f"the fault did not land: waited {deadline_secs:g} s for {what}")
+    return evidence
