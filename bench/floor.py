@@ -19,7 +19,6 @@ import uvloop
 from picows import WSListener, WSMsgType, ws_connect
 
 ROWS_PER_STATEMENT = 128
-BATCH_ROWS = 2048
 _ROW = "(?,?,?,?,?,?,?,?)"
 _HEAD = "INSERT INTO ticks(id, symbol, price, volume, ts, source, trade_id, event_id) VALUES "
 _MANY = _HEAD + ",".join([_ROW] * ROWS_PER_STATEMENT)
@@ -50,11 +49,13 @@ def open_database(path: str) -> sqlite3.Connection:
     return connection
 
 
-def write(connection: sqlite3.Connection, batches: queue.SimpleQueue[list[object]]) -> None:
-    """The writer thread: one transaction a batch."""
+def write(connection: sqlite3.Connection, reads: queue.SimpleQueue[list[object]]) -> None:
+    """The writer thread: everything that waits in one transaction."""
+    step = ROWS_PER_STATEMENT * _COLUMNS
     while True:
-        values = batches.get()
-        step = ROWS_PER_STATEMENT * _COLUMNS
+        values = reads.get()
+        while not reads.empty():
+            values += reads.get()
         connection.execute("BEGIN")
         whole = len(values) - len(values) % step
         for start in range(0, whole, step):
@@ -65,10 +66,10 @@ def write(connection: sqlite3.Connection, batches: queue.SimpleQueue[list[object
 
 
 class Listener(WSListener):
-    """Decodes in the socket's callback and hands over what a batch holds, or what one read brought."""
+    """Decodes in the socket's callback and hands over what one read brought."""
 
-    def __init__(self, batches: queue.SimpleQueue[list[object]]) -> None:
-        self._batches = batches
+    def __init__(self, reads: queue.SimpleQueue[list[object]]) -> None:
+        self._reads = reads
         self._decode = msgspec.json.Decoder(Trade, strict=False).decode
         self._values: list[object] = []
         self._id = 0
@@ -78,16 +79,16 @@ class Listener(WSListener):
             trade = self._decode(frame.get_payload_as_memoryview())
             self._id += 1
             self._values += (self._id, "SOL/USDC", trade.price, trade.volume, trade.ts, 1, trade.id, None)
-        if frame.last_in_buffer and len(self._values) >= BATCH_ROWS * _COLUMNS or self._batches.empty():
-            self._batches.put(self._values)
+        if frame.last_in_buffer and self._values:
+            self._reads.put(self._values)
             self._values = []
 
 
 async def run(url: str, path: str) -> None:
     """Until it is killed."""
-    batches: queue.SimpleQueue[list[object]] = queue.SimpleQueue()
-    threading.Thread(target=write, args=(open_database(path), batches), daemon=True).start()
-    transport, _ = await ws_connect(lambda: Listener(batches), url)
+    reads: queue.SimpleQueue[list[object]] = queue.SimpleQueue()
+    threading.Thread(target=write, args=(open_database(path), reads), daemon=True).start()
+    transport, _ = await ws_connect(lambda: Listener(reads), url)
     await transport.wait_disconnected()
 
 

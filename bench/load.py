@@ -21,6 +21,7 @@ from array import array
 from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha1
+from itertools import islice
 from pathlib import Path
 
 FIRST_ID = 1_000_000_000
@@ -64,7 +65,7 @@ def frames(ticks: int, combined: bool) -> Iterator[bytes]:
 def blocks(ticks: int, combined: bool) -> Iterator[bytes]:
     """The same frames, joined for one write each."""
     made = frames(ticks, combined)
-    while block := b"".join(frame for frame, _ in zip(made, range(BLOCK_FRAMES), strict=False)):
+    while block := b"".join(islice(made, BLOCK_FRAMES)):
         yield block
 
 
@@ -128,7 +129,7 @@ def main() -> None:
         ready, rest = [], iter(())
     else:
         rest = blocks(arguments.ticks, arguments.combined)
-        ready = [block for _, block in zip(range(READY_FRAMES // BLOCK_FRAMES), rest, strict=False)]
+        ready = list(islice(rest, READY_FRAMES // BLOCK_FRAMES))
     with socket.create_server(("127.0.0.1", 0)) as server:
         say(port=server.getsockname()[1])
         client, _ = server.accept()

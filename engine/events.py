@@ -45,6 +45,7 @@ class Reason(StrEnum):
     PAPER_REJECTED = "PAPER_REJECTED"
     PAPER_CANCELED = "PAPER_CANCELED"
     ADAPTER = "ADAPTER"
+    ADAPTER_ERROR = "ADAPTER_ERROR"
 
 
 class OrderStatus(StrEnum):
@@ -75,8 +76,8 @@ class Tick(msgspec.Struct, gc=False):
 
 
 class Signal(msgspec.Struct, frozen=True, gc=False):
-    """What the strategy wants. `event_id` is derived from strategy and tick, so that reprocessing a tick
-    makes the same id again (I3). `veto` is None for a signal that passed risk."""
+    """What the strategy wants. `event_id` is derived from strategy and the tick's identity at its source, so that
+    reprocessing a tick makes the same id again (I3). `veto` is None for a signal that passed risk."""
 
     event_id: str
     tick_id: int

@@ -376,26 +376,37 @@ class ExecutionAdapter(Protocol):
         ...
 
     def reports(self) -> Sequence[AdapterReport]:
-        """What has happened since the last call, in order."""
+        """What has happened since the last call, in order. What it raises is recorded on the open orders, and it
+        is asked again with the next ticks."""
         ...
 
 
 class LiveExecutor(_Executor):
     """Passes orders to an adapter and records what it answers. No adapter error is swallowed (L4): one from
-    `submit` or `cancel` becomes a transition with reason ADAPTER, one from `reports` ends the run."""
+    `submit` rejects the order; one from `cancel` or `reports` becomes a transition of every order it leaves in
+    doubt, to the status it has, with reason ADAPTER_ERROR."""
 
     mode = Mode.LIVE
 
     def __init__(self, adapter: ExecutionAdapter) -> None:
         super().__init__()
         self._adapter = adapter
+        # Orders on which the current failure of `reports` is recorded: once each, however often it is asked.
+        self._in_doubt: set[str] = set()
 
     def on_ticks(self, ticks: Sequence[Tick], now_ms: int) -> Outcome:
         """Books the adapter's reports; the ticks themselves mean nothing here.
         Raises Crash for a report about an order that is not open."""
         events: list[OrderEvent] = []
         fills: list[Fill] = []
-        for report in self._adapter.reports():
+        reports: list[AdapterReport] = []
+        failure = None
+        try:
+            # What came before a failure stays in the list, and is booked.
+            reports.extend(self._adapter.reports())
+        except Exception as error:  # whatever a venue's library raises
+            failure = f"reports: {_named(error)}"
+        for report in reports:
             order = self._open.get(report.order_id)
             if order is None:
                 raise Crash(
@@ -409,6 +420,12 @@ class LiveExecutor(_Executor):
                 )
                 fills.append(self._fill(order, qty, price, fees, now_ms))
             events.append(self._transition(order, report.status, Reason.ADAPTER, now_ms, report.detail))
+        if failure is None:
+            self._in_doubt.clear()
+        else:
+            for order in [order for order in self._open.values() if order.order_id not in self._in_doubt]:
+                self._in_doubt.add(order.order_id)
+                events.append(self._transition(order, order.status, Reason.ADAPTER_ERROR, now_ms, failure))
         return events, fills
 
     def cancel(self, order_id: str, now_ms: int) -> Outcome:
@@ -420,7 +437,7 @@ class LiveExecutor(_Executor):
             self._adapter.cancel(order_id)
         except Exception as error:  # whatever a venue's library raises
             detail = f"cancel: {_named(error)}"
-            return [self._transition(order, order.status, Reason.ADAPTER, now_ms, detail)], []
+            return [self._transition(order, order.status, Reason.ADAPTER_ERROR, now_ms, detail)], []
         return [], []
 
     def _place(self, order: Order, problem: str | None, now_ms: int) -> Outcome:
@@ -431,7 +448,7 @@ class LiveExecutor(_Executor):
             except Exception as error:  # whatever a venue's library raises
                 problem = _named(error)
         if problem is not None:
-            events.append(self._transition(order, OrderStatus.REJECTED, Reason.ADAPTER, now_ms, problem))
+            events.append(self._transition(order, OrderStatus.REJECTED, Reason.ADAPTER_ERROR, now_ms, problem))
         return events, []
 
 

@@ -18,7 +18,7 @@ import logging
 import random
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -273,8 +273,7 @@ class FileReplayFeed(ReplayFeed):
                         if tick.trade_id is None and tick.event_id is None:
                             tick.source = self._by_line
                             tick.trade_id = number
-                    self._stream.check(len(ticks), loop.time(), line=number)
-                self._stream.flushed(len(ticks))
+                    self._stream.check(loop.time(), line=number)
                 self.parse_errors = self._stream.parser.errors
                 self.ignored = self._stream.parser.ignored
                 if self._stream.broken is not None:
@@ -300,53 +299,31 @@ def _read_lines(file: IO[bytes]) -> list[bytes]:
     return lines
 
 
-async def stored_ticks(chunks: AsyncIterator[list[Tick]]) -> AsyncGenerator[list[Tick], None]:
-    """Ticks of the database for a replay into that same database: each keeps its row id, which is identity
-    enough, and loses the venue's, because in time order they may look like gaps and duplicates."""
-    async for ticks in chunks:
-        for tick in ticks:
-            tick.trade_id = tick.event_id = None
-        yield ticks
-
-
 class _Stream:
     """One source's parser and its run of unusable messages, across reconnects (N8)."""
 
     def __init__(self, parser: Parser, limit: int) -> None:
         self.parser = parser
-        # Unusable messages since the last tick. What is ignored neither lengthens nor ends it: a venue that
-        # changed its trades may still send the heartbeats we know.
-        self.streak = 0
-        # Set once the streak reaches the limit.
+        # Set once the parser's streak of errors reaches the limit.
         self.broken: ProtocolChanged | None = None
         self._limit = limit
         self._errors_seen = 0
-        # Length of the current list of ticks when the last error came.
-        self._ticks_then = 0
         self._log = RateLimited(logger, logging.WARNING)
 
-    def check(self, ticks: int, now: float, **where: object) -> None:
-        """To be called after a message that may have been unusable; `ticks`: length of the list it went to."""
+    def check(self, now: float, **where: object) -> None:
+        """To be called after a message that may have been unusable."""
         parser = self.parser
         if parser.errors == self._errors_seen:
             return
         self._errors_seen = parser.errors
-        self.streak = 1 if ticks > self._ticks_then else self.streak + 1
-        self._ticks_then = ticks
         self._log.log(now, "unusable message", error=parser.last_error, parse_errors=parser.errors, **where)
-        if self.streak >= self._limit and self.broken is None:
+        if parser.error_streak >= self._limit and self.broken is None:
             self.broken = ProtocolChanged(
-                f"{self.streak} unusable messages in a row, the last one: {parser.last_error}",
+                f"{parser.error_streak} unusable messages in a row, the last one: {parser.last_error}",
                 parse_errors=parser.errors,
                 parse_error_limit=self._limit,
                 **where,
             )
-
-    def flushed(self, ticks: int) -> None:
-        """The list, now `ticks` long, has been handed over; the next message starts an empty one."""
-        if ticks > self._ticks_then:
-            self.streak = 0
-        self._ticks_then = 0
 
 
 class Connection(Protocol):
@@ -533,14 +510,13 @@ class WebSocketFeed:
         self._apply(self._session.connected(line.conn, self._now()))
 
     def line_received(self, line: Line, ticks: list[Tick]) -> None:
-        line.stream.flushed(len(ticks))
         new = self._inlet.deliver(ticks) if ticks else 0
         effects = self._session.received(line.conn, self._now(), new)
         if effects:
             self._apply(effects)
 
     def line_troubled(self, line: Line) -> None:
-        line.stream.check(len(line.ticks), self._now(), source=line.source.name)
+        line.stream.check(self._now(), source=line.source.name)
         if line.stream.broken is not None and self._failure is None:
             self._fail(line.stream.broken)
 

@@ -126,7 +126,7 @@ class Intake:
     """Decides which ticks enter the pipeline. One per run, for all sources, across all reconnects (N7)."""
 
     parsed: int
-    """Ticks given to `admit`."""
+    """Ticks given to `admit` and `readmit`."""
 
     received: int
     """Ticks among them that were new (`ingest_received`)."""
@@ -208,15 +208,25 @@ class Intake:
                 fresh.append(tick)
         self.parsed += len(ticks)
         self.duplicates += len(ticks) - len(fresh)
-        every = self._sample_every
-        sampled = fresh if every == 1 else fresh[every - 1 - self.received % every :: every]
-        self.received += len(fresh)
-        self.processed += len(sampled)
+        sampled = self._sample(fresh)
         tick_id = self._next_tick_id
         for tick in sampled:
             tick.id = tick_id
             tick_id += 1
         self._next_tick_id = tick_id
+        return sampled
+
+    def readmit(self, ticks: list[Tick]) -> list[Tick]:
+        """Like `admit`, for ticks that are rows of this database (REPLAY): they keep their ids and are all new,
+        because no row is there twice, while in time order the venue's ids may look like gaps and duplicates."""
+        self.parsed += len(ticks)
+        return self._sample(ticks)
+
+    def _sample(self, fresh: list[Tick]) -> list[Tick]:
+        every = self._sample_every
+        sampled = fresh if every == 1 else fresh[every - 1 - self.received % every :: every]
+        self.received += len(fresh)
+        self.processed += len(sampled)
         return sampled
 
     def _is_new_event(self, source: str, event_id: str) -> bool:

@@ -23,7 +23,7 @@ import errno
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -575,7 +575,7 @@ class Ledger:
         except sqlite3.Error as error:
             _refuse(self.path, error, "cannot be read")
 
-    async def read_ticks(self, chunk: int = 2000) -> AsyncIterator[list[Tick]]:
+    async def read_ticks(self, chunk: int = 2000) -> AsyncGenerator[list[Tick], None]:
         """All ticks stored now, in time order (`ts`, then row id), in lists of at most `chunk`: REPLAY (N2).
 
         Sees the database as it is at the first read: ticks written meanwhile do not show up. Its connection

@@ -153,6 +153,7 @@ class Ingest:
         come with the row ids they have in the database."""
         self.intake = intake
         self.answer = answer
+        self._admit = intake.readmit if keep_ids else intake.admit
         # Processed ticks that found no room yet, oldest first. Bounded by what one read of a socket holds,
         # because the feed is paused while there are any.
         self.rest: list[Tick] = []
@@ -165,18 +166,13 @@ class Ingest:
         self._ticks = ticks
         self._rows = rows
         self._replay = replay
-        self._keep_ids = keep_ids
         # Sources whose watermark moved since it last went into a batch.
         self._moved: set[str] = set()
 
     def deliver(self, ticks: list[Tick]) -> int:
         self.ticks_parsed += len(ticks)
         known = self.intake.received
-        row_ids = [tick.id for tick in ticks] if self._keep_ids else []
-        processed = self.intake.admit(ticks)
-        if self._keep_ids:
-            for tick, row_id in zip(ticks, row_ids, strict=True):
-                tick.id = row_id
+        processed = self._admit(ticks)
         if not self._replay:
             self._moved.update({tick.source for tick in ticks})
         self.tick_count += len(processed)
@@ -256,8 +252,8 @@ class Pipeline:
         )
         # A replay starts from nothing, so that it shows what would have happened.
         held = {} if self._replay else restored.positions.get(mode, {})
-        # A restored position weighs nothing until a tick or a signal of its symbol brings a price.
-        self._book = risk.Book(caps, {symbol: (position.qty, Decimal(0)) for symbol, position in held.items()})
+        # Weighed at the price of its last fill until a tick of its symbol brings a newer one (R3).
+        self._book = risk.Book(caps, {symbol: (position.qty, position.price) for symbol, position in held.items()})
         if not self._replay:
             open_orders = [event for event in restored.open_orders if event.mode is mode]
             self._executor.adopt(open_orders)
@@ -330,7 +326,7 @@ class Pipeline:
         if options.engine.replay_file is not None:
             path = Path(options.engine.replay_file)
             return feeds.FileReplayFeed(self._ingest, path, options.engine.parse_error_limit)
-        return feeds.ReplayFeed(self._ingest, feeds.stored_ticks(store.read_ticks()))
+        return feeds.ReplayFeed(self._ingest, store.read_ticks())
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -526,6 +522,9 @@ class Pipeline:
                 # L4: what execution could not do is never silent.
                 fields = {"order_id": event.order_id, "detail": event.detail, "reason": event.reason}
                 logger.error("order rejected", extra={"fields": fields})
+            elif event.reason is Reason.ADAPTER_ERROR:
+                fields = {"order_id": event.order_id, "detail": event.detail, "status": event.status}
+                logger.error("execution error", extra={"fields": fields})
             elif event.is_shadow and event.reason is Reason.SHADOW_RECORDED:
                 self._counters.shadow_orders += 1
                 fields = {"order_id": event.order_id, "signal_id": event.signal_id, "symbol": event.symbol}

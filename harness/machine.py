@@ -164,23 +164,28 @@ class PrivateMachine:
     def _boot_script(self, notify: Path) -> str:
         # The shell moves itself into the machine's own cgroup before it becomes nspawn: two machines in one
         # cgroup collide in nspawn's /payload. /tmp is covered, so that nspawn's overlay directory is never
-        # left on the host's. The parent-death signal ends nspawn when a test run is killed.
-        root = shlex.quote(str(self._work / "root"))
+        # left on the host's; a stage that lies in there is bound to a place outside before. The parent-death
+        # signal ends nspawn when a test run is killed.
         lines = [f"mkdir -p {path} && echo $$ >{path}/cgroup.procs" for path in self._cgroups()]
+        lines.append(shlex.join(["mount", "--bind", "/", str(self._work / "root")]))
+        binds = [f"--bind={self._work / 'system'}:{self.unit_dir}"]
+        binds.append(f"--bind={self._work / 'state'}:/var/lib/private/{Path(self.layout.state).name}")
+        for number, (source, target) in enumerate(self._stage.binds()):
+            place = self._work / f"stage-{number}"
+            if source.is_dir():
+                place.mkdir()
+            else:
+                place.touch()
+            lines.append(shlex.join(["mount", "--bind", str(source), str(place)]))
+            binds.append(f"--bind-ro={place}:{target}")
         lines += [
-            f"mount --bind / {root}",
             "mount -t tmpfs tmpfs /tmp",
             f"export NOTIFY_SOCKET={shlex.quote(str(notify))}",
-            shlex.join(["exec", "setpriv", "--pdeathsig", "KILL", *self._nspawn_argv()]),
+            shlex.join(["exec", "setpriv", "--pdeathsig", "KILL", *self._nspawn_argv(binds)]),
         ]
         return " && ".join(lines)
 
-    def _nspawn_argv(self) -> list[str]:
-        binds = [
-            f"--bind={self._work / 'system'}:{self.unit_dir}",
-            f"--bind={self._work / 'state'}:/var/lib/private/{Path(self.layout.state).name}",
-        ]
-        binds += [f"--bind-ro={source}:{target}" for source, target in self._stage.binds()]
+    def _nspawn_argv(self, binds: list[str]) -> list[str]:
         return [
             "systemd-nspawn", "--register=no", "--keep-unit", "--quiet", f"--machine={self.name}",
             f"--directory={self._work / 'root'}", "--volatile=overlay", "--link-journal=no",
@@ -203,10 +208,8 @@ class PrivateMachine:
                     return
             assert self._nspawn is not None
             if not self._nspawn.alive or self._clock.monotonic() > end:
-                raise MachineError(
-                    f"machine {self.name} did not boot within {BOOT_SECS:g} s; its console:\n"
-                    + "".join(self._console[-20:])
-                )
+                how = f"is not up after {BOOT_SECS:g} s" if self._nspawn.alive else "ended while it booted"
+                raise MachineError(f"machine {self.name} {how}; its console:\n{''.join(self._console[-20:])}")
 
     def halt(self) -> None:
         if self._nspawn is None:

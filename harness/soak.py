@@ -161,6 +161,8 @@ class Soak:
         self._ladder = Ladder()
         self._exits = ExitPolicy()
         self._endings = Endings()
+        # Runs that have ended and are not dealt with yet.
+        self._ended: list[Exit] = []
         self._stall = StallClock(options.stall_threshold_secs, now)
         # The last reading; None before the first, and always with --psi-actions off.
         self._reading: Pressure | Unknown | None = None
@@ -281,6 +283,7 @@ class Soak:
         try:
             # The journal first: what has ended by then shows in the state that is looked at next.
             entries = self._computer.journal()
+            self._ended += self._endings.take(entries)
             state = self._computer.unit()
             self._blind_looks = 0
         except RecorderError:
@@ -299,7 +302,7 @@ class Soak:
         if beat is not None:
             self._heartbeat = beat.fields
 
-        if not self._deal_with_exits(self._endings.take(entries), state, now):
+        if not self._deal_with_exits(state, now):
             if state.invocation_id != self._invocation:
                 self._invocation = state.invocation_id
                 self._stall.restarted(now)
@@ -342,12 +345,12 @@ class Soak:
 
     # --- exits ---------------------------------------------------------------------------------------------
 
-    def _deal_with_exits(self, ended: Sequence[Exit], state: UnitState, now: float) -> bool:
+    def _deal_with_exits(self, state: UnitState, now: float) -> bool:
         """Answer every run that has ended since the last look. Returns whether the unit was acted upon."""
         present = from_unit(state)
-        all_ended = [*ended, *([present] if present is not None else [])]
+        ended, self._ended = [*self._ended, *([present] if present is not None else [])], []
         acted = False
-        for one in all_ended:
+        for one in ended:
             if one.invocation_id in self._settled:
                 continue
             self._settled.add(one.invocation_id)

@@ -27,6 +27,7 @@ from engine import ledger
 from engine.events import Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.exits import ConfigError, Crash, EngineError
 from engine.ledger import Batch, Busy, DiskTrouble, Ledger, Position, Written
+from harness.errors import Unavailable
 from proofs.fixtures import seed_database
 
 BUSY_MS = 1_000
@@ -615,7 +616,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(path)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("cannot mount a file system here")
+        raise Unavailable("a file system cannot be mounted here", "run as root, with CAP_SYS_ADMIN")
     yield path
     subprocess.run(["umount", str(path)], check=True)
 
