@@ -73,8 +73,9 @@ class Executor(Protocol):
 
     mode: Mode
 
-    def adopt(self, orders: Iterable[OrderEvent]) -> None:
-        """Take over the orders that an earlier run left open (`Restored.open_orders`). Call before anything else."""
+    def adopt(self, orders: Iterable[OrderEvent], signal_ids: Iterable[str] = ()) -> None:
+        """Take over what earlier runs left: the last transitions of open orders, and the ids of signals that need
+        no second answer (`Restored.open_orders`, `.recent_signal_ids`). Call before anything else."""
         ...
 
     def submit(self, signal: Signal, now_ms: int) -> Outcome:
@@ -138,7 +139,9 @@ class _Executor:
         self._seen = SeenIds(SEEN_IDS_MAX)
         self._open: dict[str, Order] = {}  # by order id, oldest first
 
-    def adopt(self, orders: Iterable[OrderEvent]) -> None:
+    def adopt(self, orders: Iterable[OrderEvent], signal_ids: Iterable[str] = ()) -> None:
+        for signal_id in signal_ids:
+            self._seen.add(signal_id)
         for event in orders:
             if event.mode is self.mode:
                 self._seen.add(event.signal_id)
@@ -375,7 +378,7 @@ class ExecutionAdapter(Protocol):
         """Ask for what is left of the order to be cancelled; CANCELED comes through `reports`."""
         ...
 
-    def reports(self) -> Sequence[AdapterReport]:
+    def reports(self) -> Iterable[AdapterReport]:
         """What has happened since the last call, in order. What it raises is recorded on the open orders, and it
         is asked again with the next ticks."""
         ...

@@ -23,7 +23,7 @@ import errno
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -51,6 +51,10 @@ sends again after a reconnect, and a bounded cost whatever the size of the table
 QUICK_CHECK_BYTES_MAX: Final = 32 * 1024 * 1024
 """Up to this size the whole file is checked at every start (0.1 s); a larger one only before a migration.
 Damage beyond that shows when it is read, and ends the run as `ConfigError`."""
+
+RECENT_SIGNAL_IDS: Final = 4096
+"""How many of the newest signals `restore` names: those of ticks that a crash left above the watermark lie well
+within it, and as many an executor remembers."""
 
 PAGE_BYTES: Final = 1024
 """Page size of a new file (an existing one keeps its own). A commit writes every page it touched as a whole,
@@ -106,8 +110,8 @@ class Written(msgspec.Struct):
 
 
 class Position(msgspec.Struct, frozen=True):
-    """The exact sums of all fills of one symbol in one mode: quantity held, cash moved, fees paid (which are in
-    the cash). `price` is that of the last fill."""
+    """The exact sums of all fills of one symbol in one mode, those of replays excluded: quantity held, cash moved,
+    fees paid (which are in the cash). `price` is that of the last fill."""
 
     qty: Decimal
     cash: Decimal
@@ -118,7 +122,8 @@ class Position(msgspec.Struct, frozen=True):
 class Restored(msgspec.Struct):
     """What a starting engine must know of the runs before it.
 
-    `recent_event_ids` maps a source to its textual ids, oldest first. `open_orders` holds the last
+    `recent_event_ids` maps a source to its textual ids, oldest first. `recent_signal_ids`, oldest first, are those
+    of signals that have been judged, and executed if they passed. `open_orders` holds the last
     transition of every order that neither filled, nor was cancelled or rejected, in order of creation.
     """
 
@@ -126,6 +131,7 @@ class Restored(msgspec.Struct):
     watermarks: dict[str, int]
     recent_event_ids: dict[str, list[str]]
     positions: dict[Mode, dict[str, Position]]
+    recent_signal_ids: list[str]
     open_orders: list[OrderEvent]
 
 
@@ -172,6 +178,7 @@ _TABLES_V0: Final[dict[str, tuple[tuple[str, str, str | None], ...]]] = {
 }
 
 # What version 1 adds. The REAL columns stay for readers; the *_exact texts are the decimals themselves (R5).
+# `replayed` is 1 in what only a replay has made: it is in no position and in no open order.
 _COLUMNS_V1: Final[dict[str, dict[str, str]]] = {
     "ticks": {"source": "INTEGER", "trade_id": "INTEGER", "event_id": "TEXT"},
     "signals": {
@@ -183,6 +190,7 @@ _COLUMNS_V1: Final[dict[str, dict[str, str]]] = {
         "price": "TEXT",
         "veto": "TEXT",
         "veto_detail": "TEXT",
+        "replayed": "INTEGER NOT NULL DEFAULT 0",
     },
     "orders": {
         "order_id": "TEXT",
@@ -195,6 +203,7 @@ _COLUMNS_V1: Final[dict[str, dict[str, str]]] = {
         "seq": "INTEGER",
         "reason": "TEXT",
         "updated_ts": "INTEGER",
+        "replayed": "INTEGER NOT NULL DEFAULT 0",
     },
     "trades": {
         "mode": "TEXT",
@@ -202,6 +211,7 @@ _COLUMNS_V1: Final[dict[str, dict[str, str]]] = {
         "price_exact": "TEXT",
         "fees_exact": "TEXT",
         "cash_delta": "TEXT",
+        "replayed": "INTEGER NOT NULL DEFAULT 0",
     },
 }
 
@@ -220,6 +230,7 @@ _STATEMENTS_V1: Final = (
     "CREATE UNIQUE INDEX orders_by_order_id ON orders(order_id)",
     # The earlier engine's orders have no order_id and were filled or forgotten long ago.
     f"CREATE INDEX orders_open ON orders(id) WHERE status IN {_OPEN_STATUSES} AND order_id IS NOT NULL",
+    "CREATE INDEX orders_replayed ON orders(order_id) WHERE replayed",
     # A fill's event_id begins with its order's id and has a unique index; a second one would say no more.
     "DROP INDEX IF EXISTS idx_trades_order_id",
 )
@@ -430,10 +441,12 @@ def _refuse_version(path: Path, version: int) -> None:
         )  # fmt: skip
 
 
-def open_ledger(path: str | Path, *, busy_timeout_ms: int) -> Ledger:
+def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False) -> Ledger:
     """Open or create the database at `path`, verify and migrate it, and log what was found (S1, D1, D2).
 
     `busy_timeout_ms`: how long one attempt waits for another process's lock, at least BUSY_TIMEOUT_MS_MIN.
+    `replay`: what this run derives is marked `replayed`, moves no position, and leaves what other runs derived
+    from the same ticks as it is (I3); they in turn take over what only a replay had made.
     Missing parent directories are made. Logs, in this order: "PRAGMA verification", "all PRAGMAs verified",
     "schema migrated" (only if it was), "initial database state" (the highest row ids: counting rows would
     read the whole table).
@@ -468,7 +481,7 @@ def open_ledger(path: str | Path, *, busy_timeout_ms: int) -> Ledger:
             "initial database state",
             extra={"fields": {"path": str(path), "schema_version": SCHEMA_VERSION, **highest}},
         )
-        return Ledger(path, connection)
+        return Ledger(path, connection, replay)
     except BaseException as error:
         if connection is not None:
             connection.close()
@@ -503,14 +516,18 @@ _TICKS: Final = _Insert(
     "ON CONFLICT DO NOTHING",
 )
 _SIGNALS: Final = _Insert(
-    "INSERT INTO signals(symbol, kind, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail)",
-    12,
-    "ON CONFLICT DO NOTHING",
+    "INSERT INTO signals(symbol, kind, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail,"
+    " replayed)",
+    13,
+    "ON CONFLICT(event_id) DO UPDATE SET symbol = excluded.symbol, kind = excluded.kind, value = excluded.value,"
+    " ts = excluded.ts, tick_id = excluded.tick_id, side = excluded.side, reason = excluded.reason,"
+    " size = excluded.size, price = excluded.price, veto = excluded.veto, veto_detail = excluded.veto_detail,"
+    " replayed = excluded.replayed WHERE signals.replayed > excluded.replayed",
 )
 _ORDERS: Final = _Insert(
     "INSERT INTO orders(symbol, side, qty, price, status, ts, order_id, signal_id, mode, is_shadow,"
-    " qty_exact, price_exact, filled_qty, seq, reason, updated_ts)",
-    16,
+    " qty_exact, price_exact, filled_qty, seq, reason, updated_ts, replayed)",
+    17,
     "ON CONFLICT(order_id) DO UPDATE SET status = excluded.status, filled_qty = excluded.filled_qty,"
     " seq = excluded.seq, reason = excluded.reason,"
     " updated_ts = excluded.updated_ts WHERE excluded.seq > orders.seq",
@@ -522,8 +539,8 @@ _ORDER_EVENTS: Final = _Insert(
 )
 _FILLS: Final = _Insert(
     "INSERT INTO trades(event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow, mode,"
-    " qty_exact, price_exact, fees_exact, cash_delta)",
-    14,
+    " qty_exact, price_exact, fees_exact, cash_delta, replayed)",
+    15,
     # Only a fill that was not there before may move a position.
     "ON CONFLICT DO NOTHING RETURNING event_id",
 )
@@ -544,9 +561,10 @@ def _text(value: Decimal) -> str:
 class Ledger:
     """An open, verified database. Made by `open_ledger`; used by one thread at a time, which it blocks."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, replay: bool) -> None:
         self.path = path
         self._connection = connection
+        self._replay = replay
 
     def write(self, batch: Batch) -> Written:
         """Put all of `batch` on disk in one transaction, and say how much of it is new (D3, I3).
@@ -637,11 +655,37 @@ class Ledger:
             ticks = self._write_ticks(batch.ticks)
         if batch.signals:
             signals = self._write_signals(batch.signals)
-        if batch.orders:
-            orders = self._write_orders(batch.orders)
-        if batch.fills:
-            fills = self._write_fills(batch.fills)
+        if batch.orders or batch.fills:
+            ids = {event.order_id for event in batch.orders} | {fill.order_id for fill in batch.fills}
+            theirs = self._orders_of_others(ids)
+            if self._replay:
+                orders = self._write_orders([event for event in batch.orders if event.order_id not in theirs])
+                fills = self._write_fills([fill for fill in batch.fills if fill.order_id not in theirs])
+            else:
+                self._forget_replayed(theirs)
+                orders = self._write_orders(batch.orders)
+                fills = self._write_fills(batch.fills)
         return Written(ticks, len(batch.ticks) - ticks, signals, orders, fills)
+
+    def _orders_of_others(self, order_ids: set[str]) -> set[str]:
+        """Those of `order_ids` that are stored, by a replay where this run is none, or the other way round."""
+        execute = self._connection.execute
+        if self._replay:
+            stored = "SELECT 1 FROM orders WHERE order_id = ? AND NOT replayed"
+        elif execute("SELECT 1 FROM orders WHERE replayed LIMIT 1").fetchone() is None:
+            return set()
+        else:
+            stored = "SELECT 1 FROM orders WHERE order_id = ? AND replayed"
+        return {order_id for order_id in order_ids if execute(stored, (order_id,)).fetchone() is not None}
+
+    def _forget_replayed(self, order_ids: set[str]) -> None:
+        for order_id in order_ids:
+            # All the ids of an order's fills, and no others: "/" is followed by "0".
+            self._connection.execute(
+                "DELETE FROM trades WHERE event_id >= ? AND event_id < ?", (f"{order_id}/", f"{order_id}0")
+            )
+            self._connection.execute("DELETE FROM order_events WHERE order_id = ?", (order_id,))
+            self._connection.execute("DELETE FROM orders WHERE order_id = ?", (order_id,))
 
     def _insert(self, insert: _Insert, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Insert the rows laid end to end in `values`; returns what a RETURNING clause gave."""
@@ -681,7 +725,7 @@ class Ledger:
             values += (
                 signal.symbol, f"{signal.side}:{signal.reason}", signal.confidence, signal.ts,
                 signal.event_id, signal.tick_id, signal.side, signal.reason, _text(signal.size),
-                _text(signal.price), signal.veto, signal.veto_detail,
+                _text(signal.price), signal.veto, signal.veto_detail, self._replay,
             )  # fmt: skip
         before = self._connection.total_changes
         self._insert(_SIGNALS, values)
@@ -695,7 +739,7 @@ class Ledger:
             orders += (
                 event.symbol, event.side, float(event.qty), float(event.price), event.status, event.ts,
                 event.order_id, event.signal_id, event.mode, event.is_shadow, _text(event.qty),
-                _text(event.price), filled, event.seq, event.reason, event.ts,
+                _text(event.price), filled, event.seq, event.reason, event.ts, self._replay,
             )  # fmt: skip
             transitions += (
                 event.order_id, event.seq, event.status, event.reason, filled, event.ts, event.detail,
@@ -711,9 +755,11 @@ class Ledger:
             values += (
                 fill.event_id, fill.order_id, fill.symbol, fill.side, float(fill.qty), float(fill.price),
                 float(fill.fees), fill.ts, fill.is_shadow, fill.mode, _text(fill.qty), _text(fill.price),
-                _text(fill.fees), _text(fill.cash_delta),
+                _text(fill.fees), _text(fill.cash_delta), self._replay,
             )  # fmt: skip
         new = {event_id for (event_id,) in self._insert(_FILLS, values)}
+        if self._replay:
+            return len(new)
         # An id that comes twice in one batch is in the table as it came first.
         first = {fill.event_id: fill for fill in reversed(fills)}
         self._move_positions([fill for fill in fills if fill.event_id in new and first[fill.event_id] is fill])
@@ -770,7 +816,12 @@ class Ledger:
             for row in connection.execute(
                 "SELECT order_id, seq, signal_id, symbol, side, qty_exact, price_exact, filled_qty, status,"
                 " reason, updated_ts, is_shadow, mode FROM orders"
-                f" WHERE status IN {_OPEN_STATUSES} AND order_id IS NOT NULL ORDER BY id"
+                f" WHERE status IN {_OPEN_STATUSES} AND order_id IS NOT NULL AND NOT replayed ORDER BY id"
             )
         ]  # fmt: skip
-        return Restored(tick_id_max + 1, watermarks, recent, positions, open_orders)
+        newest_signals = connection.execute(
+            "SELECT event_id FROM signals WHERE event_id IS NOT NULL AND NOT replayed ORDER BY id DESC LIMIT ?",
+            (RECENT_SIGNAL_IDS,),
+        ).fetchall()
+        signal_ids = [event_id for (event_id,) in reversed(newest_signals)]
+        return Restored(tick_id_max + 1, watermarks, recent, positions, signal_ids, open_orders)

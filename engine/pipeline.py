@@ -73,7 +73,11 @@ def run(loaded: Loaded, environment: Environment) -> int:
             }
         },
     )
-    store = ledger.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
+    store = ledger.open_ledger(
+        options.app.db_path,
+        busy_timeout_ms=options.persist.busy_timeout_ms,
+        replay=options.engine.ingest_mode == "REPLAY",
+    )
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
         return runner.run(_run(loaded, environment, store))
 
@@ -256,7 +260,7 @@ class Pipeline:
         self._book = risk.Book(caps, {symbol: (position.qty, position.price) for symbol, position in held.items()})
         if not self._replay:
             open_orders = [event for event in restored.open_orders if event.mode is mode]
-            self._executor.adopt(open_orders)
+            self._executor.adopt(open_orders, restored.recent_signal_ids)
             self._book.record(open_orders, [])
         # PAPER orders are filled by the ticks that follow them, so execution needs those too.
         self._execution_wants_ticks = mode is not Mode.SHADOW

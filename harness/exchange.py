@@ -34,7 +34,9 @@ class Exchange:
     def __init__(self, symbol: str = "SOL/USDC", clock: Clock | None = None) -> None:
         self.symbol = symbol
         self.sent = 0
-        """Ticks handed to at least one client's socket."""
+        """Distinct ticks that were sent."""
+        self.sent_again = 0
+        """Ticks that were sent a second time."""
         self.connections = 0
         """Clients that ever connected."""
         self.port = 0
@@ -78,16 +80,17 @@ class Exchange:
         if poll(lambda: True if self.sent >= count else None, self._clock, deadline_secs) is None:
             raise HarnessError(f"{self.sent} of {count} ticks sent to {self.url} within {deadline_secs:g} s")
 
-    def send_ticks(self, count: int, *, price: float = 100.0, interval_secs: float = 0.0) -> int:
-        """Send `count` ticks with consecutive event ids to every client, and return the last id.
+    def send_ticks(self, count: int, *, price: float = 100.0, again: int = 0) -> None:
+        """Send `count` new ticks with consecutive event ids to every client, at full speed.
 
-        price: of each tick, in quote units. interval_secs: pause between two ticks; 0 sends at full speed.
+        price: of each tick, in quote units. again: how many of the ticks sent last are sent once more before, as
+        venues do after a reconnect; they count as `sent_again`, not as `sent`.
         """
-        ids = range(self._next_id, self._next_id + count)
+        first = self._next_id - again
         self._next_id += count
-        self._call(self._broadcast((self.tick(number, price) for number in ids), interval_secs))
+        self._call(self._broadcast(self.tick(number, price) for number in range(first, self._next_id)))
         self.sent += count
-        return ids[-1] if count else self._next_id - 1
+        self.sent_again += again
 
     def feed(self, *, interval_secs: float, price: float = 100.0) -> None:
         """From now on, send every client that connects a tick each `interval_secs`, for as long as it stays."""
@@ -103,7 +106,7 @@ class Exchange:
 
     def send_raw(self, messages: Iterable[str | bytes]) -> None:
         """Send messages as they are: garbage, acknowledgements, whatever a venue might say."""
-        self._call(self._broadcast(messages, 0.0))
+        self._call(self._broadcast(messages))
 
     def on_connect_send(self, messages: list[str]) -> None:
         """From now on, greet every client that connects with these messages."""
@@ -198,15 +201,13 @@ class Exchange:
                 self._clients.discard(client)
                 self._changed.notify_all()
 
-    async def _broadcast(self, messages: Iterable[str | bytes], interval_secs: float) -> None:
+    async def _broadcast(self, messages: Iterable[str | bytes]) -> None:
         for message in messages:
             for client in list(self._clients):
                 try:
                     await client.send(message)
                 except ConnectionClosed:
                     continue
-            if interval_secs:
-                await asyncio.sleep(interval_secs)
 
     async def _close(self) -> None:
         if self._server is not None:

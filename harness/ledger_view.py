@@ -14,6 +14,9 @@ from urllib.parse import quote
 from harness.errors import HarnessError
 from harness.stall import Progress
 
+NEWEST = "SELECT id, ts FROM ticks ORDER BY id DESC LIMIT 1"
+"""`id` is the table's own key, so this is one step to its end."""
+
 TIMEOUT_SECS = 1.0
 """Readers do not wait for the writer in WAL mode; this is for the moment in which somebody recovers the WAL."""
 
@@ -30,7 +33,7 @@ def look(path: Path) -> Progress:
     uri = f"file:{quote(str(path))}?mode=ro"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=TIMEOUT_SECS, isolation_level=None)) as connection:
-            row = connection.execute("SELECT id, ts FROM ticks ORDER BY id DESC LIMIT 1").fetchone()
+            row = connection.execute(NEWEST).fetchone()
     except sqlite3.Error as error:
         raise LedgerUnreadable(f"{path}: {error}") from error
     return Progress(0, None) if row is None else Progress(int(row[0]), int(row[1]))

@@ -272,7 +272,7 @@ def test_L4_an_adapter_error_is_recorded_with_its_text() -> None:
     events, fills = LiveExecutor(adapter).submit(signal(1), NOW)
     assert adapter.submitted == ["live-periodic:1"]
     assert (statuses(events), fills) == (["SUBMITTED", "REJECTED"], [])
-    assert (events[1].reason, events[1].detail) == (Reason.ADAPTER, "TimeoutError: venue does not answer")
+    assert (events[1].reason, events[1].detail) == (Reason.ADAPTER_ERROR, "TimeoutError: venue does not answer")
     assert not events[0].is_shadow
 
 
@@ -283,9 +283,42 @@ def test_L4_a_cancel_that_fails_is_recorded_and_the_order_stays_open() -> None:
     adapter.failure = ConnectionError("gone")
     [event], _ = executor.cancel_all(NOW)
     assert (event.status, event.detail) == (OrderStatus.SUBMITTED, "cancel: ConnectionError: gone")
+    assert event.reason is Reason.ADAPTER_ERROR
     adapter.failure = None
     assert executor.cancel("live-periodic:1", NOW) == ([], [])
     assert adapter.cancelled == ["live-periodic:1", "live-periodic:1"]
+
+
+def test_L4_reports_that_fail_are_recorded_once_and_asked_for_again() -> None:
+    adapter = RecordingAdapter()
+    executor = LiveExecutor(adapter)
+    executor.submit(signal(1), NOW)
+    executor.submit(signal(2), NOW)
+    adapter.answers = [AdapterReport("live-periodic:1", OrderStatus.ACKNOWLEDGED)]
+    adapter.reports_failure = ConnectionError("gone")
+    events, fills = executor.on_ticks([], NOW)
+    assert [(e.order_id[-1], e.seq, e.status, e.reason, e.detail) for e in events] == [
+        ("1", 1, OrderStatus.ACKNOWLEDGED, Reason.ADAPTER, None),
+        ("1", 2, OrderStatus.ACKNOWLEDGED, Reason.ADAPTER_ERROR, "reports: ConnectionError: gone"),
+        ("2", 1, OrderStatus.SUBMITTED, Reason.ADAPTER_ERROR, "reports: ConnectionError: gone"),
+    ]
+    assert fills == []
+    # A venue that stays away does not fill the database; an order that comes meanwhile is in doubt too.
+    executor.submit(signal(3), NOW)
+    assert [e.order_id[-1] for e in executor.on_ticks([], NOW)[0]] == ["3"]
+    adapter.reports_failure = None
+    adapter.answers = [AdapterReport("live-periodic:2", OrderStatus.CANCELED)]
+    assert statuses(executor.on_ticks([], NOW)[0]) == ["CANCELED"]
+    adapter.reports_failure = ConnectionError("gone again")
+    assert [e.order_id[-1] for e in executor.on_ticks([], NOW)[0]] == ["1", "3"]
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_I3_a_signal_that_an_earlier_run_answered_is_not_answered_again(mode: Mode) -> None:
+    executor = execution.make(mode, fee_rate=FEE, slippage_bps=Decimal(0), adapter=RecordingAdapter())
+    executor.adopt([], ["periodic:1"])
+    assert executor.submit(signal(1), NOW) == ([], [])
+    assert executor.submit(signal(2), NOW)[0] != []
 
 
 def test_R6_live_books_what_the_adapter_reports() -> None:

@@ -487,6 +487,50 @@ def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
         store.close()
 
 
+def test_I3_a_replay_touches_neither_the_live_book_nor_what_a_live_run_recorded(database: Path) -> None:
+    def run(batch: Batch, replay: bool = False) -> Written:
+        store = ledger.open_ledger(database, busy_timeout_ms=BUSY_MS, replay=replay)
+        try:
+            return store.write(batch)
+        finally:
+            store.close()
+
+    def book() -> tuple[dict[Mode, dict[str, Position]], list[OrderEvent]]:
+        store = opened(database)
+        restored = store.restore()
+        store.close()
+        return restored.positions, restored.open_orders
+
+    resting = order_event(1, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_SUBMITTED)
+    run(Batch(orders=[resting]))
+    run(traded(2))
+    live = book()
+    # The replay fills the order that rests, repeats a fill at another price, and makes one of its own.
+    filled = order_event(1, 1, OrderStatus.FILLED, Decimal(1), Mode.PAPER, reason=Reason.PAPER_FILL)
+    fill = Fill(
+        "paper-s:1/1", "paper-s:1", "SOL/USDC", Side.BUY, Decimal(1), Decimal(5), Decimal(0), Decimal(-5), 1, True
+    )
+    assert run(Batch(orders=[resting, filled], fills=[fill]), replay=True) == Written(0, 0, 0, 0, 0)
+    assert run(traded(2, price="7"), replay=True) == Written(0, 0, 0, 0, 0)
+    assert run(traded(3, side=Side.SELL), replay=True) == Written(0, 0, 1, 1, 1)
+    assert run(traded(3, side=Side.SELL), replay=True) == Written(0, 0, 0, 0, 0)
+    left_open = order_event(4, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_SUBMITTED)
+    run(Batch(orders=[left_open]), replay=True)
+    assert book() == live
+    columns = "SELECT event_id, fill_price, replayed FROM trades ORDER BY id"
+    assert query(database, columns) == [("shadow-s:2/0", 100.05, 0), ("shadow-s:3/0", 100.05, 1)]
+    # A live run that comes to the same tick takes it over, on its own terms.
+    assert run(traded(3, price="50")) == Written(0, 0, 1, 1, 1)
+    assert query(database, columns) == [("shadow-s:2/0", 100.05, 0), ("shadow-s:3/0", 50.0, 0)]
+    assert query(database, "SELECT event_id, side, price, replayed FROM signals ORDER BY id") == [
+        ("s:2", "BUY", "100.05", 0), ("s:3", "BUY", "50", 0),
+    ]  # fmt: skip
+    assert query(database, "SELECT side, price, replayed FROM orders WHERE order_id = 'shadow-s:3'") == [
+        ("BUY", 50.0, 0)
+    ]
+    assert book()[0][Mode.SHADOW]["SOL/USDC"].qty == Decimal("0.2")
+
+
 def test_S3_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     assert store.restore().next_tick_id == 1
     store.write(
@@ -500,6 +544,9 @@ def test_S3_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     assert restored.next_tick_id == 4
     assert restored.watermarks == {"binance": 75}
     assert restored.recent_event_ids == {"mock": ["e1", "e2"]}
+    for n in (7, 8):
+        store.write(traded(n))
+    assert store.restore().recent_signal_ids == ["s:7", "s:8"]
 
 
 def test_N2_read_ticks_gives_all_ticks_in_time_order(store: Ledger) -> None:

@@ -128,6 +128,28 @@ def test_S8_batches_do_not_matter(prices: list[float], sizes: list[int], every: 
         assert got == expected
 
 
+def test_I3_a_signal_is_named_after_the_trade_not_after_the_row_it_came_to_lie_in() -> None:
+    def ids(*ticks: Tick) -> list[str]:
+        return [signal.event_id for signal in periodic(1).on_ticks(ticks)]
+
+    def tick(source: str, **identity: object) -> Tick:
+        return Tick(source, "SOL/USDC", 1.0, 1.0, 1, **identity)
+
+    assert ids(tick("feed", trade_id=7, id=1)) == ids(tick("feed", trade_id=7, id=2)) == ["periodic:7@feed"]
+    assert ids(tick("feed", event_id="x", id=1)) == ids(tick("feed", event_id="x", id=2)) == ["periodic:'x'@feed"]
+    # Different trades never share a name, however the sources and the textual ids are chosen.
+    others = [
+        tick("feed", id=7),
+        tick("feed2", trade_id=7),
+        tick("feed", trade_id=8),
+        tick("feed", event_id="7"),
+        tick("feed", event_id="7@feed"),
+        tick("feed", event_id="7'@feed"),
+        tick("'@feed", event_id="7"),
+    ]
+    assert len({*ids(*others), "periodic:7@feed"}) == len(others) + 1
+
+
 def test_S8_a_fresh_process_makes_the_same_signals() -> None:
     prices = [100 + (n * 7919 % 31) / 10 for n in range(400)]
     program = (

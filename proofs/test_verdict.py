@@ -58,7 +58,7 @@ def test_exit_statuses_differ() -> None:
     [
         ("test_N7_every_nth", ["N7"]),
         ("test_N8b_D3_both", ["N8b", "D3"]),
-        ("test_exit12_E2_stays_down", ["exit12", "E2"]),
+        ("test_stall_E2_stays_down", ["stall", "E2"]),
         ("test_plain", []),
         ("test_L_shaped", []),
     ],

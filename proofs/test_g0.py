@@ -1,0 +1,61 @@
+"""G0: SHADOW is the default, and LIVE fails closed, under the real unit."""
+
+from __future__ import annotations
+
+import pytest
+
+from proofs.fixtures.engine_unit import EngineUnit, Tables
+
+FAST = {"tick_interval_ms": 2, "signal_every_n_ticks": 2}
+
+
+def run_until_orders(engine: EngineUnit) -> None:
+    engine.start()
+    engine.wait_rows("SELECT COUNT(*) FROM orders", at_least=3)
+    engine.stop()
+
+
+@pytest.mark.claim("G0", "L1", "R4")
+@pytest.mark.parametrize(
+    "tables",
+    [{"engine": FAST}, {"mode": "SHADOW", "engine": FAST}, {"mode": "SHADOW", "live_armed": True, "engine": FAST}],
+    ids=["no-mode", "shadow", "shadow-although-armed"],
+)
+def test_shadow_unless_told_otherwise(engine: EngineUnit, tables: Tables) -> None:
+    engine.configure(tables)
+    run_until_orders(engine)
+    modes = engine.query("SELECT DISTINCT is_shadow FROM orders UNION SELECT DISTINCT is_shadow FROM trades")
+    engine.expect(modes == [(1,)], f"orders or fills that are not shadow: {modes}")
+    said = engine.wait_log("configuration loaded").fields["mode"]
+    engine.expect(said == "SHADOW", f"the engine says it runs {said}")
+
+
+@pytest.mark.claim("G0", "C1")
+def test_mode_typo_on_the_command_line_is_shadow(engine: EngineUnit) -> None:
+    """`--mode lvie` must never become LIVE. The flag comes by a drop-in, as an operator would add it."""
+    engine.configure({"mode": "LIVE", "live_armed": True, "engine": FAST})
+    engine.drop_in("30-flag", f"[Service]\nExecStart=\nExecStart={engine.command('--mode', 'lvie')}\n")
+    try:
+        run_until_orders(engine)
+        engine.expect(engine.query("SELECT DISTINCT is_shadow FROM orders") == [(1,)], "orders that are not shadow")
+        engine.wait("warning about the mode", lambda e: e.level == "WARN" and "lvie" in e.message)
+    finally:
+        engine.down()
+        engine.remove_drop_in("30-flag")
+
+
+@pytest.mark.claim("G0", "L1", "S14", "R6")
+@pytest.mark.parametrize("armed", [False, True])
+@pytest.mark.parametrize("bundle", [None, "", "{}"], ids=["no-bundle", "touched-bundle", "empty-object"])
+def test_live_without_the_gate_records_nothing(engine: EngineUnit, armed: bool, bundle: str | None) -> None:
+    """Every way to ask for LIVE without all it needs: exit 12, and not one order of any kind."""
+    engine.configure({"mode": "LIVE", "live_armed": armed, "engine": FAST})
+    if bundle is not None:
+        engine.write_state("data/proof_bundle.json", bundle)
+    started = engine.try_start()
+    engine.expect(started.status != 0, "LIVE started")
+    line = engine.wait("refusal", lambda e: e.level == "ERROR")
+    engine.expect(line.fields.get("exit_code") == 12, f"refused with {line.fields.get('exit_code')}")
+    engine.expect(("live_armed" in line.event) == (not armed), "the refusal must name what is missing, and only that")
+    engine.expect("proof bundle" in line.event, "the refusal does not name the proof bundle")
+    engine.expect(not engine.database.exists(), "a refused LIVE touched the database")
