@@ -165,7 +165,8 @@ def with_table(markdown: str, table: Mapping[str, Clause], sources: Mapping[str,
         "| clause | status | proofs |",
         "|---|---|---|",
     ]
-    for clause in table.values():
-        status = "planned" if clause.planned else "built"
-        lines.append(f"| {clause.id} | {status} | {'<br>'.join(proofs[clause.id]) or '-'} |".replace("| - |", "| |"))
+    for entry in table.values():
+        status = "planned" if entry.planned else "built"
+        listed_proofs = f" {'<br>'.join(proofs[entry.id])}" if proofs[entry.id] else ""
+        lines.append(f"| {entry.id} | {status} |{listed_proofs} |")
     return markdown.partition(TABLE_HEADING)[0].rstrip() + "\n\n" + "\n".join(lines) + "\n"

@@ -52,6 +52,8 @@ class Run:
         self.worker = worker
         self.clock = OsClock()
         self.verdicts: list[dict[str, Any]] = []
+        self.sabotages: list[dict[str, Any]] = []
+        """What the tests marked `sabotage` recorded under that property."""
         self.plain_failures = 0
         self.systemd = options.systemd
         self._recorder: Recorder | None = None
@@ -96,6 +98,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "claim(*clauses): the contract clauses that this proof is about")
+    config.addinivalue_line("markers", "sabotage: shows that a proof can fail; `make sabotage` runs these")
     try:
         options = settings.load(config.rootpath, config.getoption("--systemd"))
     except ValueError as error:
@@ -191,7 +194,10 @@ class _Verdicts:
         self.run = run
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        verdict = dict(report.user_properties).get("verdict")
+        properties = dict(report.user_properties)
+        verdict = properties.get("verdict")
+        if report.when == "teardown" and isinstance(sabotage := properties.get("sabotage"), dict):
+            self.run.sabotages.append(sabotage)
         if report.when == "teardown" and isinstance(verdict, dict):
             self.run.verdicts.append(verdict)
         elif report.when not in ("setup", "call", "teardown"):
@@ -231,13 +237,19 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         "counts": {verdict.value: sum(one["verdict"] == verdict for one in verdicts) for verdict in Verdict},
         "planned": [clause.id for clause in run.contract().values() if clause.planned],
     }
-    target = run.options.reports / "verdicts.json"
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(target)
+    _write_report(run.options.reports / "verdicts.json", summary)
+    if run.sabotages:
+        caught = sorted(run.sabotages, key=lambda one: str(one["id"]))
+        _write_report(run.options.reports / "sabotage.json", {"run_id": run.id, "sabotages": caught})
     _forget_old_runs(run.record.parent.parent)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         session.exitstatus = 1 if run.plain_failures else exit_status(Verdict(one["verdict"]) for one in verdicts)
+
+
+def _write_report(target: Path, content: dict[str, Any]) -> None:
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    partial.replace(target)
 
 
 def _forget_old_runs(runs: Path) -> None:
@@ -270,6 +282,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
             terminalreporter.write(f" {one['proof']}: {one['reason']}\n")
     counts = ", ".join(f"{sum(one['verdict'] == v for one in run.verdicts)} {v.value}" for v in reversed(Verdict))
+    if run.sabotages:
+        terminalreporter.section("sabotages")
+        for one in sorted(run.sabotages, key=lambda one: (one["guardrail"], one["id"])):
+            caught = one["verdict"] == Verdict.REFUTED
+            terminalreporter.write("caught   " if caught else "MISSED   ", green=caught, red=not caught, bold=True)
+            terminalreporter.write(f" {one['guardrail']:<12} {one['id']:<28} {one['breaks']}\n")
     planned = [clause.id for clause in run.contract().values() if clause.planned]
     if planned:
         terminalreporter.write_line(f"planned, not built and so not proven: {' '.join(planned)}", yellow=True)

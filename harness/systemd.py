@@ -112,6 +112,8 @@ class Unit:
     def __init__(self, machine: Machine, stream: JournalStream, name: str) -> None:
         self.machine = machine
         self.name = name
+        self.deadline_secs = DEADLINE_SECS
+        """Of every wait that names none of its own."""
         self._stream = stream
         self._mark = 0
 
@@ -153,30 +155,32 @@ class Unit:
         return [entry for entry in self._stream.since(self._mark) if entry.unit == self.name]
 
     def wait_log(
-        self, event: str, match: Callable[[Entry], bool] | None = None, deadline_secs: float = DEADLINE_SECS
+        self, event: str, match: Callable[[Entry], bool] | None = None, deadline_secs: float | None = None
     ) -> Entry:
         """Wait for the service itself to log `event` (its M1 message), with fields that satisfy `match`."""
         return self.wait(
-            f"a log line {event!r}",
+            f"the log line {event!r}",
             lambda entry: entry.event == event and (match is None or match(entry)),
             deadline_secs,
         )
 
-    def wait_restarts(self, times: int, deadline_secs: float = DEADLINE_SECS) -> None:
+    def wait_restarts(self, times: int, deadline_secs: float | None = None) -> None:
         """Wait until systemd counts `times` automatic restarts of the unit since it was started by hand.
 
         Looks at the unit again and again, because a look also wakes systemd: a timer of its own, such as
         RestartSec=, may otherwise come up to 250 ms late (the default accuracy of sd_event_add_time(3)).
         """
-        poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), deadline_secs)
+        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
+        poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), deadline)
         restarts = self.show().n_restarts
-        self.expect(restarts >= times, f"{self.name} was restarted {restarts} times within {deadline_secs:g} s")
+        self.expect(restarts >= times, f"{self.name} was restarted {restarts} times within {deadline:g} s")
 
-    def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float = DEADLINE_SECS) -> Entry:
+    def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
         """Wait for a journal entry of the unit since the mark. Refuted when none has come in time."""
-        entry = self._stream.wait(lambda e: e.unit == self.name and match(e), self._mark, deadline_secs)
+        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
+        entry = self._stream.wait(lambda e: e.unit == self.name and match(e), self._mark, deadline)
         if entry is None:
-            raise self._refuted(f"no {what} of {self.name} within {deadline_secs:g} s")
+            raise self._refuted(f"{self.name}: {what} has not come within {deadline:g} s")
         return entry
 
     def expect(self, condition: bool, message: str) -> None:

@@ -38,7 +38,7 @@ def test_mode_typo_on_the_command_line_is_shadow(engine: EngineUnit) -> None:
     try:
         run_until_orders(engine)
         engine.expect(engine.query("SELECT DISTINCT is_shadow FROM orders") == [(1,)], "orders that are not shadow")
-        engine.wait("warning about the mode", lambda e: e.level == "WARN" and "lvie" in e.message)
+        engine.wait("the warning about the mode", lambda e: e.level == "WARN" and "lvie" in e.message)
     finally:
         engine.down()
         engine.remove_drop_in("30-flag")
@@ -54,7 +54,7 @@ def test_live_without_the_gate_records_nothing(engine: EngineUnit, armed: bool, 
         engine.write_state("data/proof_bundle.json", bundle)
     started = engine.try_start()
     engine.expect(started.status != 0, "LIVE started")
-    line = engine.wait("refusal", lambda e: e.level == "ERROR")
+    line = engine.wait("the refusal", lambda e: e.level == "ERROR")
     engine.expect(line.fields.get("exit_code") == 12, f"refused with {line.fields.get('exit_code')}")
     engine.expect(("live_armed" in line.event) == (not armed), "the refusal must name what is missing, and only that")
     engine.expect("proof bundle" in line.event, "the refusal does not name the proof bundle")

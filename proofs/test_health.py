@@ -147,7 +147,7 @@ def test_M5_the_database_must_grow_between_two_looks(database: Path) -> None:
     assert health.check_database(database, Growing())[0]
 
 
-@pytest.mark.claim("D5", "K3")
+@pytest.mark.claim("K3")
 def test_looking_at_the_database_changes_and_locks_nothing(database: Path) -> None:
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
@@ -172,7 +172,7 @@ def test_the_cost_of_a_look_does_not_grow_with_the_table(database: Path) -> None
     [
         (lambda path: path.unlink(), "there is no such database"),
         (lambda path: path.write_bytes(b"not a database " * 100), "not a database"),
-        (lambda path: (path.unlink(), path.mkdir()), "unable to open"),
+        (lambda path: (path.unlink(), path.mkdir()), "unable to open|disk I/O error"),
         (lambda path: (path.unlink(), sqlite3.connect(path).execute("CREATE TABLE x(y)")), "no such table"),
     ],
 )

@@ -57,6 +57,17 @@ def test_N9_a_feed_that_starts_out_of_order_loses_nothing() -> None:
     assert (books.gaps, books.duplicates) == (0, 1)
 
 
+def test_N2_N7_rows_of_the_database_keep_their_ids_and_are_all_new() -> None:
+    """In time order the ids of a venue may go back and forth; a row is there once all the same."""
+    books = fresh_intake(2)
+    rows = [tick(9), tick(7), tick(7, source="b"), tick(event_id="x"), tick()]
+    for row_id, row in enumerate(rows, 100):
+        row.id = row_id
+    assert [row.id for row in books.readmit(rows[:3]) + books.readmit(rows[3:])] == [101, 103]
+    assert (books.received, books.duplicates, books.gaps, books.watermark("a")) == (5, 0, 0, None)
+    assert_balanced(books, 2)
+
+
 def test_N9_same_id_of_two_sources_is_two_trades() -> None:
     books = fresh_intake()
     ticks = [tick(1, source="a"), tick(1, source="b"), tick(2, source="a"), tick(1, source="b")]

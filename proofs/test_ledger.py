@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import ledger
-from engine.events import Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
+from engine.events import EXACT, Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.exits import ConfigError, Crash, EngineError
 from engine.ledger import Batch, Busy, DiskTrouble, Ledger, Position, Written
 from harness.errors import Unavailable
@@ -461,7 +461,8 @@ def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
     made = [
         Fill(
             f"{mode}-{n}", f"{mode}-{n}", f"S{n % 2}", side, qty, price, Decimal("0.01"),
-            (-qty * price if side is Side.BUY else qty * price) - Decimal("0.01"), 1, mode is not Mode.LIVE, mode,
+            EXACT.subtract(EXACT.multiply(-qty if side is Side.BUY else qty, price), Decimal("0.01")), 1,
+            mode is not Mode.LIVE, mode,
         )
         for n, side, qty, price, mode in fills
     ]  # fmt: skip
@@ -474,7 +475,7 @@ def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
         before = held.get(fill.symbol, Position(Decimal(0), Decimal(0), Decimal(0), Decimal(0)))
         signed = fill.qty if fill.side is Side.BUY else -fill.qty
         held[fill.symbol] = Position(
-            before.qty + signed, before.cash + fill.cash_delta, before.fees + fill.fees, fill.price
+            EXACT.add(before.qty, signed), EXACT.add(before.cash, fill.cash_delta), before.fees + fill.fees, fill.price
         )
     store = opened(tmp_path_factory.mktemp("fills") / "bot.db")
     try:
