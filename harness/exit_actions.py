@@ -78,7 +78,7 @@ class Exit:
 
     def __str__(self) -> str:
         if self.result == "watchdog":
-            return "watchdog: systemd found it stuck"
+            return "watchdog"
         if self.exit_code is not None:
             name = ExitCode(self.exit_code).name if self.exit_code in list(ExitCode) else "unknown to the contract"
             return f"exit {self.exit_code} ({name})"

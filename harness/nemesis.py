@@ -114,7 +114,9 @@ def locked(database: Path) -> Iterator[Receipt]:
 def full_disk(machine: Machine, directory: str, size: str = "4k") -> Iterator[Receipt]:
     """Put a tiny file system over `directory` of the machine, and fill it. Units see it when they start."""
     machine.run("mkdir", "-p", directory).expect(0)
-    machine.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", directory).expect(0)
+    mounted = machine.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", directory)
+    if mounted.status != 0:
+        raise Unavailable(f"a tiny disk cannot be mounted: {mounted.stderr.strip()}", "use a private machine, as root")
     try:
         # dd ends with an error when the disk is full, which is what it is for.
         machine.run("dd", "if=/dev/zero", f"of={directory}/filler", "bs=1k").expect(1)

@@ -91,7 +91,10 @@ class LocalComputer:
 
     def _act(self, verb: str) -> str:
         result = self._shell.run("systemctl", verb, self._unit, timeout_secs=ACT_SECS)
-        return "" if result.status == 0 else result.stderr.strip() or f"systemctl {verb} ended with {result.status}"
+        if result.status == 0:
+            return ""
+        said = result.stderr.strip() or f"systemctl {verb} ended with {result.status}"
+        return said.splitlines()[0]
 
     def journal(self) -> list[dict[str, str]]:
         place = f"--after-cursor={self._cursor}" if self._cursor else f"--since=@{self._since:.6f}"

@@ -164,8 +164,11 @@ def _runs(points: Points) -> Iterator[Run]:
 
 def _round_up(value: float) -> float:
     """The next 1, 2, 2.5 or 5 times a power of ten."""
-    if value <= 0 or not math.isfinite(value):
+    if value <= 0:
         return 1.0
+    if not 1e-300 < value < 1e300:
+        # At the ends of what a float can hold there are no round numbers.
+        return value
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 2.5, 5, 10, 20) if step * power >= value * (1 - 1e-9))
 

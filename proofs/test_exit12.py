@@ -11,6 +11,7 @@ import socket
 
 import pytest
 
+from harness import nemesis
 from harness.exchange import Exchange
 from harness.systemd import METRONOME
 from proofs.fixtures.engine_unit import EngineUnit
@@ -83,17 +84,11 @@ def test_mended_unit_runs(engine: EngineUnit, exchange: Exchange) -> None:
 @pytest.mark.claim("exit12", "E3")
 def test_crash_is_restarted(engine: EngineUnit) -> None:
     """Exit 1: the disk is full when the database is opened."""
-    full = f"{engine.machine.layout.state}/full"
     engine.configure({"app": {"db_path": "full/bot.db"}})
-    engine.machine.run("mkdir", "-p", full).expect(0)
-    engine.machine.run("mount", "-t", "tmpfs", "-o", "size=4k,mode=1777", "tmpfs", full).expect(0)
-    try:
-        engine.machine.run("dd", "if=/dev/zero", f"of={full}/filler", "bs=4k", "count=1").expect(0)
+    with nemesis.full_disk(engine.machine, f"{engine.machine.layout.state}/full"):
         engine.try_start()
         expect_restarts_with(engine, 1)
-    finally:
         engine.stop()
-        engine.machine.run("umount", full).expect(0)
 
 
 @pytest.mark.claim("exit12", "E3")
@@ -137,7 +132,7 @@ def test_overload_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
     )
     engine.start()
     engine.wait_ticks(1)
-    with engine.locked_database():
+    with nemesis.locked(engine.database):
         engine.wait("the OVERLOAD log line", lambda e: e.fields.get("reason") == "OVERLOAD")
     expect_restarts_with(engine, 13)
 

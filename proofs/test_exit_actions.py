@@ -157,7 +157,7 @@ def test_K4_another_command_of_the_unit_is_not_the_engine() -> None:
         (ended(13), "exit 13 (OVERLOAD)"),
         (ended(77), "exit 77 (unknown to the contract)"),
         (ended(9, code="killed", result="signal"), "signal: killed 9"),
-        (ended(6, code="killed", result="watchdog"), "watchdog: systemd found it stuck"),
+        (ended(6, code="killed", result="watchdog"), "watchdog"),
         (Exit("a", "", None, "resources", None), "resources"),
     ],
 )

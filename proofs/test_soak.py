@@ -90,7 +90,7 @@ class FakeComputer:
             exec_main_pid=4242, exec_main_code=self.code, exec_main_status=self.status, n_restarts=0,
             # systemd forgets a unit that has ended cleanly.
             invocation_id="" if gone else self.invocation,
-            **{name: "" for name in UnitState.__dataclass_fields__ if name in ("status_text", "watchdog_timestamp")},
+            status_text="",
         )  # fmt: skip
 
     def restart(self) -> str:

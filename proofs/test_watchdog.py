@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness import nemesis
 from harness.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
@@ -13,12 +14,10 @@ def test_paused_engine_is_restarted_by_the_watchdog(watched: EngineUnit) -> None
     watched.configure({"engine": {"tick_interval_ms": 10}})
     watched.start()
     before = watched.show()
-    watched.kill("STOP")
-    status = watched.machine.run("grep", "^State", f"/proc/{before.main_pid}/status").expect(0).stdout
-    watched.expect("T (stopped)" in status, f"the pause did not land: {status}")
-    watched.expect(watched.show().active == "active", "systemd noticed a pause that it cannot see")
-    watched.wait("the watchdog report of systemd", lambda e: "Watchdog timeout" in e.message)
-    watched.wait_restarts(1)
+    with nemesis.paused(watched):
+        watched.expect(watched.show().active == "active", "systemd noticed a pause that it cannot see")
+        watched.wait("the watchdog report of systemd", lambda e: "Watchdog timeout" in e.message)
+        watched.wait_restarts(1)
     watched.wait_log("HEARTBEAT (G4)", lambda entry: entry.pid != before.main_pid)
 
 

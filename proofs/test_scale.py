@@ -1,0 +1,204 @@
+"""Volume, against a server that is not ours: not one tick lost, not one twice, in bounded memory.
+
+PROOFS_SCALE_TICKS: trades in each stream (default 30 000, so that the suite stays quick). Growth of memory is judged
+from 300 000 on. PROOFS_SCALE_KILLS: how often the engine is killed in full flow (default 5).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proofs.fixtures import seed_database
+from proofs.fixtures.engine_process import DEADLINE_SECS, ROOT, Engine, engine, write_config
+from proofs.fixtures.foreign_exchange import PRICE_STEPS
+
+TICKS = int(os.environ.get("PROOFS_SCALE_TICKS", "30000"))
+KILLS = int(os.environ.get("PROOFS_SCALE_KILLS", "5"))
+
+DEADLINE = DEADLINE_SECS + TICKS / 4000
+"""Generous: a tenth of the rate that one core of this decade reaches."""
+
+WARM_TICKS = 100_000
+"""After so many, memory must not grow any more; by RSS_GROWTH_BYTES_MAX at most (T5)."""
+
+RSS_JUDGED_TICKS = 300_000
+RSS_GROWTH_BYTES_MAX = 2 * 1024 * 1024
+
+RESEND = 6000
+"""More than a cut can lose: what the buffers of both ends hold, some 650 kB of 130 B each."""
+
+RESEND_AFTER_KILL = 12_000
+"""More than a kill can lose: the buffers, what one read brought, and what the channels hold."""
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The foreign server's."""
+    command = [sys.executable, "-m", "proofs.fixtures.foreign_exchange"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield int(server.stdout.readline())
+        server.communicate(timeout=DEADLINE_SECS)
+
+
+def configured(
+    directory: Path, port: int, ticks: int, drops: int = 0, resend: int = RESEND, **options: object
+) -> list[str]:
+    """Arguments for an engine that reads a stream of its own."""
+    query = f"key={directory.name}&ticks={ticks}&drops={drops}&resend={resend}"
+    (directory / "ws_sources.toml").write_text(
+        f'[[source]]\nname = "foreign"\nurl = "ws://127.0.0.1:{port}/ws?{query}"\npriority = 1\n'
+        'venue = "binance"\nsymbol = "BTC/USDT"\n'
+    )
+    # No burst is too long for the disk of whatever computer this is.
+    tables = {"engine": {"overload_grace_ms": 10_000, "max_backoff_secs": 0.05, **options}}
+    return ["--config", str(write_config(directory, tables)), "--ingest", "realws"]
+
+
+def assert_exact(running: Engine, ticks: int, every: int) -> None:
+    """The rows are every `every`th of the trades 0..ticks-1, each once, each with its own price."""
+    expected = ticks // every
+    assert running.query("SELECT count(*), count(DISTINCT trade_id), min(trade_id), max(trade_id) FROM ticks") == [
+        (expected, expected, every - 1, expected * every - 1)
+    ]
+    wrong = running.query(
+        f"SELECT count(*) FROM ticks WHERE trade_id % {every} != {every - 1} OR symbol != 'BTC/USDT' OR volume != 0.5"
+        f" OR abs(price - 100 - trade_id % {PRICE_STEPS} / 100.0) > 1e-9 OR ts != 1700000000000 + trade_id"
+    )
+    assert wrong == [(0,)]
+
+
+@pytest.mark.parametrize("every", [1, 5, 10, 20])
+def test_N7_N4_B1_S2_sampling_every_sampled_trade_is_one_row(
+    tmp_path: Path, port: int, every: int, record_property: Any
+) -> None:
+    with engine(tmp_path, *configured(tmp_path, port, TICKS, sample_every=every)) as running:
+        warm = 0
+        if TICKS >= RSS_JUDGED_TICKS:
+            running.wait_heartbeat(lambda beat: beat["ingest_received"] >= WARM_TICKS, DEADLINE)
+            warm = running.rss_bytes()
+        running.wait_heartbeat(lambda beat: beat["ingest_received"] == TICKS, DEADLINE)
+        growth = running.rss_bytes() - warm
+        record_property("rss_bytes", growth + warm)
+        assert running.stop() == 0
+        final = running.final()
+        assert (final["ingest_received"], final["ingest_processed"]) == (TICKS, TICKS // every)
+        assert (final["duplicates"], final["gaps"], final["parse_errors"]) == (0, 0, 0)
+        assert_exact(running, TICKS, every)
+        if TICKS >= RSS_JUDGED_TICKS:
+            record_property("rss_growth_bytes", growth)
+            assert growth <= RSS_GROWTH_BYTES_MAX
+
+
+def test_N7_N9_S3_sampling_is_exact_although_the_connection_breaks_twenty_times(tmp_path: Path, port: int) -> None:
+    with engine(tmp_path, *configured(tmp_path, port, TICKS, drops=20, sample_every=5)) as running:
+        running.wait_heartbeat(lambda beat: beat["ingest_received"] == TICKS, DEADLINE)
+        assert running.stop() == 0
+        final = running.final()
+        assert (final["reconnects"], final["gaps"]) == (20, 0)
+        assert final["duplicates"] > 20
+        assert_exact(running, TICKS, 5)
+
+
+class Reader(threading.Thread):
+    """Counts the ticks of a database, over and over, on a connection of its own."""
+
+    def __init__(self, path: Path, ended: threading.Event) -> None:
+        super().__init__()
+        self.counts: list[int] = []
+        self.error: Exception | None = None
+        self._path = path
+        self._ended = ended
+
+    def run(self) -> None:
+        try:
+            with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=0)) as connection:
+                while not self._ended.is_set():
+                    self.counts.append(connection.execute("SELECT count(*) FROM ticks").fetchone()[0])
+        except sqlite3.Error as error:
+            self.error = error
+
+
+@pytest.mark.claim("D5", "concurrency")
+def test_five_readers_in_full_flow_see_no_error_and_never_fewer_rows(tmp_path: Path, port: int) -> None:
+    ended = threading.Event()
+    with engine(tmp_path, *configured(tmp_path, port, TICKS)) as running:
+        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 0)
+        readers = [Reader(running.db, ended) for _ in range(5)]
+        for reader in readers:
+            reader.start()
+        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] == TICKS, DEADLINE)
+        ended.set()
+        for reader in readers:
+            reader.join(DEADLINE_SECS)
+        assert running.stop() == 0
+        assert running.final()["persist_errors"] == 0
+        assert_exact(running, TICKS, 1)
+    for reader in readers:
+        assert reader.error is None
+        assert len(set(reader.counts)) > 3
+        assert reader.counts == sorted(reader.counts)
+
+
+def test_D3_I3_I5_N9_killed_in_full_flow_time_and_again(tmp_path: Path, port: int) -> None:
+    """Whenever it dies: the file is whole, no batch is there by half, and what is sent again fills every hole."""
+    moments = random.Random(20_231_114)
+    arguments = configured(tmp_path, port, 10_000_000, resend=RESEND_AFTER_KILL, heartbeat_interval_secs=0.02)
+    rows = 0
+    for _ in range(KILLS):
+        with engine(tmp_path, *arguments) as running:
+            more = moments.randrange(1, 12_000)
+            running.wait_heartbeat(lambda beat, more=more: beat["tick_rows_written"] >= more)
+            running.process.kill()
+            running.process.wait(DEADLINE_SECS)
+            assert running.query("PRAGMA integrity_check") == [("ok",)]
+            before = rows
+            [(rows, distinct, highest)] = running.query(
+                "SELECT count(*), count(DISTINCT trade_id), max(trade_id) FROM ticks"
+            )
+            assert rows == distinct > before
+            # What one batch holds is there together: a signal with its order, its transition and its fill, and a
+            # watermark with all the ticks that it vouches for.
+            [(signals, orders, transitions, fills)] = running.query(
+                "SELECT (SELECT count(*) FROM signals WHERE veto IS NULL), (SELECT count(*) FROM orders),"
+                " (SELECT count(*) FROM order_events), (SELECT count(*) FROM trades)"
+            )
+            assert signals == orders == transitions == fills
+            [(watermark,)] = running.query("SELECT last_trade_id FROM sources")
+            if watermark is not None:
+                assert watermark <= highest
+                vouched = running.query(f"SELECT count(*) FROM ticks WHERE trade_id <= {watermark}")
+                assert vouched == [(watermark + 1,)]
+    with engine(tmp_path, *arguments) as running:
+        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] >= 1000)
+        assert running.stop() == 0
+        running.final()
+        assert running.query("PRAGMA integrity_check") == [("ok",)]
+        [(count, highest)] = running.query("SELECT count(*), max(trade_id) FROM ticks")
+        assert count == highest + 1 > rows
+
+
+def test_D2_N2_I3_the_earlier_engines_150_000_ticks_are_replayed_and_not_stored_twice(tmp_path: Path) -> None:
+    seed_database.build(tmp_path / "bot.db", 150_000)
+    config = write_config(tmp_path)
+    with engine(tmp_path, "--config", str(config), "--ingest", "replay") as running:
+        assert running.wait_exit() == 0
+        assert running.messages("schema migrated")[0]["rows"] == 195_000
+        final = running.final()
+        assert (final["tick_count"], final["tick_rows_known"], final["tick_rows_written"]) == (150_000, 150_000, 0)
+        assert (final["signal_count"], final["shadow_orders"], final["trade_count"]) == (15_000, 15_000, 15_000)
+        assert running.query("SELECT count(*), count(DISTINCT ts), max(id) FROM ticks") == [(150_000, 150_000, 150_000)]
+        # What the earlier engine had recorded, and what the replay makes of it, which is in no position.
+        assert running.query("SELECT replayed, count(*) FROM trades GROUP BY replayed") == [(0, 15_000), (1, 15_000)]
+        assert running.query("SELECT * FROM positions") == []
