@@ -17,7 +17,7 @@ JOBS ?= $(shell nproc)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage doctor buglog lint format install clean
+.PHONY: help proofs test sabotage soak doctor buglog lint format install clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,10 @@ test: $(READY) machine-tools  ## The proofs and every other test (ARGS='-x')
 sabotage: $(READY) machine-tools  ## Break each guarded thing on purpose: its proof must turn red
 	$(BIN)/pytest proofs -n $(JOBS) -m sabotage $(ARGS)
 
+SECONDS ?= 7200
+soak: $(READY)  ## Watch the installed unit for SECONDS=7200, throttle and restart it (as root)
+	$(BIN)/python -m harness soak --seconds $(SECONDS) $(ARGS)
+
 doctor: $(READY)  ## Say what this computer can prove, and what to install for the rest
 	$(BIN)/python -m harness doctor
 
@@ -65,7 +69,7 @@ format: $(READY)  ## Let ruff mend what it can
 install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR respected)
 	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
 	rm -rf build
-	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check .
+	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check '.[operate]'
 	$(if $(DESTDIR),sed -i 's|$(abspath $(DESTDIR))||' $(DESTDIR)$(PREFIX)/bin/hybrid-*)
 	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/hybrid-*
 	install -d $(DESTDIR)$(SYSCONFDIR)/hybrid-engine

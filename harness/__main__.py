@@ -9,7 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from harness import buglog, contract, doctor, recorder
+from harness import buglog, contract, doctor, health, recorder, soak
 from harness.errors import HarnessError
 
 
@@ -61,6 +61,18 @@ def _parser() -> argparse.ArgumentParser:
         help="take over clauses and digests from docs/contract.md, and list the proofs in it",
     )
     command.set_defaults(run=_contract)
+
+    command = commands.add_parser("soak", help="watch the running unit, throttle and restart it, keep a decision log")
+    soak.add_arguments(command)
+    command.set_defaults(run=soak.run)
+
+    command = commands.add_parser("soak-report", help="render the report of a soak again")
+    soak.add_report_arguments(command)
+    command.set_defaults(run=soak.run_report)
+
+    command = commands.add_parser("healthcheck", help="one line a check, PASS or FAIL last; exit status 0 or 1")
+    health.add_arguments(command)
+    command.set_defaults(run=health.run)
     return parser
 
 

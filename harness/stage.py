@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.shell import Shell
 
-SOURCES = ("engine", "systemd", "config", "pyproject.toml", "Makefile")
+SOURCES = ("engine", "harness", "systemd", "config", "pyproject.toml", "Makefile")
 """What an installation is made from."""
 
 
