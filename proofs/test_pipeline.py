@@ -8,21 +8,29 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.sync.server import ServerConnection
 
 from engine import feeds, pipeline, settings
+from engine.events import Fill, Side, Tick
+from engine.exits import ConfigError
 from engine.feeds import retry_after_secs
-from engine.ledger import Batch, Ledger, Written
+from engine.ledger import Batch, Ledger, Written, open_ledger
+from harness.errors import Unavailable
 from proofs.fixtures.engine_process import (
     DEADLINE_SECS,
     Server,
+    assert_balanced,
     binance_trade,
     engine,
     mock_tick,
@@ -51,30 +59,69 @@ def write_sources(directory: Path, *servers: Server, **extra: object) -> None:
     (directory / "ws_sources.toml").write_text("\n".join(tables))
 
 
-def test_N1_synthetic_ticks_follow_the_walk_and_all_reach_the_disk(tmp_path: Path) -> None:
-    config = write_config(tmp_path)
-    with engine(tmp_path, "--config", str(config)) as running:
-        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] >= 25)
-        assert running.stop() == 0
-        final = running.final()
-        prices = [price for (price,) in running.query("SELECT price FROM ticks ORDER BY id")]
-        assert prices == walk(final["tick_count"])
-        assert final["signal_count"] == final["shadow_orders"] == final["trade_count"] == final["tick_count"] // 10
-        assert running.query("SELECT count(*) FROM trades") == [(final["trade_count"],)]
-
-
-def test_M2_M3_heartbeat_at_start_and_on_a_steady_cadence(tmp_path: Path) -> None:
-    config = write_config(tmp_path, {"engine": {"heartbeat_interval_secs": 0.2}})
+def test_N1_M2_M3_G4_D1_D3_S1_I5_R4_R5_S9_synthetic_from_start_to_end(tmp_path: Path) -> None:
+    """One tick an interval along the walk, a heartbeat at start and on a steady cadence, orders with their price, fee
+    and slippage, batches of `batch_size` rows long before `flush_interval_ms`; `--seconds` later a clean end."""
+    tables: dict[str, dict[str, object]] = {
+        "engine": {"heartbeat_interval_secs": 0.2},
+        "execution": {"slippage_bps": 50, "fee_rate": 0.002},
+        "persist": {"batch_size": 10, "flush_interval_ms": 60_000},
+    }
+    config = write_config(tmp_path, tables)
     with engine(tmp_path, "--config", str(config), "--seconds", "1.1") as running:
+        beat = running.wait_heartbeat(lambda beat: beat["tick_rows_written"] >= 20)
+        assert beat["tick_rows_queued"] <= 10
+        assert running.query("PRAGMA journal_mode") == [("wal",)]
         assert running.wait_exit() == 0
+        final = running.final()
+        started = [line["fields"]["message"] for line in running.lines]
+        assert started.index("PRAGMA verification") < started.index("all PRAGMAs verified")
+        assert (
+            started.index("all PRAGMAs verified") < started.index("schema migrated") < started.index("HEARTBEAT (G4)")
+        )
         beats = running.messages("HEARTBEAT (G4)")
         assert beats[0]["tick_count"] <= 1
         assert len(beats) in (5, 6, 7)
-        assert running.final()["tick_rows_queued"] == 0
+        assert final["tick_rows_queued"] == 0
+
+        ticks = final["tick_count"]
+        prices, times = zip(*running.query("SELECT price, ts FROM ticks ORDER BY id"), strict=True)
+        assert list(prices) == walk(ticks)
+        assert (times[-1] - times[0]) / (ticks - 1) == pytest.approx(5, rel=0.1)
+        orders = final["signal_count"]
+        assert orders == final["shadow_orders"] == final["trade_count"] == ticks // 10
+        rows = running.query(
+            "SELECT t.price, s.side, o.status, o.reason, o.is_shadow, f.is_shadow, f.qty_exact, f.price_exact,"
+            " f.fees_exact, f.cash_delta, e.detail FROM signals s JOIN ticks t ON t.id = s.tick_id"
+            " JOIN orders o ON o.signal_id = s.event_id JOIN order_events e ON e.order_id = o.order_id"
+            " JOIN trades f ON f.order_id = o.order_id ORDER BY s.id"
+        )
+        assert len(rows) == orders
+        for number, (price, side, status, reason, shadow, fill_shadow, *exact, detail) in enumerate(rows):
+            assert (side, status, reason) == ("BUY" if number % 2 else "SELL", "FILLED", "SHADOW_RECORDED")
+            assert shadow == fill_shadow == 1
+            qty, fill_price, fees, cash_delta = map(Decimal, exact)
+            sign = 1 if side == "BUY" else -1
+            assert float(fill_price) == pytest.approx(price * (1 + sign * 0.005), rel=1e-12)
+            assert float(fees) == pytest.approx(0.1 * float(fill_price) * 0.002, rel=1e-9)
+            assert cash_delta + sign * qty * fill_price + fees == 0
+            assert detail == "fee_rate=0.002 slippage_bps=50.0"
+
+
+def test_N1_the_walk_never_falls_below_one() -> None:
+    options = settings.Engine(start_price=1.2, price_step=0.5)
+    feed = feeds.SyntheticFeed(None, options, "A/B", lambda: 7)  # type: ignore[arg-type]
+    made = [feed.next_tick() for _ in range(40)]
+    assert [tick.price for tick in made] == walk(40, 1.2, 0.5)
+    falling = feeds.SyntheticFeed(None, settings.Engine(start_price=1.1, price_step=1.0), "A/B", lambda: 7)  # type: ignore[arg-type]
+    assert [falling.next_tick().price for _ in range(5)] == walk(5, 1.1, 1.0)
+    assert min(walk(5, 1.1, 1.0)) >= 1.0
 
 
 @pytest.mark.parametrize(("every", "transport"), [(1, "picows"), (5, "websockets"), (10, "picows"), (20, "websockets")])
-def test_N3_N7_N9_sampling_is_exact_across_reconnects_with_overlap(tmp_path: Path, every: int, transport: str) -> None:
+def test_N3_N7_N9_S3_sampling_is_exact_across_reconnects_with_overlap(
+    tmp_path: Path, every: int, transport: str
+) -> None:
     """Three connections, each repeating the last 7 ticks of the one before; 103 distinct ticks."""
 
     def script(connection: ServerConnection, number: int) -> None:
@@ -101,7 +148,7 @@ def test_N3_N7_N9_sampling_is_exact_across_reconnects_with_overlap(tmp_path: Pat
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_N8_malformed_messages_are_counted_and_the_engine_runs_on(tmp_path: Path, transport: str) -> None:
+def test_N8_N8b_S5_L3_malformed_messages_are_counted_and_the_engine_runs_on(tmp_path: Path, transport: str) -> None:
     bad = ["{", "[]", "nonsense", mock_tick(1, price="NaN"), mock_tick(2, price=-1), mock_tick(3, ts="x"), b"\x00\x01"]
 
     def script(connection: ServerConnection, number: int) -> None:
@@ -162,7 +209,7 @@ def test_exit_10_when_no_source_can_be_connected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("signum", "transport"), [(signal.SIGTERM, "picows"), (signal.SIGINT, "websockets")])
-def test_E4_a_stop_in_full_flow_writes_everything_received(tmp_path: Path, signum: int, transport: str) -> None:
+def test_E4_S13_a_stop_in_full_flow_writes_everything_received(tmp_path: Path, signum: int, transport: str) -> None:
     sent = 0
 
     def script(connection: ServerConnection, number: int) -> None:
@@ -184,6 +231,7 @@ def test_E4_a_stop_in_full_flow_writes_everything_received(tmp_path: Path, signu
                 (received, 0, received - 1)
             ]
             assert running.query("PRAGMA integrity_check") == [("ok",)]
+            assert running.lines[-1]["fields"] == {"message": "shutdown complete", "exit_code": 0}
 
 
 def lock(path: Path) -> sqlite3.Connection:
@@ -192,13 +240,17 @@ def lock(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def test_B3_D4_a_locked_database_is_waited_for_and_nothing_else_waits(tmp_path: Path) -> None:
+def test_B3_D4_I6_S12_L3_a_locked_database_is_waited_for_and_nothing_else_waits(tmp_path: Path) -> None:
     config = write_config(tmp_path, {"persist": {"flush_interval_ms": 20, "busy_timeout_ms": 1000}})
     with engine(tmp_path, "--config", str(config)) as running:
         running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 5)
         with_lock = lock(running.db)
         failed = running.wait_heartbeat(lambda beat: beat["persist_errors"] >= 1)
+        # Ingest, strategy and execution went on, and the loop with them.
         assert failed["tick_rows_queued"] > 100
+        assert failed["signal_count"] - failed["shadow_orders"] <= 1
+        assert failed["signal_count"] > failed["tick_rows_written"] // 10 + 5
+        assert failed["loop_lag_ms_p99"] < 200
         with_lock.execute("ROLLBACK")
         with_lock.close()
         after = running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > failed["tick_count"])
@@ -225,102 +277,230 @@ def test_B2_exit_13_when_a_channel_stays_full(tmp_path: Path) -> None:
         assert running.messages("rows lost")
 
 
-def test_B2_a_burst_is_not_an_overload(tmp_path: Path) -> None:
-    """20 000 ticks at once through channels of 16: the socket waits, nothing is lost, nothing is overloaded."""
+def test_B1_B2_S6_a_burst_waits_in_the_socket_not_in_memory(tmp_path: Path) -> None:
+    """40 000 ticks at once through channels of 16 while the database is locked: the engine stops reading, so that what
+    it holds is bounded; the server waits; nothing is dropped, nothing is overloaded."""
+    ticks, sizes = 40_000, {"tick_channel_size": 16, "signal_channel_size": 2, "persist_channel_size": 16}
+    sent = 0
 
     def script(connection: ServerConnection, number: int) -> None:
-        for tick in range(20_000):
-            connection.send(mock_tick(tick))
+        nonlocal sent
+        for sent in range(1, ticks + 1):
+            connection.send(mock_tick(sent))
         until_closed(connection)
 
     with server(script) as exchange:
-        sizes = {"tick_channel_size": 16, "signal_channel_size": 2, "persist_channel_size": 16}
-        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url}, "channels": sizes})
+        config = write_config(
+            tmp_path, {"engine": {"ws_url": exchange.url, "overload_grace_ms": 10_000}, "channels": sizes}
+        )
         with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
-            running.wait_heartbeat(lambda beat: beat["ingest_received"] == 20_000)
+            running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 0)
+            with_lock = lock(running.db)
+            held = running.wait_standstill("ticks_parsed")
+            rss = running.rss_bytes()
+            # One read of the socket, at some 100 B a tick, over what the channels take.
+            assert 16 < held["tick_rows_queued"] < 16 + 8000
+            assert sent < ticks
+            seen = len(running.messages("HEARTBEAT (G4)"))
+            running.wait_heartbeats(seen + 3)
+            assert running.messages("HEARTBEAT (G4)")[-1]["ticks_parsed"] == held["ticks_parsed"]
+            assert running.rss_bytes() - rss < 1024 * 1024
+            with_lock.execute("ROLLBACK")
+            with_lock.close()
+            running.wait_heartbeat(lambda beat: beat["ingest_received"] == ticks)
             assert running.stop() == 0
-            assert running.final()["tick_rows_written"] == 20_000
+            assert running.final()["tick_rows_written"] == ticks
 
 
-def test_N2_replay_of_the_database_writes_no_tick_twice(tmp_path: Path) -> None:
-    config = write_config(tmp_path)
-    with engine(tmp_path, "--config", str(config)) as running:
-        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] >= 30)
-        assert running.stop() == 0
-        before = running.query("SELECT id, price, ts FROM ticks ORDER BY id")
-        trades = running.query("SELECT event_id, fill_price FROM trades ORDER BY id")
-    with engine(tmp_path, "--config", str(config), "--ingest", "replay", "--sample-every", "1") as running:
-        assert running.wait_exit() == 0
-        final = running.final()
-        assert final["ingest_received"] == final["tick_rows_known"] == len(before)
-        assert final["tick_rows_written"] == 0
-        assert running.query("SELECT id, price, ts FROM ticks ORDER BY id") == before
-        assert running.query("SELECT event_id, fill_price FROM trades ORDER BY id") == trades
+def test_N2_N7_I3_R2_S8_replays_repeat_nothing_and_leave_the_live_book_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A live run; then its database is replayed, then a file, each twice."""
+    code, live = run_here(tmp_path, caplog, {"engine": {"run_seconds": 0.4, "volume": 3}})
+    assert code == 0
+    ticks = live["tick_count"]
 
+    def derived() -> list[list[tuple[Any, ...]]]:
+        return [query(tmp_path, f"SELECT * FROM {table}") for table in ("signals", "orders", "order_events", "trades")]
 
-def test_N2_N7_replay_of_a_file_twice_stores_it_once(tmp_path: Path) -> None:
+    def positions() -> list[tuple[Any, ...]]:
+        return query(tmp_path, "SELECT * FROM positions")
+
+    before = query(tmp_path, "SELECT * FROM ticks"), derived()
+    book = positions()
+    assert len(before[1][0]) == ticks // 10 > 0
+    assert len(book) == 1
+    for _ in range(2):
+        code, final = run_here(tmp_path, caplog, {"engine": {"ingest_mode": "REPLAY"}})
+        assert code == 0
+        assert (final["ingest_received"], final["tick_rows_known"], final["tick_rows_written"]) == (ticks, ticks, 0)
+        # The same ticks make the same signals.
+        assert final["signal_count"] == ticks // 10
+        assert (query(tmp_path, "SELECT * FROM ticks"), derived(), positions()) == (*before, book)
+
     lines = [json.dumps({"symbol": "A/B", "price": 1 + n / 10, "volume": 1, "ts": 1000 * n}) for n in range(50)]
     lines.insert(7, "not json")
     lines.append(json.dumps({"symbol": "A/B", "price": 2, "volume": 1, "ts": 60_000, "event_id": "x1"}))
     file = tmp_path / "ticks.jsonl"
     file.write_text("\n".join(lines))
-    config = write_config(tmp_path, {"engine": {"max_staleness_ms": 5000}})
-    for run, (written, known) in enumerate([(17, 0), (0, 17)]):
-        with engine(
-            tmp_path, "--config", str(config), "--ingest", "replay", "--replay-file", str(file), "--sample-every", "3"
-        ) as running:
-            assert running.wait_exit() == 0, run
-            final = running.final()
-            assert (final["ingest_received"], final["ingest_processed"], final["parse_errors"]) == (51, 17, 1)
-            assert (final["tick_rows_written"], final["tick_rows_known"]) == (written, known)
-            # R2: replay judges staleness by replay time, and these ticks are from 1970.
-            assert (final["signal_count"], final["stale_vetoes"]) == (1, 0)
+    replay = {"ingest_mode": "REPLAY", "replay_file": str(file), "sample_every": 3, "signal_every_n_ticks": 5}
+    runs = []
+    for written, known in ((17, 0), (0, 17)):
+        code, final = run_here(tmp_path, caplog, {"engine": {**replay, "max_staleness_ms": 5000}})
+        assert code == 0
+        assert (final["ingest_received"], final["ingest_processed"], final["parse_errors"]) == (51, 17, 1)
+        assert (final["tick_rows_written"], final["tick_rows_known"]) == (written, known)
+        # R2: replay judges staleness by replay time, and these ticks are from 1970.
+        assert (final["signal_count"], final["trade_count"], final["stale_vetoes"]) == (3, 3, 0)
+        runs.append(derived())
+    assert runs[0] == runs[1]
+    assert [len(table) for table in runs[0]] == [len(table) + 3 for table in before[1]]
+    assert positions() == book
+    assert query(tmp_path, "SELECT DISTINCT symbol, replayed FROM trades") == [("SOL/USDC", 0), ("A/B", 1)]
 
 
-def test_N2_a_missing_replay_file_exits_12(tmp_path: Path) -> None:
-    config = write_config(tmp_path)
-    with engine(tmp_path, "--config", str(config), "--ingest", "replay", "--replay-file", "nope.jsonl") as running:
-        assert running.wait_exit() == 12
+def test_N2_N7_M3_a_replay_in_time_order_is_sampled_whatever_the_ids(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
+    late_first = [Tick("feed", "A/B", 1.0, 1.0, 100_000 - n, n, None, n) for n in range(1, 32)]
+    store.write(Batch(ticks=late_first))
+    store.close()
+    replay = {"ingest_mode": "REPLAY", "sample_every": 3, "signal_every_n_ticks": 1}
+    code, final = run_here(tmp_path, caplog, {"engine": replay})
+    assert code == 0
+    assert (final["ingest_received"], final["ingest_processed"], final["duplicates"], final["gaps"]) == (31, 10, 0, 0)
+    assert query(tmp_path, "SELECT tick_id FROM signals ORDER BY id") == [(n,) for n in range(29, 1, -3)]
+    assert query(tmp_path, "SELECT count(*) FROM ticks") == [(31,)]
+
+
+def test_N7_M3_synthetic_ticks_are_sampled_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    code, final = run_here(tmp_path, caplog, {"engine": {"run_seconds": 0.25, "sample_every": 5}})
+    assert code == 0
+    assert final["ingest_processed"] == final["ingest_received"] // 5 > 0
+    prices = [price for (price,) in query(tmp_path, "SELECT price FROM ticks ORDER BY id")]
+    assert prices == walk(final["ingest_received"])[4::5]
+
+
+def test_N2_a_missing_replay_file_is_a_configuration_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match=r"nope\.jsonl"):
+        run_here(tmp_path, caplog, {"engine": {"ingest_mode": "REPLAY", "replay_file": "nope.jsonl"}})
+
+
+def test_R3_I2_a_restored_position_weighs_at_its_price_from_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """10 X/Y at 100 fill the cap of 1000 for all symbols together, although no tick of X/Y ever comes."""
+    store = open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
+    ten, price, none = Decimal(10), Decimal(100), Decimal(0)
+    store.write(Batch(fills=[Fill("x/0", "x", "X/Y", Side.BUY, ten, price, none, -ten * price, 1, True)]))
+    store.close()
+    code, final = run_here(tmp_path, caplog, {"engine": {"run_seconds": 0.3}, "risk_caps": {"max_exposure_usd": 1000}})
+    assert code == 0
+    assert final["signal_count"] == final["risk_vetoes"] > 0
+    assert query(tmp_path, "SELECT DISTINCT veto FROM signals") == [("RISK_CAP",)]
+
+
+GEMINI_FRAME = {
+    "type": "update", "eventId": 1, "timestampms": 1_700_000_000_000, "socket_sequence": 0,
+    "events": [
+        {"type": "change", "side": "bid", "price": "41999.00", "remaining": "1", "delta": "1", "reason": "place"},
+        {"type": "trade", "tid": 900, "price": "42000.10", "amount": "0.5", "makerSide": "bid"},
+        {"type": "trade", "tid": 950, "price": "42000.20", "amount": "0.25", "makerSide": "ask"},
+    ],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("status", "transport"), [(451, "picows"), (503, "websockets")])
-def test_N4_a_refusing_source_is_passed_over_and_come_back_to(tmp_path: Path, status: int, transport: str) -> None:
-    def good(connection: ServerConnection, number: int) -> None:
-        connection.send(binance_trade(number + 1))
+def test_N4_N5_N10_S2_every_kind_of_failure_moves_on_and_better_sources_are_come_back_to(
+    tmp_path: Path, status: int, transport: str
+) -> None:
+    """In order of priority: a source that refuses with HTTP, to be come back to; one whose TLS fails, one that
+    closes at once, one where nobody listens, and a Gemini that works."""
+
+    def binance(connection: ServerConnection, number: int) -> None:
+        connection.send(binance_trade(7))
+        aggregated = json.loads(binance_trade(0)) | {"e": "aggTrade", "a": 8, "f": 1, "l": 2, "p": "42000.30"}
+        connection.send(json.dumps(aggregated))
         until_closed(connection)
 
-    with server(good) as better, server(good) as worse:
+    def gemini(connection: ServerConnection, number: int) -> None:
+        connection.send(json.dumps(GEMINI_FRAME))
+        gemini_sent.set()
+        until_closed(connection)
+
+    def closing(connection: ServerConnection, number: int) -> None:
+        # Not before the others had their turn, so that the better source is not come back to before.
+        return
+
+    gemini_sent = threading.Event()
+    with server(closing) as gone:
+        pass
+    with server(binance) as better, server(closing) as closes, server(gemini) as worst:
         better.refusals += [(status, {})] * 2
-        write_sources(tmp_path, better, worse, venue="binance", symbol="BTC/USDT")
-        config = write_config(tmp_path, {"engine": {"max_backoff_secs": 0.2}})
+        urls = {
+            "http": better.url, "tls": closes.url.replace("ws:", "wss:"), "closes": closes.url, "nobody": gone.url,
+            "works": worst.url,
+        }  # fmt: skip
+        tables = [
+            f'[[source]]\nname = "{name}"\nurl = "{url}"\npriority = {priority}\n'
+            f'venue = "{"gemini" if name == "works" else "binance"}"\n'
+            for priority, (name, url) in enumerate(urls.items())
+        ]
+        (tmp_path / "ws_sources.toml").write_text(
+            "".join(tables).replace("priority = 0", 'priority = 0\nsymbol = "B/T"')
+        )
+        config = write_config(tmp_path, {"app": {"symbol": "G/U"}, "engine": {"max_backoff_secs": 0.2}})
         with engine(tmp_path, "--config", str(config), "--ingest", "realws", HYBRID_TRANSPORT=transport) as running:
-            running.wait_heartbeat(lambda beat: beat["source"] == "s1")
-            running.wait_heartbeat(lambda beat: beat["source"] == "s0")
-            failed = running.wait_line("connection failed")
-            assert (failed["http_status"], failed["source"]) == (status, "s0")
+            running.wait_heartbeat(lambda beat: beat["source"] == "works")
+            running.wait_heartbeat(lambda beat: beat["source"] == "http" and beat["ingest_received"] == 4)
             assert running.stop() == 0
-            symbols = running.query("SELECT DISTINCT symbol FROM ticks")
-            assert symbols == [("BTC/USDT",)]
+            failures = running.messages("connection failed")
+            assert [failure["source"] for failure in failures][:3] == ["http", "tls", "nobody"]
+            assert failures[0]["http_status"] == status
+            assert running.messages("connection lost")[0]["source"] == "closes"
+            rows = running.query(
+                "SELECT name, symbol, trade_id, price, volume, ts FROM ticks JOIN sources ON sources.id = ticks.source"
+                " ORDER BY ticks.trade_id"
+            )
+            # Each source's ticks have its own symbol, or the default where it has none.
+            assert rows == [
+                ("http", "B/T", 7, 42000.1, 0.001, 1_700_000_000_000),
+                ("http", "B/T", 8, 42000.3, 0.001, 1_700_000_000_000),
+                ("works", "G/U", 900, 42000.1, 0.5, 1_700_000_000_000),
+                ("works", "G/U", 950, 42000.2, 0.25, 1_700_000_000_000),
+            ]
+            final = running.final()
+            assert (final["gaps"], final["parse_errors"]) == (0, 0)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_N5_429_is_obeyed(tmp_path: Path, transport: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "headers", "max_backoff_secs", "wait_secs", "transport"),
+    [(429, {"Retry-After": "1"}, 0.05, 1.0, "picows"), (418, {}, 0.6, 0.6, "websockets")],
+)
+def test_N5_429_and_418_are_obeyed(
+    tmp_path: Path, status: int, headers: dict[str, str], max_backoff_secs: float, wait_secs: float, transport: str
+) -> None:
+    """For as long as Retry-After says, or `max_backoff_secs` where it says nothing."""
+
     def good(connection: ServerConnection, number: int) -> None:
         connection.send(mock_tick(number))
         until_closed(connection)
 
     with server(good) as exchange:
-        exchange.refusals.append((429, {"Retry-After": "1"}))
-        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "max_backoff_secs": 0.05}})
+        exchange.refusals.append((status, headers))
+        options = {"ws_url": exchange.url, "max_backoff_secs": max_backoff_secs}
+        config = write_config(tmp_path, {"engine": options})
         with engine(tmp_path, "--config", str(config), "--ingest", "mockws", HYBRID_TRANSPORT=transport) as running:
             running.wait_heartbeat(lambda beat: beat["ingest_received"] == 1)
             first, second = exchange.attempt_times
-            assert second - first >= 1.0
-            assert running.messages("connection failed")[0]["retry_after_secs"] == 1.0
+            assert second - first >= wait_secs
+            failure = running.messages("connection failed")[0]
+            assert (failure["http_status"], failure["retry_after_secs"]) == (status, 1.0 if headers else None)
             assert running.stop() == 0
 
 
-def test_N5_a_server_that_accepts_and_closes_is_backed_off(tmp_path: Path) -> None:
+def test_N5_S3_a_server_that_accepts_and_closes_is_backed_off(tmp_path: Path) -> None:
     with server(lambda connection, number: None) as exchange:
         config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "network_give_up_secs": 0.8}})
         with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
@@ -332,7 +512,7 @@ def test_N5_a_server_that_accepts_and_closes_is_backed_off(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_N6_a_half_open_connection_is_found_and_left(tmp_path: Path, transport: str) -> None:
+def test_N6_S4_a_half_open_connection_is_found_and_left(tmp_path: Path, transport: str) -> None:
     """The first connection goes dead without a word: nobody pongs, nobody closes."""
 
     def script(connection: ServerConnection, number: int) -> None:
@@ -355,9 +535,11 @@ def test_N6_a_half_open_connection_is_found_and_left(tmp_path: Path, transport: 
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_N6_pongs_do_not_hide_a_mute_feed(tmp_path: Path, transport: str) -> None:
+def test_N6_N8b_N4_neither_pongs_nor_ignored_messages_hide_a_mute_feed(tmp_path: Path, transport: str) -> None:
     def mute(connection: ServerConnection, number: int) -> None:
-        until_closed(connection)
+        # Well-formed and no trade: keeps the connection alive, but is no progress (N8b).
+        while not exchange_done.wait(0.05):
+            connection.send('{"e":"kline","E":1}')
 
     def good(connection: ServerConnection, number: int) -> None:
         for tick in range(1_000_000):
@@ -382,65 +564,124 @@ def test_N6_pongs_do_not_hide_a_mute_feed(tmp_path: Path, transport: str) -> Non
         with engine(tmp_path, "--config", str(config), "--ingest", "realws", HYBRID_TRANSPORT=transport) as running:
             beat = running.wait_heartbeat(lambda beat: beat["ingest_received"] >= 3)
             assert beat["source"] == "s1"
+            assert beat["ignored"] >= 3
             assert "no new tick" in running.wait_line("connection dropped")["reason"]
             assert running.stop() == 0
         exchange_done.set()
 
 
-def test_R4_paper_takes_orders_through_their_whole_life(tmp_path: Path) -> None:
-    config = write_config(tmp_path, {"engine": {"volume": 0.06}}, mode="PAPER")
-    with engine(tmp_path, "--config", str(config)) as running:
-        running.wait_heartbeat(lambda beat: beat["trade_count"] >= 4)
-        assert running.stop() == 0
-        final = running.final()
-        assert final["shadow_orders"] == 0
-        statuses = {status for (status,) in running.query("SELECT DISTINCT status FROM order_events")}
-        assert statuses >= {"SUBMITTED", "ACKNOWLEDGED", "PARTIAL_FILL", "FILLED"}
-        # Nothing is left open at a stop.
-        open_ = running.query("SELECT count(*) FROM orders WHERE status IN ('SUBMITTED','ACKNOWLEDGED','PARTIAL_FILL')")
-        assert open_ == [(0,)]
+def tcp_connections(pid: int) -> int:
+    """How many TCP sockets the process holds."""
+    inodes = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            inodes.add(fd.readlink().name)
+    rows = [*Path("/proc/net/tcp").read_text().splitlines()[1:], *Path("/proc/net/tcp6").read_text().splitlines()[1:]]
+    return sum(f"socket:[{row.split()[9]}]" in inodes for row in rows)
 
 
-def test_R2_R3_vetoed_signals_are_counted_and_persisted_and_make_no_orders(tmp_path: Path) -> None:
+def test_R4_R5_I1_I4_S10_S11_L4_paper_takes_orders_through_their_whole_life(tmp_path: Path) -> None:
+    """All six states, each transition stored with time and reason; and no word to anybody meanwhile."""
+    heard: list[str | bytes] = []
+    huge = {12: {"price": 1e15}}
+
+    def script(connection: ServerConnection, number: int) -> None:
+        # A signal at every 4th tick, for 0.1; a tick fills at most its volume.
+        for n in range(1, 18):
+            connection.send(mock_tick(n, volume=0.06, **huge.get(n, {})))
+        for message in connection:
+            heard.append(message)
+
+    with server(script) as exchange:
+        tables: dict[str, dict[str, object]] = {
+            "engine": {"ws_url": exchange.url, "signal_every_n_ticks": 4},
+            "risk_caps": {"max_exposure_usd": 1e300, "max_symbol_exposure_usd": 1e300},
+        }
+        config = write_config(tmp_path, tables, mode="PAPER")
+        with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
+            running.wait_heartbeat(lambda beat: beat["ingest_received"] == 17)
+            assert tcp_connections(running.process.pid) == 1
+            assert running.stop() == 0
+            final = running.final()
+            assert (final["shadow_orders"], final["signal_count"], final["trade_count"]) == (0, 4, 5)
+            filled = ["SUBMITTED", "ACKNOWLEDGED", "PARTIAL_FILL", "FILLED"]
+            lives = {4: filled, 8: filled, 12: ["SUBMITTED", "REJECTED"], 16: [*filled[:3], "CANCELED"]}
+            events = running.query("SELECT order_id, seq, status, reason, ts, detail FROM order_events")
+            for trade, life in lives.items():
+                mine = sorted((e for e in events if f":{trade}@" in e[0]), key=lambda e: e[1])
+                assert [(seq, status) for _, seq, status, *_ in mine] == list(enumerate(life))
+                assert all(reason.startswith("PAPER_") and ts > 1_700_000_000_000 for *_, reason, ts, _ in mine)
+            assert len(events) == sum(map(len, lives.values()))
+            statuses = dict(running.query("SELECT signal_id, status FROM orders"))
+            assert sorted(statuses.values()) == ["CANCELED", "FILLED", "FILLED", "REJECTED"]
+            # L4: what could not be done is in the log as well.
+            assert "price" in running.messages("order rejected")[0]["detail"]
+            fills = running.query(
+                "SELECT side, qty_exact, price_exact, fees_exact, cash_delta, is_shadow, mode FROM trades"
+            )
+            assert [qty for _, qty, *_ in fills] == ["0.06", "0.04"] * 2 + ["0.06"]
+            for side, *exact, is_shadow, mode in fills:
+                qty, price, fees, cash = map(Decimal, exact)
+                assert cash + (qty if side == "BUY" else -qty) * price + fees == 0
+                assert (is_shadow, mode) == (1, "PAPER")
+            sold, bought = Decimal("0.16"), Decimal("0.1")
+            assert running.query("SELECT mode, qty FROM positions") == [("PAPER", str(bought - sold))]
+    assert heard == []
+
+
+def test_R2_R3_S7_L2_L4_vetoed_signals_are_counted_and_persisted_and_make_no_orders(tmp_path: Path) -> None:
     def script(connection: ServerConnection, number: int) -> None:
         for tick in range(40):
-            connection.send(mock_tick(tick))
+            # The first half is years old.
+            fresh = {} if tick < 20 else {"ts": time.time_ns() // 1_000_000}
+            connection.send(mock_tick(tick, **fresh))
         until_closed(connection)
 
     with server(script) as exchange:
-        # These ticks are years old.
-        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "max_staleness_ms": 5000}})
-        with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
-            running.wait_heartbeat(lambda beat: beat["stale_vetoes"] == 4)
+        tables: dict[str, dict[str, object]] = {
+            "engine": {"ws_url": exchange.url, "max_staleness_ms": 5000},
+            "risk_caps": {"max_symbol_exposure_usd": 5},
+        }
+        with engine(tmp_path, "--config", str(write_config(tmp_path, tables)), "--ingest", "mockws") as running:
+            running.wait_heartbeat(lambda beat: beat["signal_count"] == 4)
             assert running.stop() == 0
-        config = write_config(tmp_path, {"risk_caps": {"max_symbol_exposure_usd": 5}})
-        with engine(tmp_path, "--config", str(config)) as running:
-            running.wait_heartbeat(lambda beat: beat["risk_vetoes"] >= 2)
-            assert running.stop() == 0
-            capped = running.final()["risk_vetoes"]
-            assert running.final()["stale_vetoes"] == 0
-            assert running.query("SELECT veto, count(*) FROM signals GROUP BY veto ORDER BY veto") == [
-                ("RISK_CAP", capped),
-                ("STALE_DATA", 4),
-            ]
+            final = running.final()
+            assert (final["stale_vetoes"], final["risk_vetoes"], final["shadow_orders"]) == (2, 2, 0)
+            vetoes = running.query("SELECT veto, veto_detail FROM signals ORDER BY id")
+            assert [veto for veto, _ in vetoes] == ["STALE_DATA"] * 2 + ["RISK_CAP"] * 2
+            assert "ms old" in vetoes[0][1]
+            # R3: at the tick's real price, 0.1 x 100.5.
+            assert "10.05" in vetoes[2][1]
             assert running.query("SELECT count(*) FROM orders") == [(0,)]
 
 
-def test_D3_the_watermark_survives_a_restart(tmp_path: Path) -> None:
-    """A second run is sent the same ticks again and two more: only those are new (N9)."""
+def test_D3_N9_I3_a_restart_neither_stores_nor_trades_a_tick_twice(tmp_path: Path) -> None:
+    """A second run is sent the same ticks again and two more: only those are new (N9). A third has lost its watermark,
+    as after a crash between the ticks and it: the ticks are taken for new, but what was made of them is there."""
 
     def script(connection: ServerConnection, number: int) -> None:
-        for tick in range(20 + 2 * number):
+        for tick in range(20 + 2 * min(number, 1)):
             connection.send(mock_tick(tick))
         until_closed(connection)
 
+    tables = ("signals", "orders", "order_events", "trades", "positions")
     with server(script) as exchange:
         config = write_config(tmp_path, {"engine": {"ws_url": exchange.url}})
-        for received, duplicates in ((20, 0), (2, 20)):
+        for received, duplicates, known, fills in ((20, 0, 0, 2), (2, 20, 0, 0), (22, 0, 22, 0)):
             with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
                 running.wait_heartbeat(lambda beat, received=received: beat["ingest_received"] == received)
                 assert running.stop() == 0
-                assert running.final()["duplicates"] == duplicates
+                final = running.final()
+                assert (final["duplicates"], final["tick_rows_known"]) == (duplicates, known)
+                assert final["trade_count"] == fills
+            rows = [running.query(f"SELECT * FROM {table}") for table in tables]
+            if known:
+                assert rows == before
+            before = rows
+            if duplicates:
+                with sqlite3.connect(running.db) as connection:
+                    connection.execute("UPDATE sources SET last_trade_id = NULL")
+                connection.close()
         assert running.query("SELECT count(*) FROM ticks") == [(22,)]
 
 
@@ -530,27 +771,6 @@ def test_E5_a_stopped_process_does_not_feed_the_watchdog_and_a_late_loop_is_no_o
             assert running.stop() == 0
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_N4_a_tls_failure_moves_on_to_the_next_source(tmp_path: Path, transport: str) -> None:
-    def good(connection: ServerConnection, number: int) -> None:
-        connection.send(mock_tick(number))
-        until_closed(connection)
-
-    with server(good) as plain:
-        (tmp_path / "ws_sources.toml").write_text(
-            f'[[source]]\nname="tls"\nurl="{plain.url.replace("ws:", "wss:")}"\npriority=1\n'
-            f'[[source]]\nname="plain"\nurl="{plain.url}"\npriority=2\n'
-        )
-        config = write_config(tmp_path)
-        with engine(tmp_path, "--config", str(config), "--ingest", "realws", HYBRID_TRANSPORT=transport) as running:
-            beat = running.wait_heartbeat(lambda beat: beat["ingest_received"] == 1)
-            assert beat["source"] == "plain"
-            assert running.wait_line("connection failed")["source"] == "tls"
-            assert running.stop() == 0
-            # N10: MOCK messages bring their own symbol.
-            assert running.query("SELECT symbol FROM ticks") == [("BTC/USD",)]
-
-
 @pytest.mark.parametrize(
     ("header", "secs"),
     [
@@ -582,6 +802,26 @@ STAGES = {
 def load(tmp_path: Path, tables: dict[str, dict[str, object]]) -> settings.Loaded:
     config = write_config(tmp_path, tables)
     return settings.load(str(config), {"app.db_path": ("--db", str(tmp_path / "bot.db"))})
+
+
+def query(tmp_path: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(f"file:{tmp_path / 'bot.db'}?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def run_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tables: dict[str, dict[str, object]]
+) -> tuple[int, dict[str, Any]]:
+    """Runs the pipeline in this process, to its end; returns exit status and FINAL METRICS, with the books checked at
+    every heartbeat."""
+    caplog.clear()
+    caplog.set_level("INFO")
+    loaded = load(tmp_path, tables)
+    code = pipeline.run(loaded, settings.Environment("INFO", "picows", None, None))
+    books = [vars(line)["fields"] for line in caplog.records if line.message in ("HEARTBEAT (G4)", "FINAL METRICS")]
+    for beat in books:
+        assert_balanced(beat, loaded.settings.engine.sample_every)
+    return code, books[-1]
 
 
 async def hang(self: object) -> None:
@@ -673,3 +913,47 @@ def test_E5_a_write_that_hangs_starves_the_watchdog(tmp_path: Path, monkeypatch:
     # Fed while a write may still take that long, not after.
     fed = told.count("WATCHDOG=1")
     assert 1 <= fed <= 6
+
+
+def test_M4_there_is_no_ready_without_a_database(tmp_path: Path) -> None:
+    (tmp_path / "bot.db").write_text("this is a letter, not a database. " * 50)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        with pytest.raises(ConfigError):
+            pipeline.run(load(tmp_path, {}), settings.Environment("INFO", "picows", str(tmp_path / "notify"), 1.0))
+        with pytest.raises(BlockingIOError):
+            systemd.recv(4096)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        raise Unavailable("a file system cannot be mounted here", "run as root, with CAP_SYS_ADMIN")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_D4_L3_a_full_disk_is_counted_and_waited_for(small_disk: Path) -> None:
+    """Nothing that was reported as stored is lost, and what could not be stored is once there is room."""
+    config = write_config(small_disk, {"channels": {"persist_channel_size": 100_000}})
+    with engine(small_disk, "--config", str(config)) as running:
+        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 5)
+        ballast = small_disk / "ballast"
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        failed = running.wait_heartbeat(lambda beat: beat["persist_errors"] >= 2)
+        trouble = running.wait_line("batch not written, trying again")
+        assert trouble["kind"] == "DiskTrouble"
+        assert running.query("SELECT count(*) FROM ticks")[0][0] >= failed["tick_rows_written"]
+        ballast.unlink()
+        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > failed["tick_count"])
+        assert running.stop() == 0
+        final = running.final()
+        assert running.query("SELECT count(*), max(id) FROM ticks") == [(final["tick_count"],) * 2]
+        assert running.query("PRAGMA integrity_check") == [("ok",)]

@@ -1,109 +1,70 @@
-"""Stall detection (contract K3)."""
+"""stall: an engine that makes no progress is restarted, and it is known by whom (contract K3, E5)."""
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from harness.stall import Progress, StallClock
+from harness import nemesis
+from harness.exchange import Exchange
+from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.soak_run import SoakRun
 
-
-def seen(tick_id: int) -> Progress:
-    return Progress(tick_id, 1_767_976_286_000 + tick_id)
-
-
-def clock_at(tick_id: int = 10, threshold_secs: float = 45.0) -> StallClock:
-    """A clock that has seen `tick_id` at time 0."""
-    clock = StallClock(threshold_secs, 0.0)
-    assert clock.look(seen(tick_id), None, 1, 0.0) is None
-    return clock
+THRESHOLD_SECS = 1.5
+POLL_SECS = 0.2
+ACTING_SECS = 2.0
+"""What one look and one systemctl may take on a busy computer."""
 
 
-def test_K3_no_progress_for_the_threshold_is_a_stall() -> None:
-    clock = clock_at()
-    assert clock.look(seen(10), None, 1, 44.9) is None
-    stall = clock.look(seen(10), None, 1, 45.0)
-    assert stall is not None
-    assert (stall.ticks_count, stall.last_tick_ts, stall.progress) == (10, 1_767_976_286_010, False)
-    assert (stall.stall_streak, stall.seconds_since_progress) == (1, 45.0)
+def configure(engine: EngineUnit, exchange: Exchange) -> None:
+    engine.configure(
+        {
+            "engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "heartbeat_interval_secs": 0.5},
+            "persist": {"flush_interval_ms": 50},
+        }
+    )
 
 
-@pytest.mark.claim("K3")
-def test_a_slow_but_living_engine_is_not_stalled() -> None:
-    clock = clock_at()
-    for number in range(1, 50):
-        assert clock.look(seen(10 + number), None, 1, 44.0 * number) is None
+@pytest.mark.claim("stall", "K3", "K6")
+def test_controller_restarts_a_paused_engine(engine: EngineUnit, exchange: Exchange, soak: SoakRun) -> None:
+    """SIGSTOP, seen as state T; systemd still says active; STALL and restart within threshold and one poll."""
+    exchange.feed(interval_secs=0.02)
+    configure(engine, exchange)
+    soak.start("--mode", "mockws", "--stall-threshold-sec", str(THRESHOLD_SECS))
+    soak.wait("ENGINE_RESTART")
+    engine.wait_ticks(10)
+    before = engine.show()
+    engine.mark()
+    with nemesis.paused(engine) as receipt:
+        soak.expect("T (stopped)" in receipt.evidence, receipt.evidence)
+        engine.expect(engine.show().active == "active", "systemd noticed a pause that it cannot see")
+        stall = soak.wait("STALL")
+        restart = soak.wait("ENGINE_RESTART", lambda d: "STALL" in d["reason"])
+    waited = stall["seconds_since_progress"]
+    soak.expect(
+        THRESHOLD_SECS <= waited <= THRESHOLD_SECS + POLL_SECS + ACTING_SECS,
+        f"stalled for {waited} s, the threshold is {THRESHOLD_SECS} s",
+    )
+    soak.expect(stall["ticks_count"] >= 10 and stall["stall_streak"] == 1, f"facts of the stall: {stall}")
+    between = datetime.fromisoformat(restart["timestamp"]) - datetime.fromisoformat(stall["timestamp"])
+    soak.expect(between.total_seconds() < ACTING_SECS, f"{between} from STALL to restart")
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.pid != before.main_pid)
+    after = engine.show()
+    engine.expect(after.invocation_id != before.invocation_id, "the engine was not restarted")
+    engine.expect(after.n_restarts == 0, "systemd restarted it by itself: it was not the controller")
+    engine.expect(not any("Watchdog timeout" in entry.message for entry in engine.journal()), "the watchdog was faster")
 
 
-def test_K3_a_restart_starts_the_clock_anew_but_not_the_truth() -> None:
-    clock = clock_at()
-    assert clock.look(seen(10), None, 1, 45.0) is not None
-    clock.restarted(46.0)
-    assert clock.due_at == 91.0
-    assert clock.look(seen(10), None, 1, 90.0) is None
-    again = clock.look(seen(10), None, 1, 91.0)
-    assert again is not None
-    assert (again.stall_streak, again.seconds_since_progress) == (2, 91.0)
-
-
-def test_K3_progress_ends_the_streak() -> None:
-    clock = clock_at()
-    assert clock.look(seen(10), None, 1, 50.0) is not None
-    assert clock.look(seen(11), None, 1, 60.0) is None
-    stall = clock.look(seen(11), None, 1, 105.0)
-    assert stall is not None
-    assert stall.stall_streak == 1
-
-
-def test_K3_a_database_that_was_replaced_is_progress() -> None:
-    clock = clock_at(1_000_000)
-    assert clock.look(seen(3), None, 1, 60.0) is None
-
-
-@pytest.mark.claim("K3")
-def test_a_throttled_engine_in_a_quiet_market_is_not_stalled() -> None:
-    """One tick each 5 s, of which one in twenty is stored; heartbeats tell of the others."""
-    clock = StallClock(45.0, 0.0)
-    for number in range(200):
-        now, received = 5.0 * number, number
-        assert clock.look(seen(10 + received // 20), received, 20, now) is None
-
-
-@pytest.mark.claim("K3")
-def test_an_engine_that_receives_and_never_stores_is_stalled() -> None:
-    clock = StallClock(45.0, 0.0)
-    stalls = [clock.look(seen(10), number, 5, 1.0 * number) for number in range(60)]
-    first = next(number for number, stall in enumerate(stalls) if stall is not None)
-    # Four ticks may have gone unstored; the fifth had to be.
-    assert first == 4 + 45
-
-
-def test_K3_a_replay_into_itself_makes_no_rows() -> None:
-    clock = StallClock(45.0, 0.0)
-    for number in range(20):
-        assert clock.look(seen(10), 1000 * number, None, 10.0 * number) is None
-    assert clock.look(seen(10), 19_000, None, 190.0 + 45.0) is not None
-
-
-@pytest.mark.claim("K3")
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.floats(0.1, 30.0), st.booleans(), st.booleans()), max_size=60))
-def test_a_stall_is_exactly_the_threshold_without_progress_and_restart(
-    looks: list[tuple[float, bool, bool]],
-) -> None:
-    clock = clock_at()
-    now, quiet_since, tick_id = 0.0, 0.0, 10
-    for pause, grows, restarted in looks:
-        now += pause
-        if restarted:
-            clock.restarted(now)
-            quiet_since = now
-        tick_id += grows
-        if grows:
-            quiet_since = now
-        due = clock.due_at
-        stall = clock.look(seen(tick_id), None, 1, now)
-        assert (stall is not None) == (now >= quiet_since + 45.0)
-        if not grows and not restarted:
-            assert (stall is not None) == (now >= due)
+@pytest.mark.claim("stall", "K3", "K5")
+def test_slow_but_living_engine_is_left_alone(engine: EngineUnit, exchange: Exchange, soak: SoakRun) -> None:
+    """A tick each second half of the threshold, for several thresholds; then the config is as it was."""
+    exchange.feed(interval_secs=THRESHOLD_SECS / 2)
+    configure(engine, exchange)
+    config = engine.machine.path(engine.config_path).read_text()
+    soak.start("--mode", "mockws", "--stall-threshold-sec", str(THRESHOLD_SECS), seconds=2.5 * THRESHOLD_SECS)
+    soak.wait("COMPLETE", deadline_secs=20.0)
+    soak.wait_end()
+    soak.expect(soak.decisions("STALL") == [], "a slow engine was taken for a stalled one")
+    soak.expect(len(soak.decisions("ENGINE_RESTART")) == 1, "it was restarted after the start of the soak")
+    soak.expect(engine.machine.path(engine.config_path).read_text() == config, "the config is not as it was")
