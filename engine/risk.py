@@ -22,7 +22,11 @@ from typing import Final
 import msgspec
 
 from engine.events import EXACT, Fill, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
-from engine.execution import SEEN_IDS_MAX, SeenIds
+from engine.execution import SeenIds
+
+BOOKED_IDS_MAX: Final = 1024
+"""How many ids of fills and of ended orders the book remembers (I3). What comes to it twice comes close together: the
+executor has refused a repeated signal before, and what is older the database refuses."""
 
 _TERMINAL: Final = frozenset({OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.REJECTED})
 
@@ -66,8 +70,8 @@ class Book:
             symbol: _Holding(position=qty, price=price) for symbol, (qty, price) in (positions or {}).items()
         }
         self._open: dict[str, OrderEvent] = {}  # by order id; the latest transition
-        self._seen_fills = SeenIds(SEEN_IDS_MAX)
-        self._ended_orders = SeenIds(SEEN_IDS_MAX)
+        self._seen_fills = SeenIds(BOOKED_IDS_MAX)
+        self._ended_orders = SeenIds(BOOKED_IDS_MAX)
 
     @property
     def open_orders(self) -> int:
