@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from select import select
 from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LOOK_SECS = 0.01
 """Between two looks at a subject. A look costs 0.1 ms of the other core, and is the same for all subjects."""
 
-STUCK_SECS = 20.0
+STUCK_SECS = 10.0
 """A subject that makes no progress for so long has failed."""
 
 END_SECS = 10.0
@@ -85,7 +86,7 @@ def run(argv: Argv, load: Load, directory: Path, *, env: dict[str, str] | None =
     """
     database = directory / "ticks.db"
     log = directory / "subject.log"
-    with venue(load) as (port, say):
+    with venue(load) as (port, hear):
         with log.open("wb") as output:
             child = subprocess.Popen(
                 argv(f"ws://127.0.0.1:{port}", directory),
@@ -93,16 +94,18 @@ def run(argv: Argv, load: Load, directory: Path, *, env: dict[str, str] | None =
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
         try:
-            started = say("started") / 1e9
+            started = hear("started") / 1e9
             progress, rss, ended = _watch(child, started, load.ticks, database if counts else None, log)
-        except BaseException:
+        except BaseException as error:
             child.kill()
             child.wait()
+            if isinstance(error, SubjectFailed):
+                raise SubjectFailed(f"{error}\n{tail(log)}") from None
             raise
         child.send_signal(signal.SIGTERM)
         usage = _reap(child)
         if load.stamps is not None:
-            say("stamped")
+            hear("stamped")
     return Run(
         ticks=load.ticks, seconds=ended - started, progress=progress, rss_bytes=rss,
         # Blocks of 512 bytes (getrusage(2)); dirtied pages, whether or not the device has seen them yet.
@@ -120,19 +123,28 @@ def venue(load: Load) -> Iterator[tuple[int, Callable[[str], int]]]:
         argv.append("--combined")
     if load.stamps is not None:
         argv += ["--stamps", str(load.stamps)]
-    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0) as child:
         output = child.stdout
         assert output is not None
+        said = b""
 
-        def say(key: str) -> int:
-            for line in output:
-                said = json.loads(line)
-                if key in said:
-                    return int(said[key])
-            raise SubjectFailed(f"the load generator ended without saying {key!r}")
+        def hear(key: str) -> int:
+            nonlocal said
+            deadline = time.monotonic() + STUCK_SECS
+            while True:
+                for line in said.split(b"\n")[:-1]:
+                    fields = json.loads(line)
+                    if key in fields:
+                        return int(fields[key])
+                if not select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                    raise SubjectFailed(f"the load generator did not say {key!r} within {STUCK_SECS:.0f} s")
+                received = output.read(65536)
+                if not received:
+                    raise SubjectFailed(f"the load generator ended without saying {key!r}")
+                said += received
 
         try:
-            yield say("port"), say
+            yield hear("port"), hear
         finally:
             child.kill()
 
@@ -162,7 +174,7 @@ def _watch(
     moved_at = time.monotonic()
     while True:
         if child.poll() is not None:
-            raise SubjectFailed(f"{child.args}: ended with {child.returncode}: {tail(log)}")
+            raise SubjectFailed(f"{child.args}: ended with {child.returncode}")
         now = time.monotonic()
         rss.append((now - started, rss_bytes(child.pid)))
         if database is None:
@@ -178,7 +190,7 @@ def _watch(
             if count >= ticks:
                 return progress, rss, now
         if now - moved_at > STUCK_SECS:
-            raise SubjectFailed(f"{child.args}: no progress for {STUCK_SECS:.0f} s: {tail(log)}")
+            raise SubjectFailed(f"{child.args}: no progress for {STUCK_SECS:.0f} s")
         time.sleep(LOOK_SECS)
 
 

@@ -387,6 +387,7 @@ def _apply_pragmas(connection: sqlite3.Connection, path: Path, busy_timeout_ms: 
     """Set what D1 asks for, read it back on the same connection, log it, refuse what differs (G3)."""
     connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    connection.execute("PRAGMA cache_size = -512")
     for name, (value, _) in PRAGMAS.items():
         connection.execute(f"PRAGMA {name} = {value}")
     wanted: dict[str, str | int] = {name: value for name, (_, value) in PRAGMAS.items()}

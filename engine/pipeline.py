@@ -640,7 +640,9 @@ class Pipeline:
             logger.info("HEARTBEAT (G4)", extra={"fields": self._snapshot()})
             self._report_books()
             self._notifier.send(STATUS=self._status())
-            # On the cadence of the start, whatever a late turn of the loop did to this one.
+            # On the cadence of the start, whatever a late turn of the loop did to this one; and one interval on in
+            # any case, because timers may fire a fraction of a millisecond early.
+            next_at += interval
             while next_at <= self._loop.time():
                 next_at += interval
             await asyncio.sleep(next_at - self._loop.time())

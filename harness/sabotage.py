@@ -1,8 +1,8 @@
 """The catalogue of sabotages: what each breaks, which proof must turn red, and for which reason (contract V4).
 
-A sabotage breaks exactly one guarded behaviour of the real unit, by a drop-in: a directive, a flag, or an engine
-module with one text replaced, mounted over the installed one. A proof that still passes under its sabotage
-cannot fail, and is a defect.
+A sabotage breaks exactly one guarded behaviour of what is installed: by directives in a drop-in of the unit, or by
+one text replaced in one module, mounted over the installed one. A proof that still passes under its sabotage cannot
+fail, and is a defect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Patch:
     """One replacement in one module of the installed engine."""
 
     module: str
-    """File name below engine/, such as `ledger.py`."""
+    """Path below the installation's packages, such as `engine/ledger.py`."""
     old: str
     """Text that occurs exactly once in the module."""
     new: str
@@ -83,7 +83,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="exit12",
         breaks="a changed protocol is reported as a lost network",
         proof="test_exit12::test_changed_protocol_is_restarted",
-        patch=Patch("exits.py", "    PARSE = 11", "    PARSE = 10"),
+        patch=Patch("engine/exits.py", "    PARSE = 11", "    PARSE = 10"),
         reason=r"expected exit status 11",
     ),
     Sabotage(
@@ -92,7 +92,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="a broken configuration ends in exit 1, which systemd restarts",
         proof="test_exit12::test_misconfigured_unit_stays_down_and_says_why",
         params={"case": "wrong-type"},
-        patch=Patch("exits.py", "    CONFIG = 12", "    CONFIG = 1"),
+        patch=Patch("engine/exits.py", "    CONFIG = 12", "    CONFIG = 1"),
         reason=r"expected exit status 12",
     ),
     Sabotage(
@@ -121,6 +121,229 @@ CATALOGUE: tuple[Sabotage, ...] = (
         directives="KillSignal=SIGKILL",
         confirm={"KillSignal": "9"},
         reason=r"'FINAL METRICS' has not come",
+    ),
+    Sabotage(
+        id="typo-becomes-live",
+        guardrail="G0",
+        breaks="a mode that nobody knows becomes LIVE",
+        proof="test_g0::test_mode_typo_on_the_command_line_is_shadow",
+        patch=Patch("engine/settings.py", '            value = "SHADOW"', '            value = "LIVE"'),
+        reason=r"did not start",
+    ),
+    Sabotage(
+        id="gate-stands-open",
+        guardrail="G0",
+        breaks="LIVE starts without bundle and adapter",
+        proof="test_g0::test_live_without_the_gate_records_nothing",
+        params={"armed": True, "bundle": None},
+        patch=Patch("engine/gate.py", '    if settings.mode != "LIVE":', '    if settings.mode != "NEVER":'),
+        reason=r"LIVE started|the refusal",
+    ),
+    Sabotage(
+        id="orders-are-not-shadow",
+        guardrail="G0",
+        breaks="what SHADOW records is not marked as shadow",
+        proof="test_g0::test_shadow_unless_told_otherwise",
+        params={"tables": {"engine": {"tick_interval_ms": 2, "signal_every_n_ticks": 2}}},
+        patch=Patch(
+            "engine/execution.py",
+            "            is_shadow=self.mode is not Mode.LIVE,\n            detail=detail,",
+            "            is_shadow=False,\n            detail=detail,",
+        ),
+        reason=r"not shadow",
+    ),
+    Sabotage(
+        id="healthcheck-believes-systemd",
+        guardrail="G1",
+        breaks="an engine that stands still is called healthy because systemd calls it active",
+        proof="test_g1::test_paused_engine_fails_although_systemd_says_active",
+        patch=Patch(
+            "harness/health.py",
+            "lambda: check_database(placed(target.database, shell, target.unit), clock)",
+            "lambda: check_unit(shell, target.unit)",
+        ),
+        reason=r"to fail",
+    ),
+    Sabotage(
+        id="healthcheck-tolerates-pressure",
+        guardrail="G1",
+        breaks="pressure above the limits is called healthy",
+        proof="test_g1::test_healthy_unit_passes_and_pressure_fails_it",
+        patch=Patch("harness/health.py", "    return not reading.exceeded(), shown", "    return True, shown"),
+        reason=r"\('pressure',\) to fail",
+    ),
+    Sabotage(
+        id="cpu-limit-too-high",
+        guardrail="G2",
+        breaks="the engine is throttled at 90 % CPU pressure only",
+        proof="test_psi::test_one_rung_up_above_the_limit_and_not_at_it",
+        params={"at_limit": {"cpu": 20.0}, "above": {"cpu": 20.01}},
+        patch=Patch("harness/pressure.py", '"cpu": 20.0', '"cpu": 90.0'),
+        reason=r"no ENGINE_RESTART decision",
+    ),
+    Sabotage(
+        id="limit-itself-counts",
+        guardrail="psi",
+        breaks="a reading at the limit already throttles",
+        proof="test_psi::test_one_rung_up_above_the_limit_and_not_at_it",
+        params={"at_limit": {"io": 15.0}, "above": {"io": 15.01}},
+        patch=Patch("harness/pressure.py", "if self.some(resource) > limit", "if self.some(resource) >= limit"),
+        reason=r"at the limit, not above it",
+    ),
+    Sabotage(
+        id="ladder-skips-a-rung",
+        guardrail="psi",
+        breaks="one pressured reading climbs two rungs",
+        proof="test_psi::test_latch_then_up_to_the_top_then_abort",
+        patch=Patch(
+            "harness/ladder.py",
+            "                return Ladder(self.index + 1), Step.UP\n            count",
+            "                return Ladder(min(self.index + 2, len(RUNGS) - 1)), Step.UP\n            count",
+        ),
+        reason=r"the ladder was climbed as",
+    ),
+    Sabotage(
+        id="never-aborts",
+        guardrail="psi",
+        breaks="pressure at the top is endured for ever",
+        proof="test_psi::test_latch_then_up_to_the_top_then_abort",
+        patch=Patch("harness/ladder.py", "TOP_READINGS_MAX = 5", "TOP_READINGS_MAX = 5000"),
+        reason=r"no ABORT decision",
+    ),
+    Sabotage(
+        id="unknown-is-calm",
+        guardrail="psi",
+        breaks="pressure that cannot be read is taken for no pressure",
+        proof="test_psi::test_unreadable_pressure_is_unknown_and_never_zero",
+        patch=Patch("harness/ladder.py", "        if pressured is None:", "        if pressured == 2:"),
+        reason=r"taken for no pressure",
+    ),
+    Sabotage(
+        id="synchronous-off",
+        guardrail="G3",
+        breaks="the database runs with synchronous OFF, and the verification agrees",
+        proof="test_g3::test_pragmas_are_verified_before_ready",
+        patch=Patch("engine/ledger.py", '"synchronous": ("NORMAL", 1)', '"synchronous": ("OFF", 0)'),
+        reason=r"read back",
+    ),
+    Sabotage(
+        id="no-wal",
+        guardrail="G3",
+        breaks="the database has no write-ahead log, and the verification agrees",
+        proof="test_g3::test_another_process_sees_the_wal",
+        patch=Patch("engine/ledger.py", '"journal_mode": ("WAL", "wal")', '"journal_mode": ("DELETE", "delete")'),
+        reason=r"does not see WAL mode",
+    ),
+    Sabotage(
+        id="nobody-reads-pragmas-back",
+        guardrail="G3",
+        breaks="a PRAGMA that does not read back as it was set goes unnoticed",
+        proof="test_g3::test_a_pragma_that_is_not_as_it_must_be_refuses_to_start",
+        params={"right": '"synchronous": ("NORMAL", 1)', "wrong": '"synchronous": ("OFF", 1)'},
+        patch=Patch("engine/ledger.py", "    if differing:", "    if differing and False:"),
+        reason=r"runs on a PRAGMA",
+    ),
+    Sabotage(
+        id="slow-heartbeat",
+        guardrail="G4",
+        breaks="the heartbeat comes four times too seldom",
+        proof="test_g4::test_heartbeats_come_in_time_and_balance",
+        patch=Patch(
+            "engine/pipeline.py",
+            "        interval = self._options.engine.heartbeat_interval_secs\n",
+            "        interval = 4 * self._options.engine.heartbeat_interval_secs\n",
+        ),
+        reason=r"heartbeats has not come|between two heartbeats",
+    ),
+    Sabotage(
+        id="books-lose-duplicates",
+        guardrail="G4",
+        breaks="the books do not balance: parsed ticks are counted twice",
+        proof="test_g4::test_heartbeats_come_in_time_and_balance",
+        patch=Patch(
+            "engine/pipeline.py",
+            "        self.ticks_parsed += len(ticks)",
+            "        self.ticks_parsed += 2 * len(ticks)",
+        ),
+        reason=r"parsed ticks do not balance",
+    ),
+    Sabotage(
+        id="wrong-code-for-overload",
+        guardrail="G5",
+        breaks="the exit code of an overload is not the one of the contract's table",
+        proof="test_exit12::test_overload_is_restarted",
+        patch=Patch("engine/exits.py", "    OVERLOAD = 13", "    OVERLOAD = 14"),
+        reason=r"expected exit status 13",
+    ),
+    Sabotage(
+        id="stall-goes-unseen",
+        guardrail="stall",
+        breaks="the controller never calls a stall",
+        proof="test_stall::test_controller_restarts_a_paused_engine",
+        patch=Patch(
+            "harness/stall.py",
+            "        if first or now < self.due_at:",
+            "        if first or now < self.due_at + 3600:",
+        ),
+        reason=r"no STALL decision",
+    ),
+    Sabotage(
+        id="slow-is-stalled",
+        guardrail="stall",
+        breaks="a slow engine is restarted although it lives",
+        proof="test_stall::test_slow_but_living_engine_is_left_alone",
+        patch=Patch(
+            "harness/stall.py",
+            "        if first or now < self.due_at:",
+            "        if first or now < self._progress_at + 0.4:",
+        ),
+        reason=r"no COMPLETE decision|taken for a stalled one",
+    ),
+    Sabotage(
+        id="quiet-is-stuck",
+        guardrail="stall",
+        breaks="the watchdog is not fed while the market is quiet",
+        proof="test_watchdog::test_quiet_market_is_not_stuck",
+        patch=Patch(
+            "engine/notify.py",
+            "        self._answered[name] = self._epoch",
+            "        self._answered[name] = 0",
+        ),
+        reason=r"taken for a hang|has not come",
+    ),
+    Sabotage(
+        id="sampling-starts-anew",
+        guardrail="sampling",
+        breaks="the sampling counter starts anew with each read, as it did in the earlier engine with each reconnect",
+        proof="test_sampling::test_processed_is_received_over_n_across_reconnects",
+        params={"every": 20},
+        patch=Patch(
+            "engine/intake.py", "fresh[every - 1 - self.received % every :: every]", "fresh[every - 1 :: every]"
+        ),
+        reason=r"processed \d+, expected|of \d+ after",
+    ),
+    Sabotage(
+        id="resent-ticks-count-again",
+        guardrail="sampling",
+        breaks="what an exchange sends again after a reconnect is taken for new",
+        proof="test_sampling::test_processed_is_received_over_n_across_reconnects",
+        params={"every": 1},
+        patch=Patch(
+            "engine/intake.py", "            elif seen.add(trade_id):", "            elif seen.add(trade_id) or True:"
+        ),
+        reason=r"of 600 received|has not come",
+    ),
+    Sabotage(
+        id="readers-are-locked-out",
+        guardrail="concurrency",
+        breaks="nobody else can read the database while the engine runs",
+        proof="test_concurrency::test_five_readers_beside_the_writer",
+        patch=Patch(
+            "engine/ledger.py",
+            '    "temp_store": ("MEMORY", 2),\n',
+            '    "temp_store": ("MEMORY", 2),\n    "locking_mode": ("EXCLUSIVE", "exclusive"),\n',
+        ),
+        reason=r"readers failed|of 100 after",
     ),
 )
 

@@ -63,12 +63,12 @@ def test_N1_M2_M3_G4_D1_D3_S1_I5_R4_R5_S9_synthetic_from_start_to_end(tmp_path: 
     """One tick an interval along the walk, a heartbeat at start and on a steady cadence, orders with their price, fee
     and slippage, batches of `batch_size` rows long before `flush_interval_ms`; `--seconds` later a clean end."""
     tables: dict[str, dict[str, object]] = {
-        "engine": {"heartbeat_interval_secs": 0.2},
+        "engine": {"heartbeat_interval_secs": 0.1},
         "execution": {"slippage_bps": 50, "fee_rate": 0.002},
         "persist": {"batch_size": 10, "flush_interval_ms": 60_000},
     }
     config = write_config(tmp_path, tables)
-    with engine(tmp_path, "--config", str(config), "--seconds", "1.1") as running:
+    with engine(tmp_path, "--config", str(config), "--seconds", "0.75") as running:
         beat = running.wait_heartbeat(lambda beat: beat["tick_rows_written"] >= 20)
         assert beat["tick_rows_queued"] <= 10
         assert running.query("PRAGMA journal_mode") == [("wal",)]
@@ -81,7 +81,7 @@ def test_N1_M2_M3_G4_D1_D3_S1_I5_R4_R5_S9_synthetic_from_start_to_end(tmp_path: 
         )
         beats = running.messages("HEARTBEAT (G4)")
         assert beats[0]["tick_count"] <= 1
-        assert len(beats) in (5, 6, 7)
+        assert len(beats) in (7, 8, 9)
         assert final["tick_rows_queued"] == 0
 
         ticks = final["tick_count"]
@@ -262,7 +262,7 @@ def test_B3_D4_I6_S12_L3_a_locked_database_is_waited_for_and_nothing_else_waits(
 def test_B2_exit_13_when_a_channel_stays_full(tmp_path: Path) -> None:
     config = write_config(
         tmp_path,
-        {"engine": {"shutdown_timeout_secs": 0.5}, "channels": {"persist_channel_size": 20}},
+        {"engine": {"shutdown_timeout_secs": 0.2, "overload_grace_ms": 100}, "channels": {"persist_channel_size": 20}},
     )
     with engine(tmp_path, "--config", str(config)) as running:
         running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 5)
@@ -372,6 +372,29 @@ def test_N2_N7_M3_a_replay_in_time_order_is_sampled_whatever_the_ids(
     assert (final["ingest_received"], final["ingest_processed"], final["duplicates"], final["gaps"]) == (31, 10, 0, 0)
     assert query(tmp_path, "SELECT tick_id FROM signals ORDER BY id") == [(n,) for n in range(29, 1, -3)]
     assert query(tmp_path, "SELECT count(*) FROM ticks") == [(31,)]
+
+
+def test_R1_S8_sma_crossover_gives_the_same_signals_for_the_same_ticks_in_another_database(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prices = [10, 10, 10, 13, 13, 13, 9, 9]
+    lines = [json.dumps({"symbol": "A/B", "price": p, "volume": 1, "ts": n}) for n, p in enumerate(prices, 1)]
+    file = tmp_path / "ticks.jsonl"
+    file.write_text("\n".join(lines))
+    tables: dict[str, dict[str, object]] = {
+        "engine": {"ingest_mode": "REPLAY", "replay_file": str(file)},
+        "strategy": {"name": "sma_crossover", "sma_short": 2, "sma_long": 3},
+    }
+    made = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        assert run_here(tmp_path / name, caplog, tables)[0] == 0
+        made.append(query(tmp_path / name, "SELECT * FROM signals ORDER BY id"))
+        assert query(tmp_path / name, "SELECT tick_id, side, reason, value FROM signals ORDER BY id") == [
+            (4, "BUY", "SMA_CROSSOVER", 0.75),
+            (7, "SELL", "SMA_CROSSOVER", 0.75),
+        ]
+    assert made[0] == made[1]
 
 
 def test_N7_M3_synthetic_ticks_are_sampled_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -620,7 +643,7 @@ def test_R4_R5_I1_I4_S10_S11_L4_paper_takes_orders_through_their_whole_life(tmp_
                 qty, price, fees, cash = map(Decimal, exact)
                 assert cash + (qty if side == "BUY" else -qty) * price + fees == 0
                 assert (is_shadow, mode) == (1, "PAPER")
-            sold, bought = Decimal("0.16"), Decimal("0.1")
+            sold, bought = Decimal("0.1"), Decimal("0.16")
             assert running.query("SELECT mode, qty FROM positions") == [("PAPER", str(bought - sold))]
     assert heard == []
 
@@ -682,37 +705,6 @@ def test_D3_N9_I3_a_restart_neither_stores_nor_trades_a_tick_twice(tmp_path: Pat
         assert running.query("SELECT count(*) FROM ticks") == [(22,)]
 
 
-def test_D3_N9_after_sigkill_in_full_flow_what_is_sent_again_fills_every_hole(tmp_path: Path) -> None:
-    """The watermark on disk must not be ahead of the ticks: a tick between them would be a duplicate for ever."""
-    sent = 0
-
-    def script(connection: ServerConnection, number: int) -> None:
-        nonlocal sent
-        while number == 0:
-            connection.send(mock_tick(sent))
-            sent += 1
-        for tick in range(sent):
-            connection.send(mock_tick(tick))
-        until_closed(connection)
-
-    with server(script) as exchange:
-        sizes = {"tick_channel_size": 16, "persist_channel_size": 16}
-        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url}, "channels": sizes})
-        with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
-            running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 300)
-            running.process.kill()
-            running.process.wait(DEADLINE_SECS)
-            assert running.query("PRAGMA integrity_check") == [("ok",)]
-            before = running.query("SELECT count(*) FROM ticks")[0][0]
-        with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
-            running.wait_heartbeat(lambda beat: beat["ticks_parsed"] == sent)
-            assert running.stop() == 0
-            final = running.final()
-            # What is above the watermark is taken for new, and then found to be on disk already.
-            assert final["duplicates"] + final["tick_rows_known"] == before
-            assert running.query("SELECT count(*), min(trade_id), max(trade_id) FROM ticks") == [(sent, 0, sent - 1)]
-
-
 def test_M4_E5_systemd_hears_ready_then_the_watchdog_in_a_quiet_market_then_stopping(tmp_path: Path) -> None:
     def silent(connection: ServerConnection, number: int) -> None:
         until_closed(connection)
@@ -758,7 +750,7 @@ def test_E5_a_stopped_process_does_not_feed_the_watchdog_and_a_late_loop_is_no_o
             with suppress(BlockingIOError):
                 while systemd.recv(4096):
                     continue
-            systemd.settimeout(0.5)
+            systemd.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 systemd.recv(4096)
             running.process.send_signal(signal.SIGCONT)

@@ -36,8 +36,7 @@ def test_one_rung_up_above_the_limit_and_not_at_it(
 ) -> None:
     soak.inject_pressure(**at_limit)
     start(engine, soak)
-    engine.mark()
-    engine.wait_log("HEARTBEAT (G4)")
+    soak.wait_looks(2)
     soak.expect(len(soak.decisions("ENGINE_RESTART")) == 1, f"{at_limit} is at the limit, not above it")
     soak.inject_pressure(**above)
     decision = soak.wait("ENGINE_RESTART", lambda d: d["state"] == "THROTTLE1")
@@ -85,8 +84,7 @@ def test_logonly_and_off_do_nothing(engine: EngineUnit, soak: SoakRun, actions: 
     if actions == "logonly":
         soak.wait("PSI_LOGONLY", lambda d: d["cpu_some_avg10"] == 99.0)
     else:
-        engine.mark()
-        engine.wait_log("HEARTBEAT (G4)")
+        soak.wait_looks(3)
         soak.expect(not any("cpu_some_avg10" in d for d in soak.decisions()), "PSI was read although it is off")
     soak.expect(len(soak.decisions("ENGINE_RESTART")) == 1, f"psi-actions {actions} acted")
 
@@ -98,10 +96,7 @@ def test_unreadable_pressure_is_unknown_and_never_zero(engine: EngineUnit, soak:
     start(engine, soak, "--recover-after-sec", "0.3")
     soak.wait("ENGINE_RESTART", lambda d: d["state"] == "THROTTLE1")
     soak.inject_text("cpu", "no pressure here\n")
-    engine.mark()
-    engine.wait_log("HEARTBEAT (G4)")
-    engine.mark()
-    engine.wait_log("HEARTBEAT (G4)")
+    soak.wait_looks(6)
     soak.stop()
     unknown = [d for d in soak.decisions() if d.get("psi") == "unknown"]
     soak.expect(bool(unknown) and "cpu" in unknown[-1]["psi_error"], "the unreadable reading is not recorded")

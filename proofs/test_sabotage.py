@@ -17,6 +17,7 @@ from harness.errors import HarnessError, Refuted
 from harness.exchange import Exchange
 from harness.sabotage import CATALOGUE, Patch, Sabotage, find
 from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.soak_run import controller
 
 SABOTAGED_DEADLINE_SECS = 3.0
 """What a sabotaged unit is waited for: the baseline just did it in less."""
@@ -35,6 +36,8 @@ def called(entry: Sabotage, request: pytest.FixtureRequest) -> Iterator[Callable
         for name in inspect.signature(proof).parameters:
             if name == "exchange":
                 arguments[name] = stack.enter_context(Exchange())
+            elif name == "soak":
+                arguments[name] = stack.enter_context(controller(engine))
             elif name not in arguments:
                 arguments[name] = request.getfixturevalue(name)
         engine.down()

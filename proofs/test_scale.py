@@ -34,10 +34,11 @@ WARM_TICKS = 100_000
 RSS_JUDGED_TICKS = 300_000
 RSS_GROWTH_BYTES_MAX = 2 * 1024 * 1024
 
-RESEND = 6000
-"""More than a cut can lose: what the buffers of both ends hold, some 650 kB of 130 B each."""
+LONG_BYTES = 1000
+RESEND = 1200
+"""More trades of LONG_BYTES than a cut can lose: what the buffers of both ends hold, some 650 kB."""
 
-RESEND_AFTER_KILL = 12_000
+RESEND_AFTER_KILL = 3000
 """More than a kill can lose: the buffers, what one read brought, and what the channels hold."""
 
 
@@ -52,10 +53,10 @@ def port() -> Iterator[int]:
 
 
 def configured(
-    directory: Path, port: int, ticks: int, drops: int = 0, resend: int = RESEND, **options: object
+    directory: Path, port: int, ticks: int, drops: int = 0, resend: int = 0, size: int = 0, **options: object
 ) -> list[str]:
     """Arguments for an engine that reads a stream of its own."""
-    query = f"key={directory.name}&ticks={ticks}&drops={drops}&resend={resend}"
+    query = f"key={directory.name}&ticks={ticks}&drops={drops}&resend={resend}&bytes={size}"
     (directory / "ws_sources.toml").write_text(
         f'[[source]]\nname = "foreign"\nurl = "ws://127.0.0.1:{port}/ws?{query}"\npriority = 1\n'
         'venue = "binance"\nsymbol = "BTC/USDT"\n'
@@ -98,7 +99,9 @@ def test_N7_N4_B1_S2_sampling_every_sampled_trade_is_one_row(tmp_path: Path, por
 
 
 def test_N7_N9_S3_sampling_is_exact_although_the_connection_breaks_twenty_times(tmp_path: Path, port: int) -> None:
-    with engine(tmp_path, *configured(tmp_path, port, TICKS, drops=20, sample_every=5)) as running:
+    with engine(
+        tmp_path, *configured(tmp_path, port, TICKS, drops=20, resend=RESEND, size=LONG_BYTES, sample_every=5)
+    ) as running:
         running.wait_heartbeat(lambda beat: beat["ingest_received"] == TICKS, DEADLINE)
         assert running.stop() == 0
         final = running.final()
@@ -150,11 +153,13 @@ def test_five_readers_in_full_flow_see_no_error_and_never_fewer_rows(tmp_path: P
 def test_D3_I3_I5_N9_killed_in_full_flow_time_and_again(tmp_path: Path, port: int) -> None:
     """Whenever it dies: the file is whole, no batch is there by half, and what is sent again fills every hole."""
     moments = random.Random(20_231_114)
-    arguments = configured(tmp_path, port, 10_000_000, resend=RESEND_AFTER_KILL, heartbeat_interval_secs=0.02)
+    arguments = configured(
+        tmp_path, port, 10_000_000, resend=RESEND_AFTER_KILL, size=LONG_BYTES, heartbeat_interval_secs=0.02
+    )
     rows = 0
     for _ in range(KILLS):
         with engine(tmp_path, *arguments) as running:
-            more = moments.randrange(1, 12_000)
+            more = moments.randrange(1, 8000)
             running.wait_heartbeat(lambda beat, more=more: beat["tick_rows_written"] >= more)
             running.process.kill()
             running.process.wait(DEADLINE_SECS)
