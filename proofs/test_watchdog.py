@@ -6,6 +6,7 @@ import pytest
 
 from harness import nemesis
 from harness.exchange import Exchange
+from harness.sabotage import Patch
 from proofs.fixtures.engine_unit import EngineUnit
 
 
@@ -32,3 +33,42 @@ def test_quiet_market_is_not_stuck(watched: EngineUnit, exchange: Exchange) -> N
         watched.mark()
     state = watched.show()
     watched.expect((state.active, state.n_restarts) == ("active", 0), "a quiet market was taken for a hang")
+
+
+STUCK = {
+    "event-loop": Patch(
+        "engine/pipeline.py",
+        '            self._liveness.answer("strategy")\n',
+        '            self._liveness.answer("strategy")\n'
+        '            __import__("time").sleep(3600 if self._ingest.tick_count > 5 else 0)\n',
+    ),
+    "strategy": Patch(
+        "engine/pipeline.py",
+        '            self._liveness.answer("strategy")\n',
+        '            self._liveness.answer("strategy")\n'
+        "            await asyncio.sleep(3600 if self._ingest.tick_count > 5 else 0)\n",
+    ),
+    "ingest": Patch(
+        "engine/feeds.py",
+        "            await self._bell.wait(next_at)\n",
+        "            await asyncio.sleep(3600)\n",
+    ),
+    "persist": Patch(
+        "engine/ledger.py",
+        "            written = self._write_rows(batch)\n",
+        '            __import__("time").sleep(3600)\n            written = self._write_rows(batch)\n',
+    ),
+}
+
+
+@pytest.mark.claim("E5")
+@pytest.mark.parametrize("what", STUCK)
+def test_stuck_part_is_restarted_by_the_watchdog(watched: EngineUnit, what: str) -> None:
+    """One part of the engine hangs, the rest lives: READY was sent, the process runs, and yet it is ended."""
+    # So few ticks that a stuck writer does not end in an overload before.
+    watched.configure({"engine": {"tick_interval_ms": 50}, "persist": {"busy_timeout_ms": 1000}})
+    with watched.patched(STUCK[what]):
+        watched.start()
+        watched.wait("the watchdog report of systemd", lambda e: "Watchdog timeout" in e.message)
+        watched.wait_restarts(1)
+        watched.down()
