@@ -11,13 +11,14 @@ import sys
 
 import aiosqlite
 from cryptofeed import FeedHandler
-from cryptofeed.backends.backend import BackendQueue, BackendTradeCallback
+from cryptofeed.backends.backend import BackendCallback, BackendQueue
+from cryptofeed.connection import WebsocketEndpoint
 from cryptofeed.defines import TRADES
 from cryptofeed.exchanges import Binance
 from cryptofeed.symbols import Symbol, Symbols
 
 
-class TradeSQLite(BackendQueue, BackendTradeCallback):
+class TradeSQLite(BackendQueue, BackendCallback):
     """Takes everything the queue holds into one transaction."""
 
     default_key = TRADES
@@ -34,7 +35,8 @@ class TradeSQLite(BackendQueue, BackendTradeCallback):
             await database.execute("PRAGMA journal_mode = WAL")
             await database.execute("PRAGMA synchronous = NORMAL")
             await database.execute(
-                "CREATE TABLE ticks(id INTEGER PRIMARY KEY, symbol TEXT, price REAL, volume REAL, ts REAL, trade_id INTEGER)"
+                "CREATE TABLE ticks(id INTEGER PRIMARY KEY, symbol TEXT, price REAL, volume REAL, ts REAL,"
+                " trade_id INTEGER)"
             )
             while self.running:
                 async with self.read_queue() as trades:
@@ -48,30 +50,19 @@ class TradeSQLite(BackendQueue, BackendTradeCallback):
                     await database.commit()
 
 
-class LocalBinance(Binance):
-    """The same feed, from another address."""
-
-    def __init__(self, url: str, **options: object) -> None:
-        self._url = url
-        super().__init__(**options)
-
-    def _address(self) -> str:
-        return self._url
-
-
 def main() -> None:
     """Until it is killed."""
     url, path = sys.argv[1:]
     symbol = Symbol("SOL", "USDT")
     # Instead of asking the venue's REST interface for its symbols.
     Symbols.set(Binance.id, {symbol.normalized: "SOLUSDT"}, {"instrument_type": {symbol.normalized: symbol.type}})
-    handler = FeedHandler()
-    handler.add_feed(
-        LocalBinance(url, symbols=[symbol.normalized], channels=[TRADES], callbacks={TRADES: TradeSQLite(path)})
-    )
+    Binance.websocket_endpoints = [WebsocketEndpoint(url)]
+    # It switches to uvloop, whose policy makes no loop of its own accord.
+    handler = FeedHandler(config={"log": {"disabled": True}, "uvloop": True})
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    handler.add_feed(Binance(symbols=[symbol.normalized], channels=[TRADES], callbacks={TRADES: TradeSQLite(path)}))
     handler.run(install_signal_handlers=False)
 
 
 if __name__ == "__main__":
-    asyncio.set_event_loop(asyncio.new_event_loop())
     main()

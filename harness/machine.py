@@ -22,7 +22,7 @@ import shlex
 import shutil
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -127,11 +127,12 @@ class PrivateMachine:
     unit_dir = "/run/systemd/system"
     base_drop_in = ""
 
-    def __init__(self, shell: Shell, stage: Stage, name: str, clock: Clock | None = None) -> None:
+    def __init__(self, shell: Shell, binds: Sequence[tuple[Path, str]], name: str, clock: Clock | None = None) -> None:
+        """binds: (directory or file of this computer, where the machine sees it, read-only)."""
         self.name = name
         self.layout = Layout()
         self._shell = shell
-        self._stage = stage
+        self._binds = binds
         self._clock = clock or OsClock()
         self._work = RUN_DIR / name
         self._leader = 0
@@ -172,7 +173,7 @@ class PrivateMachine:
         lines.append(shlex.join(["mount", "--bind", "/", str(self._work / "root")]))
         binds = [f"--bind={self._work / 'system'}:{self.unit_dir}"]
         binds.append(f"--bind={self._work / 'state'}:/var/lib/private/{Path(self.layout.state).name}")
-        for number, (source, target) in enumerate(self._stage.binds()):
+        for number, (source, target) in enumerate(self._binds):
             place = self._work / f"stage-{number}"
             if source.is_dir():
                 place.mkdir()
@@ -433,7 +434,7 @@ def choose(kind: str) -> str:
 def make(kind: str, shell: Shell, stage: Stage, name: str) -> Machine:
     """A machine of the given kind (private, host, user), not booted yet."""
     if kind == "private":
-        return PrivateMachine(shell, stage, name)
+        return PrivateMachine(shell, stage.binds(), name)
     if kind == "host":
         return HostMachine(shell, stage, name)
     if kind == "user":

@@ -94,13 +94,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="which systemd to prove against: a private one booted for the run, the host's, the user's, or the "
         "best that can be had (auto). Default: $PROOFS_SYSTEMD, else auto.",
     )
+    group.addoption(
+        "--engine-cmd",
+        default=None,
+        metavar="CMD",
+        help="judge another engine that keeps the contract: the command the unit runs, `{config}` standing for the "
+        "configuration's path, for example '/usr/bin/my-engine --config {config}'",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "claim(*clauses): the contract clauses that this proof is about")
     config.addinivalue_line("markers", "sabotage: shows that a proof can fail; `make sabotage` runs these")
     try:
-        options = settings.load(config.rootpath, config.getoption("--systemd"))
+        options = settings.load(config.rootpath, config.getoption("--systemd"), config.getoption("--engine-cmd"))
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
     worker = getattr(config, "workerinput", None)

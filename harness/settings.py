@@ -17,6 +17,9 @@ class Settings:
     """Which systemd to prove against: one of VARIANTS."""
     checkout: Path
     """Root of the project under proof."""
+    engine_cmd: str | None = None
+    """The command that the unit runs instead of the installed one, `{config}` standing for the configuration's
+    path; None for the installed one."""
 
     @property
     def reports(self) -> Path:
@@ -24,7 +27,7 @@ class Settings:
         return self.checkout / "reports"
 
 
-def load(checkout: Path, systemd: str | None = None) -> Settings:
+def load(checkout: Path, systemd: str | None = None, engine_cmd: str | None = None) -> Settings:
     """Settings from an explicit option, else from PROOFS_SYSTEMD, else `auto`.
 
     Raises ValueError for a variant that does not exist; the message names where it came from.
@@ -33,4 +36,6 @@ def load(checkout: Path, systemd: str | None = None) -> Settings:
     chosen = systemd if systemd is not None else os.environ.get("PROOFS_SYSTEMD", "auto")
     if chosen not in VARIANTS:
         raise ValueError(f"{source}={chosen!r}: must be one of {', '.join(VARIANTS)}")
-    return Settings(systemd=chosen, checkout=checkout)
+    if engine_cmd is not None and not engine_cmd.startswith("/"):
+        raise ValueError(f"--engine-cmd={engine_cmd!r}: must begin with an absolute path, as systemd's ExecStart= does")
+    return Settings(systemd=chosen, checkout=checkout, engine_cmd=engine_cmd)

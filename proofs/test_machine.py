@@ -27,7 +27,7 @@ from harness.shell import Shell
 from harness.stage import Stage
 import os
 shell = Shell(Recorder(Path(sys.argv[2]), "run", "killed"))
-machine = PrivateMachine(shell, Stage(Path(sys.argv[1])), f"proof-{os.getpid()}-killed")
+machine = PrivateMachine(shell, Stage(Path(sys.argv[1])).binds(), f"proof-{os.getpid()}-killed")
 machine.boot()
 print(machine.name, flush=True)
 sys.stdin.read()
@@ -56,7 +56,7 @@ def can_boot() -> None:
 
 
 def test_halted_machine_leaves_nothing(can_boot: None, shell: Shell, stage: Stage) -> None:
-    machine = PrivateMachine(shell, stage, f"proof-{os.getpid()}-halts")
+    machine = PrivateMachine(shell, stage.binds(), f"proof-{os.getpid()}-halts")
     machine.boot()
     assert machine.systemctl("is-system-running").stdout.strip() == "running"
     assert left_of(machine.name)
@@ -95,8 +95,8 @@ def test_a_boot_that_fails_says_why_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(machines, "TARGET", "[Unit]\nRequires=no-such.service\n")
     monkeypatch.setattr(machines, "BOOT_SECS", 2.0)
-    machine = PrivateMachine(shell, stage, f"proof-{os.getpid()}-fails")
-    with pytest.raises(machines.MachineError, match="is not up after|ended while it booted"):
+    machine = PrivateMachine(shell, stage.binds(), f"proof-{os.getpid()}-fails")
+    with pytest.raises(machines.MachineError, match=r"is not up after|ended while it booted"):
         machine.boot()
     assert left_of(machine.name) == []
 

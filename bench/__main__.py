@@ -1,0 +1,77 @@
+"""`python -m bench`: runs the subjects, prints the figures, writes reports/bench.json and reports/bench.svg."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import report, targets
+
+_EXAMPLES = """examples:
+  python -m bench                              all targets, about five minutes
+  python -m bench --only T1,T3 --rounds 3
+  python -m bench --full                       5 M ticks for T5, 10 M rows for T6
+  python -m bench --only T2 --peers ~/peers/bin/python
+
+A figure never fails the run: it ends with 0, or with 2 for a mistake in the command line."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure the engine against the raw floor, a naive pipeline and other people's engines, as ratios.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of each target (default: 5)")
+    parser.add_argument("--only", metavar="T1,...", help=f"some of {','.join(targets.TARGETS)} (default: all)")
+    parser.add_argument("--ticks", type=int, default=200_000, help="ticks of a saturated run (default: 200000)")
+    parser.add_argument("--full", action="store_true", help="5 M ticks for T5 and 10 M rows for T6, not 1 M and 2 M")
+    parser.add_argument("--json", type=Path, default=Path("reports/bench.json"), help="default: reports/bench.json")
+    parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="databases; a real disk (default: /var/tmp)")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="has cryptofeed, nautilus_trader (T2)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    names = list(targets.TARGETS) if arguments.only is None else arguments.only.upper().split(",")
+    for name in names:
+        if name not in targets.TARGETS:
+            parser.error(f"--only {name!r}: allowed are {', '.join(targets.TARGETS)}")
+    if arguments.rounds < 1 or arguments.ticks < 1:
+        parser.error("--rounds and --ticks: allowed is 1 or more")
+    plan = targets.Plan(
+        rounds=arguments.rounds,
+        ticks=arguments.ticks,
+        long_ticks=5_000_000 if arguments.full else 1_000_000,
+        table_rows=10_000_000 if arguments.full else 2_000_000,
+        directory=arguments.dir,
+        peers=arguments.peers,
+        tell=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    figures: list[report.Figure] = []
+    interrupted = False
+    try:
+        # T4 and T5 share a run, which is not to be done twice.
+        for measure in dict.fromkeys(measure for name in names for measure in targets.TARGETS[name]):
+            figures += measure(plan)
+    except KeyboardInterrupt:
+        interrupted = True
+        print("interrupted; these figures are complete:", file=sys.stderr)
+    if figures:
+        print(report.HEADING)
+        for figure in figures:
+            print(report.line(figure))
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(report.as_json(figures, targets.facts(plan)), indent=2) + "\n")
+        arguments.json.with_suffix(".svg").write_text(report.svg(figures))
+    return 130 if interrupted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,329 @@
+"""What is run against what, and what follows from it: the targets T1 to T6.
+
+A round runs every subject of a target once, one after the other, so that a neighbour who takes the processor for a
+while spoils a round and not a side. Figures are made of rounds; a round in which a subject failed is told and left out.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from bench import floor, report, subject
+from bench.report import Figure, Target
+from bench.subject import Load, Run, SubjectFailed
+from harness import ledger_view
+
+PYTHON = sys.executable
+RATE = 25_000
+"""Trades a second of T3: several times what the busiest venue sends on its busiest day."""
+
+WARM_TICKS = RATE
+"""T3 leaves out the first second: connecting, and the first page of everything."""
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    rounds: int
+    ticks: int
+    """Of a saturated run of the engine."""
+    long_ticks: int
+    """Of a run of T4 and T5."""
+    table_rows: int
+    """Of the large table of T6."""
+    directory: Path
+    """On a real disk: T4 is about bytes that reach it."""
+    peers: str
+    """The Python interpreter that has cryptofeed and nautilus_trader."""
+    tell: Callable[[str], None]
+    """Takes progress."""
+
+
+def _engine(channel: int | None = 8192, signal_every: int = 1000, module: tuple[str, ...] = ("engine",)) -> subject.Argv:
+    """The engine as it ships, on REAL_WS.
+
+    channel: size of all three; None for the defaults. signal_every: ticks to a signal, each of which becomes an order
+    and a fill with everything that is recorded of them.
+    """
+
+    def argv(url: str, directory: Path) -> list[str]:
+        sizes = "" if channel is None else "".join(f"{c}_channel_size = {channel}\n" for c in ("tick", "signal", "persist"))
+        (directory / "config.toml").write_text(
+            f'[app]\ndb_path = "{directory}/ticks.db"\n'
+            f'[engine]\ningest_mode = "REAL_WS"\nsignal_every_n_ticks = {signal_every}\n[channels]\n{sizes}'
+        )
+        (directory / "ws_sources.toml").write_text(
+            f'[[source]]\nname = "bench"\nurl = "{url}"\nkind = "trade"\npriority = 1\nvenue = "binance"\n'
+        )
+        return [PYTHON, "-m", *module, "--config", str(directory / "config.toml")]
+
+    return argv
+
+
+def _floor(url: str, directory: Path) -> list[str]:
+    return [PYTHON, "-m", "bench.floor", url, str(directory / "ticks.db")]
+
+
+def _naive(url: str, directory: Path) -> list[str]:
+    return [PYTHON, "-m", "bench.naive", url, str(directory / "ticks.db")]
+
+
+@contextmanager
+def _directory(plan: Plan) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hybrid-bench-", dir=plan.directory) as name:
+        yield Path(name)
+
+
+def _measure(plan: Plan, argv: subject.Argv, load: Load, *, env: dict[str, str] | None = None, counts: bool = True) -> Run:
+    with _directory(plan) as directory:
+        return subject.run(argv, load, directory, env=env, counts=counts)
+
+
+def _rounds(plan: Plan, name: str, one: Callable[[], dict[str, float]]) -> dict[str, list[float]]:
+    """Runs `one` for every round; the values of each key, of the rounds that came through."""
+    found: dict[str, list[float]] = {}
+    for number in range(1, plan.rounds + 1):
+        try:
+            values = one()
+        except SubjectFailed as error:
+            plan.tell(f"{name} round {number}/{plan.rounds} left out: {error}")
+            continue
+        plan.tell(f"{name} round {number}/{plan.rounds}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+        for key, value in values.items():
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def _figures(found: dict[str, list[float]], rows: list[tuple[str, str, str, str, Target | None]]) -> list[Figure]:
+    """rows: (key of `found`, id, what, unit, target)."""
+    return [Figure(id_, what, unit, found[key], target) for key, id_, what, unit, target in rows if key in found]
+
+
+def throughput(plan: Plan) -> list[Figure]:
+    """T1: from the WebSocket to SQLite, saturated."""
+    full = Load(plan.ticks)
+
+    def one() -> dict[str, float]:
+        base = _measure(plan, _floor, full).rate
+        engine = _measure(plan, _engine(), full).rate
+        default = _measure(plan, _engine(channel=None), full).rate
+        orders = _measure(plan, _engine(signal_every=10), full).rate
+        other = _measure(plan, _engine(), full, env={"HYBRID_TRANSPORT": "websockets"}).rate
+        # A sixtieth of the ticks takes it as long.
+        naive = _measure(plan, _naive, Load(max(1, plan.ticks // 60))).rate
+        return {
+            "engine": engine / base,
+            "default": default / base,
+            "orders": orders / base,
+            "transport": other / engine,
+            "naive": engine / naive,
+            "ticks_per_sec": engine,
+        }
+
+    return _figures(
+        _rounds(plan, "T1", one),
+        [
+            ("engine", "T1", "engine / raw floor, channels of 8192", "x", Target(">=", 0.6)),
+            ("default", "T1d", "engine / raw floor, default channels (256, 64, 512)", "x", None),
+            ("orders", "T1o", "engine / raw floor, an order for every 10th tick", "x", None),
+            ("transport", "T1w", "engine on websockets / engine on picows", "x", None),
+            ("naive", "T1n", "engine / naive pipeline", "x", None),
+            ("ticks_per_sec", "T1s", "engine, on this computer and today", "/s", None),
+        ],
+    )
+
+
+def peers(plan: Plan) -> list[Figure]:
+    """T2: the same frames into other people's code."""
+    scripts = Path(__file__).parent
+    here = {name: _has(plan.peers, name) for name in ("cryptofeed", "nautilus_trader")}
+    for name, found in here.items():
+        if not found:
+            plan.tell(f"T2: {plan.peers} has no {name}; install it there, or name another interpreter with --peers")
+    if not any(here.values()):
+        return []
+    few = max(1, plan.ticks // 8)
+
+    def one() -> dict[str, float]:
+        engine = _measure(plan, _engine(), Load(plan.ticks, combined=True)).rate
+        values = {}
+        if here["cryptofeed"]:
+            script = str(scripts / "peer_cryptofeed.py")
+            run = _measure(plan, lambda url, at: [plan.peers, script, url, str(at / "ticks.db")], Load(few, combined=True))
+            values["cryptofeed"] = engine / run.rate
+        if here["nautilus_trader"]:
+            script = str(scripts / "peer_nautilus.py")
+            run = _measure(
+                plan, lambda url, at: [plan.peers, script, url, str(few)], Load(few, combined=True), counts=False
+            )
+            values["nautilus"] = engine / run.rate
+        return values
+
+    return _figures(
+        _rounds(plan, "T2", one),
+        [
+            ("cryptofeed", "T2", "engine / cryptofeed + aiosqlite", "x", Target(">=", 8)),
+            ("nautilus", "T2", "engine / nautilus receive + decode, nothing stored", "x", Target(">=", 3)),
+        ],
+    )
+
+
+def _has(python: str, module: str) -> bool:
+    try:
+        return subprocess.run([python, "-c", f"import {module}"], capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def latency(plan: Plan) -> list[Figure]:
+    """T3: from a frame in the transport's callback to the strategy's answer, at 25 000 a second, all of it persisted."""
+
+    def one() -> dict[str, float]:
+        with _directory(plan) as directory:
+            watch = directory / "watch"
+            load = Load(WARM_TICKS + 2 * RATE, RATE, stamps=directory / "sent")
+            subject.run(_engine(None, module=("bench.latency", str(watch))), load, directory)
+            sent, arrived, decided = (
+                array("q", (directory / name).read_bytes()) for name in ("sent", "watch.arrived", "watch.decided")
+            )
+        if not len(arrived) == len(decided) == len(sent):
+            raise SubjectFailed(f"{len(sent)} sent, {len(arrived)} arrived, {len(decided)} decided")
+        inside = [(end - start) / 1000 for start, end in zip(arrived, decided, strict=True)][WARM_TICKS:]
+        whole = [(end - start) / 1000 for start, end in zip(sent, decided, strict=True)][WARM_TICKS:]
+        return {
+            "p50": report.quantile(inside, 0.5),
+            "p99": report.quantile(inside, 0.99),
+            "whole_p50": report.quantile(whole, 0.5),
+            "whole_p99": report.quantile(whole, 0.99),
+            "lost": len(sent) - len(decided),
+        }
+
+    return _figures(
+        _rounds(plan, "T3", one),
+        [
+            ("p50", "T3", "tick -> strategy at 25 000/s, median", "us", Target("<=", 50)),
+            ("p99", "T3", "tick -> strategy at 25 000/s, p99", "us", Target("<=", 1000)),
+            ("lost", "T3", "ticks lost of 75 000", "", Target("<=", 0)),
+            ("whole_p50", "T3v", "the same from the venue's write, median", "us", None),
+            ("whole_p99", "T3v", "the same from the venue's write, p99", "us", None),
+        ],
+    )
+
+
+def endurance(plan: Plan) -> list[Figure]:
+    """T4 and the memory half of T5: one long saturated run with default channels a round."""
+    window = 100_000
+
+    def one() -> dict[str, float]:
+        run = _measure(plan, _engine(channel=None), Load(plan.long_ticks))
+        if run.ticks < 3 * window:
+            raise SubjectFailed(f"{run.ticks} ticks: T4 compares the first and the last {window}")
+        first = report.rate_between(run.progress, 0, window)
+        last = report.rate_between(run.progress, run.ticks - window, run.ticks)
+        warm_at = next(at for at, rows in run.progress if rows >= window)
+        warm = [rss for at, rss in run.rss_bytes if at >= warm_at]
+        few = max(1, len(warm) // 20)
+        return {
+            "bytes": run.disk_bytes / run.ticks,
+            "steady": last / first,
+            "rss": max(rss for _, rss in run.rss_bytes) / MIB,
+            "growth": (median(warm[-few:]) - median(warm[:few])) / MIB,
+        }
+
+    million = plan.long_ticks / 1e6
+    return _figures(
+        _rounds(plan, "T4+T5", one),
+        [
+            ("bytes", "T4", "written to disk a tick, checkpoints included", "B", Target("<=", 300)),
+            ("steady", "T4", f"rate of the last 100 000 of {million:g} M ticks / of the first", "x", Target(">=", 0.85)),
+            ("rss", "T5", "resident memory, saturated", "MiB", Target("<=", 45)),
+            ("growth", "T5", f"its growth from 100 000 to {million:g} M ticks", "MiB", Target("<=", 2)),
+        ],
+    )
+
+
+def start_up(plan: Plan) -> list[Figure]:
+    """The other half of T5: exec to READY=1."""
+
+    def one() -> dict[str, float]:
+        seconds = {}
+        for name, argv in (("engine", _engine(channel=None)), ("naive", _naive)):
+            # The quickest of three: whatever else the computer does can only add.
+            times = []
+            for _ in range(3):
+                with _directory(plan) as directory:
+                    times.append(subject.start_up_secs(argv, directory))
+            seconds[name] = min(times)
+        return {"ratio": seconds["engine"] / seconds["naive"], "ms": seconds["engine"] * 1000}
+
+    one()  # Compiles what has no bytecode yet.
+    return _figures(
+        _rounds(plan, "T5", one),
+        [
+            ("ratio", "T5", "READY=1 of the engine / of the naive pipeline", "x", Target("<=", 0.75)),
+            ("ms", "T5s", "READY=1 of the engine, on this computer and today", "ms", None),
+        ],
+    )
+
+
+def stall_check(plan: Plan) -> list[Figure]:
+    """T6: what the stall check costs on a large table."""
+    looks = 200
+
+    def secs(database: Path) -> float:
+        times = []
+        for _ in range(looks):
+            start = time.perf_counter()
+            ledger_view.look(database)
+            times.append(time.perf_counter() - start)
+        return median(times)
+
+    with _directory(plan) as directory:
+        for name, rows in (("small", 1000), ("large", plan.table_rows)):
+            plan.tell(f"T6: making a table of {rows} rows")
+            connection = floor.open_database(str(directory / name))
+            connection.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+                " INSERT INTO ticks SELECT i, 'SOL/USDC', 142.5, 1.25, 1767225600000 + i, 1, i, NULL FROM n",
+                (rows,),
+            )
+            connection.close()
+        found = _rounds(plan, "T6", lambda: {"ratio": secs(directory / "large") / secs(directory / "small")})
+    what = f"stall check at {plan.table_rows / 1e6:g} M rows / at 1000"
+    return _figures(found, [("ratio", "T6", what, "x", Target("<=", 1.2))])
+
+
+TARGETS: dict[str, list[Callable[[Plan], list[Figure]]]] = {
+    "T1": [throughput],
+    "T2": [peers],
+    "T3": [latency],
+    "T4": [endurance],
+    "T5": [endurance, start_up],
+    "T6": [stall_check],
+}
+
+
+def facts(plan: Plan) -> dict[str, object]:
+    """What somebody who reads the figures has to know."""
+    return {
+        "python": sys.version.split()[0],
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg(),
+        "rounds": plan.rounds,
+        "ticks": plan.ticks,
+        "long_ticks": plan.long_ticks,
+        "directory": str(plan.directory),
+    }
