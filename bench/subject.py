@@ -73,6 +73,9 @@ class Run:
         return self.ticks / self.seconds
 
 
+Hear = Callable[..., int]
+"""(key, client) -> what the load generator said under that key; fails early when the client is there and has ended."""
+
 Argv = Callable[[str, Path], Sequence[str]]
 """(URL, directory of its own) -> the command line of a subject; its table is in `ticks.db` there."""
 
@@ -94,7 +97,7 @@ def run(argv: Argv, load: Load, directory: Path, *, env: dict[str, str] | None =
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
         try:
-            started = hear("started") / 1e9
+            started = hear("started", child) / 1e9
             progress, rss, ended = _watch(child, started, load.ticks, database if counts else None, log)
         except BaseException as error:
             child.kill()
@@ -114,7 +117,7 @@ def run(argv: Argv, load: Load, directory: Path, *, env: dict[str, str] | None =
 
 
 @contextmanager
-def venue(load: Load) -> Iterator[tuple[int, Callable[[str], int]]]:
+def venue(load: Load) -> Iterator[tuple[int, Hear]]:
     """The load generator: its port, and a function that waits for it to say something (see bench/load.py)."""
     argv = [sys.executable, "-m", "bench.load", "--ticks", str(load.ticks)]
     if load.rate is not None:
@@ -128,7 +131,7 @@ def venue(load: Load) -> Iterator[tuple[int, Callable[[str], int]]]:
         assert output is not None
         said = b""
 
-        def hear(key: str) -> int:
+        def hear(key: str, client: subprocess.Popen[bytes] | None = None) -> int:
             nonlocal said
             deadline = time.monotonic() + STUCK_SECS
             while True:
@@ -136,8 +139,12 @@ def venue(load: Load) -> Iterator[tuple[int, Callable[[str], int]]]:
                     fields = json.loads(line)
                     if key in fields:
                         return int(fields[key])
-                if not select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                    raise SubjectFailed(f"the load generator did not say {key!r} within {STUCK_SECS:.0f} s")
+                if not select([output], [], [], LOOK_SECS)[0]:
+                    if client is not None and client.poll() is not None:
+                        raise SubjectFailed(f"{client.args}: ended with {client.returncode} before it connected")
+                    if time.monotonic() > deadline:
+                        raise SubjectFailed(f"the load generator did not say {key!r} within {STUCK_SECS:.0f} s")
+                    continue
                 received = output.read(65536)
                 if not received:
                     raise SubjectFailed(f"the load generator ended without saying {key!r}")

@@ -161,9 +161,12 @@ def peers(plan: Plan) -> list[Figure]:
         engine = _measure(plan, _engine(), Load(plan.ticks, combined=True)).rate
         values = {}
         if here["cryptofeed"]:
-            script = str(scripts / "peer_cryptofeed.py")
-            run = _measure(plan, lambda url, at: [plan.peers, script, url, str(at / "ticks.db")], Load(few, combined=True))
-            values["cryptofeed"] = engine / run.rate
+            feed = str(scripts / "peer_cryptofeed.py")
+            for way, part in (("each", 8), ("queued", 1)):
+                # In whole hundreds, because the one way commits every hundred.
+                load = Load(max(100, few // part // 100 * 100), combined=True)
+                run = _measure(plan, lambda url, at, way=way: [plan.peers, feed, way, url, str(at / "ticks.db")], load)
+                values[way] = engine / run.rate
         if here["nautilus_trader"]:
             script = str(scripts / "peer_nautilus.py")
             run = _measure(
@@ -175,7 +178,8 @@ def peers(plan: Plan) -> list[Figure]:
     return _figures(
         _rounds(plan, "T2", one),
         [
-            ("cryptofeed", "T2", "engine / cryptofeed + aiosqlite", "x", Target(">=", 8)),
+            ("each", "T2", "engine / cryptofeed + aiosqlite, a callback that inserts", "x", Target(">=", 8)),
+            ("queued", "T2q", "engine / cryptofeed + aiosqlite, queued as its backends", "x", None),
             ("nautilus", "T2", "engine / nautilus receive + decode, nothing stored", "x", Target(">=", 3)),
         ],
     )

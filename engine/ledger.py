@@ -61,7 +61,7 @@ PAGE_BYTES: Final = 1024
 and a batch of a few hundred rows touches the last page of each table and index. Measured with batches of
 100 ticks: 223 B written a tick, 434 with SQLite's default of 4096; the rate is the same within the noise."""
 
-CACHE_KIB: Final = 512
+CACHE_KIB: Final = 256
 """SQLite's page cache on the writer's connection. Rows go to the ends of tables and indexes, which is little; the
 default of 2000 KiB only made the process grow for its first half million rows, without being faster (B1)."""
 

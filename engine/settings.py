@@ -98,7 +98,9 @@ INGEST_MODES: tuple[str, ...] = get_args(IngestMode)
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    # Deferred, because a table is only ever validated as a part of Settings or of a sources file: built by itself as
+    # well, each would cost start-up time and memory twice.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class App(_Table):

@@ -149,15 +149,15 @@ class Exchange:
         """From now on, send every client that connects ticks as fast as it takes them."""
         self.feed(interval_secs=0.0)
 
-    def tick(self, number: int, price: float = 100.0) -> str:
-        """The wire form of a tick (contract N3), stamped with the present."""
+    def tick(self, number: int, price: float = 100.0, *, volume: float = 1.0, age_secs: float = 0.0) -> str:
+        """The wire form of a tick (contract N3), stamped so long before the present."""
         return json.dumps(
             {
                 "event_id": str(number),
                 "symbol": self.symbol,
                 "price": price,
-                "volume": 1.0,
-                "ts": int(self._clock.wall() * 1000),
+                "volume": volume,
+                "ts": int((self._clock.wall() - age_secs) * 1000),
             }
         )
 

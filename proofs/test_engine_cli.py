@@ -75,7 +75,9 @@ def test_C4_a_bad_environment_exits_12(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("armed", [False, True])
 @pytest.mark.parametrize("bundle", [False, True])
-def test_R6_G1_G0_S14_L1_live_exits_12_and_says_exactly_what_is_missing(tmp_path: Path, armed: bool, bundle: bool) -> None:
+def test_R6_G1_G0_S14_L1_live_exits_12_and_says_exactly_what_is_missing(
+    tmp_path: Path, armed: bool, bundle: bool
+) -> None:
     config = write_config(tmp_path, {"gate": {"proof_bundle": "bundle.json"}}, mode="live", live_armed=armed)
     if bundle:
         # `touch` opened the earlier engine's gate.

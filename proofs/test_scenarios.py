@@ -1,0 +1,171 @@
+"""The scenarios S2 to S12, under the real unit; S1, S13 and S14 have files of their own (g3, stop, exit12)."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import nemesis
+from harness.exchange import Exchange
+from proofs.fixtures.engine_unit import EngineUnit
+
+FAST_PERSIST = {"flush_interval_ms": 10, "busy_timeout_ms": 1000}
+
+
+def connect(engine: EngineUnit, exchange: Exchange, /, mode: str = "SHADOW", **tables: dict[str, object]) -> None:
+    """Start the unit on the exchange, with these tables merged over fast ones, and wait until it is connected."""
+    feed = {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "max_backoff_secs": 0.1, "heartbeat_interval_secs": 0.2}
+    merged = {"engine": feed, "persist": FAST_PERSIST}
+    for name, table in tables.items():
+        merged[name] = {**merged.get(name, {}), **table}
+    engine.configure({"mode": mode, **merged})
+    engine.start()
+    exchange.wait_client()
+
+
+@pytest.mark.claim("S2", "N3")
+def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
+    connect(engine, exchange)
+    exchange.send_raw([exchange.tick(7, 123.5, volume=0.25), exchange.tick(8, 124.5, volume=2.0)])
+    engine.wait_ticks(2)
+    rows = engine.query("SELECT symbol, price, volume, trade_id FROM ticks ORDER BY id")
+    engine.expect(
+        rows == [(exchange.symbol, 123.5, 0.25, 7), (exchange.symbol, 124.5, 2.0, 8)], f"what was stored: {rows}"
+    )
+
+
+@pytest.mark.claim("S3", "N5")
+def test_refused_reconnects_back_off(engine: EngineUnit, exchange: Exchange) -> None:
+    """Refused for a while: few attempts, growing apart; then it comes back and goes on without a duplicate."""
+    connect(engine, exchange)
+    exchange.send_ticks(5)
+    engine.wait_ticks(5)
+    with nemesis.refusing(exchange, 503):
+        for _ in range(4):
+            engine.mark()
+            engine.wait_log("connection failed")
+        attempts = exchange.refused
+    exchange.wait_client()
+    exchange.send_ticks(5, again=5)
+    engine.wait_ticks(10)
+    engine.expect(attempts <= 8, f"{attempts} attempts while four failures were logged: a reconnect storm")
+    engine.expect(engine.tick_count() == 10, f"{engine.tick_count()} ticks of 10: the resent ones count again")
+
+
+@pytest.mark.claim("S4", "N6")
+def test_missed_pong_means_reconnect(engine: EngineUnit, exchange: Exchange) -> None:
+    """A connection that is up and dead is found without any TCP reset."""
+    connect(engine, exchange, engine={"keepalive_secs": 0.3, "pong_timeout_secs": 0.3})
+    before = exchange.connections
+    with nemesis.half_open(exchange):
+        lost = engine.wait_log("connection dropped")
+        engine.expect("pong" in str(lost.fields["reason"]), f"lost because: {lost.fields['reason']}")
+        engine.wait_log("connected", lambda entry: entry.realtime_us > lost.realtime_us)
+    engine.expect(exchange.connections > before, "there was no reconnect")
+
+
+@pytest.mark.claim("S5", "L3", "N8")
+def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchange: Exchange) -> None:
+    connect(engine, exchange)
+    bad = ["nonsense", "[]", '{"event_id": 1}', exchange.tick(1, -1.0), exchange.tick(2, 0.0), b"\x00\x01", "{" * 500]
+    ignored = ['{"type": "heartbeat"}', '{"type": "subscribed", "channel": "trades"}']
+    exchange.send_raw([*bad, *ignored, exchange.tick(3)])
+    engine.wait_ticks(1)
+    engine.mark()
+    beat = engine.wait_log("HEARTBEAT (G4)").fields
+    engine.expect(beat["parse_errors"] == len(bad), f"{beat['parse_errors']} parse errors, {len(bad)} were sent")
+    engine.expect(beat["ignored"] == len(ignored), f"{beat['ignored']} ignored, {len(ignored)} were sent")
+    state = engine.show()
+    engine.expect((state.active, state.n_restarts) == ("active", 0), "a malformed message took the engine down")
+
+
+@pytest.mark.claim("S6", "B1", "B2")
+def test_burst_is_no_overload_and_loses_nothing(engine: EngineUnit, exchange: Exchange) -> None:
+    """Channels of sixteen, a burst of two thousand: the socket waits, the engine does not fall over."""
+    connect(engine, exchange, channels={"tick_channel_size": 16, "signal_channel_size": 16, "persist_channel_size": 16})
+    exchange.send_ticks(2000)
+    engine.wait_ticks(2000)
+    state = engine.show()
+    engine.expect((state.active, state.n_restarts) == ("active", 0), "a burst was taken for an overload")
+
+
+@pytest.mark.claim("S7", "L2", "R2")
+def test_stale_data_is_vetoed_and_the_veto_persisted(engine: EngineUnit, exchange: Exchange) -> None:
+    connect(engine, exchange, engine={"signal_every_n_ticks": 1, "max_staleness_ms": 2000})
+    exchange.send_raw([exchange.tick(1, age_secs=60.0), exchange.tick(2)])
+    engine.wait_rows("SELECT COUNT(*) FROM signals", at_least=2)
+    vetoes = engine.query("SELECT veto FROM signals ORDER BY id")
+    engine.expect(vetoes == [("STALE_DATA",), (None,)], f"vetoes: {vetoes}")
+    engine.wait_rows("SELECT COUNT(*) FROM orders", at_least=1)
+    engine.expect(engine.query("SELECT COUNT(*) FROM orders") == [(1,)], "a stale signal became an order")
+
+
+@pytest.mark.claim("S8", "R1")
+def test_same_ticks_same_signals_in_a_fresh_process(engine: EngineUnit, exchange: Exchange) -> None:
+    """The same prices twice, each time to a process and a database of its own."""
+    prices = [100.0, 101.0, 103.0, 99.0, 97.0, 98.0, 104.0, 108.0, 96.0, 95.0, 110.0, 90.0]
+    runs = []
+    for name in ("first", "second"):
+        connect(
+            engine,
+            exchange,
+            app={"db_path": f"data/{name}.db"},
+            strategy={"name": "sma_crossover", "sma_short": 2, "sma_long": 4},
+        )
+        exchange.send_raw([exchange.tick(number, price) for number, price in enumerate(prices, start=1)])
+        database = engine.database.with_name(f"{name}.db")
+        engine.wait_rows("SELECT COUNT(*) FROM ticks", at_least=len(prices), database=database)
+        engine.stop()
+        runs.append(engine.query("SELECT tick_id, side, reason, price FROM signals ORDER BY id", database))
+    engine.expect(len(runs[0]) >= 2, f"too few signals to compare: {runs[0]}")
+    engine.expect(runs[0] == runs[1], f"other signals for the same ticks: {runs}")
+
+
+@pytest.mark.claim("S9", "R4")
+def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, exchange: Exchange) -> None:
+    connect(
+        engine, exchange,
+        engine={"signal_every_n_ticks": 1}, execution={"slippage_bps": 10, "fee_rate": 0.001, "order_size": 0.5},
+    )  # fmt: skip
+    exchange.send_raw([exchange.tick(1, 200.0)])
+    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=1)
+    rows = engine.query("SELECT side, fill_qty, fill_price, fees, is_shadow FROM trades")
+    # Slippage of 10 basis points against us: the first periodic signal sells (R1).
+    engine.expect(rows == [("SELL", 0.5, 199.8, pytest.approx(0.0999), 1)], f"the fill: {rows}")
+    reasons = engine.query("SELECT DISTINCT reason FROM order_events")
+    engine.expect(reasons == [("SHADOW_RECORDED",)], f"reasons: {reasons}")
+
+
+@pytest.mark.claim("S10", "S11", "R4")
+def test_paper_orders_live_through_partial_fills(engine: EngineUnit, exchange: Exchange) -> None:
+    """One order of 1.0 against trades of 0.4: two partial fills and the rest, every transition persisted."""
+    connect(engine, exchange, "PAPER", engine={"signal_every_n_ticks": 4}, execution={"order_size": 1.0})
+    for number in range(1, 8):
+        exchange.send_raw([exchange.tick(number, volume=0.4)])
+        engine.wait_ticks(number)
+    engine.wait_rows("SELECT COUNT(*) FROM order_events WHERE status = 'FILLED'", at_least=1)
+    events = engine.query("SELECT status, filled_qty FROM order_events ORDER BY order_id, seq")
+    engine.expect(
+        [status for status, _ in events][:5] == ["SUBMITTED", "ACKNOWLEDGED", "PARTIAL_FILL", "PARTIAL_FILL", "FILLED"],
+        f"transitions: {events}",
+    )
+    quantities = engine.query("SELECT fill_qty FROM trades ORDER BY id")
+    engine.expect(quantities[:3] == [(0.4,), (0.4,), (0.2,)], f"fills: {quantities}")
+    held = engine.query("SELECT qty FROM positions")
+    engine.expect(float(str(held[0][0])) == -1.0, f"exposure is not counted once: {held}")
+
+
+@pytest.mark.claim("S12", "D4", "L3")
+def test_locked_database_is_waited_for(engine: EngineUnit, exchange: Exchange) -> None:
+    connect(engine, exchange)
+    exchange.send_ticks(10)
+    engine.wait_ticks(10)
+    with nemesis.locked(engine.database):
+        exchange.send_ticks(50)
+        engine.wait("the word that a batch could not be written", lambda e: e.level == "WARN" and "lock" in e.message)
+    engine.wait_ticks(60)
+    state = engine.show()
+    engine.expect((state.active, state.n_restarts) == ("active", 0), "a lock took the engine down")
+    engine.mark()
+    beat = engine.wait_log("HEARTBEAT (G4)").fields
+    engine.expect(beat["persist_errors"] > 0, "the failed write was not counted")
+    engine.expect(beat["ingest_received"] == 60, f"{beat['ingest_received']} of 60 received")
