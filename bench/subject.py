@@ -93,7 +93,7 @@ def run(argv: Argv, load: Load, directory: Path, *, env: dict[str, str] | None =
         with log.open("wb") as output:
             child = subprocess.Popen(
                 argv(f"ws://127.0.0.1:{port}", directory),
-                cwd=ROOT, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, stdout=output,
+                cwd=ROOT, env=_environment(env or {}), stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
         try:
@@ -173,6 +173,11 @@ def rss_bytes(pid: int) -> int:
         return 0
 
 
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    # Without bytecode every start compiles the engine again; an installed one never does.
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | more
+
+
 def _watch(
     child: subprocess.Popen[bytes], started: float, ticks: int, database: Path | None, log: Path
 ) -> tuple[list[tuple[float, int]], list[tuple[float, int]], float]:
@@ -241,7 +246,7 @@ def start_up_secs(argv: Argv, directory: Path) -> float:
         child = subprocess.Popen(
             # Port 9 (discard): refused at once.
             argv("ws://127.0.0.1:9", directory),
-            cwd=ROOT, env={**os.environ, "NOTIFY_SOCKET": str(path)}, stdin=subprocess.DEVNULL, stdout=output,
+            cwd=ROOT, env=_environment({"NOTIFY_SOCKET": str(path)}), stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:

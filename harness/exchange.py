@@ -41,8 +41,8 @@ class Exchange:
         """Clients that ever connected."""
         self.port = 0
         self._clock = clock or OsClock()
-        self.refused = 0
-        """Handshakes that were answered with an HTTP error."""
+        self.refusals: list[float] = []
+        """When handshakes were answered with an HTTP error, in monotonic seconds."""
         self._next_id = 1
         self._frozen: set[ServerConnection] = set()
         self._refusal: tuple[int, dict[str, str]] | None = None
@@ -69,16 +69,21 @@ class Exchange:
         self._thread.join(CALL_SECS)
         self._loop.close()
 
-    def wait_client(self, deadline_secs: float = 10.0) -> None:
-        """Wait until a client is connected. Raises HarnessError when none comes."""
+    def wait_client(self, deadline_secs: float = 10.0, *, connections: int = 1) -> None:
+        """Wait until a client is connected, and so many have ever been. Raises HarnessError when none comes."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._clients, deadline_secs):
+            if not self._changed.wait_for(lambda: self._clients and self.connections >= connections, deadline_secs):
                 raise HarnessError(f"no client connected to {self.url} within {deadline_secs:g} s")
 
     def wait_sent(self, count: int, deadline_secs: float = 10.0) -> None:
         """Wait until `count` ticks were sent. Raises HarnessError when clients do not take them."""
         if poll(lambda: True if self.sent >= count else None, self._clock, deadline_secs) is None:
             raise HarnessError(f"{self.sent} of {count} ticks sent to {self.url} within {deadline_secs:g} s")
+
+    def wait_refusals(self, count: int, deadline_secs: float = 10.0) -> None:
+        """Wait until `count` handshakes were refused. Raises HarnessError when nobody tries so often."""
+        if poll(lambda: True if len(self.refusals) >= count else None, self._clock, deadline_secs) is None:
+            raise HarnessError(f"{len(self.refusals)} of {count} handshakes refused within {deadline_secs:g} s")
 
     def send_ticks(self, count: int, *, price: float = 100.0, again: int = 0) -> None:
         """Send `count` new ticks with consecutive event ids to every client, at full speed.
@@ -179,7 +184,7 @@ class Exchange:
         if self._refusal is None:
             return None
         status, headers = self._refusal
-        self.refused += 1
+        self.refusals.append(self._clock.monotonic())
         response = client.respond(HTTPStatus(status), "refused\n")
         for name, value in headers.items():
             response.headers[name] = value

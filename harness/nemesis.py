@@ -76,19 +76,16 @@ def half_open(exchange: Exchange) -> Iterator[Receipt]:
 @contextmanager
 def refusing(exchange: Exchange, status: int, headers: dict[str, str] | None = None) -> Iterator[Receipt]:
     """Answer handshakes with an HTTP error, and cut who is connected. Lets clients in again at the end."""
-    before = exchange.refused
+    before = len(exchange.refusals)
     exchange.refuse(status, headers)
     exchange.drop_clients()
+
+    def refused() -> str | None:
+        count = len(exchange.refusals) - before
+        return f"{count} handshake(s) got HTTP {status}" if count else None
+
     try:
-        yield Receipt(
-            "refuse",
-            _await(
-                lambda: (
-                    f"{exchange.refused - before} handshake(s) got HTTP {status}" if exchange.refused > before else None
-                ),
-                f"a handshake to be refused with {status}",
-            ),
-        )
+        yield Receipt("refuse", _await(refused, f"a handshake to be refused with {status}"))
     finally:
         exchange.refuse(None)
 

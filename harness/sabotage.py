@@ -345,6 +345,114 @@ CATALOGUE: tuple[Sabotage, ...] = (
         ),
         reason=r"readers failed|of 100 after",
     ),
+    Sabotage(
+        id="lock-is-fatal",
+        guardrail="S12",
+        breaks="a database that somebody else has locked ends the engine",
+        proof="test_scenarios::test_locked_database_is_waited_for",
+        patch=Patch("engine/ledger.py", "            raise Busy(", "            raise Crash("),
+        reason=r"could not be written has not come|took the engine down|Connection|after 3 s",
+    ),
+    Sabotage(
+        id="stale-data-trades",
+        guardrail="S7",
+        breaks="a signal on old data becomes an order",
+        proof="test_scenarios::test_stale_data_is_vetoed_and_the_veto_persisted",
+        patch=Patch(
+            "engine/risk.py",
+            "        if abs(age_ms) > self._caps.max_staleness_ms:",
+            "        if abs(age_ms) > 10**9 + self._caps.max_staleness_ms:",
+        ),
+        reason=r"vetoes:",
+    ),
+    Sabotage(
+        id="caps-do-not-bind",
+        guardrail="I2",
+        breaks="signals over a risk cap become orders",
+        proof="test_invariants::test_caps_are_never_exceeded",
+        patch=Patch(
+            "engine/risk.py",
+            "        return signal if excess is None else _veto(signal, Reason.RISK_CAP, excess)",
+            "        return signal",
+        ),
+        reason=r"veto = 'RISK_CAP'.* 0 of 5",
+    ),
+    Sabotage(
+        id="fees-are-forgotten",
+        guardrail="I4",
+        breaks="the cash of a fill leaves out its fees",
+        proof="test_invariants::test_cash_position_and_fees_balance",
+        patch=Patch("engine/execution.py", "cash_delta=EXACT.subtract(cash, fees)", "cash_delta=cash"),
+        reason=r"off by",
+    ),
+    Sabotage(
+        id="orders-call-out",
+        guardrail="I1",
+        breaks="recording an order opens a socket of its own",
+        proof="test_invariants::test_orders_make_no_network_call",
+        patch=Patch(
+            "engine/execution.py",
+            "            cash_delta=EXACT.subtract(cash, fees),",
+            "            cash_delta=(\n"
+            "                globals().setdefault('_out', __import__('socket').socket(2, 2))\n"
+            "                .connect(('127.0.0.1', 9)),\n"
+            "                EXACT.subtract(cash, fees),\n"
+            "            )[1],",
+        ),
+        reason=r"connections of the engine",
+    ),
+    Sabotage(
+        id="slippage-in-our-favour",
+        guardrail="S9",
+        breaks="a shadow sale is recorded at a better price than the tick's",
+        proof="test_scenarios::test_shadow_orders_are_recorded_with_their_assumptions",
+        patch=Patch(
+            "engine/execution.py",
+            "            Side.SELL: _ROUND.subtract(Decimal(1), slippage),",
+            "            Side.SELL: _ROUND.add(Decimal(1), slippage),",
+        ),
+        reason=r"the fill:",
+    ),
+    Sabotage(
+        id="pongs-are-not-missed",
+        guardrail="S4",
+        breaks="a half-open connection is kept for ever",
+        proof="test_scenarios::test_missed_pong_means_reconnect",
+        patch=Patch("engine/session.py", "        elif link.ping_at > link.heard_at:", "        elif False:"),
+        reason=r"'connection dropped' has not come",
+    ),
+    Sabotage(
+        id="malformed-is-not-counted",
+        guardrail="S5",
+        breaks="malformed messages vanish without a trace",
+        proof="test_scenarios::test_malformed_messages_are_counted_and_survived",
+        patch=Patch("engine/wire.py", "        self.errors += 1\n", "        self.errors += 0\n"),
+        reason=r"parse errors, \d+ were sent",
+    ),
+    Sabotage(
+        id="burst-is-overload",
+        guardrail="S6",
+        breaks="a channel that is full for a moment ends the engine",
+        proof="test_scenarios::test_burst_is_no_overload_and_loses_nothing",
+        patch=Patch(
+            "engine/channels.py",
+            "        return self.full_since is not None and self._clock() - self.full_since > secs",
+            "        return self.full_since is not None",
+        ),
+        reason=r"taken for an overload|of 2000 after",
+    ),
+    Sabotage(
+        id="reconnect-storm",
+        guardrail="S3",
+        breaks="a source that refuses is tried again at once, for ever",
+        proof="test_scenarios::test_refused_reconnects_back_off",
+        patch=Patch(
+            "engine/session.py",
+            "        station.delay = ceiling * self._uniform(0.5, 1.0)",
+            "        station.delay = 0.0",
+        ),
+        reason=r"a reconnect storm",
+    ),
 )
 
 

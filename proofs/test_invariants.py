@@ -73,11 +73,11 @@ def test_the_same_events_again_change_nothing(engine: EngineUnit, exchange: Exch
     before = [engine.query(f"SELECT COUNT(*) FROM {table}") for table in tables]
     with nemesis.disconnected(exchange):
         engine.wait_log("connection lost")
-    exchange.wait_client()
+    exchange.wait_client(connections=2)
     exchange.send_ticks(0, again=20)
     engine.stop()
     engine.start()
-    exchange.wait_client()
+    exchange.wait_client(connections=3)
     exchange.send_ticks(0, again=20)
     engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == 20)
     after = [engine.query(f"SELECT COUNT(*) FROM {table}") for table in tables]

@@ -157,8 +157,8 @@ def test_N8_N8b_S5_L3_malformed_messages_are_counted_and_the_engine_runs_on(tmp_
                 connection.send(message)
             connection.send('{"type":"heartbeat"}')
             connection.send(mock_tick(10))
-            # Over the size limit: one more parse error, and a new connection.
-            connection.send("x" * (4 * 1024 * 1024 + 1))
+            # Over the size limit, by more than one read: one more parse error, and a new connection.
+            connection.send("x" * (5 * 1024 * 1024))
             until_closed(connection)
         elif number == 1:
             # The same in fragments, none of which is.

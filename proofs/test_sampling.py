@@ -25,7 +25,7 @@ def test_processed_is_received_over_n_across_reconnects(engine: EngineUnit, exch
     )  # fmt: skip
     engine.start()
     for part in range(CUTS + 1):
-        exchange.wait_client()
+        exchange.wait_client(connections=part + 1)
         exchange.send_ticks(TICKS // (CUTS + 1), again=20 if part else 0)
         engine.wait_ticks(exchange.sent // every)
         if part < CUTS:
