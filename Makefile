@@ -17,7 +17,7 @@ JOBS ?= $(shell nproc)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage soak doctor buglog lint format install clean
+.PHONY: help proofs test sabotage canary soak doctor buglog lint format install clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ test: $(READY) machine-tools  ## The proofs and every other test (ARGS='-x')
 
 sabotage: $(READY) machine-tools  ## Break each guarded thing on purpose: its proof must turn red
 	$(BIN)/pytest proofs -n $(JOBS) -m sabotage $(ARGS)
+
+canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it is
+	@$(BIN)/pytest -q proofs/canary.py; test $$? -eq 1 && echo "the canary is refuted, as it must be"
 
 SECONDS ?= 7200
 soak: $(READY)  ## Watch the installed unit for SECONDS=7200, throttle and restart it (as root)

@@ -32,7 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--full", action="store_true", help="5 M ticks for T5 and 10 M rows for T6, not 1 M and 2 M")
     parser.add_argument("--json", type=Path, default=Path("reports/bench.json"), help="default: reports/bench.json")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="databases; a real disk (default: /var/tmp)")
-    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="has cryptofeed, nautilus_trader (T2)")
+    parser.add_argument(
+        "--peers", default=sys.executable, metavar="PYTHON", help="has cryptofeed, nautilus_trader (T2)"
+    )
     return parser
 
 

@@ -66,9 +66,7 @@ async def ingest(settings: Settings, ticks: asyncio.Queue[Tick], rows: asyncio.Q
     async with websockets.connect(settings.engine.ws_url) as websocket:
         async for message in websocket:
             trade = json.loads(message)
-            tick = Tick(
-                str(uuid.uuid4()), settings.app.symbol, float(trade["p"]), float(trade["q"]), int(trade["T"])
-            )
+            tick = Tick(str(uuid.uuid4()), settings.app.symbol, float(trade["p"]), float(trade["q"]), int(trade["T"]))
             await ticks.put(tick)
             await rows.put(tick)
 

@@ -52,7 +52,9 @@ class Plan:
     """Takes progress."""
 
 
-def _engine(channel: int | None = 8192, signal_every: int = 1000, module: tuple[str, ...] = ("engine",)) -> subject.Argv:
+def _engine(
+    channel: int | None = 8192, signal_every: int = 1000, module: tuple[str, ...] = ("engine",)
+) -> subject.Argv:
     """The engine as it ships, on REAL_WS.
 
     channel: size of all three; None for the defaults. signal_every: ticks to a signal, each of which becomes an order
@@ -60,7 +62,9 @@ def _engine(channel: int | None = 8192, signal_every: int = 1000, module: tuple[
     """
 
     def argv(url: str, directory: Path) -> list[str]:
-        sizes = "" if channel is None else "".join(f"{c}_channel_size = {channel}\n" for c in ("tick", "signal", "persist"))
+        sizes = (
+            "" if channel is None else "".join(f"{c}_channel_size = {channel}\n" for c in ("tick", "signal", "persist"))
+        )
         (directory / "config.toml").write_text(
             f'[app]\ndb_path = "{directory}/ticks.db"\n'
             f'[engine]\ningest_mode = "REAL_WS"\nsignal_every_n_ticks = {signal_every}\n[channels]\n{sizes}'
@@ -87,7 +91,9 @@ def _directory(plan: Plan) -> Iterator[Path]:
         yield Path(name)
 
 
-def _measure(plan: Plan, argv: subject.Argv, load: Load, *, env: dict[str, str] | None = None, counts: bool = True) -> Run:
+def _measure(
+    plan: Plan, argv: subject.Argv, load: Load, *, env: dict[str, str] | None = None, counts: bool = True
+) -> Run:
     with _directory(plan) as directory:
         return subject.run(argv, load, directory, env=env, counts=counts)
 
@@ -252,7 +258,13 @@ def endurance(plan: Plan) -> list[Figure]:
         _rounds(plan, "T4+T5", one),
         [
             ("bytes", "T4", "written to disk a tick, checkpoints included", "B", Target("<=", 300)),
-            ("steady", "T4", f"rate of the last 100 000 of {million:g} M ticks / of the first", "x", Target(">=", 0.85)),
+            (
+                "steady",
+                "T4",
+                f"rate of the last 100 000 of {million:g} M ticks / of the first",
+                "x",
+                Target(">=", 0.85),
+            ),
             ("rss", "T5", "resident memory, saturated", "MiB", Target("<=", 45)),
             ("growth", "T5", f"its growth from 100 000 to {million:g} M ticks", "MiB", Target("<=", 2)),
         ],

@@ -392,9 +392,7 @@ class Parser:
         else:
             self._ignore()
 
-    def _own_parser(
-        self, decoder: msgspec.json.Decoder[_MockTick] | msgspec.json.Decoder[_ReplayTick]
-    ) -> ParseInto:
+    def _own_parser(self, decoder: msgspec.json.Decoder[_MockTick] | msgspec.json.Decoder[_ReplayTick]) -> ParseInto:
         source = self._source
         decode: Callable[[Message], _MockTick | _ReplayTick] = decoder.decode
 
