@@ -31,7 +31,7 @@ from harness.settings import Settings
 from harness.shell import Shell
 from harness.stage import Stage
 from harness.systemd import METRONOME, JournalStream
-from harness.verdict import Verdict, claims_in_name, exit_status, judge, merge
+from harness.verdict import Verdict, claims_in_name, exit_status, is_accepted, judge, merge
 
 KEPT_RUNS = 10
 """Flight records of earlier runs that stay under reports/runs."""
@@ -55,6 +55,8 @@ class Run:
         self.sabotages: list[dict[str, Any]] = []
         """What the tests marked `sabotage` recorded under that property."""
         self.plain_failures = 0
+        self.accepted: list[str] = []
+        """Clauses whose proofs may be unproven (--accept-unproven)."""
         self.systemd = options.systemd
         self._recorder: Recorder | None = None
 
@@ -95,6 +97,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "best that can be had (auto). Default: $PROOFS_SYSTEMD, else auto.",
     )
     group.addoption(
+        "--accept-unproven",
+        action="append",
+        default=[],
+        metavar="CLAIM",
+        help="for a computer that cannot show everything: let proofs of this clause be unproven without failing the "
+        "run. Repeatable; printed, recorded, and no ground for a proof bundle.",
+    )
+    group.addoption(
         "--engine-cmd",
         default=None,
         metavar="CMD",
@@ -116,6 +126,7 @@ def pytest_configure(config: pytest.Config) -> None:
         sweep()
     else:
         run = Run(options, worker["proof_run"], worker["workerid"])
+    run.accepted = config.getoption("--accept-unproven")
     config.stash[_RUN] = run
 
 
@@ -242,6 +253,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         "systemd": run.systemd,
         "verdicts": verdicts,
         "counts": {verdict.value: sum(one["verdict"] == verdict for one in verdicts) for verdict in Verdict},
+        "accepted_unproven": run.accepted,
         "planned": [clause.id for clause in run.contract().values() if clause.planned],
     }
     _write_report(run.options.reports / "verdicts.json", summary)
@@ -250,7 +262,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         _write_report(run.options.reports / "sabotage.json", {"run_id": run.id, "sabotages": caught})
     _forget_old_runs(run.record.parent.parent)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        session.exitstatus = 1 if run.plain_failures else exit_status(Verdict(one["verdict"]) for one in verdicts)
+        counted = [
+            Verdict(one["verdict"])
+            for one in verdicts
+            if not is_accepted(Verdict(one["verdict"]), one["claims"], run.accepted)
+        ]
+        session.exitstatus = 1 if run.plain_failures else exit_status(counted) if counted else 0
 
 
 def _write_report(target: Path, content: dict[str, Any]) -> None:
@@ -295,6 +312,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             caught = one["verdict"] == Verdict.REFUTED
             terminalreporter.write("caught   " if caught else "MISSED   ", green=caught, red=not caught, bold=True)
             terminalreporter.write(f" {one['guardrail']:<12} {one['id']:<28} {one['breaks']}\n")
+    if run.accepted:
+        terminalreporter.write_line(f"ACCEPTED UNPROVEN, and so proven to nobody: {' '.join(run.accepted)}", red=True)
     planned = [clause.id for clause in run.contract().values() if clause.planned]
     if planned:
         terminalreporter.write_line(f"planned, not built and so not proven: {' '.join(planned)}", yellow=True)

@@ -51,6 +51,11 @@ def exit_status(verdicts: Iterable[Verdict]) -> int:
     }[merge(verdicts)]
 
 
+def is_accepted(verdict: Verdict, claims: Iterable[str], accepted: Iterable[str]) -> bool:
+    """Whether a verdict is one that `--accept-unproven` waves through: unproven, and about an accepted clause."""
+    return verdict is Verdict.UNPROVEN and not set(claims).isdisjoint(accepted)
+
+
 def claims_in_name(test_name: str) -> list[str]:
     """The contract clauses a test's name starts with: `test_N7_N9_every_nth` claims N7 and N9."""
     claims = []

@@ -127,6 +127,15 @@ def test_a_worker_that_dies_leaves_its_proof_unproven(tmp_path: Path) -> None:
     assert [one["verdict"] for one in report["verdicts"]] == ["unproven"]
 
 
+@pytest.mark.claim("V3")
+def test_accepted_unproven_is_loud_and_recorded(tmp_path: Path) -> None:
+    accept = [flag for clause in ("K2", "K3", "K4", "K5") for flag in ("--accept-unproven", clause)]
+    status, output, report = run(tmp_path, PROVEN + UNPROVEN, *accept)
+    assert (status, report["counts"]["unproven"], report["accepted_unproven"]) == (0, 4, ["K2", "K3", "K4", "K5"])
+    assert "ACCEPTED UNPROVEN" in output
+    assert run(tmp_path, PROVEN + UNPROVEN, *accept[2:])[0] == 3
+
+
 def test_a_session_without_proofs_writes_nothing(tmp_path: Path) -> None:
     run(tmp_path, "def test_plain():\n    pass\n")
     assert not (tmp_path / "reports").exists()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import MachineError, Refuted
-from harness.verdict import Verdict, claims_in_name, exit_status, judge, merge
+from harness.verdict import Verdict, claims_in_name, exit_status, is_accepted, judge, merge
 
 VERDICTS = st.sampled_from(Verdict)
 
@@ -65,3 +65,11 @@ def test_exit_statuses_differ() -> None:
 )
 def test_claims_in_a_name(name: str, claims: list[str]) -> None:
     assert claims_in_name(name) == claims
+
+
+@pytest.mark.claim("V3")
+def test_only_unproven_can_be_accepted() -> None:
+    assert is_accepted(Verdict.UNPROVEN, ["G2", "K1"], {"K1"})
+    assert not is_accepted(Verdict.UNPROVEN, ["G2"], {"K1"})
+    assert not is_accepted(Verdict.UNPROVEN, ["G2"], set())
+    assert not is_accepted(Verdict.REFUTED, ["K1"], {"K1"})
