@@ -14,7 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
-NEVER_INSIDE_ITSELF = ("make proofs", "make test", "make lint", "make format", ".venv/bin/pytest")
+NEVER_INSIDE_ITSELF = (
+    "make proofs", "make test", "make sabotage", "make canary", "make bench", "make lint", "make format", ".venv/bin/pytest",
+)  # fmt: skip
 """Commands that run this very suite, or rewrite the checkout: their spelling is checked, CI runs them for real."""
 
 
