@@ -431,10 +431,15 @@ def choose(kind: str) -> str:
     raise reason
 
 
-def make(kind: str, shell: Shell, stage: Stage, name: str) -> Machine:
-    """A machine of the given kind (private, host, user), not booted yet."""
+def make(kind: str, shell: Shell, stage: Stage | None, name: str) -> Machine:
+    """A machine of the given kind (private, host, user), not booted yet.
+
+    stage: the engine that is installed in it; None for a private machine without one, for services of one's own.
+    """
     if kind == "private":
-        return PrivateMachine(shell, stage.binds(), name)
+        return PrivateMachine(shell, stage.binds() if stage else [], name)
+    if stage is None:
+        raise Unavailable(f"a {kind} systemd is not ours to install services of your own in", "use --systemd=private")
     if kind == "host":
         return HostMachine(shell, stage, name)
     if kind == "user":

@@ -338,15 +338,15 @@ def shell(proof_run: Run) -> Shell:
 
 
 @pytest.fixture(scope="session")
-def stage(proof_run: Run, shell: Shell) -> Stage:
-    """The installed engine that machines run."""
+def stage(proof_run: Run, shell: Shell) -> Stage | None:
+    """The installed engine that machines run. Override it to return None for machines without one."""
     built = Stage(proof_run.options.checkout)
     built.build(shell)
     return built
 
 
 @pytest.fixture(scope="session")
-def machine(proof_run: Run, shell: Shell, stage: Stage) -> Iterator[Machine]:
+def machine(proof_run: Run, shell: Shell, stage: Stage | None) -> Iterator[Machine]:
     """A booted machine of this worker's own; halted at the end of the session."""
     kind = choose(proof_run.options.systemd)
     booted = make(kind, shell, stage, f"proof-{os.getpid()}-{proof_run.worker}")

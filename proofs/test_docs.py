@@ -7,16 +7,26 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from harness.machine import why_not_private
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 NEVER_INSIDE_ITSELF = (
-    "make proofs", "make test", "make sabotage", "make canary", "make bench", "make lint", "make format", ".venv/bin/pytest",
-)  # fmt: skip
+    "make proofs",
+    "make test",
+    "make sabotage",
+    "make canary",
+    "make bench",
+    "make lint",
+    "make format",
+    ".venv/bin/pytest",
+)
 """Commands that run this very suite, or rewrite the checkout: their spelling is checked, CI runs them for real."""
 
 
@@ -80,6 +90,23 @@ def make_report(reports: Path) -> None:
     (reports / "verdicts.json").write_text(
         '{"run_id":"1","systemd":"private","verdicts":[],"counts":{"proven":0,"refuted":0,"unproven":0}}'
     )
+
+
+def test_example_of_a_service_of_ones_own(tmp_path: Path) -> None:
+    """The example in docs/hacking.md, as it stands there, in a project that has nothing else."""
+    reason = why_not_private()
+    if reason:
+        raise reason
+    (example,) = re.findall(
+        r"^```python\n# test_greeter.py\n(.*?)^```",
+        (ROOT / "docs" / "hacking.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    (tmp_path / "test_greeter.py").write_text(example)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    done = run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 proven, 0 unproven, 0 refuted" in done.stdout
 
 
 def test_there_are_commands() -> None:
