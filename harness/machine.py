@@ -37,6 +37,8 @@ from harness.stage import Stage
 RUN_DIR = Path("/run/hybrid-proofs")
 """One directory for each private machine, named as the machine is."""
 
+ENGINE_UNIT = "hybrid-engine.service"
+
 JOURNALS = (Path("/run/log/journal"), Path("/var/log/journal"))
 
 BOOT_SECS = 20.0
@@ -259,18 +261,65 @@ class PrivateMachine:
         return [f"{parent}/{self.name}" for parent in cgroup_parents()]
 
 
-class HostMachine:
+class _BorrowedManager:
+    """A systemd that runs anyway: units are lent to it for the run, below a runtime directory, and taken back."""
+
+    unit_dir: str
+    _manager: tuple[str, ...]
+    """How systemctl and journalctl are told which manager is meant."""
+
+    def __init__(self, shell: Shell, stage: Stage, name: str, work: Path) -> None:
+        self.name = name
+        self._shell = shell
+        self._stage = stage
+        self._work = work
+
+    def halt(self) -> None:
+        self.systemctl("stop", ENGINE_UNIT, "proof-*.service")
+        for path in Path(self.unit_dir).glob("proof-*.service"):
+            path.unlink()
+        Path(self.unit_dir, ENGINE_UNIT).unlink(missing_ok=True)
+        shutil.rmtree(Path(self.unit_dir, f"{ENGINE_UNIT}.d"), ignore_errors=True)
+        shutil.rmtree(self._work, ignore_errors=True)
+        self.systemctl("daemon-reload")
+
+    def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
+        return self._shell.run(*argv, timeout_secs=timeout_secs)
+
+    def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
+        return self.run("systemctl", *self._manager, *args, timeout_secs=timeout_secs)
+
+    def journal_command(self, unit: str) -> str:
+        return shlex.join(["journalctl", *self._manager, "-u", unit])
+
+    def _lend(self) -> None:
+        """Put the installed unit and its configuration where the manager finds them.
+
+        Raises Unavailable when an engine is installed there: its unit is never touched.
+        """
+        fragment = self.systemctl("show", ENGINE_UNIT, "--property=FragmentPath", "--value").stdout.strip()
+        if fragment == f"{self.unit_dir}/{ENGINE_UNIT}":
+            # Nobody but us installs into a runtime directory: a killed run left it.
+            self.halt()
+        elif fragment:
+            raise Unavailable(f"this manager has a {ENGINE_UNIT} of its own ({fragment})", "use --systemd=private")
+        for directory in (self._work / "etc", self._work / "state"):
+            directory.mkdir(parents=True)
+        shutil.copytree(self._stage.etc, self._work / "etc", dirs_exist_ok=True)
+        Path(self.unit_dir).mkdir(parents=True, exist_ok=True)
+        shutil.copy(self._stage.unit(ENGINE_UNIT), self.unit_dir)
+
+
+class HostMachine(_BorrowedManager):
     """The computer's own system manager. Needs root, and leaves an installed engine alone."""
 
     kind = "host"
     unit_dir = "/run/systemd/system"
+    _manager = ()
 
     def __init__(self, shell: Shell, stage: Stage, name: str) -> None:
-        self.name = name
+        super().__init__(shell, stage, name, RUN_DIR / name)
         self.layout = Layout()
-        self._shell = shell
-        self._stage = stage
-        self._work = RUN_DIR / name
         binds = " ".join(f"{source}:{target}" for source, target in stage.binds(units=False))
         self.base_drop_in = f"""\
 [Service]
@@ -279,38 +328,14 @@ BindPaths={self._work}/etc:/etc/hybrid-engine
 """
 
     def boot(self) -> None:
-        if os.geteuid() != 0 or not Path("/run/systemd/system").is_dir():
+        if os.geteuid() != 0 or not Path(self.unit_dir).is_dir():
             raise Unavailable("PID 1 is not a systemd that we may drive", "use --systemd=private, as root")
-        fragment = self.systemctl("show", "hybrid-engine.service", "--property=FragmentPath", "--value").stdout.strip()
-        if fragment:
-            raise Unavailable(
-                f"this computer has a hybrid-engine.service of its own ({fragment})", "use --systemd=private"
-            )
-        (self._work / "etc").mkdir(parents=True)
-        shutil.copytree(self._stage.etc, self._work / "etc", dirs_exist_ok=True)
-        Path(self.unit_dir).mkdir(exist_ok=True)
-        shutil.copy(self._stage.unit("hybrid-engine.service"), self.unit_dir)
-
-    def halt(self) -> None:
-        self.systemctl("stop", "hybrid-engine.service")
-        Path(self.unit_dir, "hybrid-engine.service").unlink(missing_ok=True)
-        shutil.rmtree(Path(self.unit_dir, "hybrid-engine.service.d"), ignore_errors=True)
-        shutil.rmtree(self._work, ignore_errors=True)
-        self.systemctl("daemon-reload")
-
-    def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
-        return self._shell.run(*argv, timeout_secs=timeout_secs)
-
-    def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
-        return self.run("systemctl", *args, timeout_secs=timeout_secs)
+        self._lend()
 
     def open_journal(self, reader: JournalReader) -> None:
         reader.open(JournalOpenMode.SYSTEM)
         reader.seek_tail()
         reader.previous()
-
-    def journal_command(self, unit: str) -> str:
-        return f"journalctl -u {unit}"
 
     def path(self, inside: str) -> Path:
         if inside.startswith("/etc/hybrid-engine/"):
@@ -318,17 +343,15 @@ BindPaths={self._work}/etc:/etc/hybrid-engine
         return Path(inside)
 
 
-class UserMachine:
+class UserMachine(_BorrowedManager):
     """The invoking user's own manager: no root, and so none of the unit's sandbox."""
 
     kind = "user"
+    _manager = ("--user",)
 
     def __init__(self, shell: Shell, stage: Stage, name: str) -> None:
-        self.name = name
-        self._shell = shell
-        self._stage = stage
         runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-        self._work = Path(runtime, "hybrid-proofs", name)
+        super().__init__(shell, stage, name, Path(runtime, "hybrid-proofs", name))
         self.unit_dir = f"{runtime}/systemd/user"
         self.layout = Layout(
             config=f"{self._work}/etc/config.toml",
@@ -365,24 +388,7 @@ CapabilityBoundingSet=~
     def boot(self) -> None:
         if self.systemctl("show-environment").status != 0:
             raise Unavailable("no user manager answers", "log in through systemd-logind, or run as root")
-        for directory in (self._work / "etc", self._work / "state"):
-            directory.mkdir(parents=True)
-        shutil.copytree(self._stage.etc, self._work / "etc", dirs_exist_ok=True)
-        Path(self.unit_dir).mkdir(parents=True, exist_ok=True)
-        shutil.copy(self._stage.unit("hybrid-engine.service"), self.unit_dir)
-
-    def halt(self) -> None:
-        self.systemctl("stop", "hybrid-engine.service")
-        Path(self.unit_dir, "hybrid-engine.service").unlink(missing_ok=True)
-        shutil.rmtree(Path(self.unit_dir, "hybrid-engine.service.d"), ignore_errors=True)
-        shutil.rmtree(self._work, ignore_errors=True)
-        self.systemctl("daemon-reload")
-
-    def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
-        return self._shell.run(*argv, timeout_secs=timeout_secs)
-
-    def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
-        return self.run("systemctl", "--user", *args, timeout_secs=timeout_secs)
+        self._lend()
 
     def open_journal(self, reader: JournalReader) -> None:
         # A journal that is not kept on disk has no file for each user, so all that may be read are opened.
@@ -392,9 +398,6 @@ CapabilityBoundingSet=~
         reader.open(JournalOpenMode.LOCAL_ONLY)
         reader.seek_tail()
         reader.previous()
-
-    def journal_command(self, unit: str) -> str:
-        return f"journalctl --user -u {unit}"
 
     def path(self, inside: str) -> Path:
         return Path(inside)

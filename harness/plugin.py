@@ -25,7 +25,7 @@ import pytest
 from harness import contract, host, settings
 from harness.clock import OsClock
 from harness.errors import Unavailable
-from harness.machine import Machine, choose, make, sweep
+from harness.machine import ENGINE_UNIT, Machine, choose, make, sweep
 from harness.recorder import Recorder
 from harness.settings import Settings
 from harness.shell import Shell
@@ -35,8 +35,6 @@ from harness.verdict import Verdict, claims_in_name, exit_status, is_accepted, j
 
 KEPT_RUNS = 10
 """Flight records of earlier runs that stay under reports/runs."""
-
-UNIT = "hybrid-engine.service"
 
 _RUN = pytest.StashKey["Run"]()
 _PARTS = pytest.StashKey[list[tuple[Verdict, str]]]()
@@ -360,6 +358,6 @@ def machine(proof_run: Run, shell: Shell, stage: Stage | None) -> Iterator[Machi
 @pytest.fixture(scope="session")
 def journal_stream(proof_run: Run, machine: Machine) -> Iterator[JournalStream]:
     """The machine's journal, followed from before the first proof on."""
-    stream = JournalStream(proof_run.recorder, machine, (UNIT, METRONOME))
+    stream = JournalStream(proof_run.recorder, machine, (ENGINE_UNIT, METRONOME))
     yield stream
     stream.close()
