@@ -13,7 +13,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-JOBS ?= $(shell nproc)
+# One more than cores: proofs wait more than they work.
+JOBS ?= $(shell echo $$(( $$(nproc) + 1 )))
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help

@@ -1,7 +1,7 @@
 """The raw floor: the least code that brings trades from a WebSocket into the engine's table. Not an engine.
 
 Same transport (picows on uvloop), same decoder library, same schema, keys, PRAGMAs and multi-row INSERT as the engine;
-no dedupe, no gaps, no sampling, no strategy, no risk, no orders, no books, no backpressure, no reconnect, no clean stop.
+no dedupe, no gaps, no sampling, no strategy, risk or orders, no books, no backpressure, no reconnect, no clean stop.
 
     python -m bench.floor URL DATABASE
 """
@@ -16,7 +16,7 @@ import threading
 
 import msgspec
 import uvloop
-from picows import WSListener, WSMsgType, ws_connect
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 ROWS_PER_STATEMENT = 128
 _ROW = "(?,?,?,?,?,?,?,?)"
@@ -74,7 +74,8 @@ class Listener(WSListener):
         self._values: list[object] = []
         self._id = 0
 
-    def on_ws_frame(self, transport: object, frame: object) -> None:
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """One message."""
         if frame.msg_type == WSMsgType.TEXT:
             trade = self._decode(frame.get_payload_as_memoryview())
             self._id += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -59,7 +60,7 @@ class Run:
     seconds: float
     """From the first frame sent to the last row on disk."""
     progress: list[tuple[float, int]]
-    """(seconds since the first frame, rows on disk), at each look that saw more; empty for a subject without a table."""
+    """(seconds since the first frame, rows on disk), at each look that saw more; empty without a table."""
     rss_bytes: list[tuple[float, int]]
     """(seconds since the first frame, resident memory), at each look."""
     disk_bytes: int = 0
@@ -146,7 +147,7 @@ def venue(load: Load) -> Iterator[tuple[int, Hear]]:
                         return int(fields[key])
                 if not select([output], [], [], LOOK_SECS)[0]:
                     if client is not None and client.poll() is not None:
-                        raise SubjectFailed(f"{client.args}: ended with {client.returncode} before it connected")
+                        raise SubjectFailed(f"{client.args!r}: ended with {client.returncode} before it connected")
                     if time.monotonic() > deadline:
                         raise SubjectFailed(f"the load generator did not say {key!r} within {STUCK_SECS:.0f} s")
                     continue
@@ -191,7 +192,7 @@ def _watch(
     moved_at = time.monotonic()
     while True:
         if child.poll() is not None:
-            raise SubjectFailed(f"{child.args}: ended with {child.returncode}")
+            raise SubjectFailed(f"{child.args!r}: ended with {child.returncode}")
         now = time.monotonic()
         rss.append((now - started, rss_bytes(child.pid)))
         if database is None:
@@ -207,11 +208,11 @@ def _watch(
             if count >= ticks:
                 return progress, rss, now
         if now - moved_at > STUCK_SECS:
-            raise SubjectFailed(f"{child.args}: no progress for {STUCK_SECS:.0f} s")
+            raise SubjectFailed(f"{child.args!r}: no progress for {STUCK_SECS:.0f} s")
         time.sleep(LOOK_SECS)
 
 
-def _reap(child: subprocess.Popen[bytes]) -> os.struct_rusage:
+def _reap(child: subprocess.Popen[bytes]) -> resource.struct_rusage:
     """Waits for the end with wait4(2), which also tells what the process used; kills what does not end."""
     deadline = time.monotonic() + END_SECS
     while True:
@@ -259,7 +260,7 @@ def start_up_secs(argv: Argv, directory: Path) -> float:
                 pass
             return time.monotonic() - started
         except TimeoutError:
-            raise SubjectFailed(f"{child.args}: no READY=1: {tail(directory / 'subject.log')}") from None
+            raise SubjectFailed(f"{child.args!r}: no READY=1: {tail(directory / 'subject.log')}") from None
         finally:
             child.kill()
             child.wait()

@@ -52,7 +52,7 @@ class Plan:
     """Takes progress."""
 
 
-def _engine(
+def engine_argv(
     channel: int | None = 8192, signal_every: int = 1000, module: tuple[str, ...] = ("engine",)
 ) -> subject.Argv:
     """The engine as it ships, on REAL_WS.
@@ -77,11 +77,11 @@ def _engine(
     return argv
 
 
-def _floor(url: str, directory: Path) -> list[str]:
+def floor_argv(url: str, directory: Path) -> list[str]:
     return [PYTHON, "-m", "bench.floor", url, str(directory / "ticks.db")]
 
 
-def _naive(url: str, directory: Path) -> list[str]:
+def naive_argv(url: str, directory: Path) -> list[str]:
     return [PYTHON, "-m", "bench.naive", url, str(directory / "ticks.db")]
 
 
@@ -91,7 +91,7 @@ def _directory(plan: Plan) -> Iterator[Path]:
         yield Path(name)
 
 
-def _measure(
+def measure(
     plan: Plan, argv: subject.Argv, load: Load, *, env: dict[str, str] | None = None, counts: bool = True
 ) -> Run:
     with _directory(plan) as directory:
@@ -123,13 +123,13 @@ def throughput(plan: Plan) -> list[Figure]:
     full = Load(plan.ticks)
 
     def one() -> dict[str, float]:
-        base = _measure(plan, _floor, full).rate
-        engine = _measure(plan, _engine(), full).rate
-        default = _measure(plan, _engine(channel=None), full).rate
-        orders = _measure(plan, _engine(signal_every=10), full).rate
-        other = _measure(plan, _engine(), full, env={"HYBRID_TRANSPORT": "websockets"}).rate
+        base = measure(plan, floor_argv, full).rate
+        engine = measure(plan, engine_argv(), full).rate
+        default = measure(plan, engine_argv(channel=None), full).rate
+        orders = measure(plan, engine_argv(signal_every=10), full).rate
+        other = measure(plan, engine_argv(), full, env={"HYBRID_TRANSPORT": "websockets"}).rate
         # A sixtieth of the ticks takes it as long.
-        naive = _measure(plan, _naive, Load(max(1, plan.ticks // 60))).rate
+        naive = measure(plan, naive_argv, Load(max(1, plan.ticks // 60))).rate
         return {
             "engine": engine / base,
             "default": default / base,
@@ -143,7 +143,7 @@ def throughput(plan: Plan) -> list[Figure]:
         _rounds(plan, "T1", one),
         [
             ("engine", "T1", "engine / raw floor, channels of 8192", "x", Target(">=", 0.6)),
-            ("default", "T1d", "engine / raw floor, default channels (256, 64, 512)", "x", None),
+            ("default", "T1", "engine / raw floor, default channels (256, 64, 512)", "x", Target(">=", 0.6)),
             ("orders", "T1o", "engine / raw floor, an order for every 10th tick", "x", None),
             ("transport", "T1w", "engine on websockets / engine on picows", "x", None),
             ("naive", "T1n", "engine / naive pipeline", "x", None),
@@ -164,18 +164,18 @@ def peers(plan: Plan) -> list[Figure]:
     few = max(1, plan.ticks // 8)
 
     def one() -> dict[str, float]:
-        engine = _measure(plan, _engine(), Load(plan.ticks, combined=True)).rate
+        engine = measure(plan, engine_argv(), Load(plan.ticks, combined=True)).rate
         values = {}
         if here["cryptofeed"]:
             feed = str(scripts / "peer_cryptofeed.py")
             for way, part in (("each", 8), ("queued", 1)):
                 # In whole hundreds, because the one way commits every hundred.
                 load = Load(max(100, few // part // 100 * 100), combined=True)
-                run = _measure(plan, lambda url, at, way=way: [plan.peers, feed, way, url, str(at / "ticks.db")], load)
+                run = measure(plan, lambda url, at, way=way: [plan.peers, feed, way, url, str(at / "ticks.db")], load)
                 values[way] = engine / run.rate
         if here["nautilus_trader"]:
             script = str(scripts / "peer_nautilus.py")
-            run = _measure(
+            run = measure(
                 plan, lambda url, at: [plan.peers, script, url, str(few)], Load(few, combined=True), counts=False
             )
             values["nautilus"] = engine / run.rate
@@ -199,13 +199,13 @@ def _has(python: str, module: str) -> bool:
 
 
 def latency(plan: Plan) -> list[Figure]:
-    """T3: from a frame in the transport's callback to the strategy's answer, at 25 000 a second, all of it persisted."""
+    """T3: from a frame in the transport's callback to the strategy's answer, at 25 000 a second, all persisted."""
 
     def one() -> dict[str, float]:
         with _directory(plan) as directory:
             watch = directory / "watch"
             load = Load(WARM_TICKS + 2 * RATE, RATE, stamps=directory / "sent")
-            subject.run(_engine(None, module=("bench.latency", str(watch))), load, directory)
+            subject.run(engine_argv(None, module=("bench.latency", str(watch))), load, directory)
             sent, arrived, decided = (
                 array("q", (directory / name).read_bytes()) for name in ("sent", "watch.arrived", "watch.decided")
             )
@@ -238,7 +238,7 @@ def endurance(plan: Plan) -> list[Figure]:
     window = 100_000
 
     def one() -> dict[str, float]:
-        run = _measure(plan, _engine(channel=None), Load(plan.long_ticks))
+        run = measure(plan, engine_argv(channel=None), Load(plan.long_ticks))
         if run.ticks < 3 * window:
             raise SubjectFailed(f"{run.ticks} ticks: T4 compares the first and the last {window}")
         first = report.rate_between(run.progress, 0, window)
@@ -276,7 +276,7 @@ def start_up(plan: Plan) -> list[Figure]:
 
     def one() -> dict[str, float]:
         seconds = {}
-        for name, argv in (("engine", _engine(channel=None)), ("naive", _naive)):
+        for name, argv in (("engine", engine_argv(channel=None)), ("naive", naive_argv)):
             # The quickest of three: whatever else the computer does can only add.
             times = []
             for _ in range(3):

@@ -45,8 +45,9 @@ _CLOSE_GRACE_SECS = 1.0
 
 # What the kernel may buffer of one connection, and so about the most that one read brings: picows doubles its own
 # buffer whenever a read fills it, and a saturated loopback would take it to megabytes (B1). Market data over a
-# link of 100 ms still gets 2 MB/s through.
-_RECEIVE_BUFFER_BYTES = 256 * 1024
+# link of 100 ms still gets 1 MB/s, 7000 trades a second, through. Against 256 KiB this saves 1 MiB of resident
+# memory at saturation and costs no throughput (`python -m bench --only T1,T5`).
+_RECEIVE_BUFFER_BYTES = 96 * 1024
 
 # websockets reads one frame less than this ahead of us; a paused feed holds that much per connection.
 _WEBSOCKETS_QUEUE_FRAMES = 64

@@ -35,16 +35,17 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
 
 @pytest.mark.claim("S3", "N5")
 def test_refused_reconnects_back_off(engine: EngineUnit, exchange: Exchange) -> None:
-    """Refused for a while: the attempts grow apart; then it comes back and goes on without a duplicate."""
-    connect(engine, exchange, engine={"max_backoff_secs": 10})
+    """Refused for a while: it keeps its distance; then it comes back and goes on without a duplicate."""
+    connect(engine, exchange, engine={"max_backoff_secs": 1.0})
     exchange.send_ticks(5)
     engine.wait_ticks(5)
     with nemesis.refusing(exchange, 503):
         exchange.wait_refusals(3)
         first, second, third = exchange.refusals[:3]
-    # The n-th failure in a row waits for 0.5 s x 2^n, at least half of it after jitter; the cut was the first.
-    engine.expect(second - first >= 0.5, f"{second - first:.3f} s between two attempts: a reconnect storm")
-    engine.expect(third - second >= 1.0, f"{third - second:.3f} s between later attempts: the wait does not grow")
+    # The n-th failure in a row waits for min(1 s, 0.5 s x 2^n), at least half of it after jitter; the cut was the
+    # first. test_session.py has the growth.
+    for wait in (second - first, third - second):
+        engine.expect(wait >= 0.5, f"{wait:.3f} s between two attempts: a reconnect storm")
     exchange.wait_client(connections=2)
     exchange.send_ticks(5, again=5)
     engine.wait_ticks(10)

@@ -12,7 +12,7 @@ from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.soak_run import SoakRun
 
 THRESHOLD_SECS = 1.5
-POLL_SECS = 0.2
+POLL_SECS = 0.1
 ACTING_SECS = 2.0
 """What one look and one systemctl may take on a busy computer."""
 

@@ -25,7 +25,7 @@ def test_paused_engine_is_restarted_by_the_watchdog(watched: EngineUnit) -> None
 @pytest.mark.claim("E5")
 def test_quiet_market_is_not_stuck(watched: EngineUnit, exchange: Exchange) -> None:
     """Connected, and not one tick for several watchdog periods."""
-    watched.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "heartbeat_interval_secs": 1}})
+    watched.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "heartbeat_interval_secs": 0.7}})
     watched.start()
     exchange.wait_client()
     for _ in range(3):

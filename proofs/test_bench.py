@@ -1,0 +1,114 @@
+"""The bench: what it makes of figures, and that it can measure at all. Never how fast anything is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import __main__, load, report, targets
+from bench.report import Figure, Target
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    assert report.ratios([3.0, 8.0], [2.0, 4.0]) == [1.5, 2.0]
+
+
+@pytest.mark.parametrize(("of", "to"), [([1.0], [0.0]), ([1.0, 2.0], [1.0])])
+def test_a_ratio_without_its_other_side_is_refused(of: list[float], to: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"zero|shorter"):
+        report.ratios(of, to)
+
+
+@pytest.mark.parametrize(
+    ("relation", "value", "held"), [(">=", 0.6, True), (">=", 0.7, False), ("<=", 0.6, True), ("<=", 0.5, False)]
+)
+def test_the_median_is_held_against_the_target(relation: str, value: float, held: bool) -> None:
+    figure = Figure("T1", "a / b", "x", [0.1, 0.6, 9.0], Target(relation, value))  # type: ignore[arg-type]
+    assert figure.median == 0.6
+    assert figure.held is held
+    assert ("NOT HELD" in report.line(figure)) is not held
+
+
+def test_a_figure_without_a_target_has_no_verdict() -> None:
+    figure = Figure("T1n", "a / b", "x", [2.0])
+    assert figure.held is None
+    assert "HELD" not in report.line(figure).upper()
+
+
+@pytest.mark.parametrize("rounds", [[], [float("nan")], [1.0, float("inf")]])
+def test_a_figure_of_nothing_is_refused(rounds: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        Figure("T1", "a / b", "x", rounds)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1), st.floats(0, 1))
+def test_a_quantile_is_one_of_the_values_and_has_its_share_below(values: list[float], q: float) -> None:
+    found = report.quantile(values, q)
+    assert found in values
+    assert sum(value <= found for value in values) >= q * len(values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(1, 1e6), st.lists(st.floats(0.01, 1), min_size=2, max_size=30))
+def test_a_steady_rate_is_found_between_any_two_looks(rate: float, gaps: list[float]) -> None:
+    at, progress = 0.0, []
+    for gap in gaps:
+        at += gap
+        progress.append((at, round(rate * at * 1000)))
+    end = progress[-1][1]
+    assert report.rate_between(progress, end // 4, end) == pytest.approx(rate * 1000, rel=0.2)
+
+
+def test_a_rate_up_to_what_was_never_reached_is_refused() -> None:
+    with pytest.raises(ValueError, match="never reached"):
+        report.rate_between([(1.0, 10)], 0, 11)
+
+
+def test_the_drawing_is_svg_and_shows_each_round_of_what_has_a_target() -> None:
+    figures = [Figure("T1", "a & b", "x", [0.5, 0.7, 0.9], Target(">=", 0.6)), Figure("T1n", "c", "x", [4.0])]
+    drawing = ElementTree.fromstring(report.svg(figures))
+    dots = [one.get("class") for one in drawing.iter("{http://www.w3.org/2000/svg}circle")]
+    assert dots == ["missed", "held", "held"]
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_the_load_is_whole_frames_with_consecutive_ids(combined: bool) -> None:
+    ticks = load.BLOCK_FRAMES + 3
+    stream = b"".join(load.blocks(ticks, combined))
+    ids = []
+    while stream:
+        assert stream[:2] == b"\x81\x7e"
+        size = int.from_bytes(stream[2:4], "big")
+        message, stream = json.loads(stream[4 : 4 + size]), stream[4 + size :]
+        ids.append(message["data"]["a"] if combined else message["t"])
+    assert ids == list(range(load.FIRST_ID, load.FIRST_ID + ticks))
+
+
+def test_an_unknown_target_is_a_mistake_in_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main(["--only", "T9"])
+    assert stopped.value.code == 2
+    assert "T1" in capsys.readouterr().err
+
+
+def test_a_tiny_run_measures_and_reports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiny(plan: targets.Plan) -> list[Figure]:
+        run = targets.measure(plan, targets.floor_argv, targets.Load(2000))
+        assert run.rss_bytes
+        return [Figure("T1", "rate", "/s", [run.rate])]
+
+    monkeypatch.setitem(targets.TARGETS, "T1", [tiny])
+    written = tmp_path / "bench.json"
+    assert __main__.main(["--only", "T1", "--rounds", "1", "--dir", str(tmp_path), "--json", str(written)]) == 0
+    assert "rate" in capsys.readouterr().out
+    figure = json.loads(written.read_text())["figures"][0]
+    assert figure["min"] == figure["median"] == figure["max"] > 0
+    assert written.with_suffix(".svg").exists()
