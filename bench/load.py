@@ -124,20 +124,17 @@ def main() -> None:
     parser.add_argument("--combined", action="store_true", help="aggTrade in a combined stream, as cryptofeed wants it")
     parser.add_argument("--stamps", type=Path, help="with --rate: where to write the send times, as 64-bit integers")
     arguments = parser.parse_args()
-    if arguments.rate:
-        made = list(frames(arguments.ticks, arguments.combined))
-        ready, rest = [], iter(())
-    else:
-        rest = blocks(arguments.ticks, arguments.combined)
-        ready = list(islice(rest, READY_FRAMES // BLOCK_FRAMES))
+    paced = bool(arguments.rate)
+    rest = (frames if paced else blocks)(arguments.ticks, arguments.combined)
+    ready = list(rest if paced else islice(rest, READY_FRAMES // BLOCK_FRAMES))
     with socket.create_server(("127.0.0.1", 0)) as server:
         say(port=server.getsockname()[1])
         client, _ = server.accept()
     with client:
         try:
             shake_hands(client)
-            if arguments.rate:
-                stamps = send_paced(client, made, arguments.rate)
+            if paced:
+                stamps = send_paced(client, ready, arguments.rate)
                 if arguments.stamps:
                     arguments.stamps.write_bytes(stamps.tobytes())
                     say(stamped=len(stamps))

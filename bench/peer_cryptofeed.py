@@ -22,7 +22,6 @@ from cryptofeed.defines import TRADES
 from cryptofeed.exchanges import Binance
 from cryptofeed.symbols import Symbol, Symbols
 
-
 CREATE = """CREATE TABLE ticks(id INTEGER PRIMARY KEY, symbol TEXT, price REAL, volume REAL, ts REAL,
                                trade_id INTEGER)"""
 INSERT = "INSERT INTO ticks(symbol, price, volume, ts, trade_id) VALUES (?, ?, ?, ?, ?)"

@@ -6,6 +6,7 @@ while spoils a round and not a side. Figures are made of rounds; a round in whic
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -154,7 +155,6 @@ def throughput(plan: Plan) -> list[Figure]:
 
 def peers(plan: Plan) -> list[Figure]:
     """T2: the same frames into other people's code."""
-    scripts = Path(__file__).parent
     here = {name: _has(plan.peers, name) for name in ("cryptofeed", "nautilus_trader")}
     for name, found in here.items():
         if not found:
@@ -167,14 +167,13 @@ def peers(plan: Plan) -> list[Figure]:
         engine = measure(plan, engine_argv(), Load(plan.ticks, combined=True)).rate
         values = {}
         if here["cryptofeed"]:
-            feed = str(scripts / "peer_cryptofeed.py")
             for way, part in (("each", 8), ("queued", 1)):
                 # In whole hundreds, because the one way commits every hundred.
                 load = Load(max(100, few // part // 100 * 100), combined=True)
-                run = measure(plan, lambda url, at, way=way: [plan.peers, feed, way, url, str(at / "ticks.db")], load)
-                values[way] = engine / run.rate
+                argv = functools.partial(_cryptofeed_argv, plan.peers, way)
+                values[way] = engine / measure(plan, argv, load).rate
         if here["nautilus_trader"]:
-            script = str(scripts / "peer_nautilus.py")
+            script = str(Path(__file__).with_name("peer_nautilus.py"))
             run = measure(
                 plan, lambda url, at: [plan.peers, script, url, str(few)], Load(few, combined=True), counts=False
             )
@@ -189,6 +188,10 @@ def peers(plan: Plan) -> list[Figure]:
             ("nautilus", "T2", "engine / nautilus receive + decode, nothing stored", "x", Target(">=", 3)),
         ],
     )
+
+
+def _cryptofeed_argv(python: str, way: str, url: str, directory: Path) -> list[str]:
+    return [python, str(Path(__file__).with_name("peer_cryptofeed.py")), way, url, str(directory / "ticks.db")]
 
 
 def _has(python: str, module: str) -> bool:
