@@ -18,7 +18,7 @@ JOBS ?= $(shell echo $$(( $$(nproc) + 1 )))
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage canary soak doctor buglog lint format install clean
+.PHONY: help proofs test sabotage canary soak bench doctor buglog lint format install clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it
 SECONDS ?= 7200
 soak: $(READY)  ## Watch the installed unit for SECONDS=7200, throttle and restart it (as root)
 	$(BIN)/python -m harness soak --seconds $(SECONDS) $(ARGS)
+
+bench: $(READY)  ## Measure against the raw floor, a naive pipeline and peers, as ratios (ARGS='--only T1')
+	$(BIN)/python -m bench $(ARGS)
 
 doctor: $(READY)  ## Say what this computer can prove, and what to install for the rest
 	$(BIN)/python -m harness doctor
