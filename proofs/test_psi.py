@@ -96,7 +96,7 @@ def test_unreadable_pressure_is_unknown_and_never_zero(engine: EngineUnit, soak:
     start(engine, soak, "--recover-after-sec", "0.3")
     soak.wait("ENGINE_RESTART", lambda d: d["state"] == "THROTTLE1")
     soak.inject_text("cpu", "no pressure here\n")
-    soak.wait_looks(10)
+    soak.wait_looks(5)
     soak.stop()
     unknown = [d for d in soak.decisions() if d.get("psi") == "unknown"]
     soak.expect(bool(unknown) and "cpu" in unknown[-1]["psi_error"], "the unreadable reading is not recorded")
