@@ -282,11 +282,14 @@ def test_B1_B2_S6_a_burst_waits_in_the_socket_not_in_memory(tmp_path: Path) -> N
     what it holds is bounded; the server waits; nothing is dropped, nothing is overloaded."""
     ticks, sizes = 6000, {"tick_channel_size": 16, "signal_channel_size": 2, "persist_channel_size": 16}
     sent, pad = 0, "x" * 2000
+    locked = threading.Event()
 
     def script(connection: ServerConnection, number: int) -> None:
         nonlocal sent
         for sent in range(1, ticks + 1):
             connection.send(mock_tick(sent, pad=pad))
+            if sent == 10:
+                assert locked.wait(20.0)
         until_closed(connection)
 
     with server(script) as exchange:
@@ -296,6 +299,8 @@ def test_B1_B2_S6_a_burst_waits_in_the_socket_not_in_memory(tmp_path: Path) -> N
         with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
             running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 0)
             with_lock = lock(running.db)
+            locked.set()
+            running.wait_heartbeat(lambda beat: beat["tick_rows_queued"] > 16)
             held = running.wait_standstill("ticks_parsed")
             rss = running.rss_bytes()
             # Over what the channel and the writer take: one read of the socket, 256 kB.
@@ -476,7 +481,8 @@ def test_N4_N5_N10_S2_every_kind_of_failure_moves_on_and_better_sources_are_come
             running.wait_heartbeat(lambda beat: beat["source"] == "http" and beat["ingest_received"] == 4)
             assert running.stop() == 0
             failures = running.messages("connection failed")
-            assert [failure["source"] for failure in failures][:3] == ["http", "tls", "nobody"]
+            # On a slow computer the best source's backoff may be over before the worst was tried.
+            assert list(dict.fromkeys(failure["source"] for failure in failures)) == ["http", "tls", "nobody"]
             assert failures[0]["http_status"] == status
             assert running.messages("connection lost")[0]["source"] == "closes"
             rows = running.query(

@@ -215,7 +215,7 @@ def _rewrite_for_ever(path: str, steps: Connection) -> None:
 def test_sigkill_at_random_moments_leaves_a_config_that_loads(tmp_path: Path) -> None:
     chance = random.Random(20260109)
     file = config(tmp_path)
-    for _ in range(12):
+    for _ in range(50):
         theirs, ours = multiprocessing.Pipe()
         process = multiprocessing.get_context("fork").Process(target=_rewrite_for_ever, args=(str(file.path), theirs))
         process.start()
