@@ -32,12 +32,15 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-# systemd-nspawn boots the private machine. Without it the proofs run all the same and say why they are unproven.
+# systemd-nspawn boots the private machine, D-Bus lets systemctl talk to it, ss lists the engine's sockets. Without them
+# the proofs run all the same and say why they are unproven.
+MACHINE_PACKAGES := systemd-container dbus iproute2
 .PHONY: machine-tools
 machine-tools:
-	@command -v systemd-nspawn >/dev/null || \
-	  { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq systemd-container; } || \
-	  echo "systemd-container could not be installed: see 'make doctor'" >&2
+	@{ command -v systemd-nspawn && command -v dbus-daemon && command -v ss; } >/dev/null || \
+	  { $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(MACHINE_PACKAGES); } || \
+	  echo "$(MACHINE_PACKAGES) could not be installed: see 'make doctor'" >&2
 
 proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12')
 	$(BIN)/pytest proofs -n $(JOBS) -m 'claim and not sabotage' $(ARGS)
