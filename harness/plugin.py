@@ -67,8 +67,10 @@ class Run:
         """Opened on first use, so that a session without proofs writes nothing."""
         if self._recorder is None:
             self._recorder = Recorder(self.record, self.id, self.worker)
-            facts = host.facts(Shell(self._recorder), self.options.checkout)
-            self._recorder.write("run", systemd=self.options.systemd, facts=facts)
+            # Once is enough: all workers are on one computer.
+            if self.worker in ("main", "gw0"):
+                facts = host.facts(Shell(self._recorder), self.options.checkout)
+                self._recorder.write("run", systemd=self.options.systemd, facts=facts)
         return self._recorder
 
     def contract(self) -> dict[str, contract.Clause]:

@@ -171,9 +171,8 @@ class Unit:
         RestartSec=, may otherwise come up to 250 ms late (the default accuracy of sd_event_add_time(3)).
         """
         deadline = self.deadline_secs if deadline_secs is None else deadline_secs
-        poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), deadline)
-        restarts = self.show().n_restarts
-        self.expect(restarts >= times, f"{self.name} was restarted {restarts} times within {deadline:g} s")
+        if poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), deadline) is None:
+            raise self._refuted(f"{self.name} was restarted {self.show().n_restarts} times within {deadline:g} s")
 
     def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
         """Wait for a journal entry of the unit since the mark. Refuted when none has come in time."""
