@@ -191,12 +191,15 @@ def test_ctrl_c_halts_the_machine(pytestconfig: pytest.Config, tmp_path: Path) -
     (tmp_path / "test_sample.py").write_text(
         "def test_waits(machine):\n"
         f"    open({str(marker)!r}, 'w').write(machine.name)\n"
-        "    machine.run('sleep', '60')\n"
+        "    machine.run('sh', '-c', 'touch /var/lib/private/hybrid-engine/sleeps; exec sleep 60')\n"
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     with subprocess.Popen([sys.executable, "-m", "pytest"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
         name = poll(lambda: (marker.read_text() or None) if marker.exists() else None, OsClock(), 20.0)
         assert name, "the machine did not boot"
+        # The command has to run before it can be interrupted.
+        sleeps = machines.RUN_DIR / name / "state" / "sleeps"
+        assert poll(lambda: True if sleeps.exists() else None, OsClock(), 20.0), "the command did not start"
         running.send_signal(signal.SIGINT)
         output, _ = running.communicate(timeout=20)
     assert running.returncode == 2, output
