@@ -167,7 +167,7 @@ def peers(plan: Plan) -> list[Figure]:
         engine = measure(plan, engine_argv(), Load(plan.ticks, combined=True)).rate
         values = {}
         if here["cryptofeed"]:
-            for way, part in (("each", 8), ("queued", 1)):
+            for way, part in (("each", 2), ("queued", 1)):
                 # In whole hundreds, because the one way commits every hundred.
                 load = Load(max(100, few // part // 100 * 100), combined=True)
                 argv = functools.partial(_cryptofeed_argv, plan.peers, way)
