@@ -32,8 +32,6 @@ def facts(shell: Shell, checkout: Path) -> dict[str, str]:
 
 def _os_name() -> str:
     try:
-        lines = Path("/etc/os-release").read_text().splitlines()
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "unknown")
     except OSError:
         return "unknown"
-    names = (line.partition("=")[2].strip('"') for line in lines if line.startswith("PRETTY_NAME="))
-    return next(names, "unknown")

@@ -246,10 +246,10 @@ class PrivateMachine:
     def path(self, inside: str) -> Path:
         if self._leader <= 1:
             raise MachineError(f"machine {self.name} is not running")
-        if inside.startswith(f"{self.layout.state}/"):
+        if inside == self.layout.state or inside.startswith(f"{self.layout.state}/"):
             # SQLite resolves links itself and would take /proc/<pid>/root for our own root: the state directory,
             # which holds the database, is a directory of the host's.
-            return self._work / "state" / inside.removeprefix(f"{self.layout.state}/")
+            return self._work / f"state{inside.removeprefix(self.layout.state)}"
         return Path(f"/proc/{self._leader}/root{inside}")
 
     def _enter(self, *argv: str) -> tuple[str, ...]:

@@ -131,8 +131,7 @@ def working_directory(shell: Shell, unit_name: str, timeout_secs: float = LOOK_S
 
 
 def _show(shell: Shell, unit_name: str, names: Sequence[str], timeout_secs: float) -> CommandResult:
-    argv = ("systemctl", "show", unit_name, f"--property={','.join(names)}")
-    return shell.run(*argv, timeout_secs=timeout_secs).expect(0)
+    return shell.run("systemctl", *unit.show_argv(unit_name, names=names), timeout_secs=timeout_secs).expect(0)
 
 
 def read_journal(shell: Shell, *matches: str, timeout_secs: float = LOOK_SECS) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ import shutil
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,12 @@ class Run:
         """Opened on first use, so that a session without proofs writes nothing."""
         if self._recorder is None:
             self._recorder = Recorder(self.record, self.id, self.worker)
-            # Once is enough: all workers are on one computer.
-            if self.worker in ("main", "gw0"):
+            if self._recorder.began:
                 facts = host.facts(Shell(self._recorder), self.options.checkout)
                 self._recorder.write("run", systemd=self.options.systemd, facts=facts)
         return self._recorder
 
+    @cached_property
     def contract(self) -> dict[str, contract.Clause]:
         """The project's clauses; empty for a project that keeps no list."""
         path = self.options.checkout / "config" / "contract.toml"
@@ -80,6 +81,11 @@ class Run:
             return contract.listed(tomllib.loads(path.read_text())) if path.exists() else {}
         except ValueError as error:
             raise pytest.UsageError(f"{path}: {error}") from error
+
+    @property
+    def planned(self) -> list[str]:
+        """The clauses that are not built yet."""
+        return [clause.id for clause in self.contract.values() if clause.planned]
 
     def close(self) -> None:
         """End the record of this process."""
@@ -149,7 +155,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # G5, for a project that keeps a list of clauses. Before -k and -m take proofs away.
-    listed = config.stash[_RUN].contract()
+    listed = config.stash[_RUN].contract
     if not listed:
         return
     claimed = {clause for item in items for clause in claims(item)}
@@ -243,7 +249,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash[_RUN]
     if hasattr(session.config, "workerinput") or not run.verdicts:
         return
-    verdicts = sorted(run.verdicts, key=lambda one: str(one["proof"]))
+    run.verdicts.sort(key=lambda one: str(one["proof"]))
+    run.sabotages.sort(key=lambda one: (one["guardrail"], one["id"]))
+    verdicts = run.verdicts
     try:
         run.systemd = choose(run.options.systemd)
     except Unavailable:
@@ -254,12 +262,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         "verdicts": verdicts,
         "counts": {verdict.value: sum(one["verdict"] == verdict for one in verdicts) for verdict in Verdict},
         "accepted_unproven": run.accepted,
-        "planned": [clause.id for clause in run.contract().values() if clause.planned],
+        "planned": run.planned,
     }
     _write_report(run.options.reports / "verdicts.json", summary)
     if run.sabotages:
-        caught = sorted(run.sabotages, key=lambda one: str(one["id"]))
-        _write_report(run.options.reports / "sabotage.json", {"run_id": run.id, "sabotages": caught})
+        _write_report(run.options.reports / "sabotage.json", {"run_id": run.id, "sabotages": run.sabotages})
     _forget_old_runs(run.record.parent.parent)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         counted = [
@@ -286,21 +293,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not run.verdicts:
         return
     colour = {Verdict.PROVEN: "green", Verdict.REFUTED: "red", Verdict.UNPROVEN: "yellow"}
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_file: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in run.verdicts:
-        groups[str(one["proof"]).partition("[")[0].removeprefix("proofs/")].append(one)
-    by_file: dict[str, list[str]] = defaultdict(list)
-    for name in groups:
-        by_file[name.partition("::")[0]].append(name)
+        by_file[str(one["proof"]).partition("::")[0].removeprefix("proofs/")].append(one)
     terminalreporter.section(f"verdicts (systemd: {run.systemd})")
-    for file in sorted(by_file):
-        members = [one for name in by_file[file] for one in groups[name]]
+    for file, members in by_file.items():
         verdict = merge(Verdict(one["verdict"]) for one in members)
         claimed = sorted({clause for one in members for clause in one["claims"]}, key=_clause_order)
         seconds = sum(one["seconds"] for one in members)
         terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
         terminalreporter.write(f" {file:<24} {len(members):>4} proofs {seconds:7.2f} s  {' '.join(claimed)}\n")
-    for one in sorted(run.verdicts, key=lambda one: str(one["proof"])):
+    for one in run.verdicts:
         verdict = Verdict(one["verdict"])
         if verdict is not Verdict.PROVEN:
             terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
@@ -308,15 +311,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     counts = ", ".join(f"{sum(one['verdict'] == v for one in run.verdicts)} {v.value}" for v in reversed(Verdict))
     if run.sabotages:
         terminalreporter.section("sabotages")
-        for one in sorted(run.sabotages, key=lambda one: (one["guardrail"], one["id"])):
+        for one in run.sabotages:
             caught = one["verdict"] == Verdict.REFUTED
             terminalreporter.write("caught   " if caught else "MISSED   ", green=caught, red=not caught, bold=True)
             terminalreporter.write(f" {one['guardrail']:<12} {one['id']:<28} {one['breaks']}\n")
     if run.accepted:
         terminalreporter.write_line(f"ACCEPTED UNPROVEN, and so proven to nobody: {' '.join(run.accepted)}", red=True)
-    planned = [clause.id for clause in run.contract().values() if clause.planned]
-    if planned:
-        terminalreporter.write_line(f"planned, not built and so not proven: {' '.join(planned)}", yellow=True)
+    if run.planned:
+        terminalreporter.write_line(f"planned, not built and so not proven: {' '.join(run.planned)}", yellow=True)
     terminalreporter.write_line(f"{counts}; record: {run.record.relative_to(run.options.checkout)}")
 
 

@@ -36,12 +36,19 @@ class Recorder:
         self.worker = worker
         self.proof = ""
         """Id of the proof that is running, or empty between proofs."""
+        self.began = False
+        """Whether the record was begun by this recorder: of all workers of a run, by one."""
         self._clock = clock or OsClock()
         self._seq = 0
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            try:
+                self._fd = os.open(path, flags | os.O_EXCL, 0o644)
+                self.began = True
+            except FileExistsError:
+                self._fd = os.open(path, flags, 0o644)
         except OSError as error:
             raise RecorderError(f"cannot write the flight record {path}: {error.strerror}") from error
 

@@ -439,7 +439,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "        return self.full_since is not None and self._clock() - self.full_since > secs",
             "        return self.full_since is not None",
         ),
-        reason=r"taken for an overload|of 2000 after",
+        reason=r"taken for an overload|of 10000 after",
     ),
     Sabotage(
         id="reconnect-storm",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,7 @@ class CommandResult:
 class Process:
     """A command that goes on running. Its lines go to `on_line` on a thread of their own."""
 
-    def __init__(self, argv: tuple[str, ...], running: Any, ended: threading.Event) -> None:
-        self.argv = argv
+    def __init__(self, running: Any, ended: threading.Event) -> None:
         self._running = running
         self._ended = ended
 
@@ -89,22 +88,18 @@ class Shell:
     def run(
         self,
         *argv: str,
-        stdin: str | None = None,
         timeout_secs: float = 60.0,
-        env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> CommandResult:
         """Run a command to its end. Never raises for its status: see CommandResult.expect.
 
-        timeout_secs: after this the command is killed and CommandFailed raised. env: the whole environment,
-        or None to inherit. Raises Unavailable when the program is not installed.
+        timeout_secs: after this the command is killed and CommandFailed raised. Raises Unavailable when the program
+        is not installed.
         """
         intent = self.recorder.write("intent", argv=argv, cwd=str(cwd or ""))
         started = self._clock.monotonic()
         running = self._command(argv[0])(
             *argv[1:],
-            _in=stdin,
-            _env=dict(env) if env is not None else None,
             _cwd=str(cwd) if cwd else None,
             _tty_out=False,
             _bg=True,
@@ -133,20 +128,16 @@ class Shell:
             raise CommandFailed(f"`{shlex.join(argv)}` did not end within {timeout_secs:g} s")
         return result
 
-    def start(self, *argv: str, on_line: Callable[[str], None], log: bool = True) -> Process:
-        """Start a command that goes on running; `on_line` gets each line of its stdout and stderr.
-
-        log: whether its output goes into the record when it ends (False for streams that are recorded by
-        whoever reads them).
-        """
+    def start(self, *argv: str, on_line: Callable[[str], None]) -> Process:
+        """Start a command that goes on running; `on_line` gets each line of its stdout and stderr, and the record
+        all of them when it ends."""
         intent = self.recorder.write("intent", argv=argv, cwd="")
         started = self._clock.monotonic()
         ended = threading.Event()
         lines: list[str] = []
 
         def keep(line: str) -> None:
-            if log:
-                lines.append(line)
+            lines.append(line)
             on_line(line)
 
         def done(_command: Any, _success: bool, status: int) -> None:
@@ -163,7 +154,7 @@ class Shell:
             _tty_out=False,
             _decode_errors="replace",
         )
-        return Process(argv, running, ended)
+        return Process(running, ended)
 
     def _result(
         self, intent: int, argv: Sequence[str], status: int, out: bytes, err: bytes, started: float

@@ -164,15 +164,15 @@ class Unit:
             deadline_secs,
         )
 
-    def wait_restarts(self, times: int, deadline_secs: float | None = None) -> None:
+    def wait_restarts(self, times: int) -> None:
         """Wait until systemd counts `times` automatic restarts of the unit since it was started by hand.
 
         Looks at the unit again and again, because a look also wakes systemd: a timer of its own, such as
         RestartSec=, may otherwise come up to 250 ms late (the default accuracy of sd_event_add_time(3)).
         """
-        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
-        if poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), deadline) is None:
-            raise self._refuted(f"{self.name} was restarted {self.show().n_restarts} times within {deadline:g} s")
+        if poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), self.deadline_secs) is None:
+            count = self.show().n_restarts
+            raise self._refuted(f"{self.name} was restarted {count} times within {self.deadline_secs:g} s")
 
     def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
         """Wait for a journal entry of the unit since the mark. Refuted when none has come in time."""
@@ -242,5 +242,4 @@ class Metronome:
 
 def look(machine: Machine, *names: str) -> list[UnitState]:
     """How units look now, all at the same moment."""
-    shown = machine.systemctl("show", *names, f"--property={','.join(unit.PROPERTIES)}").expect(0)
-    return unit.parse_all(shown.stdout)
+    return unit.parse_all(machine.systemctl(*unit.show_argv(*names)).expect(0).stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 PROPERTIES = (
@@ -9,7 +10,6 @@ PROPERTIES = (
     "SubState",
     "Result",
     "MainPID",
-    "ExecMainPID",
     "ExecMainCode",
     "ExecMainStatus",
     "NRestarts",
@@ -31,8 +31,6 @@ class UnitState:
     """success, exit-code, signal, watchdog..."""
     main_pid: int
     """0 when no main process runs."""
-    exec_main_pid: int
-    """The last main process, also after its end; 0 when there never was one."""
     exec_main_code: int
     """CLD_EXITED (1), CLD_KILLED (2), CLD_DUMPED (3); 0 while it runs."""
     exec_main_status: int
@@ -49,6 +47,11 @@ class UnitState:
             f"{self.active}/{self.sub} result={self.result} status={self.exec_main_status} "
             f"restarts={self.n_restarts} pid={self.main_pid} invocation={self.invocation_id[:8] or '-'}"
         )
+
+
+def show_argv(*units: str, names: Iterable[str] = PROPERTIES) -> tuple[str, ...]:
+    """The arguments of systemctl that make it tell these properties of these units."""
+    return ("show", *units, f"--property={','.join(names)}")
 
 
 def properties(text: str) -> dict[str, str]:
@@ -78,7 +81,6 @@ def parse(text: str) -> UnitState:
         sub=found["SubState"],
         result=found["Result"],
         main_pid=int(found["MainPID"]),
-        exec_main_pid=int(found["ExecMainPID"]),
         exec_main_code=int(found["ExecMainCode"]),
         exec_main_status=int(found["ExecMainStatus"]),
         n_restarts=int(found["NRestarts"]),

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-# The bench is no part of the installation, so an importable checkout is all there is of it.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import __main__, load, report, targets
 from bench.report import Figure, Target

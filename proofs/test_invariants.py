@@ -14,25 +14,13 @@ LAG_MS_MAX = 500.0
 """Far below the busy timeout of 1000 ms for which a write that blocked the loop would stop it."""
 
 
-def trade(engine: EngineUnit, exchange: Exchange, /, **tables: dict[str, object]) -> None:
-    merged: dict[str, dict[str, object]] = {
-        "engine": {
-            "ingest_mode": "MOCK_WS", "ws_url": exchange.url, "signal_every_n_ticks": 1,
-            "heartbeat_interval_secs": 0.2,
-        },
-        "persist": {"flush_interval_ms": 10, "busy_timeout_ms": 1000},
-    }  # fmt: skip
-    for name, table in tables.items():
-        merged[name] = {**merged.get(name, {}), **table}
-    engine.configure(merged)
-    engine.start()
-    exchange.wait_client()
+EACH_TICK = {"signal_every_n_ticks": 1}
 
 
 @pytest.mark.claim("I1", "R4")
 def test_orders_make_no_network_call(engine: EngineUnit, exchange: Exchange) -> None:
     """With orders in full flow, the process has one connection: to the feed."""
-    trade(engine, exchange)
+    engine.connect(exchange, engine=EACH_TICK)
     exchange.send_ticks(50)
     engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=50)
     pid = engine.show().main_pid
@@ -45,8 +33,8 @@ def test_orders_make_no_network_call(engine: EngineUnit, exchange: Exchange) -> 
 @pytest.mark.claim("I2", "R3")
 def test_caps_are_never_exceeded(engine: EngineUnit, exchange: Exchange) -> None:
     """A position of at most 350 in orders of about 400: what would exceed it is vetoed, and the veto persisted."""
-    trade(
-        engine, exchange,
+    engine.connect(
+        exchange, engine=EACH_TICK,
         strategy={"name": "sma_crossover", "sma_short": 1, "sma_long": 2},
         execution={"order_size": 4.0}, risk_caps={"max_exposure_usd": 350.0, "max_symbol_exposure_usd": 350.0},
     )  # fmt: skip
@@ -67,7 +55,7 @@ def test_caps_are_never_exceeded(engine: EngineUnit, exchange: Exchange) -> None
 def test_the_same_events_again_change_nothing(engine: EngineUnit, exchange: Exchange) -> None:
     """Sent twice, over a reconnect and over a restart of the unit: the same rows."""
     tables = ("ticks", "signals", "orders", "trades")
-    trade(engine, exchange)
+    engine.connect(exchange, engine=EACH_TICK)
     exchange.send_ticks(20)
     engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=20)
     before = [engine.query(f"SELECT COUNT(*) FROM {table}") for table in tables]
@@ -86,7 +74,7 @@ def test_the_same_events_again_change_nothing(engine: EngineUnit, exchange: Exch
 
 @pytest.mark.claim("I4", "R5")
 def test_cash_position_and_fees_balance(engine: EngineUnit, exchange: Exchange) -> None:
-    trade(engine, exchange, execution={"slippage_bps": 7, "fee_rate": 0.00075, "order_size": 0.3})
+    engine.connect(exchange, engine=EACH_TICK, execution={"slippage_bps": 7, "fee_rate": 0.00075, "order_size": 0.3})
     exchange.send_raw([exchange.tick(number, 100.0 + number / 7) for number in range(1, 41)])
     engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=40)
     for side, qty, price, fees, cash in engine.query("SELECT side, fill_qty, fill_price, fees, cash_delta FROM trades"):
@@ -98,7 +86,7 @@ def test_cash_position_and_fees_balance(engine: EngineUnit, exchange: Exchange) 
 @pytest.mark.claim("I6", "B3")
 def test_loop_does_not_wait_for_the_disk(engine: EngineUnit, exchange: Exchange) -> None:
     """Locked for longer than a write may wait: ticks are taken all the while and the loop stays prompt."""
-    trade(engine, exchange)
+    engine.connect(exchange, engine=EACH_TICK)
     exchange.send_ticks(5)
     engine.wait_ticks(5)
     with nemesis.locked(engine.database):

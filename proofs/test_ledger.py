@@ -27,8 +27,8 @@ from engine import ledger
 from engine.events import EXACT, Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.exits import ConfigError, Crash, EngineError
 from engine.ledger import Batch, Busy, DiskTrouble, Ledger, Position, Written
-from harness.errors import Unavailable
 from proofs.fixtures import seed_database
+from proofs.fixtures.small_disk import mounted
 
 BUSY_MS = 1_000
 
@@ -660,13 +660,8 @@ def test_D4_a_full_database_keeps_the_batch_for_later(store: Ledger) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 512 KiB, for root where mounting is allowed."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(path)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        raise Unavailable("a file system cannot be mounted here", "run as root, with CAP_SYS_ADMIN")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
+    with mounted(tmp_path / "disk", "512k") as path:
+        yield path
 
 
 def fill_up(disk: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ from engine.events import Fill, Side, Tick
 from engine.exits import ConfigError
 from engine.feeds import retry_after_secs
 from engine.ledger import Batch, Ledger, Written, open_ledger
-from harness.errors import Unavailable
 from proofs.fixtures.engine_process import (
     DEADLINE_SECS,
     Server,
@@ -38,6 +36,7 @@ from proofs.fixtures.engine_process import (
     until_closed,
     write_config,
 )
+from proofs.fixtures.small_disk import mounted
 
 TRANSPORTS = ["picows", "websockets"]
 
@@ -924,13 +923,8 @@ def test_M4_there_is_no_ready_without_a_database(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        raise Unavailable("a file system cannot be mounted here", "run as root, with CAP_SYS_ADMIN")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
+    with mounted(tmp_path / "disk", "1m") as path:
+        yield path
 
 
 def test_D4_L3_a_full_disk_is_counted_and_waited_for(small_disk: Path) -> None:

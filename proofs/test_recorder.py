@@ -73,6 +73,7 @@ def test_lines_of_two_recorders_and_many_threads_never_mix(record: Recorder) -> 
         for number in range(50):
             to.write("note", text="x" * 5000, number=number)
 
+    assert (record.began, other.began) == (True, False)
     threads = [threading.Thread(target=write, args=(to,)) for to in (record, other, record, other)]
     for thread in threads:
         thread.start()

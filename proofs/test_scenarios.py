@@ -8,23 +8,10 @@ from harness import nemesis
 from harness.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
-FAST_PERSIST = {"flush_interval_ms": 10, "busy_timeout_ms": 1000}
-
-
-def connect(engine: EngineUnit, exchange: Exchange, /, mode: str = "SHADOW", **tables: dict[str, object]) -> None:
-    """Start the unit on the exchange, with these tables merged over fast ones, and wait until it is connected."""
-    feed = {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "max_backoff_secs": 0.1, "heartbeat_interval_secs": 0.2}
-    merged = {"engine": feed, "persist": FAST_PERSIST}
-    for name, table in tables.items():
-        merged[name] = {**merged.get(name, {}), **table}
-    engine.configure({"mode": mode, **merged})
-    engine.start()
-    exchange.wait_client()
-
 
 @pytest.mark.claim("S2", "N3")
 def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
-    connect(engine, exchange)
+    engine.connect(exchange)
     exchange.send_raw([exchange.tick(7, 123.5, volume=0.25), exchange.tick(8, 124.5, volume=2.0)])
     engine.wait_ticks(2)
     rows = engine.query("SELECT symbol, price, volume, trade_id FROM ticks ORDER BY id")
@@ -36,7 +23,7 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
 @pytest.mark.claim("S3", "N5")
 def test_refused_reconnects_back_off(engine: EngineUnit, exchange: Exchange) -> None:
     """Refused for a while: it keeps its distance; then it comes back and goes on without a duplicate."""
-    connect(engine, exchange, engine={"max_backoff_secs": 1.0})
+    engine.connect(exchange, engine={"max_backoff_secs": 1.0})
     exchange.send_ticks(5)
     engine.wait_ticks(5)
     with nemesis.refusing(exchange, 503):
@@ -55,7 +42,7 @@ def test_refused_reconnects_back_off(engine: EngineUnit, exchange: Exchange) -> 
 @pytest.mark.claim("S4", "N6")
 def test_missed_pong_means_reconnect(engine: EngineUnit, exchange: Exchange) -> None:
     """A connection that is up and dead is found without any TCP reset."""
-    connect(engine, exchange, engine={"keepalive_secs": 0.3, "pong_timeout_secs": 0.3})
+    engine.connect(exchange, engine={"keepalive_secs": 0.3, "pong_timeout_secs": 0.3})
     before = exchange.connections
     with nemesis.half_open(exchange):
         lost = engine.wait_log("connection dropped")
@@ -65,7 +52,7 @@ def test_missed_pong_means_reconnect(engine: EngineUnit, exchange: Exchange) -> 
 
 @pytest.mark.claim("S5", "L3", "N8")
 def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchange: Exchange) -> None:
-    connect(engine, exchange)
+    engine.connect(exchange)
     bad = ["nonsense", "[]", '{"event_id": 1}', exchange.tick(1, -1.0), exchange.tick(2, 0.0), b"\x00\x01", "{" * 500]
     ignored = ['{"type": "heartbeat"}', '{"type": "subscribed", "channel": "trades"}']
     exchange.send_raw([*bad, *ignored, exchange.tick(3)])
@@ -80,17 +67,17 @@ def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchang
 
 @pytest.mark.claim("S6", "B1", "B2")
 def test_burst_is_no_overload_and_loses_nothing(engine: EngineUnit, exchange: Exchange) -> None:
-    """Channels of sixteen, a burst of two thousand: the socket waits, the engine does not fall over."""
-    connect(engine, exchange, channels={"tick_channel_size": 16, "signal_channel_size": 16, "persist_channel_size": 16})
-    exchange.send_ticks(2000)
-    engine.wait_ticks(2000)
+    """Channels of sixteen, a burst of ten thousand: the socket waits, the engine does not fall over."""
+    engine.connect(exchange, channels={"tick_channel_size": 16, "signal_channel_size": 16, "persist_channel_size": 16})
+    exchange.send_ticks(10_000)
+    engine.wait_ticks(10_000)
     state = engine.show()
     engine.expect((state.active, state.n_restarts) == ("active", 0), "a burst was taken for an overload")
 
 
 @pytest.mark.claim("S7", "L2", "R2")
 def test_stale_data_is_vetoed_and_the_veto_persisted(engine: EngineUnit, exchange: Exchange) -> None:
-    connect(engine, exchange, engine={"signal_every_n_ticks": 1, "max_staleness_ms": 2000})
+    engine.connect(exchange, engine={"signal_every_n_ticks": 1, "max_staleness_ms": 2000})
     exchange.send_raw([exchange.tick(1, age_secs=60.0), exchange.tick(2)])
     engine.wait_rows("SELECT COUNT(*) FROM signals", at_least=2)
     vetoes = engine.query("SELECT veto FROM signals ORDER BY id")
@@ -105,8 +92,7 @@ def test_same_ticks_same_signals_in_a_fresh_process(engine: EngineUnit, exchange
     prices = [100.0, 101.0, 103.0, 99.0, 97.0, 98.0, 104.0, 108.0, 96.0, 95.0, 110.0, 90.0]
     runs = []
     for name in ("first", "second"):
-        connect(
-            engine,
+        engine.connect(
             exchange,
             app={"db_path": f"data/{name}.db"},
             strategy={"name": "sma_crossover", "sma_short": 2, "sma_long": 4},
@@ -122,8 +108,8 @@ def test_same_ticks_same_signals_in_a_fresh_process(engine: EngineUnit, exchange
 
 @pytest.mark.claim("S9", "R4")
 def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, exchange: Exchange) -> None:
-    connect(
-        engine, exchange,
+    engine.connect(
+        exchange,
         engine={"signal_every_n_ticks": 1}, execution={"slippage_bps": 10, "fee_rate": 0.001, "order_size": 0.5},
     )  # fmt: skip
     exchange.send_raw([exchange.tick(1, 200.0)])
@@ -138,7 +124,7 @@ def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, e
 @pytest.mark.claim("S10", "S11", "R4")
 def test_paper_orders_live_through_partial_fills(engine: EngineUnit, exchange: Exchange) -> None:
     """One order of 1.0 against trades of 0.4: two partial fills and the rest, every transition persisted."""
-    connect(engine, exchange, "PAPER", engine={"signal_every_n_ticks": 4}, execution={"order_size": 1.0})
+    engine.connect(exchange, "PAPER", engine={"signal_every_n_ticks": 4}, execution={"order_size": 1.0})
     for number in range(1, 8):
         exchange.send_raw([exchange.tick(number, volume=0.4)])
         engine.wait_ticks(number)
@@ -156,7 +142,7 @@ def test_paper_orders_live_through_partial_fills(engine: EngineUnit, exchange: E
 
 @pytest.mark.claim("S12", "D4", "L3")
 def test_locked_database_is_waited_for(engine: EngineUnit, exchange: Exchange) -> None:
-    connect(engine, exchange)
+    engine.connect(exchange)
     exchange.send_ticks(10)
     engine.wait_ticks(10)
     with nemesis.locked(engine.database):

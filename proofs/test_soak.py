@@ -87,7 +87,7 @@ class FakeComputer:
         gone = self.active == "inactive" and not self.code
         return UnitState(
             active=self.active, sub=self.sub, result=self.result, main_pid=4242 if self.active == "active" else 0,
-            exec_main_pid=4242, exec_main_code=self.code, exec_main_status=self.status, n_restarts=0,
+            exec_main_code=self.code, exec_main_status=self.status, n_restarts=0,
             # systemd forgets a unit that has ended cleanly.
             invocation_id="" if gone else self.invocation,
             status_text="",

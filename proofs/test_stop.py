@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness import nemesis
 from harness.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
@@ -52,8 +53,8 @@ def test_sigkill_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     """Whole batches only, and the engine goes on where it was."""
     run_and_feed(engine, exchange)
     engine.wait_ticks(50)
-    engine.kill("KILL")
-    engine.wait_restarts(1)
+    with nemesis.killed(engine):
+        engine.wait_restarts(1)
     before = engine.tick_count()
     engine.expect(engine.query("PRAGMA integrity_check") == [("ok",)], "the database is damaged")
     engine.wait_ticks(before + 50)

@@ -12,7 +12,6 @@ NRestarts=3
 ExecMainCode=1
 ExecMainStatus=12
 MainPID=0
-ExecMainPID=41
 StatusText=mode=SHADOW a=b
 ActiveState=failed
 SubState=failed
