@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tomllib
 from pathlib import Path
 
-from harness import buglog, contract, doctor, health, recorder, soak
+from harness import buglog, contract, diagnose, doctor, health, recorder, soak, terminal
 from harness.errors import HarnessError
 
 
@@ -73,12 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("healthcheck", help="one line a check, PASS or FAIL last; exit status 0 or 1")
     health.add_arguments(command)
     command.set_defaults(run=health.run)
+
+    command = commands.add_parser("diagnose", help="what presses on this computer, and which unit causes it")
+    diagnose.add_arguments(command)
+    command.set_defaults(run=diagnose.run)
     return parser
 
 
 def _doctor(_options: argparse.Namespace) -> int:
     findings = doctor.examine()
-    print(doctor.report(findings, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    print(doctor.report(findings, colour=terminal.coloured(sys.stdout)))
     return int(any(finding.needed and not finding.ok for finding in findings))
 
 

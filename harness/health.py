@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import ledger_view, observe
+from harness import ledger_view, observe, terminal
 from harness.clock import Clock, OsClock, poll
 from harness.errors import HarnessError
 from harness.pressure import LIMITS, RESOURCES, Unknown
@@ -246,7 +246,7 @@ def run(options: argparse.Namespace) -> int:
         findings = examine(checks(_target(options), shell, clock), clock)
     except HarnessError as error:
         findings = [Finding("config", False, str(error).splitlines()[0])]
-    print(report(findings, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ), flush=True)
+    print(report(findings, colour=terminal.coloured(sys.stdout)), flush=True)
     return int(not all(finding.ok for finding in findings))
 
 

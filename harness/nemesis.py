@@ -22,6 +22,9 @@ from harness.systemd import Unit
 LAND_SECS = 10.0
 """How long a fault may take until it can be seen."""
 
+HOG = "proof-hog.service"
+"""The unit that loads the CPU."""
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -133,18 +136,17 @@ def cpu_load(machine: Machine, *, hogs: int = 4, idle: bool = False, above: floa
     computer has). above: when given, wait until the kernel's own CPU pressure, some avg10, is higher than that
     percentage of stall time; the average moves slowly, so 20 % takes about 4 s.
     """
-    name = "proof-hog.service"
     policy = ["--property=CPUSchedulingPolicy=idle"] if idle else []
     loops = " ".join(["while :; do :; done &"] * hogs)
-    machine.run("systemd-run", f"--unit={name}", "--collect", *policy, "sh", "-c", f"{loops} wait").expect(0)
+    machine.run("systemd-run", f"--unit={HOG}", "--collect", *policy, "sh", "-c", f"{loops} wait").expect(0)
     try:
         if above is None:
-            evidence = _await(lambda: _busy(machine, name), "the hog to run")
+            evidence = _await(lambda: _busy(machine, HOG), "the hog to run")
         else:
             evidence = _await(lambda: _pressed(above), f"CPU pressure above {above:g} %", deadline_secs=30.0)
         yield Receipt("idle CPU load" if idle else "CPU load", evidence)
     finally:
-        machine.systemctl("stop", name)
+        machine.systemctl("stop", HOG)
 
 
 def _stopped(machine: Machine, pid: int) -> str | None:

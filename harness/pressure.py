@@ -29,6 +29,8 @@ class Line:
     """As the kernel wrote it, without the newline."""
     avg10: float
     """Percent of the last ten seconds, 0 to 100."""
+    total_us: int
+    """Microseconds of stall since boot, or since the cgroup was made."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,28 @@ def parse(texts: Mapping[str, str]) -> Pressure | Unknown:
             averages = [_percent(text) for text in match.group(2, 3, 4)] if match else [None]
             if match is None or None in averages:
                 return Unknown(f"{resource}: not a line of PSI: {raw[:120]!r}")
-            lines[f"{resource}_{match[1]}"] = Line(raw.strip(), averages[0] or 0.0)
+            lines[f"{resource}_{match[1]}"] = Line(raw.strip(), averages[0] or 0.0, int(match[5]))
         if f"{resource}_some" not in lines:
             return Unknown(f"{resource}: no `some` line")
     return Pressure(lines)
+
+
+def stalled(before: Pressure | Unknown, after: Pressure | Unknown, seconds: float) -> dict[str, float] | Unknown:
+    """Percent of the `seconds` between two looks in which some task waited, for each resource.
+
+    Exact, where avg10 is an average that lags behind. Unknown when either look is.
+    """
+    if isinstance(before, Unknown):
+        return before
+    if isinstance(after, Unknown):
+        return after
+    found = {}
+    for resource in RESOURCES:
+        old, new = (reading.lines[f"{resource}_some"].total_us for reading in (before, after))
+        # A unit that was restarted meanwhile counts from zero.
+        grown = new - old if new >= old else new
+        found[resource] = min(100.0, grown / 1e4 / seconds)
+    return found
 
 
 def facts(reading: Pressure | Unknown) -> dict[str, object]:

@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 BAR_CHARS = 20
+"""At most; less in a narrow terminal."""
+
+BAR_CHARS_MIN = 5
+"""A shorter bar says nothing."""
 
 _COLOURS = {"NORMAL": "32", "THROTTLE1": "33", "THROTTLE2": "33", "THROTTLE3": "31", "down": "31"}
 
 
-def line(sample: Mapping[str, object], seconds: float, *, colour: bool, bar: bool) -> str:
+def line(sample: Mapping[str, object], seconds: float, *, colour: bool, columns: int | None) -> str:
     """One sample (see harness/soak.py) as one line.
 
-    seconds: length of the whole soak. colour: with ANSI colours. bar: with a bar, for a terminal that is redrawn.
+    seconds: length of the whole soak. colour: with ANSI colours. columns: of the terminal the line is redrawn on, which
+    it must not fill: it gets a bar and, when that is narrow, loses what matters least. None for a line that stays.
     """
     elapsed = min(_number(sample, "elapsed_secs") or 0.0, seconds)
     state = str(sample["state"]) if sample["active"] == "active" else "down"
-    shown = f"\x1b[{_COLOURS.get(state, '0')}m{state}\x1b[0m" if colour else state
     ticks = _number(sample, "ticks_per_sec")
     rss = _number(sample, "rss_bytes")
     parts = [
         f"{duration(seconds - elapsed)} left",
-        shown,
+        state,
         "ticks/s ?" if ticks is None else f"{ticks:.1f} ticks/s",
-        _pressure(sample),
-        "RSS ?" if rss is None else f"RSS {rss / 2**20:.0f} MiB",
+        *([text] if (text := _pressure(sample)) else []),
         f"{sample['restarts']} restarts",
+        "RSS ?" if rss is None else f"RSS {rss / 2**20:.0f} MiB",
     ]
-    text = "  ".join(part for part in parts if part)
-    if not bar:
-        return text
-    done = int(BAR_CHARS * elapsed / seconds) if seconds > 0 else BAR_CHARS
-    return f"[{'#' * done}{'-' * (BAR_CHARS - done)}] {text}"
+    bar = ""
+    if columns is not None:
+        always = 4 if _pressure(sample) else 3
+        while len(parts) > always and columns - _length(parts) < BAR_CHARS + 4:
+            parts.pop()
+        while len(parts) > 1 and columns - _length(parts) < 1:
+            parts.pop()
+        room = min(BAR_CHARS, columns - 1 - _length(parts) - len("[] "))
+        if room >= BAR_CHARS_MIN:
+            done = int(room * elapsed / seconds) if seconds > 0 else room
+            bar = f"[{'#' * done}{'-' * (room - done)}] "
+    if colour:
+        parts = [f"\x1b[{_COLOURS.get(state, '0')}m{part}\x1b[0m" if part == state else part for part in parts]
+    return bar + _GAP.join(parts)
+
+
+_GAP = "  "
+
+_RESOURCES = {"cpu": "cpu", "mem": "memory", "io": "io"}
+
+
+def _length(parts: Sequence[str]) -> int:
+    return len(_GAP.join(parts))
 
 
 def duration(seconds: float) -> str:
@@ -43,9 +65,9 @@ def duration(seconds: float) -> str:
 def _pressure(sample: Mapping[str, object]) -> str:
     if "psi_error" in sample:
         return "PSI unknown"
-    found = [(name, _number(sample, f"{name}_some_avg10")) for name in ("cpu", "memory", "io")]
-    values = [f"{name} {value:.1f}" for name, value in found if value is not None]
-    return f"PSI % {' '.join(values)}" if values else ""
+    found = [(short, _number(sample, f"{name}_some_avg10")) for short, name in _RESOURCES.items()]
+    values = [f"{short} {value:.1f}" for short, value in found if value is not None]
+    return f"PSI {' '.join(values)} %" if values else ""
 
 
 def _number(sample: Mapping[str, object], key: str) -> float | None:

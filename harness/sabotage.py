@@ -219,6 +219,14 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"taken for no pressure",
     ),
     Sabotage(
+        id="diagnosis-blames-the-idle",
+        guardrail="psi",
+        breaks="the diagnosis names a unit that takes nothing",
+        proof="test_diagnose::test_the_unit_that_presses_is_named",
+        patch=Patch("harness/diagnosis.py", '"cpu": lambda unit: unit.cores,', '"cpu": lambda unit: -unit.cores,'),
+        reason=r"the hog is not named",
+    ),
+    Sabotage(
         id="synchronous-off",
         guardrail="G3",
         breaks="the database runs with synchronous OFF, and the verification agrees",

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from harness import exit_actions, health, observe, pressure, progress
+from harness import exit_actions, health, observe, pressure, progress, terminal
 from harness.clock import Clock, OsClock
 from harness.decisions import KEPT_BYTES, Action, DecisionLog, Log, new_run_id, read, set_aside, timestamp
 from harness.errors import HarnessError, RecorderError
@@ -99,29 +99,29 @@ def _abort(reason: str) -> _End:
 class Screen:
     """Where a human watches: a line that is redrawn on a terminal, plain lines elsewhere."""
 
-    def __init__(self, stream: TextIO, *, terminal: bool, colour: bool, clock: Clock) -> None:
+    def __init__(self, stream: TextIO, clock: Clock) -> None:
         self._stream = stream
-        self._terminal = terminal
-        self._colour = colour
+        self._redrawn = terminal.redraws(stream)
+        self._colour = terminal.coloured(stream)
         self._clock = clock
         self._next_line_at = 0.0
 
     def say(self, text: str) -> None:
         """Print one line that stays."""
-        self._put(f"\r\x1b[K{text}\n" if self._terminal else f"{text}\n")
+        self._put(f"{terminal.CLEAR}{text}\n" if self._redrawn else f"{text}\n")
 
     def draw(self, sample: Mapping[str, object], seconds: float) -> None:
         """Show how it goes."""
-        text = progress.line(sample, seconds, colour=self._colour, bar=self._terminal)
-        if self._terminal:
-            self._put(f"\r\x1b[K{text}")
+        if self._redrawn:
+            width = terminal.columns()
+            self._put(f"{terminal.CLEAR}{progress.line(sample, seconds, colour=self._colour, columns=width)}")
         elif self._clock.monotonic() >= self._next_line_at:
             self._next_line_at = self._clock.monotonic() + SCREEN_LINE_SECS
-            self.say(text)
+            self.say(progress.line(sample, seconds, colour=self._colour, columns=None))
 
     def close(self) -> None:
         """Leave the redrawn line behind."""
-        if self._terminal:
+        if self._redrawn:
             self._put("\n")
 
     def _put(self, text: str) -> None:
@@ -591,9 +591,7 @@ def run(options: argparse.Namespace) -> int:
     clock = OsClock()
     run_id = new_run_id()
     directory = options.decision_log.parent
-    terminal = sys.stdout.isatty()
-    colour = terminal and "NO_COLOR" not in os.environ
-    screen = Screen(sys.stdout, terminal=terminal, colour=colour, clock=clock)
+    screen = Screen(sys.stdout, clock)
     config = ConfigFile(options.config)
     with ExitStack() as stack:
         _make(directory)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from harness import progress
 
 SAMPLE = {
@@ -10,19 +15,25 @@ SAMPLE = {
 }  # fmt: skip
 
 
+def shown(sample: dict[str, object], seconds: float = 7200, *, colour: bool = False, columns: int | None = 120) -> str:
+    return progress.line(sample, seconds, colour=colour, columns=columns)
+
+
 def test_K7_a_line_says_rung_rate_pressure_and_time_left() -> None:
-    line = progress.line(SAMPLE, 7200, colour=False, bar=True)
-    assert line == (
-        "[#####---------------] 1:30:00 left  THROTTLE1  812.0 ticks/s  PSI % cpu 3.1 memory 0.0 io 0.2  RSS 44 MiB  "
-        "2 restarts"
+    assert shown(SAMPLE) == (
+        "[#####---------------] 1:30:00 left  THROTTLE1  812.0 ticks/s  PSI cpu 3.1 mem 0.0 io 0.2 %  "
+        "2 restarts  RSS 44 MiB"
+    )
+    assert shown(SAMPLE, columns=80) == (
+        "[##------] 1:30:00 left  THROTTLE1  812.0 ticks/s  PSI cpu 3.1 mem 0.0 io 0.2 %"
     )
 
 
 def test_K7_without_a_terminal_there_is_no_bar_and_no_colour() -> None:
-    line = progress.line(SAMPLE, 7200, colour=False, bar=False)
-    assert line.startswith("1:30:00 left")
-    assert "\x1b" not in line
-    assert "\x1b[33mTHROTTLE1\x1b[0m" in progress.line(SAMPLE, 7200, colour=True, bar=True)
+    assert shown(SAMPLE, columns=None) == (
+        "1:30:00 left  THROTTLE1  812.0 ticks/s  PSI cpu 3.1 mem 0.0 io 0.2 %  2 restarts  RSS 44 MiB"
+    )
+    assert "\x1b[33mTHROTTLE1\x1b[0m" in shown(SAMPLE, colour=True)
 
 
 def test_K7_what_is_unknown_is_shown_as_such() -> None:
@@ -30,11 +41,24 @@ def test_K7_what_is_unknown_is_shown_as_such() -> None:
         "elapsed_secs": 99.0, "active": "failed", "state": "NORMAL", "ticks_per_sec": None, "restarts": 0,
         "rss_bytes": None, "psi": "unknown", "psi_error": "cpu: missing",
     }  # fmt: skip
-    assert progress.line(sample, 10, colour=False, bar=True) == (
-        "[####################] 0:00:00 left  down  ticks/s ?  PSI unknown  RSS ?  0 restarts"
-    )
+    assert shown(sample, 10) == ("[####################] 0:00:00 left  down  ticks/s ?  PSI unknown  0 restarts  RSS ?")
+
+
+@given(
+    st.integers(20, 300), st.floats(0, 1e7), st.sampled_from(["NORMAL", "THROTTLE3"]), st.floats(0, 100),
+    st.booleans(), st.floats(0, 9e4),
+)  # fmt: skip
+def test_K7_a_line_never_fills_the_terminal(
+    columns: int, ticks: float, state: str, cpu: float, read: bool, elapsed: float
+) -> None:
+    sample = {**SAMPLE, "ticks_per_sec": ticks, "state": state, "elapsed_secs": elapsed, "cpu_some_avg10": cpu}
+    if not read:
+        sample = {key: value for key, value in sample.items() if not key.endswith("avg10")}
+    plain = shown(sample, 86400, columns=columns)
+    assert len(plain) < columns
+    assert re.sub(r"\x1b\[\d+m", "", shown(sample, 86400, columns=columns, colour=True)) == plain
 
 
 def test_K2_pressure_that_is_not_read_is_not_shown() -> None:
     sample = {key: value for key, value in SAMPLE.items() if not key.endswith("avg10")}
-    assert "PSI" not in progress.line(sample, 7200, colour=False, bar=True)
+    assert "PSI" not in shown(sample)

@@ -185,7 +185,7 @@ class Bench:
         self.samples = Log(self.ops / "soak_samples.jsonl", sync=False)
         self.soak = Soak(
             self.options, self.computer, ConfigFile(self.config), self.check, self.log, self.samples, self.clock,
-            Screen(self.screen, terminal=False, colour=False, clock=self.clock),
+            Screen(self.screen, self.clock),
         )  # fmt: skip
 
     def check(self) -> list[Finding]:
@@ -520,14 +520,31 @@ def test_K7_plain_lines_without_a_terminal(bench: Callable[..., Bench]) -> None:
     assert "\r" not in text
 
 
-def test_K7_a_line_that_is_redrawn_on_a_terminal() -> None:
-    stream = io.StringIO()
-    screen = Screen(stream, terminal=True, colour=False, clock=FakeClock())
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_K7_a_line_that_is_redrawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    screen = Screen(stream, FakeClock())
     sample = {"elapsed_secs": 5.0, "active": "active", "state": "NORMAL", "restarts": 0}
     screen.draw(sample, 10)
     screen.say("[SOAK] STALL: x")
     assert stream.getvalue().count("\r\x1b[K") == 2
     assert "[##########----------]" in stream.getvalue()
+    assert "\x1b[32mNORMAL" in stream.getvalue()
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_K7_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    stream = Terminal()
+    Screen(stream, FakeClock()).draw({"elapsed_secs": 5.0, "active": "active", "state": "NORMAL", "restarts": 0}, 10)
+    assert "\x1b[32m" not in stream.getvalue()
+    assert ("\r" in stream.getvalue()) == (name == "NO_COLOR")
 
 
 def test_a_terminal_that_was_closed_ends_no_soak() -> None:
@@ -535,7 +552,7 @@ def test_a_terminal_that_was_closed_ends_no_soak() -> None:
         def write(self, _text: str) -> int:
             raise BrokenPipeError
 
-    Screen(Closed(), terminal=False, colour=False, clock=FakeClock()).say("x")
+    Screen(Closed(), FakeClock()).say("x")
 
 
 @pytest.mark.claim("K7")
