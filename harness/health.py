@@ -22,7 +22,7 @@ from harness import ledger_view, observe, terminal
 from harness.clock import Clock, OsClock, poll
 from harness.errors import HarnessError
 from harness.pressure import LIMITS, RESOURCES, Unknown
-from harness.recorder import Recorder
+from harness.recorder import Unrecorded
 from harness.shell import Shell
 from harness.stall import Progress
 
@@ -241,7 +241,7 @@ def run(options: argparse.Namespace) -> int:
     """Examine, print, and return the exit status."""
     clock = OsClock()
     # What only looks leaves no record of its own: its lines are the record.
-    shell = Shell(Recorder(Path(os.devnull), "health", "health"))
+    shell = Shell(Unrecorded())
     try:
         findings = examine(checks(_target(options), shell, clock), clock)
     except HarnessError as error:

@@ -10,6 +10,7 @@ With pytest-xdist each worker has its own machine; all append to one flight reco
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import secrets
@@ -25,9 +26,9 @@ import pytest
 
 from harness import contract, host, settings
 from harness.clock import OsClock
-from harness.errors import Unavailable
+from harness.errors import RecorderError, Unavailable
 from harness.machine import ENGINE_UNIT, Machine, choose, make, sweep
-from harness.recorder import Recorder
+from harness.recorder import Recorder, verify
 from harness.settings import Settings
 from harness.shell import Shell
 from harness.stage import Stage
@@ -57,6 +58,10 @@ class Run:
         self.accepted: list[str] = []
         """Clauses whose proofs may be unproven (--accept-unproven)."""
         self.systemd = options.systemd
+        self.fault: str | None = None
+        """Why the flight record is no evidence; None as long as it is."""
+        self.only_sabotage = True
+        """Whether no proof ran but as the subject of a sabotage."""
         self._recorder: Recorder | None = None
 
     @property
@@ -70,8 +75,43 @@ class Run:
             self._recorder = Recorder(self.record, self.id, self.worker)
             if self._recorder.began:
                 facts = host.facts(Shell(self._recorder), self.options.checkout)
-                self._recorder.write("run", systemd=self.options.systemd, facts=facts)
+                self._recorder.write("run", systemd=self.options.systemd, facts=facts, clauses=self._clauses())
         return self._recorder
+
+    def _clauses(self) -> dict[str, str]:
+        """The contract's words, for whoever reads the record without the checkout."""
+        path = self.options.checkout / "docs" / "contract.md"
+        return contract.clauses(path.read_text()) if path.exists() else {}
+
+    def record_verdict(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Record a verdict, and return it as recorded: without secrets, and unproven when the record has a fault."""
+        try:
+            recorder = self.recorder
+            if recorder.failure is None:
+                facts = recorder.redactor.value(facts)
+                recorder.write("verdict", **facts)
+                recorder.proof = ""
+                return facts
+            fault = recorder.failure
+        except RecorderError as error:
+            fault = str(error)
+        return _without_evidence({**facts, "fault": fault})
+
+    def end(self, counts: dict[str, int], interrupted: bool) -> dict[str, object]:
+        """Write the record's last line and check the whole of it. Returns what identifies it; sets `fault`."""
+        try:
+            self.recorder.proof = ""
+            for sabotage in self.sabotages:
+                self.recorder.write("sabotage", **sabotage)
+            self.recorder.end(
+                counts=counts, interrupted=interrupted, systemd=self.systemd, planned=self.planned,
+                accepted_unproven=self.accepted,
+            )  # fmt: skip
+            lines, digest = verify(self.record)
+        except RecorderError as error:
+            self.fault = self.fault or str(error)
+            return {}
+        return {"path": str(self.record.relative_to(self.options.reports)), "lines": lines, "sha256": digest}
 
     @cached_property
     def contract(self) -> dict[str, contract.Clause]:
@@ -198,11 +238,25 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
                 "verdict": verdict.value,
                 "reason": reason,
                 "seconds": round(run.clock.monotonic() - item.stash[_STARTED], 3),
+                "about": _about(item),
             }
-            run.recorder.write("verdict", **facts)
-            run.recorder.proof = ""
-            report.user_properties.append(("verdict", facts))
+            report.user_properties.append(("verdict", run.record_verdict(facts)))
     return report  # type: ignore[return-value]
+
+
+def _about(item: pytest.Item) -> str:
+    """What the proof says of itself: the first paragraph of its docstring, else of its module's."""
+    for thing in (getattr(item, "function", None), getattr(item, "module", None)):
+        if text := inspect.getdoc(thing) if thing is not None else None:
+            return " ".join(text.partition("\n\n")[0].split())
+    return ""
+
+
+def _without_evidence(verdict: dict[str, Any]) -> dict[str, Any]:
+    """A verdict of which no record stands up: what was proven is unproven (contract V1)."""
+    if verdict["verdict"] != Verdict.PROVEN:
+        return verdict
+    return {**verdict, "verdict": Verdict.UNPROVEN.value, "reason": f"no evidence: {verdict['fault']}"}
 
 
 def _reason(raised: BaseException) -> str:
@@ -224,16 +278,22 @@ class _Verdicts:
             self.run.sabotages.append(sabotage)
         if report.when == "teardown" and isinstance(verdict, dict):
             self.run.verdicts.append(verdict)
+            self.run.only_sabotage &= "sabotage" in report.keywords
+            self.run.fault = self.run.fault or verdict.get("fault")
         elif report.when not in ("setup", "call", "teardown"):
             # xdist reports a worker that died in the middle of a test with a phase of its own.
+            self.run.only_sabotage = False
             self.run.verdicts.append(
-                {
-                    "proof": report.nodeid,
-                    "claims": [],
-                    "verdict": Verdict.UNPROVEN.value,
-                    "reason": "the worker that ran it died",
-                    "seconds": 0.0,
-                }
+                self.run.record_verdict(
+                    {
+                        "proof": report.nodeid,
+                        "claims": [],
+                        "verdict": Verdict.UNPROVEN.value,
+                        "reason": "the worker that ran it died",
+                        "seconds": 0.0,
+                        "about": "",
+                    }
+                )
             )
         elif report.failed and "claim" not in report.keywords:
             self.run.plain_failures += 1
@@ -251,24 +311,32 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     run.verdicts.sort(key=lambda one: str(one["proof"]))
     run.sabotages.sort(key=lambda one: (one["guardrail"], one["id"]))
-    verdicts = run.verdicts
     try:
         run.systemd = choose(run.options.systemd)
     except Unavailable:
         run.systemd = "none"
+    finished = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    record = run.end(_counts(run.verdicts), interrupted=not finished)
+    if run.fault is not None:
+        run.verdicts = [_without_evidence({**one, "fault": run.fault}) for one in run.verdicts]
+    verdicts = run.verdicts
     summary = {
         "run_id": run.id,
         "systemd": run.systemd,
         "verdicts": verdicts,
-        "counts": {verdict.value: sum(one["verdict"] == verdict for one in verdicts) for verdict in Verdict},
+        "counts": _counts(verdicts),
         "accepted_unproven": run.accepted,
         "planned": run.planned,
+        "record": record,
     }
-    _write_report(run.options.reports / "verdicts.json", summary)
+    reports = run.options.reports
+    if not run.only_sabotage:
+        _write_report(reports / "verdicts.json", summary)
     if run.sabotages:
-        _write_report(run.options.reports / "sabotage.json", {"run_id": run.id, "sabotages": run.sabotages})
-    _forget_old_runs(run.record.parent.parent)
-    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        _write_report(reports / "sabotage.json", {"run_id": run.id, "sabotages": run.sabotages, "record": record})
+    if run.fault is None:
+        _forget_old_runs(reports)
+    if finished:
         counted = [
             Verdict(one["verdict"])
             for one in verdicts
@@ -283,9 +351,19 @@ def _write_report(target: Path, content: dict[str, Any]) -> None:
     partial.replace(target)
 
 
-def _forget_old_runs(runs: Path) -> None:
-    for old in sorted(runs.iterdir())[:-KEPT_RUNS]:
-        shutil.rmtree(old, ignore_errors=True)
+def _counts(verdicts: list[dict[str, Any]]) -> dict[str, int]:
+    return {verdict.value: sum(one["verdict"] == verdict for one in verdicts) for verdict in Verdict}
+
+
+def _forget_old_runs(reports: Path) -> None:
+    reported = {
+        str(json.loads(report.read_text())["run_id"])
+        for report in (reports / "verdicts.json", reports / "sabotage.json")
+        if report.exists()
+    }
+    for old in sorted((reports / "runs").iterdir())[:-KEPT_RUNS]:
+        if old.name not in reported:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -308,13 +386,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if verdict is not Verdict.PROVEN:
             terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
             terminalreporter.write(f" {one['proof']}: {one['reason']}\n")
-    counts = ", ".join(f"{sum(one['verdict'] == v for one in run.verdicts)} {v.value}" for v in reversed(Verdict))
+    counts = ", ".join(f"{_counts(run.verdicts)[verdict]} {verdict.value}" for verdict in reversed(Verdict))
     if run.sabotages:
         terminalreporter.section("sabotages")
         for one in run.sabotages:
             caught = one["verdict"] == Verdict.REFUTED
             terminalreporter.write("caught   " if caught else "MISSED   ", green=caught, red=not caught, bold=True)
             terminalreporter.write(f" {one['guardrail']:<12} {one['id']:<28} {one['breaks']}\n")
+    if run.fault is not None:
+        terminalreporter.write_line(f"NOTHING IS PROVEN without evidence: {run.fault}", red=True)
     if run.accepted:
         terminalreporter.write_line(f"ACCEPTED UNPROVEN, and so proven to nobody: {' '.join(run.accepted)}", red=True)
     if run.planned:

@@ -14,7 +14,7 @@ import sh
 
 from harness.clock import Clock, OsClock
 from harness.errors import CommandFailed, Unavailable
-from harness.recorder import Recorder
+from harness.recorder import Record
 
 KILL_SECS = 5.0
 """How long a killed command may take to be gone."""
@@ -81,7 +81,7 @@ class Process:
 class Shell:
     """Runs commands and records each: the intent before, the result after."""
 
-    def __init__(self, recorder: Recorder, clock: Clock | None = None) -> None:
+    def __init__(self, recorder: Record, clock: Clock | None = None) -> None:
         self.recorder = recorder
         self._clock = clock or OsClock()
 
@@ -96,7 +96,7 @@ class Shell:
         timeout_secs: after this the command is killed and CommandFailed raised. Raises Unavailable when the program
         is not installed.
         """
-        intent = self.recorder.write("intent", argv=argv, cwd=str(cwd or ""))
+        intent = self.recorder.intent(argv, str(cwd or Path.cwd()))
         started = self._clock.monotonic()
         running = self._command(argv[0])(
             *argv[1:],
@@ -131,7 +131,7 @@ class Shell:
     def start(self, *argv: str, on_line: Callable[[str], None]) -> Process:
         """Start a command that goes on running; `on_line` gets each line of its stdout and stderr, and the record
         all of them when it ends."""
-        intent = self.recorder.write("intent", argv=argv, cwd="")
+        intent = self.recorder.intent(argv, str(Path.cwd()))
         started = self._clock.monotonic()
         ended = threading.Event()
         lines: list[str] = []
@@ -152,7 +152,8 @@ class Shell:
             _err=keep,
             _done=done,
             _tty_out=False,
-            _decode_errors="replace",
+            _encoding="utf-8",
+            _decode_errors="surrogateescape",
         )
         return Process(running, ended)
 
@@ -170,8 +171,8 @@ class Shell:
             "result",
             intent=intent,
             status=status,
-            stdout=result.stdout,
-            stderr=result.stderr,
+            stdout=out,
+            stderr=err,
             seconds=round(result.seconds, 6),
         )
         return result

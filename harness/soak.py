@@ -605,7 +605,9 @@ def run(options: argparse.Namespace) -> int:
         recorder = stack.enter_context(closing(Recorder(directory / RECORD, run_id, "soak", clock)))
         soak = _soak(options, config, Shell(recorder, clock), log, samples, clock, screen)
         with _stopped_by_signals(soak):
-            return soak.run()
+            status = soak.run()
+        recorder.end(status=status)
+        return status
 
 
 def _soak(

@@ -18,7 +18,7 @@ from harness.clock import FakeClock, OsClock
 from harness.errors import CommandFailed
 from harness.health import Finding
 from harness.ledger_view import LedgerUnreadable
-from harness.recorder import Recorder
+from harness.recorder import Unrecorded
 from harness.shell import Shell
 from harness.stall import Progress
 
@@ -55,7 +55,7 @@ def programs(directory: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
-    return Shell(Recorder(Path(os.devnull), "test", "test"))
+    return Shell(Unrecorded())
 
 
 def shown(active: str = "active", pid: int = 4242, invocation: str = INVOCATION) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness import machine as machines
+from harness import recorder as flight
 from harness.clock import OsClock, poll
 
 HEADER = """
@@ -134,6 +137,83 @@ def test_accepted_unproven_is_loud_and_recorded(tmp_path: Path) -> None:
     assert (status, report["counts"]["unproven"], report["accepted_unproven"]) == (0, 4, ["K2", "K3", "K4", "K5"])
     assert "ACCEPTED UNPROVEN" in output
     assert run(tmp_path, PROVEN + UNPROVEN, *accept[2:])[0] == 3
+
+
+TAMPERS = """
+@claim("E2")
+def test_tampers(proof_run):
+    lines = proof_run.record.read_bytes().splitlines(keepends=True)
+    proof_run.record.write_bytes(b"".join([*lines[:-1], lines[-1].replace(b"main", b"mine")]))
+"""
+CUTS = """
+@claim("E2")
+def test_cuts(proof_run):
+    with open(proof_run.record, "ab") as lines:
+        lines.write(b"{")
+"""
+
+
+@pytest.mark.claim("V1", "V3")
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [(TAMPERS, r"record.jsonl:\d+ was changed"), (CUTS, r"ends in the middle of a line")],
+    ids=["changed", "cut"],
+)
+def test_nothing_is_proven_when_the_record_is_no_evidence(tmp_path: Path, text: str, fault: str) -> None:
+    status, output, report = run(tmp_path, PROVEN + text + PROVEN.replace("fine", "fine_too"))
+    assert (status, report["counts"]) == (3, {"proven": 0, "unproven": 3, "refuted": 0})
+    assert all(re.search(f"no evidence: .*{fault}", one["reason"]) for one in report["verdicts"])
+    assert "NOTHING IS PROVEN without evidence" in output
+
+
+@pytest.mark.claim("V1", "V3")
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_record_that_cannot_be_written_proves_nothing(tmp_path: Path, workers: str) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "runs").write_text("in the way")
+    status, output, report = run(tmp_path, PROVEN + REFUTED, "-n", workers)
+    assert (status, report["counts"]) == (3, {"proven": 0, "unproven": 2, "refuted": 0})
+    assert "cannot write the flight record" in output
+
+
+@pytest.mark.claim("V1")
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_run_leaves_a_record_that_stands_up(tmp_path: Path, workers: str) -> None:
+    _, _, report = run(tmp_path, PROVEN + REFUTED + UNPROVEN, "-n", workers)
+    record = tmp_path / "reports" / report["record"]["path"]
+    assert flight.verify(record) == (report["record"]["lines"], report["record"]["sha256"])
+    *_, end = lines = list(flight.read(record))
+    assert (end["counts"], end["interrupted"]) == (report["counts"], False)
+    recorded = {line["proof"]: line["verdict"] for line in lines if line["type"] == "verdict"}
+    assert recorded == {one["proof"]: one["verdict"] for one in report["verdicts"]}
+
+
+@pytest.mark.claim("V1")
+def test_secrets_of_a_proof_appear_nowhere_in_its_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted in arguments, environment, output, a URL, a parameter and the reason of a refutation."""
+    planted = {
+        place: f"{place}-{secrets.token_hex(12)}" for place in ("argument", "environ", "output", "url", "reason")
+    }
+    monkeypatch.setenv("VENUE_API_SECRET", planted["environ"])
+    (tmp_path / "output").write_text(f"api_key={planted['output']}\n")
+    run(
+        tmp_path,
+        f"""
+@claim("E2")
+@pytest.mark.parametrize("token", ["token={planted["argument"]}"])
+def test_leaks(shell, token):
+    shell.run("curl", "-V", "--password", {planted["argument"]!r}, "wss://me:{planted["url"]}@venue.example/x")
+    shell.run("sh", "-c", "env; cat output; echo {planted["argument"]}")
+    raise Refuted("it said {planted["argument"]}, password={planted["reason"]}, and {planted["environ"]} to that")
+""",
+    )
+    buglog = subprocess.run([sys.executable, "-m", "harness", "buglog"], cwd=tmp_path, capture_output=True, check=True)
+    assert buglog.stdout
+    files = [file for file in (tmp_path / "reports").rglob("*") if file.is_file()]
+    assert len(files) >= 4
+    for file in files:
+        found = [place for place, secret in planted.items() if secret.encode() in file.read_bytes()]
+        assert not found, f"{file}: {found}"
 
 
 def test_a_session_without_proofs_writes_nothing(tmp_path: Path) -> None:
