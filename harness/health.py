@@ -7,7 +7,6 @@ healthcheck that hangs is worse than one that fails. What cannot be learned is a
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import threading
 import tomllib

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.machine import why_not_private
+from harness.recorder import Recorder
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -83,13 +85,17 @@ def dry_run(argv: list[str]) -> subprocess.CompletedProcess[str]:
 
 def make_report(reports: Path) -> None:
     """A run's leavings, as small as they can be."""
-    (reports / "runs" / "1").mkdir(parents=True)
-    (reports / "runs" / "1" / "record.jsonl").write_text(
-        '{"run":"1","worker":"main","seq":1,"at":1.5,"proof":"","type":"run","facts":{}}\n'
-    )
-    (reports / "verdicts.json").write_text(
-        '{"run_id":"1","systemd":"private","verdicts":[],"counts":{"proven":0,"refuted":0,"unproven":0}}'
-    )
+    recorder = Recorder(reports / "runs" / "1" / "record.jsonl", "1", "main")
+    recorder.write("run", systemd="private", facts={}, clauses={})
+    recorder.end(counts={}, interrupted=False, systemd="private", planned=[], accepted_unproven=[])
+    recorder.close()
+    summary = {
+        "run_id": "1",
+        "systemd": "private",
+        "verdicts": [],
+        "counts": {"proven": 0, "refuted": 0, "unproven": 0},
+    }
+    (reports / "verdicts.json").write_text(json.dumps(summary))
 
 
 def test_example_of_a_service_of_ones_own(tmp_path: Path) -> None:
