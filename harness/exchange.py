@@ -97,10 +97,16 @@ class Exchange:
         self.sent += count
         self.sent_again += again
 
-    def feed(self, *, interval_secs: float, price: float = 100.0) -> None:
-        """From now on, send every client that connects a tick each `interval_secs`, for as long as it stays."""
+    def feed(self, *, interval_secs: float, price: float = 100.0, again: int = 0) -> None:
+        """From now on, send every client that connects a tick each `interval_secs`, for as long as it stays.
+
+        again: how many of the ticks sent last each of them is sent first, as venues do after a reconnect.
+        """
 
         async def forever(client: ServerConnection) -> None:
+            for number in range(max(1, self._next_id - again), self._next_id):
+                await client.send(self.tick(number, price))
+                self.sent_again += 1
             while client not in self._frozen:
                 number, self._next_id = self._next_id, self._next_id + 1
                 await client.send(self.tick(number, price))

@@ -87,6 +87,24 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"expected exit status 11",
     ),
     Sabotage(
+        id="crash-is-final",
+        guardrail="exit12",
+        breaks="an engine that crashed stays down",
+        proof="test_exit12::test_crash_is_restarted",
+        directives="RestartPreventExitStatus=1",
+        confirm={"RestartPreventExitStatus": "1 12"},
+        reason=r"was restarted 0 times",
+    ),
+    Sabotage(
+        id="failure-latches",
+        guardrail="exit12",
+        breaks="a unit that failed on its configuration does not come up with a mended one",
+        proof="test_exit12::test_mended_unit_runs",
+        directives="ExecStopPost=+/bin/sh -c 'test \"$EXIT_STATUS\" != 12 || mkdir -p /var/lib/hybrid-engine/latched'\n"
+        "ExecCondition=+/bin/sh -c '! test -e /var/lib/hybrid-engine/latched'",
+        reason=r"of 1 after",
+    ),
+    Sabotage(
         id="config-error-is-a-crash",
         guardrail="exit12",
         breaks="a broken configuration ends in exit 1, which systemd restarts",
@@ -94,6 +112,33 @@ CATALOGUE: tuple[Sabotage, ...] = (
         params={"case": "wrong-type"},
         patch=Patch("engine/exits.py", "    CONFIG = 12", "    CONFIG = 1"),
         reason=r"expected exit status 12",
+    ),
+    Sabotage(
+        id="restarts-after-a-clean-end",
+        guardrail="E1",
+        breaks="a unit that ended cleanly is started again",
+        proof="test_unit_file::test_property",
+        params={"name": "Restart", "value": "on-failure"},
+        directives="Restart=always",
+        confirm={"Restart": "always"},
+        reason=r"Restart is 'always'",
+    ),
+    Sabotage(
+        id="watchdog-of-zero",
+        guardrail="E1",
+        breaks="the unit has a watchdog in name only",
+        proof="test_unit_file::test_has_a_watchdog",
+        directives="WatchdogSec=0",
+        reason=r"has no WatchdogSec=",
+    ),
+    Sabotage(
+        id="foreign-drop-in",
+        guardrail="E1",
+        breaks="another unit is proven than the installed one",
+        proof="test_unit_file::test_only_our_drop_in_is_on_top",
+        directives="Nice=5",
+        confirm={"Nice": "5"},
+        reason=r"drop-ins: ",
     ),
     Sabotage(
         id="no-sandbox",
@@ -112,6 +157,57 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_watchdog::test_paused_engine_is_restarted_by_the_watchdog",
         directives="WatchdogSec=0",
         reason=r"watchdog report of systemd has not come",
+    ),
+    Sabotage(
+        id="watchdog-fed-by-a-timer",
+        guardrail="E5",
+        breaks="the watchdog is fed whether the tasks answer or not",
+        proof="test_watchdog::test_stuck_part_is_restarted_by_the_watchdog",
+        params={"what": "strategy"},
+        patch=Patch(
+            "engine/notify.py",
+            "        return [name for name, epoch in self._answered.items()",
+            "        return [name for name, epoch in ()",
+        ),
+        reason=r"watchdog report of systemd has not come",
+    ),
+    Sabotage(
+        id="sigint-is-no-stop",
+        guardrail="E4",
+        breaks="Ctrl-C ends the engine in the middle of what it does",
+        proof="test_stop::test_sigint_in_full_flow",
+        patch=Patch(
+            "engine/pipeline.py",
+            "for signum in (signal.SIGTERM, signal.SIGINT):",
+            "signal.signal(signal.SIGINT, signal.SIG_DFL)\n        for signum in (signal.SIGTERM,):",
+        ),
+        reason=r"'FINAL METRICS' has not come",
+    ),
+    Sabotage(
+        id="half-batches",
+        guardrail="D3",
+        breaks="a batch is committed in two halves, a moment apart",
+        proof="test_stop::test_sigkill_in_full_flow",
+        patch=Patch(
+            "engine/ledger.py",
+            "        if batch.orders or batch.fills:\n            ids",
+            "        if batch.orders or batch.fills:\n"
+            '            self._connection.execute("COMMIT")\n'
+            '            __import__("time").sleep(1.0)\n'
+            '            self._connection.execute("BEGIN IMMEDIATE")\n'
+            "            ids",
+        ),
+        reason=r"a batch is there by half",
+    ),
+    Sabotage(
+        id="kill-forgets",
+        guardrail="N9",
+        breaks="after a kill, what the exchange sends again is taken for new",
+        proof="test_stop::test_sigkill_in_full_flow",
+        patch=Patch(
+            "engine/pipeline.py", "            {} if self._replay else restored.watermarks,\n", "            {},\n"
+        ),
+        reason=r"'HEARTBEAT \(G4\)' has not come",
     ),
     Sabotage(
         id="stop-drops-what-is-pending",
@@ -173,6 +269,26 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"\('pressure',\) to fail",
     ),
     Sabotage(
+        id="healthcheck-needs-no-unit",
+        guardrail="G1",
+        breaks="a unit that does not run is called healthy",
+        proof="test_g1::test_stopped_unit_and_missing_database_fail",
+        patch=Patch(
+            "harness/health.py",
+            'return state.active == "active" and state.main_pid > 0, str(state)',
+            "return True, str(state)",
+        ),
+        reason=r"to fail",
+    ),
+    Sabotage(
+        id="kernel-pressure-is-ignored",
+        guardrail="G2",
+        breaks="the engine is not throttled, however much the kernel says that tasks wait",
+        proof="test_g2::test_real_pressure_throttles_the_engine",
+        patch=Patch("harness/pressure.py", '"cpu": 20.0', '"cpu": 100.0'),
+        reason=r"no ENGINE_RESTART decision",
+    ),
+    Sabotage(
         id="cpu-limit-too-high",
         guardrail="G2",
         breaks="the engine is throttled at 90 % CPU pressure only",
@@ -209,6 +325,52 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_psi::test_latch_then_up_to_the_top_then_abort",
         patch=Patch("harness/ladder.py", "TOP_READINGS_MAX = 5", "TOP_READINGS_MAX = 5000"),
         reason=r"no ABORT decision",
+    ),
+    Sabotage(
+        id="never-recovers",
+        guardrail="psi",
+        breaks="calm never steps down again, although asked to",
+        proof="test_psi::test_recovery_steps_down_and_latch_does_not",
+        patch=Patch(
+            "harness/ladder.py", "        if recover_after_secs > 0 and self.index", "        if False and self.index"
+        ),
+        reason=r"no ENGINE_RESTART decision",
+    ),
+    Sabotage(
+        id="logonly-acts",
+        guardrail="psi",
+        breaks="pressure that was only to be recorded is acted upon",
+        proof="test_psi::test_logonly_and_off_do_nothing",
+        params={"actions": "logonly"},
+        patch=Patch("harness/soak.py", 'psi_actions == "logonly":', 'psi_actions == "never":'),
+        reason=r"no PSI_LOGONLY decision",
+    ),
+    Sabotage(
+        id="off-reads-pressure",
+        guardrail="psi",
+        breaks="pressure is read although it is off",
+        proof="test_psi::test_logonly_and_off_do_nothing",
+        params={"actions": "off"},
+        patch=Patch("harness/soak.py", 'psi_actions != "off":', 'psi_actions != "never":'),
+        reason=r"PSI was read|acted",
+    ),
+    Sabotage(
+        id="config-is-not-put-back",
+        guardrail="K5",
+        breaks="the config stays what the controller made of it",
+        proof="test_stall::test_slow_but_living_engine_is_left_alone",
+        patch=Patch(
+            "harness/rewrite.py", "        if restored != current:", "        if restored != current and False:"
+        ),
+        reason=r"config is not as it was",
+    ),
+    Sabotage(
+        id="decisions-lose-their-run",
+        guardrail="K6",
+        breaks="a decision does not say which run it is of",
+        proof="test_psi::test_latch_then_up_to_the_top_then_abort",
+        patch=Patch("harness/decisions.py", '        "run_id": run_id,\n', ""),
+        reason=r"keys of a decision",
     ),
     Sabotage(
         id="unknown-is-calm",
@@ -274,6 +436,26 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "        self.ticks_parsed += 2 * len(ticks)",
         ),
         reason=r"parsed ticks do not balance",
+    ),
+    Sabotage(
+        id="heartbeat-default-of-a-minute",
+        guardrail="G4",
+        breaks="without a setting, the heartbeat comes once a minute",
+        proof="test_g4::test_first_heartbeat_comes_at_start_and_default_is_ten_seconds",
+        patch=Patch(
+            "engine/settings.py",
+            "heartbeat_interval_secs: Secs = Field(default=10.0",
+            "heartbeat_interval_secs: Secs = Field(default=60.0",
+        ),
+        reason=r"default heartbeat interval is not 10 s",
+    ),
+    Sabotage(
+        id="log-has-no-target",
+        guardrail="M1",
+        breaks="log lines do not say which part of the engine they are of",
+        proof="test_g4::test_heartbeats_come_in_time_and_balance",
+        patch=Patch("engine/logs.py", '"target": record.name', '"target": ""'),
+        reason=r"not an M1 line|has not come",
     ),
     Sabotage(
         id="wrong-code-for-overload",
@@ -460,6 +642,92 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "        station.delay = 0.0",
         ),
         reason=r"a reconnect storm",
+    ),
+    Sabotage(
+        id="price-for-volume",
+        guardrail="S2",
+        breaks="a tick's price and volume are mixed up",
+        proof="test_scenarios::test_normalised_ticks",
+        patch=Patch(
+            "engine/wire.py",
+            "Tick(source, tick.symbol, tick.price, tick.volume, tick.ts, event_id)",
+            "Tick(source, tick.symbol, tick.volume, tick.price, tick.ts, event_id)",
+        ),
+        reason=r"what was stored",
+    ),
+    Sabotage(
+        id="signals-depend-on-the-disk",
+        guardrail="S8",
+        breaks="the same ticks give other signals when another database lies about",
+        proof="test_scenarios::test_same_ticks_same_signals_in_a_fresh_process",
+        patch=Patch(
+            "engine/strategy.py",
+            "        if before <= 0 < now:",
+            '        if before <= 0 < now and not __import__("os").path.exists("data/second.db"):',
+        ),
+        reason=r"other signals for the same ticks",
+    ),
+    Sabotage(
+        id="only-the-last-transition",
+        guardrail="S10",
+        breaks="of an order's transitions in one batch only the last is persisted",
+        proof="test_scenarios::test_paper_orders_live_through_partial_fills",
+        patch=Patch(
+            "engine/ledger.py",
+            "        self._insert(_ORDER_EVENTS, transitions)",
+            "        self._insert(_ORDER_EVENTS, transitions[-_ORDER_EVENTS.width :])",
+        ),
+        reason=r"transitions: ",
+    ),
+    Sabotage(
+        id="partial-is-whole",
+        guardrail="S11",
+        breaks="a trade of less than the order fills all of it",
+        proof="test_scenarios::test_paper_orders_live_through_partial_fills",
+        patch=Patch(
+            "engine/execution.py",
+            "            qty = min(available, order.remaining_qty)",
+            "            qty = order.remaining_qty",
+        ),
+        reason=r"transitions: ",
+    ),
+    Sabotage(
+        id="rejection-is-swallowed",
+        guardrail="L4",
+        breaks="an order that cannot be booked vanishes from the log",
+        proof="test_scenarios::test_what_cannot_be_booked_is_rejected_logged_and_persisted",
+        patch=Patch(
+            "engine/pipeline.py",
+            "            if event.status is OrderStatus.REJECTED:",
+            "            if event.status is None:",
+        ),
+        reason=r"'order rejected' has not come",
+    ),
+    Sabotage(
+        id="restart-forgets",
+        guardrail="I3",
+        breaks="after a restart, what the exchange sends again is taken for new",
+        proof="test_invariants::test_the_same_events_again_change_nothing",
+        patch=Patch(
+            "engine/pipeline.py", "            {} if self._replay else restored.watermarks,\n", "            {},\n"
+        ),
+        reason=r"'HEARTBEAT \(G4\)' has not come",
+    ),
+    Sabotage(
+        id="loop-writes",
+        guardrail="I6",
+        breaks="the event loop itself writes to the database",
+        proof="test_invariants::test_loop_does_not_wait_for_the_disk",
+        patch=Patch(
+            "engine/pipeline.py",
+            "        self._batches.put(batch)\n",
+            "        try:\n"
+            "            outcome = self._store.write(batch)\n"
+            "        except Exception as error:\n"
+            "            outcome = error\n"
+            "        self._loop.call_soon(self._done, outcome)\n",
+        ),
+        reason=r"the loop was late|has not come",
     ),
 )
 

@@ -85,6 +85,8 @@ def test_mended_unit_runs(engine: EngineUnit, exchange: Exchange) -> None:
 @pytest.mark.claim("exit12", "E3")
 def test_crash_is_restarted(engine: EngineUnit) -> None:
     """Exit 1: the disk is full when the database is opened."""
+    # systemd makes the state directory, a link, at the first start; what was put in its place before would stay.
+    engine.try_start()
     engine.configure({"app": {"db_path": "full/bot.db"}})
     with nemesis.full_disk(engine.machine, f"{engine.machine.layout.state}/full"):
         engine.try_start()

@@ -32,6 +32,8 @@ def called(entry: Sabotage, request: pytest.FixtureRequest) -> Iterator[Callable
     proof = getattr(importlib.import_module(f"proofs.{module}"), function)
     engine = request.getfixturevalue("engine")
     with ExitStack() as stack:
+        # Last of all: a controller that still runs would start it again meanwhile.
+        stack.callback(engine.down)
         arguments = dict(entry.params)
         for name in inspect.signature(proof).parameters:
             if name == "exchange":
@@ -43,7 +45,6 @@ def called(entry: Sabotage, request: pytest.FixtureRequest) -> Iterator[Callable
         engine.down()
         engine.wipe()
         yield lambda: proof(**arguments)
-        engine.down()
 
 
 @pytest.mark.sabotage

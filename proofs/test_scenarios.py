@@ -155,3 +155,18 @@ def test_locked_database_is_waited_for(engine: EngineUnit, exchange: Exchange) -
     beat = engine.wait_log("HEARTBEAT (G4)").fields
     engine.expect(beat["persist_errors"] > 0, "the failed write was not counted")
     engine.expect(beat["ingest_received"] == 60, f"{beat['ingest_received']} of 60 received")
+
+
+@pytest.mark.claim("L4", "R4")
+def test_what_cannot_be_booked_is_rejected_logged_and_persisted(engine: EngineUnit, exchange: Exchange) -> None:
+    """A price below the smallest that accounts can hold: no order is made of it, and nobody has to guess why."""
+    engine.connect(exchange, engine={"signal_every_n_ticks": 1})
+    exchange.send_raw([exchange.tick(1, 1e-15), exchange.tick(2, 100.0)])
+    rejected = engine.wait_log("order rejected")
+    engine.expect(
+        rejected.level == "ERROR" and "price" in str(rejected.fields["detail"]), f"the log says {rejected.message}"
+    )
+    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=1)
+    events = engine.query("SELECT status, detail FROM order_events ORDER BY order_id, seq")
+    engine.expect([status for status, _ in events] == ["REJECTED", "FILLED"], f"transitions: {events}")
+    engine.expect("price" in str(events[0][1]), f"the reason is not persisted: {events}")

@@ -63,7 +63,7 @@ def test_slow_but_living_engine_is_left_alone(engine: EngineUnit, exchange: Exch
     configure(engine, exchange)
     config = engine.machine.path(engine.config_path).read_text()
     soak.start("--mode", "mockws", "--stall-threshold-sec", str(THRESHOLD_SECS), seconds=2.5 * THRESHOLD_SECS)
-    soak.wait("COMPLETE", deadline_secs=20.0)
+    soak.wait("COMPLETE", deadline_secs=2 * engine.deadline_secs)
     soak.wait_end()
     soak.expect(soak.decisions("STALL") == [], "a slow engine was taken for a stalled one")
     soak.expect(len(soak.decisions("ENGINE_RESTART")) == 1, "it was restarted after the start of the soak")

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from harness import contract
+from harness.sabotage import CATALOGUE
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("engine", "harness", "proofs", "bench")
@@ -102,6 +106,48 @@ def test_sole_importer(library: str) -> None:
     for name, path in modules(*packages):
         if library in tops(path):
             assert name in allowed, f"{name} imports {library}; use {instead}"
+
+
+UNDER_THE_UNIT = {"EngineUnit", "SoakRun"}
+"""Whoever takes one of these drives the real unit."""
+
+WITHOUT_SABOTAGE = {
+    "test_sabotage::test_sabotage_is_caught": "is what runs the sabotages",
+}
+"""Proofs under the unit that have no entry in harness/sabotage.py, and why they need none."""
+
+
+def proofs_under_the_unit() -> Iterator[str]:
+    for name, path in modules("proofs"):
+        if not Path(name).name.startswith("test_"):
+            continue
+        for node in tree(path).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                annotations = {ast.unparse(one.annotation) for one in node.args.args if one.annotation}
+                if annotations & UNDER_THE_UNIT:
+                    yield f"{path.stem}::{node.name}"
+
+
+def test_every_proof_under_the_unit_can_fail() -> None:
+    under = set(proofs_under_the_unit())
+    sabotaged = {entry.proof for entry in CATALOGUE}
+    assert under - sabotaged == set(WITHOUT_SABOTAGE), (
+        "each proof that takes an EngineUnit or a SoakRun needs an entry in harness/sabotage.py (contract V4), or a "
+        "reason in WITHOUT_SABOTAGE"
+    )
+
+
+def test_every_guardrail_has_a_sabotage() -> None:
+    """Each built id of section 11: an entry is about it, or one of a proof that claims it."""
+    guardrail = re.compile(r"G\d|[ISL]\d+|exit12|stall|sampling|psi|concurrency")
+    listed = contract.listed(tomllib.loads((ROOT / "config" / "contract.toml").read_text()))
+    built = {name for name, clause in listed.items() if guardrail.fullmatch(name) and not clause.planned}
+    covered = {entry.guardrail for entry in CATALOGUE}
+    for entry in CATALOGUE:
+        module, _, function = entry.proof.partition("::")
+        covered |= set(contract.claims_in_source((ROOT / "proofs" / f"{module}.py").read_text())[function])
+    assert len(built) > 20
+    assert built <= covered, f"no sabotage for {', '.join(sorted(built - covered))}"
 
 
 def calls(path: Path) -> Iterator[tuple[int, str]]:
