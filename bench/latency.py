@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import __main__ as engine_main
-from engine import feeds, pipeline, strategy
+from engine import pipeline, strategy, via_picows
 from engine.events import Signal, Tick
 
 arrived = array("q")
@@ -43,7 +43,7 @@ class Watched:
 def watch() -> None:
     """Puts the stop watch into the engine's modules. The load sends one text frame per tick, and nothing else."""
     make = strategy.make
-    listener: Any = feeds._PicowsListener
+    listener: Any = via_picows._PicowsListener
     on_ws_frame = listener.on_ws_frame
 
     def stamped(self: Any, transport: Any, frame: Any) -> None:

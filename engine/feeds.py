@@ -4,33 +4,27 @@ A feed turns its source into lists of ticks and delivers them to ingest, synchro
 room it pauses the feed: a WebSocket feed stops reading its sockets, so that TCP slows the venue down (B2).
 
 The WebSocket feed decides nothing. `session.Session` says what to connect to and when; the feed carries the
-effects out and reports what happened. Two independent libraries can carry it, behind `Connect`: picows, which
-delivers frames out of the socket's callback, and websockets, which the proofs use as a second opinion. The
-feed goes nowhere but to the configured URLs: no proxy of the environment, no redirect, is followed.
+effects out and reports what happened. Two independent libraries can carry it, behind `Connect`: picows
+(`via_picows`) and websockets (`via_websockets`). The feed goes nowhere but to the configured URLs: no proxy of the
+environment, no redirect, is followed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import logging
 import random
-import socket
-import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Final, Protocol
 from urllib.parse import urlsplit
 
-from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
-
-from engine import session, settings
+from engine import schema, session, settings
 from engine.events import Tick
-from engine.exits import ConfigError, NetworkLost, ProtocolChanged
+from engine.exits import ConfigError, Crash, EngineError, NetworkLost, ProtocolChanged
 from engine.logs import RateLimited
 from engine.wire import MAX_MESSAGE_BYTES, Kind, Parser, kind_for
 
@@ -40,17 +34,8 @@ logger = logging.getLogger("engine.feeds")
 # the loop turns every few ms, large enough that the step costs nothing per tick.
 _STEP_TICKS = 2000
 
-# How long a connection that we close may take to flush its close frame before it is aborted.
-_CLOSE_GRACE_SECS = 1.0
-
-# What the kernel may buffer of one connection, and so about the most that one read brings: picows doubles its own
-# buffer whenever a read fills it, and a saturated loopback would take it to megabytes (B1). Market data over a
-# link of 100 ms still gets 1 MB/s, 7000 trades a second, through. Against 256 KiB this saves 1 MiB of resident
-# memory at saturation and costs no throughput (`python -m bench --only T1,T5`).
-_RECEIVE_BUFFER_BYTES = 96 * 1024
-
-# websockets reads one frame less than this ahead of us; a paused feed holds that much per connection.
-_WEBSOCKETS_QUEUE_FRAMES = 64
+CLOSE_GRACE_SECS: Final = 1.0
+"""How long a connection that we close may take to flush its close frame before it is aborted."""
 
 
 class Inlet(Protocol):
@@ -162,7 +147,7 @@ class SyntheticFeed(_Stepped):
 
     source = "synthetic"
 
-    def __init__(self, inlet: Inlet, options: settings.Engine, symbol: str, now_ms: Callable[[], int]) -> None:
+    def __init__(self, inlet: Inlet, options: schema.Engine, symbol: str, now_ms: Callable[[], int]) -> None:
         super().__init__(inlet)
         self._interval_secs = options.tick_interval_ms / 1000
         self._price = options.start_price
@@ -417,8 +402,8 @@ class WebSocketFeed:
     def __init__(
         self,
         inlet: Inlet,
-        sources: Sequence[settings.Source],
-        options: settings.Engine,
+        sources: Sequence[schema.Source],
+        options: schema.Engine,
         default_symbol: str,
         connect: Connect,
         now: Callable[[], float],
@@ -452,7 +437,7 @@ class WebSocketFeed:
         self._paused = False
         self._stopped = False
         # Why `run` has to end; None while all is well.
-        self._failure: NetworkLost | ProtocolChanged | None = None
+        self._failure: EngineError | None = None
 
     @property
     def source(self) -> str | None:
@@ -529,7 +514,7 @@ class WebSocketFeed:
         logger.warning("connection lost", extra={"fields": {**_about(line.source), "reason": reason}})
         self._apply(self._session.closed(line.conn, self._now(), reason))
 
-    def _fail(self, failure: NetworkLost | ProtocolChanged) -> None:
+    def _fail(self, failure: EngineError) -> None:
         self._failure = failure
         self._bell.ring()
 
@@ -584,6 +569,11 @@ class WebSocketFeed:
                     line.conn, self._now(), str(failure), failure.http_status, failure.retry_after_secs
                 )
             )
+        except Exception as error:
+            # No failure of the network: the library cannot be loaded, or is not what we take it for.
+            crash = Crash(f"transport failed: {why(error)}")
+            crash.__cause__ = error
+            self._fail(crash)
         finally:
             line.task = None
 
@@ -608,6 +598,8 @@ def _about(source: session.Source) -> dict[str, object]:
 def retry_after_secs(header: str | None, now: datetime) -> float | None:
     """The Retry-After header as seconds from `now`: it holds seconds or an HTTP date (RFC 9110 section
     10.2.3). None when there is none, or nobody can tell what it means."""
+    from email.utils import parsedate_to_datetime
+
     if header is None:
         return None
     text = header.strip()
@@ -623,240 +615,29 @@ def retry_after_secs(header: str | None, now: datetime) -> float | None:
     return max(0.0, (at - now).total_seconds())
 
 
-def _why(error: BaseException) -> str:
+def why(error: BaseException) -> str:
+    """An exception as a reason for the log."""
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-# --- picows ---------------------------------------------------------------------------------------------------
-
-_TEXT = WSMsgType.TEXT
-
-
-class _PicowsConnection:
-    def __init__(self, transport: WSTransport) -> None:
-        self._transport = transport
-        self._reading = True
-
-    def ping(self) -> None:
-        self._transport.send_ping()
-
-    def pause(self) -> None:
-        if self._reading and not self._transport.is_disconnected:
-            self._reading = False
-            self._transport.underlying_transport.pause_reading()
-
-    def resume(self) -> None:
-        if not self._reading and not self._transport.is_disconnected:
-            self._reading = True
-            self._transport.underlying_transport.resume_reading()
-
-    def close(self) -> None:
-        if self._transport.is_disconnected:
-            return
-        self._transport.send_close(WSCloseCode.OK)
-        self._transport.disconnect()
-        # A half-open connection never acknowledges, and would hold its socket for minutes.
-        asyncio.get_running_loop().call_later(_CLOSE_GRACE_SECS, self._transport.disconnect, False)
+def refusal(status: int, retry_after: str | None) -> ConnectFailed:
+    """The server answered with HTTP `status` instead of upgrading, and with this Retry-After header."""
+    return ConnectFailed(f"HTTP {status}", status, retry_after_secs(retry_after, datetime.now(UTC)))
 
 
-class _PicowsListener(WSListener):
-    """Frames out of the socket's callback. Payloads are views into the receive buffer, good until the
-    callback returns; a parser copies what it keeps."""
+async def _over_picows(url: str, line: Line) -> None:
+    from engine import via_picows
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
-        self._parser = line.parser
-        self._parse_into = line.parser.parse_into
-        # The pieces of a fragmented message; None between messages.
-        self._pieces: bytearray | None = None
-
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        raw: socket.socket = transport.underlying_transport.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-        self._line.opened(_PicowsConnection(transport))
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        if frame.msg_type == _TEXT and frame.fin and self._pieces is None:
-            # Line.text, spelled out: the call would cost a twentieth of the whole way to the disk.
-            line = self._line
-            self._parse_into(frame.get_payload_as_memoryview(), line.ticks)
-            if self._parser.errors != line.errors:
-                line.troubled()
-        elif frame.msg_type == WSMsgType.CLOSE:
-            # No sign of life: were it taken for one, a server that accepts and closes would look healthy.
-            transport.send_close(WSCloseCode.OK)
-            transport.disconnect()
-            return
-        else:
-            self._other(transport, frame)
-        # picows marks the last frame of each read, control frames included, which is why the pongs are ours.
-        if frame.last_in_buffer:
-            self._line.flush()
-
-    def _other(self, transport: WSTransport, frame: WSFrame) -> None:
-        kind = frame.msg_type
-        if kind == WSMsgType.PING:
-            transport.send_pong(frame.get_payload_as_bytes())
-        elif kind == WSMsgType.PONG:
-            self._line.pong()
-        elif kind == WSMsgType.BINARY:
-            # Its continuation frames are refused one by one too: rare enough not to matter.
-            self._line.refuse("binary message")
-        else:
-            self._piece(transport, frame)
-
-    def _piece(self, transport: WSTransport, frame: WSFrame) -> None:
-        if (frame.msg_type == WSMsgType.TEXT) == (self._pieces is not None):
-            self._line.refuse("fragments out of order")
-            self._pieces = None
-            return
-        if self._pieces is None:
-            self._pieces = bytearray()
-        self._pieces += frame.get_payload_as_memoryview()
-        if len(self._pieces) > MAX_MESSAGE_BYTES:
-            self._pieces = None
-            self._line.refuse(f"message over {MAX_MESSAGE_BYTES} bytes")
-            transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
-            transport.disconnect()
-            # At once, so that the fragments still in the buffer are not counted one by one.
-            self._line.closed("message too big")
-        elif frame.fin:
-            message, self._pieces = bytes(self._pieces), None
-            self._line.text(message)
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
-        handshake = transport.close_handshake
-        sent = handshake.sent if handshake is not None else None
-        received = handshake.recv if handshake is not None else None
-        if sent is not None and received is None and sent.code == WSCloseCode.MESSAGE_TOO_BIG:
-            self._line.refuse(f"frame over {MAX_MESSAGE_BYTES} bytes")
-            reason = "message too big"
-        elif received is not None:
-            reason = f"closed by the peer: {received.code} {received.reason or ''}".rstrip()
-        else:
-            reason = "connection broken"
-        self._line.closed(reason)
+    await via_picows.connect(url, line)
 
 
-async def picows_connect(url: str, line: Line) -> None:
-    """The default transport; see `Connect`."""
-    try:
-        await ws_connect(
-            functools.partial(_PicowsListener, line),
-            url,
-            ssl_context=ssl.create_default_context() if url.startswith("wss:") else None,
-            websocket_handshake_timeout=session.CONNECT_TIMEOUT_SECS,
-            enable_auto_pong=False,
-            max_frame_size=MAX_MESSAGE_BYTES,
-            max_redirects=0,
-        )
-    except Exception as error:
-        response = getattr(error, "response", None)
-        if isinstance(error, WSError) and response is not None:
-            status = int(response.status)
-            wait = retry_after_secs(response.headers.get("Retry-After"), datetime.now(UTC))
-            raise ConnectFailed(f"HTTP {status}", status, wait) from error
-        # Whatever went wrong, from DNS to TLS to a malformed answer: the session backs off and tries again.
-        raise ConnectFailed(_why(error)) from error
-    if line.connection is None and not line.dead:
-        raise ConnectFailed("connection closed during the handshake")
+async def _over_websockets(url: str, line: Line) -> None:
+    from engine import via_websockets
+
+    await via_websockets.connect(url, line)
 
 
-# --- websockets -----------------------------------------------------------------------------------------------
-
-
-class _WebsocketsConnection:
-    def __init__(self, line: Line, websocket: object) -> None:
-        from websockets.asyncio.client import ClientConnection
-
-        assert isinstance(websocket, ClientConnection)
-        self._line = line
-        self._websocket = websocket
-        self._may_read = asyncio.Event()
-        self._may_read.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        line.opened(self)
-        self._spawn(self._read())
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        # The event loop itself holds tasks only weakly.
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def ping(self) -> None:
-        self._spawn(self._ping())
-
-    def pause(self) -> None:
-        self._may_read.clear()
-
-    def resume(self) -> None:
-        self._may_read.set()
-
-    def close(self) -> None:
-        self._may_read.set()
-        self._spawn(self._websocket.close())
-
-    async def _ping(self) -> None:
-        from websockets.exceptions import ConnectionClosed
-
-        try:
-            await (await self._websocket.ping())
-        except ConnectionClosed:
-            return
-        self._line.pong()
-
-    async def _read(self) -> None:
-        from websockets.exceptions import ConnectionClosed
-
-        line = self._line
-        try:
-            while not line.dead:
-                await self._may_read.wait()
-                message = await self._websocket.recv()
-                if isinstance(message, str):
-                    line.text(message.encode())
-                else:
-                    line.refuse("binary message")
-                line.flush()
-        except ConnectionClosed as error:
-            sent = error.sent
-            if error.rcvd is None and sent is not None and sent.code == 1009:
-                line.refuse(f"message over {MAX_MESSAGE_BYTES} bytes")
-            elif error.rcvd is None and sent is not None and sent.code == 1007:
-                line.refuse("message is not UTF-8")
-            line.closed(_why(error))
-
-
-async def websockets_connect(url: str, line: Line) -> None:
-    """The other transport (HYBRID_TRANSPORT=websockets); see `Connect`."""
-    from websockets.asyncio.client import connect
-    from websockets.exceptions import InvalidStatus
-
-    class Direct(connect):
-        def process_redirect(self, exc: Exception) -> Exception | str:
-            return exc
-
-    try:
-        websocket = await Direct(
-            url,
-            proxy=None,
-            compression=None,
-            ping_interval=None,
-            open_timeout=session.CONNECT_TIMEOUT_SECS,
-            close_timeout=_CLOSE_GRACE_SECS,
-            max_size=MAX_MESSAGE_BYTES,
-            max_queue=_WEBSOCKETS_QUEUE_FRAMES,
-        )
-    except InvalidStatus as error:
-        status = error.response.status_code
-        wait = retry_after_secs(error.response.headers.get("Retry-After"), datetime.now(UTC))
-        raise ConnectFailed(f"HTTP {status}", status, wait) from error
-    except Exception as error:
-        raise ConnectFailed(_why(error)) from error
-    _WebsocketsConnection(line, websocket)
-
-
-CONNECTS: dict[str, Connect] = {"picows": picows_connect, "websockets": websockets_connect}
-"""Transports by their name in HYBRID_TRANSPORT."""
+CONNECTS: Final[dict[str, Connect]] = {"picows": _over_picows, "websockets": _over_websockets}
+"""Transports by their name in HYBRID_TRANSPORT. A library is loaded with the first attempt to connect: that takes a
+quarter of the time that the engine needs to start, and a run without a WebSocket needs none."""

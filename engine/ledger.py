@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 from urllib.parse import quote
 
-import aiosqlite
 import msgspec
 
 from engine.events import EXACT, Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
@@ -606,6 +605,8 @@ class Ledger:
         memory; the WAL cannot shrink until the generator is exhausted or closed. A tick of the earlier engine
         has the source "". Raises ConfigError or Crash like `open_ledger`.
         """
+        import aiosqlite
+
         try:
             async with (
                 aiosqlite.connect(_uri(self.path), uri=True) as connection,

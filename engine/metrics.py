@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+
+import msgspec
 
 
-@dataclass(slots=True)
-class Counters:
+class Counters(msgspec.Struct):
     """What happened since start. Counted on the event loop's thread only, so a snapshot is consistent."""
 
     tick_count: int = 0  # ticks that ingest handed to the pipeline
@@ -76,7 +76,7 @@ def snapshot(
 ) -> dict[str, object]:
     """The fields of one HEARTBEAT or FINAL METRICS line. `source` is the name of the connected source."""
     return {
-        **asdict(counters),
+        **msgspec.structs.asdict(counters),
         "tick_rows_queued": tick_rows_queued,
         "loop_lag_ms_p99": round(loop_lag_ms_p99, 3),
         "source": source,

@@ -32,7 +32,8 @@ from engine.channels import Channel
 from engine.events import Mode, OrderStatus, Reason, Signal, Tick
 from engine.exits import Crash, EngineError, ExitCode
 from engine.intake import Intake
-from engine.settings import Environment, Loaded, Source, redact_url
+from engine.schema import Source
+from engine.settings import Environment, Loaded, redact_url
 from engine.wire import CONSECUTIVE_IDS, kind_for
 
 logger = logging.getLogger("engine.pipeline")

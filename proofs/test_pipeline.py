@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from websockets.sync.server import ServerConnection
 
-from engine import feeds, pipeline, settings
+from engine import feeds, pipeline, schema, settings
 from engine.events import Fill, Side, Tick
 from engine.exits import ConfigError
 from engine.feeds import retry_after_secs
@@ -108,11 +108,11 @@ def test_N1_M2_M3_G4_D1_D3_S1_I5_R4_R5_S9_synthetic_from_start_to_end(tmp_path: 
 
 
 def test_N1_the_walk_never_falls_below_one() -> None:
-    options = settings.Engine(start_price=1.2, price_step=0.5)
+    options = schema.Engine(start_price=1.2, price_step=0.5)
     feed = feeds.SyntheticFeed(None, options, "A/B", lambda: 7)  # type: ignore[arg-type]
     made = [feed.next_tick() for _ in range(40)]
     assert [tick.price for tick in made] == walk(40, 1.2, 0.5)
-    falling = feeds.SyntheticFeed(None, settings.Engine(start_price=1.1, price_step=1.0), "A/B", lambda: 7)  # type: ignore[arg-type]
+    falling = feeds.SyntheticFeed(None, schema.Engine(start_price=1.1, price_step=1.0), "A/B", lambda: 7)  # type: ignore[arg-type]
     assert [falling.next_tick().price for _ in range(5)] == walk(5, 1.1, 1.0)
     assert min(walk(5, 1.1, 1.0)) >= 1.0
 

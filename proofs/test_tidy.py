@@ -27,9 +27,10 @@ SOLE_IMPORTERS = {
     # library: (packages the rule holds in, the modules that may import it, what everybody else uses)
     "sqlite3": (("engine",), {"engine/ledger.py"}, "the Ledger"),
     "aiosqlite": (("engine",), {"engine/ledger.py"}, "the Ledger"),
-    "picows": (("engine",), {"engine/feeds.py"}, "a feed"),
-    "websockets": (("engine",), {"engine/feeds.py"}, "a feed"),
+    "picows": (("engine",), {"engine/via_picows.py"}, "a feed"),
+    "websockets": (("engine",), {"engine/via_websockets.py"}, "a feed"),
     "tomllib": (("engine",), {"engine/settings.py"}, "Settings"),
+    "pydantic_core": (("engine",), {"engine/schema.py", "engine/settings.py"}, "Settings"),
     "sh": (("engine", "harness", "proofs"), {"harness/shell.py"}, "a Shell, which records"),
     "time": (("harness",), {"harness/clock.py"}, "a Clock"),
 }
