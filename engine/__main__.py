@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from engine import __version__, logs, settings
@@ -86,15 +87,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check_config:
             print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True))
             return ExitCode.COMPLETE
-        from engine import pipeline
-
-        return pipeline.run(loaded, environment)
+        return _run(loaded, environment)
     except EngineError as error:
         logs.report(logger, error)
         return error.code
     except Exception as error:
         logs.report(logger, Crash("unexpected error"), cause=error)
         return ExitCode.CRASH
+
+
+def _run(loaded: settings.Loaded, environment: settings.Environment) -> int:
+    from engine import ledger
+
+    options = loaded.settings
+    logger.info(
+        "configuration loaded",
+        extra={
+            "fields": {
+                "config_path": None if loaded.config_path is None else str(loaded.config_path),
+                "mode": options.mode,
+                "ingest_mode": options.engine.ingest_mode,
+                "db_path": options.app.db_path,
+                "sample_every": options.engine.sample_every,
+            }
+        },
+    )
+    # The database waits for the disk meanwhile the pipeline and asyncio are imported.
+    with ThreadPoolExecutor(1) as thread:
+        store = thread.submit(
+            ledger.open_ledger,
+            options.app.db_path,
+            busy_timeout_ms=options.persist.busy_timeout_ms,
+            replay=options.engine.ingest_mode == "REPLAY",
+        )
+        from engine import pipeline
+    return pipeline.run(loaded, environment, store.result())
 
 
 if __name__ == "__main__":

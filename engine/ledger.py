@@ -250,9 +250,10 @@ def _adopt_table(connection: sqlite3.Connection, path: Path, table: str) -> None
     declared = _TABLES_V0[table]
     found = _columns(connection, table)
     if not found:
-        body = ", ".join(f"{name} {declaration}" for name, declaration, _ in declared)
+        columns = {name: declaration for name, declaration, _ in declared} | _COLUMNS_V1[table]
+        body = ", ".join(f"{name} {declaration}" for name, declaration in columns.items())
         connection.execute(f"CREATE TABLE {table}({body})")
-        found = _columns(connection, table)
+        return
     type_, _, _, is_key = found.get("id", ("missing", False, False, False))
     if type_ != "INTEGER" or not is_key:
         raise ConfigError(

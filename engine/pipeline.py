@@ -55,30 +55,11 @@ _WRITE_SLACK_SECS = 2.0
 _Items = tuple[list[Tick], list[Signal]]
 
 
-def run(loaded: Loaded, environment: Environment) -> int:
-    """Runs the engine until it is told to stop or cannot go on; returns the exit status.
+def run(loaded: Loaded, environment: Environment, store: ledger.Ledger) -> int:
+    """Runs the engine on `store`, which it closes, until it is told to stop or cannot go on; returns the exit status.
 
-    Raises EngineError for what fails before the pipeline runs: a database that is not usable, a replay file
-    that is not there.
+    Raises EngineError for what fails before the pipeline runs: a replay file that is not there.
     """
-    options = loaded.settings
-    logger.info(
-        "configuration loaded",
-        extra={
-            "fields": {
-                "config_path": None if loaded.config_path is None else str(loaded.config_path),
-                "mode": options.mode,
-                "ingest_mode": options.engine.ingest_mode,
-                "db_path": options.app.db_path,
-                "sample_every": options.engine.sample_every,
-            }
-        },
-    )
-    store = ledger.open_ledger(
-        options.app.db_path,
-        busy_timeout_ms=options.persist.busy_timeout_ms,
-        replay=options.engine.ingest_mode == "REPLAY",
-    )
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
         return runner.run(_run(loaded, environment, store))
 

@@ -793,6 +793,16 @@ STAGES = {
 }
 
 
+def run(loaded: settings.Loaded, environment: settings.Environment) -> int:
+    options = loaded.settings
+    store = open_ledger(
+        options.app.db_path,
+        busy_timeout_ms=options.persist.busy_timeout_ms,
+        replay=options.engine.ingest_mode == "REPLAY",
+    )
+    return pipeline.run(loaded, environment, store)
+
+
 def load(tmp_path: Path, tables: dict[str, dict[str, object]]) -> settings.Loaded:
     config = write_config(tmp_path, tables)
     return settings.load(str(config), {"app.db_path": ("--db", str(tmp_path / "bot.db"))})
@@ -811,7 +821,7 @@ def run_here(
     caplog.clear()
     caplog.set_level("INFO")
     loaded = load(tmp_path, tables)
-    code = pipeline.run(loaded, settings.Environment("INFO", "picows", None, None))
+    code = run(loaded, settings.Environment("INFO", "picows", None, None))
     books = [vars(line)["fields"] for line in caplog.records if line.message in ("HEARTBEAT (G4)", "FINAL METRICS")]
     for beat in books:
         assert_balanced(beat, loaded.settings.engine.sample_every)
@@ -832,7 +842,7 @@ def test_B2_overload_names_the_channel_and_writes_what_is_queued(
         "engine": {"shutdown_timeout_secs": 0.1, "signal_every_n_ticks": 1, "overload_grace_ms": 50},
         "channels": {"tick_channel_size": 8, "signal_channel_size": 2},
     }
-    code = pipeline.run(load(tmp_path, tables), settings.Environment("INFO", "picows", None, None))
+    code = run(load(tmp_path, tables), settings.Environment("INFO", "picows", None, None))
     assert code == 13
     (overload,) = [record.fields for record in caplog.records if record.message.startswith(f"{channel} channel full")]
     assert (overload["reason"], overload["channel"]) == ("OVERLOAD", channel)
@@ -859,7 +869,7 @@ def run_in_process(tmp_path: Path, watchdog_secs: float, tables: dict[str, dict[
         listener = threading.Thread(target=hear)
         listener.start()
         try:
-            pipeline.run(loaded, settings.Environment("INFO", "picows", str(tmp_path / "notify"), watchdog_secs))
+            run(loaded, settings.Environment("INFO", "picows", str(tmp_path / "notify"), watchdog_secs))
         finally:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
                 end.sendto(b"END", str(tmp_path / "notify"))
@@ -915,7 +925,7 @@ def test_M4_there_is_no_ready_without_a_database(tmp_path: Path) -> None:
         systemd.bind(str(tmp_path / "notify"))
         systemd.setblocking(False)
         with pytest.raises(ConfigError):
-            pipeline.run(load(tmp_path, {}), settings.Environment("INFO", "picows", str(tmp_path / "notify"), 1.0))
+            run(load(tmp_path, {}), settings.Environment("INFO", "picows", str(tmp_path / "notify"), 1.0))
         with pytest.raises(BlockingIOError):
             systemd.recv(4096)
 
