@@ -31,6 +31,18 @@ _OVERRIDES = {
 }
 
 
+_EPILOG = """\
+Exit status: 0 complete, 1 crash, 10 network, 11 parse, 12 config, 13 overload.
+
+examples:
+  hybrid-engine --ingest synthetic --seconds 10 --db /tmp/bot.db
+  hybrid-engine --config config/config.toml --check-config
+  hybrid-engine --ingest mockws --ws-url ws://127.0.0.1:9001
+  hybrid-engine --ingest realws --sources config/ws_sources.toml
+  hybrid-engine --ingest replay --replay-file ticks.jsonl --db /tmp/replay.db
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports a usage error as ConfigError: after argparse's own exit status 2 systemd would restart."""
 
@@ -42,7 +54,8 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="hybrid-engine",
         description="Asyncio trading engine. It trades nothing by default (SHADOW).",
-        epilog="Exit status: 0 complete, 1 crash, 10 network, 11 parse, 12 config, 13 overload.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")

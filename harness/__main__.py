@@ -26,17 +26,31 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+EPILOG = """\
+The proofs themselves run under pytest: `make proofs`, or `.venv/bin/pytest proofs -k exit12`.
+
+examples:
+  python -m harness doctor
+  python -m harness diagnose --window 3
+  python -m harness soak --seconds 180 --mode synthetic
+  python -m harness COMMAND --help                     the command's options, and examples
+"""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m harness",
         description="Runs, breaks, watches and judges a trading engine under a real systemd.",
-        epilog="The proofs themselves run under pytest: `make proofs`, or `.venv/bin/pytest proofs -k exit12`.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser(
         "doctor", help="what this computer can prove, and what to install for the rest",
         description="Prints a line for each thing a proof may need. Exit status 1 when something needed is missing.",
+        epilog="examples:\n  python -m harness doctor\n  NO_COLOR=1 python -m harness doctor",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.set_defaults(run=_doctor)
 
@@ -53,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "contract", help="list the clauses of docs/contract.md, and which are planned",
         description="Compares docs/contract.md with config/contract.toml. Exit status 1 when they disagree.",
+        epilog="examples:\n  python -m harness contract | grep planned\n"
+        "  python -m harness contract --update          after a change of docs/contract.md, or of a proof's claims",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument(
         "--update",

@@ -21,6 +21,7 @@ from websockets.http11 import Request, Response
 
 from harness.clock import Clock, OsClock, poll
 from harness.errors import HarnessError
+from harness.waiting import awaiting
 
 T = TypeVar("T")
 
@@ -71,18 +72,22 @@ class Exchange:
 
     def wait_client(self, deadline_secs: float = 10.0, *, connections: int = 1) -> None:
         """Wait until a client is connected, and so many have ever been. Raises HarnessError when none comes."""
-        with self._changed:
+        with self._changed, awaiting("a client of the exchange"):
             if not self._changed.wait_for(lambda: self._clients and self.connections >= connections, deadline_secs):
                 raise HarnessError(f"no client connected to {self.url} within {deadline_secs:g} s")
 
     def wait_sent(self, count: int, deadline_secs: float = 10.0) -> None:
         """Wait until `count` ticks were sent. Raises HarnessError when clients do not take them."""
-        if poll(lambda: True if self.sent >= count else None, self._clock, deadline_secs) is None:
+        with awaiting(f"{count} ticks to be sent"):
+            sent = poll(lambda: True if self.sent >= count else None, self._clock, deadline_secs)
+        if sent is None:
             raise HarnessError(f"{self.sent} of {count} ticks sent to {self.url} within {deadline_secs:g} s")
 
     def wait_refusals(self, count: int, deadline_secs: float = 10.0) -> None:
         """Wait until `count` handshakes were refused. Raises HarnessError when nobody tries so often."""
-        if poll(lambda: True if len(self.refusals) >= count else None, self._clock, deadline_secs) is None:
+        with awaiting(f"{count} refused handshakes"):
+            refused = poll(lambda: True if len(self.refusals) >= count else None, self._clock, deadline_secs)
+        if refused is None:
             raise HarnessError(f"{len(self.refusals)} of {count} handshakes refused within {deadline_secs:g} s")
 
     def send_ticks(self, count: int, *, price: float = 100.0, again: int = 0) -> None:

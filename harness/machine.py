@@ -33,6 +33,7 @@ from harness.clock import Clock, OsClock, poll
 from harness.errors import MachineError, Unavailable
 from harness.shell import CommandResult, Process, Shell
 from harness.stage import Stage
+from harness.waiting import awaiting
 
 RUN_DIR = Path("/run/hybrid-proofs")
 """One directory for each private machine, named as the machine is."""
@@ -160,7 +161,8 @@ class PrivateMachine:
                 on_line=self._console.append,
             )  # fmt: skip
             try:
-                self._await_boot(notify)
+                with awaiting(f"machine {self.name} to boot"):
+                    self._await_boot(notify)
             except BaseException:
                 self.halt()
                 raise
@@ -230,7 +232,8 @@ class PrivateMachine:
         self._shell.recorder.write("machine", name=self.name, variant=self.kind, event="halted")
 
     def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
-        return self._shell.run(*self._enter(*argv), timeout_secs=timeout_secs)
+        with awaiting(shlex.join(argv)):
+            return self._shell.run(*self._enter(*argv), timeout_secs=timeout_secs)
 
     def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
         return self.run("systemctl", *args, timeout_secs=timeout_secs)
@@ -284,7 +287,8 @@ class _BorrowedManager:
         self.systemctl("daemon-reload")
 
     def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
-        return self._shell.run(*argv, timeout_secs=timeout_secs)
+        with awaiting(shlex.join(argv)):
+            return self._shell.run(*argv, timeout_secs=timeout_secs)
 
     def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
         return self.run("systemctl", *self._manager, *args, timeout_secs=timeout_secs)

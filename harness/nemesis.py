@@ -18,6 +18,7 @@ from harness.errors import HarnessError, Unavailable
 from harness.exchange import Exchange
 from harness.machine import Machine
 from harness.systemd import Unit
+from harness.waiting import awaiting
 
 LAND_SECS = 10.0
 """How long a fault may take until it can be seen."""
@@ -173,7 +174,8 @@ def _pressed(above: float) -> str | None:
 
 def _await(look: Callable[[], str | None], what: str, deadline_secs: float = LAND_SECS) -> str:
     clock: Clock = OsClock()
-    evidence = poll(look, clock, deadline_secs)
+    with awaiting(what):
+        evidence = poll(look, clock, deadline_secs)
     if evidence is None:
         raise HarnessError(f"the fault did not land: waited {deadline_secs:g} s for {what}")
     return evidence

@@ -1,4 +1,5 @@
-"""Series -> SVG: one small line chart after another, without a library and without a script.
+"""Series -> charts: SVG, without a library and without a script. `chart` is one picture; `figure` is HTML around lines
+that stretch to the width of the page while its text does not, to be read on a telephone as well as on paper.
 
 Colours come from the page's CSS (`.series-0`, `.limit`, `.mark-controller`, ...), so that a chart follows light and
 dark. What was not measured is a gap, never a zero.
@@ -7,7 +8,7 @@ dark. What was not measured is a gap, never a zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -52,6 +53,8 @@ class Mark:
     """A word for the CSS class `mark-<kind>`."""
     text: str
     """What a reader sees on pointing at it."""
+    number: int | None = None
+    """Of the decision in the page's table that tells more; None for none."""
 
 
 def chart(
@@ -110,6 +113,76 @@ def chart(
     return "\n".join([*parts, "</svg>"])
 
 
+def figure(
+    title: str,
+    series: Sequence[Series],
+    *,
+    unit: str,
+    seconds: float,
+    limits: Mapping[str, float] | None = None,
+    marks: Sequence[Mark] = (),
+    ticks: Sequence[float] = (),
+) -> str:
+    """One chart as a `<figure>`, for a page that includes templates/plots.css.
+
+    Arguments as of `chart`; limits: series name -> its limit. ticks: values named at the left, default three. A mark
+    with a number links to `#decision-<number>`.
+    """
+    seconds, limits = max(seconds, 1.0), limits or {}
+    values = [value for one in series for _, value in one.points if value is not None and math.isfinite(value)]
+    top = _round_up(max([*values, *limits.values(), *ticks], default=1.0))
+
+    def x(at: float) -> float:
+        return _STRETCHED * min(max(at / seconds, 0.0), 1.0)
+
+    def y(value: float) -> float:
+        return _STRETCHED * (1.0 - min(max(value / top, 0.0), 1.0))
+
+    named = [value for value in ticks or (0.0, top / 2, top) if value <= top]
+    drawn = [f'<path class="grid" d="M0 {y(value):.1f}H{_STRETCHED}"/>' for value in named]
+    drawn += [f'<path class="mark mark-{escape(mark.kind)}" d="M{x(mark.at):.1f} 0V{_STRETCHED}"/>' for mark in marks]
+    for index, one in enumerate(series):
+        if one.name in limits:
+            drawn.append(f'<path class="limit series-{index}" d="M0 {y(limits[one.name]):.1f}H{_STRETCHED}"/>')
+        # A line of no length with round ends is a dot, which does not stretch with the drawing as a circle would.
+        drawn += [
+            f'<path class="line series-{index}" d="M{"L".join(f"{left:.1f} {up:.1f}" for left, up in places)}"/>'
+            for run in _runs(_thin(one.points, seconds))
+            for places in [_places(run, x, y, stepped=one.stepped)]
+            for places in [places * 2 if len(places) == 1 else places]
+        ]
+    key = "".join(
+        f'<span class="key"><i class="series-{index}"></i>{escape(one.name)}'
+        + (f', limit <i class="limit series-{index}"></i>{limits[one.name]:g}' if one.name in limits else "")
+        + "</span>"
+        for index, one in enumerate(series)
+        if len(series) > 1 or one.name in limits
+    )
+    labels = [f'<span class="y" style="top:{y(value) / 10:.2f}%">{_short(value)}</span>' for value in named]
+    labels += [
+        f'<a class="mark mark-{escape(mark.kind)}" style="left:{x(mark.at) / 10:.2f}%" href="#decision-{mark.number}" '
+        f'title="{escape(mark.text)}">{mark.number}</a>'
+        for mark in marks
+        if mark.number is not None
+    ]
+    times = "".join(f"<span>{_clock(seconds * step / 4)}</span>" for step in range(5))
+    return "\n".join(
+        [
+            f'<figure class="plot"><figcaption><b>{escape(title)}</b> <span>{escape(unit)}</span> {key}</figcaption>',
+            f'<div class="area"><svg viewBox="0 0 {_STRETCHED} {_STRETCHED}" preserveAspectRatio="none" role="img" '
+            f'aria-label="{escape(title)}">',
+            *drawn,
+            "</svg>",
+            *labels,
+            f'</div><div class="x">{times}</div></figure>',
+        ]
+    )
+
+
+_STRETCHED = 1000
+"""Units of a figure's drawing in both directions, however large it is shown."""
+
+
 def _legend(series: Sequence[Series]) -> Iterator[str]:
     for index, one in enumerate(series):
         left = WIDTH - _RIGHT - 90 * (len(series) - index)
@@ -118,16 +191,21 @@ def _legend(series: Sequence[Series]) -> Iterator[str]:
 
 
 def _polyline(run: Run, x: Scale, y: Scale, *, stepped: bool, index: int, name: str) -> str:
-    places: list[tuple[float, float]] = []
-    for at, value in run:
-        if stepped and places:
-            places.append((x(at), places[-1][1]))
-        places.append((x(at), y(value)))
+    places = _places(run, x, y, stepped=stepped)
     if len(places) == 1:
         # A point between two gaps would otherwise be an invisible line.
         return f'<circle class="dot series-{index}" cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="1.5"/>'
     joined = " ".join(f"{left:.1f},{up:.1f}" for left, up in places)
     return f'<polyline class="line series-{index}" points="{joined}"><title>{escape(name)}</title></polyline>'
+
+
+def _places(run: Run, x: Scale, y: Scale, *, stepped: bool) -> list[tuple[float, float]]:
+    places: list[tuple[float, float]] = []
+    for at, value in run:
+        if stepped and places:
+            places.append((x(at), places[-1][1]))
+        places.append((x(at), y(value)))
+    return places
 
 
 def _thin(points: Points, seconds: float) -> Points:

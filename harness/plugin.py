@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+import textwrap
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from harness import contract, host, settings
+from harness import contract, host, live, settings, terminal
 from harness.clock import OsClock
 from harness.errors import RecorderError, Unavailable
 from harness.machine import ENGINE_UNIT, Machine, choose, make, sweep
@@ -299,7 +300,9 @@ class _Verdicts:
             self.run.plain_failures += 1
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
+    live.attach(session.config)
     if not hasattr(session.config, "workerinput"):
         session.config.pluginmanager.register(_Verdicts(session.config.stash[_RUN]), "proof-verdicts")
 
@@ -379,27 +382,46 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         verdict = merge(Verdict(one["verdict"]) for one in members)
         claimed = sorted({clause for one in members for clause in one["claims"]}, key=_clause_order)
         seconds = sum(one["seconds"] for one in members)
-        terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
-        terminalreporter.write(f" {file:<24} {len(members):>4} proofs {seconds:7.2f} s  {' '.join(claimed)}\n")
+        counted = f"{len(members)} {'proofs' if len(members) > 1 else 'proof'}"
+        _row(terminalreporter, verdict.value, colour[verdict], f"{file:<19} {counted:>10} {seconds:7.2f} s", claimed)
     for one in run.verdicts:
         verdict = Verdict(one["verdict"])
         if verdict is not Verdict.PROVEN:
-            terminalreporter.write(f"{verdict.value:<9}", **{colour[verdict]: True, "bold": True})
-            terminalreporter.write(f" {one['proof']}: {one['reason']}\n")
+            _row(terminalreporter, verdict.value, colour[verdict], "", [f"{one['proof']}:", *one["reason"].split()])
     counts = ", ".join(f"{_counts(run.verdicts)[verdict]} {verdict.value}" for verdict in reversed(Verdict))
     if run.sabotages:
         terminalreporter.section("sabotages")
         for one in run.sabotages:
             caught = one["verdict"] == Verdict.REFUTED
-            terminalreporter.write("caught   " if caught else "MISSED   ", green=caught, red=not caught, bold=True)
-            terminalreporter.write(f" {one['guardrail']:<12} {one['id']:<28} {one['breaks']}\n")
+            told = f"{one['guardrail']:<11} {one['id']:<28}"
+            _row(
+                terminalreporter,
+                "caught" if caught else "MISSED",
+                "green" if caught else "red",
+                told,
+                one["breaks"].split(),
+            )
     if run.fault is not None:
         terminalreporter.write_line(f"NOTHING IS PROVEN without evidence: {run.fault}", red=True)
     if run.accepted:
         terminalreporter.write_line(f"ACCEPTED UNPROVEN, and so proven to nobody: {' '.join(run.accepted)}", red=True)
     if run.planned:
         terminalreporter.write_line(f"planned, not built and so not proven: {' '.join(run.planned)}", yellow=True)
-    terminalreporter.write_line(f"{counts}; record: {run.record.relative_to(run.options.checkout)}")
+    terminalreporter.write_line(counts)
+    terminalreporter.write_line(f"record: {run.record.relative_to(run.options.checkout)}")
+
+
+def _row(reporter: pytest.TerminalReporter, word: str, colour: str, told: str, rest: list[str]) -> None:
+    """One row of a table; what does not fit into the terminal goes on below its own column."""
+    first = f"{word:<8} {told}{'  ' if told else ''}"
+    # At least so much room for the last column, whatever there is.
+    width = max(terminal.columns() - 1, len(first) + 20)
+    lines = textwrap.wrap(
+        " ".join(rest), width, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False,
+        break_long_words=False,
+    ) or [first]  # fmt: skip
+    reporter.write(lines[0][: len(word)], **{colour: True, "bold": True})
+    reporter.write("\n".join([lines[0][len(word) :], *lines[1:]]) + "\n")
 
 
 def _clause_order(clause: str) -> tuple[str, int, str]:

@@ -1,4 +1,4 @@
-"""The soak's line on the terminal: how far it is, and how the engine does. Text only; printing is the caller's."""
+"""Lines that are redrawn on a terminal: how a soak does, what a proof waits for. Text only."""
 
 from __future__ import annotations
 
@@ -54,6 +54,25 @@ _RESOURCES = {"cpu": "cpu", "mem": "memory", "io": "io"}
 
 def _length(parts: Sequence[str]) -> int:
     return len(_GAP.join(parts))
+
+
+def waiting_line(worker: str, proof: str, what: str, secs: float, columns: int) -> str:
+    """What a pytest process does, within a terminal of so many columns.
+
+    proof: its pytest id. what: is awaited; empty when the proof itself runs. secs: since when.
+    """
+    name = proof.rpartition("/")[2].replace(".py::test_", "::")
+    text = f"{worker:<4} {secs:5.1f} s  "
+    # The name of the proof must not take the room of what it waits for.
+    room = max(0, columns - 1 - len(text))
+    if what and len(name) + len(what) + 2 > room:
+        name = shortened(name, max(room // 2, room - len(what) - 2))
+    return shortened(f"{text}{name}{f': {what}' if what else ''}", columns - 1)
+
+
+def shortened(text: str, chars: int) -> str:
+    """The text, with an ellipsis where it had to be cut."""
+    return text if len(text) <= chars else f"{text[: max(0, chars - 1)]}…"
 
 
 def duration(seconds: float) -> str:

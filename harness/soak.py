@@ -517,6 +517,7 @@ class Soak:
             "tick_id_max": None if seen is None else seen.tick_id_max,
             "ticks_per_sec": per_sec,
             "ingest_received": self._heartbeat.get("ingest_received"),
+            "ingest_processed": self._heartbeat.get("ingest_processed"),
             "loop_lag_ms_p99": self._heartbeat.get("loop_lag_ms_p99"),
             "rss_bytes": self._computer.rss_bytes(state.main_pid) if state.main_pid > 1 else None,
             "restarts": self._restarts,
@@ -546,6 +547,14 @@ examples:
   touch data/ops/ABORT                                 abort the run that looks for this file
 
 beside the decision log: soak_samples.jsonl, soak_record.jsonl (every command), soak_report_<run>.html
+"""
+
+
+REPORT_EPILOG = """\
+examples:
+  python -m harness soak-report
+  python -m harness soak-report /var/lib/hybrid-soak/data/ops/soak_decisions.jsonl
+  python -m harness soak-report --run 9d02287d-d9ba-4bee-8d6b-3941e0295fea
 """
 
 
@@ -715,14 +724,19 @@ def write_report(decision_log: Path, run_id: str | None) -> Path:
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `soak-report`."""
-    parser.description = "Render the HTML report of a soak from its decision log and samples."
-    parser.add_argument("--decision-log", type=Path, default=Path("data/ops/soak_decisions.jsonl"), metavar="PATH")
+    parser.description = "Render a soak's HTML report, with plots, from its decision log and the samples beside it."
+    parser.epilog = REPORT_EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "log", type=Path, nargs="?", default=Path("data/ops/soak_decisions.jsonl"), metavar="LOG",
+        help="decision log (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--run", dest="run_id", metavar="ID", help="run_id (default: the last run in the log)")
 
 
 def run_report(options: argparse.Namespace) -> int:
     """Render a report again, and print where it is."""
-    print(write_report(options.decision_log, options.run_id))
+    print(write_report(options.log, options.run_id))
     return 0
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.ladder import RUNGS
-from harness.plots import Limit, Mark, Series, chart
+from harness.plots import Mark, Series, figure
 from harness.pressure import LIMITS, RESOURCES
 
 OUTCOMES = ("COMPLETE", "STOP", "ABORT", "CONFIG_ERROR")
@@ -44,7 +44,11 @@ def render(decisions: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str
     begun = _seconds(decisions[0])
     spans = [_seconds(line) - begun for line in (*decisions, *samples)]
     length = max(spans)
-    marks = [mark for line in decisions if (mark := _mark(line, _seconds(line) - begun)) is not None]
+    marks = [
+        mark
+        for number, line in enumerate(decisions, start=1)
+        if (mark := _mark(number, line, _seconds(line) - begun)) is not None
+    ]
     outcome = next((line for line in reversed(decisions) if line["action"] in OUTCOMES), None)
     environment = Environment(
         loader=PackageLoader("harness"),
@@ -56,8 +60,7 @@ def render(decisions: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str
     return environment.get_template("soak.html.j2").render(
         outcome=str(outcome["action"]) if outcome else "CUT OFF",
         reason=str(outcome["reason"]) if outcome else "the log ends without an outcome: the controller was killed",
-        facts=_facts(decisions, samples, length),
-        restarts=Counter(mark.kind for mark in marks if mark.kind in ("controller", "systemd", "watchdog", "operator")),
+        facts=_facts(decisions, samples, length) | {"restarts": _restarts(marks)},
         charts=[Markup(svg) for svg in _charts(samples, begun, length, marks)],
         rows=[_row(line) for line in decisions],
     )
@@ -83,40 +86,66 @@ def _facts(
     return facts
 
 
+def _restarts(marks: Sequence[Mark]) -> str:
+    by = Counter(mark.kind for mark in marks if mark.kind != "stall")
+    return ", ".join(f"{count} by {kind}" for kind, count in by.items()) or "none"
+
+
 def _charts(samples: Sequence[Mapping[str, Any]], begun: float, length: float, marks: Sequence[Mark]) -> list[str]:
     def series(name: str, key: str, scale: float = 1.0, *, stepped: bool = False) -> Series:
         points = [(_seconds(sample) - begun, _scaled(sample.get(key), scale)) for sample in samples]
         return Series(name, points, stepped)
 
-    limits = [Limit(f"{name} limit", LIMITS[name]) for name in RESOURCES]
-    every: list[tuple[str, str, list[Series], list[Limit]]] = [
-        ("Ticks stored", "a second", [series("ticks/s", "ticks_per_sec")], []),
-        ("Resident memory", "MiB", [series("RSS", "rss_bytes", 2.0**-20)], []),
+    rungs = [rung.sample_every for rung in RUNGS]
+    every: list[tuple[str, str, list[Series], dict[str, Any]]] = [
+        (
+            "Ticks received and processed", "a second, as the heartbeats count them",
+            [_rate(samples, begun, name, f"ingest_{name}") for name in ("received", "processed")],
+            {},
+        ),
+        ("Ticks stored", "a second", [series("ticks/s", "ticks_per_sec")], {}),
+        ("Resident memory", "MiB", [series("RSS", "rss_bytes", 2.0**-20)], {}),
         (
             "Pressure (PSI)", "% of the last 10 s in which some task waited",
-            [series(name, f"{name}_some_avg10") for name in RESOURCES], limits,
+            [series(name, f"{name}_some_avg10") for name in RESOURCES], {"limits": LIMITS},
         ),
         (
             "Rung", f"sample_every: {', '.join(f'{rung.name} {rung.sample_every}' for rung in RUNGS)}",
-            [series("sample_every", "sample_every", stepped=True)], [],
+            [series("sample_every", "sample_every", stepped=True)], {"ticks": rungs},
         ),
-        ("Event-loop lag", "ms, 99th percentile", [series("lag", "loop_lag_ms_p99", stepped=True)], []),
+        ("Event-loop lag", "ms, 99th percentile", [series("lag", "loop_lag_ms_p99", stepped=True)], {}),
     ]  # fmt: skip
-    return [
-        chart(title, lines, unit=unit, seconds=length, limits=bounds, marks=marks)
-        for title, unit, lines, bounds in every
-    ]
+    return [figure(title, lines, unit=unit, seconds=length, marks=marks, **more) for title, unit, lines, more in every]
 
 
-def _mark(line: Mapping[str, Any], at: float) -> Mark | None:
+def _rate(samples: Sequence[Mapping[str, Any]], begun: float, name: str, key: str) -> Series:
+    """A counter of the heartbeats as a rate. It changes only with a heartbeat, and begins anew with each run of the
+    engine, which is a gap."""
+    points: list[tuple[float, float | None]] = []
+    last: tuple[float, float] | None = None
+    for sample in samples:
+        at, count = _seconds(sample) - begun, sample.get(key)
+        if not isinstance(count, int | float):
+            last = None
+            points.append((at, None))
+        elif last is None or count < last[1]:
+            last = (at, float(count))
+            points.append((at, None))
+        elif count > last[1]:
+            points.append((at, (count - last[1]) / (at - last[0])))
+            last = (at, float(count))
+    return Series(name, points)
+
+
+def _mark(number: int, line: Mapping[str, Any], at: float) -> Mark | None:
     text = f"{str(line['timestamp'])[11:19]} {line['action']}: {line['reason']}"
     match line["action"]:
         case "ENGINE_RESTART" if line["reason"] != "Soak Start":
-            return Mark(at, "controller", text)
+            return Mark(at, "controller", text, number)
         case "ENGINE_EXIT" if line.get("restarted_by") in ("systemd", "watchdog", "operator"):
-            return Mark(at, str(line["restarted_by"]), text)
+            return Mark(at, str(line["restarted_by"]), text, number)
         case "STALL":
-            return Mark(at, "stall", text)
+            return Mark(at, "stall", text, number)
     return None
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.shell import Shell
+from harness.waiting import awaiting
 
 SOURCES = ("engine", "harness", "systemd", "config", "pyproject.toml", "Makefile")
 """What an installation is made from."""
@@ -48,7 +49,7 @@ class Stage:
         wanted = self._digest()
         try:
             (self.checkout / ".cache").mkdir(exist_ok=True)
-            with self._lock():
+            with awaiting("the installation of the engine: make install"), self._lock():
                 stamp = self.root.parent / "stage.digest"
                 if stamp.is_file() and stamp.read_text() == wanted and self.prefix.is_dir():
                     return False

@@ -20,6 +20,7 @@ from harness.machine import Machine
 from harness.recorder import Recorder
 from harness.shell import CommandResult
 from harness.unit import UnitState
+from harness.waiting import awaiting
 
 DEADLINE_SECS = 10.0
 """Default deadline of a wait: far above what anything here takes, far below a bored reader's patience."""
@@ -170,14 +171,17 @@ class Unit:
         Looks at the unit again and again, because a look also wakes systemd: a timer of its own, such as
         RestartSec=, may otherwise come up to 250 ms late (the default accuracy of sd_event_add_time(3)).
         """
-        if poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), self.deadline_secs) is None:
+        with awaiting(f"restart {times} of {self.name}"):
+            restarted = poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), self.deadline_secs)
+        if restarted is None:
             count = self.show().n_restarts
             raise self._refuted(f"{self.name} was restarted {count} times within {self.deadline_secs:g} s")
 
     def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
         """Wait for a journal entry of the unit since the mark. Refuted when none has come in time."""
         deadline = self.deadline_secs if deadline_secs is None else deadline_secs
-        entry = self._stream.wait(lambda e: e.unit == self.name and match(e), self._mark, deadline)
+        with awaiting(what):
+            entry = self._stream.wait(lambda e: e.unit == self.name and match(e), self._mark, deadline)
         if entry is None:
             raise self._refuted(f"{self.name}: {what} has not come within {deadline:g} s")
         return entry
@@ -235,7 +239,9 @@ class Metronome:
             beats.append(own.n_restarts)
             return True if own.n_restarts >= beats[0] + count else None
 
-        if poll(enough, OsClock(), DEADLINE_SECS) is None:
+        with awaiting(f"{count} beats of the metronome"):
+            beaten = poll(enough, OsClock(), DEADLINE_SECS)
+        if beaten is None:
             raise MachineError(f"the metronome beat {beats[-1] - beats[0]} of {count} times: nothing can be said")
         return seen
 

@@ -2,7 +2,7 @@
 
 PROOFS_SOAK_SECONDS (600) says how long. The faults come at fixed parts of that time: a SIGSTOP, a network cut and
 a burst of real CPU pressure. It must end COMPLETE, its decision log must tell the story, and the configuration must
-be as it was.
+be as it was. Decisions, samples and the report with plots are kept in reports/soak/.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 from harness import nemesis
 from harness.clock import OsClock, poll
 from harness.exchange import Exchange
+from harness.plugin import Run
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.soak_run import SoakRun
 
@@ -31,7 +32,15 @@ sample_every = 1  # another one
 
 
 @pytest.mark.claim("K1", "K3", "K5", "K6", "stall", "psi")
-def test_soak_with_faults_completes(engine: EngineUnit, exchange: Exchange, soak: SoakRun) -> None:
+def test_soak_with_faults_completes(engine: EngineUnit, exchange: Exchange, soak: SoakRun, proof_run: Run) -> None:
+    try:
+        soak_with_faults(engine, exchange, soak)
+    finally:
+        soak.stop()
+        soak.keep(proof_run.options.reports / "soak")
+
+
+def soak_with_faults(engine: EngineUnit, exchange: Exchange, soak: SoakRun) -> None:
     clock = OsClock()
     exchange.feed(interval_secs=0.02)
     config = CONFIG.format(url=exchange.url)
@@ -48,6 +57,8 @@ def test_soak_with_faults_completes(engine: EngineUnit, exchange: Exchange, soak
         poll(lambda: None, clock, started + part * SECONDS - clock.monotonic())
 
     wait_until(0.1)
+    # A pause of an engine that is just starting would be the start's to notice, not the controller's.
+    soak.wait_looks(2)
     with nemesis.paused(engine):
         soak.wait("STALL", deadline_secs=30.0)
         soak.wait("ENGINE_RESTART", lambda d: "STALL" in d["reason"])

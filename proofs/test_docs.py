@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,23 @@ def test_example_of_a_service_of_ones_own(tmp_path: Path) -> None:
     done = run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 proven, 0 unproven, 0 refuted" in done.stdout
+
+
+def shown_help(*argv: str) -> str:
+    done = run([sys.executable, "-m", *argv, "--help"], ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_command_shows_examples() -> None:
+    whole = shown_help("harness")
+    subcommands = re.findall(r"^    ([a-z-]+)(?:\s|$)", whole, re.MULTILINE)
+    assert {"soak", "diagnose", "healthcheck"} <= set(subcommands), whole
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    modules = [target.partition(":")[0].removesuffix(".__main__") for target in scripts.values()]
+    assert "examples:" in whole
+    for argv in [*(("harness", name) for name in subcommands), *((module,) for module in modules)]:
+        assert re.search(r"^examples?:", shown_help(*argv), re.MULTILINE | re.IGNORECASE), f"{argv}: no example"
 
 
 def test_there_are_commands() -> None:

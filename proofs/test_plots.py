@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.plots import HEIGHT, WIDTH, Limit, Mark, Series, chart
+from harness.plots import HEIGHT, WIDTH, Limit, Mark, Series, chart, figure
 
 
 def drawn(svg: str) -> ElementTree.Element:
@@ -70,3 +70,34 @@ def test_any_series_is_well_formed_and_stays_inside(series: list[tuple[float, fl
     assert not re.search(r"\b(nan|inf)\b", svg)
     for line in points(svg):
         assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in line)
+
+
+def test_a_figure_has_its_words_outside_of_what_stretches() -> None:
+    html = figure(
+        "Pressure",
+        [Series("cpu", [(0, 1.0), (50, None), (60, 40.0), (70, None)]), Series("io", [(0, 2.0), (100, 3.0)])],
+        unit="% <of>", seconds=100, limits={"cpu": 20.0}, ticks=(0, 20, 50),
+        marks=[Mark(25.0, "stall", "12:00:00 <stuck>", 7), Mark(50.0, "controller", "no row")],
+    )  # fmt: skip
+    page = drawn(html)
+    assert not list(page.iter("text"))
+    paths = {path.attrib["class"]: path.attrib["d"] for path in page.iter("path")}
+    assert paths["limit series-0"] == "M0 600.0H1000"
+    assert paths["mark mark-stall"] == "M250.0 0V1000"
+    # A point between two gaps is a dot: a line of no length.
+    assert paths["line series-0"] == "M600.0 200.0L600.0 200.0"
+    assert paths["line series-1"] == "M0.0 960.0L1000.0 940.0"
+    assert [span.text for span in page.iter("span") if span.get("class") == "y"] == ["0", "20", "50"]
+    (link,) = page.iter("a")
+    assert (link.text, link.attrib["href"], link.attrib["title"]) == ("7", "#decision-7", "12:00:00 <stuck>")
+    assert "% <of>" in "".join(page.itertext())
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.none() | st.floats()), max_size=50), st.floats(0, 1e6))
+@settings(max_examples=50, deadline=None)
+def test_whatever_is_measured_a_figure_stays_in_its_frame(
+    points: list[tuple[float, float | None]], length: float
+) -> None:
+    page = drawn(figure("t", [Series("a", sorted(points, key=lambda point: point[0]))], unit="u", seconds=length))
+    for path in page.iter("path"):
+        assert all(0 <= float(number) <= 1000 for number in re.findall(r"[-\d.]+", path.attrib["d"]))

@@ -62,3 +62,17 @@ def test_K7_a_line_never_fills_the_terminal(
 def test_K2_pressure_that_is_not_read_is_not_shown() -> None:
     sample = {key: value for key, value in SAMPLE.items() if not key.endswith("avg10")}
     assert "PSI" not in shown(sample)
+
+
+def test_a_wait_fits_the_terminal_and_says_what_it_is_for() -> None:
+    proof = "proofs/test_stall.py::test_controller_restarts_a_paused_engine"
+    line = progress.waiting_line("gw0", proof, "the decision STALL", 3.21, 80)
+    assert line == "gw0    3.2 s  test_stall::controller_restarts_a_paused_eng…: the decision STALL"
+    assert progress.waiting_line("gw0", proof, "", 3.21, 80) == (
+        "gw0    3.2 s  test_stall::controller_restarts_a_paused_engine"
+    )
+
+
+@given(st.text(max_size=60), st.text(max_size=200), st.floats(0, 1e5), st.integers(10, 200))
+def test_a_wait_never_fills_the_terminal(proof: str, what: str, secs: float, columns: int) -> None:
+    assert len(progress.waiting_line("gw12", proof, what, secs, columns)) < columns

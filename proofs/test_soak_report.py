@@ -44,13 +44,23 @@ def test_K7_the_same_run_gives_the_same_page() -> None:
 def test_K7_the_page_has_outcome_plots_restarts_and_decisions() -> None:
     page = soak_report.render(DECISIONS, SAMPLES)
     assert "<title>Soak COMPLETE" in page
-    for title in ("Ticks stored", "Resident memory", "Pressure (PSI)", "Rung", "Event-loop lag"):
+    for title in (
+        "Ticks received and processed",
+        "Ticks stored",
+        "Resident memory",
+        "Pressure (PSI)",
+        "Rung",
+        "Event-loop lag",
+    ):
         assert title in page
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "1 by controller, 1 by watchdog" in page
     assert "15:42:50 ENGINE_RESTART" not in page.replace("Soak Start", ""), "the start is no restart"
-    assert 'class="mark mark-watchdog"' in page
-    assert "cpu limit 20" in page
+    assert '<path class="mark mark-watchdog"' in page
+    # A mark tells its cause, and where to read on.
+    assert 'href="#decision-5" title="15:43:50 ENGINE_EXIT: watchdog &lt;b&gt;">5</a>' in page
+    assert '<tr id="decision-5">' in page
+    assert 'cpu, limit <i class="limit series-0"></i>20' in page
     assert "ticks_count=153972" in page
     assert "unknown: cpu: missing" in page
 
@@ -71,3 +81,13 @@ def test_K7_a_run_that_never_began_has_a_report_too() -> None:
     page = soak_report.render([decision(0, Action.CONFIG_ERROR, "config.toml: cannot be read")], [])
     assert "CONFIG_ERROR" in page
     assert "ticks stored</dt><dd>unknown" in page
+
+
+def test_K7_counters_are_shown_as_rates_and_a_new_run_of_the_engine_as_a_gap() -> None:
+    counts = [None, 0, 0, 50, 100, 100, 0, 20, None, 30]
+    samples = [SAMPLES[0] | {"timestamp": decisions.timestamp(BEGUN + 5 * n), "ingest_received": count}
+               for n, count in enumerate(counts)]  # fmt: skip
+    rate = soak_report._rate(samples, BEGUN, "received", "ingest_received")
+    assert [(at, value) for at, value in rate.points] == [
+        (0, None), (5, None), (15, 5.0), (20, 10.0), (30, None), (35, 4.0), (40, None), (45, None),
+    ]  # fmt: skip
