@@ -8,7 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from harness import buglog, contract, diagnose, doctor, health, recorder, soak, terminal
+from harness import contract, diagnose, doctor, health, soak, terminal, verify
 from harness.errors import HarnessError
 
 
@@ -55,14 +55,29 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_doctor)
 
     command = commands.add_parser(
-        "buglog", help="render the last run's flight record and verdicts",
-        description="Renders reports/verdicts.json and the run's flight record to Markdown and one HTML file.",
+        "buglog", help="render the last run's flight record",
+        description="Renders the flight record of the last proof run, and the table of the last sabotages, to Markdown "
+        "and one self-contained HTML file under reports/buglog.",
         epilog="Example: make proofs ARGS='-k exit12' && python -m harness buglog && xdg-open reports/buglog/*.html",
     )  # fmt: skip
+    command.add_argument("--reports", type=Path, default=Path("reports"), help="where runs report (default: reports)")
     command.add_argument(
-        "--reports", type=Path, default=Path("reports"), help="directory of the run (default: reports)"
+        "--run", dest="run_id", metavar="ID", help="a run below reports/runs (default: the last that came to its end)"
     )
     command.set_defaults(run=_buglog)
+
+    command = commands.add_parser(
+        "verify", help="check that evidence stands up: a flight record or a buglog",
+        description="A flight record (.jsonl): every line, every long output beside it, and that it has its end. A "
+        "buglog (.html, .md): its records likewise, and that the file is to the byte what they render to. Exit status "
+        "0 when all is right, 1 with the first bad line when not.",
+        epilog="Example: python -m harness verify reports/buglog/*.html reports/runs/*/record.jsonl",
+    )  # fmt: skip
+    command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a record, or a buglog")
+    command.add_argument(
+        "--reports", type=Path, help="where a buglog's records are (default: above the buglog's directory)"
+    )
+    command.set_defaults(run=_verify)
 
     command = commands.add_parser(
         "contract", help="list the clauses of docs/contract.md, and which are planned",
@@ -103,19 +118,38 @@ def _doctor(_options: argparse.Namespace) -> int:
 
 
 def _buglog(options: argparse.Namespace) -> int:
-    verdicts = options.reports / "verdicts.json"
-    try:
-        summary = json.loads(verdicts.read_text())
-    except OSError as error:
-        raise HarnessError(f"cannot read {verdicts}: {error.strerror}; run `make proofs` first") from error
-    except ValueError as error:
-        raise HarnessError(f"{verdicts} is not JSON: {error}") from error
-    record = options.reports / "runs" / str(summary["run_id"]) / "record.jsonl"
+    record = verify.record_of(options.reports, options.run_id or _last_run(options.reports))
+    sabotage = _sabotage_record(options.reports)
     target = options.reports / "buglog"
     target.mkdir(exist_ok=True)
-    for name, text in buglog.render(buglog.document(summary, recorder.read(record))).items():
-        (target / name).write_text(text, encoding="utf-8", errors="replace")
+    for name, text in verify.made(record, sabotage).items():
+        (target / name).write_bytes(verify.encoded(text))
         print(target / name)
+    return 0
+
+
+def _last_run(reports: Path) -> str:
+    verdicts = reports / "verdicts.json"
+    try:
+        return str(json.loads(verdicts.read_text())["run_id"])
+    except OSError as error:
+        raise HarnessError(f"cannot read {verdicts}: {error.strerror}; run `make proofs` first") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise HarnessError(f"{verdicts} is not the report of a proof run: {error!r}") from error
+
+
+def _sabotage_record(reports: Path) -> Path | None:
+    """The record of the last sabotages, unless there were none or they were forgotten."""
+    try:
+        record = verify.record_of(reports, str(json.loads((reports / "sabotage.json").read_text())["run_id"]))
+    except OSError:
+        return None
+    return record if record.exists() else None
+
+
+def _verify(options: argparse.Namespace) -> int:
+    for path in options.paths:
+        print(verify.check(path, options.reports))
     return 0
 
 

@@ -1,0 +1,74 @@
+"""Who did what when -> SVG: bars on lanes over one axis of time, without a library and without a script.
+
+Colours come from the page's CSS (`.bar-<kind>`), so that a drawing follows light and dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH = 900
+LANE_HEIGHT = 22
+_LEFT, _RIGHT, _TOP, _BOTTOM = 98, 12, 6, 24
+_BAR_WIDTH_MIN = 2.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Something that took its time, or happened at a moment."""
+
+    at: float
+    """Seconds since the drawing's start."""
+    seconds: float
+    """0 for a moment."""
+    kind: str
+    """A word for the CSS class `bar-<kind>`; of bars that fall on one another the last kind of `priority` is seen."""
+    text: str
+    """What a reader sees on pointing at it."""
+
+
+def lanes(title: str, rows: Mapping[str, Sequence[Bar]], *, seconds: float, priority: Sequence[str] = ()) -> str:
+    """One drawing as an `<svg>` element, a lane for each row, in their order.
+
+    seconds: the right end of the axis. priority: kinds from the least to the most important. Bars that would lie within
+    a bar's least width of each other are drawn once, so that the drawing's size is bounded by its width.
+    """
+    seconds = max(seconds, 1e-3)
+    height = _TOP + LANE_HEIGHT * len(rows) + _BOTTOM
+    scale = (WIDTH - _LEFT - _RIGHT) / seconds
+    parts = [f'<svg class="lanes" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    for step in range(5):
+        x = _LEFT + (WIDTH - _LEFT - _RIGHT) * step / 4
+        anchor = "start" if step == 0 else "end" if step == 4 else "middle"
+        parts += [
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{height - _BOTTOM}"/>',
+            f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="{anchor}">'
+            f"{_duration(seconds * step / 4)}</text>",
+        ]
+    for number, (name, bars) in enumerate(rows.items()):
+        y = _TOP + LANE_HEIGHT * number
+        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>')
+        for bar in _thinned(bars, scale, priority):
+            begin = min(max(bar.at, 0.0), seconds)
+            width = max(_BAR_WIDTH_MIN, min(bar.seconds, seconds - begin) * scale)
+            x = min(_LEFT + begin * scale, WIDTH - _RIGHT - width)
+            parts.append(
+                f'<rect class="bar-{escape(bar.kind)}" x="{x:.1f}" y="{y + 3}" width="{width:.1f}" '
+                f'height="{LANE_HEIGHT - 6}"><title>{escape(bar.text)}</title></rect>'
+            )
+    return "\n".join([*parts, "</svg>"])
+
+
+def _thinned(bars: Sequence[Bar], scale: float, priority: Sequence[str]) -> Iterator[Bar]:
+    rank = {kind: number for number, kind in enumerate(priority)}
+    seen: dict[tuple[int, int], Bar] = {}
+    for bar in sorted(bars, key=lambda bar: (rank.get(bar.kind, -1), bar.at)):
+        seen[round(bar.at * scale / _BAR_WIDTH_MIN), round(bar.seconds * scale / _BAR_WIDTH_MIN)] = bar
+    # A later one lies on top.
+    yield from sorted(seen.values(), key=lambda bar: (rank.get(bar.kind, -1), bar.at))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if 0 < seconds < 1 else f"{seconds:.3g} s"

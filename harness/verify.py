@@ -1,0 +1,77 @@
+"""Whether evidence stands up: a flight record, or a buglog against its record (contract V1, V2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import buglog, recorder
+from harness.errors import HarnessError
+
+_RUN = r"(?P<run>[\w-]+) (?P<sha256>[0-9a-f]{64})"
+_POINTER = re.compile(rf'(?:<meta name="|<!-- )(?P<kind>flight|sabotage)-record(?:" content="| ){_RUN}(?:">| -->)')
+
+POINTERS_BYTES = 4096
+"""A buglog names its records within its first bytes."""
+
+
+def record_of(reports: Path, run_id: str) -> Path:
+    """The flight record of a run below a reports directory."""
+    return reports / "runs" / run_id / "record.jsonl"
+
+
+def made(record: Path, sabotage: Path | None) -> dict[str, str]:
+    """The buglog of these records, as {file name: text}. Raises RecorderError for a record that does not stand up."""
+    doc = buglog.document(_lines(record), _lines(sabotage) if sabotage is not None else None)
+    return buglog.render(doc)
+
+
+def _lines(record: Path) -> Callable[[], Iterator[dict[str, Any]]]:
+    return lambda: recorder.read(record)
+
+
+def check(path: Path, reports: Path | None = None) -> str:
+    """Check a record (`*.jsonl`) or a buglog (`*.html`, `*.md`). Returns what was found to be right.
+
+    reports: where the records of a buglog are; its own place's parent when None. Raises HarnessError that names the
+    first bad line.
+    """
+    if path.suffix == ".jsonl":
+        lines, digest = recorder.verify(path)
+        return f"{path}: {lines} lines, unchanged and whole; last digest {digest}"
+    if path.suffix in (".html", ".md"):
+        return _check_buglog(path, reports or path.resolve().parent.parent)
+    raise HarnessError(f"{path}: neither a flight record (.jsonl) nor a buglog (.html, .md)")
+
+
+def _check_buglog(path: Path, reports: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise HarnessError(f"cannot read {path}: {error.strerror}") from error
+    pointers = {match["kind"]: match for match in _POINTER.finditer(data[:POINTERS_BYTES].decode("utf-8", "replace"))}
+    if "flight" not in pointers:
+        raise HarnessError(f"{path} names no flight record: it is no buglog, or its first lines were changed")
+    records = {kind: record_of(reports, match["run"]) for kind, match in pointers.items()}
+    for kind, record in records.items():
+        _, digest = recorder.verify(record)
+        if digest != pointers[kind]["sha256"]:
+            raise HarnessError(f"{path} was made from another record: {record} ends with {digest}")
+    text = made(records["flight"], records.get("sabotage")).get(path.name)
+    if text is None:
+        raise HarnessError(f"{path} does not bear the name that its record gives it")
+    theirs, ours = data.splitlines(keepends=True), encoded(text).splitlines(keepends=True)
+    for number, (their, our) in enumerate(zip([*theirs, b""], [*ours, b""], strict=False), start=1):
+        if their != our:
+            raise HarnessError(
+                f"{path}:{number} is not what {records['flight']} renders to: it was changed, or made by another "
+                "version of the project"
+            )
+    return f"{path}: exactly what {' and '.join(map(str, records.values()))} render to, which are unchanged and whole"
+
+
+def encoded(text: str) -> bytes:
+    """A document's text as its file's bytes."""
+    return text.encode("utf-8", "replace")
