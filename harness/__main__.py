@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness import contract, diagnose, doctor, health, soak, terminal, verify
+from harness import contract, terminal, verify
 from harness.errors import HarnessError
+
+# Name -> where its arguments and its work are, and what it is for. Only what is asked for is imported: it takes longer
+# than the work of most commands.
+_ELSEWHERE = {
+    "soak": (
+        "harness.soak", "add_arguments", "run",
+        "watch the running unit, throttle and restart it, keep a decision log",
+    ),
+    "soak-report": ("harness.soak", "add_report_arguments", "run_report", "render the report of a soak again"),
+    "healthcheck": (
+        "harness.health", "add_arguments", "run",
+        "one line a check, PASS or FAIL last; exit status 0 or 1",
+    ),
+    "diagnose": (
+        "harness.diagnose", "add_arguments", "run",
+        "what presses on this computer, and which unit causes it",
+    ),
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return the exit status: 0 fine, 1 not, 2 wrong usage."""
-    parser = _parser()
-    options = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    options = _parser(words).parse_args(words)
     try:
         return int(options.run(options))
     except HarnessError as error:
@@ -37,7 +57,7 @@ examples:
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m harness",
         description="Runs, breaks, watches and judges a trading engine under a real systemd.",
@@ -93,25 +113,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_contract)
 
-    command = commands.add_parser("soak", help="watch the running unit, throttle and restart it, keep a decision log")
-    soak.add_arguments(command)
-    command.set_defaults(run=soak.run)
-
-    command = commands.add_parser("soak-report", help="render the report of a soak again")
-    soak.add_report_arguments(command)
-    command.set_defaults(run=soak.run_report)
-
-    command = commands.add_parser("healthcheck", help="one line a check, PASS or FAIL last; exit status 0 or 1")
-    health.add_arguments(command)
-    command.set_defaults(run=health.run)
-
-    command = commands.add_parser("diagnose", help="what presses on this computer, and which unit causes it")
-    diagnose.add_arguments(command)
-    command.set_defaults(run=diagnose.run)
+    for name, (module, arguments, run, about) in _ELSEWHERE.items():
+        command = commands.add_parser(name, help=about)
+        if name in argv[:1]:
+            home = importlib.import_module(module)
+            getattr(home, arguments)(command)
+            command.set_defaults(run=getattr(home, run))
     return parser
 
 
 def _doctor(_options: argparse.Namespace) -> int:
+    # It looks at machines, which an installation that only operates the engine has nothing for.
+    from harness import doctor
+
     findings = doctor.examine()
     print(doctor.report(findings, colour=terminal.coloured(sys.stdout)))
     return int(any(finding.needed and not finding.ok for finding in findings))
@@ -148,9 +162,14 @@ def _sabotage_record(reports: Path) -> Path | None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    refused = 0
     for path in options.paths:
-        print(verify.check(path, options.reports))
-    return 0
+        try:
+            print(verify.check(path, options.reports))
+        except HarnessError as error:
+            refused += 1
+            print(f"harness: {error}", file=sys.stderr)
+    return int(refused > 0)
 
 
 def _contract(options: argparse.Namespace) -> int:

@@ -298,7 +298,7 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
     pass_ = _FirstPass(read())
     proofs = pass_.proofs
     weights = {name: 1 if proof.verdict == Verdict.PROVEN else NOT_PROVEN_WEIGHT for name, proof in proofs.items()}
-    share = STEPS_SIZE / max(1, sum(weights[name] for name in pass_.busy))
+    share = STEPS_SIZE / max(1, sum(weights[name] for name in pass_.busy & weights.keys()))
     for name, proof in proofs.items():
         proof.steps = Steps(int(min(SHARE_MAX, share * weights[name])))
     between = Steps(SHARE_MAX)

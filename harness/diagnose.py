@@ -22,7 +22,7 @@ from harness.clock import Clock, OsClock
 from harness.decisions import timestamp
 from harness.diagnosis import DeviceCount, Facts, Look, ProcessCount, UnitCount
 from harness.errors import HarnessError
-from harness.recorder import Recorder
+from harness.recorder import Unrecorded
 from harness.shell import Shell
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -223,7 +223,7 @@ def run(options: argparse.Namespace) -> int:
     """Look twice, and print what happened in between."""
     clock = OsClock()
     # What only looks leaves no record of its own: the report is the record.
-    shell = Shell(Recorder(Path(os.devnull), "diagnose", "diagnose"))
+    shell = Shell(Unrecorded())
     before = look(clock, options.pressure_dir, CGROUPS)
     end = before.at + options.window
     with terminal.redrawn(sys.stderr) as show:

@@ -200,8 +200,8 @@ def test_output_cannot_become_markup() -> None:
 
 INJECTIONS = st.sampled_from(
     ["<script>alert(1)</script>", "</pre><img src=x onerror=alert(1)>", "\" onmouseover=\"alert(1)",
-     "' onload='alert(1)", "</svg><script>", "</title><script>", "]]>", "<!--", "-->", "{{ 7 * 7 }}",
-     "{% include 'x' %}", "&lt;b&gt;", "\x00\x1b[31m", "javascript:alert(1)", "| a | b |", "```\n# heading\n```", "\u2028\u202e", "\ud800"]
+     "' onload='alert(1)", "</svg><script>", "</title><script>", "]]>", "<!--", "-->", "{{ 7 * 7 }}", "{% x %}",
+     "&lt;b&gt;", "\x00\x1b[31m", "javascript:alert(1)", "| a | b |", "```\n# heading\n```", "\u2028\u202e", "\ud800"]
 )  # fmt: skip
 
 
