@@ -91,11 +91,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         description="A flight record (.jsonl): every line, every long output beside it, and that it has its end. A "
         "buglog (.html, .md): its records likewise, and that the file is to the byte what they render to. Exit status "
         "0 when all is right, 1 with the first bad line when not.",
-        epilog="Example: python -m harness verify reports/buglog/*.html reports/runs/*/record.jsonl",
+        epilog="Without a PATH: the record of the last run, and the buglogs that were made of it. "
+        "Example: python -m harness verify BUG_2026-11-24_proofs-1.html --reports evidence",
     )  # fmt: skip
-    command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a record, or a buglog")
+    command.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a record, or a buglog")
     command.add_argument(
-        "--reports", type=Path, help="where a buglog's records are (default: above the buglog's directory)"
+        "--reports", type=Path, help="where a buglog's records are (default: above the buglog; without one, reports)"
     )
     command.set_defaults(run=_verify)
 
@@ -142,6 +143,11 @@ def _buglog(options: argparse.Namespace) -> int:
     return 0
 
 
+def _last_evidence(reports: Path) -> list[Path]:
+    run = _last_run(reports)
+    return [verify.record_of(reports, run), *sorted((reports / "buglog").glob(f"*{run}.*"))]
+
+
 def _last_run(reports: Path) -> str:
     verdicts = reports / "verdicts.json"
     try:
@@ -163,7 +169,7 @@ def _sabotage_record(reports: Path) -> Path | None:
 
 def _verify(options: argparse.Namespace) -> int:
     refused = 0
-    for path in options.paths:
+    for path in options.paths or _last_evidence(options.reports or Path("reports")):
         try:
             print(verify.check(path, options.reports))
         except HarnessError as error:
