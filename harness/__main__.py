@@ -91,8 +91,10 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         description="A flight record (.jsonl): every line, every long output beside it, and that it has its end. A "
         "buglog (.html, .md): its records likewise, and that the file is to the byte what they render to. Exit status "
         "0 when all is right, 1 with the first bad line when not.",
-        epilog="Without a PATH: the record of the last run, and the buglogs that were made of it. "
-        "Example: python -m harness verify BUG_2026-11-24_proofs-1.html --reports evidence",
+        epilog="Without a PATH: the record of the last run, and the buglogs that were made of it.\n\nexamples:\n"
+        "  python -m harness verify\n"
+        "  python -m harness verify evidence/buglog/*.html",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a record, or a buglog")
     command.add_argument(
