@@ -104,7 +104,9 @@ class Recorder:
         """Why a line could not be written; None while all could. What comes after it counts for nothing."""
         self.redactor = Redactor(os.environ)
         self._clock = clock or OsClock()
-        self._environments: set[str] = set()
+        self._environ: dict[str, str] = {}
+        self._environment = ""
+        """Digest of the environment in which commands last ran."""
         self._seq = 0
         self._lock = threading.Lock()
         try:
@@ -134,12 +136,13 @@ class Recorder:
 
     def intent(self, argv: Sequence[str], cwd: str) -> int:
         """Record a command that is about to run in this process's environment; see write()."""
-        environment = self.redactor.environment(os.environ)
-        digest = hashlib.sha256(json.dumps(environment).encode()).hexdigest()
-        if digest not in self._environments:
-            self._environments.add(digest)
-            self.write("environment", digest=digest, names=sorted(environment))
-        return self.write("intent", argv=self.redactor.argv(argv), cwd=cwd, environment=digest)
+        environ = dict(os.environ)
+        if environ != self._environ:
+            self._environ = environ
+            kept = self.redactor.environment(environ)
+            self._environment = hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+            self.write("environment", digest=self._environment, names=list(kept))
+        return self.write("intent", argv=self.redactor.argv(argv), cwd=cwd, environment=self._environment)
 
     def end(self, **facts: Any) -> None:
         """Write the record's last line. Raises RecorderError as write()."""
