@@ -47,6 +47,8 @@ class Sabotage:
     patch: Patch | None = None
     params: Mapping[str, object] = field(default_factory=dict)
     """Arguments of a parametrized proof."""
+    installed: bool = True
+    """Whether what is patched is what the machine has installed; if not, what the proof starts imports it."""
 
 
 CATALOGUE: tuple[Sabotage, ...] = (
@@ -802,6 +804,39 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_evidence::test_a_buglog_is_what_its_record_renders_to",
         patch=Patch("harness/verify.py", "        if their != our:", "        if number < 0:"),
         reason=r"a changed document passes",
+    ),
+    Sabotage(
+        id="skips-are-proofs",
+        guardrail="V3",
+        breaks="a proof that was skipped counts as proven",
+        proof="test_plugin::test_report",
+        params={"workers": "0"},
+        patch=Patch("harness/verdict.py", '    if outcome == "passed":', '    if outcome != "failed":'),
+        installed=False,
+        reason=r"test_skipped",
+    ),
+    Sabotage(
+        id="unproven-is-green",
+        guardrail="V3",
+        breaks="a run in which something is unproven ends with status 0",
+        proof="test_plugin::test_no_systemd_is_unproven_and_says_what_to_install",
+        patch=Patch("harness/verdict.py", "EXIT_UNPROVEN = 3", "EXIT_UNPROVEN = 0"),
+        installed=False,
+        reason=r"0 == 3",
+    ),
+    Sabotage(
+        id="proven-without-evidence",
+        guardrail="V1",
+        breaks="a run proves something although its flight record does not stand up",
+        proof="test_plugin::test_nothing_is_proven_when_the_record_is_no_evidence",
+        params={"end": "changed"},
+        patch=Patch(
+            "harness/plugin.py",
+            "    if run.fault is not None:\n        run.verdicts",
+            "    if False:\n        run.verdicts",
+        ),
+        installed=False,
+        reason=r"\(0, .*== \(3, ",
     ),
 )
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +22,8 @@ from harness.exchange import Exchange
 from harness.sabotage import CATALOGUE, Patch, Sabotage, find
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.soak_run import controller
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SABOTAGED_DEADLINE_SECS = 3.0
 """What a sabotaged unit is waited for: the baseline just did it in less."""
@@ -47,9 +53,30 @@ def called(entry: Sabotage, request: pytest.FixtureRequest) -> Iterator[Callable
         yield lambda: proof(**arguments)
 
 
+def reported(entry: Sabotage, record_property: Callable[[str, object], None]) -> dict[str, object]:
+    """The entry's line in the report, to be filled in as it goes."""
+    result: dict[str, object] = {
+        "id": entry.id, "guardrail": entry.guardrail, "breaks": entry.breaks, "proof": entry.proof,
+        "confirmed": "", "verdict": "proven", "reason": "",
+    }  # fmt: skip
+    record_property("sabotage", result)
+    return result
+
+
+def expect_refuted(entry: Sabotage, proof: Callable[[], object], result: dict[str, object]) -> None:
+    """The proof must turn red, for the expected reason."""
+    try:
+        with pytest.raises(AssertionError, match=entry.reason) as refuted:
+            proof()
+    except AssertionError as error:
+        result.update(verdict="refuted for another reason", reason=str(error).splitlines()[0])
+        raise
+    result.update(verdict="refuted", reason=str(refuted.value).splitlines()[0])
+
+
 @pytest.mark.sabotage
 @pytest.mark.claim("V4")
-@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", [entry for entry in CATALOGUE if entry.installed], ids=lambda entry: entry.id)
 def test_sabotage_is_caught(
     entry: Sabotage,
     engine: EngineUnit,
@@ -62,23 +89,43 @@ def test_sabotage_is_caught(
         except Refuted as error:
             raise HarnessError(f"{entry.proof} is refuted without any sabotage: {error}") from error
     before = [engine.property(name) for name in EFFECTIVE]
-    result = {
-        "id": entry.id, "guardrail": entry.guardrail, "breaks": entry.breaks, "proof": entry.proof,
-        "confirmed": "", "verdict": "proven", "reason": "",
-    }  # fmt: skip
-    record_property("sabotage", result)
+    result = reported(entry, record_property)
     with engine.sabotaged(entry) as confirmed, called(entry, request) as proof:
         result["confirmed"] = confirmed
         engine.deadline_secs = SABOTAGED_DEADLINE_SECS
-        try:
-            with pytest.raises(Refuted, match=entry.reason) as refuted:
-                proof()
-        except Refuted as error:
-            result.update(verdict="refuted for another reason", reason=str(error).splitlines()[0])
-            raise
-        result.update(verdict="refuted", reason=str(refuted.value).splitlines()[0])
+        expect_refuted(entry, proof, result)
     after = [engine.property(name) for name in EFFECTIVE]
     assert after == before, "the sabotage left something behind"
+
+
+@pytest.mark.sabotage
+@pytest.mark.claim("V4")
+@pytest.mark.parametrize("entry", [entry for entry in CATALOGUE if not entry.installed], ids=lambda entry: entry.id)
+def test_sabotage_of_what_a_proof_imports_is_caught(
+    entry: Sabotage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The proof's processes find a patched package before the true one."""
+    assert entry.patch is not None
+    module, _, function = entry.proof.partition("::")
+    proof = getattr(importlib.import_module(f"proofs.{module}"), function)
+    (tmp_path / "true").mkdir()
+    proof(tmp_path / "true", **entry.params)
+    result = reported(entry, record_property)
+    package = entry.patch.module.partition("/")[0]
+    patched = tmp_path / "packages" / entry.patch.module
+    shutil.copytree(ROOT / package, tmp_path / "packages" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    patched.write_text(entry.patch.apply(patched.read_text()))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    find_it = f"import {package}; print({package}.__file__)"
+    found = subprocess.run([sys.executable, "-c", find_it], cwd=tmp_path, capture_output=True, text=True, check=True)
+    if found.stdout.strip() != str(tmp_path / "packages" / package / "__init__.py"):
+        raise HarnessError(f"sabotage {entry.id} is not in effect: processes import {found.stdout}")
+    result["confirmed"] = found.stdout.strip()
+    (tmp_path / "sabotaged").mkdir()
+    expect_refuted(entry, lambda: proof(tmp_path / "sabotaged", **entry.params), result)
 
 
 def test_catalogue() -> None:
