@@ -156,11 +156,11 @@ class PrivateMachine:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             address = self._work / "notify"
             notify.bind(str(address))
-            self._nspawn = self._shell.start(
-                "unshare", "--mount", "--propagation", "private", "sh", "-c", self._boot_script(address),
-                on_line=self._console.append,
-            )  # fmt: skip
             try:
+                self._nspawn = self._shell.start(
+                    "unshare", "--mount", "--propagation", "private", "sh", "-c", self._boot_script(address),
+                    on_line=self._console.append,
+                )  # fmt: skip
                 with awaiting(f"machine {self.name} to boot"):
                     self._await_boot(notify)
             except BaseException:
@@ -219,13 +219,14 @@ class PrivateMachine:
                 raise MachineError(f"machine {self.name} {how}; its console:\n{''.join(self._console[-20:])}")
 
     def halt(self) -> None:
-        if self._nspawn is None:
+        if not self._work.exists():
             return
-        if self._leader > 1 and self._nspawn.alive:
-            # As a power cut: nothing in the overlay is worth an orderly shutdown of 2 s.
-            self._shell.run(*self._enter("systemctl", "poweroff", "--force", "--force"))
-        if not self._nspawn.wait(HALT_SECS):
-            self._nspawn.kill()
+        if self._nspawn is not None:
+            if self._leader > 1 and self._nspawn.alive:
+                # As a power cut: nothing in the overlay is worth an orderly shutdown of 2 s.
+                self._shell.run(*self._enter("systemctl", "poweroff", "--force", "--force"))
+            if not self._nspawn.wait(HALT_SECS):
+                self._nspawn.kill()
         self._nspawn = None
         self._leader = 0
         remove_machine(self.name, self._clock)

@@ -162,8 +162,7 @@ def figure(
     labels += [
         f'<a class="mark mark-{escape(mark.kind)}" style="left:{x(mark.at) / 10:.2f}%" href="#decision-{mark.number}" '
         f'title="{escape(mark.text)}">{mark.number}</a>'
-        for mark in marks
-        if mark.number is not None
+        for mark in _apart(marks, seconds)
     ]
     times = "".join(f"<span>{_clock(seconds * step / 4)}</span>" for step in range(5))
     return "\n".join(
@@ -178,6 +177,18 @@ def figure(
         ]
     )
 
+
+def _apart(marks: Sequence[Mark], seconds: float) -> Iterator[Mark]:
+    """The marks whose numbers have room, the first of those that are close together."""
+    free_from = 0.0
+    for mark in marks:
+        if mark.number is not None and mark.at >= free_from:
+            free_from = mark.at + seconds * _NUMBER_ROOM
+            yield mark
+
+
+_NUMBER_ROOM = 0.025
+"""Of a figure's width, for one number at the top of a mark."""
 
 _STRETCHED = 1000
 """Units of a figure's drawing in both directions, however large it is shown."""

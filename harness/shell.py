@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import sh
@@ -78,6 +80,48 @@ class Process:
         self.wait(KILL_SECS)
 
 
+class _Killed:
+    """Kills the command that was put in it, with all that it started, when the block is left by an exception, such as
+    Ctrl-C: sh's threads would keep this process alive until the command ends by itself."""
+
+    def __init__(self) -> None:
+        self._running: Any = None
+
+    def put(self, command: Any, *args: str, **options: Any) -> Any:
+        """Start `command` in a process group of its own. An interrupt waits until it can be killed."""
+        with _uninterrupted():
+            self._running = command(*args, _new_group=True, **options)
+        return self._running
+
+    def kill(self) -> None:
+        if self._running is not None:
+            with suppress(ProcessLookupError):
+                self._running.kill_group()
+
+    def __enter__(self) -> _Killed:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.kill()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A SIGINT that comes inside this block is dealt with after it. Only the main thread ever has to."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came and callable(handler):
+            handler(*came[0])
+
+
 class Shell:
     """Runs commands and records each: the intent before, the result after."""
 
@@ -98,31 +142,25 @@ class Shell:
         """
         intent = self.recorder.intent(argv, str(cwd or Path.cwd()))
         started = self._clock.monotonic()
-        running = self._command(argv[0])(
-            *argv[1:],
-            _cwd=str(cwd) if cwd else None,
-            _tty_out=False,
-            _bg=True,
-            _bg_exc=False,
-        )
-        # Not sh's own _timeout=: it looks every 0.1 s, which is ten times what most commands here take.
-        overdue = threading.Event()
+        with _Killed() as spawned:
+            running = spawned.put(
+                self._command(argv[0]), *argv[1:],
+                _cwd=str(cwd) if cwd else None, _tty_out=False, _bg=True, _bg_exc=False,
+            )  # fmt: skip
+            # Not sh's own _timeout=: it looks every 0.1 s, which is ten times what most commands here take.
+            overdue = threading.Event()
 
-        def give_up() -> None:
-            overdue.set()
-            running.kill()
+            def give_up() -> None:
+                overdue.set()
+                spawned.kill()
 
-        timer = threading.Timer(timeout_secs, give_up)
-        timer.daemon = True
-        timer.start()
-        try:
-            status = int(running.process.wait())
-        except BaseException:
-            # Ctrl-C. sh's threads would keep this process alive until the command ends by itself.
-            running.kill()
-            raise
-        finally:
-            timer.cancel()
+            timer = threading.Timer(timeout_secs, give_up)
+            timer.daemon = True
+            timer.start()
+            try:
+                status = int(running.process.wait())
+            finally:
+                timer.cancel()
         result = self._result(intent, argv, status, running.process.stdout, running.process.stderr, started)
         if overdue.is_set():
             raise CommandFailed(f"`{shlex.join(argv)}` did not end within {timeout_secs:g} s")
@@ -144,18 +182,13 @@ class Shell:
             self._result(intent, argv, status, "".join(lines).encode("utf-8", "surrogateescape"), b"", started)
             ended.set()
 
-        running = self._command(argv[0])(
-            *argv[1:],
-            _bg=True,
-            _bg_exc=False,
-            _out=keep,
-            _err=keep,
-            _done=done,
-            _tty_out=False,
-            _encoding="utf-8",
-            _decode_errors="surrogateescape",
-        )
-        return Process(running, ended)
+        with _Killed() as spawned:
+            running = spawned.put(
+                self._command(argv[0]), *argv[1:],
+                _bg=True, _bg_exc=False, _out=keep, _err=keep, _done=done, _tty_out=False, _encoding="utf-8",
+                _decode_errors="surrogateescape",
+            )  # fmt: skip
+            return Process(running, ended)
 
     def _result(
         self, intent: int, argv: Sequence[str], status: int, out: bytes, err: bytes, started: float

@@ -93,6 +93,13 @@ def test_a_figure_has_its_words_outside_of_what_stretches() -> None:
     assert "% <of>" in "".join(page.itertext())
 
 
+def test_numbers_of_marks_do_not_lie_upon_each_other() -> None:
+    marks = [Mark(at, "stall", "t", number) for number, at in enumerate((50.0, 50.0, 51.0, 53.0), start=1)]
+    page = drawn(figure("t", [Series("a", [])], unit="u", seconds=100, marks=marks))
+    assert [link.text for link in page.iter("a")] == ["1", "4"]
+    assert sum(path.attrib["class"] == "mark mark-stall" for path in page.iter("path")) == 4
+
+
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.none() | st.floats()), max_size=50), st.floats(0, 1e6))
 @settings(max_examples=50, deadline=None)
 def test_whatever_is_measured_a_figure_stays_in_its_frame(

@@ -1,0 +1,104 @@
+"""Commands of the harness end with it, whatever interrupts it, and with them what they started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.clock import OsClock, poll
+from harness.errors import CommandFailed
+from harness.recorder import Recorder
+from harness.shell import Shell
+
+# A length that nobody else sleeps, to be recognised by.
+SLEEP = f"86{os.getpid()}.25"
+SLEEPERS = f"sleep {SLEEP} & sleep {SLEEP}"
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    recorder = Recorder(tmp_path / "record.jsonl", "run", "main")
+    yield Shell(recorder)
+    recorder.close()
+
+
+def sleepers() -> int:
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += path.read_bytes().split(b"\0")[:2] == [b"sleep", SLEEP.encode()]
+        except OSError:
+            continue
+    return found
+
+
+def wait_sleepers(count: int) -> None:
+    assert poll(lambda: True if sleepers() == count else None, OsClock(), 10.0), f"{sleepers()} sleep, not {count}"
+
+
+def interrupted_by(shell: Shell, monkeypatch: pytest.MonkeyPatch, when: Callable[[], object]) -> None:
+    """SIGINT comes in the very instant in which the command is started."""
+    real = Shell._command
+
+    def command(program: str) -> Any:
+        def call(*args: str, **options: Any) -> Any:
+            running = real(program)(*args, **options)
+            when()
+            signal.raise_signal(signal.SIGINT)
+            return running
+
+        return call
+
+    monkeypatch.setattr(shell, "_command", command)
+
+
+def test_an_interrupt_while_a_command_starts_ends_it(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_by(shell, monkeypatch, lambda: wait_sleepers(2))
+    with pytest.raises(KeyboardInterrupt):
+        shell.run("sh", "-c", SLEEPERS)
+    wait_sleepers(0)
+
+
+def test_an_interrupt_while_a_command_starts_that_goes_on_running(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted_by(shell, monkeypatch, lambda: wait_sleepers(2))
+    with pytest.raises(KeyboardInterrupt):
+        shell.start("sh", "-c", SLEEPERS, on_line=lambda _line: None)
+    wait_sleepers(0)
+
+
+def test_an_interrupt_while_a_command_runs_ends_it(shell: Shell) -> None:
+    def interrupt() -> None:
+        wait_sleepers(2)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        shell.run("sh", "-c", SLEEPERS)
+    thread.join()
+    wait_sleepers(0)
+
+
+def test_a_command_that_takes_too_long_is_ended_with_what_it_started(shell: Shell) -> None:
+    with pytest.raises(CommandFailed, match=r"did not end within 0\.3 s"):
+        shell.run("sh", "-c", SLEEPERS, timeout_secs=0.3)
+    wait_sleepers(0)
+
+
+def test_after_a_command_an_interrupt_is_what_it_was(shell: Shell) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    shell.run("true").expect(0)
+    assert signal.getsignal(signal.SIGINT) is before
+    results: list[int] = []
+    thread = threading.Thread(target=lambda: results.append(shell.run("sh", "-c", "exit 3").status))
+    thread.start()
+    thread.join()
+    assert results == [3]
