@@ -73,7 +73,7 @@ def _facts(
     ids = [sample["tick_id_max"] for sample in samples if sample.get("tick_id_max") is not None]
     facts = {
         "run": str(first["run_id"]),
-        "started": str(first["timestamp"]),
+        "started": f"{datetime.fromisoformat(str(first['timestamp'])):%Y-%m-%d %H:%M:%S} UTC",
         "length": f"{length:.0f} s, {len(samples)} looks",
         "feed": " then ".join(dict.fromkeys(str(line["ingest_mode"]) for line in decisions)),
         "PSI actions": str(first["psi_actions"]),
