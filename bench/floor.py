@@ -1,9 +1,11 @@
 """The raw floor: the least code that brings trades from a WebSocket into the engine's table. Not an engine.
 
 Same transport (picows on uvloop), same decoder library, same schema, keys, PRAGMAs and multi-row INSERT as the engine;
-no dedupe, no gaps, no sampling, no strategy, risk or orders, no books, no backpressure, no reconnect, no clean stop.
+no dedupe, no gaps, no sampling, no strategy, no risk, no decimals, no books, no backpressure, no reconnect, no clean
+stop. With EVERY, each trade whose number that divides also brings the four rows that a shadow order leaves (signal,
+order, transition, fill), made of the trade and of constants: whoever decides about orders has to store them.
 
-    python -m bench.floor URL DATABASE
+    python -m bench.floor URL DATABASE [EVERY]
 """
 
 from __future__ import annotations
@@ -18,12 +20,47 @@ import msgspec
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
+from engine import ledger
+
 ROWS_PER_STATEMENT = 128
-_ROW = "(?,?,?,?,?,?,?,?)"
-_HEAD = "INSERT INTO ticks(id, symbol, price, volume, ts, source, trade_id, event_id) VALUES "
-_MANY = _HEAD + ",".join([_ROW] * ROWS_PER_STATEMENT)
-_ONE = _HEAD + _ROW
-_COLUMNS = 8
+ORDERS_PER_STATEMENT = 32
+
+
+class Insert:
+    """A multi-row INSERT, cut into statements of `many` rows and of one."""
+
+    def __init__(self, head: str, columns: int, many: int) -> None:
+        row = f"({','.join('?' * columns)})"
+        self._one = f"INSERT INTO {head} VALUES {row}"
+        self._many = self._one + f",{row}" * (many - 1)
+        self._columns = columns
+        self._step = many * columns
+
+    def __call__(self, connection: sqlite3.Connection, values: list[object]) -> None:
+        whole = len(values) - len(values) % self._step
+        for start in range(0, whole, self._step):
+            connection.execute(self._many, values[start : start + self._step])
+        for start in range(whole, len(values), self._columns):
+            connection.execute(self._one, values[start : start + self._columns])
+
+
+TICKS = Insert("ticks(id, symbol, price, volume, ts, source, trade_id, event_id)", 8, ROWS_PER_STATEMENT)
+SIGNALS = Insert(
+    "signals(symbol, kind, value, ts, event_id, tick_id, side, reason, size, price)", 10, ORDERS_PER_STATEMENT
+)
+ORDERS = Insert(
+    "orders(symbol, side, qty, price, status, ts, order_id, signal_id, mode, is_shadow, qty_exact, price_exact,"
+    " filled_qty, seq, reason, updated_ts)",
+    16,
+    ORDERS_PER_STATEMENT,
+)
+TRANSITIONS = Insert("order_events(order_id, seq, status, reason, filled_qty, ts, detail)", 7, ORDERS_PER_STATEMENT)
+FILLS = Insert(
+    "trades(event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow, mode, qty_exact, price_exact,"
+    " fees_exact, cash_delta)",
+    14,
+    ORDERS_PER_STATEMENT,
+)
 
 
 class Trade(msgspec.Struct, gc=False, rename={"id": "t", "price": "p", "volume": "q", "ts": "T"}):
@@ -36,33 +73,54 @@ class Trade(msgspec.Struct, gc=False, rename={"id": "t", "price": "p", "volume":
 
 
 def open_database(path: str) -> sqlite3.Connection:
-    """The engine's tick table, in a new file."""
+    """The engine's tables, made by the engine itself, in a new file."""
+    ledger.open_ledger(path, busy_timeout_ms=5000).close()
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.executescript(
-        """PRAGMA page_size = 1024; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-           PRAGMA wal_autocheckpoint = 4096; PRAGMA temp_store = MEMORY;
-           CREATE TABLE ticks(id INTEGER PRIMARY KEY, symbol TEXT NOT NULL, price REAL NOT NULL, volume REAL NOT NULL,
-                              ts INTEGER NOT NULL, source INTEGER, trade_id INTEGER, event_id TEXT);
-           CREATE UNIQUE INDEX ticks_by_trade_id ON ticks(source, trade_id) WHERE trade_id IS NOT NULL;
-           CREATE UNIQUE INDEX ticks_by_event_id ON ticks(source, event_id) WHERE event_id IS NOT NULL;"""
+        "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY;"
+        f" PRAGMA wal_autocheckpoint = {ledger.WAL_BYTES // ledger.PAGE_BYTES};"
     )
     return connection
 
 
-def write(connection: sqlite3.Connection, reads: queue.SimpleQueue[list[object]]) -> None:
+def write(connection: sqlite3.Connection, reads: queue.SimpleQueue[list[object]], every: int) -> None:
     """The writer thread: everything that waits in one transaction."""
-    step = ROWS_PER_STATEMENT * _COLUMNS
     while True:
         values = reads.get()
         while not reads.empty():
             values += reads.get()
         connection.execute("BEGIN")
-        whole = len(values) - len(values) % step
-        for start in range(0, whole, step):
-            connection.execute(_MANY, values[start : start + step])
-        for start in range(whole, len(values), _COLUMNS):
-            connection.execute(_ONE, values[start : start + _COLUMNS])
+        TICKS(connection, values)
+        if every:
+            write_orders(connection, values, every)
         connection.execute("COMMIT")
+
+
+def write_orders(connection: sqlite3.Connection, values: list[object], every: int) -> None:
+    """The rows of the shadow orders that the ticks in `values` cause."""
+    signals: list[object] = []
+    orders: list[object] = []
+    transitions: list[object] = []
+    fills: list[object] = []
+    first = values[0]
+    assert isinstance(first, int)
+    for start in range(-first % every * 8, len(values), every * 8):
+        id_, symbol, price, _, ts, _, trade_id, _ = values[start : start + 8]
+        signal, text = f"periodic:{trade_id}@bench", str(price)
+        order = f"shadow-{signal}"
+        signals += (symbol, "SELL:PERIODIC_TRIGGER", 0.75, ts, signal, id_, "SELL", "PERIODIC_TRIGGER", "0.1", text)
+        orders += (
+            symbol, "SELL", 0.1, price, "FILLED", ts, order, signal, "SHADOW", 1, "0.1", text, "0.1", 0,
+            "SHADOW_RECORDED", ts,
+        )  # fmt: skip
+        transitions += (order, 0, "FILLED", "SHADOW_RECORDED", "0.1", ts, "fee_rate=0.001 slippage_bps=0.0")
+        fills += (
+            f"{order}/0", order, symbol, "SELL", 0.1, price, 0.0142, ts, 1, "SHADOW", "0.1", text, "0.0142", "14.1858",
+        )  # fmt: skip
+    SIGNALS(connection, signals)
+    ORDERS(connection, orders)
+    TRANSITIONS(connection, transitions)
+    FILLS(connection, fills)
 
 
 class Listener(WSListener):
@@ -85,13 +143,14 @@ class Listener(WSListener):
             self._values = []
 
 
-async def run(url: str, path: str) -> None:
+async def run(url: str, path: str, every: int = 0) -> None:
     """Until it is killed."""
     reads: queue.SimpleQueue[list[object]] = queue.SimpleQueue()
-    threading.Thread(target=write, args=(open_database(path), reads), daemon=True).start()
+    threading.Thread(target=write, args=(open_database(path), reads, every), daemon=True).start()
     transport, _ = await ws_connect(lambda: Listener(reads), url)
     await transport.wait_disconnected()
 
 
 if __name__ == "__main__":
-    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run(*sys.argv[1:]))
+    url, path, *every = sys.argv[1:]
+    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run(url, path, *map(int, every)))

@@ -499,9 +499,9 @@ def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False)
 
 # --- writing -----------------------------------------------------------------------------------------------
 
-# Rows per INSERT. One statement of 32 rows is as quick as one of 512, and few distinct texts keep the
-# connection's statement cache warm whatever the size of the batch.
-_ROWS_PER_STATEMENT: Final = (32, 8, 1)
+# Rows per INSERT. One statement of 32 rows is as quick as one of 512; any number of rows below that takes at most five
+# more, and so few distinct texts keep the connection's statement cache warm.
+_ROWS_PER_STATEMENT: Final = (32, 16, 8, 4, 2, 1)
 
 
 class _Insert(msgspec.Struct, frozen=True):
@@ -546,8 +546,7 @@ _FILLS: Final = _Insert(
     "INSERT INTO trades(event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow, mode,"
     " qty_exact, price_exact, fees_exact, cash_delta, replayed)",
     15,
-    # Only a fill that was not there before may move a position.
-    "ON CONFLICT DO NOTHING RETURNING event_id",
+    "ON CONFLICT DO NOTHING",
 )
 
 
@@ -663,8 +662,7 @@ class Ledger:
         if batch.signals:
             signals = self._write_signals(batch.signals)
         if batch.orders or batch.fills:
-            ids = {event.order_id for event in batch.orders} | {fill.order_id for fill in batch.fills}
-            theirs = self._orders_of_others(ids)
+            theirs = self._orders_of_others(batch)
             if self._replay:
                 orders = self._write_orders([event for event in batch.orders if event.order_id not in theirs])
                 fills = self._write_fills([fill for fill in batch.fills if fill.order_id not in theirs])
@@ -674,8 +672,8 @@ class Ledger:
                 fills = self._write_fills(batch.fills)
         return Written(ticks, len(batch.ticks) - ticks, signals, orders, fills)
 
-    def _orders_of_others(self, order_ids: set[str]) -> set[str]:
-        """Those of `order_ids` that are stored, by a replay where this run is none, or the other way round."""
+    def _orders_of_others(self, batch: Batch) -> set[str]:
+        """The orders in `batch` that are stored already, by a replay where this run is none, or the other way round."""
         execute = self._connection.execute
         if self._replay:
             stored = "SELECT 1 FROM orders WHERE order_id = ? AND NOT replayed"
@@ -683,6 +681,7 @@ class Ledger:
             return set()
         else:
             stored = "SELECT 1 FROM orders WHERE order_id = ? AND replayed"
+        order_ids = {event.order_id for event in batch.orders} | {fill.order_id for fill in batch.fills}
         return {order_id for order_id in order_ids if execute(stored, (order_id,)).fetchone() is not None}
 
     def _forget_replayed(self, order_ids: set[str]) -> None:
@@ -694,17 +693,17 @@ class Ledger:
             self._connection.execute("DELETE FROM order_events WHERE order_id = ?", (order_id,))
             self._connection.execute("DELETE FROM orders WHERE order_id = ?", (order_id,))
 
-    def _insert(self, insert: _Insert, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Insert the rows laid end to end in `values`; returns what a RETURNING clause gave."""
+    def _insert(self, insert: _Insert, values: Sequence[Any]) -> int:
+        """Insert the rows laid end to end in `values`; returns how many of them changed the table."""
         execute, width = self._connection.execute, insert.width
-        returned: list[tuple[Any, ...]] = []
+        before = self._connection.total_changes
         start, end = 0, len(values)
         for rows in _ROWS_PER_STATEMENT:
             text, step = _insert_text(insert, rows), rows * width
             while end - start >= step:
-                returned += execute(text, values[start : start + step]).fetchall()
+                execute(text, values[start : start + step])
                 start += step
-        return returned
+        return self._connection.total_changes - before
 
     def _write_ticks(self, ticks: list[Tick]) -> int:
         source_ids = self._source_ids(ticks)
@@ -714,9 +713,7 @@ class Ledger:
                 tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_ids[tick.source],
                 tick.trade_id, tick.event_id,
             )  # fmt: skip
-        before = self._connection.total_changes
-        self._insert(_TICKS, values)
-        return self._connection.total_changes - before
+        return self._insert(_TICKS, values)
 
     def _source_ids(self, ticks: list[Tick]) -> dict[str, int]:
         known: dict[str, int] = dict(self._connection.execute("SELECT name, id FROM sources"))
@@ -734,9 +731,7 @@ class Ledger:
                 signal.event_id, signal.tick_id, signal.side, signal.reason, _text(signal.size),
                 _text(signal.price), signal.veto, signal.veto_detail, self._replay,
             )  # fmt: skip
-        before = self._connection.total_changes
-        self._insert(_SIGNALS, values)
-        return self._connection.total_changes - before
+        return self._insert(_SIGNALS, values)
 
     def _write_orders(self, events: list[OrderEvent]) -> int:
         orders: list[Any] = []
@@ -752,11 +747,21 @@ class Ledger:
                 event.order_id, event.seq, event.status, event.reason, filled, event.ts, event.detail,
             )  # fmt: skip
         self._insert(_ORDERS, orders)
-        before = self._connection.total_changes
-        self._insert(_ORDER_EVENTS, transitions)
-        return self._connection.total_changes - before
+        return self._insert(_ORDER_EVENTS, transitions)
 
     def _write_fills(self, fills: list[Fill]) -> int:
+        # Only a fill that was not there before may move a position. Mostly all are new; if not, each is asked.
+        self._connection.execute("SAVEPOINT fills")
+        written = self._insert_fills(fills)
+        if written < len(fills):
+            self._connection.execute("ROLLBACK TO fills")
+            fills = [fill for fill in fills if self._insert_fills([fill])]
+        self._connection.execute("RELEASE fills")
+        if not self._replay:
+            self._move_positions(fills)
+        return len(fills)
+
+    def _insert_fills(self, fills: list[Fill]) -> int:
         values: list[Any] = []
         for fill in fills:
             values += (
@@ -764,13 +769,7 @@ class Ledger:
                 float(fill.fees), fill.ts, fill.is_shadow, fill.mode, _text(fill.qty), _text(fill.price),
                 _text(fill.fees), _text(fill.cash_delta), self._replay,
             )  # fmt: skip
-        new = {event_id for (event_id,) in self._insert(_FILLS, values)}
-        if self._replay:
-            return len(new)
-        # An id that comes twice in one batch is in the table as it came first.
-        first = {fill.event_id: fill for fill in reversed(fills)}
-        self._move_positions([fill for fill in fills if fill.event_id in new and first[fill.event_id] is fill])
-        return len(new)
+        return self._insert(_FILLS, values)
 
     def _move_positions(self, fills: list[Fill]) -> None:
         moved: dict[tuple[str, str], Position] = {}

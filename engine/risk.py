@@ -156,7 +156,10 @@ class Book:
         cap = self._caps.max_symbol_exposure_usd
         if after > cap:
             return f"exposure of {signal.symbol} could become {after:f}, allowed is {cap:f}"
-        total = _UP.add(self.exposure(), _UP.subtract(after, before))
+        total = after
+        for other in self._holdings.values():
+            if other is not holding:
+                total = _UP.add(total, other.exposure())
         cap = self._caps.max_exposure_usd
         if total > cap:
             return f"exposure could become {total:f}, allowed is {cap:f}"
