@@ -101,7 +101,7 @@ def test_a_tiny_run_measures_and_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tiny(plan: targets.Plan) -> list[Figure]:
-        run = targets.measure(plan, targets.floor_argv, targets.Load(2000))
+        run = targets.measure(plan, targets.floor_argv(), targets.Load(2000))
         assert run.rss_bytes
         return [Figure("T1", "rate", "/s", [run.rate])]
 
