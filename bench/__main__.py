@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from bench import report, targets
+
+CLEAR = "\r\x1b[K"
+"""Back to the beginning of the terminal's line, and empty it (ECMA-48)."""
 
 _EXAMPLES = """examples:
   python -m bench                              all targets, about five minutes
@@ -38,6 +43,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class Progress:
+    """Rounds as lines, and on a terminal below them a line that says what is going on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._live = stream.isatty()
+        self._started = time.monotonic()
+        self._doing_at = 0.0
+        self._round = ""
+
+    def tell(self, text: str) -> None:
+        """One line that stays."""
+        print(f"{CLEAR if self._live else ''}{text}", file=self._stream, flush=True)
+
+    def doing(self, text: str) -> None:
+        """Replaces the line below, ten times a second at most. A text that begins with a target's name stays in front
+        of those that follow."""
+        now = time.monotonic()
+        if text[:1] == "T":
+            self._round, text = text, ""
+        elif now - self._doing_at < 0.1:
+            return
+        if self._live:
+            self._doing_at = now
+            clock = f"{int(now - self._started) // 60}:{int(now - self._started) % 60:02}"
+            print(f"{CLEAR}{clock} {self._round} {text}", end="", file=self._stream, flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -47,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"--only {name!r}: allowed are {', '.join(targets.TARGETS)}")
     if arguments.rounds < 1 or arguments.ticks < 1:
         parser.error("--rounds and --ticks: allowed is 1 or more")
+    progress = Progress(sys.stderr)
     plan = targets.Plan(
         rounds=arguments.rounds,
         ticks=arguments.ticks,
@@ -54,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         table_rows=10_000_000 if arguments.full else 2_000_000,
         directory=arguments.dir,
         peers=arguments.peers,
-        tell=lambda text: print(text, file=sys.stderr, flush=True),
+        tell=progress.tell,
+        doing=progress.doing,
     )
     figures: list[report.Figure] = []
     interrupted = False
@@ -65,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; these figures are complete:", file=sys.stderr)
+    progress.tell("")
     if figures:
         print(report.HEADING)
         for figure in figures:

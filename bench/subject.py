@@ -86,11 +86,19 @@ Argv = Callable[[str, Path], Sequence[str]]
 """(URL, directory of its own) -> the command line of a subject; its table is in `ticks.db` there."""
 
 
-def run(argv: Argv, load: Load, directory: Path, *, env: dict[str, str] | None = None, counts: bool = True) -> Run:
+def run(
+    argv: Argv,
+    load: Load,
+    directory: Path,
+    *,
+    env: dict[str, str] | None = None,
+    counts: bool = True,
+    watch: Callable[[str], None] = lambda text: None,
+) -> Run:
     """Runs a subject under `load` until all ticks are on disk, then stops it with SIGTERM.
 
     directory: empty, on a real disk. env: added to the environment. counts: False for a subject without a database,
-    which prints {"done": monotonic ns} when it has seen all ticks.
+    which prints {"done": monotonic ns} when it has seen all ticks. watch: takes how far it is.
     Raises SubjectFailed when it ends early or gets stuck; the message has the end of its output.
     """
     database = directory / "ticks.db"
@@ -104,7 +112,7 @@ def run(argv: Argv, load: Load, directory: Path, *, env: dict[str, str] | None =
             )  # fmt: skip
         try:
             started = hear("started", child) / 1e9
-            progress, rss, ended = _watch(child, started, load.ticks, database if counts else None, log)
+            progress, rss, ended = _watch(child, started, load.ticks, database if counts else None, log, watch)
         except BaseException as error:
             child.kill()
             child.wait()
@@ -185,7 +193,12 @@ def _environment(more: dict[str, str]) -> dict[str, str]:
 
 
 def _watch(
-    child: subprocess.Popen[bytes], started: float, ticks: int, database: Path | None, log: Path
+    child: subprocess.Popen[bytes],
+    started: float,
+    ticks: int,
+    database: Path | None,
+    log: Path,
+    watch: Callable[[str], None],
 ) -> tuple[list[tuple[float, int]], list[tuple[float, int]], float]:
     progress: list[tuple[float, int]] = []
     rss: list[tuple[float, int]] = []
@@ -205,6 +218,7 @@ def _watch(
             if not progress or count > progress[-1][1]:
                 progress.append((now - started, count))
                 moved_at = now
+                watch(f"{count} of {ticks} ticks")
             if count >= ticks:
                 return progress, rss, now
         if now - moved_at > STUCK_SECS:

@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +46,9 @@ class Inlet(Protocol):
 
     def answer(self) -> None:
         """The feed's task is at the top of its loop: it is not stuck (E5)."""
+
+    def barred(self, source: str, secs: float) -> None:
+        """The venue of `source` wants to be left alone for so long, whatever becomes of this process (N5)."""
 
 
 class Feed(Protocol):
@@ -407,8 +410,10 @@ class WebSocketFeed:
         default_symbol: str,
         connect: Connect,
         now: Callable[[], float],
+        barred_secs: Mapping[str, float],
     ) -> None:
-        """`sources`: at least one. `now`: monotonic seconds, the clock of the event loop's timers."""
+        """`sources`: at least one. `now`: monotonic seconds, the clock of the event loop's timers. `barred_secs`: for
+        how long an earlier run was told to leave the venue of a source alone."""
         policy = session.Policy(
             keepalive_secs=options.keepalive_secs,
             pong_timeout_secs=options.pong_timeout_secs,
@@ -427,7 +432,8 @@ class WebSocketFeed:
             )
             for source in sources
         }
-        self._session = session.Session(wanted, policy, random.uniform)
+        barred = {source.host: now() + barred_secs[source.name] for source in wanted if source.name in barred_secs}
+        self._session = session.Session(wanted, policy, random.uniform, barred)
         self._inlet = inlet
         self._connect = connect
         self._now = now
@@ -569,6 +575,9 @@ class WebSocketFeed:
                     line.conn, self._now(), str(failure), failure.http_status, failure.retry_after_secs
                 )
             )
+            barred_secs = self._session.barred_until(line.source.host) - self._now()
+            if barred_secs > 0:
+                self._inlet.barred(line.source.name, barred_secs)
         except Exception as error:
             # No failure of the network: the library cannot be loaded, or is not what we take it for.
             crash = Crash(f"transport failed: {why(error)}")

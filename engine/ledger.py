@@ -37,7 +37,7 @@ from engine.exits import ConfigError, Crash
 
 log = logging.getLogger("engine.ledger")
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """The `PRAGMA user_version` this engine reads and writes; 0: the earlier engine's, or an empty file (D2)."""
 
 BUSY_TIMEOUT_MS_MIN: Final = 1000
@@ -92,13 +92,15 @@ class DiskTrouble(Unwritten):
 
 
 class Batch(msgspec.Struct):
-    """What one transaction takes. `watermarks` maps a source's name to the last exchange trade id seen."""
+    """What one transaction takes. `watermarks` maps a source's name to the last exchange trade id seen, `barred` to the
+    time (ms) before which its venue must not be contacted (N5)."""
 
     ticks: list[Tick] = []
     signals: list[Signal] = []
     orders: list[OrderEvent] = []
     fills: list[Fill] = []
     watermarks: dict[str, int] = {}
+    barred: dict[str, int] = {}
 
 
 class Written(msgspec.Struct):
@@ -132,6 +134,7 @@ class Restored(msgspec.Struct):
 
     next_tick_id: int
     watermarks: dict[str, int]
+    barred: dict[str, int]
     recent_event_ids: dict[str, list[str]]
     positions: dict[Mode, dict[str, Position]]
     recent_signal_ids: list[str]
@@ -314,7 +317,13 @@ def _migrate_0_to_1(connection: sqlite3.Connection, path: Path) -> int:
     return rows
 
 
-_MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection, Path], int], ...]] = (_migrate_0_to_1,)
+def _migrate_1_to_2(connection: sqlite3.Connection, path: Path) -> int:
+    """Sources remember until when their venue wants to be left alone (N5)."""
+    connection.execute("ALTER TABLE sources ADD COLUMN barred_until INTEGER")
+    return 0
+
+
+_MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection, Path], int], ...]] = (_migrate_0_to_1, _migrate_1_to_2)
 """The function at index v takes version v to v + 1, inside a transaction that the caller holds (D2)."""
 
 
@@ -424,7 +433,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         _refuse_version(path, version)
         rows = 0
         for step in _MIGRATIONS[version:]:
-            rows = step(connection, path)
+            rows += step(connection, path)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
@@ -657,6 +666,12 @@ class Ledger:
                 " ON CONFLICT(name) DO UPDATE SET last_trade_id = excluded.last_trade_id",
                 batch.watermarks.items(),
             )
+        if batch.barred:
+            self._connection.executemany(
+                "INSERT INTO sources(name, barred_until) VALUES (?, ?)"
+                " ON CONFLICT(name) DO UPDATE SET barred_until = excluded.barred_until",
+                batch.barred.items(),
+            )
         if batch.ticks:
             ticks = self._write_ticks(batch.ticks)
         if batch.signals:
@@ -802,6 +817,7 @@ class Ledger:
         connection = self._connection
         tick_id_max = connection.execute("SELECT max(id) FROM ticks").fetchone()[0] or 0
         watermarks = dict(connection.execute("SELECT name, last_trade_id FROM sources WHERE last_trade_id IS NOT NULL"))
+        barred = dict(connection.execute("SELECT name, barred_until FROM sources WHERE barred_until IS NOT NULL"))
         recent: dict[str, list[str]] = {}
         for source, event_id in connection.execute(
             "SELECT sources.name, event_id FROM ticks JOIN sources ON sources.id = ticks.source"
@@ -830,4 +846,4 @@ class Ledger:
             (RECENT_SIGNAL_IDS,),
         ).fetchall()
         signal_ids = [event_id for (event_id,) in reversed(newest_signals)]
-        return Restored(tick_id_max + 1, watermarks, recent, positions, signal_ids, open_orders)
+        return Restored(tick_id_max + 1, watermarks, barred, recent, positions, signal_ids, open_orders)

@@ -167,6 +167,12 @@ class Ingest:
             self._push()
         return self.intake.received - known
 
+    def barred(self, source: str, secs: float) -> None:
+        until_ms = _wall_ms() + int(secs * 1000)
+        # It weighs nothing, so there is room for it: it has to reach the disk even when this run ends over it.
+        self._rows.put_nowait(ledger.Batch(barred={source: until_ms}), 0)
+        self._rows.nudge()
+
     def _push(self) -> None:
         """Puts as much of the rest into both channels as fits into both; pauses the feed over what does not."""
         if self.rest:
@@ -268,7 +274,7 @@ class Pipeline:
             replay=self._replay,
             keep_ids=from_database,
         )
-        self._feed = self._make_feed(store, sources)
+        self._feed = self._make_feed(store, sources, restored.barred)
         self._ingest.feed = self._feed
 
         self._writer = Writer(store, self._written)
@@ -300,12 +306,14 @@ class Pipeline:
             return (Source(name=name, url=options.engine.ws_url, kind="mock", priority=0),)
         return ()
 
-    def _make_feed(self, store: ledger.Ledger, sources: tuple[Source, ...]) -> feeds.Feed:
+    def _make_feed(self, store: ledger.Ledger, sources: tuple[Source, ...], barred: dict[str, int]) -> feeds.Feed:
         options = self._options
         if sources:
             connect = feeds.CONNECTS[self._environment.transport]
+            now_ms = _wall_ms()
+            barred_secs = {name: (until - now_ms) / 1000 for name, until in barred.items() if until > now_ms}
             return feeds.WebSocketFeed(
-                self._ingest, sources, options.engine, options.app.symbol, connect, self._loop.time
+                self._ingest, sources, options.engine, options.app.symbol, connect, self._loop.time, barred_secs
             )
         if not self._replay:
             return feeds.SyntheticFeed(self._ingest, options.engine, options.app.symbol, _wall_ms)
@@ -737,4 +745,5 @@ def _merge(batches: list[ledger.Batch]) -> ledger.Batch:
         merged.orders += batch.orders
         merged.fills += batch.fills
         merged.watermarks |= batch.watermarks
+        merged.barred |= batch.barred
     return merged

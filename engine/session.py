@@ -21,7 +21,7 @@ HTTP 429 and 418 bar every source on that host (N5), because the venue counts by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Final, TypeAlias
 
@@ -161,8 +161,15 @@ class Session:
     reconnects: int
     """Connections opened after the first one (M2)."""
 
-    def __init__(self, sources: Sequence[Source], policy: Policy, uniform: Callable[[float, float], float]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        policy: Policy,
+        uniform: Callable[[float, float], float],
+        barred: Mapping[str, float] | None = None,
+    ) -> None:
         """`sources`: at least one, in any order. `uniform(a, b)`: a random float in [a, b], for the jitter.
+        `barred`: host -> time before which an earlier run was told not to contact it.
 
         ValueError when there is no source, or a time in `policy` would make the session spin: all have to be
         positive, `feed_silence_secs` may be 0.
@@ -180,7 +187,7 @@ class Session:
             _Station(source, rank) for rank, source in enumerate(sorted(sources, key=lambda s: s.priority))
         ]
         # host -> monotonic time before which it may not be contacted (429, 418).
-        self._barred: dict[str, float] = {}
+        self._barred: dict[str, float] = dict(barred or {})
         self._links: dict[int, _Link] = {}
         self._active: _Link | None = None
         self._candidate: _Link | None = None
@@ -198,6 +205,10 @@ class Session:
         """The source of the active connection; None while that is not open."""
         link = self._active
         return link.station.source if link is not None and link.open else None
+
+    def barred_until(self, host: str) -> float:
+        """The time before which `host` may not be contacted; -inf when it never said so."""
+        return self._barred.get(host, -inf)
 
     def start(self, now: float) -> Sequence[Effect]:
         """Begin; call it once, before anything else. The clock of `network_give_up_secs` starts."""
@@ -242,7 +253,7 @@ class Session:
             host = link.station.source.host
             # Written so that a NaN counts as no header.
             bar = retry_after if retry_after is not None and retry_after >= 0 else self._policy.max_backoff_secs
-            self._barred[host] = max(self._barred.get(host, -inf), now + bar)
+            self._barred[host] = max(self.barred_until(host), now + bar)
         self._drop(link, now, reason)
         return self._proceed(now, [])
 
@@ -384,7 +395,7 @@ class Session:
             return inf
         next_at = inf
         for station in wanted:
-            eligible_at = max(station.not_before, self._barred.get(station.source.host, -inf))
+            eligible_at = max(station.not_before, self.barred_until(station.source.host))
             if eligible_at <= now:
                 self._last_conn += 1
                 link = self._links[self._last_conn] = _Link(self._last_conn, station, now)

@@ -106,7 +106,7 @@ def test_D1_S1_pragmas_are_applied_read_back_and_logged(database: Path, caplog: 
     assert lines["PRAGMA verification"] == {
         "journal_mode": "wal", "synchronous": 1, "busy_timeout": 5_000, "temp_store": 2,
     }  # fmt: skip
-    assert lines["schema migrated"] == {"from_version": 0, "to_version": 1, "rows": 0}
+    assert lines["schema migrated"] == {"from_version": 0, "to_version": 2, "rows": 0}
 
 
 def test_D1_another_process_sees_the_wal(store: Ledger) -> None:
@@ -236,7 +236,7 @@ def test_D2_the_earlier_engines_database_is_migrated_without_loss(
     assert len(old["ticks"]) == 150_000
     caplog.set_level(logging.INFO, "engine.ledger")
     store = opened(database)
-    assert logged(caplog)["schema migrated"] == {"from_version": 0, "to_version": 1, "rows": 195_000}
+    assert logged(caplog)["schema migrated"] == {"from_version": 0, "to_version": 2, "rows": 195_000}
     store.close()
 
     columns = {
@@ -251,7 +251,7 @@ def test_D2_the_earlier_engines_database_is_migrated_without_loss(
     assert query(database, "SELECT DISTINCT side || ' ' || reason FROM signals ORDER BY 1") == [
         "BUY PERIODIC_TRIGGER", "SELL PERIODIC_TRIGGER",
     ]  # fmt: skip
-    assert query(database, "PRAGMA user_version") == [1]
+    assert query(database, "PRAGMA user_version") == [2]
     assert query(database, "PRAGMA integrity_check") == ["ok"]
 
 
@@ -310,7 +310,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.endswith("-shm")}
 
 
-@pytest.mark.parametrize("version", [2, 99, -1])
+@pytest.mark.parametrize("version", [3, 99, -1])
 def test_D2_a_version_unknown_to_this_engine_is_left_untouched(database: Path, version: int) -> None:
     seed_database.build(database, 200, [f"PRAGMA user_version = {version}"])
     before = contents(database.parent)
@@ -540,10 +540,12 @@ def test_S3_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
             watermarks={"binance": 71},
         )
     )  # fmt: skip
-    store.write(Batch(watermarks={"binance": 75}))
+    store.write(Batch(watermarks={"binance": 75}, barred={"binance": 1000, "gemini": 2000}))
+    store.write(Batch(barred={"binance": 3000}))
     restored = store.restore()
     assert restored.next_tick_id == 4
     assert restored.watermarks == {"binance": 75}
+    assert restored.barred == {"binance": 3000, "gemini": 2000}
     assert restored.recent_event_ids == {"mock": ["e1", "e2"]}
     for n in (7, 8):
         store.write(traded(n))

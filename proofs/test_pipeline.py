@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sqlite3
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from websockets.sync.server import ServerConnection
 
 from engine import feeds, pipeline, schema, settings
@@ -523,6 +525,49 @@ def test_N5_429_and_418_are_obeyed(
             failure = running.messages("connection failed")[0]
             assert (failure["http_status"], failure["retry_after_secs"]) == (status, 1.0 if headers else None)
             assert running.stop() == 0
+
+
+def test_N5_a_restarted_engine_still_leaves_a_venue_alone(tmp_path: Path) -> None:
+    """Retry-After outlasts the run that was told, which ends with 10; the next one knows, and does not even ask."""
+    with server(lambda connection, number: until_closed(connection)) as exchange:
+        exchange.refusals.append((429, {"Retry-After": "60"}))
+        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "network_give_up_secs": 0.5}})
+        for _ in range(2):
+            with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
+                assert running.wait_exit() == 10
+            assert len(exchange.attempt_times) == 1
+        # A positive control: it is that note, and nothing else, that keeps it away.
+        with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as connection:
+            [(until,)] = connection.execute("SELECT barred_until FROM sources").fetchall()
+            assert 50_000 < until - time.time() * 1000 < 60_000
+            connection.execute("UPDATE sources SET barred_until = barred_until - 60000")
+        with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
+            running.wait_line("connected")
+            assert running.stop() == 0
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_N4_S2_ticks_come_over_tls_from_a_server_whose_certificate_is_trusted(tmp_path: Path, transport: str) -> None:
+    def script(connection: ServerConnection, number: int) -> None:
+        connection.send(mock_tick(number))
+        until_closed(connection)
+
+    authority, stranger = trustme.CA(), trustme.CA()
+    for name, of in (("trusted.pem", authority), ("other.pem", stranger)):
+        of.cert_pem.write_to_path(tmp_path / name)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with server(script, context) as exchange:
+        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "network_give_up_secs": 0.5}})
+        arguments = ("--config", str(config), "--ingest", "mockws")
+        trusted = {"HYBRID_TRANSPORT": transport, "SSL_CERT_FILE": str(tmp_path / "trusted.pem")}
+        with engine(tmp_path, *arguments, **trusted) as running:
+            running.wait_heartbeat(lambda beat: beat["ingest_received"] == 1)
+            assert running.stop() == 0
+        with engine(tmp_path, *arguments, **(trusted | {"SSL_CERT_FILE": str(tmp_path / "other.pem")})) as running:
+            assert "unable to get local issuer certificate" in running.wait_line("connection failed")["reason"]
+            assert running.wait_exit() == 10
+        assert exchange.connections == 1
 
 
 def test_N5_S3_a_server_that_accepts_and_closes_is_backed_off(tmp_path: Path) -> None:

@@ -233,6 +233,13 @@ def test_N5_the_counter_does_not_reset_after_a_connection_that_was_not_healthy(t
     assert driver.now - closed_at == 16
 
 
+def test_N5_a_bar_of_an_earlier_run_is_obeyed_by_all_sources_on_that_host() -> None:
+    session = Session([BEST, TWIN, WORSE], POLICY, longest, {"one.test": 1090.0})
+    assert session.barred_until("one.test") == 1090.0
+    effects = session.start(1000.0)
+    assert [effect.source for effect in effects if isinstance(effect, Connect)] == [WORSE]
+
+
 @pytest.mark.parametrize("status", [429, 418])
 @pytest.mark.parametrize(("retry_after", "bar"), [(None, 30), (77, 77), (float("nan"), 30), (0, 0.5), (-5, 30)])
 def test_N5_a_rate_limit_bars_the_whole_host(status: int, retry_after: float | None, bar: float) -> None:
