@@ -23,6 +23,7 @@ import errno
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from decimal import Decimal
 from functools import cache
@@ -335,6 +336,12 @@ _UNUSABLE: Final = frozenset({
     sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_READONLY,
 })  # fmt: skip
+OPEN_PATIENCE_SECS: Final = 1.0
+"""How long the files beside the database may be beyond us. Another user's reader, such as a healthcheck of root's, that
+looks at the database in the moment in which we open it makes them its own before it hands them over."""
+
+OPEN_PAUSE_SECS: Final = 0.01
+
 _LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _DISK: Final = frozenset({
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
@@ -474,6 +481,19 @@ def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False)
             key="persist.busy_timeout_ms", value=busy_timeout_ms,
         )  # fmt: skip
     _check_place(path)
+    patience = time.monotonic() + OPEN_PATIENCE_SECS
+    while True:
+        try:
+            return _open(path, busy_timeout_ms, replay)
+        except sqlite3.Error as error:
+            if _primary_code(error) != sqlite3.SQLITE_CANTOPEN or time.monotonic() > patience:
+                _refuse(path, error, "cannot be opened")
+        except OSError as error:
+            raise Crash(f"{path}: {error}", path=str(path)) from error
+        time.sleep(OPEN_PAUSE_SECS)
+
+
+def _open(path: Path, busy_timeout_ms: int, replay: bool) -> Ledger:
     connection: sqlite3.Connection | None = None
     try:
         version = _stored_version(path, busy_timeout_ms) if path.exists() else 0
@@ -496,13 +516,9 @@ def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False)
             extra={"fields": {"path": str(path), "schema_version": SCHEMA_VERSION, **highest}},
         )
         return Ledger(path, connection, replay)
-    except BaseException as error:
+    except BaseException:
         if connection is not None:
             connection.close()
-        if isinstance(error, sqlite3.Error):
-            _refuse(path, error, "cannot be opened")
-        if isinstance(error, OSError):
-            raise Crash(f"{path}: {error}", path=str(path)) from error
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 import logging
@@ -134,6 +135,29 @@ def test_D1_a_busy_timeout_under_a_second_is_refused(database: Path) -> None:
     with pytest.raises(ConfigError, match="busy_timeout_ms = 999: at least 1000"):
         opened(database, busy_timeout_ms=999)
     assert not database.exists()
+
+
+def test_D5_a_reader_that_opens_at_the_same_moment_does_no_harm(database: Path) -> None:
+    """The files beside the database may be another user's for an instant: root's healthcheck makes them so."""
+    opened(database).close()
+    in_the_way = database.with_name(database.name + "-shm")
+    in_the_way.symlink_to("nowhere")
+    with concurrent.futures.ThreadPoolExecutor() as elsewhere:
+        opening = elsewhere.submit(opened, database)
+        with pytest.raises(TimeoutError):
+            opening.result(timeout=0.1)
+        in_the_way.unlink()
+        opening.result(timeout=10).close()
+
+
+def test_D5_files_beside_the_database_that_stay_beyond_us_are_a_configuration_error(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "OPEN_PATIENCE_SECS", 0.05)
+    opened(database).close()
+    database.with_name(database.name + "-shm").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match="cannot be opened: unable to open database file"):
+        opened(database)
 
 
 def test_S1_missing_directories_are_made(tmp_path: Path) -> None:
