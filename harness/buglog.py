@@ -314,7 +314,13 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
     verdicts = [Verdict(one.verdict) for one in proofs.values()] + [Verdict.UNPROVEN] * (pass_.end is None)
     end = pass_.end or {}
     planned = list(end.get("planned", []))
-    clauses = _judged(pass_.clauses, proofs.values(), planned)
+    broken = _FirstPass(sabotage()) if sabotage is not None else None
+    # That proofs can fail is shown by the sabotages alone.
+    judges = [
+        *proofs.values(),
+        *(broken.proofs.values() if broken is not None and broken.run_id != pass_.run_id else ()),
+    ]
+    clauses = _judged(pass_.clauses, judges, planned)
     by_letter: dict[str, list[Clause]] = {}
     for clause in clauses:
         if clause.id not in _GUARDRAILS:
@@ -343,7 +349,7 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
         rows=rows,
         setting_up=between,
         overview=_overview(proofs.values(), pass_.started, pass_.ended),
-        sabotage=_sabotage_run(_FirstPass(sabotage())) if sabotage is not None else None,
+        sabotage=_sabotage_run(broken) if broken is not None else None,
     )
 
 

@@ -76,9 +76,10 @@ RECORD = [
     line(33, "end", proof="", **{**END, "planned": ["V5"]}),
 ]  # fmt: skip
 SABOTAGE = [
-    line(1, "run", proof="", systemd="private", facts={"commit": "c" * 40, "tree": "clean"}, clauses={}),
+    line(1, "run", proof="", systemd="private", facts={"commit": "c" * 40, "tree": "clean"}, clauses={}) | {"run": "2"},
     line(2, "sabotage", proof="", id="restart-on-12", guardrail="exit12", breaks="it is restarted <for ever>",
          confirmed="x", verdict="refuted", reason="restarted 3 times"),
+    verdict(4, "proofs/test_sabotage.py::test_sabotage_is_caught[x]", ["V4"], "proven") | {"run": "2"},
     line(3, "sabotage", proof="", id="blind", guardrail="G0", breaks="nothing is seen",
          confirmed="x", verdict="proven", reason=""),
 ]  # fmt: skip
@@ -176,6 +177,8 @@ def test_unit_and_sabotages() -> None:
         assert "MISSED" in text
         assert "restarted 3 times" in text
         assert "<for ever>" not in text
+    by_letter = document(sabotage=SABOTAGE).clauses
+    assert [(clause.id, clause.verdict) for clause in by_letter["V"]] == [("V5", "planned"), ("V4", "proven")]
     assert "None were run" in rendered()[1]
 
 
@@ -245,7 +248,7 @@ def test_links_lead_somewhere() -> None:
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
     for tag, attributes in elements:
-        if tag == "a":
+        if tag == "a" and "href" in attributes:
             assert str(attributes["href"])[1:] in ids
 
 
