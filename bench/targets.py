@@ -1,4 +1,4 @@
-"""What is run against what, and what follows from it: the targets T1 to T6.
+"""What is run against what, and what follows from it: the targets T1 to T6 and T8.
 
 A round runs every subject of a target once, one after the other, so that a neighbour who takes the processor for a
 while spoils a round and not a side. Figures are made of rounds; a round in which a subject failed is told and left out.
@@ -23,6 +23,8 @@ from bench import floor, report, subject
 from bench.report import Figure, Target
 from bench.subject import Load, Run, SubjectFailed
 from harness import ledger_view
+from harness.recorder import Recorder, Unrecorded
+from harness.shell import Shell
 
 PYTHON = sys.executable
 SIGNAL_EVERY = 10
@@ -352,6 +354,29 @@ def stall_check(plan: Plan) -> list[Figure]:
     )
 
 
+def recording(plan: Plan) -> list[Figure]:
+    """T8: what the flight record adds to a command."""
+    commands = 100
+
+    def one() -> dict[str, float]:
+        with _directory(plan) as directory:
+            recorder = Recorder(directory / "record.jsonl", "bench", "main")
+            times: dict[str, list[float]] = {"recorded": [], "unrecorded": []}
+            shells = {"recorded": Shell(recorder), "unrecorded": Shell(Unrecorded())}
+            for _ in range(commands):
+                for name, shell in shells.items():
+                    start = time.perf_counter()
+                    shell.run("echo", "--property=ActiveState,SubState,Result,MainPID,NRestarts", "line\n" * 20)
+                    times[name].append(time.perf_counter() - start)
+            recorder.close()
+        return {"ms": (median(times["recorded"]) - median(times["unrecorded"])) * 1000}
+
+    one()  # The first command brings the detector's rules along.
+    return _figures(
+        _rounds(plan, "T8", one), [("ms", "T8", "what the flight record adds to a command", "ms", Target("<=", 1))]
+    )
+
+
 def _fill_table(plan: Plan, database: Path, rows: int) -> None:
     connection = floor.open_database(str(database))
     # In pieces, so that the write-ahead log stays small.
@@ -373,6 +398,7 @@ TARGETS: dict[str, list[Callable[[Plan], list[Figure]]]] = {
     "T4": [endurance],
     "T5": [endurance, start_up],
     "T6": [stall_check],
+    "T8": [recording],
 }
 
 
