@@ -52,7 +52,7 @@ QUICK_CHECK_BYTES_MAX: Final = 32 * 1024 * 1024
 """Up to this size the whole file is checked at every start (0.1 s); a larger one only before a migration.
 Damage beyond that shows when it is read, and ends the run as `ConfigError`."""
 
-RECENT_SIGNAL_IDS: Final = 4096
+RECENT_SIGNAL_IDS: Final = 2048
 """How many of the newest signals `restore` names: those of ticks that a crash left above the watermark lie well
 within it, and as many an executor remembers."""
 

@@ -206,7 +206,7 @@ def test_I3_the_memory_of_ids_is_exact_within_its_bound() -> None:
     seen = SeenIds(3)
     assert [seen.add(name) for name in "abcabcd"] == [True, True, True, False, False, False, True]
     assert [name in seen for name in "abcd"] == [False, True, True, True]
-    assert SEEN_IDS_MAX == 4096
+    assert SEEN_IDS_MAX == 2048
 
 
 @pytest.mark.parametrize("executor", [shadow(), paper(), LiveExecutor(RecordingAdapter())])
