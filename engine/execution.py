@@ -36,8 +36,8 @@ PAPER_TICKS_MAX: Final = 100
 """A paper order rests for so many ticks of its symbol; then what is left of it is cancelled (S11)."""
 
 SEEN_IDS_MAX: Final = 2048
-"""How many ids of signals an executor remembers, in about a quarter of a megabyte (I3). An older one is still refused by the
-database's unique keys: it moves the position in memory until the next start, but never on disk."""
+"""How many ids of signals an executor remembers, in about a quarter of a megabyte (I3). An older one is still refused
+by the database's unique keys: it moves the position in memory until the next start, but never on disk."""
 
 _ROUND: Final = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 _CUT: Final = Context(prec=60, rounding=ROUND_DOWN, traps=[InvalidOperation])
