@@ -42,8 +42,8 @@ machine-tools:
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(MACHINE_PACKAGES); } || \
 	  echo "$(MACHINE_PACKAGES) could not be installed: see 'make doctor'" >&2
 
-proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12')
-	$(BIN)/pytest proofs -n $(JOBS) -m 'claim and not sabotage' $(ARGS)
+proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
+	$(BIN)/pytest proofs -n $(JOBS) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
 
 test: $(READY) machine-tools  ## The proofs and every other test (ARGS='-x')
 	$(BIN)/pytest proofs -n $(JOBS) -m 'not sabotage' $(ARGS)

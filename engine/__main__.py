@@ -12,10 +12,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from engine import __version__, logs, settings
 from engine.exits import ConfigError, Crash, EngineError, ExitCode
+
+if TYPE_CHECKING:
+    from engine.execution import ExecutionAdapter
 
 logger = logging.getLogger("engine")
 
@@ -93,14 +96,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded = settings.load(arguments.config, flags, arguments.sources)
         for message, fields in loaded.warnings:
             logger.warning(message, extra={"fields": fields})
+        if arguments.check_config:
+            if loaded.settings.mode == "LIVE":
+                logger.warning("mode LIVE: whether its gate opens is known when the unit starts, and not before")
+            print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True))
+            return ExitCode.COMPLETE
+        adapter = None
         if loaded.settings.mode == "LIVE":
             from engine import gate
 
-            gate.check(loaded)
-        if arguments.check_config:
-            print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True))
-            return ExitCode.COMPLETE
-        return _run(loaded, environment)
+            adapter = gate.check(loaded)
+        return _run(loaded, environment, adapter)
     except EngineError as error:
         logs.report(logger, error)
         return error.code
@@ -109,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.CRASH
 
 
-def _run(loaded: settings.Loaded, environment: settings.Environment) -> int:
+def _run(loaded: settings.Loaded, environment: settings.Environment, adapter: ExecutionAdapter | None) -> int:
     from engine import ledger
 
     options = loaded.settings
@@ -134,7 +140,7 @@ def _run(loaded: settings.Loaded, environment: settings.Environment) -> int:
             replay=options.engine.ingest_mode == "REPLAY",
         )
         from engine import pipeline
-    return pipeline.run(loaded, environment, store.result())
+    return pipeline.run(loaded, environment, store.result(), adapter)
 
 
 if __name__ == "__main__":

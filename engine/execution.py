@@ -95,6 +95,10 @@ class Executor(Protocol):
         """Cancel what is left of every open order, oldest first. Called at shutdown."""
         ...
 
+    def open_order_ids(self) -> list[str]:
+        """The orders that have neither filled nor ended, oldest first."""
+        ...
+
 
 class SeenIds:
     """The last `limit` ids that were added, exactly."""
@@ -187,6 +191,9 @@ class _Executor:
             events += more_events
             fills += more_fills
         return events, fills
+
+    def open_order_ids(self) -> list[str]:
+        return list(self._open)
 
     def cancel(self, order_id: str, now_ms: int) -> Outcome:
         raise NotImplementedError
@@ -363,9 +370,12 @@ class AdapterReport(msgspec.Struct, frozen=True):
 
 
 class ExecutionAdapter(Protocol):
-    """The port to a venue: what an entry point in the group `hybrid_engine.execution` must be (R6).
+    """The port to a venue (R6). An entry point in the group `hybrid_engine.execution` names a class or function
+    without arguments that makes one; exactly one may be installed.
 
-    Called on the event loop, so no method may wait for the network: queue the request, answer in `reports`.
+    Called on the event loop, so no method may wait for the network: queue the request, answer in `reports`. An
+    order's id is the same over restarts, and no two orders share one: it is what the venue must know the order by, so
+    that one sent twice is one order there. After a restart `reports` speaks of orders that earlier runs left open too.
     """
 
     name: str
@@ -381,14 +391,14 @@ class ExecutionAdapter(Protocol):
 
     def reports(self) -> Iterable[AdapterReport]:
         """What has happened since the last call, in order. What it raises is recorded on the open orders, and it
-        is asked again with the next ticks."""
+        is asked again: with the next ticks, and several times a second without any."""
         ...
 
 
 class LiveExecutor(_Executor):
     """Passes orders to an adapter and records what it answers. No adapter error is swallowed (L4): one from
     `submit` rejects the order; one from `cancel` or `reports` becomes a transition of every order it leaves in
-    doubt, to the status it has, with reason ADAPTER_ERROR."""
+    doubt, to the status it has, with reason ADAPTER_ERROR. So does a report of a fill that cannot be."""
 
     mode = Mode.LIVE
 
@@ -418,7 +428,12 @@ class LiveExecutor(_Executor):
                     order_id=report.order_id,
                     status=report.status,
                 )
-            if report.status in (OrderStatus.PARTIAL_FILL, OrderStatus.FILLED):
+            is_fill = report.status in (OrderStatus.PARTIAL_FILL, OrderStatus.FILLED)
+            if is_fill and (problem := _impossible(report, order)) is not None:
+                detail = f"reports: {report.status} with {problem}"
+                events.append(self._transition(order, order.status, Reason.ADAPTER_ERROR, now_ms, detail))
+                continue
+            if is_fill:
                 qty, price, fees = (
                     value.quantize(PLACES, context=_ROUND) for value in (report.qty, report.price, report.fees)
                 )
@@ -454,6 +469,22 @@ class LiveExecutor(_Executor):
         if problem is not None:
             events.append(self._transition(order, OrderStatus.REJECTED, Reason.ADAPTER_ERROR, now_ms, problem))
         return events, []
+
+
+def _impossible(report: AdapterReport, order: Order) -> str | None:
+    """Why the order cannot have been filled as the report says, or None."""
+    figures = {"quantity": report.qty, "price": report.price, "fees": report.fees}
+    for name, value in figures.items():
+        if not isinstance(value, Decimal):
+            return f"{name} {value!r}, which is no Decimal"
+    problem = _unusable("quantity", report.qty) or _unusable("price", report.price)
+    if problem is not None:
+        return problem
+    if not report.fees.is_finite() or abs(report.fees) >= MAGNITUDE_MAX:
+        return f"fees {report.fees}"
+    if report.qty > order.remaining_qty:
+        return f"quantity {report.qty}, of which {order.remaining_qty} were left to fill"
+    return None
 
 
 def _named(error: Exception) -> str:

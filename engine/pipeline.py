@@ -52,16 +52,28 @@ _RETRY_SECS = (0.05, 0.1, 0.2, 0.5, 1.0)
 # How much longer than busy_timeout_ms one write may take before persist counts as stuck (E5).
 _WRITE_SLACK_SECS = 2.0
 
+# How long an answer of a venue may wait to be booked while there are no ticks, LIVE.
+_REPORTS_SECS = 0.1
+
+# The part of shutdown_timeout_secs that a venue has to answer in; the rest is for the disk.
+_SETTLE_SHARE = 0.5
+
 _Items = tuple[list[Tick], list[Signal]]
 
 
-def run(loaded: Loaded, environment: Environment, store: ledger.Ledger) -> int:
+def run(
+    loaded: Loaded,
+    environment: Environment,
+    store: ledger.Ledger,
+    adapter: execution.ExecutionAdapter | None = None,
+) -> int:
     """Runs the engine on `store`, which it closes, until it is told to stop or cannot go on; returns the exit status.
 
+    `adapter`: what LIVE trades through; the gate hands it out (engine/gate.py).
     Raises EngineError for what fails before the pipeline runs: a replay file that is not there.
     """
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        return runner.run(_run(loaded, environment, store))
+        return runner.run(_run(loaded, environment, store, adapter))
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
@@ -73,9 +85,11 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _run(loaded: Loaded, environment: Environment, store: ledger.Ledger) -> int:
+async def _run(
+    loaded: Loaded, environment: Environment, store: ledger.Ledger, adapter: execution.ExecutionAdapter | None
+) -> int:
     try:
-        pipeline = Pipeline(loaded, environment, store)
+        pipeline = Pipeline(loaded, environment, store, adapter)
     except BaseException:
         store.close()
         raise
@@ -207,7 +221,13 @@ class Ingest:
 class Pipeline:
     """One run of the engine."""
 
-    def __init__(self, loaded: Loaded, environment: Environment, store: ledger.Ledger) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        environment: Environment,
+        store: ledger.Ledger,
+        adapter: execution.ExecutionAdapter | None,
+    ) -> None:
         options = loaded.settings
         self._options = options
         self._environment = environment
@@ -235,6 +255,7 @@ class Pipeline:
             mode,
             fee_rate=_decimal(options.execution.fee_rate),
             slippage_bps=_decimal(options.execution.slippage_bps),
+            adapter=adapter,
         )
         caps = risk.Caps(
             max_exposure_usd=_decimal(options.risk_caps.max_exposure_usd),
@@ -250,6 +271,7 @@ class Pipeline:
             open_orders = [event for event in restored.open_orders if event.mode is mode]
             self._executor.adopt(open_orders, restored.recent_signal_ids)
             self._book.record(open_orders, [])
+        self._reports_secs = None if adapter is None else _REPORTS_SECS
         # PAPER orders are filled by the ticks that follow them, so execution needs those too.
         self._execution_wants_ticks = mode is not Mode.SHADOW
         # Replay time: the latest time stamp seen, in ms (R2).
@@ -292,6 +314,8 @@ class Pipeline:
         self._abandoned = False
         # Resolved with why the run ends: None for a clean stop.
         self._stop: asyncio.Future[EngineError | None] = self._loop.create_future()
+        # Stage or timer -> what it raised.
+        self._failures: dict[str, EngineError] = {}
 
     # --- assembly -------------------------------------------------------------------------------------------
 
@@ -360,6 +384,11 @@ class Pipeline:
         if failure is not None:
             logs.report(logger, failure)
         await self._drain(stages)
+        if failure is None:
+            # A stop is clean only if every stage came to its end.
+            failure = next((self._failures[name] for name in stages if name in self._failures), None)
+            if failure is not None:
+                logs.report(logger, failure)
         for timer in timers:
             timer.cancel()
         await asyncio.gather(*timers, return_exceptions=True)
@@ -396,13 +425,13 @@ class Pipeline:
         try:
             await work()
         except EngineError as error:
-            self._end(error)
+            self._failures[name] = error
         except Exception as error:
-            crash = Crash(f"{name} failed", task=name)
+            self._failures[name] = crash = Crash(f"{name} failed", task=name)
             crash.__cause__ = error
-            self._end(crash)
         else:
             return True
+        self._end(self._failures[name])
         return False
 
     async def _drain(self, stages: dict[str, asyncio.Task[None]]) -> None:
@@ -476,13 +505,33 @@ class Pipeline:
     async def _work_execution(self) -> None:
         channel = self._signals
         while not (channel.closed and not channel.pending()):
-            await channel.wait()
+            await channel.wait(timeout_secs=self._reports_secs)
             self._liveness.answer("execution")
             for ticks, signals in channel.take_all():
                 await self._persist(self._execute(ticks, signals))
+            if self._reports_secs is not None:
+                await self._book_reports()
         # What no tick of this run can fill any more must not look open to the next one (S11).
-        events, fills = self._executor.cancel_all(self._now_ms())
-        await self._persist(ledger.Batch(orders=events, fills=fills))
+        batch = ledger.Batch(orders=[], fills=[])
+        self._book_outcome(self._executor.cancel_all(self._now_ms()), batch)
+        await self._persist(batch)
+        await self._settle()
+
+    async def _book_reports(self) -> None:
+        """Books what a venue has said since it was last asked."""
+        batch = ledger.Batch(orders=[], fills=[])
+        self._book_outcome(self._executor.on_ticks([], self._now_ms()), batch)
+        await self._persist(batch)
+
+    async def _settle(self) -> None:
+        """Waits for a venue to say what became of the orders that it was asked to cancel. Its answer to one that is
+        left open comes to the next run."""
+        deadline = self._loop.time() + _SETTLE_SHARE * self._options.engine.shutdown_timeout_secs
+        while (left := self._executor.open_order_ids()) and self._loop.time() < deadline:
+            await asyncio.sleep(_REPORTS_SECS / 2)
+            await self._book_reports()
+        if left:
+            logger.error("orders left open at the venue", extra={"fields": {"order_ids": left}})
 
     def _execute(self, ticks: list[Tick], signals: list[Signal]) -> ledger.Batch:
         """Risk and execution for one piece of the flow, as the rows that come of it."""

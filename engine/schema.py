@@ -6,6 +6,7 @@ half that makes models, an engine starts in two thirds of the time (docs/decisio
 """
 
 # Annotations are evaluated, because they are the schema: no `from __future__ import annotations` here.
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlsplit
@@ -65,8 +66,16 @@ def _path(value: str) -> str:
     return value
 
 
+def _trusted_key(value: str) -> str:
+    # The base64 of 32 bytes, and the one spelling of it: the last character has two bits to spare.
+    if not re.fullmatch(r"ed25519:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", value):
+        raise ValueError("should be a public key as `python -m harness bundle keygen` prints it: ed25519:, then base64")
+    return value
+
+
 _NAME: Final = core.str_schema(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
 _PATH: Final = core.no_info_after_validator_function(_path, core.str_schema())
+_TRUSTED_KEY: Final = core.no_info_after_validator_function(_trusted_key, core.str_schema())
 _WS_URL: Final = core.no_info_after_validator_function(_ws_url, core.str_schema())
 _MODE: Final = core.no_info_before_validator_function(_mode, core.literal_schema(list(MODES)))
 _INGEST_MODE: Final = core.no_info_before_validator_function(_ingest_mode, core.literal_schema(list(INGEST_MODES)))
@@ -229,7 +238,7 @@ class Gate(Table, frozen=True):
     proof_bundle: Annotated[FilePath, "Signed proof bundle that LIVE needs."] = "data/proof_bundle.json"
     # Not strict in this one field: TOML has lists, not tuples. The strings in it stay strings.
     trusted_keys: Annotated[
-        tuple[str, ...], core.tuple_variable_schema(_NAME, strict=False), "Ed25519 public keys that may sign it."
+        tuple[str, ...], core.tuple_variable_schema(_TRUSTED_KEY, strict=False), "Ed25519 public keys that may sign it."
     ] = ()
     max_age_hours: Annotated[float, core.float_schema(gt=0, le=87_600), "A bundle older than this does not count."] = (
         24.0

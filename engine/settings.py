@@ -26,7 +26,8 @@ SOURCES_FILE_NAME = "ws_sources.toml"
 # A config file is a few KB; reading at most this much keeps `--config /dev/zero` from filling the memory.
 MAX_FILE_BYTES = 1024 * 1024
 
-_SECRET_KEY = re.compile(r"secret|token|passw|api_?key|private|credential|auth", re.IGNORECASE)
+# trusted_keys: where a public key belongs, somebody may paste a private one.
+_SECRET_KEY = re.compile(r"secret|token|passw|api_?key|private|credential|auth|trusted_key", re.IGNORECASE)
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 _URL_QUERY = re.compile(r"\?[^\s'\"]*")
 

@@ -25,6 +25,7 @@ _ELSEWHERE = {
         "harness.health", "add_arguments", "run",
         "one line a check, PASS or FAIL last; exit status 0 or 1",
     ),
+    "bundle": ("harness.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
     "diagnose": (
         "harness.diagnose", "add_arguments", "run",
         "what presses on this computer, and which unit causes it",
@@ -87,18 +88,23 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=_buglog)
 
     command = commands.add_parser(
-        "verify", help="check that evidence stands up: a flight record or a buglog",
+        "verify", help="check that evidence stands up: a flight record, a buglog or a proof bundle",
         description="A flight record (.jsonl): every line, every long output beside it, and that it has its end. A "
-        "buglog (.html, .md): its records likewise, and that the file is to the byte what they render to. Exit status "
-        "0 when all is right, 1 with the first bad line when not.",
+        "buglog (.html, .md): its records likewise, and that the file is to the byte what they render to. A proof "
+        "bundle (.json): that one of the trusted keys signed it, and that its record is the one it says. Exit status 0 "
+        "when all is right, 1 with the first bad line when not.",
         epilog="Without a PATH: the record of the last run, and the buglogs that were made of it.\n\nexamples:\n"
         "  python -m harness verify\n"
-        "  python -m harness verify evidence/buglog/*.html",
+        "  python -m harness verify evidence/buglog/*.html\n"
+        "  python -m harness verify reports/proof_bundle.json --trust ed25519:...",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    command.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a record, or a buglog")
+    command.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a record, a buglog or a bundle")
     command.add_argument(
         "--reports", type=Path, help="where a buglog's records are (default: above the buglog; without one, reports)"
+    )
+    command.add_argument(
+        "--trust", action="append", default=[], metavar="KEY", help="a public key that may have signed a bundle"
     )
     command.set_defaults(run=_verify)
 
@@ -173,7 +179,7 @@ def _verify(options: argparse.Namespace) -> int:
     refused = 0
     for path in options.paths or _last_evidence(options.reports or Path("reports")):
         try:
-            print(verify.check(path, options.reports))
+            print(verify.check(path, options.reports, options.trust))
         except HarnessError as error:
             refused += 1
             print(f"harness: {error}", file=sys.stderr)

@@ -6,7 +6,8 @@ HarnessError           the harness itself could not do its work: the verdict is 
 ├── Unavailable        this computer lacks something; says what, and how to get it
 ├── MachineError       a machine did not boot, or vanished
 ├── CommandFailed      a command ended with a status that was not expected
-└── RecorderError      evidence could not be written, so nothing after it counts (contract V1, V3)
+├── RecorderError      evidence could not be written, so nothing after it counts (contract V1, V3)
+└── BundleError        a proof bundle or a key is not what it must be (contract V5)
 """
 
 from __future__ import annotations
@@ -39,3 +40,7 @@ class CommandFailed(HarnessError):
 
 class RecorderError(HarnessError):
     """The flight record could not be written."""
+
+
+class BundleError(HarnessError):
+    """A proof bundle, or a key, is not what it must be; the message names the first check that failed."""

@@ -25,11 +25,11 @@ from typing import Any
 
 import pytest
 
-from harness import contract, host, live, settings, terminal
+from harness import bundle, contract, host, live, settings, statement, terminal
 from harness.clock import OsClock
-from harness.errors import RecorderError, Unavailable
+from harness.errors import HarnessError, RecorderError, Unavailable
 from harness.machine import ENGINE_UNIT, Machine, choose, make, sweep
-from harness.recorder import Recorder, verify
+from harness.recorder import Recorder, Unrecorded, verify
 from harness.settings import Settings
 from harness.shell import Shell
 from harness.stage import Stage
@@ -58,6 +58,12 @@ class Run:
         self.plain_failures = 0
         self.accepted: list[str] = []
         """Clauses whose proofs may be unproven (--accept-unproven)."""
+        self.known: dict[str, list[str]] | None = None
+        """Every proof that was collected, whether -k and -m leave it in or not, and its claims. None: nothing was."""
+        self.complete = False
+        """Whether all of the project's test files were collected."""
+        self.signed = ""
+        """What came of the proof bundle, in a line; empty when none was asked for."""
         self.systemd = options.systemd
         self.fault: str | None = None
         """Why the flight record is no evidence; None as long as it is."""
@@ -152,6 +158,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "run. Repeatable; printed, recorded, and no ground for a proof bundle.",
     )
     group.addoption(
+        "--sign-key",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="sign a proof bundle at the end, reports/proof_bundle.json, with this private key "
+        "(`python -m harness bundle keygen` makes one)",
+    )
+    group.addoption(
+        "--sign-config",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="the configuration that the bundle is to be about (default: the example). `python -m harness bundle sign` "
+        "does the same afterwards, and knows drop-ins too",
+    )
+    group.addoption(
         "--engine-cmd",
         default=None,
         metavar="CMD",
@@ -174,6 +196,14 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         run = Run(options, worker["proof_run"], worker["workerid"])
     run.accepted = config.getoption("--accept-unproven")
+    partial = config.getoption("ignore", None) or config.getoption("ignore_glob", None)
+    run.complete = set(config.args) == set(config.getini("testpaths")) and not partial
+    if worker is None and (key := config.getoption("--sign-key")) is not None:
+        try:
+            # Now, and not after a minute of proofs.
+            bundle.check_key(key)
+        except HarnessError as error:
+            raise pytest.UsageError(str(error)) from error
     config.stash[_RUN] = run
 
 
@@ -187,6 +217,14 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["proof_run"] = node.config.stash[_RUN].id
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    # All workers collect the same. One that died says nothing.
+    known = getattr(node, "workeroutput", {}).get("proof_known")
+    if known is not None:
+        node.config.stash[_RUN].known = known
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     # So that `-m claim` selects every proof, also those that claim by name.
     if item.get_closest_marker("claim") is None and (names := claims_in_name(item.name.partition("[")[0])):
@@ -195,8 +233,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # G5, for a project that keeps a list of clauses. Before -k and -m take proofs away.
-    listed = config.stash[_RUN].contract
+    # Before -k and -m take proofs away. Those marked sabotage are proofs about the proofs, and have runs of their own.
+    run = config.stash[_RUN]
+    run.known = {
+        item.nodeid: of_item
+        for item in items
+        if (of_item := claims(item)) and item.get_closest_marker("sabotage") is None
+    }
+    # G5, for a project that keeps a list of clauses.
+    listed = run.contract
     if not listed:
         return
     claimed = {clause for item in items for clause in claims(item)}
@@ -310,7 +355,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash[_RUN]
-    if hasattr(session.config, "workerinput") or not run.verdicts:
+    if hasattr(session.config, "workerinput"):
+        session.config.workeroutput["proof_known"] = run.known  # type: ignore[attr-defined]
+        return
+    if not run.verdicts:
         return
     run.verdicts.sort(key=lambda one: str(one["proof"]))
     run.sabotages.sort(key=lambda one: (one["guardrail"], one["id"]))
@@ -331,6 +379,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         "accepted_unproven": run.accepted,
         "planned": run.planned,
         "record": record,
+        "complete": run.complete and run.known is not None,
+        "left_out": _left_out(run),
+        "proved": _proved(run),
     }
     reports = run.options.reports
     if not run.only_sabotage:
@@ -339,6 +390,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         _write_report(reports / "sabotage.json", {"run_id": run.id, "sabotages": run.sabotages, "record": record})
     if run.fault is None:
         _forget_old_runs(reports)
+    if (key := session.config.getoption("--sign-key")) is not None and not run.only_sabotage:
+        run.signed = _sign(run, key, session.config.getoption("--sign-config"))
     if finished:
         counted = [
             Verdict(one["verdict"])
@@ -346,6 +399,36 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             if not is_accepted(Verdict(one["verdict"]), one["claims"], run.accepted)
         ]
         session.exitstatus = 1 if run.plain_failures else exit_status(counted) if counted else 0
+
+
+def _left_out(run: Run) -> list[dict[str, Any]]:
+    """The proofs that were collected and have no verdict: deselected, or not reached."""
+    ran = {one["proof"] for one in run.verdicts}
+    return [
+        {"proof": proof, "claims": claimed} for proof, claimed in sorted((run.known or {}).items()) if proof not in ran
+    ]
+
+
+def _proved(run: Run) -> dict[str, Any]:
+    """What the proofs ran: digest of the staged engine's tree, and its unit file. Empty where nothing is staged."""
+    stage = Stage(run.options.checkout)
+    try:
+        engine = statement.digest(bundle.engine_files(stage.prefix))
+        unit = bundle.unit_files(stage.unit(ENGINE_UNIT))
+    except HarnessError:
+        engine, unit = "", []
+    return {"engine": engine, "unit": unit, "engine_cmd": run.options.engine_cmd}
+
+
+def _sign(run: Run, key: Path, config: Path | None) -> str:
+    """Sign what the run has shown; what came of it, in a line."""
+    checkout, target = run.options.checkout, run.options.reports / bundle.BUNDLE_NAME
+    try:
+        raw, made = bundle.sign(Shell(Unrecorded()), run.options.reports, bundle.Target.staged(checkout, config), key)
+        bundle.write(target, raw)
+        return f"proof bundle {target.relative_to(checkout)}: {bundle.verdict_on(made, checkout)}"
+    except HarnessError as error:
+        return f"no proof bundle: {error}"
 
 
 def _write_report(target: Path, content: dict[str, Any]) -> None:
@@ -407,6 +490,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"ACCEPTED UNPROVEN, and so proven to nobody: {' '.join(run.accepted)}", red=True)
     if run.planned:
         terminalreporter.write_line(f"planned, not built and so not proven: {' '.join(run.planned)}", yellow=True)
+    if run.signed:
+        terminalreporter.write_line(run.signed)
     terminalreporter.write_line(counts)
     terminalreporter.write_line(f"record: {run.record.relative_to(run.options.checkout)}")
 

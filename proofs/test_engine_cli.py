@@ -86,10 +86,18 @@ def test_R6_G1_G0_S14_L1_live_exits_12_and_says_exactly_what_is_missing(
     assert result.returncode == 12
     message = error_of(result)
     assert ("live_armed" in message) is (not armed)
-    assert ("is missing" in message) is (not bundle)
-    assert ("does not count" in message) is bundle
-    assert "hybrid_engine.execution" in message
+    assert ("proof bundle: bundle.json is missing" in message) is (not bundle)
+    assert ("envelope: proof bundle bundle.json is empty" in message) is bundle
+    assert "hybrid_engine.execution must have one, has none" in message
     assert not (tmp_path / "data").exists()
+
+
+def test_check_config_does_not_ask_the_gate(tmp_path: Path) -> None:
+    """Only the unit itself can pass it; what a bundle is signed for must be known before there is one."""
+    config = write_config(tmp_path, mode="LIVE", live_armed=True)
+    result = call(tmp_path, "--config", str(config), "--check-config")
+    assert (result.returncode, json.loads(result.stdout)["mode"]) == (0, "LIVE")
+    assert "when the unit starts" in result.stderr
 
 
 def test_C1_G0_a_mode_typo_warns_and_records_nothing_but_shadow_orders(tmp_path: Path) -> None:
