@@ -33,7 +33,6 @@ from harness import recorder, statement
 from harness.clock import OsClock
 from harness.errors import BundleError, HarnessError
 from harness.recorder import Unrecorded
-from harness.redaction import Redactor
 from harness.shell import Shell
 from harness.stage import Stage
 
@@ -249,9 +248,8 @@ def sign(shell: Shell, reports: Path, target: Target, key: Path) -> tuple[bytes,
         raise BundleError(f"the engine in {target.prefix} is not the one that was proven: run `make proofs` again")
     config = effective_config(shell, target.prefix, target.config)
     record = _read_record(reports / "runs" / str(summary["run_id"]) / "record.jsonl")
-    redactor = Redactor({})
     for one in summary["verdicts"]:
-        recorded = record.verdicts.get(redactor.text(one["proof"]))
+        recorded = record.verdicts.get(one["proof"])
         if one["verdict"] == "proven" and recorded != ("proven", one["claims"]):
             raise BundleError(f"verdicts.json calls {one['proof']} proven, the flight record does not")
     made = statement.build(
@@ -336,6 +334,14 @@ def _statement(path: Path, envelope: Envelope) -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`keygen`, `sign`, `verify` and `show`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "examples:\n"
+        "  python -m harness bundle keygen ~/proof.key\n"
+        "  python -m harness bundle sign --key ~/proof.key --config /etc/hybrid-engine/config.toml\n"
+        "  python -m harness bundle verify reports/proof_bundle.json --trust ed25519:...\n"
+        "  python -m harness bundle show reports/proof_bundle.json"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser(

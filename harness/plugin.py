@@ -17,7 +17,7 @@ import secrets
 import shutil
 import textwrap
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,8 @@ class Run:
         """Clauses whose proofs may be unproven (--accept-unproven)."""
         self.known: dict[str, list[str]] | None = None
         """Every proof that was collected, whether -k and -m leave it in or not, and its claims. None: nothing was."""
+        self.ran: set[str] = set()
+        """The proofs that have a verdict, by the ids they have in `known`: a verdict's own is redacted."""
         self.complete = False
         """Whether all of the project's test files were collected."""
         self.signed = ""
@@ -324,6 +326,7 @@ class _Verdicts:
             self.run.sabotages.append(sabotage)
         if report.when == "teardown" and isinstance(verdict, dict):
             self.run.verdicts.append(verdict)
+            self.run.ran.add(report.nodeid)
             self.run.only_sabotage &= "sabotage" in report.keywords
             self.run.fault = self.run.fault or verdict.get("fault")
         elif report.when not in ("setup", "call", "teardown"):
@@ -401,12 +404,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = 1 if run.plain_failures else exit_status(counted) if counted else 0
 
 
-def _left_out(run: Run) -> list[dict[str, Any]]:
-    """The proofs that were collected and have no verdict: deselected, or not reached."""
-    ran = {one["proof"] for one in run.verdicts}
-    return [
-        {"proof": proof, "claims": claimed} for proof, claimed in sorted((run.known or {}).items()) if proof not in ran
-    ]
+def _left_out(run: Run) -> dict[str, int]:
+    """Clause -> how many of its proofs were collected and have no verdict: deselected, or not reached."""
+    left = [claimed for proof, claimed in (run.known or {}).items() if proof not in run.ran]
+    return dict(sorted(Counter(clause for claimed in left for clause in claimed).items()))
 
 
 def _proved(run: Run) -> dict[str, Any]:

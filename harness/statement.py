@@ -65,10 +65,7 @@ def clause_verdicts(summary: Mapping[str, Any]) -> dict[str, str]:
     for one in summary["verdicts"]:
         for clause in one["claims"]:
             parts.setdefault(clause, []).append(Verdict(one["verdict"]))
-    for one in summary["left_out"]:
-        for clause in one["claims"]:
-            parts.setdefault(clause, []).append(Verdict.UNPROVEN)
-    for clause in summary["planned"]:
+    for clause in (*summary["left_out"], *summary["planned"]):
         parts.setdefault(clause, []).append(Verdict.UNPROVEN)
     nameless = [one for one in summary["verdicts"] if not one["claims"] and one["verdict"] != Verdict.PROVEN]
     if nameless or not summary["complete"]:

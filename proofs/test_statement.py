@@ -28,7 +28,7 @@ def proof(name: str, verdict: str, *claims: str) -> dict[str, Any]:
 
 def summary(*verdicts: dict[str, Any], **changes: Any) -> Summary:
     return {
-        "verdicts": list(verdicts), "left_out": [], "planned": [], "accepted_unproven": [], "complete": True, **changes,
+        "verdicts": list(verdicts), "left_out": {}, "planned": [], "accepted_unproven": [], "complete": True, **changes,
     }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def summary(*verdicts: dict[str, Any], **changes: Any) -> Summary:
         (summary(proof("a", "proven", "E1"), proof("b", "unproven", "E1")), {"E1": "unproven"}),
         (summary(proof("a", "refuted", "E1"), proof("b", "unproven", "E1")), {"E1": "refuted"}),
         (
-            summary(proof("a", "proven", "E1"), left_out=[proof("b", "", "E1", "E2")]),
+            summary(proof("a", "proven", "E1"), left_out={"E1": 1, "E2": 2}),
             {"E1": "unproven", "E2": "unproven"},
         ),
         (summary(proof("a", "proven", "E1"), planned=["E1"]), {"E1": "unproven"}),
