@@ -7,6 +7,7 @@ PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PREFIX ?= /opt/hybrid-engine
 SYSCONFDIR ?= /etc
 UNITDIR ?= /usr/lib/systemd/system
+SYSUSERSDIR ?= /usr/lib/sysusers.d
 DESTDIR ?=
 ARGS ?=
 
@@ -42,13 +43,21 @@ machine-tools:
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(MACHINE_PACKAGES); } || \
 	  echo "$(MACHINE_PACKAGES) could not be installed: see 'make doctor'" >&2
 
+# The dashboard's page is looked at in a real browser.
+.PHONY: browser
+browser:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || \
+	  { $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } || \
+	  echo "chromium could not be installed: see 'make doctor'" >&2
+
 proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
 	$(BIN)/pytest proofs -n $(JOBS) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
 
-test: $(READY) machine-tools  ## The proofs and every other test (ARGS='-x')
+test: $(READY) machine-tools browser  ## The proofs and every other test (ARGS='-x')
 	$(BIN)/pytest proofs -n $(JOBS) -m 'not sabotage' $(ARGS)
 
-sabotage: $(READY) machine-tools  ## Break each guarded thing on purpose: its proof must turn red
+sabotage: $(READY) machine-tools browser  ## Break each guarded thing on purpose: its proof must turn red
 	$(BIN)/pytest proofs -n $(JOBS) -m sabotage $(ARGS)
 
 canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it is
@@ -82,6 +91,8 @@ install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, U
 	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check '.[operate]'
 	$(if $(DESTDIR),sed -i 's|$(abspath $(DESTDIR))||' $(DESTDIR)$(PREFIX)/bin/hybrid-*)
 	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/hybrid-*
+	install -D -m 0644 -t $(DESTDIR)$(SYSUSERSDIR) systemd/sysusers.d/hybrid-*
+	$(if $(DESTDIR),,systemd-sysusers $(SYSUSERSDIR)/hybrid-dashboard.conf)
 	install -d $(DESTDIR)$(SYSCONFDIR)/hybrid-engine
 	for f in config.toml ws_sources.toml; do \
 	  test -e $(DESTDIR)$(SYSCONFDIR)/hybrid-engine/$$f || \

@@ -26,6 +26,10 @@ _ELSEWHERE = {
         "one line a check, PASS or FAIL last; exit status 0 or 1",
     ),
     "bundle": ("harness.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
+    "dashboard": (
+        "harness.dashboard", "add_arguments", "run",
+        "serve one live page about the engine, /healthz and /metrics",
+    ),
     "diagnose": (
         "harness.diagnose", "add_arguments", "run",
         "what presses on this computer, and which unit causes it",

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from harness.machine import why_not_private
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+"""Names under which distributions install a browser that playwright can drive."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -28,7 +31,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything a proof may need. Changes nothing."""
     checks: tuple[Callable[[], Finding], ...] = (
-        _python, _private, _host, _user, _journal, _pressure, _cgroup_controllers, _tools,
+        _python, _private, _host, _user, _journal, _pressure, _cgroup_controllers, _browser, _tools,
     )  # fmt: skip
     return [check() for check in checks]
 
@@ -92,6 +95,17 @@ def _cgroup_controllers() -> Finding:
         ok,
         "available" if ok else "not available: CPUQuota= and MemoryMax= do nothing here",
         "" if ok else "not needed: the caged neighbour uses CPUSchedulingPolicy=idle",
+        needed=False,
+    )
+
+
+def _browser() -> Finding:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    return Finding(
+        "browser",
+        bool(found),
+        found or f"none of {', '.join(BROWSERS)}",
+        "" if found else "apt-get install chromium: the tests of the dashboard's page need it, no proof does",
         needed=False,
     )
 

@@ -2,13 +2,18 @@
 
 Each look opens and closes its own connection, so that a database that was replaced is seen as it is, and no open
 read transaction keeps the engine's WAL from shrinking.
+
+`look` is for those who may write beside the database, as the controller does. `glance` needs no more than to read the
+files: it maps the WAL's index read-only, so that it cannot leave a byte behind whoever runs it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from harness.errors import HarnessError
@@ -19,6 +24,29 @@ NEWEST = "SELECT id, ts FROM ticks ORDER BY id DESC LIMIT 1"
 
 TIMEOUT_SECS = 1.0
 """Readers do not wait for the writer in WAL mode; this is for the moment in which somebody recovers the WAL."""
+
+
+GLANCE_SECS = 0.25
+"""How long a glance waits for a database that somebody holds exclusively: less than the page's refresh."""
+
+SCHEMA_VERSION = 1
+"""The `PRAGMA user_version` whose tables a glance understands (D2)."""
+
+OPEN_ORDERS_MAX = 1000
+"""No more open orders than this are looked at: far above any sensible `max_open_orders`."""
+
+_TICKS = "SELECT id, ts, symbol, price FROM ticks WHERE id > ? ORDER BY id DESC LIMIT ?"
+_SIGNALS = "SELECT ts, symbol, side, price, veto FROM signals ORDER BY id DESC LIMIT ?"
+_FILLS = "SELECT ts, symbol, side, fill_price, fill_qty, is_shadow FROM trades ORDER BY id DESC LIMIT ?"
+_POSITIONS = "SELECT mode, symbol, qty, price FROM positions LIMIT 1000"
+# The condition is that of the partial index `orders_open`, so that closed orders cost nothing.
+_OPEN_ORDERS = (
+    "SELECT mode, symbol, side, qty_exact, filled_qty FROM orders"
+    " WHERE status IN ('SUBMITTED', 'ACKNOWLEDGED', 'PARTIAL_FILL') AND order_id IS NOT NULL LIMIT ?"
+)
+
+GLANCES = (_TICKS, _SIGNALS, _FILLS, _POSITIONS, _OPEN_ORDERS)
+"""Everything a glance asks, in this order; none of it costs more when a table grows."""
 
 
 class LedgerUnreadable(HarnessError):
@@ -37,3 +65,116 @@ def look(path: Path) -> Progress:
     except sqlite3.Error as error:
         raise LedgerUnreadable(f"{path}: {error}") from error
     return Progress(0, None) if row is None else Progress(int(row[0]), int(row[1]))
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One row of `ticks`."""
+
+    id: int
+    ts: int
+    """Milliseconds since the Unix epoch."""
+    symbol: str
+    price: float
+
+
+@dataclass(frozen=True)
+class Deed:
+    """A signal or a fill, as a mark on the price line."""
+
+    ts: int
+    """Milliseconds since the Unix epoch."""
+    symbol: str
+    side: str
+    """BUY or SELL; empty in rows of an earlier engine."""
+    price: float | None
+    note: str
+    """The veto of a signal, the quantity of a fill; empty when there is none."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What one mode holds of one symbol, and how far its open orders could carry that; exact decimals as text."""
+
+    mode: str
+    symbol: str
+    qty: str
+    price: str
+    """Of the last fill."""
+
+
+@dataclass(frozen=True)
+class OpenOrder:
+    """An order that is neither filled, nor cancelled or rejected; exact decimals as text."""
+
+    mode: str
+    symbol: str
+    side: str
+    qty: str
+    filled_qty: str
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The newest of everything, from one snapshot of the database."""
+
+    ticks: list[Tick]
+    """Oldest first: those after the id that was asked for, or the newest of them."""
+    signals: list[Deed]
+    fills: list[Deed]
+    holdings: list[Holding]
+    open_orders: list[OpenOrder]
+
+
+def glance(path: Path, *, after_tick: int, ticks_max: int, deeds_max: int) -> Glance:
+    """The newest rows: at most `ticks_max` ticks with an id above `after_tick`, at most `deeds_max` signals and fills.
+
+    Raises LedgerUnreadable, which names the file and the reason; also for a schema of another version.
+    """
+    if not path.exists():
+        raise LedgerUnreadable(f"{path}: there is no such database")
+    # A database whose last writer closed it has no WAL, and a reader that may not make one is refused; without a WAL
+    # nobody is writing, so the file can be taken for immutable. If a writer comes in between, the next glance sees it.
+    has_wal = path.with_name(f"{path.name}-wal").exists()
+    try:
+        try:
+            ticks, signals, fills, holdings, orders = _ask(path, has_wal, after_tick, ticks_max, deeds_max)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_READONLY_CANTINIT":
+                raise
+            # Between a writer's first commit and its second the WAL's index has no mark that a reader could share, and
+            # we make none. What was checkpointed before can be read.
+            ticks, signals, fills, holdings, orders = _ask(path, False, after_tick, ticks_max, deeds_max)
+    except sqlite3.Error as error:
+        raise LedgerUnreadable(f"{path}: {error}") from error
+    return Glance(
+        ticks=[Tick(*row) for row in reversed(ticks)],
+        signals=[
+            Deed(ts, symbol, side or "", None if price is None else float(price), veto or "")
+            for ts, symbol, side, price, veto in reversed(signals)
+        ],
+        fills=[
+            Deed(ts, symbol, side, float(price), f"{qty:g}{' (simulated)' if shadow else ''}")
+            for ts, symbol, side, price, qty, shadow in reversed(fills)
+        ],
+        holdings=[Holding(*row) for row in holdings],
+        open_orders=[OpenOrder(*row) for row in orders],
+    )
+
+
+def _ask(path: Path, has_wal: bool, after_tick: int, ticks_max: int, deeds_max: int) -> list[list[tuple[Any, ...]]]:
+    """The rows that answer GLANCES, of one moment: fills and positions agree."""
+    uri = f"file:{quote(str(path))}?mode=ro&{'readonly_shm=1' if has_wal else 'immutable=1'}"
+    with closing(sqlite3.connect(uri, uri=True, timeout=GLANCE_SECS, isolation_level=None)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version != SCHEMA_VERSION:
+            age = "an older" if version < SCHEMA_VERSION else "a newer"
+            raise LedgerUnreadable(
+                f"{path}: schema version {version}, of {age} engine than this dashboard, which reads version"
+                f" {SCHEMA_VERSION}{'; the engine migrates it when it starts' if version < SCHEMA_VERSION else ''}"
+            )
+        connection.execute("BEGIN")
+        values = ((after_tick, ticks_max), (deeds_max,), (deeds_max,), (), (OPEN_ORDERS_MAX,))
+        rows = [connection.execute(sql, given).fetchall() for sql, given in zip(GLANCES, values, strict=True)]
+        connection.execute("COMMIT")
+    return rows

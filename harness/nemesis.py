@@ -6,6 +6,7 @@ fault raises HarnessError when it cannot show that it is in effect. What each ca
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -133,13 +134,15 @@ def full_disk(machine: Machine, directory: str, size: str = "4k") -> Iterator[Re
 def cpu_load(machine: Machine, *, hogs: int = 4, idle: bool = False, above: float | None = None) -> Iterator[Receipt]:
     """Busy loops in a unit of their own.
 
-    idle: as a caged neighbour (CPUSchedulingPolicy=idle; CPUQuota= needs cgroup controllers that not every
-    computer has). above: when given, wait until the kernel's own CPU pressure, some avg10, is higher than that
-    percentage of stall time; the average moves slowly, so 20 % takes about 4 s.
+    idle: as a caged neighbour (CPUQuota= needs cgroup controllers that not every computer has). Where the kernel shares
+    the processor between sessions first (sched(7), autogroup), CPUSchedulingPolicy=idle ranks a loop among its own
+    only, so its session is put last as well. above: when given, wait until the kernel's own CPU pressure, some avg10,
+    is higher than that percentage of stall time; the average moves slowly, so 20 % takes about 4 s.
     """
     policy = ["--property=CPUSchedulingPolicy=idle"] if idle else []
+    last = "test ! -e /proc/self/autogroup || echo 19 >/proc/self/autogroup; " if idle else ""
     loops = " ".join(["while :; do :; done &"] * hogs)
-    machine.run("systemd-run", f"--unit={HOG}", "--collect", *policy, "sh", "-c", f"{loops} wait").expect(0)
+    machine.run("systemd-run", f"--unit={HOG}", "--collect", *policy, "sh", "-c", f"{last}{loops} wait").expect(0)
     try:
         if above is None:
             evidence = _await(lambda: _busy(machine, HOG), "the hog to run")
@@ -148,6 +151,26 @@ def cpu_load(machine: Machine, *, hogs: int = 4, idle: bool = False, above: floa
         yield Receipt("idle CPU load" if idle else "CPU load", evidence)
     finally:
         machine.systemctl("stop", HOG)
+
+
+@dataclass(frozen=True)
+class Contention:
+    """What the CPU load has had of the processor since it was started, in seconds."""
+
+    used: float
+    waited: float
+    """While some of its loops wanted the processor and did not have it: others used it."""
+
+
+def contention(machine: Machine) -> Contention:
+    """How the CPU load fares, from the accounts of its cgroup. Unavailable where the kernel keeps none."""
+    find = f"cat $(find /sys/fs/cgroup -path '*/{HOG}/cpu.stat' -o -path '*/{HOG}/cpu.pressure')"
+    words = dict(re.findall(r"(usage_usec|some .*total)[ =](\d+)", machine.run("sh", "-c", find).stdout))
+    used = words.pop("usage_usec", None)
+    waited = next(iter(words.values()), None)
+    if used is None or waited is None:
+        raise Unavailable("the kernel keeps no CPU accounts of a unit", "boot with cgroup v2 and PSI")
+    return Contention(int(used) / 1e6, int(waited) / 1e6)
 
 
 def _stopped(machine: Machine, pid: int) -> str | None:

@@ -110,11 +110,16 @@ class LocalComputer:
         return ledger_view.look(self._database)
 
     def rss_bytes(self, pid: int) -> int | None:
-        try:
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        except (OSError, ValueError, IndexError):
-            return None
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return rss_bytes(pid)
+
+
+def rss_bytes(pid: int) -> int | None:
+    """Resident memory of a process; None when it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def show(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> UnitState:

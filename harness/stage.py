@@ -28,6 +28,7 @@ class Stage:
         self.prefix = self.root / "opt/hybrid-engine"
         self.etc = self.root / "etc/hybrid-engine"
         self._units = self.root / "usr/lib/systemd/system"
+        self.sysusers = self.root / "usr/lib/sysusers.d/hybrid-dashboard.conf"
 
     def unit(self, name: str) -> Path:
         """An installed unit file."""

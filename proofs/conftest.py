@@ -3,7 +3,12 @@
 import sys
 from pathlib import Path
 
-pytest_plugins = ["proofs.fixtures.engine_unit", "proofs.fixtures.soak_run"]
+pytest_plugins = [
+    "proofs.fixtures.engine_unit",
+    "proofs.fixtures.soak_run",
+    "proofs.fixtures.dashboard_unit",
+    "proofs.fixtures.browser",
+]
 
 if sys.dont_write_bytecode:
     # Somebody wants no bytecode in the tree. Rewriting the assertions of all modules anew costs every start more

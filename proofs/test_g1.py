@@ -1,8 +1,4 @@
-"""G1, the half that is health: the healthcheck passes a healthy unit and fails each broken part (contract M5).
-
-The dashboard is stood in for by a web server of the test's own until the project has one; what is proven here is
-that the healthcheck asks, believes a 200 and nothing else.
-"""
+"""G1, the half that is health: the healthcheck passes a healthy unit and fails each broken part (contract M5)."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ import pytest
 
 from harness import nemesis
 from harness.shell import CommandResult
+from proofs.fixtures.dashboard_unit import DashboardUnit
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.soak_run import SoakRun
 
@@ -26,7 +23,7 @@ def check(engine: EngineUnit, soak: SoakRun, *flags: str) -> CommandResult:
     """One healthcheck in the machine, with injected pressure; it must end in time whatever it finds."""
     done = engine.machine.run(
         "/opt/hybrid-engine/bin/hybrid-healthcheck", "--config", engine.config_path,
-        "--pressure-dir", soak.pressure_dir, *(flags or ("--without-dashboard",)),
+        "--pressure-dir", soak.pressure_dir, *flags,
     )  # fmt: skip
     engine.expect(done.seconds < ALL_SECS, f"the healthcheck took {done.seconds:.1f} s")
     last = done.stdout.splitlines()[-1]
@@ -64,20 +61,31 @@ def test_healthy_unit_passes_and_pressure_fails_it(engine: EngineUnit, soak: Soa
     engine.configure(FAST)
     engine.start()
     engine.wait_ticks(1)
-    done = check(engine, soak)
+    done = check(engine, soak, "--without-dashboard")
     engine.expect(done.status == 0, f"a healthy unit fails:\n{done.stdout}")
     names = [line.split()[1] for line in done.stdout.splitlines()[:-1]]
     engine.expect(names == ["unit", "database", "heartbeat", "pressure"], f"one line a check: {names}")
-    with web_server(200) as url:
-        done = check(engine, soak, "--dashboard", url)
-        engine.expect(done.status == 0, f"a dashboard that answers fails:\n{done.stdout}")
-    with web_server(503) as url:
-        expect_failed(engine, check(engine, soak, "--dashboard", url), "dashboard")
-    expect_failed(engine, check(engine, soak, "--dashboard", url), "dashboard")
     soak.inject_pressure(cpu=20.01)
     expect_failed(engine, check(engine, soak), "pressure")
     soak.inject_text("cpu", "garbage\n")
     expect_failed(engine, check(engine, soak), "pressure")
+
+
+@pytest.mark.claim("G1", "M5")
+def test_the_dashboard_of_the_configuration_must_answer(
+    engine: EngineUnit, soak: SoakRun, dashboard: DashboardUnit
+) -> None:
+    engine.configure({**FAST, "dashboard": dashboard.table})
+    engine.start()
+    engine.wait_ticks(1)
+    dashboard.start()
+    done = check(engine, soak)
+    engine.expect(done.status == 0, f"a healthy unit with a dashboard fails:\n{done.stdout}")
+    engine.expect("\nPASS dashboard" in done.stdout, f"the dashboard was not asked:\n{done.stdout}")
+    dashboard.stop()
+    expect_failed(engine, check(engine, soak), "dashboard")
+    with web_server(503) as url:
+        expect_failed(engine, check(engine, soak, "--dashboard", url), "dashboard")
 
 
 @pytest.mark.claim("G1", "M5")

@@ -20,6 +20,7 @@ import pytest
 from harness.errors import HarnessError, Refuted
 from harness.exchange import Exchange
 from harness.sabotage import CATALOGUE, Patch, Sabotage, find
+from proofs.fixtures.dashboard_unit import served
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.soak_run import controller
 
@@ -46,6 +47,8 @@ def called(entry: Sabotage, request: pytest.FixtureRequest) -> Iterator[Callable
                 arguments[name] = stack.enter_context(Exchange())
             elif name == "soak":
                 arguments[name] = stack.enter_context(controller(engine))
+            elif name == "dashboard":
+                arguments[name] = stack.enter_context(served(engine))
             elif name not in arguments:
                 arguments[name] = request.getfixturevalue(name)
         engine.down()

@@ -1,0 +1,354 @@
+"""Looks at everything the dashboard shows, once a refresh, and changes nothing.
+
+A look costs the same whatever the size of database, journal and logs: the journal is followed from where the last look
+left it, files are read again when they have changed, of a log only its end. Each source is looked at on its own; one
+that fails becomes a Trouble and leaves the others alone.
+
+Everything here runs on one thread, because a journal must not be read from two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from cysystemd.reader import JournalOpenMode, JournalReader, Rule
+
+from harness import health, journal, ledger_view, observe, unit
+from harness.buglog import ProofLog
+from harness.clock import Clock
+from harness.errors import HarnessError
+from harness.ledger_view import Glance, Tick
+from harness.panel import (
+    LINE_POINTS_MAX,
+    PRICE_SECS,
+    EngineConfig,
+    Judged,
+    LogLook,
+    Observation,
+    Trouble,
+    UnitLook,
+    Verdicts,
+    config_of,
+    thin,
+)
+from harness.shell import Shell
+from harness.verdict import Verdict
+
+T = TypeVar("T")
+
+COMMAND_SECS = 2.0
+"""A systemd that does not answer in this time is unknown; the page goes on."""
+
+TICKS_A_LOOK_MAX, POINTS_A_LOOK_MAX = 200, 6
+"""Ticks read, and points of the price line made of them, for each look after the first."""
+
+DEEDS_MAX = 80
+"""Signals and fills that are marked on the price line."""
+
+LIFECYCLE_MAX, LOG_MAX, BEGINNING_MAX = 200, 500, 50
+"""Journal entries: of systemd about the unit that are kept, of the engine that are read when a journal is opened, of
+a run's beginning that are searched for its settings."""
+
+CATCH_UP_MAX = 2000
+"""An engine that logs more than this between two looks is read from its end again."""
+
+DECISION_BYTES = 64 * 1024
+"""How much of the decision log's end is read."""
+
+RATE_SECS = 10.0
+"""Ticks a second are counted over so long, because the engine writes in batches."""
+
+RATES_SHOWN = 120
+
+HEARTBEATS = (observe.HEARTBEAT, "FINAL METRICS")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where everything is."""
+
+    unit: str
+    config: Path
+    database: Path | None
+    """None: as the configuration says."""
+    decision_log: Path
+    reports: Path
+    """Directory with verdicts.json and buglog/."""
+    pressure_dir: Path
+    buglog_url: str
+    """Below which the buglogs are served."""
+
+
+class _File(Generic[T]):
+    """A file's content as a value, read again only when the file has changed."""
+
+    def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
+        self.path = path
+        self._read = read
+        self._stamp: tuple[int, int, int] | None = None
+        self._value: T | Trouble | None = None
+
+    def value(self) -> T | Trouble:
+        try:
+            status = self.path.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if self._value is None or stamp != self._stamp:
+                self._value, self._stamp = self._read(self.path), stamp
+        except FileNotFoundError:
+            self._value = Trouble(f"{self.path}: there is no such file")
+        except OSError as error:
+            self._value = Trouble(f"{self.path}: {error.strerror}")
+        except ValueError as error:
+            self._value, self._stamp = Trouble(f"{self.path}: {error}"), stamp
+        return self._value
+
+
+class Journal:
+    """What systemd and the engine say in the journal."""
+
+    def __init__(self, unit_name: str) -> None:
+        self._unit = unit_name
+        self.lifecycle: deque[dict[str, str]] = deque(maxlen=LIFECYCLE_MAX)
+        self._about = _Tail(Rule("UNIT", unit_name) & Rule("_PID", "1"), LIFECYCLE_MAX)
+        self._own = _Tail(Rule("_SYSTEMD_UNIT", unit_name), LOG_MAX)
+        self._logs: dict[str, LogLook] = {}
+
+    def follow(self) -> None:
+        """Take what has come since the last call."""
+        self.lifecycle.extend(self._about.take())
+        for raw in self._own.take():
+            self._note(raw)
+
+    def log(self, invocation_id: str) -> LogLook | Trouble:
+        """What this run of the engine has logged; the last run that the journal knows for an empty id."""
+        told = (raw["INVOCATION_ID"] for raw in reversed(self.lifecycle) if "INVOCATION_ID" in raw)
+        invocation_id = invocation_id or next(told, "")
+        if not self._logs and not self.lifecycle:
+            return Trouble(f"it holds nothing about {self._unit}, or this user may not read it (group systemd-journal)")
+        seen = self._logs.get(invocation_id, LogLook())
+        if not seen.mode and invocation_id:
+            # Its beginning lies before what was read when the journal was opened.
+            for raw in _Tail(Rule("_SYSTEMD_INVOCATION_ID", invocation_id), None).take(BEGINNING_MAX):
+                self._note(raw)
+            seen = self._logs.get(invocation_id, seen)
+        # Runs that are over are asked for no more.
+        self._logs = {invocation_id: seen}
+        return seen
+
+    def _note(self, raw: Mapping[str, str]) -> None:
+        entry = journal.parse(raw, int(raw["__REALTIME_TIMESTAMP"]))
+        if entry is None:
+            return
+        seen = self._logs.get(entry.invocation_id, LogLook())
+        at = entry.realtime_us / 1e6
+        if entry.event in HEARTBEATS and at >= (seen.heartbeat_at or 0.0):
+            seen = LogLook(seen.mode, seen.sample_every, entry.fields, at)
+        elif entry.event == "configuration loaded":
+            every = entry.fields.get("sample_every")
+            mode = str(entry.fields.get("mode", ""))
+            seen = LogLook(mode, every if isinstance(every, int) else None, seen.heartbeat, seen.heartbeat_at)
+        self._logs[entry.invocation_id] = seen
+
+
+class _Tail:
+    """Journal entries that match, from the last `back` on; from the journal's start for None."""
+
+    def __init__(self, rule: Rule, back: int | None) -> None:
+        self._back = back
+        self._reader = JournalReader()
+        self._reader.open(JournalOpenMode.SYSTEM)
+        self._reader.add_filter(rule)
+        self._rewind()
+
+    def _rewind(self) -> None:
+        if self._back is None:
+            self._reader.seek_head()
+        else:
+            self._reader.seek_tail()
+            self._reader.skip_previous(self._back + 1)
+
+    def take(self, most: int = CATCH_UP_MAX) -> list[dict[str, str]]:
+        """What has come since the last call, at most `most` entries; if there is more, the newest."""
+        # Notices files that were added or rotated away.
+        self._reader.process_events()
+        found: list[dict[str, str]] = []
+        while (entry := self._reader.next()) is not None:
+            found.append({**entry.data, "__REALTIME_TIMESTAMP": str(entry.get_realtime_usec())})
+            if len(found) == most:
+                if self._back is not None:
+                    self._rewind()
+                break
+        return found
+
+
+class Lookout:
+    """Whoever looks. Not safe for two threads."""
+
+    def __init__(self, places: Places, refresh_secs: float, shell: Shell, clock: Clock) -> None:
+        self._places = places
+        self._refresh_secs = refresh_secs
+        self._shell = shell
+        self._clock = clock
+        self._tables = _File(places.config, lambda path: tomllib.loads(path.read_text(encoding="utf-8")))
+        self._decisions = _File(places.decision_log, _read_end)
+        self._verdicts = _File(places.reports / "verdicts.json", self._read_verdicts)
+        # None until the journal could be opened.
+        self._journal: Journal | None = None
+        self._line: list[Tick] = []
+        self._database: Path | None = None
+        # (monotonic seconds, id of the newest tick) of the last looks.
+        self._counts: deque[tuple[float, int]] = deque()
+        self._rates: deque[float | None] = deque(maxlen=RATES_SHOWN)
+
+    def look(self) -> Observation:
+        """One look at everything. Takes a few milliseconds, seconds when systemd does not answer."""
+        tables = self._tables.value()
+        config = self._config(tables)
+        shown = self._unit()
+        log = self._log(shown)
+        ledger = self._ledger(tables, shown)
+        self._rates.append(self._rate(ledger))
+        return Observation(
+            at=self._clock.wall(),
+            refresh_secs=self._refresh_secs,
+            config=config,
+            unit=shown if isinstance(shown, Trouble) else shown[0],
+            log=log,
+            ledger=ledger,
+            pressure=observe.read_pressure(self._places.pressure_dir),
+            ticks_per_sec=self._rates[-1],
+            decisions=self._decisions.value(),
+            verdicts=self._verdicts.value(),
+            rates=list(self._rates),
+        )
+
+    @staticmethod
+    def _config(tables: dict[str, Any] | Trouble) -> EngineConfig | Trouble:
+        if isinstance(tables, Trouble):
+            return tables
+        try:
+            return config_of(tables)
+        except ValueError as error:
+            return Trouble(str(error))
+
+    def _unit(self) -> tuple[UnitLook, Path] | Trouble:
+        """The unit, and the directory its relative paths start from."""
+        names = (*unit.PROPERTIES, "StateChangeTimestampMonotonic", "WorkingDirectory")
+        argv = unit.show_argv(self._places.unit, names=names)
+        try:
+            answer = self._shell.run("systemctl", *argv, timeout_secs=COMMAND_SECS)
+            state, more = unit.parse(answer.stdout), unit.properties(answer.stdout)
+        except HarnessError as error:
+            return Trouble(f"systemd does not answer: {str(error).splitlines()[0]}")
+        except ValueError as error:
+            return Trouble(f"systemd does not tell: {answer.stderr.strip() or error}")
+        changed_us = int(more.get("StateChangeTimestampMonotonic") or 0)
+        since = self._clock.wall() - (self._clock.monotonic() - changed_us / 1e6) if changed_us else None
+        try:
+            if self._journal is None:
+                self._journal = Journal(self._places.unit)
+            self._journal.follow()
+            lifecycle = list(self._journal.lifecycle)
+        except OSError:
+            lifecycle = []
+        look = UnitLook(state, since, lifecycle, observe.rss_bytes(state.main_pid) if state.main_pid > 1 else None)
+        # systemd marks a directory that may be missing with an exclamation mark.
+        return look, Path(more.get("WorkingDirectory", "").removeprefix("!") or "/")
+
+    def _log(self, shown: tuple[UnitLook, Path] | Trouble) -> LogLook | Trouble:
+        if isinstance(shown, Trouble):
+            return Trouble("without systemd it is not known which run of the engine to look for")
+        if self._journal is None:
+            return Trouble("the journal cannot be opened")
+        try:
+            return self._journal.log(shown[0].state.invocation_id)
+        except OSError as error:
+            return Trouble(f"the journal cannot be read: {error.strerror or error}")
+
+    def _ledger(self, tables: dict[str, Any] | Trouble, shown: tuple[UnitLook, Path] | Trouble) -> Glance | Trouble:
+        path = self._places.database
+        if path is None:
+            if isinstance(tables, Trouble):
+                return Trouble(f"where it is cannot be told: {tables.reason}")
+            path = health.database_of(tables)
+        if not path.is_absolute():
+            if isinstance(shown, Trouble):
+                return Trouble(f"{path}: it is relative to the unit's working directory, and {shown.reason}")
+            path = shown[1] / path
+        if path != self._database:
+            self._line, self._database = [], path
+            self._counts.clear()
+        newest = self._line[-1].id if self._line else 0
+        most = TICKS_A_LOOK_MAX if self._line else LINE_POINTS_MAX
+        try:
+            seen = ledger_view.glance(path, after_tick=newest, ticks_max=most, deeds_max=DEEDS_MAX)
+            if (
+                newest
+                and not seen.ticks
+                and ledger_view.glance(path, after_tick=0, ticks_max=1, deeds_max=0).ticks[-1:] != [self._line[-1]]
+            ):
+                # Another database stands in the old one's place.
+                self._line = []
+                seen = ledger_view.glance(path, after_tick=0, ticks_max=LINE_POINTS_MAX, deeds_max=DEEDS_MAX)
+        except HarnessError as error:
+            return Trouble(str(error))
+        fresh = thin(seen.ticks, POINTS_A_LOOK_MAX) if self._line else seen.ticks
+        self._line = [*self._line, *fresh][-LINE_POINTS_MAX:]
+        if self._line:
+            first = self._line[-1].ts - PRICE_SECS * 1000
+            self._line = [tick for tick in self._line if tick.ts >= first]
+        return Glance(self._line, seen.signals, seen.fills, seen.holdings, seen.open_orders)
+
+    def _rate(self, ledger: Glance | Trouble) -> float | None:
+        if isinstance(ledger, Trouble):
+            self._counts.clear()
+            return None
+        newest = ledger.ticks[-1].id if ledger.ticks else 0
+        if self._counts and newest < self._counts[-1][1]:
+            self._counts.clear()
+        self._counts.append((self._clock.monotonic(), newest))
+        while self._counts[-1][0] - self._counts[0][0] > max(RATE_SECS, 2 * self._refresh_secs):
+            self._counts.popleft()
+        (begun, first), (now, last) = self._counts[0], self._counts[-1]
+        return (last - first) / (now - begun) if now > begun else None
+
+    def _read_verdicts(self, path: Path) -> Verdicts:
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            run_id, planned = str(summary["run_id"]), [str(one) for one in summary.get("planned", ())]
+            rows = [ProofLog(str(one["proof"]), list(one["claims"]), Verdict(one["verdict"]), "", 0.0)
+                    for one in summary["verdicts"]]  # fmt: skip
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not the verdicts of a proof run: {error!r}") from error
+        name = next((name for name in buglogs(self._places.reports) if name.endswith(f"{run_id}.html")), None)
+        hrefs = {row.proof: f"{self._places.buglog_url}{name}#{row.anchor}" for row in rows} if name else {}
+        return Verdicts(run_id, [Judged(row.proof, row.claims, Verdict(row.verdict)) for row in rows], planned, hrefs)
+
+
+def buglogs(reports: Path) -> dict[str, Path]:
+    """The rendered evidence documents by file name: all that may be served of the reports."""
+    return {path.name: path for path in sorted((reports / "buglog").glob("BUG_*.html")) if path.is_file()}
+
+
+def _read_end(path: Path) -> list[dict[str, Any]]:
+    """The decisions in the last DECISION_BYTES of the log; the first and the last line may be cut."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - DECISION_BYTES))
+        text = file.read().decode("utf-8", "replace")
+    found = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and "action" in entry:
+            found.append(entry)
+    return found
