@@ -135,6 +135,11 @@ class Steps:
         return len(self._first) + len(self._last) + self.omitted
 
 
+def anchor(proof: str) -> str:
+    """The id in the document under which a proof is told of."""
+    return f"p-{hashlib.sha256(proof.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
 @dataclass
 class ProofLog:
     """One proof: its verdict, and what was done and seen on the way to it."""
@@ -175,7 +180,7 @@ class ProofLog:
     @property
     def anchor(self) -> str:
         """An id for links within the document."""
-        return f"p-{hashlib.sha256(self.proof.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+        return anchor(self.proof)
 
     @property
     def began(self) -> float:

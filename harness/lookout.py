@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 from cysystemd.reader import JournalOpenMode, JournalReader, Rule
 
 from harness import health, journal, ledger_view, observe, unit
-from harness.buglog import ProofLog
+from harness.buglog import anchor
 from harness.clock import Clock
 from harness.errors import HarnessError
 from harness.ledger_view import Glance, Tick
@@ -323,13 +323,15 @@ class Lookout:
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
             run_id, planned = str(summary["run_id"]), [str(one) for one in summary.get("planned", ())]
-            rows = [ProofLog(str(one["proof"]), list(one["claims"]), Verdict(one["verdict"]), "", 0.0)
-                    for one in summary["verdicts"]]  # fmt: skip
+            rows = [
+                Judged(str(one["proof"]), [str(claim) for claim in one["claims"]], Verdict(one["verdict"]))
+                for one in summary["verdicts"]
+            ]
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the verdicts of a proof run: {error!r}") from error
         name = next((name for name in buglogs(self._places.reports) if name.endswith(f"{run_id}.html")), None)
-        hrefs = {row.proof: f"{self._places.buglog_url}{name}#{row.anchor}" for row in rows} if name else {}
-        return Verdicts(run_id, [Judged(row.proof, row.claims, Verdict(row.verdict)) for row in rows], planned, hrefs)
+        hrefs = {row.proof: f"{self._places.buglog_url}{name}#{anchor(row.proof)}" for row in rows} if name else {}
+        return Verdicts(run_id, rows, planned, hrefs)
 
 
 def buglogs(reports: Path) -> dict[str, Path]:

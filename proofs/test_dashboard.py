@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness import dashboard as program
 from harness import nemesis, panel, web
+from harness.buglog import anchor
 from harness.clock import OsClock, poll
 from harness.errors import HarnessError
 from proofs.fixtures import seed_database
@@ -146,7 +147,7 @@ def test_the_buglog_is_served_with_its_own_styles_and_nothing_else_is(
     judged = [(row["clause"], row["verdict"]) for row in rows]
     dashboard.expect(judged == [("G0", "proven"), ("G2", "refuted"), ("G3", "unproven")], f"guardrails: {judged}")
     href = rows[0]["href"]
-    dashboard.expect(href.endswith(".html#proofs-test-g0-py--test-a"), f"the link to the buglog is {href}")
+    dashboard.expect(href.endswith(f".html#{anchor('proofs/test_g0.py::test_a')}"), f"the link to the buglog is {href}")
     visit = Visit(browser, dashboard.url + href)
     colour = visit.page.evaluate("getComputedStyle(document.getElementById('x')).color")
     visit.expect(colour == "rgb(1, 2, 3)", f"the buglog is shown without its own styles: {colour}")
