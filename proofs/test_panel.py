@@ -127,6 +127,11 @@ def test_the_mode_is_what_the_engine_logged_and_live_alarms() -> None:
     assert (down["word"], down["runs"]) == ("SHADOW", False)
 
 
+def test_an_engine_that_is_down_stores_nothing() -> None:
+    assert panel.page(SEEN)["figures"][0]["value"] == "20.0"
+    assert panel.page(replace(SEEN, unit=unit(active="inactive")))["figures"][0]["value"] == "0.0"
+
+
 def test_the_rung_is_that_of_the_running_engine() -> None:
     figure = panel.page(SEEN)["figures"][1]
     assert (figure["value"], figure["note"]) == ("THROTTLE1", "1 of 5 ticks is processed")
