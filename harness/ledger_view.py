@@ -29,8 +29,8 @@ TIMEOUT_SECS = 1.0
 GLANCE_SECS = 0.25
 """How long a glance waits for a database that somebody holds exclusively: less than the page's refresh."""
 
-SCHEMA_VERSION = 1
-"""The `PRAGMA user_version` whose tables a glance understands (D2)."""
+SCHEMA_VERSIONS = (1, 2)
+"""The values of `PRAGMA user_version` whose tables a glance understands (D2)."""
 
 OPEN_ORDERS_MAX = 1000
 """No more open orders than this are looked at: far above any sensible `max_open_orders`."""
@@ -39,9 +39,9 @@ _TICKS = "SELECT id, ts, symbol, price FROM ticks WHERE id > ? ORDER BY id DESC 
 _SIGNALS = "SELECT ts, symbol, side, price, veto FROM signals ORDER BY id DESC LIMIT ?"
 _FILLS = "SELECT ts, symbol, side, fill_price, fill_qty, is_shadow FROM trades ORDER BY id DESC LIMIT ?"
 _POSITIONS = "SELECT mode, symbol, qty, price FROM positions LIMIT 1000"
-# The condition is that of the partial index `orders_open`, so that closed orders cost nothing.
+# The index holds open orders only, so that closed ones cost nothing; left to itself SQLite may take another.
 _OPEN_ORDERS = (
-    "SELECT mode, symbol, side, qty_exact, filled_qty FROM orders"
+    "SELECT mode, symbol, side, qty_exact, filled_qty FROM orders INDEXED BY orders_open"
     " WHERE status IN ('SUBMITTED', 'ACKNOWLEDGED', 'PARTIAL_FILL') AND order_id IS NOT NULL LIMIT ?"
 )
 
@@ -167,11 +167,12 @@ def _ask(path: Path, has_wal: bool, after_tick: int, ticks_max: int, deeds_max: 
     uri = f"file:{quote(str(path))}?mode=ro&{'readonly_shm=1' if has_wal else 'immutable=1'}"
     with closing(sqlite3.connect(uri, uri=True, timeout=GLANCE_SECS, isolation_level=None)) as connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version != SCHEMA_VERSION:
-            age = "an older" if version < SCHEMA_VERSION else "a newer"
+        if version not in SCHEMA_VERSIONS:
+            old = version < min(SCHEMA_VERSIONS)
             raise LedgerUnreadable(
-                f"{path}: schema version {version}, of {age} engine than this dashboard, which reads version"
-                f" {SCHEMA_VERSION}{'; the engine migrates it when it starts' if version < SCHEMA_VERSION else ''}"
+                f"{path}: schema version {version}, of {'an older' if old else 'a newer'} engine than this dashboard,"
+                f" which reads {' and '.join(map(str, SCHEMA_VERSIONS))}"
+                f"{'; the engine migrates it when it starts' if old else ''}"
             )
         connection.execute("BEGIN")
         values = ((after_tick, ticks_max), (deeds_max,), (deeds_max,), (), (OPEN_ORDERS_MAX,))

@@ -397,7 +397,8 @@ def _figures(seen: Observation) -> list[Json]:
     lag, rss = beat.get("loop_lag_ms_p99"), seen.unit.rss_bytes if isinstance(seen.unit, UnitLook) else None
     return [
         {
-            "name": "Ticks stored", "value": _shown(seen.ticks_per_sec if _runs(seen) else 0.0, 1), "unit": "/s", "points": list(seen.rates),
+            "name": "Ticks stored", "value": _shown(seen.ticks_per_sec if _runs(seen) else 0.0, 1), "unit": "/s",
+            "points": list(seen.rates),
             "note": f"newest tick {_age(seen.at - ticks[-1].ts / 1000)} old" if ticks else "no tick yet",
         },
         {
