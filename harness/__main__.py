@@ -100,7 +100,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         epilog="Without a PATH: the record of the last run, and the buglogs that were made of it.\n\nexamples:\n"
         "  python -m harness verify\n"
         "  python -m harness verify evidence/buglog/*.html\n"
-        "  python -m harness verify reports/proof_bundle.json --trust ed25519:...",
+        "  python -m harness verify reports/proof_bundle.json --trust ~/proof.key.pub",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a record, a buglog or a bundle")
@@ -108,7 +108,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--reports", type=Path, help="where a buglog's records are (default: above the buglog; without one, reports)"
     )
     command.add_argument(
-        "--trust", action="append", default=[], metavar="KEY", help="a public key that may have signed a bundle"
+        "--trust",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a public key that may have signed a bundle, or its file",
     )
     command.set_defaults(run=_verify)
 

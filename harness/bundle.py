@@ -70,9 +70,10 @@ class Target:
 
 
 def keygen(path: Path) -> str:
-    """Write a new private key, mode 0600, and return the public one as `[gate] trusted_keys` takes it.
+    """Write a new private key, mode 0600, and beside it, with `.pub` at the end of its name, the public one as
+    `[gate] trusted_keys` takes it, which is returned.
 
-    Raises BundleError when the file exists, cannot be written, or would lie in a git checkout.
+    Raises BundleError when the private file exists, one cannot be written, or it would lie in a git checkout.
     """
     _outside_checkouts(path)
     signer = CryptoSigner.generate_ed25519()
@@ -85,7 +86,9 @@ def keygen(path: Path) -> str:
     with os.fdopen(fd, "wb") as file:
         os.fchmod(fd, 0o600)
         file.write(signer.private_bytes)
-    return KEY_PREFIX + base64.b64encode(bytes.fromhex(str(signer.public_key.keyval["public"]))).decode()
+    public = KEY_PREFIX + base64.b64encode(bytes.fromhex(str(signer.public_key.keyval["public"]))).decode()
+    write(path.with_name(f"{path.name}.pub"), f"{public}\n".encode())
+    return public
 
 
 def _outside_checkouts(path: Path) -> None:
@@ -130,6 +133,13 @@ def _public(key: Ed25519PublicKey) -> SSlibKey:
 
 
 def _trusted(text: str) -> SSlibKey:
+    """A public key, or that in the file of this name."""
+    if not text.startswith(KEY_PREFIX):
+        try:
+            with open(text, encoding="ascii", errors="replace") as file:
+                text = file.readline(256).strip()
+        except OSError as error:
+            raise BundleError(f"{text} is neither {KEY_PREFIX} and base64 nor a file: {error.strerror}") from None
     try:
         raw = base64.b64decode(text.removeprefix(KEY_PREFIX), validate=True)
         if not text.startswith(KEY_PREFIX):
@@ -273,7 +283,7 @@ def seal(made: dict[str, Any], signer: CryptoSigner) -> bytes:
 
 
 def verify(path: Path, trusted_keys: Sequence[str], record: Path | None = None) -> dict[str, Any]:
-    """The statement of the bundle at `path`, signed by one of the keys, each `ed25519:` and base64.
+    """The statement of the bundle at `path`, signed by one of the keys, each `ed25519:` and base64, or such a file.
 
     record: the flight record that it must be about. Raises BundleError for the first check that fails: file,
     envelope, signature, statement, record; and RecorderError for a record that is none. Does not look at age and at
@@ -339,7 +349,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  python -m harness bundle keygen ~/proof.key\n"
         "  python -m harness bundle sign --key ~/proof.key --config /etc/hybrid-engine/config.toml\n"
-        "  python -m harness bundle verify reports/proof_bundle.json --trust ed25519:...\n"
+        "  python -m harness bundle verify reports/proof_bundle.json --trust ~/proof.key.pub\n"
         "  python -m harness bundle show reports/proof_bundle.json"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -373,10 +383,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command = commands.add_parser(
         "verify", help="check a bundle's signature and form; exit status 0 or 1",
         description="Checks signature, form and consistency. The engine's gate checks age, digests and guardrails too.",
-        epilog="Example: python -m harness bundle verify reports/proof_bundle.json --trust ed25519:...",
+        epilog="Example: python -m harness bundle verify reports/proof_bundle.json --trust ~/proof.key.pub",
     )  # fmt: skip
     command.add_argument("path", type=Path, metavar="BUNDLE")
-    command.add_argument("--trust", action="append", default=[], required=True, metavar="KEY", help="a public key")
+    command.add_argument(
+        "--trust", action="append", default=[], required=True, metavar="KEY", help="a public key, or its file"
+    )
     command.add_argument("--record", type=Path, metavar="FILE", help="the flight record it must be about")
     command.set_defaults(act=_verify)
 
@@ -396,7 +408,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def write(path: Path, raw: bytes) -> None:
-    """Put a bundle in place, whole or not at all. Raises BundleError when it cannot be written."""
+    """Put a file in place, whole or not at all. Raises BundleError when it cannot be written."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_bytes(raw)
@@ -422,7 +434,10 @@ def _clauses(checkout: Path) -> list[str]:
 def _keygen(options: argparse.Namespace) -> int:
     public = keygen(options.path)
     print(public)
-    print(f"private key: {options.path}; the line above belongs into [gate] trusted_keys", file=sys.stderr)
+    print(
+        f"private key: {options.path}; the line above, also in {options.path}.pub, belongs into [gate] trusted_keys",
+        file=sys.stderr,
+    )
     return 0
 
 

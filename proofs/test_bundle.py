@@ -8,21 +8,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import attestation
-from harness import bundle, statement
+from harness import bundle
 from harness.errors import BundleError, RecorderError
-from harness.recorder import Recorder, Unrecorded
-from harness.shell import Shell
 from proofs.fixtures import true_bundle
 from proofs.fixtures.engine_process import ROOT
+from proofs.fixtures.proven_run import ProvenRun
 from proofs.fixtures.true_bundle import Signer, flipped
 
 SIGNER, STRANGER = Signer(), Signer()
@@ -53,6 +50,7 @@ def test_keygen_makes_a_private_file_and_prints_the_public_key(tmp_path: Path) -
     key = tmp_path / "proof.key"
     assert key.stat().st_mode & 0o777 == 0o600
     assert len(attestation.public_key(done.stdout.strip())) == 32
+    assert (tmp_path / "proof.key.pub").read_text() == done.stdout
     pem = key.read_text()
     assert pem.splitlines()[1] not in done.stdout + done.stderr
     again = command("keygen", "proof.key", cwd=tmp_path)
@@ -153,69 +151,26 @@ def test_a_flipped_bit_anywhere_is_detected(path: Path, position: int, bit: int)
 
 def test_V5_verify_names_what_is_no_key(path: Path) -> None:
     path.write_bytes(TRUE)
-    for key in ("hunter2-secret", "ed25519:", "ed25519:****", f"ed25519:{base64.b64encode(b'x' * 31).decode()}"):
+    private = path.with_name("a.key")
+    bundle.keygen(private)
+    for key in (str(private), "ed25519:", "ed25519:****", f"ed25519:{base64.b64encode(b'x' * 31).decode()}"):
         with pytest.raises(BundleError, match="is no public key") as error:
             bundle.verify(path, [key])
-        assert "secret" not in str(error.value)
+        assert private.read_text().splitlines()[1] not in str(error.value)
+    with pytest.raises(BundleError, match="nor a file"):
+        bundle.verify(path, ["no-such.pub"])
 
 
 # --- sign --------------------------------------------------------------------------------------------------
 
 
-class Run:
-    """What a run of the proofs leaves, and an installed engine that it was about."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.reports = directory / "reports"
-        self.record = self.reports / "runs" / "1" / "record.jsonl"
-        self.key = directory / "proof.key"
-        self.public = bundle.keygen(self.key)
-        self.prefix = directory / "prefix"
-        package = self.prefix / "lib/python3.11/site-packages/engine"
-        package.mkdir(parents=True)
-        (package / "__init__.py").write_text("")
-        # The real engine answers --check-config.
-        (self.prefix / "bin").mkdir()
-        (self.prefix / "bin/python").write_text(f'#!/bin/sh\nshift\nexec {sys.executable} "$@"\n')
-        (self.prefix / "bin/python").chmod(0o755)
-        self.unit = directory / "hybrid-engine.service"
-        self.unit.write_text("[Service]\nExecStart=/bin/true\n")
-        self.config = directory / "live.toml"
-        self.config.write_text(f'mode = "LIVE"\nlive_armed = true\n[gate]\ntrusted_keys = ["{self.public}"]\n')
-        self.summary = true_bundle.summary()
-        self.summary["proved"]["engine"] = statement.digest(bundle.engine_files(self.prefix))
-        self.leave()
-
-    def leave(self) -> None:
-        """Write verdicts.json and the record of it."""
-        self.record.parent.mkdir(parents=True, exist_ok=True)
-        (self.reports / "verdicts.json").write_text(json.dumps(self.summary))
-        facts = {"kernel": "Linux 6.1", "systemd": "systemd 252", "commit": "0" * 40, "tree": "clean"}
-        drop_in = "/run/systemd/system/hybrid-engine.service.d/10-proof.conf"
-        self.record.unlink(missing_ok=True)
-        with closing(Recorder(self.record, "1", "main")) as record:
-            record.write("run", facts=facts)
-            record.write("write", path=drop_in, text="[Service]\nRestartSec=20ms\n")
-            record.write("write", path="/etc/hybrid-engine/config.toml", text=None)
-            for one in self.summary["verdicts"]:
-                record.write("verdict", **one)
-            record.end(counts={})
-
-    def sign(self) -> dict[str, Any]:
-        target = bundle.Target(self.prefix, self.unit, self.config)
-        raw, made = bundle.sign(Shell(Unrecorded()), self.reports, target, self.key)
-        bundle.write(self.reports / bundle.BUNDLE_NAME, raw)
-        return made
-
-
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(tmp_path)
+def run(tmp_path: Path) -> ProvenRun:
+    return ProvenRun(tmp_path)
 
 
 @pytest.mark.claim("V5")
-def test_what_is_signed_is_what_the_run_left(run: Run) -> None:
+def test_what_is_signed_is_what_the_run_left(run: ProvenRun) -> None:
     made = run.sign()
     path = run.reports / bundle.BUNDLE_NAME
     assert bundle.verify(path, [run.public], run.record) == made
@@ -246,7 +201,7 @@ def test_what_is_signed_is_what_the_run_left(run: Run) -> None:
     ],
     ids=["another-tree", "another-engine", "older-report"],
 )
-def test_a_run_that_says_less_is_not_signed(run: Run, change: Callable[[Run], object], says: str) -> None:
+def test_a_run_that_says_less_is_not_signed(run: ProvenRun, change: Callable[[ProvenRun], object], says: str) -> None:
     change(run)
     run.leave()
     with pytest.raises(BundleError, match=says):
@@ -254,7 +209,7 @@ def test_a_run_that_says_less_is_not_signed(run: Run, change: Callable[[Run], ob
 
 
 @pytest.mark.claim("V5")
-def test_a_verdict_that_the_record_does_not_have_is_not_signed(run: Run) -> None:
+def test_a_verdict_that_the_record_does_not_have_is_not_signed(run: ProvenRun) -> None:
     """verdicts.json is easily edited; the record has every verdict as it was given."""
     run.summary["verdicts"][0]["verdict"] = "unproven"
     run.leave()
@@ -264,23 +219,22 @@ def test_a_verdict_that_the_record_does_not_have_is_not_signed(run: Run) -> None
         run.sign()
 
 
-def test_V5_a_config_that_the_engine_refuses_is_not_signed(run: Run) -> None:
+def test_V5_a_config_that_the_engine_refuses_is_not_signed(run: ProvenRun) -> None:
     run.config.write_text("[gate]\ntrusted_key = []\n")
     with pytest.raises(BundleError, match=r"the engine refuses .*trusted_keys"):
         run.sign()
 
 
 @pytest.mark.claim("V5")
-def test_the_command_line(run: Run) -> None:
+def test_the_command_line(run: ProvenRun) -> None:
     for name in ("config", "engine"):
         (run.directory / name).symlink_to(ROOT / name)
     drop_in = run.directory / "override.conf"
     drop_in.write_text("[Service]\nNice=1\n")
-    target = ("--config", run.config, "--unit", run.unit, "--drop-in", drop_in, "--prefix", run.prefix)
-    signed = command("sign", "--key", run.key, *target, cwd=run.directory)
+    signed = command("sign", "--key", run.key, "--config", run.config, "--drop-in", drop_in, cwd=run.directory)
     assert (signed.returncode, "has all that a gate asks" in signed.stdout) == (0, True), signed.stdout + signed.stderr
     path = "reports/proof_bundle.json"
-    verified = command("verify", path, "--trust", run.public, "--record", run.record, cwd=run.directory)
+    verified = command("verify", path, "--trust", "proof.key.pub", "--record", run.record, cwd=run.directory)
     assert (verified.returncode, "by a trusted key" in verified.stdout) == (0, True), verified.stderr
     refused = command("verify", path, "--trust", STRANGER.public, cwd=run.directory)
     assert (refused.returncode, "signature: by none" in refused.stderr) == (1, True)
@@ -290,3 +244,65 @@ def test_the_command_line(run: Run) -> None:
     assert "signature not checked" in shown.stdout
     printed = json.loads(command("show", path, "--json", cwd=run.directory).stdout)
     assert printed["predicate"]["unit"][1][0] == "override.conf"
+
+
+# --- at the end of a run -----------------------------------------------------------------------------------
+
+PROOFS = """
+import pytest
+
+@pytest.mark.claim("G0", "G1")
+def test_one():
+    pass
+
+@pytest.mark.claim("G1")
+def test_two():
+    pass
+"""
+
+
+def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
+    """A pytest run that signs, in a project of two proofs; and the clauses of its bundle, if there is one."""
+    (run.directory / "test_sample.py").write_text(PROOFS)
+    (run.directory / "pytest.ini").write_text("[pytest]\ntestpaths = .\n")
+    (run.directory / "config").mkdir(exist_ok=True)
+    (run.directory / "config" / "contract.toml").write_text(
+        'G0 = { digest = "x" }\nG1 = { digest = "x" }\nS1 = { digest = "x", planned = true }\n'
+    )
+    key = ("--sign-key", str(run.key), "--sign-config", str(run.config))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *key, *args],
+        cwd=run.directory, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    path = run.reports / bundle.BUNDLE_NAME
+    clauses = bundle.verify(path, [run.public])["predicate"]["clauses"] if path.exists() else {}
+    path.unlink(missing_ok=True)
+    return done, clauses
+
+
+@pytest.mark.claim("V5")
+@pytest.mark.parametrize(
+    ("args", "clauses"),
+    [
+        ((), {"G0": "proven", "G1": "proven", "S1": "unproven"}),
+        (("-n", "2"), {"G0": "proven", "G1": "proven", "S1": "unproven"}),
+        (("-k", "one"), {"G0": "proven", "G1": "unproven", "S1": "unproven"}),
+        (("-n", "1", "-k", "two"), {"G0": "unproven", "G1": "unproven", "S1": "unproven"}),
+        (("test_sample.py",), {"G0": "unproven", "G1": "unproven", "S1": "unproven"}),
+    ],
+    ids=["all", "workers", "selected", "selected-workers", "one-file"],
+)
+def test_a_run_signs_what_it_has_shown_whole(run: ProvenRun, args: tuple[str, ...], clauses: dict[str, str]) -> None:
+    done, signed = prove(run, *args)
+    assert (done.returncode, signed) == (0, clauses), done.stdout
+    lacking = [clause for clause, verdict in clauses.items() if verdict != "proven"]
+    assert f"opens nothing: required and not proven: {' '.join(lacking)}" in done.stdout
+    assert run.key.read_text().splitlines()[1] not in done.stdout + done.stderr
+
+
+@pytest.mark.claim("V5")
+def test_a_key_that_must_not_be_used_stops_the_run_before_it_begins(run: ProvenRun) -> None:
+    run.key.chmod(0o644)
+    done, signed = prove(run)
+    assert (done.returncode, signed) == (4, {})
+    assert "mode 0644" in done.stderr

@@ -16,6 +16,7 @@ import pytest
 
 from harness.machine import why_not_private
 from harness.recorder import Recorder
+from proofs.fixtures.proven_run import ProvenRun
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -74,7 +75,12 @@ def test_documented_command(command: str, tmp_path: Path) -> None:
         if "buglog" in command or "harness verify" in command:
             (tmp_path / "reports").unlink(missing_ok=True)
             make_report(tmp_path / "reports")
-        done = run(shlex.split(command), tmp_path)
+        if "harness bundle" in command:
+            (tmp_path / "reports").unlink(missing_ok=True)
+            ProvenRun(tmp_path).sign()
+            if "keygen" in command:
+                (tmp_path / "proof.key").unlink()
+        done = run(shlex.split(command.replace("~", str(tmp_path))), tmp_path)
     assert done.returncode == 0, f"`{command}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
 
 
