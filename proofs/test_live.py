@@ -1,140 +1,154 @@
-"""Lines below pytest's output, seen as a person sees them: through a terminal's emulator."""
+"""LIVE behind the gate: what the pipeline makes of a venue that answers late, wrongly or never (R6, L4).
+
+The pipeline runs in this process, as the gate would have handed it the adapter.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
-import re
-import struct
-import subprocess
-import sys
-import termios
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
-import pyte
 import pytest
 
-from harness.clock import OsClock, poll
+from engine import execution, pipeline, settings
+from engine.events import OrderStatus
+from engine.execution import AdapterReport, Order
+from engine.ledger import open_ledger
+from proofs.fixtures.engine_process import write_config
+from proofs.fixtures.recording_adapter import RecordingAdapter
 
-COLUMNS, ROWS = 80, 24
-
-TESTS = """
-import pathlib
-import pytest
-from harness.clock import OsClock, poll
-from harness.waiting import awaiting
-
-def test_first():
-    pass
-
-@pytest.mark.parametrize("number", range(3))
-def test_that_waits_for_somebody(number):
-    with awaiting("the file go"):
-        assert poll(lambda: True if pathlib.Path("go").exists() else None, OsClock(), 30.0)
-"""
+QUIET: dict[str, object] = {"tick_interval_ms": 60_000, "signal_every_n_ticks": 1, "run_seconds": 0.5}
+"""One tick and one order, and then nothing more for the whole run."""
 
 
-class Screen:
-    """A command on a terminal, and what can be read there."""
+class LateAdapter(RecordingAdapter):
+    """Answers when it has been asked for reports `after` times since it had something to say."""
 
-    def __init__(self, directory: Path, argv: list[str], **environ: str) -> None:
-        (directory / "test_sample.py").write_text(TESTS)
-        (directory / "pytest.ini").write_text("[pytest]\n")
-        self.directory = directory
-        self.raw = b""
-        self._screen = pyte.Screen(COLUMNS, ROWS)
-        self._stream = pyte.ByteStream(self._screen)
-        master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-        os.set_blocking(master, False)
-        self._master = master
-        inherited = {
-            name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES", "CI")
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *argv], cwd=directory,
-            stdin=slave, stdout=slave, stderr=slave, env={**inherited, "TERM": "xterm-256color", **environ},
-        )  # fmt: skip
-        os.close(slave)
+    name = "late"
 
-    def text(self) -> str:
-        """The rows that are not empty, as they stand now."""
-        try:
-            while data := os.read(self._master, 65536):
-                self.raw += data
-                self._stream.feed(data)
-        except OSError:  # Nothing more for now, or for good.
-            pass
-        return "\n".join(row.rstrip() for row in self._screen.display if row.strip())
+    def __init__(self, after: int, *to_order: AdapterReport, to_cancel: OrderStatus | None = None) -> None:
+        """`to_order` answers the first order, whose id each report gets; `to_cancel` every cancellation."""
+        super().__init__()
+        self._after = after
+        self._to_order = to_order
+        self._to_cancel = to_cancel
+        self._later: list[tuple[int, AdapterReport]] = []
+        self.asked = 0
 
-    def wait(self, look: Callable[[str], object]) -> str:
-        """Until what stands on the screen satisfies `look`."""
-        found = poll(lambda: text if look(text := self.text()) else None, OsClock(), 30.0)
-        assert found is not None, self.text()
-        return found
+    def submit(self, order: Order) -> None:
+        super().submit(order)
+        for report in self._to_order:
+            self._later.append((self.asked + self._after, AdapterReport(order.order_id, *fields(report))))
 
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._master)
+    def cancel(self, order_id: str) -> None:
+        super().cancel(order_id)
+        if self._to_cancel is not None:
+            self._later.append((self.asked + self._after, AdapterReport(order_id, self._to_cancel)))
+
+    def reports(self) -> Iterator[AdapterReport]:
+        self.asked += 1
+        due = [report for when, report in self._later if when <= self.asked]
+        self._later = [entry for entry in self._later if entry[0] > self.asked]
+        yield from due
 
 
-@contextmanager
-def screen(directory: Path, argv: list[str], **environ: str) -> Iterator[Screen]:
-    running = Screen(directory, argv, **environ)
-    try:
-        yield running
-    finally:
-        running.close()
+def fields(report: AdapterReport) -> tuple[Any, ...]:
+    return report.status, report.qty, report.price, report.fees, report.detail
 
 
-def finished(text: str) -> bool:
-    return bool(re.search(r"\d passed in ", text))
+def filled(qty: str = "0.1", price: str = "100") -> AdapterReport:
+    return AdapterReport("", OrderStatus.FILLED, Decimal(qty), Decimal(price), Decimal("0.01"))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_each_process_says_what_it_waits_for_and_pytests_own_output_stays(tmp_path: Path, workers: int) -> None:
-    names = ["gw0", "gw1"] if workers else ["main"]
-    with screen(tmp_path, ["-v", "-n", str(workers)]) as shown:
-        for name in names:
-            line = re.compile(
-                rf"^{name} +\d+\.\d s  test_sample::that_waits_for_somebody\[\d\]: the file go$", re.MULTILINE
-            )
-            shown.wait(line.search)
-        (tmp_path / "go").touch()
-        text = shown.wait(finished)
-    assert "the file go" not in text
-    # Each result stands on a line of its own, whole.
-    assert len(re.findall(r"PASSED", text)) == 4
-    assert re.search(r"^(\[gw\d\] \[ *\d+%\] PASSED )?test_sample.py::test_first", text, re.MULTILINE)
-    assert b"\x1b[2m" in shown.raw
+def trade(directory: Path, adapter: execution.ExecutionAdapter, **engine: object) -> int:
+    """One run, LIVE; its exit status."""
+    config = write_config(directory, {"engine": {**QUIET, **engine}}, mode="LIVE", live_armed=True)
+    loaded = settings.load(str(config), {"app.db_path": ("--db", str(directory / "bot.db"))})
+    environment = settings.Environment("INFO", "picows", None, None)
+    store = open_ledger(loaded.settings.app.db_path, busy_timeout_ms=1000, replay=False)
+    return pipeline.run(loaded, environment, store, adapter)
 
 
-def test_without_colour_when_none_is_wanted(tmp_path: Path) -> None:
-    with screen(tmp_path, [], NO_COLOR="1") as shown:
-        shown.wait(lambda text: "the file go" in text)
-        (tmp_path / "go").touch()
-        shown.wait(finished)
-    assert b"\x1b[2m" not in shown.raw
+def query(directory: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(f"file:{directory / 'bot.db'}?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
 
 
-@pytest.mark.parametrize(("argv", "term"), [(["-s"], "xterm"), ([], "dumb")])
-def test_no_lines_where_they_would_be_in_the_way(tmp_path: Path, argv: list[str], term: str) -> None:
-    (tmp_path / "go").touch()
-    with screen(tmp_path, argv, TERM=term) as shown:
-        shown.wait(finished)
-    assert b"\x1b7" not in shown.raw
+EVENTS = "SELECT status, reason, detail FROM order_events ORDER BY order_id, seq"
 
 
-def test_a_pipe_gets_none_of_it(tmp_path: Path) -> None:
-    (tmp_path / "test_sample.py").write_text(TESTS)
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "go").touch()
-    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
-    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout
-    assert "\x1b" not in done.stdout
+@pytest.mark.claim("R6", "L4")
+def test_an_answer_is_booked_without_any_further_tick(tmp_path: Path) -> None:
+    adapter = LateAdapter(3, filled())
+    assert trade(tmp_path, adapter) == 0
+    assert query(tmp_path, "SELECT count(*) FROM ticks") == [(1,)]
+    assert query(tmp_path, "SELECT status, is_shadow, mode FROM orders") == [("FILLED", 0, "LIVE")]
+    assert query(tmp_path, "SELECT fill_qty, is_shadow FROM trades") == [(0.1, 0)]
+    assert adapter.cancelled == []
+
+
+@pytest.mark.claim("R6", "L4")
+def test_a_stop_waits_for_the_answer_to_a_cancellation(tmp_path: Path) -> None:
+    adapter = LateAdapter(3, to_cancel=OrderStatus.CANCELED)
+    assert trade(tmp_path, adapter) == 0
+    assert adapter.cancelled == adapter.submitted
+    assert [status for status, _, _ in query(tmp_path, EVENTS)] == ["SUBMITTED", "CANCELED"]
+
+
+@pytest.mark.claim("R6", "L4")
+def test_an_order_left_open_is_told_and_belongs_to_the_next_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent = LateAdapter(1)
+    assert trade(tmp_path, silent, shutdown_timeout_secs=0.5) == 0
+    (told,) = [record for record in caplog.records if record.message == "orders left open at the venue"]
+    assert vars(told)["fields"] == {"order_ids": silent.submitted}
+    assert query(tmp_path, "SELECT status FROM orders") == [("SUBMITTED",)]
+    later = RecordingAdapter()
+    later.answers = [AdapterReport(silent.submitted[0], *fields(filled()))]
+    assert trade(tmp_path, later, signal_every_n_ticks=100) == 0
+    assert query(tmp_path, "SELECT status FROM orders") == [("FILLED",)]
+    assert later.submitted == []
+
+
+@pytest.mark.claim("L4")
+@pytest.mark.parametrize(
+    ("report", "says"),
+    [
+        (filled(qty="0.2"), "quantity 0.2, of which 0.1"),
+        (filled(qty="0"), "is not a positive number"),
+        (filled(qty="NaN"), "is not a positive number"),
+        (filled(price="-1"), "price -1 is not a positive number"),
+        (filled(price="1e20"), "is not below"),
+        (AdapterReport("", OrderStatus.FILLED, Decimal("0.1"), Decimal(1), Decimal("Infinity")), "fees Infinity"),
+        (AdapterReport("", OrderStatus.FILLED, 0.1, Decimal(1)), "quantity 0.1, which is no Decimal"),  # type: ignore[arg-type]
+    ],
+    ids=["more-than-ordered", "nothing", "nan", "negative-price", "huge-price", "infinite-fees", "float"],
+)
+def test_a_fill_that_cannot_be_is_recorded_and_moves_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, report: AdapterReport, says: str
+) -> None:
+    adapter = LateAdapter(1, report, to_cancel=OrderStatus.CANCELED)
+    assert trade(tmp_path, adapter, run_seconds=0.3) == 0
+    (status, reason, detail), *_ = query(tmp_path, EVENTS)[1:]
+    assert (status, reason) == ("SUBMITTED", "ADAPTER_ERROR")
+    assert says in detail
+    assert query(tmp_path, "SELECT count(*) FROM trades") == [(0,)]
+    assert any(record.message == "execution error" for record in caplog.records)
+
+
+@pytest.mark.claim("L4")
+def test_a_stop_during_which_execution_fails_is_not_clean(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer about an order that nobody made, to a cancellation at the stop."""
+
+    class Confused(RecordingAdapter):
+        def cancel(self, order_id: str) -> None:
+            super().cancel(order_id)
+            self.answers.append(AdapterReport("live-nobody", OrderStatus.CANCELED))
+
+    assert trade(tmp_path, Confused()) == 1
+    assert any("report about an order that is not open" in record.message for record in caplog.records)
