@@ -29,7 +29,7 @@ from harness.buglog import anchor
 from harness.clock import OsClock, poll
 from harness.errors import HarnessError
 from proofs.fixtures import seed_database
-from proofs.fixtures.browser import Visit
+from proofs.fixtures.browser import Visit, check_readable
 from proofs.fixtures.dashboard_unit import DASHBOARD, DashboardUnit
 from proofs.fixtures.engine_unit import EngineUnit, toml
 from proofs.fixtures.soak_run import WORK, SoakRun
@@ -76,20 +76,6 @@ def test_the_page_changes_live_and_says_when_the_engine_stops(
     visit.wait("that it is old", "document.body.dataset.link === 'lost'", within_secs=8.0)
     visit.expect("everything below is old" in visit.page.inner_text("[role=status]"), "a reader is not told of it")
     visit.page.close()
-
-
-def check_readable(visit: Visit, state: str) -> None:
-    """No horizontal overflow, and nothing for axe to mind, narrow and wide, light and dark."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    for width in (390, 1280):
-        for scheme in ("light", "dark"):
-            visit.page.set_viewport_size({"width": width, "height": 900})
-            visit.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            needed = visit.page.evaluate("document.documentElement.scrollWidth")
-            visit.expect(needed <= width, f"{state}, {scheme}: {needed} px wide in a window of {width} px")
-            found = Axe().run(visit.page)
-            visit.expect(found.violations_count == 0, f"{state}, {width} px, {scheme}: {found.generate_report()}")
 
 
 def test_the_page_fits_and_is_accessible(
