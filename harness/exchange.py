@@ -28,6 +28,8 @@ T = TypeVar("T")
 CALL_SECS = 30.0
 """Deadline of one call from the test into the server's loop."""
 
+_MUTE_LOOK_SECS = 0.02
+
 
 class Exchange:
     """One server on `ws://127.0.0.1:<port>`. Use as a context manager."""
@@ -38,6 +40,8 @@ class Exchange:
         """Distinct ticks that were sent."""
         self.sent_again = 0
         """Ticks that were sent a second time."""
+        self.sent_raw = 0
+        """Messages of `send_raw` that went out, one for each client."""
         self.connections = 0
         """Clients that ever connected."""
         self.port = 0
@@ -47,6 +51,10 @@ class Exchange:
         self._next_id = 1
         self._frozen: set[ServerConnection] = set()
         self._refusal: tuple[int, dict[str, str]] | None = None
+        self.late_handshakes = 0
+        """Handshakes that were answered after `delay_handshakes`."""
+        self._delay_secs = 0.0
+        self._mute = False
         self._clients: set[ServerConnection] = set()
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
@@ -113,6 +121,9 @@ class Exchange:
                 await client.send(self.tick(number, price))
                 self.sent_again += 1
             while client not in self._frozen:
+                if self._mute:
+                    await asyncio.sleep(_MUTE_LOOK_SECS)
+                    continue
                 number, self._next_id = self._next_id, self._next_id + 1
                 await client.send(self.tick(number, price))
                 self.sent += 1
@@ -122,7 +133,7 @@ class Exchange:
 
     def send_raw(self, messages: Iterable[str | bytes]) -> None:
         """Send messages as they are: garbage, acknowledgements, whatever a venue might say."""
-        self._call(self._broadcast(messages))
+        self.sent_raw += self._call(self._broadcast(messages))
 
     def on_connect_send(self, messages: list[str]) -> None:
         """From now on, greet every client that connects with these messages."""
@@ -161,6 +172,23 @@ class Exchange:
         """From now on, answer every handshake with this HTTP status; None lets clients in again."""
         self._refusal = None if status is None else (status, headers or {})
 
+    def mute(self, muted: bool) -> None:
+        """Whether `feed` sends nothing for now. Connections stay, pings are answered."""
+        self._mute = muted
+
+    def delay_handshakes(self, seconds: float) -> None:
+        """From now on, answer every handshake so late; 0: at once."""
+        self._delay_secs = seconds
+
+    def close_port(self) -> None:
+        """Cut every connection and listen no more: who connects now is refused by the kernel."""
+        self._call(self._close())
+        self._server = None
+
+    def open_port(self) -> None:
+        """Listen on the same port again."""
+        self._server = self._call(self._serve())
+
     def flood_on_connect(self) -> None:
         """From now on, send every client that connects ticks as fast as it takes them."""
         self.feed(interval_secs=0.0)
@@ -184,14 +212,17 @@ class Exchange:
         return await serve(
             self._handle,
             "127.0.0.1",
-            0,
+            self.port,
             process_request=self._answer,
             compression=None,
             ping_interval=None,
             close_timeout=0.2,
         )
 
-    def _answer(self, client: ServerConnection, _request: Request) -> Response | None:
+    async def _answer(self, client: ServerConnection, _request: Request) -> Response | None:
+        if self._delay_secs:
+            await asyncio.sleep(self._delay_secs)
+            self.late_handshakes += 1
         if self._refusal is None:
             return None
         status, headers = self._refusal
@@ -217,13 +248,16 @@ class Exchange:
                 self._clients.discard(client)
                 self._changed.notify_all()
 
-    async def _broadcast(self, messages: Iterable[str | bytes]) -> None:
+    async def _broadcast(self, messages: Iterable[str | bytes]) -> int:
+        sent = 0
         for message in messages:
             for client in list(self._clients):
                 try:
                     await client.send(message)
                 except ConnectionClosed:
                     continue
+                sent += 1
+        return sent
 
     async def _close(self) -> None:
         if self._server is not None:

@@ -6,9 +6,12 @@ fault raises HarnessError when it cannot show that it is in effect. What each ca
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import socket
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +82,61 @@ def half_open(exchange: Exchange) -> Iterator[Receipt]:
 
 
 @contextmanager
+def unreachable(exchange: Exchange) -> Iterator[Receipt]:
+    """Cut every connection and close the port: the kernel refuses whoever connects. Opens it again at the end."""
+    exchange.close_port()
+    try:
+        with socket.socket() as probe:
+            refused = probe.connect_ex(("127.0.0.1", exchange.port))
+        if refused != errno.ECONNREFUSED:
+            raise HarnessError(f"port {exchange.port} answers {errno.errorcode.get(refused, refused)}")
+        yield Receipt("refuse", f"port {exchange.port}: {os.strerror(refused)}")
+    finally:
+        exchange.open_port()
+
+
+@contextmanager
+def silent(exchange: Exchange) -> Iterator[Receipt]:
+    """A feed that brings nothing any more, over connections that are up and answer pings. Undone at the end."""
+    exchange.mute(True)
+    try:
+        # What was on its way when it was muted may still go out.
+        before = exchange.sent
+        _await(lambda: "quiet" if exchange.sent == before else None, "the feed to fall silent")
+        yield Receipt("silence", f"{exchange.sent} ticks sent, and no more")
+    finally:
+        exchange.mute(False)
+
+
+@contextmanager
+def garbage(exchange: Exchange, messages: Sequence[str | bytes]) -> Iterator[Receipt]:
+    """Send every client what it cannot understand, once."""
+    before = exchange.sent_raw
+    exchange.send_raw(messages)
+    sent = exchange.sent_raw - before
+    if not sent:
+        raise HarnessError("nobody was connected, so nobody got any garbage")
+    yield Receipt("garbage", f"{sent} messages sent")
+
+
+@contextmanager
+def slow(exchange: Exchange, seconds: float) -> Iterator[Receipt]:
+    """Answer handshakes so late, and cut who is connected, so that there is one. At once again at the end."""
+    before = exchange.late_handshakes
+    exchange.delay_handshakes(seconds)
+    exchange.drop_clients()
+
+    def late() -> str | None:
+        count = exchange.late_handshakes - before
+        return f"{count} handshake(s) answered after {seconds:g} s" if count else None
+
+    try:
+        yield Receipt("slow server", _await(late, f"a handshake that takes {seconds:g} s"))
+    finally:
+        exchange.delay_handshakes(0.0)
+
+
+@contextmanager
 def refusing(exchange: Exchange, status: int, headers: dict[str, str] | None = None) -> Iterator[Receipt]:
     """Answer handshakes with an HTTP error, and cut who is connected. Lets clients in again at the end."""
     before = len(exchange.refusals)
@@ -113,21 +171,48 @@ def locked(database: Path) -> Iterator[Receipt]:
 
 
 @contextmanager
-def full_disk(machine: Machine, directory: str, size: str = "4k") -> Iterator[Receipt]:
-    """Put a tiny file system over `directory` of the machine, and fill it. Units see it when they start."""
+def small_disk(machine: Machine, directory: str, size: str) -> Iterator[None]:
+    """Put a tiny file system over `directory` of the machine. Units see it when they start."""
     machine.run("mkdir", "-p", directory).expect(0)
     mounted = machine.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", directory)
     if mounted.status != 0:
         raise Unavailable(f"a tiny disk cannot be mounted: {mounted.stderr.strip()}", "use a private machine, as root")
     try:
+        yield
+    finally:
+        # Lazily: a unit that was not stopped in time may still hold a file there.
+        machine.run("umount", "--lazy", directory).expect(0)
+
+
+@contextmanager
+def full_disk(machine: Machine, directory: str) -> Iterator[Receipt]:
+    """Fill a small_disk to the last byte; at the end there is as much room as before."""
+    filler = f"{directory}/filler"
+    try:
         # dd ends with an error when the disk is full, which is what it is for.
-        machine.run("dd", "if=/dev/zero", f"of={directory}/filler", "bs=1k").expect(1)
+        machine.run("dd", "if=/dev/zero", f"of={filler}", "bs=1k").expect(1)
         left = machine.run("df", "--output=avail", directory).expect(0).stdout.split()[-1]
         if left != "0":
             raise HarnessError(f"{directory} still has {left} kB")
         yield Receipt("full disk", f"{directory}: 0 kB available")
     finally:
-        machine.run("umount", directory).expect(0)
+        machine.run("rm", "-f", filler).expect(0)
+
+
+@contextmanager
+def broken_pressure(machine: Machine) -> Iterator[Receipt]:
+    """Take the kernel's CPU pressure from what starts in the machine from now on: its file is empty."""
+    file = "/proc/pressure/cpu"
+    mounted = machine.run("mount", "--bind", "/dev/null", file)
+    if mounted.status != 0:
+        raise Unavailable(f"PSI cannot be broken: {mounted.stderr.strip()}", "use a private machine, as root")
+    try:
+        text = machine.run("cat", file).expect(0).stdout
+        if text:
+            raise HarnessError(f"{file} can still be read: {text}")
+        yield Receipt("broken PSI", f"{file} is empty")
+    finally:
+        machine.run("umount", file).expect(0)
 
 
 @contextmanager

@@ -192,12 +192,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_stop::test_sigkill_in_full_flow",
         patch=Patch(
             "engine/ledger.py",
-            "        if batch.orders or batch.fills:\n            ids",
-            "        if batch.orders or batch.fills:\n"
+            "            theirs = self._orders_of_others(batch)\n",
             '            self._connection.execute("COMMIT")\n'
             '            __import__("time").sleep(1.0)\n'
             '            self._connection.execute("BEGIN IMMEDIATE")\n'
-            "            ids",
+            "            theirs = self._orders_of_others(batch)\n",
         ),
         reason=r"a batch is there by half",
     ),
@@ -612,9 +611,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="without a setting, the heartbeat comes once a minute",
         proof="test_g4::test_first_heartbeat_comes_at_start_and_default_is_ten_seconds",
         patch=Patch(
-            "engine/settings.py",
-            "heartbeat_interval_secs: Secs = Field(default=10.0",
-            "heartbeat_interval_secs: Secs = Field(default=60.0",
+            "engine/schema.py",
+            '"Time between two HEARTBEAT (G4) lines."] = 10.0',
+            '"Time between two HEARTBEAT (G4) lines."] = 60.0',
         ),
         reason=r"default heartbeat interval is not 10 s",
     ),
@@ -843,8 +842,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_scenarios::test_paper_orders_live_through_partial_fills",
         patch=Patch(
             "engine/ledger.py",
-            "        self._insert(_ORDER_EVENTS, transitions)",
-            "        self._insert(_ORDER_EVENTS, transitions[-_ORDER_EVENTS.width :])",
+            "        return self._insert(_ORDER_EVENTS, transitions)",
+            "        return self._insert(_ORDER_EVENTS, transitions[-_ORDER_EVENTS.width :])",
         ),
         reason=r"transitions: ",
     ),
@@ -1127,6 +1126,50 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_dashboard::test_a_foreign_host_is_refused",
         patch=Patch("harness/web.py", "        if len(given) == 1 and ", "        if given or "),
         reason=r"answers 200 to the Host evil\.example",
+    ),
+    Sabotage(
+        id="full-disk-is-fatal",
+        guardrail="D4",
+        breaks="a disk that is full ends the engine",
+        proof="test_scenarios::test_full_disk_is_waited_for",
+        patch=Patch(
+            "engine/ledger.py",
+            '            raise DiskTrouble(f"{self.path}: {error}", error.sqlite_errorname) from error',
+            "            raise Crash(str(error)) from error",
+        ),
+        reason=r"could not be written has not come|took the engine down|'HEARTBEAT \(G4\)' has not come",
+    ),
+    Sabotage(
+        id="better-source-is-forgotten",
+        guardrail="N4",
+        breaks="a source that refused is never come back to",
+        proof="test_scenarios::test_a_venue_that_refuses_is_left_and_come_back_to",
+        patch=Patch(
+            "engine/session.py",
+            "        station.delay = ceiling * self._uniform(0.5, 1.0)",
+            "        station.delay = 86400.0 if station.failures > 1 else ceiling",
+        ),
+        reason=r"'HEARTBEAT \(G4\)' has not come",
+    ),
+    Sabotage(
+        id="pongs-hide-a-mute-feed",
+        guardrail="N6",
+        breaks="a feed that only answers pings is kept for ever",
+        proof="test_scenarios::test_a_mute_venue_is_left_although_it_answers_pings",
+        patch=Patch(
+            "engine/session.py",
+            "        if new_ticks:\n            link.progress_at = now\n",
+            "        link.progress_at = now\n        if new_ticks:\n",
+        ),
+        reason=r"'connection dropped' has not come",
+    ),
+    Sabotage(
+        id="slow-is-given-up",
+        guardrail="N5",
+        breaks="a server that takes a second for its handshake is never reached",
+        proof="test_watchdog::test_slow_server_is_no_hang",
+        patch=Patch("engine/session.py", "CONNECT_TIMEOUT_SECS: Final = 10.0", "CONNECT_TIMEOUT_SECS: Final = 0.5"),
+        reason=r"'connected' has not come",
     ),
 )
 

@@ -88,7 +88,8 @@ def test_crash_is_restarted(engine: EngineUnit) -> None:
     # systemd makes the state directory, a link, at the first start; what was put in its place before would stay.
     engine.try_start()
     engine.configure({"app": {"db_path": "full/bot.db"}})
-    with nemesis.full_disk(engine.machine, f"{engine.machine.layout.state}/full"):
+    disk = f"{engine.machine.layout.state}/full"
+    with nemesis.small_disk(engine.machine, disk, "4k"), nemesis.full_disk(engine.machine, disk):
         engine.try_start()
         expect_restarts_with(engine, 1)
         engine.stop()

@@ -42,8 +42,8 @@ def called(entry: Sabotage, request: pytest.FixtureRequest) -> Iterator[Callable
         # Last of all: a controller that still runs would start it again meanwhile.
         stack.callback(engine.down)
         arguments = dict(entry.params)
-        for name in inspect.signature(proof).parameters:
-            if name == "exchange":
+        for name, parameter in inspect.signature(proof).parameters.items():
+            if parameter.annotation == Exchange.__name__:
                 arguments[name] = stack.enter_context(Exchange())
             elif name == "soak":
                 arguments[name] = stack.enter_context(controller(engine))

@@ -55,8 +55,9 @@ def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchang
     engine.connect(exchange)
     bad = ["nonsense", "[]", '{"event_id": 1}', exchange.tick(1, -1.0), exchange.tick(2, 0.0), b"\x00\x01", "{" * 500]
     ignored = ['{"type": "heartbeat"}', '{"type": "subscribed", "channel": "trades"}']
-    exchange.send_raw([*bad, *ignored, exchange.tick(3)])
-    engine.wait_ticks(1)
+    with nemesis.garbage(exchange, bad):
+        exchange.send_raw([*ignored, exchange.tick(3)])
+        engine.wait_ticks(1)
     engine.mark()
     beat = engine.wait_log("HEARTBEAT (G4)").fields
     engine.expect(beat["parse_errors"] == len(bad), f"{beat['parse_errors']} parse errors, {len(bad)} were sent")
@@ -170,3 +171,90 @@ def test_what_cannot_be_booked_is_rejected_logged_and_persisted(engine: EngineUn
     events = engine.query("SELECT status, detail FROM order_events ORDER BY order_id, seq")
     engine.expect([status for status, _ in events] == ["REJECTED", "FILLED"], f"transitions: {events}")
     engine.expect("price" in str(events[0][1]), f"the reason is not persisted: {events}")
+
+
+@pytest.mark.claim("D4", "L3")
+def test_full_disk_is_waited_for(engine: EngineUnit, exchange: Exchange) -> None:
+    """The disk fills up while the engine runs, and has room again later: nothing that was received is lost."""
+    disk = f"{engine.machine.layout.state}/disk"
+    # systemd makes the state directory, a link, at the first start.
+    engine.try_start()
+    with nemesis.small_disk(engine.machine, disk, "1m"):
+        engine.connect(exchange, app={"db_path": "disk/bot.db"})
+        with nemesis.full_disk(engine.machine, disk):
+            exchange.send_ticks(2000)
+            engine.wait(
+                "the word that a batch could not be written", lambda e: e.level == "WARN" and "full" in e.message
+            )
+        engine.wait_log(
+            "HEARTBEAT (G4)", lambda e: e.fields["tick_rows_written"] == 2000 and e.fields["persist_errors"] > 0
+        )
+        state = engine.show()
+        engine.expect((state.active, state.n_restarts) == ("active", 0), "a full disk took the engine down")
+        engine.stop()
+
+
+BOTH = """
+[[source]]
+name = "better"
+url = "{better}"
+kind = "trade"
+priority = 1
+
+[[source]]
+name = "other"
+url = "{other}"
+kind = "trade"
+priority = 99
+"""
+
+
+def connect_to_both(engine: EngineUnit, better: Exchange, other: Exchange, **options: object) -> None:
+    for exchange in (better, other):
+        exchange.feed(interval_secs=0.02)
+    engine.configure_sources(BOTH.format(better=better.url, other=other.url))
+    engine.configure(
+        {
+            "engine": {
+                "ingest_mode": "REAL_WS", "max_backoff_secs": 0.2, "heartbeat_interval_secs": 0.2, **options,
+            },
+            "persist": {"flush_interval_ms": 10},
+        }
+    )  # fmt: skip
+    engine.start()
+    wait_source(engine, "better")
+
+
+def wait_source(engine: EngineUnit, name: str) -> None:
+    """Ticks of this source go on arriving."""
+    engine.mark()
+    first = engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["source"] == name).fields["tick_count"]
+    engine.wait_log(
+        "HEARTBEAT (G4)", lambda entry: entry.fields["source"] == name and entry.fields["tick_count"] > first
+    )
+
+
+@pytest.mark.claim("N4", "N5")
+def test_a_venue_that_refuses_is_left_and_come_back_to(engine: EngineUnit, exchange: Exchange, other: Exchange) -> None:
+    """HTTP 451, as the seed saw it, and then a closed port: each time the next source, and back when the better is."""
+    connect_to_both(engine, exchange, other)
+    with nemesis.refusing(exchange, 451):
+        engine.wait_log("connection failed", lambda entry: entry.fields.get("http_status") == 451)
+        wait_source(engine, "other")
+    wait_source(engine, "better")
+    with nemesis.unreachable(exchange):
+        wait_source(engine, "other")
+    wait_source(engine, "better")
+    engine.expect(engine.show().n_restarts == 0, "a venue that refuses took the engine down")
+
+
+@pytest.mark.claim("N4", "N6")
+def test_a_mute_venue_is_left_although_it_answers_pings(
+    engine: EngineUnit, exchange: Exchange, other: Exchange
+) -> None:
+    connect_to_both(engine, exchange, other, feed_silence_secs=0.8, keepalive_secs=0.2, pong_timeout_secs=5)
+    with nemesis.silent(exchange):
+        dropped = engine.wait_log("connection dropped", lambda entry: entry.fields["source"] == "better")
+        engine.expect("no new tick" in str(dropped.fields["reason"]), f"dropped for {dropped.fields['reason']}")
+        wait_source(engine, "other")
+    wait_source(engine, "better")

@@ -139,6 +139,14 @@ def test_every_proof_under_the_unit_can_fail() -> None:
     )
 
 
+def test_every_sabotage_fits_the_sources() -> None:
+    """A change may leave a sabotage without the text that it replaces: that shows here, not only at night."""
+    for entry in CATALOGUE:
+        if entry.patch is not None:
+            patched = entry.patch.apply((ROOT / entry.patch.module).read_text())
+            compile(patched, f"{entry.id}: {entry.patch.module}", "exec")
+
+
 def test_every_guardrail_has_a_sabotage() -> None:
     """Each built id of section 11: an entry is about it, or one of a proof that claims it."""
     guardrail = re.compile(r"G\d|[ISL]\d+|exit12|stall|sampling|psi|concurrency")

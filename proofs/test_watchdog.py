@@ -35,6 +35,19 @@ def test_quiet_market_is_not_stuck(watched: EngineUnit, exchange: Exchange) -> N
     watched.expect((state.active, state.n_restarts) == ("active", 0), "a quiet market was taken for a hang")
 
 
+@pytest.mark.claim("E5", "N5")
+def test_slow_server_is_no_hang(watched: EngineUnit, exchange: Exchange) -> None:
+    """A handshake that takes two watchdog periods is waited for, and the engine lives meanwhile."""
+    exchange.feed(interval_secs=0.02)
+    watched.connect(exchange)
+    with nemesis.slow(exchange, 1.5):
+        watched.mark()
+        watched.wait_log("connected")
+    before = watched.tick_count()
+    watched.wait_ticks(before + 5)
+    watched.expect(watched.show().n_restarts == 0, "a slow server was taken for a hang of the engine")
+
+
 STUCK = {
     "event-loop": Patch(
         "engine/pipeline.py",
