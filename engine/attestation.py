@@ -31,7 +31,7 @@ DEPTH_MAX: Final = 16
 """No bundle nests lists and objects deeper than this."""
 
 SKEW_SECS: Final = 60.0
-"""How far the clock of the computer that signed may be ahead of ours."""
+"""How far the clock of the computer that ran the proofs may be ahead of ours."""
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
@@ -84,12 +84,14 @@ class Proof(msgspec.Struct, forbid_unknown_fields=True):
 class Predicate(msgspec.Struct, forbid_unknown_fields=True):
     """What the run of the proofs has shown.
 
-    `engine` maps a file's path below the package to its SHA-256, `unit` lists (file name, SHA-256) of fragment and
-    drop-ins in the order in which they apply, `config` is the part of the effective configuration that counts: the
-    subjects' digests are theirs. What `record`, `proved_on`, `platform` and `git` say is for people.
+    `time` is when the run ended; `signed` is later, and makes no proof younger. `engine` maps a file's path below the
+    package to its SHA-256, `unit` lists (file name, SHA-256) of fragment and drop-ins in the order in which they apply,
+    `config` is the part of the effective configuration that counts: the subjects' digests are theirs. What `signed`,
+    `record`, `proved_on`, `platform` and `git` say is for people.
     """
 
     time: str
+    signed: str
     engine: dict[str, str]
     unit: list[tuple[str, str]]
     config: dict[str, Any]

@@ -205,6 +205,8 @@ class _Record:
 
     identity: dict[str, Any]
     """`sha256` of the file, count of `lines`, and `head`, the digest that its last line bears."""
+    ended: float
+    """When its last line was written, in seconds since 1970."""
     facts: dict[str, str]
     verdicts: dict[str, tuple[str, list[str]]]
     """Proof -> verdict and claims."""
@@ -214,7 +216,7 @@ class _Record:
 
 def _read_record(path: Path) -> _Record:
     lines, head = recorder.verify(path)
-    found = _Record({"sha256": _sha256(path), "lines": lines, "head": head}, {}, {}, {})
+    found = _Record({"sha256": _sha256(path), "lines": lines, "head": head}, 0.0, {}, {}, {})
     for entry in recorder.read(path):
         if entry["type"] == "run":
             found.facts = entry["facts"]
@@ -224,6 +226,8 @@ def _read_record(path: Path) -> _Record:
             target = Path(str(entry["path"]))
             if target.parent.name == f"{ENGINE_UNIT}.d" and isinstance(entry.get("text"), str):
                 found.drop_ins[target.name] = entry["text"]
+        elif entry["type"] == "end":
+            found.ended = entry["at"]
     return found
 
 
@@ -263,7 +267,8 @@ def sign(shell: Shell, reports: Path, target: Target, key: Path) -> tuple[bytes,
         if one["verdict"] == "proven" and recorded != ("proven", one["claims"]):
             raise BundleError(f"verdicts.json calls {one['proof']} proven, the flight record does not")
     made = statement.build(
-        at=OsClock().wall(),
+        ended=record.ended,
+        signed=OsClock().wall(),
         engine=engine,
         unit=unit_files(target.unit, target.drop_ins),
         config=config,
@@ -453,7 +458,7 @@ def _sign(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     made = verify(options.path, options.trust, options.record)
-    print(f"{options.path}: signed {made['predicate']['time']} by a trusted key, and consistent")
+    print(f"{options.path}: signed {made['predicate']['signed']} by a trusted key, and consistent")
     return 0
 
 
@@ -464,7 +469,8 @@ def _show(options: argparse.Namespace) -> int:
         return 0
     predicate = made["predicate"]
     lines = [
-        ("signed", f"{predicate['time']} (signature not checked; `bundle verify` does)"),
+        ("proven", predicate["time"]),
+        ("signed", f"{predicate['signed']} (signature not checked; `bundle verify` does)"),
         *((subject["name"], subject["digest"]["sha256"]) for subject in made["subject"]),
         ("unit files", " ".join(name for name, _ in predicate["unit"])),
         ("proven on", f"{predicate['proved_on']['systemd']}, {', '.join(predicate['platform'].values())}"),

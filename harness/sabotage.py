@@ -356,6 +356,21 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"no adapter: refused for",
     ),
     Sabotage(
+        id="paper-goes-to-the-venue",
+        guardrail="G1",
+        breaks="an order on paper reaches an adapter that happens to be installed",
+        proof="test_gate_unit::test_another_mode_never_calls_the_adapter",
+        params={"mode": "PAPER"},
+        patch=Patch(
+            "engine/__main__.py",
+            '        if loaded.settings.mode == "LIVE":\n            from engine import gate\n\n'
+            "            adapter = gate.check(loaded)\n",
+            "        from importlib.metadata import entry_points\n\n"
+            '        adapter = next(iter(entry_points(group="hybrid_engine.execution"))).load()()\n',
+        ),
+        reason=r"PAPER called the adapter",
+    ),
+    Sabotage(
         id="gate-ignores-the-engine",
         guardrail="G1",
         breaks="another engine than the one that was proven opens the gate",

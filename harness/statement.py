@@ -76,7 +76,8 @@ def clause_verdicts(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def build(
     *,
-    at: float,
+    ended: float,
+    signed: float,
     engine: Mapping[str, str],
     unit: Sequence[tuple[str, str]],
     config: Mapping[str, Any],
@@ -87,10 +88,10 @@ def build(
 ) -> dict[str, Any]:
     """The statement.
 
-    at: time of signing, seconds since 1970. engine: path below the package -> SHA-256. unit: (file name, SHA-256) of
-    fragment and drop-ins, in order. config: the safety part. summary: the content of verdicts.json. record: run id,
-    SHA-256 and line count of the flight record. facts: host facts of the run. drop_ins: name -> text of what the
-    proofs put on top of the unit.
+    ended, signed: when the run of the proofs ended, and when this is signed, in seconds since 1970. engine: path below
+    the package -> SHA-256. unit: (file name, SHA-256) of fragment and drop-ins, in order. config: the safety part.
+    summary: the content of verdicts.json. record: run id, SHA-256, count of lines and last digest of the flight record.
+    facts: host facts of the run. drop_ins: name -> text of what the proofs put on top of the unit.
     """
     return {
         "_type": STATEMENT_TYPE,
@@ -100,7 +101,9 @@ def build(
             for name, content in (("engine", engine), ("unit", unit), ("config", config))
         ],
         "predicate": {
-            "time": show_time(at),
+            # Of what was shown, not of the signature: signing again makes no proof younger.
+            "time": show_time(ended),
+            "signed": show_time(signed),
             "engine": dict(engine),
             "unit": [list(entry) for entry in unit],
             "config": dict(config),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import attestation
-from harness import bundle
+from harness import bundle, recorder, statement
 from harness.errors import BundleError, RecorderError
 from proofs.fixtures import true_bundle
 from proofs.fixtures.engine_process import ROOT
@@ -181,6 +181,8 @@ def test_what_is_signed_is_what_the_run_left(run: ProvenRun) -> None:
     assert predicate["platform"]["systemd"] == "systemd 252"
     assert predicate["config"]["risk_caps"]["max_exposure_usd"] == 10000.0
     assert bundle.verdict_on(made, ROOT).startswith("has all")
+    *_, end = recorder.read(run.record)
+    assert predicate["time"] == statement.show_time(end["at"]) <= predicate["signed"]
     with run.record.open("a") as record:
         record.write('{"type":"journal"}\n')
     with pytest.raises(RecorderError, match="does not end in its digest"):

@@ -81,6 +81,20 @@ def test_nothing_less_opens_live(engine: EngineUnit, group: str) -> None:
                 unit.expect_refused(case, *checks)
 
 
+@pytest.mark.claim("G1", "G0", "R6", "L1")
+@pytest.mark.parametrize("mode", ["SHADOW", "PAPER"])
+def test_another_mode_never_calls_the_adapter(engine: EngineUnit, mode: str) -> None:
+    """With all that LIVE needs in place, but for the mode."""
+    with live(engine) as unit:
+        unit.prepare(mode=mode)
+        engine.start()
+        engine.wait_rows("SELECT COUNT(*) FROM orders", at_least=3)
+        engine.stop()
+        engine.expect(unit.calls() == [], f"{mode} called the adapter: {unit.calls()}")
+        orders = engine.query("SELECT DISTINCT is_shadow, mode FROM orders")
+        engine.expect(orders == [(1, mode)], f"orders of {mode}: {orders}")
+
+
 @pytest.mark.claim("G1", "R6", "L1", "V5")
 def test_another_engine_tree_does_not_open_live(engine: EngineUnit) -> None:
     """One constant of one module is another than when the bundle was signed."""
