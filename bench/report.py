@@ -122,44 +122,60 @@ def as_json(figures: Sequence[Figure], facts: Mapping[str, object]) -> dict[str,
     }
 
 
-_WIDTH, _ROW, _LEFT, _TOP = 900, 26, 430, 34
+_WIDTH, _ROW, _LEFT, _TOP = 1040, 26, 560, 34
 _STYLE = (
-    "text{font:13px system-ui,sans-serif;fill:#222}.held{fill:#2a7d3f}.missed{fill:#b3261e}.scale{stroke:#999}"
-    "@media(prefers-color-scheme:dark){text{fill:#ddd}.held{fill:#6cc683}.missed{fill:#ff8a80}}"
+    "text{font:13px system-ui,sans-serif;fill:#222}.held{fill:#2a7d3f}.missed{fill:#b3261e}"
+    ".scale{stroke:#999}.times{stroke:#ddd}.range{stroke:#aaa;stroke-width:2}.median{fill:none;stroke-width:1.5}"
+    ".median.held{stroke:#2a7d3f}.median.missed{stroke:#b3261e}"
+    "@media(prefers-color-scheme:dark){text{fill:#ddd}.held{fill:#6cc683}.missed{fill:#ff8a80}.times{stroke:#444}"
+    ".median.held{stroke:#6cc683}.median.missed{stroke:#ff8a80}}"
 )
+_TIMES = (("4 times worse", 1 / 4), ("2", 1 / 2), ("target", 1.0), ("2", 2.0), ("4 times better", 4.0))
 
 
 def svg(figures: Sequence[Figure]) -> str:
-    """The figures that have a target: each round as a dot on a logarithmic scale on which the target is the line in
-    the middle, and right of it is better."""
+    """The figures that have a target: each round as a dot, the median with a ring, on a logarithmic scale on which the
+    target is the line in the middle, and right of it is better. What is beyond the scale is at its end."""
     aimed = [figure for figure in figures if figure.target is not None and figure.target.value > 0]
     height = _TOP + _ROW * len(aimed) + 10
-    middle = (_LEFT + _WIDTH) / 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
         f'aria-label="Figures against their targets"><style>{_STYLE}</style>',
-        f'<text x="{middle}" y="18" text-anchor="middle">target</text>',
-        f'<text x="{_WIDTH - 8}" y="18" text-anchor="end">4 times better</text>',
-        f'<text x="{_LEFT}" y="18">4 times worse</text>',
-        f'<line class="scale" x1="{middle}" x2="{middle}" y1="24" y2="{height - 6}"/>',
     ]
+    for text, better in _TIMES:
+        x = _x(better)
+        css = "scale" if better == 1 else "times"
+        anchor = "end" if better == 4 else "middle"
+        parts.append(f'<text x="{min(x, _WIDTH - 8):.1f}" y="18" text-anchor="{anchor}">{text}</text>')
+        parts.append(f'<line class="{css}" x1="{x:.1f}" x2="{x:.1f}" y1="24" y2="{height - 6}"/>')
     for index, figure in enumerate(aimed):
+        assert figure.target is not None
         y = _TOP + _ROW * index + 14
-        text = f"{figure.id} {figure.what}: {_number(figure.median)} {figure.unit}"
+        wanted = f"{figure.target.relation} {_number(figure.target.value)}"
+        text = f"{figure.id} {figure.what}: {_number(figure.median)} {figure.unit} ({wanted})"
         parts.append(f'<text x="8" y="{y}">{escape(text)}</text>')
-        for value in figure.rounds:
-            css = "held" if figure.target is not None and figure.target.held(value) else "missed"
-            parts.append(f'<circle class="{css}" cx="{_place(figure, value):.1f}" cy="{y - 4}" r="4"/>')
+        places = [_place(figure, value) for value in figure.rounds]
+        parts.append(f'<line class="range" x1="{min(places):.1f}" x2="{max(places):.1f}" y1="{y - 4}" y2="{y - 4}"/>')
+        for value, x in zip(figure.rounds, places, strict=True):
+            css = "held" if figure.target.held(value) else "missed"
+            parts.append(f'<circle class="{css}" cx="{x:.1f}" cy="{y - 4}" r="3.5"/>')
+        css = "held" if figure.held else "missed"
+        parts.append(f'<circle class="median {css}" cx="{_place(figure, figure.median):.1f}" cy="{y - 4}" r="7"/>')
     return "\n".join([*parts, "</svg>\n"])
 
 
 def _place(figure: Figure, value: float) -> float:
     assert figure.target is not None
+    # Nothing at all, or less (memory that shrank), is as good as it gets on a scale that has no zero.
     better = max(value, 1e-9) / figure.target.value
     if figure.target.relation == "<=":
         better = 1 / better
+    return _x(better)
+
+
+def _x(better: float) -> float:
     share = min(max(math.log(better, 4), -1.0), 1.0)
-    return (_LEFT + _WIDTH) / 2 + share * ((_WIDTH - _LEFT) / 2 - 8)
+    return (_LEFT + _WIDTH) / 2 + share * ((_WIDTH - _LEFT) / 2 - 16)
 
 
 def _number(value: float) -> str:

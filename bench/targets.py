@@ -76,8 +76,9 @@ def engine_argv(
         (directory / "config.toml").write_text(
             f'[app]\ndb_path = "{directory}/ticks.db"\n'
             f'[engine]\ningest_mode = "REAL_WS"\nsignal_every_n_ticks = {signal_every}\n'
-            # Saturation is meant here, and no neighbour who takes the processor for a second shall end it.
-            f"overload_grace_ms = 10000\n[channels]\n{sizes}"
+            # Saturation is meant here, by frames that were made before they are sent: no neighbour who takes the
+            # processor for a while shall end the run, or make vetoes of its orders.
+            f"overload_grace_ms = 10000\nmax_staleness_ms = 3600000\n[channels]\n{sizes}"
         )
         (directory / "ws_sources.toml").write_text(
             f'[[source]]\nname = "bench"\nurl = "{url}"\nkind = "trade"\npriority = 1\nvenue = "binance"\n'
@@ -141,6 +142,9 @@ def throughput(plan: Plan) -> list[Figure]:
         orders_floor = measure(plan, floor_argv(SIGNAL_EVERY), full).rate
         orders_run = measure(plan, engine_argv(None, SIGNAL_EVERY), full)
         orders = orders_run.rate
+        made = next((fields["shadow_orders"] for fields in _final(orders_run)), 0)
+        if made != plan.ticks // SIGNAL_EVERY:
+            raise SubjectFailed(f"{made} orders of {plan.ticks} ticks")
         orders_large = measure(plan, engine_argv(8192, SIGNAL_EVERY), full).rate
         other = measure(plan, engine_argv(), full, env={"HYBRID_TRANSPORT": "websockets"}).rate
         # A sixtieth of the ticks takes it as long.
@@ -174,6 +178,14 @@ def throughput(plan: Plan) -> list[Figure]:
             ("orders_per_sec", "T1s", f"ticks on this computer, today, {many}", "/s", None),
         ],
     )
+
+
+def _final(run: Run) -> Iterator[dict[str, object]]:
+    """The fields of FINAL METRICS, if it came to that."""
+    for line in run.lines:
+        fields = line.get("fields")
+        if isinstance(fields, dict) and fields.get("message") == "FINAL METRICS":
+            yield fields
 
 
 def peers(plan: Plan) -> list[Figure]:

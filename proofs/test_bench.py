@@ -74,7 +74,7 @@ def test_the_drawing_is_svg_and_shows_each_round_of_what_has_a_target() -> None:
     figures = [Figure("T1", "a & b", "x", [0.5, 0.7, 0.9], Target(">=", 0.6)), Figure("T1n", "c", "x", [4.0])]
     drawing = ElementTree.fromstring(report.svg(figures))
     dots = [one.get("class") for one in drawing.iter("{http://www.w3.org/2000/svg}circle")]
-    assert dots == ["missed", "held", "held"]
+    assert dots == ["missed", "held", "held", "median held"]
 
 
 @pytest.mark.parametrize("combined", [False, True])
