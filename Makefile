@@ -19,7 +19,7 @@ JOBS ?= $(shell echo $$(( $$(nproc) + 1 )))
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage canary soak bench doctor buglog lint format install clean
+.PHONY: help proofs test sabotage canary scale soak bench doctor buglog lint format install clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ sabotage: $(READY) machine-tools browser  ## Break each guarded thing on purpose
 
 canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it is
 	@$(BIN)/pytest -q proofs/canary.py; test $$? -eq 1 && echo "the canary is refuted, as it must be"
+
+scale: $(READY)  ## A million trades from a foreign server in each of four samplings, twenty cuts, twenty kills
+	PROOFS_SCALE_TICKS=1000000 PROOFS_SCALE_KILLS=20 $(BIN)/pytest proofs/test_scale.py $(ARGS)
 
 SECONDS ?= 7200
 soak: $(READY)  ## Watch the installed unit for SECONDS=7200, throttle and restart it (as root)
