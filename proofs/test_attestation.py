@@ -257,7 +257,7 @@ def test_a_signed_payload_that_is_no_statement(payload: bytes) -> None:
     assert failed(attestation.canonical(sealed.to_dict()) + b"\n") == ["statement"]
 
 
-@given(st.binary(max_size=200) | st.recursive(st.none() | st.text(), st.lists, max_leaves=5).map(attestation.canonical))
+@given(st.binary(max_size=200) | st.lists(st.integers() | st.text(max_size=9), max_size=5).map(attestation.canonical))
 def test_G1_whatever_else_a_file_holds_is_refused_in_words(raw: bytes) -> None:
     assert failed(raw) == ["envelope"]
 
