@@ -16,6 +16,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # One more than cores: proofs wait more than they work.
 JOBS ?= $(shell echo $$(( $$(nproc) + 1 )))
+# Whoever watches sees what is fetched; a log does not need it.
+PIP_QUIET := $(shell test -t 2 || echo --quiet)
+APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
@@ -28,9 +31,10 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than 3.11; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	  { $(SUDO) apt-get update $(APT_QUIET) && $(SUDO) apt-get install -y $(APT_QUIET) python3-venv; }
+	@echo "setting up $(VENV), which takes a minute or two and is done once" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 # systemd-nspawn boots the private machine, D-Bus lets systemctl talk to it, ss lists the engine's sockets. Without them
@@ -39,16 +43,16 @@ MACHINE_PACKAGES := systemd-container dbus iproute2
 .PHONY: machine-tools
 machine-tools:
 	@{ command -v systemd-nspawn && command -v dbus-daemon && command -v ss; } >/dev/null || \
-	  { $(SUDO) apt-get update -qq && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(MACHINE_PACKAGES); } || \
+	  { $(SUDO) apt-get update $(APT_QUIET) && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) $(MACHINE_PACKAGES); } || \
 	  echo "$(MACHINE_PACKAGES) could not be installed: see 'make doctor'" >&2
 
 # The dashboard's page is looked at in a real browser.
 .PHONY: browser
 browser:
 	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || \
-	  { $(SUDO) apt-get update -qq && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } || \
+	  { $(SUDO) apt-get update $(APT_QUIET) && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends chromium; } || \
 	  echo "chromium could not be installed: see 'make doctor'" >&2
 
 proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
