@@ -86,7 +86,7 @@ def keygen(path: Path) -> str:
     with os.fdopen(fd, "wb") as file:
         os.fchmod(fd, 0o600)
         file.write(signer.private_bytes)
-    public = KEY_PREFIX + base64.b64encode(bytes.fromhex(str(signer.public_key.keyval["public"]))).decode()
+    public = _shown(signer)
     write(path.with_name(f"{path.name}.pub"), f"{public}\n".encode())
     return public
 
@@ -122,9 +122,14 @@ def _signer(path: Path) -> CryptoSigner:
     return CryptoSigner(key, _public(key.public_key()))
 
 
-def check_key(path: Path) -> None:
-    """Raises BundleError unless the file is a private key that may be used."""
-    _signer(path)
+def check_key(path: Path) -> str:
+    """The public key of a private key file. Raises BundleError unless it is one that may be used."""
+    return _shown(_signer(path))
+
+
+def _shown(signer: CryptoSigner) -> str:
+    """The public key as `[gate] trusted_keys` takes it."""
+    return KEY_PREFIX + base64.b64encode(bytes.fromhex(str(signer.public_key.keyval["public"]))).decode()
 
 
 def _public(key: Ed25519PublicKey) -> SSlibKey:
@@ -422,9 +427,11 @@ def write(path: Path, raw: bytes) -> None:
         raise BundleError(f"cannot write {path}: {error.strerror}") from error
 
 
-def verdict_on(made: dict[str, Any], checkout: Path) -> str:
-    """One line: how much is proven, or why the bundle opens nothing."""
+def verdict_on(made: dict[str, Any], checkout: Path, key: Path | None = None) -> str:
+    """One line: that the bundle has all, or why it opens nothing. key: the private key that signed it, if known."""
     objections = statement.objections(made, _clauses(checkout))
+    if key is not None and check_key(key) not in made["predicate"]["config"]["gate"]["trusted_keys"]:
+        objections.append(f"its configuration does not trust the key {key} ([gate] trusted_keys)")
     return f"opens nothing: {'; '.join(objections)}" if objections else "has all that a gate asks of the proofs"
 
 
@@ -452,7 +459,7 @@ def _sign(options: argparse.Namespace) -> int:
     raw, made = sign(Shell(Unrecorded()), options.reports, target, options.key)
     out = options.out or options.reports / BUNDLE_NAME
     write(out, raw)
-    print(f"{out}: {verdict_on(made, Path.cwd())}")
+    print(f"{out}: {verdict_on(made, Path.cwd(), options.key)}")
     return 0
 
 

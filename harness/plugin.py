@@ -427,7 +427,7 @@ def _sign(run: Run, key: Path, config: Path | None) -> str:
     try:
         raw, made = bundle.sign(Shell(Unrecorded()), run.options.reports, bundle.Target.staged(checkout, config), key)
         bundle.write(target, raw)
-        return f"proof bundle {target.relative_to(checkout)}: {bundle.verdict_on(made, checkout)}"
+        return f"proof bundle {target.relative_to(checkout)}: {bundle.verdict_on(made, checkout, key)}"
     except HarnessError as error:
         return f"no proof bundle: {error}"
 

@@ -157,8 +157,6 @@ def objections(statement: Mapping[str, Any], clauses: Iterable[str]) -> list[str
     found = []
     if config["mode"] != "LIVE" or not config["live_armed"]:
         found.append(f"its configuration has mode {config['mode']} and live_armed {str(config['live_armed']).lower()}")
-    if not config["gate"]["trusted_keys"]:
-        found.append("its configuration trusts no key ([gate] trusted_keys)")
     refuted = [one["proof"] for one in predicate["proofs"] if one["verdict"] == Verdict.REFUTED]
     if refuted:
         found.append(f"refuted: {_listed(refuted)}")

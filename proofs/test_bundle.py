@@ -180,7 +180,7 @@ def test_what_is_signed_is_what_the_run_left(run: ProvenRun) -> None:
     assert predicate["proved_on"]["drop_ins"] == {"10-proof.conf": "[Service]\nRestartSec=20ms\n"}
     assert predicate["platform"]["systemd"] == "systemd 252"
     assert predicate["config"]["risk_caps"]["max_exposure_usd"] == 10000.0
-    assert bundle.verdict_on(made, ROOT).startswith("has all")
+    assert bundle.verdict_on(made, ROOT, run.key).startswith("has all")
     *_, end = recorder.read(run.record)
     assert predicate["time"] == statement.show_time(end["at"]) <= predicate["signed"]
     with run.record.open("a") as record:
@@ -191,6 +191,12 @@ def test_what_is_signed_is_what_the_run_left(run: ProvenRun) -> None:
     run.leave()
     with pytest.raises(BundleError, match=r"record: it is about one of \d+ lines"):
         bundle.verify(path, [run.public], run.record)
+
+
+@pytest.mark.claim("V5")
+def test_a_bundle_whose_config_does_not_trust_its_key_is_told(run: ProvenRun) -> None:
+    run.config.write_text('mode = "LIVE"\nlive_armed = true\n')
+    assert "does not trust the key" in bundle.verdict_on(run.sign(), ROOT, run.key)
 
 
 @pytest.mark.claim("V5")
@@ -227,7 +233,6 @@ def test_V5_a_config_that_the_engine_refuses_is_not_signed(run: ProvenRun) -> No
         run.sign()
 
 
-@pytest.mark.claim("V5")
 def test_the_command_line(run: ProvenRun) -> None:
     for name in ("config", "engine"):
         (run.directory / name).symlink_to(ROOT / name)
@@ -238,6 +243,10 @@ def test_the_command_line(run: ProvenRun) -> None:
     path = "reports/proof_bundle.json"
     verified = command("verify", path, "--trust", "proof.key.pub", "--record", run.record, cwd=run.directory)
     assert (verified.returncode, "by a trusted key" in verified.stdout) == (0, True), verified.stderr
+    general = [sys.executable, "-m", "harness", "verify", path, "--trust", "proof.key.pub"]
+    checked = subprocess.run(general, cwd=run.directory, capture_output=True, text=True, check=False)
+    assert (checked.returncode, "is the record it is about" in checked.stdout) == (0, True), checked.stderr
+    assert subprocess.run(general[:-2], cwd=run.directory, capture_output=True, check=False).returncode == 1
     refused = command("verify", path, "--trust", STRANGER.public, cwd=run.directory)
     assert (refused.returncode, "signature: by none" in refused.stderr) == (1, True)
     shown = command("show", path, cwd=run.directory)
@@ -282,7 +291,6 @@ def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str],
     return done, clauses
 
 
-@pytest.mark.claim("V5")
 @pytest.mark.parametrize(
     ("args", "clauses"),
     [

@@ -10,6 +10,7 @@ import json
 import os
 import py_compile
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +118,15 @@ def test_G1_the_bundle_may_be_no_link_no_pipe_no_directory_and_not_huge(place: P
         place.bundle.unlink()
     place.bundle.mkdir()
     assert place.refused() == ["proof bundle"]
+
+
+def test_only_live_pays_for_the_gate() -> None:
+    """A start in SHADOW imports neither the gate nor what it needs."""
+    loads = "import sys, engine.__main__, engine.pipeline; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loads], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "engine.pipeline" in loaded
+    assert not loaded & {"engine.gate", "engine.attestation", "cryptography"}
 
 
 # --- memory ------------------------------------------------------------------------------------------------

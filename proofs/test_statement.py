@@ -108,13 +108,12 @@ def test_a_statement_that_contradicts_itself(change: Callable[[dict[str, Any]], 
     [
         (lambda made: made["predicate"]["config"].update(mode="SHADOW"), "mode SHADOW and live_armed true"),
         (lambda made: made["predicate"]["config"].update(live_armed=False), "live_armed false"),
-        (lambda made: made["predicate"]["config"]["gate"].update(trusted_keys=[]), "trusts no key"),
         (true_bundle.verdict("I7", "unproven"), "required and not proven: I7"),
         (true_bundle.verdict("psi", "refuted"), "refuted: proofs/test_all.py::test_psi; required and not proven: psi"),
         (true_bundle.listed("accepted_unproven", "S3"), "required and not proven: S3"),
         (lambda made: made["predicate"]["clauses"].clear(), "required and not proven: G0 G1"),
     ],
-    ids=range(7),
+    ids=range(6),
 )
 def test_why_a_bundle_opens_nothing(change: Callable[[dict[str, Any]], object], says: str) -> None:
     clauses = [*true_bundle.GUARDRAILS, "V1", "R6"]
