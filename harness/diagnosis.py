@@ -364,7 +364,9 @@ def _causes(sample: Sample, resource: str) -> dict[str, str]:
 
 
 def _listed(causes: Mapping[str, str]) -> str:
-    return " and ".join(f"{name} ({how})" for name, how in causes.items())
+    return " and ".join(
+        f"{'What runs in no unit' if name == NO_UNIT else name} ({how})" for name, how in causes.items()
+    )
 
 
 def _mostly(sample: Sample, unit: str, resource: str) -> str:

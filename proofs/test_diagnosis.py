@@ -165,6 +165,12 @@ def test_without_cgroups_the_processes_are_added_up() -> None:
     assert "a.service (used 0.70 of 4 cores, mostly sh, PID 3)" in words(sample)
 
 
+def test_a_process_in_no_unit_is_named_itself() -> None:
+    after = look(10.0, psi(cpu=9.0), processes={4: process(NO_UNIT, 15.0, name="rg")})
+    said = words(compare(FACTS, look(0.0, psi()), after))
+    assert "What runs in no unit (used 1.50 of 4 cores, mostly rg, PID 4) causes it." in said
+
+
 def test_a_unit_that_was_restarted_counts_from_zero() -> None:
     before = look(0.0, psi(), units={HOG: unit(100.0, cpu=50.0)})
     sample = compare(FACTS, before, look(10.0, psi(), units={HOG: unit(5.0, cpu=1.0)}))
