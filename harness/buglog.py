@@ -24,7 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness import timeline
-from harness.plots import Series, chart
+from harness.plots import Series, figure
 from harness.timeline import Bar
 from harness.verdict import Verdict, claims_in_name, merge
 
@@ -222,7 +222,7 @@ class ProofLog:
             for name, key in names.items()
         ]
         seconds = self.heartbeats[-1][0] - begun
-        self.chart = Markup(chart("Ticks since the start, by heartbeat", series, unit="", seconds=seconds))
+        self.chart = Markup(figure("Ticks since the start", series, unit="by heartbeat", seconds=seconds))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Series -> charts: SVG, without a library and without a script. `chart` is one picture; `figure` is HTML around lines
-that stretch to the width of the page while its text does not, to be read on a telephone as well as on paper.
+"""Series -> charts, without a library and without a script: lines in SVG that stretch to the width of the page, and
+words around them in HTML that do not, to be read on a telephone as well as on paper.
 
-Colours come from the page's CSS (`.series-0`, `.limit`, `.mark-controller`, ...), so that a chart follows light and
-dark. What was not measured is a gap, never a zero.
+Colours come from the page's CSS (templates/plots.css), so that a chart follows light and dark. What was not measured is
+a gap, never a zero.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 900, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 26, 24
+STRETCHED = 1000
+"""Units of a drawing in both directions, however large it is shown."""
+
+NUMBER_ROOM = 0.025
+"""Of a figure's width, for one number at the top of a mark."""
 
 Points = Sequence[tuple[float, float | None]]
 """(seconds since the start, value or None where it is not known), in order of time."""
@@ -36,14 +39,6 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """A horizontal line."""
-
-    name: str
-    value: float
-
-
-@dataclass(frozen=True)
 class Mark:
     """A vertical line: something happened."""
 
@@ -55,62 +50,6 @@ class Mark:
     """What a reader sees on pointing at it."""
     number: int | None = None
     """Of the decision in the page's table that tells more; None for none."""
-
-
-def chart(
-    title: str,
-    series: Sequence[Series],
-    *,
-    unit: str,
-    seconds: float,
-    limits: Sequence[Limit] = (),
-    marks: Sequence[Mark] = (),
-) -> str:
-    """One chart as an `<svg>` element.
-
-    unit: of the values, shown at the title. seconds: the right end of the time axis. A value that is not finite is
-    a gap.
-    """
-    seconds = max(seconds, 1.0)
-    values = [value for one in series for _, value in one.points if value is not None and math.isfinite(value)]
-    top = _round_up(max([*values, *(limit.value for limit in limits)], default=1.0))
-
-    def x(at: float) -> float:
-        return _LEFT + (WIDTH - _LEFT - _RIGHT) * min(max(at / seconds, 0.0), 1.0)
-
-    def y(value: float) -> float:
-        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * min(max(value / top, 0.0), 1.0)
-
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
-        f'<text class="title" x="{_LEFT}" y="15">{escape(title)} <tspan class="unit">{escape(unit)}</tspan></text>',
-    ]
-    for step in range(3):
-        value = top * step / 2
-        parts += [
-            f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>',
-            f'<text class="tick" x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{_short(value)}</text>',
-        ]
-    for step in range(5):
-        at, anchor = seconds * step / 4, ("start" if step == 0 else "end" if step == 4 else "middle")
-        label = escape(_clock(at))
-        parts.append(f'<text class="tick" x="{x(at):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{label}</text>')
-    for mark in marks:
-        parts.append(
-            f'<line class="mark mark-{escape(mark.kind)}" x1="{x(mark.at):.1f}" x2="{x(mark.at):.1f}" y1="{_TOP}" '
-            f'y2="{HEIGHT - _BOTTOM}"><title>{escape(mark.text)}</title></line>'
-        )
-    for index, limit in enumerate(limits):
-        parts.append(
-            f'<line class="limit series-{index}" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(limit.value):.1f}" '
-            f'y2="{y(limit.value):.1f}"><title>{escape(limit.name)} {limit.value:g}</title></line>'
-        )
-    for index, one in enumerate(series):
-        for run in _runs(_thin(one.points, seconds)):
-            parts.append(_polyline(run, x, y, stepped=one.stepped, index=index, name=one.name))
-    if len(series) > 1:
-        parts += _legend(series)
-    return "\n".join([*parts, "</svg>"])
 
 
 def figure(
@@ -125,25 +64,26 @@ def figure(
 ) -> str:
     """One chart as a `<figure>`, for a page that includes templates/plots.css.
 
-    Arguments as of `chart`; limits: series name -> its limit. ticks: values named at the left, default three. A mark
-    with a number links to `#decision-<number>`.
+    unit: of the values, shown at the title. seconds: the right end of the time axis. limits: series name -> its limit.
+    ticks: values named at the left, default three. A mark with a number links to `#decision-<number>`. A value that is
+    not finite is a gap.
     """
     seconds, limits = max(seconds, 1.0), limits or {}
     values = [value for one in series for _, value in one.points if value is not None and math.isfinite(value)]
     top = _round_up(max([*values, *limits.values(), *ticks], default=1.0))
 
     def x(at: float) -> float:
-        return _STRETCHED * min(max(at / seconds, 0.0), 1.0)
+        return STRETCHED * min(max(at / seconds, 0.0), 1.0)
 
     def y(value: float) -> float:
-        return _STRETCHED * (1.0 - min(max(value / top, 0.0), 1.0))
+        return STRETCHED * (1.0 - min(max(value / top, 0.0), 1.0))
 
     named = [value for value in ticks or (0.0, top / 2, top) if value <= top]
-    drawn = [f'<path class="grid" d="M0 {y(value):.1f}H{_STRETCHED}"/>' for value in named]
-    drawn += [f'<path class="mark mark-{escape(mark.kind)}" d="M{x(mark.at):.1f} 0V{_STRETCHED}"/>' for mark in marks]
+    drawn = [f'<path class="grid" d="M0 {y(value):.1f}H{STRETCHED}"/>' for value in named]
+    drawn += [f'<path class="mark mark-{escape(mark.kind)}" d="M{x(mark.at):.1f} 0V{STRETCHED}"/>' for mark in marks]
     for index, one in enumerate(series):
         if one.name in limits:
-            drawn.append(f'<path class="limit series-{index}" d="M0 {y(limits[one.name]):.1f}H{_STRETCHED}"/>')
+            drawn.append(f'<path class="limit series-{index}" d="M0 {y(limits[one.name]):.1f}H{STRETCHED}"/>')
         # A line of no length with round ends is a dot, which does not stretch with the drawing as a circle would.
         drawn += [
             f'<path class="line series-{index}" d="M{"L".join(f"{left:.1f} {up:.1f}" for left, up in places)}"/>'
@@ -168,7 +108,7 @@ def figure(
     return "\n".join(
         [
             f'<figure class="plot"><figcaption><b>{escape(title)}</b> <span>{escape(unit)}</span> {key}</figcaption>',
-            f'<div class="area"><svg viewBox="0 0 {_STRETCHED} {_STRETCHED}" preserveAspectRatio="none" role="img" '
+            f'<div class="area"><svg viewBox="0 0 {STRETCHED} {STRETCHED}" preserveAspectRatio="none" role="img" '
             f'aria-label="{escape(title)}">',
             *drawn,
             "</svg>",
@@ -183,31 +123,8 @@ def _apart(marks: Sequence[Mark], seconds: float) -> Iterator[Mark]:
     free_from = 0.0
     for mark in marks:
         if mark.number is not None and mark.at >= free_from:
-            free_from = mark.at + seconds * _NUMBER_ROOM
+            free_from = mark.at + seconds * NUMBER_ROOM
             yield mark
-
-
-_NUMBER_ROOM = 0.025
-"""Of a figure's width, for one number at the top of a mark."""
-
-_STRETCHED = 1000
-"""Units of a figure's drawing in both directions, however large it is shown."""
-
-
-def _legend(series: Sequence[Series]) -> Iterator[str]:
-    for index, one in enumerate(series):
-        left = WIDTH - _RIGHT - 90 * (len(series) - index)
-        yield f'<line class="line series-{index}" x1="{left}" x2="{left + 16}" y1="11" y2="11"/>'
-        yield f'<text class="tick" x="{left + 21}" y="15">{escape(one.name)}</text>'
-
-
-def _polyline(run: Run, x: Scale, y: Scale, *, stepped: bool, index: int, name: str) -> str:
-    places = _places(run, x, y, stepped=stepped)
-    if len(places) == 1:
-        # A point between two gaps would otherwise be an invisible line.
-        return f'<circle class="dot series-{index}" cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="1.5"/>'
-    joined = " ".join(f"{left:.1f},{up:.1f}" for left, up in places)
-    return f'<polyline class="line series-{index}" points="{joined}"><title>{escape(name)}</title></polyline>'
 
 
 def _places(run: Run, x: Scale, y: Scale, *, stepped: bool) -> list[tuple[float, float]]:
@@ -222,7 +139,7 @@ def _places(run: Run, x: Scale, y: Scale, *, stepped: bool) -> list[tuple[float,
 def _thin(points: Points, seconds: float) -> Points:
     """At most the extremes of each pixel column, so that a day has no more to draw than an hour, and no peak is
     lost."""
-    columns = WIDTH - _LEFT - _RIGHT
+    columns = STRETCHED
     if len(points) <= 2 * columns:
         return points
     buckets: dict[int, list[tuple[float, float | None]]] = {}
