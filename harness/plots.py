@@ -104,7 +104,7 @@ def figure(
         f'title="{escape(mark.text)}">{mark.number}</a>'
         for mark in _apart(marks, seconds)
     ]
-    times = "".join(f"<span>{_clock(seconds * step / 4)}</span>" for step in range(5))
+    times = "".join(f"<span>{_clock(seconds * step / 4, seconds)}</span>" for step in range(5))
     return "\n".join(
         [
             f'<figure class="plot"><figcaption><b>{escape(title)}</b> <span>{escape(unit)}</span> {key}</figcaption>',
@@ -186,6 +186,9 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
+def _clock(at: float, length: float) -> str:
+    """A time, as exact as the length of the axis asks for."""
+    if length < 60:
+        return f"{at:.1f} s"
+    whole = round(at)
     return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"

@@ -83,6 +83,15 @@ def test_a_figure_has_its_words_outside_of_what_stretches() -> None:
     assert "% <of>" in "".join(page.itertext())
 
 
+def test_times_are_as_exact_as_the_axis_is_long() -> None:
+    for seconds, times in ((2.0, ["0.0 s", "0.5 s", "1.0 s", "1.5 s", "2.0 s"]),
+                           (7200, ["0:00:00", "0:30:00", "1:00:00", "1:30:00", "2:00:00"])):  # fmt: skip
+        (axis,) = (
+            div for div in drawn(figure("t", [], unit="u", seconds=seconds)).iter("div") if div.get("class") == "x"
+        )
+        assert [span.text for span in axis] == times
+
+
 def test_numbers_of_marks_do_not_lie_upon_each_other() -> None:
     marks = [Mark(at, "stall", "t", number) for number, at in enumerate((50.0, 50.0, 51.0, 53.0), start=1)]
     page = drawn(figure("t", [Series("a", [])], unit="u", seconds=100, marks=marks))
