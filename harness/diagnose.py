@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def look(clock: Clock, pressure_dir: Path, cgroups: Path) -> Look:
         cpu_secs=total,
         pressure=observe.read_pressure(pressure_dir),
         units=_units(cgroups),
-        processes=dict(filter(None, map(_process, psutil.process_iter()))),
+        processes=dict(_processes()),
         devices={
             name: DeviceCount(
                 read_bytes=one.read_bytes,
@@ -71,30 +72,33 @@ def look(clock: Clock, pressure_dir: Path, cgroups: Path) -> Look:
     )
 
 
-def _process(process: psutil.Process) -> tuple[int, ProcessCount] | None:
-    """None for a process that has ended before all was read."""
+def _processes() -> Iterator[tuple[int, ProcessCount]]:
+    # Not psutil.process_iter(), which keeps its objects and so may take a new process for an earlier one of that PID.
+    for pid in psutil.pids():
+        # A process may end before all was read.
+        with suppress(psutil.Error, OSError):
+            yield pid, _process(psutil.Process(pid))
+
+
+def _process(process: psutil.Process) -> ProcessCount:
     proc = Path("/proc", str(process.pid))
-    try:
-        with process.oneshot():
-            times = process.cpu_times()
-            try:
-                moved = process.io_counters()
-                io = moved.read_bytes + moved.write_bytes
-            except psutil.AccessDenied:
-                io = None
-            count = ProcessCount(
-                started=process.create_time(),
-                name=process.name(),
-                unit=diagnosis.unit_of((proc / "cgroup").read_text()),
-                user_secs=times.user,
-                system_secs=times.system,
-                waited_secs=_waited(proc),
-                rss_bytes=process.memory_info().rss,
-                io_bytes=io,
-            )
-    except (psutil.Error, OSError):
-        return None
-    return process.pid, count
+    with process.oneshot():
+        times = process.cpu_times()
+        try:
+            moved = process.io_counters()
+            io = moved.read_bytes + moved.write_bytes
+        except psutil.AccessDenied:
+            io = None
+        return ProcessCount(
+            started=process.create_time(),
+            name=process.name(),
+            unit=diagnosis.unit_of((proc / "cgroup").read_text()),
+            user_secs=times.user,
+            system_secs=times.system,
+            waited_secs=_waited(proc),
+            rss_bytes=process.memory_info().rss,
+            io_bytes=io,
+        )
 
 
 def _waited(proc: Path) -> float | None:

@@ -247,9 +247,8 @@ def _unit(
         cores = _rate(old.cpu_secs if old else 0.0, new.cpu_secs, window)
         memory = new.memory_bytes
         io = _rate(old.io_bytes if old else 0, new.io_bytes, window)
-        if old is not None:
-            found = pressure.stalled(old.pressure, new.pressure, window)
-            stalled = None if isinstance(found, Unknown) else found
+        found = pressure.stalled(old.pressure if old else None, new.pressure, window)
+        stalled = None if isinstance(found, Unknown) else found
     if io is None:
         each = [process.io_bytes_per_sec for process in processes]
         known = [rate for rate in each if rate is not None]

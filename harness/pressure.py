@@ -79,10 +79,10 @@ def parse(texts: Mapping[str, str]) -> Pressure | Unknown:
     return Pressure(lines)
 
 
-def stalled(before: Pressure | Unknown, after: Pressure | Unknown, seconds: float) -> dict[str, float] | Unknown:
+def stalled(before: Pressure | Unknown | None, after: Pressure | Unknown, seconds: float) -> dict[str, float] | Unknown:
     """Percent of the `seconds` between two looks in which some task waited, for each resource.
 
-    Exact, where avg10 is an average that lags behind. Unknown when either look is.
+    Exact, where avg10 is an average that lags behind. before: None for what did not exist yet. Unknown when a look is.
     """
     if isinstance(before, Unknown):
         return before
@@ -90,7 +90,8 @@ def stalled(before: Pressure | Unknown, after: Pressure | Unknown, seconds: floa
         return after
     found = {}
     for resource in RESOURCES:
-        old, new = (reading.lines[f"{resource}_some"].total_us for reading in (before, after))
+        name = f"{resource}_some"
+        old, new = before.lines[name].total_us if before else 0, after.lines[name].total_us
         # A unit that was restarted meanwhile counts from zero.
         grown = new - old if new >= old else new
         found[resource] = min(100.0, grown / 1e4 / seconds)

@@ -10,6 +10,11 @@ BAR_CHARS = 20
 BAR_CHARS_MIN = 5
 """A shorter bar says nothing."""
 
+_GAP = "  "
+
+_RESOURCES = {"cpu": "cpu", "mem": "memory", "io": "io"}
+"""As they are shown -> as a sample calls them."""
+
 _COLOURS = {"NORMAL": "32", "THROTTLE1": "33", "THROTTLE2": "33", "THROTTLE3": "31", "down": "31"}
 
 
@@ -45,11 +50,6 @@ def line(sample: Mapping[str, object], seconds: float, *, colour: bool, columns:
     if colour:
         parts = [f"\x1b[{_COLOURS.get(state, '0')}m{part}\x1b[0m" if part == state else part for part in parts]
     return bar + _GAP.join(parts)
-
-
-_GAP = "  "
-
-_RESOURCES = {"cpu": "cpu", "mem": "memory", "io": "io"}
 
 
 def _length(parts: Sequence[str]) -> int:

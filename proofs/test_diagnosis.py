@@ -180,6 +180,13 @@ def test_a_unit_that_was_restarted_counts_from_zero() -> None:
     assert hog.stalled["cpu"] == pytest.approx(10.0)
 
 
+def test_a_unit_that_began_meanwhile_counts_from_zero() -> None:
+    sample = compare(FACTS, look(0.0, psi()), look(10.0, psi(), units={HOG: unit(5.0, cpu=1.0)}))
+    (hog,) = sample.units
+    assert hog.cores == 0.5
+    assert hog.stalled == {"cpu": pytest.approx(10.0), "memory": 0.0, "io": 0.0}
+
+
 def test_devices_and_waits() -> None:
     unused = DeviceCount(0, 0, 0, 0, 0)
     before = look(
