@@ -186,16 +186,17 @@ def package(tmp_path: Path) -> Path:
     return root
 
 
-def test_G1_the_engine_tree_is_what_the_harness_says_it_is() -> None:
-    """Two hands, one format."""
-    site = ROOT / ".cache/stage/opt/hybrid-engine"
-    here = gate.engine_files(ROOT / "engine")
-    assert len(here) > 15
-    assert all(name.endswith(".py") for name in here)
-    if site.is_dir() and (found := bundle.engine_files(site)) and found.keys() == here.keys():
-        assert statement.digest(found) == attestation.digest(
-            gate.engine_files(next(site.glob("lib/python3*/site-packages/engine")))
-        )
+def test_G1_the_engine_tree_is_what_the_harness_says_it_is(tmp_path: Path) -> None:
+    """Two hands, one format: of this engine, with bytecode and a directory in it."""
+    site = tmp_path / "lib/python3.11/site-packages"
+    shutil.copytree(ROOT / "engine", site / "engine")
+    (site / "engine" / "sub").mkdir()
+    (site / "engine" / "sub" / "data.bin").write_bytes(b"\0")
+    py_compile.compile(str(site / "engine" / "risk.py"))
+    found = gate.engine_files(site / "engine")
+    assert len(found) > 15
+    assert found == bundle.engine_files(tmp_path)
+    assert attestation.digest(found) == statement.digest(found)
 
 
 def test_G1_bytecode_does_not_count_but_whatever_else_python_would_import_does(package: Path) -> None:
