@@ -39,6 +39,7 @@ from harness.panel import (
     thin,
 )
 from harness.shell import Shell
+from harness.unit import UnitState
 from harness.verdict import Verdict
 
 T = TypeVar("T")
@@ -119,6 +120,8 @@ class Journal:
         self._about = _Tail(Rule("UNIT", unit_name) & Rule("_PID", "1"), LIFECYCLE_MAX)
         self._own = _Tail(Rule("_SYSTEMD_UNIT", unit_name), LOG_MAX)
         self._logs: dict[str, LogLook] = {}
+        # The run whose beginning has been looked for.
+        self._begun = ""
 
     def follow(self) -> None:
         """Take what has come since the last call."""
@@ -133,8 +136,9 @@ class Journal:
         if not self._logs and not self.lifecycle:
             return Trouble(f"it holds nothing about {self._unit}, or this user may not read it (group systemd-journal)")
         seen = self._logs.get(invocation_id, LogLook())
-        if not seen.mode and invocation_id:
+        if not seen.mode and invocation_id != self._begun:
             # Its beginning lies before what was read when the journal was opened.
+            self._begun = invocation_id
             for raw in _Tail(Rule("_SYSTEMD_INVOCATION_ID", invocation_id), None).take(BEGINNING_MAX):
                 self._note(raw)
             seen = self._logs.get(invocation_id, seen)
@@ -175,7 +179,8 @@ class _Tail:
             self._reader.skip_previous(self._back + 1)
 
     def take(self, most: int = CATCH_UP_MAX) -> list[dict[str, str]]:
-        """What has come since the last call, at most `most` entries; if there is more, the newest."""
+        """What has come since the last call, at most `most` entries; of what is more only the last `back` are taken by
+        the next call."""
         # Notices files that were added or rotated away.
         self._reader.process_events()
         found: list[dict[str, str]] = []
@@ -186,6 +191,17 @@ class _Tail:
                     self._rewind()
                 break
         return found
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What systemd tells of the unit."""
+
+    state: UnitState
+    changed_at: float | None
+    """Seconds since the Unix epoch; None when systemd has forgotten."""
+    directory: Path
+    """Where the unit's relative paths start from."""
 
 
 class Lookout:
@@ -210,17 +226,16 @@ class Lookout:
     def look(self) -> Observation:
         """One look at everything. Takes a few milliseconds, seconds when systemd does not answer."""
         tables = self._tables.value()
-        config = self._config(tables)
-        shown = self._unit()
-        log = self._log(shown)
+        shown = self._show()
+        journal = self._follow()
         ledger = self._ledger(tables, shown)
         self._rates.append(self._rate(ledger))
         return Observation(
             at=self._clock.wall(),
             refresh_secs=self._refresh_secs,
-            config=config,
-            unit=shown if isinstance(shown, Trouble) else shown[0],
-            log=log,
+            config=self._config(tables),
+            unit=shown if isinstance(shown, Trouble) else self._unit(shown, journal),
+            log=self._log(shown, journal),
             ledger=ledger,
             pressure=observe.read_pressure(self._places.pressure_dir),
             ticks_per_sec=self._rates[-1],
@@ -238,8 +253,7 @@ class Lookout:
         except ValueError as error:
             return Trouble(str(error))
 
-    def _unit(self) -> tuple[UnitLook, Path] | Trouble:
-        """The unit, and the directory its relative paths start from."""
+    def _show(self) -> _Shown | Trouble:
         names = (*unit.PROPERTIES, "StateChangeTimestampMonotonic", "WorkingDirectory")
         argv = unit.show_argv(self._places.unit, names=names)
         try:
@@ -250,29 +264,38 @@ class Lookout:
         except ValueError as error:
             return Trouble(f"systemd does not tell: {answer.stderr.strip() or error}")
         changed_us = int(more.get("StateChangeTimestampMonotonic") or 0)
-        since = self._clock.wall() - (self._clock.monotonic() - changed_us / 1e6) if changed_us else None
+        changed_at = self._clock.wall() - (self._clock.monotonic() - changed_us / 1e6) if changed_us else None
+        # systemd marks a directory that may be missing with an exclamation mark.
+        return _Shown(state, changed_at, Path(more.get("WorkingDirectory", "").removeprefix("!") or "/"))
+
+    def _follow(self) -> Journal | Trouble:
         try:
             if self._journal is None:
                 self._journal = Journal(self._places.unit)
             self._journal.follow()
-            lifecycle = list(self._journal.lifecycle)
-        except OSError:
-            lifecycle = []
-        look = UnitLook(state, since, lifecycle, observe.rss_bytes(state.main_pid) if state.main_pid > 1 else None)
-        # systemd marks a directory that may be missing with an exclamation mark.
-        return look, Path(more.get("WorkingDirectory", "").removeprefix("!") or "/")
+        except OSError as error:
+            self._journal = None
+            return Trouble(f"it cannot be read: {error.strerror or error}")
+        return self._journal
 
-    def _log(self, shown: tuple[UnitLook, Path] | Trouble) -> LogLook | Trouble:
+    @staticmethod
+    def _unit(shown: _Shown, journal: Journal | Trouble) -> UnitLook:
+        lifecycle = [] if isinstance(journal, Trouble) else list(journal.lifecycle)
+        pid = shown.state.main_pid
+        return UnitLook(shown.state, shown.changed_at, lifecycle, observe.rss_bytes(pid) if pid > 1 else None)
+
+    @staticmethod
+    def _log(shown: _Shown | Trouble, journal: Journal | Trouble) -> LogLook | Trouble:
+        if isinstance(journal, Trouble):
+            return journal
         if isinstance(shown, Trouble):
             return Trouble("without systemd it is not known which run of the engine to look for")
-        if self._journal is None:
-            return Trouble("the journal cannot be opened")
         try:
-            return self._journal.log(shown[0].state.invocation_id)
+            return journal.log(shown.state.invocation_id)
         except OSError as error:
-            return Trouble(f"the journal cannot be read: {error.strerror or error}")
+            return Trouble(f"it cannot be read: {error.strerror or error}")
 
-    def _ledger(self, tables: dict[str, Any] | Trouble, shown: tuple[UnitLook, Path] | Trouble) -> Glance | Trouble:
+    def _ledger(self, tables: dict[str, Any] | Trouble, shown: _Shown | Trouble) -> Glance | Trouble:
         path = self._places.database
         if path is None:
             if isinstance(tables, Trouble):
@@ -281,7 +304,7 @@ class Lookout:
         if not path.is_absolute():
             if isinstance(shown, Trouble):
                 return Trouble(f"{path}: it is relative to the unit's working directory, and {shown.reason}")
-            path = shown[1] / path
+            path = shown.directory / path
         if path != self._database:
             self._line, self._database = [], path
             self._counts.clear()
@@ -289,14 +312,11 @@ class Lookout:
         most = TICKS_A_LOOK_MAX if self._line else LINE_POINTS_MAX
         try:
             seen = ledger_view.glance(path, after_tick=newest, ticks_max=most, deeds_max=DEEDS_MAX)
-            if (
-                newest
-                and not seen.ticks
-                and ledger_view.glance(path, after_tick=0, ticks_max=1, deeds_max=0).ticks[-1:] != [self._line[-1]]
-            ):
-                # Another database stands in the old one's place.
-                self._line = []
-                seen = ledger_view.glance(path, after_tick=0, ticks_max=LINE_POINTS_MAX, deeds_max=DEEDS_MAX)
+            if newest and not seen.ticks:
+                again = ledger_view.glance(path, after_tick=0, ticks_max=LINE_POINTS_MAX, deeds_max=DEEDS_MAX)
+                if again.ticks[-1:] != self._line[-1:]:
+                    # Another database stands in the old one's place.
+                    self._line, seen = [], again
         except HarnessError as error:
             return Trouble(str(error))
         fresh = thin(seen.ticks, POINTS_A_LOOK_MAX) if self._line else seen.ticks

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import importlib.resources
 import json
@@ -46,6 +47,9 @@ WATCHERS_MAX = 50
 """Pages that may be open at once; one more is told to come back."""
 
 CONNECTIONS_MAX = 256
+
+FEED_SECS = 10.0
+"""So often systemd is told that all is well where looks are further apart: a third of the unit's WatchdogSec."""
 
 GRACE_SECS = 2
 """How long answers may take to end when the dashboard is told to."""
@@ -103,10 +107,10 @@ class Board:
                 due = loop.time() + refresh_secs
                 self._show(await loop.run_in_executor(thread, self._lookout.look))
                 _tell_systemd(Notification.WATCHDOG)
-                try:
-                    await asyncio.wait_for(self._closing.wait(), max(0.0, due - loop.time()))
-                except TimeoutError:
-                    continue
+                while (left := due - loop.time()) > 0 and not self._closing.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._closing.wait(), min(left, FEED_SECS))
+                    _tell_systemd(Notification.WATCHDOG)
 
     async def first_look(self) -> None:
         """Return when there is something to show."""
@@ -114,7 +118,7 @@ class Board:
 
     def _show(self, seen: Observation) -> None:
         self._seen = seen
-        self._text = json.dumps(panel.page(seen), separators=(",", ":"), default=str)
+        self._text = json.dumps(panel.page(seen), separators=(",", ":"))
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -224,7 +228,6 @@ def application(board: Board, reports: Path, names: frozenset[str], refresh_secs
 
 def _own_csp(html: bytes) -> str:
     """A policy under which a self-contained document may use the styles and scripts that stand in it, and no other."""
-
     none = "'none'"
 
     def hashes(tag: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -28,6 +29,9 @@ from harness import nemesis, panel, web
 from harness.buglog import anchor
 from harness.clock import OsClock, poll
 from harness.errors import HarnessError
+from harness.lookout import Lookout, Places
+from harness.recorder import Unrecorded
+from harness.shell import Shell
 from proofs.fixtures import seed_database
 from proofs.fixtures.browser import Visit, check_readable
 from proofs.fixtures.dashboard_unit import DASHBOARD, DashboardUnit
@@ -397,6 +401,27 @@ def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
         assert poll(lambda: True if served() else None, OsClock(), 5.0)
         assert poll(lambda: None if served() else True, OsClock(), 5 * program.UNTAKEN_MS / 1000), "it is still served"
         assert process.poll() is None
+
+
+def test_systemd_hears_of_it_although_looks_are_far_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = tmp_path / "none"
+    places = Places("none.service", nowhere, None, nowhere, nowhere, nowhere, "/")
+    board = web.Board(Lookout(places, 3600.0, Shell(Unrecorded()), OsClock()))
+    monkeypatch.setattr(web, "FEED_SECS", 0.01)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+
+    async def look_until_fed(systemd: socket.socket) -> list[bytes]:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(board.look_on(3600.0))
+            fed = [await asyncio.get_running_loop().sock_recv(systemd, 100) for _ in range(3)]
+            board.close()
+        return fed
+
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
+        systemd.setblocking(False)
+        systemd.bind(str(tmp_path / "notify"))
+        fed = asyncio.run(asyncio.wait_for(look_until_fed(systemd), 10.0))
+    assert [message.strip() for message in fed] == [b"WATCHDOG=1"] * 3
 
 
 def test_a_port_that_is_taken_is_told_with_its_holder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
