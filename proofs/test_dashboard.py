@@ -410,18 +410,19 @@ def test_systemd_hears_of_it_although_looks_are_far_apart(tmp_path: Path, monkey
     monkeypatch.setattr(web, "FEED_SECS", 0.01)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
 
-    async def look_until_fed(systemd: socket.socket) -> list[bytes]:
+    async def look_until_fed(systemd: socket.socket) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(board.look_on(3600.0))
-            fed = [await asyncio.get_running_loop().sock_recv(systemd, 100) for _ in range(3)]
+            fed = 0
+            while fed < 3:
+                # A systemctl that fails tells so too.
+                fed += b"WATCHDOG=1" in await asyncio.get_running_loop().sock_recv(systemd, 100)
             board.close()
-        return fed
 
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
         systemd.setblocking(False)
         systemd.bind(str(tmp_path / "notify"))
-        fed = asyncio.run(asyncio.wait_for(look_until_fed(systemd), 10.0))
-    assert [message.strip() for message in fed] == [b"WATCHDOG=1"] * 3
+        asyncio.run(asyncio.wait_for(look_until_fed(systemd), 10.0))
 
 
 def test_a_port_that_is_taken_is_told_with_its_holder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
