@@ -422,7 +422,9 @@ def test_systemd_hears_of_it_although_looks_are_far_apart(tmp_path: Path, monkey
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
         systemd.setblocking(False)
         systemd.bind(str(tmp_path / "notify"))
-        asyncio.run(asyncio.wait_for(look_until_fed(systemd), 10.0))
+        # On a thread of its own: while a browser is open, playwright has a loop on this one.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: asyncio.run(asyncio.wait_for(look_until_fed(systemd), 10.0))).result()
 
 
 def test_a_port_that_is_taken_is_told_with_its_holder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
