@@ -341,6 +341,11 @@ def test_the_unit_is_caged(engine: EngineUnit, dashboard: DashboardUnit) -> None
     # CAP_DAC_READ_SEARCH is bit 2 (linux/capability.h).
     assert re.findall(r"^Cap(?:Prm|Eff|Bnd|Amb):\s+(\w+)$", status, re.MULTILINE) == ["0" * 15 + "4"] * 4
     assert not re.search(r"^Uid:\s+0\b", status, re.MULTILINE)
+    # Among the mounts that it sees there is no secret and no place to write, even for root.
+    inside = ("nsenter", "-t", pid, "-m")
+    assert "Permission denied" in machine.run(*inside, "setpriv", "--bounding-set=-all", "cat", "/etc/shadow").stderr
+    for place in ("/var/lib/hybrid-engine/x", "/etc/hybrid-engine/x", "/var/lib/x", "/usr/x"):
+        assert "Read-only file system" in machine.run(*inside, "touch", place).stderr, place
 
 
 # --- the program alone -------------------------------------------------------------------------------------
