@@ -182,12 +182,13 @@ def test_full_disk_is_waited_for(engine: EngineUnit, exchange: Exchange) -> None
     with nemesis.small_disk(engine.machine, disk, "1m"):
         engine.connect(exchange, app={"db_path": "disk/bot.db"})
         with nemesis.full_disk(engine.machine, disk):
-            exchange.send_ticks(2000)
+            # Fewer than the persist channel holds: more would be an overload (B2).
+            exchange.send_ticks(300)
             engine.wait(
                 "the word that a batch could not be written", lambda e: e.level == "WARN" and "full" in e.message
             )
         engine.wait_log(
-            "HEARTBEAT (G4)", lambda e: e.fields["tick_rows_written"] == 2000 and e.fields["persist_errors"] > 0
+            "HEARTBEAT (G4)", lambda e: e.fields["tick_rows_written"] == 300 and e.fields["persist_errors"] > 0
         )
         state = engine.show()
         engine.expect((state.active, state.n_restarts) == ("active", 0), "a full disk took the engine down")
