@@ -1,7 +1,8 @@
 """Fixtures of the proofs; the plugin in harness/ brings machine, shell and journal."""
 
 import sys
-from pathlib import Path
+
+from proofs.fixtures.bytecode import BYTECODE
 
 pytest_plugins = [
     "proofs.fixtures.engine_unit",
@@ -13,5 +14,5 @@ pytest_plugins = [
 if sys.dont_write_bytecode:
     # Somebody wants no bytecode in the tree. Rewriting the assertions of all modules anew costs every start more
     # than a second, so it is kept beside the stage instead.
-    sys.pycache_prefix = str(Path(__file__).resolve().parent.parent / ".cache" / "pycache")
+    sys.pycache_prefix = str(BYTECODE)
     sys.dont_write_bytecode = False

@@ -18,6 +18,7 @@ from engine import attestation
 from harness import bundle, recorder, statement
 from harness.errors import BundleError, RecorderError
 from proofs.fixtures import true_bundle
+from proofs.fixtures.bytecode import QUICK, environ
 from proofs.fixtures.engine_process import ROOT
 from proofs.fixtures.proven_run import ProvenRun
 from proofs.fixtures.true_bundle import Signer, flipped
@@ -282,8 +283,8 @@ def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str],
     )
     key = ("--sign-key", str(run.key), "--sign-config", str(run.config))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *key, *args],
-        cwd=run.directory, capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-m", "pytest", *QUICK, *key, *args],
+        cwd=run.directory, capture_output=True, text=True, timeout=60, check=False, env=environ(),
     )  # fmt: skip
     path = run.reports / bundle.BUNDLE_NAME
     clauses = bundle.verify(path, [run.public])["predicate"]["clauses"] if path.exists() else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import signal
@@ -17,6 +16,7 @@ import pytest
 from harness import machine as machines
 from harness import recorder as flight
 from harness.clock import OsClock, poll
+from proofs.fixtures.bytecode import QUICK, environ
 
 HEADER = """
 import pytest
@@ -67,11 +67,12 @@ def run(tmp_path: Path, text: str, *args: str) -> tuple[int, str, dict[str, Any]
     (tmp_path / "test_sample.py").write_text(HEADER + text)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args],
+        [sys.executable, "-m", "pytest", *QUICK, *args],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
+        env=environ(),
     )
     report = tmp_path / "reports" / "verdicts.json"
     return done.returncode, done.stdout, json.loads(report.read_text()) if report.exists() else {}
@@ -233,12 +234,12 @@ def test_no_systemd_is_unproven_and_says_what_to_install(tmp_path: Path) -> None
     (tmp_path / "test_sample.py").write_text(HEADER + text)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, str(tmp_path)],
+        [sys.executable, "-c", AS_NOBODY, str(tmp_path), *QUICK],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path / "none")},
+        env={**environ(), "XDG_RUNTIME_DIR": str(tmp_path / "none")},
     )
     assert done.returncode == 3, done.stdout + done.stderr
     assert "a private systemd needs root" in done.stdout
@@ -250,7 +251,7 @@ import pytest
 from harness import machine
 os.chmod(sys.argv[1], 0o777)
 machine.os.geteuid = lambda: 65534
-sys.exit(pytest.main(["-p", "no:cacheprovider"]))
+sys.exit(pytest.main(sys.argv[2:]))
 """
 
 
