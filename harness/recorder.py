@@ -58,9 +58,11 @@ EXCERPT_CHARS = 4096
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """No writer of ours makes a line nearly as long; a reader need not hold more."""
 
-UNSYNCED = ("journal",)
-"""Lines that are not waited for on their way to the disk: the next other line takes them along."""
+UNSYNCED = ("journal", "result")
+"""Lines that are not waited for on their way to the disk: the next other line takes them along, and that is the intent
+of the next command at the latest, before it runs."""
 
+_ENCODER = json.JSONEncoder(default=str, separators=(",", ":"))
 _SUFFIX = b',"sha256":"%s"}\n'
 _SUFFIX_BYTES = len(_SUFFIX % GENESIS.encode())
 
@@ -121,7 +123,7 @@ class Recorder:
             raise RecorderError(f"cannot write the flight record {path}: {error.strerror}") from error
 
     def write(self, kind: str, **facts: Any) -> int:
-        """Append one line and return its sequence number; it is on disk when this returns, but for UNSYNCED kinds.
+        """Append one line and return its sequence number; it and all before are on disk then, but for UNSYNCED kinds.
 
         facts: JSON values, or bytes for output. Raises RecorderError when the line cannot be written.
         """
@@ -167,7 +169,7 @@ class Recorder:
                 "run": self.run_id, "worker": self.worker, "seq": self._seq, "at": self._clock.wall(),
                 "proof": self.redactor.text(self.proof), "type": kind, **kept, "prev": self._head(),
             }  # fmt: skip
-            body = json.dumps(line, default=str, separators=(",", ":")).encode()
+            body = _ENCODER.encode(line).encode()
             data = body[:-1] + _SUFFIX % hashlib.sha256(body).hexdigest().encode()
             written = os.write(self._fd, data)
         finally:
