@@ -13,7 +13,7 @@ import hashlib
 import json
 import shlex
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -33,7 +33,7 @@ Lines = Iterable[Mapping[str, Any]]
 SIZE_MAX = 5_000_000
 """Bytes of a document."""
 
-STEPS_SIZE = 2_000_000
+STEPS_SIZE = 2_400_000
 """What all steps of all proofs may take, about."""
 
 ROWS_SIZE, SECTIONS_SIZE = 900_000, 600_000
@@ -303,7 +303,7 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
     pass_ = _FirstPass(read())
     proofs = pass_.proofs
     weights = {name: 1 if proof.verdict == Verdict.PROVEN else NOT_PROVEN_WEIGHT for name, proof in proofs.items()}
-    share = STEPS_SIZE / max(1, sum(weights[name] for name in pass_.busy & weights.keys()))
+    share = _share([(size, weights[name]) for name, size in pass_.sizes.items() if name in weights])
     for name, proof in proofs.items():
         proof.steps = Steps(int(min(SHARE_MAX, share * weights[name])))
     between = Steps(SHARE_MAX)
@@ -369,6 +369,20 @@ def _within(size: int, proofs: Iterable[ProofLog], texts: Callable[[ProofLog], I
     return found
 
 
+def _share(wanted: Sequence[tuple[int, int]]) -> float:
+    """What a proof of weight 1 may take, so that all together take STEPS_SIZE: what one does not need, others have.
+
+    wanted: (size of all its steps, weight) of each proof.
+    """
+    left, weights = float(STEPS_SIZE), sum(weight for _, weight in wanted)
+    for size, weight in sorted(wanted, key=lambda one: one[0] / one[1]):
+        if size > left / weights * weight:
+            return left / weights
+        left -= size
+        weights -= weight
+    return float(SHARE_MAX)
+
+
 class _FirstPass:
     """What a run was, and how its proofs ended."""
 
@@ -381,8 +395,8 @@ class _FirstPass:
         self.proofs: dict[str, ProofLog] = {}
         self.units: list[tuple[str, str]] = []
         self.sabotages: list[Mapping[str, Any]] = []
-        self.busy: set[str] = set()
-        """Proofs that have steps."""
+        self.sizes: dict[str, int] = {}
+        """Proof -> what all its steps would take, about; only of proofs that have some."""
         self.end: Mapping[str, Any] | None = None
         unfinished: dict[str, Mapping[str, Any]] = {}
         for line in lines:
@@ -408,7 +422,9 @@ class _FirstPass:
             elif proof and proof not in self.proofs:
                 unfinished[proof] = line
             if proof and kind != "verdict":
-                self.busy.add(proof)
+                texts = (line.get(name) for name in ("argv", "text", "message", "stdout", "stderr"))
+                size = STEP_SIZE + 2 * sum(min(len(str(text)), SHOWN_OUTPUT_CHARS) for text in texts if text)
+                self.sizes[proof] = self.sizes.get(proof, 0) + size
         for proof, line in unfinished.items():
             reason = "no verdict was recorded: the run was cut off in the middle of it"
             missing = {"claims": [], "verdict": Verdict.UNPROVEN.value, "reason": reason, "seconds": 0.0, "about": ""}

@@ -304,3 +304,12 @@ def test_log_lines_of_any_form() -> None:
     for message in ("", "plain", "{}", "[1]", '{"fields": 5}', '{"fields": {}}', '{"fields": {"message": 1}}', "null"):
         steps = list(document([RECORD[0], line(2, "journal", by="x", message=message), *RECORD[-3:]]).proofs[0].steps)
         assert re.match(r"x: ", steps[0].title)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3 * buglog.STEPS_SIZE), st.sampled_from([1, buglog.NOT_PROVEN_WEIGHT]))))
+def test_shares_use_all_there_is_and_no_more(wanted: list[tuple[int, int]]) -> None:
+    share = buglog._share(wanted)
+    taken = sum(min(size, share * weight) for size, weight in wanted)
+    assert taken <= buglog.STEPS_SIZE * (1 + 1e-9)
+    if any(size > share * weight for size, weight in wanted):
+        assert taken >= min(buglog.STEPS_SIZE * (1 - 1e-9), buglog.SHARE_MAX)
