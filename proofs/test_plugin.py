@@ -269,7 +269,9 @@ def test_ctrl_c_halts_the_machine(pytestconfig: pytest.Config, tmp_path: Path) -
         raise reason
     marker = tmp_path / "booted"
     (tmp_path / "conftest.py").write_text(
-        "from pathlib import Path\nimport pytest\nfrom harness.stage import Stage\n"
+        "import signal\nfrom pathlib import Path\nimport pytest\nfrom harness.stage import Stage\n"
+        # What was started in the background of a script has SIGINT ignored, and so has all that it starts.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"@pytest.fixture(scope='session')\ndef stage():\n    return Stage(Path({str(pytestconfig.rootpath)!r}))\n"
     )
     (tmp_path / "test_sample.py").write_text(

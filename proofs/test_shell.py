@@ -24,7 +24,10 @@ SLEEPERS = f"sleep {SLEEP} & sleep {SLEEP}"
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
     recorder = Recorder(tmp_path / "record.jsonl", "run", "main")
+    # Whatever was started in the background of a script has SIGINT ignored, and so has all that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield Shell(recorder)
+    signal.signal(signal.SIGINT, before)
     recorder.close()
 
 
