@@ -342,6 +342,9 @@ looks at the database in the moment in which we open it makes them its own befor
 
 OPEN_PAUSE_SECS: Final = 0.01
 
+_BESIDE: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
+"""What SQLite says then, depending on whether those files can be read: the database itself was found to be writable."""
+
 _LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _DISK: Final = frozenset({
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
@@ -486,7 +489,7 @@ def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False)
         try:
             return _open(path, busy_timeout_ms, replay)
         except sqlite3.Error as error:
-            if _primary_code(error) != sqlite3.SQLITE_CANTOPEN or time.monotonic() > patience:
+            if _primary_code(error) not in _BESIDE or time.monotonic() > patience:
                 _refuse(path, error, "cannot be opened")
         except OSError as error:
             raise Crash(f"{path}: {error}", path=str(path)) from error

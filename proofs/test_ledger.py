@@ -150,6 +150,25 @@ def test_D5_a_reader_that_opens_at_the_same_moment_does_no_harm(database: Path) 
         opening.result(timeout=10).close()
 
 
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY])
+def test_D5_whatever_sqlite_says_of_files_that_are_anothers_is_waited_for(
+    database: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Root may write everything, so what SQLite says to an engine that is not root is said in its place."""
+    real, said = ledger._open, []
+
+    def other(*args: Any) -> Ledger:
+        if len(said) < 3:
+            said.append(error := sqlite3.OperationalError("of another user"))
+            error.sqlite_errorcode = code
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(ledger, "_open", other)
+    opened(database).close()
+    assert len(said) == 3
+
+
 def test_D5_files_beside_the_database_that_stay_beyond_us_are_a_configuration_error(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
