@@ -59,6 +59,10 @@ MASKED = (
     "systemd-journal-flush.service",
 )
 
+NO_GENERATORS = "/run/no-generators"
+"""Where the machine's systemd looks for generators: nowhere. They make units of the host's fstab, ttys and init
+scripts, of which a machine has none, and each daemon-reload runs all of them: 130 ms instead of 20 ms."""
+
 TARGET = """\
 [Unit]
 Description=A machine for proofs
@@ -151,6 +155,9 @@ class PrivateMachine:
         units.mkdir()
         (self._work / "state").mkdir()
         (units / "proofs.target").write_text(TARGET)
+        for masked in MASKED:
+            # Not systemd.mask= on its command line: that is the work of a generator.
+            (units / masked).symlink_to("/dev/null")
         owner = {"pid": os.getpid(), "started": process_start(os.getpid())}
         (self._work / "owner.json").write_text(json.dumps(owner))
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
@@ -197,7 +204,8 @@ class PrivateMachine:
             "systemd-nspawn", "--register=no", "--keep-unit", "--quiet", f"--machine={self.name}",
             f"--directory={self._work / 'root'}", "--volatile=overlay", "--link-journal=no",
             "--resolv-conf=off", "--timezone=off", "--console=pipe", "--notify-ready=yes",
-            *binds, "--boot", "systemd.unit=proofs.target", *(f"systemd.mask={unit}" for unit in MASKED),
+            f"--setenv=SYSTEMD_GENERATOR_PATH={NO_GENERATORS}",
+            *binds, "--boot", "systemd.unit=proofs.target",
         ]  # fmt: skip
 
     def _await_boot(self, notify: socket.socket) -> None:

@@ -1,9 +1,16 @@
-"""The sole importer of `sh`: every command of the harness runs here, and is recorded."""
+"""The sole importer of `sh` and `subprocess`: every command of the harness runs here, and is recorded.
+
+What goes on running is sh's: it gives lines to a callback as they come. What is only waited for is not: sh forks this
+whole process for each command (7 ms with 120 MB in it, and as much for the pages that both then copy), subprocess
+spawns it by vfork (3 ms in all), and most commands here take less than that.
+"""
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-import sh
 
 from harness.clock import Clock, OsClock
 from harness.errors import CommandFailed, Unavailable
@@ -82,21 +87,22 @@ class Process:
 
 class _Killed:
     """Kills the command that was put in it, with all that it started, when the block is left by an exception, such as
-    Ctrl-C: sh's threads would keep this process alive until the command ends by itself."""
+    Ctrl-C."""
 
     def __init__(self) -> None:
-        self._running: Any = None
+        self._group = 0
 
-    def put(self, command: Any, *args: str, **options: Any) -> Any:
-        """Start `command` in a process group of its own. An interrupt waits until it can be killed."""
+    def put(self, start: Callable[[], Any]) -> Any:
+        """Start a command that gets a process group of its own. An interrupt waits until it can be killed."""
         with _uninterrupted():
-            self._running = command(*args, _new_group=True, **options)
-        return self._running
+            started = start()
+            self._group = int(started.pid)
+        return started
 
     def kill(self) -> None:
-        if self._running is not None:
+        if self._group > 1:
             with suppress(ProcessLookupError):
-                self._running.kill_group()
+                os.killpg(self._group, signal.SIGKILL)
 
     def __enter__(self) -> _Killed:
         return self
@@ -142,27 +148,17 @@ class Shell:
         """
         intent = self.recorder.intent(argv, str(cwd or Path.cwd()))
         started = self._clock.monotonic()
+        overdue = False
         with _Killed() as spawned:
-            running = spawned.put(
-                self._command(argv[0]), *argv[1:],
-                _cwd=str(cwd) if cwd else None, _tty_out=False, _bg=True, _bg_exc=False,
-            )  # fmt: skip
-            # Not sh's own _timeout=: it looks every 0.1 s, which is ten times what most commands here take.
-            overdue = threading.Event()
-
-            def give_up() -> None:
-                overdue.set()
-                spawned.kill()
-
-            timer = threading.Timer(timeout_secs, give_up)
-            timer.daemon = True
-            timer.start()
+            running = spawned.put(lambda: _spawn(argv, cwd))
             try:
-                status = int(running.process.wait())
-            finally:
-                timer.cancel()
-        result = self._result(intent, argv, status, running.process.stdout, running.process.stderr, started)
-        if overdue.is_set():
+                out, err = running.communicate(timeout=timeout_secs)
+            except subprocess.TimeoutExpired:
+                overdue = True
+                spawned.kill()
+                out, err = running.communicate(timeout=KILL_SECS)
+        result = self._result(intent, argv, running.returncode, out, err, started)
+        if overdue:
             raise CommandFailed(f"`{shlex.join(argv)}` did not end within {timeout_secs:g} s")
         return result
 
@@ -183,12 +179,7 @@ class Shell:
             ended.set()
 
         with _Killed() as spawned:
-            running = spawned.put(
-                self._command(argv[0]), *argv[1:],
-                _bg=True, _bg_exc=False, _out=keep, _err=keep, _done=done, _tty_out=False, _encoding="utf-8",
-                _decode_errors="surrogateescape",
-            )  # fmt: skip
-            return Process(running, ended)
+            return Process(spawned.put(lambda: _start(argv, keep, done)), ended)
 
     def _result(
         self, intent: int, argv: Sequence[str], status: int, out: bytes, err: bytes, started: float
@@ -210,9 +201,33 @@ class Shell:
         )
         return result
 
-    @staticmethod
-    def _command(program: str) -> Any:
-        try:
-            return sh.Command(program)
-        except sh.CommandNotFound as error:
-            raise Unavailable(f"`{program}` is not installed", f"install the package that has {program}") from error
+
+def _spawn(argv: Sequence[str], cwd: Path | None) -> subprocess.Popen[bytes]:
+    """Start a command whose output is wanted at its end."""
+    try:
+        return subprocess.Popen(
+            argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        if error.filename != argv[0]:
+            raise
+        raise _not_installed(argv[0]) from error
+
+
+def _start(argv: Sequence[str], on_line: Callable[[str], None], on_end: Callable[[Any, bool, int], None]) -> Any:
+    """Start a command whose lines are wanted as they come."""
+    # Here, because it takes 30 ms that nobody else needs to wait for.
+    import sh
+
+    try:
+        command = sh.Command(argv[0])
+    except sh.CommandNotFound as error:
+        raise _not_installed(argv[0]) from error
+    return command(
+        *argv[1:], _bg=True, _bg_exc=False, _out=on_line, _err=on_line, _done=on_end, _tty_out=False, _new_group=True,
+        _encoding="utf-8", _decode_errors="surrogateescape",
+    )  # fmt: skip
+
+
+def _not_installed(program: str) -> Unavailable:
+    return Unavailable(f"`{program}` is not installed", f"install the package that has {program}")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from harness import shell as module
 from harness.clock import OsClock, poll
-from harness.errors import CommandFailed
+from harness.errors import CommandFailed, Unavailable
 from harness.recorder import Recorder
 from harness.shell import Shell
 
@@ -45,24 +46,21 @@ def wait_sleepers(count: int) -> None:
     assert poll(lambda: True if sleepers() == count else None, OsClock(), 10.0), f"{sleepers()} sleep, not {count}"
 
 
-def interrupted_by(shell: Shell, monkeypatch: pytest.MonkeyPatch, when: Callable[[], object]) -> None:
+def interrupted_by(monkeypatch: pytest.MonkeyPatch, start: str) -> None:
     """SIGINT comes in the very instant in which the command is started."""
-    real = Shell._command
+    real: Callable[..., Any] = getattr(module, start)
 
-    def command(program: str) -> Any:
-        def call(*args: str, **options: Any) -> Any:
-            running = real(program)(*args, **options)
-            when()
-            signal.raise_signal(signal.SIGINT)
-            return running
+    def started(*args: Any) -> Any:
+        running = real(*args)
+        wait_sleepers(2)
+        signal.raise_signal(signal.SIGINT)
+        return running
 
-        return call
-
-    monkeypatch.setattr(shell, "_command", command)
+    monkeypatch.setattr(module, start, started)
 
 
 def test_an_interrupt_while_a_command_starts_ends_it(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted_by(shell, monkeypatch, lambda: wait_sleepers(2))
+    interrupted_by(monkeypatch, "_spawn")
     with pytest.raises(KeyboardInterrupt):
         shell.run("sh", "-c", SLEEPERS)
     wait_sleepers(0)
@@ -71,7 +69,7 @@ def test_an_interrupt_while_a_command_starts_ends_it(shell: Shell, monkeypatch: 
 def test_an_interrupt_while_a_command_starts_that_goes_on_running(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted_by(shell, monkeypatch, lambda: wait_sleepers(2))
+    interrupted_by(monkeypatch, "_start")
     with pytest.raises(KeyboardInterrupt):
         shell.start("sh", "-c", SLEEPERS, on_line=lambda _line: None)
     wait_sleepers(0)
@@ -105,3 +103,11 @@ def test_after_a_command_an_interrupt_is_what_it_was(shell: Shell) -> None:
     thread.start()
     thread.join()
     assert results == [3]
+
+
+def test_a_program_that_is_not_there_is_named(shell: Shell, tmp_path: Path) -> None:
+    for use in (lambda: shell.run("no-such-program"), lambda: shell.start("no-such-program", on_line=print)):
+        with pytest.raises(Unavailable, match="`no-such-program` is not installed"):
+            use()
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        shell.run("true", cwd=tmp_path / "nowhere")
