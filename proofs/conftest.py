@@ -2,6 +2,8 @@
 
 import sys
 
+from hypothesis import settings
+
 from proofs.fixtures.bytecode import BYTECODE
 
 pytest_plugins = [
@@ -16,3 +18,8 @@ if sys.dont_write_bytecode:
     # than a second, so it is kept beside the stage instead.
     sys.pycache_prefix = str(BYTECODE)
     sys.dont_write_bytecode = False
+
+# Every run draws other examples, so that many short runs see as much as a long one; the night's is long.
+settings.register_profile("quick", max_examples=30, deadline=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.load_profile("quick")

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import __main__, load, report, targets
@@ -46,7 +46,6 @@ def test_a_figure_of_nothing_is_refused(rounds: list[float]) -> None:
         Figure("T1", "a / b", "x", rounds)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1), st.floats(0, 1))
 def test_a_quantile_is_one_of_the_values_and_has_its_share_below(values: list[float], q: float) -> None:
     found = report.quantile(values, q)
@@ -54,7 +53,6 @@ def test_a_quantile_is_one_of_the_values_and_has_its_share_below(values: list[fl
     assert sum(value <= found for value in values) >= q * len(values)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.floats(1, 1e6), st.lists(st.floats(0.01, 1), min_size=2, max_size=30))
 def test_a_steady_rate_is_found_between_any_two_looks(rate: float, gaps: list[float]) -> None:
     at, progress = 0.0, []

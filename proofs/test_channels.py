@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.channels import Channel
@@ -36,7 +36,6 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     capacity=st.integers(1, 20),
     batches=st.lists(st.integers(1, 30), max_size=30),

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.events import EXACT, Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
@@ -15,7 +15,6 @@ from engine.events import EXACT, Fill, Mode, OrderEvent, OrderStatus, Reason, Si
 AMOUNT = st.decimals("0.000000000001", "999999999999999", places=12)
 
 
-@settings(max_examples=100, deadline=None)
 @given(qty=AMOUNT, price=AMOUNT, fees=AMOUNT, others=st.lists(AMOUNT, max_size=20))
 def test_R5_sums_and_products_of_money_never_round(
     qty: Decimal, price: Decimal, fees: Decimal, others: list[Decimal]

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import execution
@@ -218,7 +218,6 @@ def test_L2_a_vetoed_signal_never_becomes_an_order(executor: Executor) -> None:
 AMOUNTS = st.decimals(min_value="0.000000000001", max_value="999999999", allow_nan=False, places=12)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     size=AMOUNTS,
     price=st.decimals(min_value="0.000001", max_value="999999999999", allow_nan=False),
@@ -247,7 +246,6 @@ def test_I4_cash_position_and_fees_balance_for_every_fill(
         assert fill.qty <= Decimal(repr(one.volume))
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.lists(st.sampled_from(["0.1", "1", "5"]), min_size=1, max_size=5),
     volumes=st.lists(st.sampled_from([0.05, 0.5, 2.0]), max_size=20),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import intake
@@ -150,7 +150,6 @@ def test_N9_an_absurd_jump_costs_no_memory() -> None:
 BATCHES = st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40)), max_size=12), min_size=1, max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     batches=BATCHES,
     sample_every=st.integers(1, 7),
@@ -182,7 +181,6 @@ def test_N7_N9_M3_I3_agree_with_a_set_of_everything_seen(
         assert_balanced(books, sample_every)
 
 
-@settings(max_examples=100, deadline=None)
 @given(sample_every=st.integers(1, 50), sizes=st.lists(st.integers(0, 60), max_size=20))
 def test_N7_every_nth_new_tick_is_processed_however_they_are_batched(sample_every: int, sizes: list[int]) -> None:
     books = fresh_intake(sample_every)
@@ -195,7 +193,6 @@ def test_N7_every_nth_new_tick_is_processed_however_they_are_batched(sample_ever
     assert processed == list(range(sample_every, start, sample_every))
 
 
-@settings(max_examples=100, deadline=None)
 @given(ids=st.lists(st.integers(0, 60), max_size=60), limit=st.integers(1, 5))
 def test_N9_with_forgotten_holes_nothing_is_ever_admitted_twice(ids: list[int], limit: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -207,7 +204,6 @@ def test_N9_with_forgotten_holes_nothing_is_ever_admitted_twice(ids: list[int], 
     assert books.gaps == (max(got) - min(got) + 1 - len(got) if got else 0)
 
 
-@settings(max_examples=50, deadline=None)
 @given(events=st.lists(st.text("xyz", min_size=1, max_size=2), max_size=40))
 def test_I3_textual_ids_are_admitted_once(events: list[str]) -> None:
     books = fresh_intake()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import journal
@@ -42,7 +42,6 @@ def test_what_has_no_message_is_no_entry() -> None:
     assert journal.parse({"_PID": "1"}, 0) is None
 
 
-@settings(deadline=None)
 @given(st.text() | st.just('{"fields": 1}') | st.just("{"))
 def test_any_message_survives(message: str) -> None:
     assert parse(MESSAGE=message).message == message

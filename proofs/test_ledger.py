@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import ledger
@@ -496,7 +496,6 @@ FILLS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(fills=FILLS, cuts=st.lists(st.integers(0, 12), max_size=3))
 def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
     tmp_path_factory: pytest.TempPathFactory, fills: list[tuple[Any, ...]], cuts: list[int]

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import logs
@@ -57,7 +57,6 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(codec=None)), st.dictionaries(st.text(), ANYTHING))
 def test_M1_anything_logged_is_one_line_of_json(message: str, fields: dict[str, Any]) -> None:
     text = logs.format_record(record(message, **{f"k{key}": value for key, value in fields.items()}))

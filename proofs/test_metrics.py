@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.metrics import Counters, LagHistogram, broken_books, snapshot
@@ -64,13 +64,11 @@ def balanced(draw: st.DrawFn) -> tuple[dict[str, object], int]:
     return snapshot(counters, tick_rows_queued=queued, loop_lag_ms_p99=0.0, source="x"), every
 
 
-@settings(max_examples=100, deadline=None)
 @given(balanced())
 def test_M3_balanced_books_are_not_complained_about(books: tuple[dict[str, object], int]) -> None:
     assert broken_books(*books) == []
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     balanced(),
     st.sampled_from(
@@ -97,7 +95,6 @@ def test_M3_one_lost_tick_anywhere_breaks_the_books(books: tuple[dict[str, objec
     assert broken_books(fields | {name: number + lost}, every)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0.1, 90_000), min_size=1, max_size=200), st.floats(0.01, 1.0))
 def test_M2_lag_quantile_is_within_a_bucket_of_the_exact_one(lags: list[float], fraction: float) -> None:
     histogram = LagHistogram()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.plots import STRETCHED, Mark, Series, figure
@@ -53,7 +53,6 @@ def test_a_day_has_no_more_to_draw_than_an_hour_and_keeps_its_peak() -> None:
 VALUE = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1e6)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1e5), VALUE), max_size=40).map(lambda p: sorted(p, key=lambda q: q[0])))
 def test_any_series_is_well_formed_and_stays_inside(series: list[tuple[float, float | None]]) -> None:
     html = figure("t", [Series("a", series)], unit="u", seconds=1e5)

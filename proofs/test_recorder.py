@@ -208,8 +208,10 @@ def test_long_outputs_are_stored_once_by_digest(record: Recorder) -> None:
 @pytest.mark.claim("V1")
 @given(st.sampled_from(["argv", "flag", "environment", "output", "binary output", "url", "file", "verdict", "proof"]),
        st.text(string.ascii_letters + string.digits + "!$%+,-.<>_{|}~", min_size=16, max_size=40).filter(
-           lambda secret: "redacted" not in secret and secret[0] != "-" and len(set(secret)) > 6))  # fmt: skip
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+           lambda secret: "redacted" not in secret and secret[0] != "-" and len(set(secret)) > 6
+           # The names of all variables are recorded before anything is a secret.
+           and not any(secret in name for name in os.environ)))  # fmt: skip
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_secret_appears_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, secret: str) -> None:
     """Whatever way it comes in, through real commands, into a record, its long texts and the names of its files."""
     directory = tmp_path / secrets.token_hex(4)
@@ -275,7 +277,7 @@ def tampered(path: Path, data: bytes) -> Iterator[None]:
 
 @pytest.mark.claim("V1")
 @given(st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_byte_can_be_changed(flown: Path, data: st.DataObject) -> None:
     """At any position, to any other value, of the record or of a long text beside it."""
     target = data.draw(st.sampled_from([flown, *flown.parent.glob("blobs/*")]))

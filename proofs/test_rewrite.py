@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import rewrite
@@ -235,7 +235,6 @@ KEYS = st.text("abcdefgh_", min_size=1, max_size=6).filter(lambda key: key not i
 
 
 @pytest.mark.claim("K5")
-@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(KEYS, st.integers(-9, 10**12), max_size=4),
     st.dictionaries(KEYS.filter(lambda key: key != "engine"), st.integers(0, 9), max_size=3),

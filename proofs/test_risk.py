@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.events import Fill, OrderEvent, Reason, Side, Signal, Tick
@@ -165,7 +165,6 @@ ACTIONS = st.lists(
 PRICE = {"A": 100.0, "B": 37.5, "C": 250.0}
 
 
-@settings(max_examples=150, deadline=None)
 @given(actions=ACTIONS, make=st.sampled_from([ShadowExecutor, PaperExecutor]))
 def test_I2_caps_hold_whatever_the_order_of_signals_and_fills(
     actions: list[tuple[Any, ...]], make: type[ShadowExecutor] | type[PaperExecutor]
@@ -200,7 +199,6 @@ def test_I2_caps_hold_whatever_the_order_of_signals_and_fills(
         assert all(book.position(name) == qty for name, qty in position.items())
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(Side), st.sampled_from(["0.5", "2"]), st.sampled_from([50, 100, 400])),

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.session import (
@@ -564,7 +564,6 @@ BEHAVIOUR = st.one_of(
 SCRIPT = st.lists(BEHAVIOUR, min_size=1, max_size=4)
 
 
-@settings(max_examples=120, deadline=None)
 @given(
     scripts=st.lists(SCRIPT, min_size=1, max_size=3),
     feed_silence=st.sampled_from([0.0, 20.0, 120.0]),
@@ -588,7 +587,6 @@ CALL = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(calls=st.lists(CALL, max_size=40), count=st.integers(1, 3))
 def test_N4_any_order_of_events_is_survived(calls: list[tuple[str, int, float]], count: int) -> None:
     session = Session([BEST, TWIN, WORSE][:count], POLICY, longest)

@@ -281,7 +281,7 @@ def test_C4_a_directory_is_no_config(tmp_path: Path) -> None:
         load(str(tmp_path), {})
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raw=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_C4_any_bytes_load_or_raise_config_error(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "config.toml"

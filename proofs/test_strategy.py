@@ -7,7 +7,7 @@ import sys
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import strategy
@@ -93,7 +93,6 @@ PRICES = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(prices=PRICES, short=st.integers(1, 4), more=st.integers(1, 5))
 def test_R1_rolling_averages_equal_a_recomputation_from_all_prices(prices: list[float], short: int, more: int) -> None:
     long = short + more
@@ -110,7 +109,6 @@ def test_R1_rolling_averages_equal_a_recomputation_from_all_prices(prices: list[
     assert [(s.tick_id, s.side) for s in signals] == expected
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     prices=st.lists(st.sampled_from([99.9, 100.0, 100.1]), max_size=60),
     sizes=st.lists(st.integers(0, 9), max_size=20),

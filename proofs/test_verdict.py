@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import MachineError, Refuted
@@ -33,7 +33,6 @@ def test_outcomes(outcome: str, raised: BaseException | None, when: str, verdict
 
 
 @pytest.mark.claim("V3")
-@settings(deadline=None)
 @given(st.lists(VERDICTS), VERDICTS)
 def test_merge_keeps_the_worst(verdicts: list[Verdict], other: Verdict) -> None:
     merged = merge([*verdicts, other])

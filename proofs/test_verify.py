@@ -64,7 +64,7 @@ def test_what_was_not_touched_passes(reports: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.claim("V2")
 @pytest.mark.parametrize("suffix", [".html", ".md"])
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_byte_of_a_buglog_can_be_changed(reports: Path, suffix: str, data: st.DataObject) -> None:
     (path,) = reports.glob(f"buglog/*{suffix}")
     true = path.read_bytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.events import Tick
@@ -222,7 +222,6 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(message)
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     message=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()) | mutated(),
     kind=st.sampled_from(list(Kind)),
@@ -273,7 +272,6 @@ NUMBERS = (
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     event=st.sampled_from(["trade", "aggTrade"]),
     fields=st.fixed_dictionaries(
@@ -297,7 +295,6 @@ def test_N4_N8_binance_agrees_with_a_plain_reading_of_the_rules(
         assert ticks == [Tick("src", "SYM", price, volume, ts, trade_id)]
 
 
-@settings(max_examples=100, deadline=None)
 @given(kinds=st.lists(st.sampled_from(["good", "bad", "change", "unknown", "block_trade"]), max_size=12))
 def test_N8_bad_events_of_a_gemini_frame_do_not_lose_the_good_ones(kinds: list[str]) -> None:
     events: list[dict[str, object]] = []
