@@ -29,7 +29,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from harness import recorder, statement
+from harness import installed, recorder, statement
 from harness.clock import OsClock
 from harness.errors import BundleError, HarnessError
 from harness.recorder import Unrecorded
@@ -157,53 +157,6 @@ def _trusted(text: str) -> SSlibKey:
 # --- what is signed ----------------------------------------------------------------------------------------
 
 
-def engine_files(prefix: Path) -> dict[str, str]:
-    """Path below the installed engine package -> SHA-256, without the bytecode that Python wrote.
-
-    Raises BundleError when there is no package, or something in it is no regular file.
-    """
-    packages = list(prefix.glob("lib/python3*/site-packages/engine"))
-    if len(packages) != 1:
-        raise BundleError(f"{prefix} has {len(packages)} installed engine packages, expected one: `make proofs` first")
-    found = {}
-    for path in sorted(packages[0].rglob("*")):
-        relative = path.relative_to(packages[0])
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise BundleError(f"{path} is not a regular file")
-        if path.is_file() and not (relative.parent.name == "__pycache__" and relative.suffix == ".pyc"):
-            found[relative.as_posix()] = _sha256(path)
-    return found
-
-
-def unit_files(fragment: Path, drop_ins: Sequence[Path] = ()) -> list[tuple[str, str]]:
-    """(name, SHA-256) of a unit's files, in order. Raises BundleError for one that cannot be read."""
-    return [(path.name, _sha256(path)) for path in (fragment, *drop_ins)]
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}") from error
-
-
-def effective_config(shell: Shell, prefix: Path, config: Path) -> dict[str, Any]:
-    """What counts of a configuration, as the installed engine itself reads it.
-
-    Raises BundleError, with the engine's own words, when it refuses it.
-    """
-    argv = (str(prefix / "bin/python"), "-I", "-m", "engine", "--check-config", "--config", str(config.absolute()))
-    # Not in the checkout, where Python would find another engine.
-    done = shell.run(*argv, cwd=Path("/"))
-    if done.status != 0:
-        raise BundleError(f"the engine refuses {config}: {done.stderr.strip() or done.stdout.strip()}")
-    try:
-        return statement.safety_part(json.loads(done.stdout))
-    except ValueError as error:
-        raise BundleError(f"{argv[0]} printed no JSON for --check-config: {error}") from error
-
-
 @dataclass
 class _Record:
     """What a flight record has of a run."""
@@ -221,7 +174,7 @@ class _Record:
 
 def _read_record(path: Path) -> _Record:
     lines, head = recorder.verify(path)
-    found = _Record({"sha256": _sha256(path), "lines": lines, "head": head}, 0.0, {}, {}, {})
+    found = _Record({"sha256": installed.sha256(path), "lines": lines, "head": head}, 0.0, {}, {}, {})
     for entry in recorder.read(path):
         if entry["type"] == "run":
             found.facts = entry["facts"]
@@ -262,10 +215,10 @@ def sign(shell: Shell, reports: Path, target: Target, key: Path) -> tuple[bytes,
     summary = _read_summary(reports)
     if summary["proved"]["engine_cmd"]:
         raise BundleError(f"the proofs judged another engine: {summary['proved']['engine_cmd']}")
-    engine = engine_files(target.prefix)
+    engine = installed.engine_files(target.prefix)
     if statement.digest(engine) != summary["proved"]["engine"]:
         raise BundleError(f"the engine in {target.prefix} is not the one that was proven: run `make proofs` again")
-    config = effective_config(shell, target.prefix, target.config)
+    config = installed.effective_config(shell, target.prefix, target.config)
     record = _read_record(reports / "runs" / str(summary["run_id"]) / "record.jsonl")
     for one in summary["verdicts"]:
         recorded = record.verdicts.get(one["proof"])
@@ -275,7 +228,7 @@ def sign(shell: Shell, reports: Path, target: Target, key: Path) -> tuple[bytes,
         ended=record.ended,
         signed=OsClock().wall(),
         engine=engine,
-        unit=unit_files(target.unit, target.drop_ins),
+        unit=installed.unit_files(target.unit, target.drop_ins),
         config=config,
         summary=summary,
         record={"run_id": summary["run_id"], **record.identity},

@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from harness import bundle, contract, host, live, settings, statement, terminal
+from harness import contract, host, installed, live, settings, statement, terminal
 from harness.clock import OsClock
 from harness.errors import HarnessError, RecorderError, Unavailable
 from harness.machine import ENGINE_UNIT, Machine, choose, make, sweep
@@ -201,6 +201,9 @@ def pytest_configure(config: pytest.Config) -> None:
     partial = config.getoption("ignore", None) or config.getoption("ignore_glob", None)
     run.complete = set(config.args) == set(config.getini("testpaths")) and not partial
     if worker is None and (key := config.getoption("--sign-key")) is not None:
+        # Here, because the cryptography takes 40 ms that no other run needs to wait for.
+        from harness import bundle
+
         try:
             # Now, and not after a minute of proofs.
             bundle.check_key(key)
@@ -414,8 +417,8 @@ def _proved(run: Run) -> dict[str, Any]:
     """What the proofs ran: digest of the staged engine's tree, and its unit file. Empty where nothing is staged."""
     stage = Stage(run.options.checkout)
     try:
-        engine = statement.digest(bundle.engine_files(stage.prefix))
-        unit = bundle.unit_files(stage.unit(ENGINE_UNIT))
+        engine = statement.digest(installed.engine_files(stage.prefix))
+        unit = installed.unit_files(stage.unit(ENGINE_UNIT))
     except HarnessError:
         engine, unit = "", []
     return {"engine": engine, "unit": unit, "engine_cmd": run.options.engine_cmd}
@@ -423,6 +426,8 @@ def _proved(run: Run) -> dict[str, Any]:
 
 def _sign(run: Run, key: Path, config: Path | None) -> str:
     """Sign what the run has shown; what came of it, in a line."""
+    from harness import bundle
+
     checkout, target = run.options.checkout, run.options.reports / bundle.BUNDLE_NAME
     try:
         raw, made = bundle.sign(Shell(Unrecorded()), run.options.reports, bundle.Target.staged(checkout, config), key)

@@ -22,7 +22,7 @@ import pytest
 from engine import attestation, gate, settings
 from engine.attestation import Refusal
 from engine.exits import ConfigError
-from harness import bundle, statement
+from harness import installed, statement
 from proofs.fixtures import true_bundle
 from proofs.fixtures.engine_process import ROOT, engine, write_config
 from proofs.fixtures.recording_adapter import CALLS
@@ -195,7 +195,7 @@ def test_G1_the_engine_tree_is_what_the_harness_says_it_is(tmp_path: Path) -> No
     py_compile.compile(str(site / "engine" / "risk.py"))
     found = gate.engine_files(site / "engine")
     assert len(found) > 15
-    assert found == bundle.engine_files(tmp_path)
+    assert found == installed.engine_files(tmp_path)
     assert attestation.digest(found) == statement.digest(found)
 
 
