@@ -14,12 +14,21 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# One more than cores: proofs wait more than they work.
-JOBS ?= $(shell echo $$(( $$(nproc) + 1 )))
+# Proofs wait as much as they work.
+JOBS ?= $(shell echo $$(( $$(nproc) * 2 )))
+# Few at a time, so that no worker is left with the slow ones when the others have ended.
+PARALLEL := -n $(JOBS) --maxschedchunk=4
 # Whoever watches sees what is fetched; a log does not need it.
 PIP_QUIET := $(shell test -t 2 || echo --quiet)
 APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# Who wants no bytecode in the tree gets it below .cache: compiling all modules anew costs each process of a run more
+# than it works.
+ifdef PYTHONDONTWRITEBYTECODE
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help proofs test sabotage canary scale soak bench doctor buglog lint format install clean
@@ -56,13 +65,13 @@ browser:
 	  echo "chromium could not be installed: see 'make doctor'" >&2
 
 proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
-	$(BIN)/pytest proofs -n $(JOBS) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
+	$(BIN)/pytest proofs $(PARALLEL) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
 
 test: $(READY) machine-tools browser  ## The proofs and every other test (ARGS='-x')
-	$(BIN)/pytest proofs -n $(JOBS) -m 'not sabotage' $(ARGS)
+	$(BIN)/pytest proofs $(PARALLEL) -m 'not sabotage' $(ARGS)
 
 sabotage: $(READY) machine-tools browser  ## Break each guarded thing on purpose: its proof must turn red
-	$(BIN)/pytest proofs -n $(JOBS) -m sabotage $(ARGS)
+	$(BIN)/pytest proofs $(PARALLEL) -m sabotage $(ARGS)
 
 canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it is
 	@$(BIN)/pytest -q proofs/canary.py; test $$? -eq 1 && echo "the canary is refuted, as it must be"

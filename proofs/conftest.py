@@ -2,9 +2,15 @@
 
 import sys
 
-from hypothesis import settings
-
 from proofs.fixtures.bytecode import BYTECODE
+
+if sys.dont_write_bytecode:
+    # Somebody wants no bytecode in the tree. Rewriting the assertions of all modules anew, hypothesis among them, costs
+    # every start more than a second, so it is kept beside the stage instead.
+    sys.pycache_prefix = str(BYTECODE)
+    sys.dont_write_bytecode = False
+
+from hypothesis import settings
 
 pytest_plugins = [
     "proofs.fixtures.engine_unit",
@@ -12,12 +18,6 @@ pytest_plugins = [
     "proofs.fixtures.dashboard_unit",
     "proofs.fixtures.browser",
 ]
-
-if sys.dont_write_bytecode:
-    # Somebody wants no bytecode in the tree. Rewriting the assertions of all modules anew costs every start more
-    # than a second, so it is kept beside the stage instead.
-    sys.pycache_prefix = str(BYTECODE)
-    sys.dont_write_bytecode = False
 
 # Every run draws other examples, so that many short runs see as much as a long one; the night's is long.
 settings.register_profile("quick", max_examples=30, deadline=None)

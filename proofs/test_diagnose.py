@@ -30,8 +30,8 @@ def test_the_unit_that_presses_is_named(engine: EngineUnit) -> None:
     engine.start()
     with nemesis.cpu_load(engine.machine, hogs=6) as receipt:
         found = diagnosed(engine)
-        with nemesis.broken_pressure(engine.machine):
-            blind = diagnosed(engine)
+    with nemesis.broken_pressure(engine.machine):
+        blind = diagnosed(engine)
     said = found["conclusion"]
     engine.expect("CPU presses: in " in said, f"{receipt.evidence}, and yet: {said}")
     engine.expect(f"{nemesis.HOG} (used " in said and " it. " in said, f"the hog is not named: {said}")

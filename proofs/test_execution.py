@@ -240,7 +240,7 @@ def test_I4_cash_position_and_fees_balance_for_every_fill(
     filled = sum((f.qty for f in fills), Decimal(0))
     assert filled <= size
     for fill, event in zip(fills, events, strict=True):
-        assert fill.fees == fill.fees.quantize(PLACES)
+        assert fill.fees == fill.fees.quantize(PLACES, context=EXACT)
         assert fill.event_id == f"{event.order_id}/{event.seq}"
     for fill, one in zip(fills, ticks, strict=False):
         assert fill.qty <= Decimal(repr(one.volume))
