@@ -94,19 +94,11 @@ def test_exit_status(tmp_path: Path, text: str, status: int) -> None:
     assert run(tmp_path, text)[0] == status
 
 
-Sample = tuple[Path, int, str, dict[str, Any]]
-
-
-@pytest.fixture(scope="module", params=["0", "2"])
-def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """A run with every kind of verdict, without and with workers: its directory, exit status, output and verdicts."""
-    directory = tmp_path_factory.mktemp("sample")
-    return directory, *run(directory, PROVEN + REFUTED + UNPROVEN, "-n", request.param)
-
-
-@pytest.mark.claim("V3")
-def test_report(sample: Sample) -> None:
-    directory, status, output, report = sample
+@pytest.mark.claim("V1", "V3")
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_report(tmp_path: Path, workers: str) -> None:
+    """Every kind of verdict, reported and on a record that stands up."""
+    status, output, report = run(tmp_path, PROVEN + REFUTED + UNPROVEN, "-n", workers)
     assert status == 1
     by_name = {one["proof"].partition("::")[2]: one for one in report["verdicts"]}
     assert {name: one["verdict"] for name, one in by_name.items()} == {
@@ -123,8 +115,14 @@ def test_report(sample: Sample) -> None:
     assert "psi=1" in by_name["test_cannot"]["reason"]
     assert "not today" in by_name["test_skipped"]["reason"]
     assert set(report) >= {"run_id", "systemd", "verdicts", "counts"}
-    assert (directory / "reports" / "runs" / report["run_id"] / "record.jsonl").exists()
     assert "1 proven, 4 unproven, 1 refuted" in output
+    record = tmp_path / "reports" / report["record"]["path"]
+    assert record == tmp_path / "reports" / "runs" / report["run_id"] / "record.jsonl"
+    assert flight.verify(record) == (report["record"]["lines"], report["record"]["sha256"])
+    *_, end = lines = list(flight.read(record))
+    assert (end["counts"], end["interrupted"]) == (report["counts"], False)
+    recorded = {line["proof"]: line["verdict"] for line in lines if line["type"] == "verdict"}
+    assert recorded == {one["proof"]: one["verdict"] for one in report["verdicts"]}
 
 
 @pytest.mark.claim("V3")
@@ -187,17 +185,6 @@ def test_a_record_that_cannot_be_written_proves_nothing(tmp_path: Path, workers:
     status, output, report = run(tmp_path, PROVEN + REFUTED, "-n", workers)
     assert (status, report["counts"]) == (3, {"proven": 0, "unproven": 2, "refuted": 0})
     assert "cannot write the flight record" in output
-
-
-@pytest.mark.claim("V1")
-def test_a_run_leaves_a_record_that_stands_up(sample: Sample) -> None:
-    directory, _, _, report = sample
-    record = directory / "reports" / report["record"]["path"]
-    assert flight.verify(record) == (report["record"]["lines"], report["record"]["sha256"])
-    *_, end = lines = list(flight.read(record))
-    assert (end["counts"], end["interrupted"]) == (report["counts"], False)
-    recorded = {line["proof"]: line["verdict"] for line in lines if line["type"] == "verdict"}
-    assert recorded == {one["proof"]: one["verdict"] for one in report["verdicts"]}
 
 
 @pytest.mark.claim("V1")

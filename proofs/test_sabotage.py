@@ -137,7 +137,11 @@ def test_catalogue() -> None:
     for entry in CATALOGUE:
         assert entry.directives or entry.patch, f"{entry.id} breaks nothing"
         module, _, function = entry.proof.partition("::")
-        assert hasattr(importlib.import_module(f"proofs.{module}"), function), f"{entry.id}: no {entry.proof}"
+        proof = getattr(importlib.import_module(f"proofs.{module}"), function, None)
+        assert proof is not None, f"{entry.id}: no {entry.proof}"
+        taken = set(inspect.signature(proof).parameters)
+        assert taken >= set(entry.params), f"{entry.id}: {entry.proof} takes {taken}"
+        assert entry.installed or taken == {"tmp_path", *entry.params}, f"{entry.id}: {entry.proof} takes {taken}"
         assert find(entry.id) is entry
     with pytest.raises(KeyError, match="restart-on-12"):
         find("no-such")

@@ -81,7 +81,9 @@ STUCK = {
 def test_stuck_part_is_restarted_by_the_watchdog(watched: EngineUnit, what: str) -> None:
     """One part of the engine hangs, the rest lives: READY was sent, the process runs, and yet it is ended."""
     # So few ticks that a stuck writer does not end in an overload before.
-    watched.configure({"engine": {"tick_interval_ms": 50}, "persist": {"busy_timeout_ms": 1000, "flush_interval_ms": 50}})
+    watched.configure(
+        {"engine": {"tick_interval_ms": 50}, "persist": {"busy_timeout_ms": 1000, "flush_interval_ms": 50}}
+    )
     with watched.patched(STUCK[what]):
         watched.start()
         watched.wait("the watchdog report of systemd", lambda e: "Watchdog timeout" in e.message)
