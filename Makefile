@@ -23,13 +23,6 @@ PIP_QUIET := $(shell test -t 2 || echo --quiet)
 APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-# Who wants no bytecode in the tree gets it below .cache: compiling all modules anew costs each process of a run more
-# than it works.
-ifdef PYTHONDONTWRITEBYTECODE
-unexport PYTHONDONTWRITEBYTECODE
-export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
-endif
-
 .DEFAULT_GOAL := help
 .PHONY: help proofs test sabotage canary scale soak bench doctor buglog lint format install clean
 
