@@ -94,10 +94,12 @@ format: $(READY)  ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The unit cannot write where it is installed, so what pip compiles has to lie there, whatever this shell prefers.
 install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR respected)
 	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
 	rm -rf build
-	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check '.[operate]'
+	env -u PYTHONPYCACHEPREFIX $(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet \
+	  --disable-pip-version-check '.[operate]'
 	$(if $(DESTDIR),sed -i 's|$(abspath $(DESTDIR))||' $(DESTDIR)$(PREFIX)/bin/hybrid-*)
 	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/hybrid-*
 	install -D -m 0644 -t $(DESTDIR)$(SYSUSERSDIR) systemd/sysusers.d/hybrid-*

@@ -61,7 +61,7 @@ MASKED = (
 
 NO_GENERATORS = "/run/no-generators"
 """Where the machine's systemd looks for generators: nowhere. They make units of the host's fstab, ttys and init
-scripts, of which a machine has none, and each daemon-reload runs all of them: 130 ms instead of 20 ms."""
+scripts, of which a machine has none, and each daemon-reload runs all of them: 130 ms instead of 75 ms."""
 
 TARGET = """\
 [Unit]

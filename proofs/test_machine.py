@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -53,6 +54,16 @@ def can_boot() -> None:
     reason = machines.why_not_private()
     if reason:
         raise reason
+
+
+def test_the_staged_engine_is_compiled(stage: Stage) -> None:
+    """Its unit cannot write there: without bytecode beside it, each start of the engine would compile it anew."""
+    (package,) = stage.prefix.glob("lib/python3*/site-packages/engine")
+    for source in package.glob("*.py"):
+        # The name only: where this process keeps its own is another matter.
+        compiled = package / "__pycache__" / Path(importlib.util.cache_from_source(str(source))).name
+        made_from = int.from_bytes(compiled.read_bytes()[8:12], "little")
+        assert made_from == int(source.stat().st_mtime), f"{compiled} is of another {source.name}"
 
 
 def test_halted_machine_leaves_nothing(can_boot: None, shell: Shell, stage: Stage) -> None:
