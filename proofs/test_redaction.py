@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import shlex
 import string
 from urllib.parse import quote
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.redaction import CLEAN_TEXTS_MAX, MARK, Redactor
+from harness.redaction import CLEAN_TEXTS_MAX, MARK, TOKEN_FORMS, Redactor
 
 pytestmark = pytest.mark.claim("V1")
 
@@ -123,6 +125,25 @@ def test_telling_forms(secret: str) -> None:
     assert MARK in redacted
     assert not any(part in redacted for part in secret.split("\n")[-1].split(".") if "-----" not in part)
     assert "b3BlbnNzaC1rZXktdjEA" not in redacted
+
+
+def test_token_forms_are_those_of_detect_secrets() -> None:
+    # Here, because every worker loads this module, and one runs this.
+    from detect_secrets.plugins.base import RegexBasedDetector
+
+    detectors = (
+        "aws", "azure_storage_key", "discord", "github_token", "gitlab_token", "mailchimp", "openai", "pypi_token",
+        "sendgrid", "slack", "square_oauth", "stripe", "telegram_token", "twilio",
+    )  # fmt: skip
+    theirs = [
+        (form.pattern, form.flags)
+        for name in detectors
+        for thing in vars(importlib.import_module(f"detect_secrets.plugins.{name}")).values()
+        if isinstance(thing, type) and issubclass(thing, RegexBasedDetector) and thing is not RegexBasedDetector
+        for form in thing().denylist
+    ]
+    inline = re.compile(r"^\(\?[a-z]+\)")
+    assert [(inline.sub("", form), re.compile(form).flags) for form in TOKEN_FORMS] == theirs
 
 
 @pytest.mark.parametrize(
