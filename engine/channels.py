@@ -81,9 +81,9 @@ class Channel(Generic[T]):
             self.full_since = self._clock()
 
     async def wait(self, wanted: int | None = 1, timeout_secs: float | None = None) -> None:
-        """Waits until batches of at least `wanted` weight are pending (None: never for that), the channel is
-        closed, it is nudged, or `timeout_secs` have passed. The caller looks at `weight` to see which."""
-        if self._nudged or self.closed or (wanted is not None and self._reached(wanted)):
+        """Waits until batches of at least `wanted` weight are pending or the channel is closed (None: for neither),
+        it is nudged, or `timeout_secs` have passed. The caller looks at `weight` to see which."""
+        if self._nudged or (wanted is not None and (self.closed or self._reached(wanted))):
             self._nudged = False
             # Even a consumer that always finds work must let the other tasks and the socket run.
             await asyncio.sleep(0)

@@ -47,21 +47,14 @@ BOOT_SECS = 20.0
 
 HALT_SECS = 5.0
 
-MASKED = (
-    # Not needed in a machine that lives for seconds; the first alone takes 18 s on a large root.
-    "systemd-tmpfiles-setup.service",
-    "systemd-sysctl.service",
-    "systemd-sysusers.service",
-    "systemd-update-utmp.service",
-    "systemd-remount-fs.service",
-    "dev-hugepages.mount",
-    # Keeps the journal in the machine's own /run: /var/log/journal would be the host's, seen through the overlay.
-    "systemd-journal-flush.service",
-)
+UNITS = Path("/usr/lib/systemd/system")
+"""Where packages put unit files. A machine has copies of the host's, and those of the installed engine, but none of the
+directories beside them (`sysinit.target.wants`) nor what was enabled below /etc: nothing is started, or even loaded,
+that nobody asked for. A daemon-reload takes a third of the time with 40 units loaded instead of 150."""
 
 NO_GENERATORS = "/run/no-generators"
 """Where the machine's systemd looks for generators: nowhere. They make units of the host's fstab, ttys and init
-scripts, of which a machine has none, and each daemon-reload runs all of them: 130 ms instead of 75 ms."""
+scripts, of which a machine has none, and each daemon-reload runs all of them, which takes twice as long as the rest."""
 
 TARGET = """\
 [Unit]
@@ -135,11 +128,12 @@ class PrivateMachine:
     base_drop_in = ""
 
     def __init__(self, shell: Shell, binds: Sequence[tuple[Path, str]], name: str, clock: Clock | None = None) -> None:
-        """binds: (directory or file of this computer, where the machine sees it, read-only)."""
+        """binds: (directory or file of this computer, where the machine sees it, read-only); unit files are copied."""
         self.name = name
         self.layout = Layout()
         self._shell = shell
-        self._binds = binds
+        self._units = [source for source, target in binds if Path(target).parent == UNITS]
+        self._binds = [(source, target) for source, target in binds if source not in self._units]
         self._clock = clock or OsClock()
         self._work = RUN_DIR / name
         self._leader = 0
@@ -150,14 +144,12 @@ class PrivateMachine:
         reason = why_not_private()
         if reason:
             raise reason
-        (self._work / "root").mkdir(parents=True)
-        units = self._work / "system"
-        units.mkdir()
-        (self._work / "state").mkdir()
-        (units / "proofs.target").write_text(TARGET)
-        for masked in MASKED:
-            # Not systemd.mask= on its command line: that is the work of a generator.
-            (units / masked).symlink_to("/dev/null")
+        for directory in ("root", "run", "etc", "lib", "state"):
+            (self._work / directory).mkdir(parents=True)
+        (self._work / "run" / "proofs.target").write_text(TARGET)
+        for unit in (*UNITS.iterdir(), *self._units):
+            if unit.is_symlink() or unit.is_file():
+                shutil.copy(unit, self._work / "lib", follow_symlinks=False)
         owner = {"pid": os.getpid(), "started": process_start(os.getpid())}
         (self._work / "owner.json").write_text(json.dumps(owner))
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
@@ -182,8 +174,12 @@ class PrivateMachine:
         # signal ends nspawn when a test run is killed.
         lines = [f"mkdir -p {path} && echo $$ >{path}/cgroup.procs" for path in self._cgroups()]
         lines.append(shlex.join(["mount", "--bind", "/", str(self._work / "root")]))
-        binds = [f"--bind={self._work / 'system'}:{self.unit_dir}"]
-        binds.append(f"--bind={self._work / 'state'}:/var/lib/private/{Path(self.layout.state).name}")
+        binds = [
+            f"--bind={self._work / 'run'}:{self.unit_dir}",
+            f"--bind={self._work / 'etc'}:/etc/systemd/system",
+            f"--bind-ro={self._work / 'lib'}:{UNITS}",
+            f"--bind={self._work / 'state'}:/var/lib/private/{Path(self.layout.state).name}",
+        ]
         for number, (source, target) in enumerate(self._binds):
             place = self._work / f"stage-{number}"
             if source.is_dir():

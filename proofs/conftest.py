@@ -10,6 +10,7 @@ if sys.dont_write_bytecode:
     sys.pycache_prefix = str(BYTECODE)
     sys.dont_write_bytecode = False
 
+import pytest
 from hypothesis import settings
 
 pytest_plugins = [
@@ -23,3 +24,9 @@ pytest_plugins = [
 settings.register_profile("quick", max_examples=30, deadline=None)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("quick")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What drives a machine comes first: it waits more than it computes, and at the end would leave processors idle."""
+    items.sort(key=lambda item: "machine" not in getattr(item, "fixturenames", ()))

@@ -211,3 +211,19 @@ def test_E4_a_closed_channel_wakes_its_consumer_and_keeps_what_is_pending() -> N
         assert channel.take_all() == ["a"]
 
     run(work())
+
+
+def test_E4_a_consumer_that_waits_for_a_nudge_alone_rests_although_the_channel_is_closed() -> None:
+    """As the writer's part does at the end of a run, for as long as the database is locked."""
+
+    async def work() -> None:
+        channel: Channel[str] = Channel("persist", 5, Clock())
+        channel.put_nowait("a", 5)
+        channel.close()
+        waiting = asyncio.ensure_future(channel.wait(None))
+        await settle()
+        assert not waiting.done()
+        channel.nudge()
+        await waiting
+
+    run(work())

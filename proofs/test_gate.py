@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Place:
         self.loaded = settings.load(str(self.directory / "config.toml"), {})
 
     def statement(self) -> dict[str, Any]:
-        return true_bundle.made(gate.engine_files(), UNIT, gate.safety_part(self.loaded), self.made_at)
+        return true_bundle.made(engine_files(), UNIT, gate.safety_part(self.loaded), self.made_at)
 
     def put(self, *changes: true_bundle.Change) -> None:
         self.bundle.write_bytes(SIGNER.seal(self.statement(), *changes))
@@ -75,9 +76,14 @@ def install_adapter(site: Path, name: str = "recording", value: str = "recording
     shutil.copy(ROOT / "proofs/fixtures/recording_adapter.py", site)
 
 
+engine_files = cache(gate.engine_files)
+"""Once is enough where something else is looked at: this compiles the whole engine."""
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(gate, "unit_files", lambda: UNIT)
+    monkeypatch.setattr(gate, "engine_files", engine_files)
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.chdir(tmp_path)
     yield Place(tmp_path)
