@@ -35,7 +35,7 @@ EARLIER_TICKS = min(5 * TICKS, 150_000)
 """In the database of the earlier engine; that which is on record had 150 000."""
 
 PATIENT = {"overload_grace_ms": 10_000}
-"""No burst is too long for the disk of whatever computer this is, nor a replay, which comes as quickly as it is taken."""
+"""No burst is too long for the disk of whatever computer this is, nor a replay, which comes as fast as it is taken."""
 
 WARM_TICKS = 100_000
 """After so many, memory must not grow any more; by RSS_GROWTH_BYTES_MAX at most (T5)."""
