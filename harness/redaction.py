@@ -74,31 +74,25 @@ _STEMS = ("pass", "pw", "secret", "token", "key", "credent", "author", "cook", "
 """Every _NAME has one of these, casefolded (none has an i, which has more cases than that). Most texts have none, and
 looking for them takes a twentieth of what the rules for names take."""
 
-_NAMED_RULES = tuple(
-    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
-    for pattern in (
-        # Lists of the environment, one a line.
-        rf"(?P<keep>^(?:export )?{_NAME}=)(?P<s>(?!\\*[\"']).+)",
-        rf"(?P<keep>{_START}{_NAME}\\*[\"']?[ \t]{{0,4}}(?:=>|:=|[:=])[ \t]{{0,4}}){_QUOTED}",
-        rf"(?P<keep>{_START}{_NAME}[ \t]{{0,4}}=[ \t]{{0,4}}){_BARE}(?P<s>\S+)",
-        # YAML and headers: to the end of the line.
-        rf"(?P<keep>{_START}{_NAME}\\*[\"']?[ \t]{{0,4}}:[ \t]{{0,4}}){_BARE}(?P<s>\S.*)",
-        rf"(?P<keep>{_START}(?=-){_NAME}[ \t]{{1,4}}){_QUOTED}",
-        rf"(?P<keep>{_START}(?=-){_NAME}[ \t]{{1,4}})(?![\"'\\-])(?P<s>\S+)",
-    )
+_NAMED_RULES = (
+    # Lists of the environment, one a line.
+    rf"(?P<keep>^(?:export )?{_NAME}=)(?P<s>(?!\\*[\"']).+)",
+    rf"(?P<keep>{_START}{_NAME}\\*[\"']?[ \t]{{0,4}}(?:=>|:=|[:=])[ \t]{{0,4}}){_QUOTED}",
+    rf"(?P<keep>{_START}{_NAME}[ \t]{{0,4}}=[ \t]{{0,4}}){_BARE}(?P<s>\S+)",
+    # YAML and headers: to the end of the line.
+    rf"(?P<keep>{_START}{_NAME}\\*[\"']?[ \t]{{0,4}}:[ \t]{{0,4}}){_BARE}(?P<s>\S.*)",
+    rf"(?P<keep>{_START}(?=-){_NAME}[ \t]{{1,4}}){_QUOTED}",
+    rf"(?P<keep>{_START}(?=-){_NAME}[ \t]{{1,4}})(?![\"'\\-])(?P<s>\S+)",
 )
-_RULES = tuple(
-    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
-    for pattern in (
-        r"(?P<keep>(?<!\S)(?:-u|--user|--proxy-user)[ =][^\s:\"']+:)(?P<s>[^\s\"']+)",
-        r"(?P<keep>[?&;](?:key|sig|signature|auth|code)=)(?P<s>[^&#\s\"']+)",
-        r"(?P<keep>\bbearer[ \t]+)(?P<s>[\w.~+/=-]{8,})",
-        # RFC 3986, 3.2.1: user information ends with the authority's only "@".
-        r"(?P<keep>\b[a-z][a-z0-9+.-]{0,30}://)(?P<s>[^\s/?#\"'<>@]*:[^\s/?#\"'<>]*|[^\s/?#\"'<>@]+)(?=@)",
-        # RFC 7519: a JSON object in base64url, then its claims and its signature.
-        r"(?P<keep>(?<![\w-]))(?P<s>eyJ[\w-]{4,8000}\.[\w-]{4,64000}\.?[\w-]*)",
-        r"(?P<keep>-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----)(?P<s>(?s:.*?))(?=-----END|\Z)",
-    )
+_RULES = (
+    r"(?P<keep>(?<!\S)(?:-u|--user|--proxy-user)[ =][^\s:\"']+:)(?P<s>[^\s\"']+)",
+    r"(?P<keep>[?&;](?:key|sig|signature|auth|code)=)(?P<s>[^&#\s\"']+)",
+    r"(?P<keep>\bbearer[ \t]+)(?P<s>[\w.~+/=-]{8,})",
+    # RFC 3986, 3.2.1: user information ends with the authority's only "@".
+    r"(?P<keep>\b[a-z][a-z0-9+.-]{0,30}://)(?P<s>[^\s/?#\"'<>@]*:[^\s/?#\"'<>]*|[^\s/?#\"'<>@]+)(?=@)",
+    # RFC 7519: a JSON object in base64url, then its claims and its signature.
+    r"(?P<keep>(?<![\w-]))(?P<s>eyJ[\w-]{4,8000}\.[\w-]{4,64000}\.?[\w-]*)",
+    r"(?P<keep>-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----)(?P<s>(?s:.*?))(?=-----END|\Z)",
 )
 _FLAG = re.compile(rf"-{{1,2}}{_NAME}", re.IGNORECASE)
 _ANY_FLAG = re.compile(r"--?[A-Za-z][\w-]*")
@@ -107,9 +101,9 @@ _TELLING = re.compile(_NAME, re.IGNORECASE)
 
 
 @cache
-def _forms() -> tuple[re.Pattern[str], ...]:
-    """TOKEN_FORMS, compiled when first needed."""
-    return tuple(map(re.compile, TOKEN_FORMS))
+def _compiled(rules: tuple[str, ...], flags: re.RegexFlag = re.IGNORECASE | re.MULTILINE) -> list[re.Pattern[str]]:
+    """When first needed: it takes 10 ms, and many a process that imports this records nothing."""
+    return [re.compile(rule, flags) for rule in rules]
 
 
 class Redactor:
@@ -145,9 +139,11 @@ class Redactor:
 
         folded = text.casefold()
         named = any(stem in folded for stem in _STEMS)
-        for rule in (*_NAMED_RULES, *_RULES) if named else _RULES:
+        for rule in _compiled(_NAMED_RULES) if named else ():
             text = rule.sub(replaced, text)
-        for form in _forms():
+        for rule in _compiled(_RULES):
+            text = rule.sub(replaced, text)
+        for form in _compiled(TOKEN_FORMS, re.NOFLAG):
             text = form.sub(MARK, text)
         return self._known_form.sub(MARK, text) if self._known_form is not None else text
 
