@@ -16,8 +16,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Proofs wait as much as they work.
 JOBS ?= $(shell echo $$(( $$(nproc) * 2 )))
-# Few at a time, so that no worker is left with the slow ones when the others have ended.
-PARALLEL := -n $(JOBS) --maxschedchunk=4
+# A worker that has nothing left takes over what another has not begun, so that none is left alone with the slow ones.
+PARALLEL := -n $(JOBS) --dist=worksteal
 # Whoever watches sees what is fetched; a log does not need it.
 PIP_QUIET := $(shell test -t 2 || echo --quiet)
 APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)

@@ -138,10 +138,8 @@ class Redactor:
             return f"{found['keep']}{mark}{MARK}{mark}" if secret else match[0]
 
         folded = text.casefold()
-        named = any(stem in folded for stem in _STEMS)
-        for rule in _compiled(_NAMED_RULES) if named else ():
-            text = rule.sub(replaced, text)
-        for rule in _compiled(_RULES):
+        named = _compiled(_NAMED_RULES) if any(stem in folded for stem in _STEMS) else []
+        for rule in (*named, *_compiled(_RULES)):
             text = rule.sub(replaced, text)
         for form in _compiled(TOKEN_FORMS, re.NOFLAG):
             text = form.sub(MARK, text)

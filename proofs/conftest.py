@@ -28,5 +28,11 @@ settings.load_profile("quick")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What drives a machine comes first: it waits more than it computes, and at the end would leave processors idle."""
-    items.sort(key=lambda item: "machine" not in getattr(item, "fixturenames", ()))
+    """What waits more than it computes comes first, since at the end it would leave processors idle: proofs that drive
+    a machine, then those that run processes on files of their own."""
+
+    def rank(item: pytest.Item) -> tuple[bool, ...]:
+        needs = getattr(item, "fixturenames", ())
+        return "machine" not in needs, "tmp_path" not in needs
+
+    items.sort(key=rank)
