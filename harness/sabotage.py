@@ -949,7 +949,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="V1",
         breaks="what stands at a telling name is recorded as it is",
         proof="test_evidence::test_secrets_reach_no_file",
-        patch=Patch("harness/redaction.py", "        for rule in (*named, *_compiled(_RULES)):", "        for rule in ():"),
+        patch=Patch(
+            "harness/redaction.py", "        for rule in (*named, *_compiled(_RULES)):", "        for rule in ():"
+        ),
         reason=r"give away the secrets of \['output', 'url'\]",
     ),
     Sabotage(
