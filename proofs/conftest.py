@@ -27,12 +27,17 @@ settings.load_profile("quick")
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What waits more than it computes comes first, since at the end it would leave processors idle: proofs that drive
-    a machine, then those that run processes on files of their own."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What drives a machine comes first: it waits more than it computes, and at the end would leave processors idle.
 
-    def rank(item: pytest.Item) -> tuple[bool, ...]:
-        needs = getattr(item, "fixturenames", ())
-        return "machine" not in needs, "tmp_path" not in needs
-
-    items.sort(key=rank)
+    Of pytest-xdist's workers each begins with as many neighbours as any other (`--dist=worksteal`), so these are dealt.
+    The rest is not: a module's tests share what the first of them made, such as compiled templates.
+    """
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    waits, rest = [], []
+    for item in items:
+        (waits if "machine" in getattr(item, "fixturenames", ()) else rest).append(item)
+    each = -(-len(rest) // workers)
+    items[:] = [
+        item for worker in range(workers) for item in waits[worker::workers] + rest[worker * each : (worker + 1) * each]
+    ]
