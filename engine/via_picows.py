@@ -106,10 +106,10 @@ class _PicowsListener(WSListener):
         if len(self._pieces) > MAX_MESSAGE_BYTES:
             self._pieces = None
             self._line.refuse(f"message over {MAX_MESSAGE_BYTES} bytes")
+            # First of all, so that neither the fragments still in the buffer nor the end of the connection are counted.
+            self._line.closed("message too big")
             transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
             transport.disconnect()
-            # At once, so that the fragments still in the buffer are not counted one by one.
-            self._line.closed("message too big")
         elif frame.fin:
             message, self._pieces = bytes(self._pieces), None
             self._line.text(message)
