@@ -131,6 +131,8 @@ def test_the_buglog_is_served_with_its_own_styles_and_nothing_else_is(
     engine: EngineUnit, dashboard: DashboardUnit, browser: Browser
 ) -> None:
     engine.configure({"dashboard": dashboard.table})
+    # Only the first start of its unit makes the state directory that the dashboard reads.
+    engine.start()
     write_run(engine.machine.path("/var/lib/hybrid-engine/reports"))
     dashboard.start()
     rows = dashboard.wait("the verdicts", lambda state: "rows" in state["verdicts"])["verdicts"]["rows"]
