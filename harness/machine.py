@@ -32,7 +32,7 @@ from cysystemd.reader import JournalOpenMode, JournalReader
 from harness.clock import Clock, OsClock, poll
 from harness.errors import MachineError, Unavailable
 from harness.shell import CommandResult, Process, Shell
-from harness.stage import Stage
+from harness.stage import UNITS, Stage
 from harness.waiting import awaiting
 
 RUN_DIR = Path("/run/hybrid-proofs")
@@ -46,11 +46,6 @@ BOOT_SECS = 20.0
 """Deadline of a boot. Measured: 0.2 s to 0.3 s alone, 0.9 s with four at once on two cores."""
 
 HALT_SECS = 5.0
-
-UNITS = Path("/usr/lib/systemd/system")
-"""Where packages put unit files. A machine has copies of the host's, and those of the installed engine, but none of the
-directories beside them (`sysinit.target.wants`) nor what was enabled below /etc: nothing is started, or even loaded,
-that nobody asked for. A daemon-reload takes a third of the time with 40 units loaded instead of 150."""
 
 NO_GENERATORS = "/run/no-generators"
 """Where the machine's systemd looks for generators: nowhere. They make units of the host's fstab, ttys and init
@@ -147,6 +142,9 @@ class PrivateMachine:
         for directory in ("root", "run", "etc", "lib", "state"):
             (self._work / directory).mkdir(parents=True)
         (self._work / "run" / "proofs.target").write_text(TARGET)
+        # None of the directories beside them (`sysinit.target.wants`), nor what was enabled below /etc: nothing is
+        # started, or even loaded, that nobody asked for. A daemon-reload takes a third of the time with 40 units
+        # loaded instead of 150.
         for unit in (*UNITS.iterdir(), *self._units):
             if unit.is_symlink() or unit.is_file():
                 shutil.copy(unit, self._work / "lib", follow_symlinks=False)

@@ -19,6 +19,10 @@ SOURCES = ("engine", "harness", "systemd", "config", "pyproject.toml", "Makefile
 """What an installation is made from."""
 
 
+UNITS = Path("/usr/lib/systemd/system")
+"""Where packages put unit files."""
+
+
 class Stage:
     """A staged installation below `<checkout>/.cache/stage`."""
 
@@ -27,7 +31,7 @@ class Stage:
         self.root = checkout / ".cache" / "stage"
         self.prefix = self.root / "opt/hybrid-engine"
         self.etc = self.root / "etc/hybrid-engine"
-        self._units = self.root / "usr/lib/systemd/system"
+        self._units = self.root / UNITS.relative_to("/")
         self.sysusers = self.root / "usr/lib/sysusers.d/hybrid-dashboard.conf"
 
     def unit(self, name: str) -> Path:
@@ -38,7 +42,7 @@ class Stage:
         """(directory or file of the stage, where a machine sees it), for everything but the configuration."""
         pairs = [(self.prefix, "/opt/hybrid-engine")]
         if units:
-            pairs += [(path, f"/usr/lib/systemd/system/{path.name}") for path in sorted(self._units.iterdir())]
+            pairs += [(path, str(UNITS / path.name)) for path in sorted(self._units.iterdir())]
         return pairs
 
     def build(self, shell: Shell) -> bool:

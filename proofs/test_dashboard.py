@@ -135,7 +135,7 @@ def test_the_buglog_is_served_with_its_own_styles_and_nothing_else_is(
     engine.start()
     write_run(engine.machine.path("/var/lib/hybrid-engine/reports"))
     dashboard.start()
-    rows = dashboard.wait("the verdicts", lambda state: "rows" in state["verdicts"])["verdicts"]["rows"]
+    rows = dashboard.state()["verdicts"]["rows"]
     judged = [(row["clause"], row["verdict"]) for row in rows]
     dashboard.expect(judged == [("G0", "proven"), ("G2", "refuted"), ("G3", "unproven")], f"guardrails: {judged}")
     href = rows[0]["href"]

@@ -52,7 +52,7 @@ class Place:
         self.loaded = settings.load(str(self.directory / "config.toml"), {})
 
     def statement(self) -> dict[str, Any]:
-        return true_bundle.made(engine_files(), UNIT, gate.safety_part(self.loaded), self.made_at)
+        return true_bundle.made(gate.engine_files(), UNIT, gate.safety_part(self.loaded), self.made_at)
 
     def put(self, *changes: true_bundle.Change) -> None:
         self.bundle.write_bytes(SIGNER.seal(self.statement(), *changes))
