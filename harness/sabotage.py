@@ -241,7 +241,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="G1",
         breaks="LIVE needs no second switch",
         proof="test_gate_unit::test_nothing_less_opens_live",
-        params={"group": "armed"},
+        params={"group": "operator"},
         patch=Patch(
             "engine/gate.py",
             "    if not config.live_armed:",
@@ -254,7 +254,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="G1",
         breaks="whoever signs a bundle opens the gate",
         proof="test_gate_unit::test_nothing_less_opens_live",
-        params={"group": "key"},
+        params={"group": "bundle"},
         patch=Patch(
             "engine/attestation.py",
             "            Ed25519PublicKey.from_public_bytes(raw).verify(signature, signed)\n"
@@ -282,7 +282,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="G1",
         breaks="a bundle is good for ever",
         proof="test_gate_unit::test_nothing_less_opens_live",
-        params={"group": "age"},
+        params={"group": "bundle"},
         patch=Patch(
             "engine/attestation.py",
             "    elif here.now - made > here.max_age_hours * 3600:",
@@ -321,7 +321,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="G1",
         breaks="a risk cap may change after the bundle was signed",
         proof="test_gate_unit::test_nothing_less_opens_live",
-        params={"group": "config"},
+        params={"group": "operator"},
         patch=Patch(
             "engine/attestation.py",
             '    if said.get("config") != digest(here.config):',
@@ -334,7 +334,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="G1",
         breaks="a guardrail that is not proven does not matter",
         proof="test_gate_unit::test_nothing_less_opens_live",
-        params={"group": "guardrails"},
+        params={"group": "bundle"},
         patch=Patch(
             "engine/attestation.py",
             '    return verdicts == {"proven"} and predicate.clauses.get(clause) == "proven"',
@@ -347,7 +347,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="G1",
         breaks="the gate does not ask for an execution adapter",
         proof="test_gate_unit::test_nothing_less_opens_live",
-        params={"group": "adapter"},
+        params={"group": "operator"},
         patch=Patch(
             "engine/gate.py",
             "    if len(adapters) != 1:",

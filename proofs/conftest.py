@@ -1,5 +1,6 @@
 """Fixtures of the proofs; the plugin in harness/ brings machine, shell and journal."""
 
+import gc
 import sys
 
 from proofs.fixtures.bytecode import BYTECODE
@@ -41,3 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [
         item for worker in range(workers) for item in waits[worker::workers] + rest[worker * each : (worker + 1) * each]
     ]
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays to the end: the garbage collector need not walk through it again and again."""
+    gc.freeze()

@@ -284,14 +284,14 @@ def flood(megabytes: int, piece: str) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("piece", ["x", '"<&>', "word \n", "`|`"], ids=["plain", "markup", "lines", "markdown"])
 def test_a_large_record_makes_a_document_of_bounded_size(piece: str) -> None:
-    for text in rendered(buglog.document(lambda: flood(12, piece))):
+    for text in rendered(buglog.document(lambda: flood(8, piece))):
         assert len(text.encode()) < buglog.SIZE_MAX
 
 
 def test_a_large_record_takes_bounded_memory() -> None:
     """Ten times the record, the same memory."""
     peaks = []
-    for megabytes in (4, 40):
+    for megabytes in (2, 20):
         tracemalloc.start()
         buglog.document(lambda size=megabytes: flood(size, "word " * 200))  # type: ignore[misc]
         peaks.append(tracemalloc.get_traced_memory()[1])

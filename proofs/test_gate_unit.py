@@ -45,27 +45,37 @@ def one_byte(unit: LiveUnit, _: ExitStack) -> None:
     unit.put(flipped(raw, raw.index(b"A", len(raw) // 2), bit=1))
 
 
+def not_armed(unit: LiveUnit, stack: ExitStack) -> None:
+    unit.configure(live_armed=False)
+    stack.callback(unit.configure)
+
+
+def another_cap(unit: LiveUnit, stack: ExitStack) -> None:
+    unit.configure(risk_caps={"max_exposure_usd": 20_000})
+    stack.callback(unit.configure)
+
+
 def no_adapter(unit: LiveUnit, stack: ExitStack) -> None:
     unit.remove_adapter()
     stack.callback(unit.install_adapter)
 
 
 GROUPS: dict[str, dict[str, Case]] = {
-    "armed": {"not armed": (lambda unit, _: unit.configure(live_armed=False), ("live_armed", "config"))},
-    "adapter": {"no adapter": (no_adapter, ("execution adapter",))},
+    "operator": {
+        "not armed": (not_armed, ("live_armed", "config")),
+        "another cap": (another_cap, ("config",)),
+        "no adapter": (no_adapter, ("execution adapter",)),
+    },
     "bundle": {
         "touched": (lambda unit, _: unit.put(b""), ("envelope",)),
         "one byte flipped": (one_byte, ("signature",)),
+        "another's": (lambda unit, _: unit.put(Signer().seal(unit.statement())), ("signature",)),
+        "stale": (lambda unit, _: unit.put(unit.bundle(at(now() - 25 * HOUR))), ("age",)),
+        "one unproven": (lambda unit, _: unit.put(unit.bundle(verdict("S12", "unproven"))), ("guardrails",)),
     },
-    "key": {"another's": (lambda unit, _: unit.put(Signer().seal(unit.statement())), ("signature",))},
-    "age": {"stale": (lambda unit, _: unit.put(unit.bundle(at(now() - 25 * HOUR))), ("age",))},
     "unit": {
         "a drop-in more": (drop_in, ("unit",)),
         "a drop-in that systemd has not read": (unread_drop_in, ("unit",)),
-    },
-    "config": {"another cap": (lambda unit, _: unit.configure(risk_caps={"max_exposure_usd": 20_000}), ("config",))},
-    "guardrails": {
-        "one unproven": (lambda unit, _: unit.put(unit.bundle(verdict("S12", "unproven"))), ("guardrails",))
     },
 }
 
