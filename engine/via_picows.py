@@ -69,7 +69,11 @@ class _PicowsListener(WSListener):
         if frame.msg_type == _TEXT and frame.fin and self._pieces is None:
             # Line.text, spelled out: the call would cost a twentieth of the whole way to the disk.
             line = self._line
-            self._parse_into(frame.get_payload_as_memoryview(), line.ticks)
+            payload = frame.get_payload_as_memoryview()
+            if len(payload) > MAX_MESSAGE_BYTES:
+                self._too_big(transport, "frame")
+                return
+            self._parse_into(payload, line.ticks)
             if self._parser.errors != line.errors:
                 line.troubled()
         elif frame.msg_type == WSMsgType.CLOSE:
@@ -89,6 +93,8 @@ class _PicowsListener(WSListener):
             transport.send_pong(frame.get_payload_as_bytes())
         elif kind == WSMsgType.PONG:
             self._line.pong()
+        elif frame.payload_size > MAX_MESSAGE_BYTES:
+            self._too_big(transport, "frame")
         elif kind == WSMsgType.BINARY:
             # Its continuation frames are refused one by one too: rare enough not to matter.
             self._line.refuse("binary message")
@@ -105,14 +111,19 @@ class _PicowsListener(WSListener):
         self._pieces += frame.get_payload_as_memoryview()
         if len(self._pieces) > MAX_MESSAGE_BYTES:
             self._pieces = None
-            self._line.refuse(f"message over {MAX_MESSAGE_BYTES} bytes")
-            # First of all, so that neither the fragments still in the buffer nor the end of the connection are counted.
-            self._line.closed("message too big")
-            transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
-            transport.disconnect()
+            self._too_big(transport, "message")
         elif frame.fin:
             message, self._pieces = bytes(self._pieces), None
             self._line.text(message)
+
+    def _too_big(self, transport: WSTransport, what: str) -> None:
+        """Of a frame picows itself says so, and means to disconnect 10 ms later; until then it goes on reading, and
+        hands over even that frame if the rest of it comes in time."""
+        self._line.refuse(f"{what} over {MAX_MESSAGE_BYTES} bytes")
+        # Before the transport, so that neither further fragments in the buffer nor the end of the connection are counted.
+        self._line.closed("message too big")
+        transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
+        transport.disconnect()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         handshake = transport.close_handshake

@@ -158,8 +158,9 @@ def test_N8_N8b_S5_L3_malformed_messages_are_counted_and_the_engine_runs_on(tmp_
                 connection.send(message)
             connection.send('{"type":"heartbeat"}')
             connection.send(mock_tick(10))
-            # Over the size limit, by more than one read: one more parse error, and a new connection.
-            connection.send("x" * (5 * 1024 * 1024))
+            # Over the size limit, by more than one read: one more parse error, and a new connection. But for its size
+            # it would be a tick.
+            connection.send(mock_tick(12, pad="x" * (5 * 1024 * 1024)))
             until_closed(connection)
         elif number == 1:
             # The same in fragments, none of which is.
