@@ -120,7 +120,7 @@ class _PicowsListener(WSListener):
         """Of a frame picows itself says so, and means to disconnect 10 ms later; until then it goes on reading, and
         hands over even that frame if the rest of it comes in time."""
         self._line.refuse(f"{what} over {MAX_MESSAGE_BYTES} bytes")
-        # Before the transport, so that neither further fragments in the buffer nor the end of the connection are counted.
+        # Before the transport, so that neither further fragments nor the end of the connection are counted.
         self._line.closed("message too big")
         transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
         transport.disconnect()
