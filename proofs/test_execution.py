@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
 
@@ -196,8 +196,12 @@ def test_S10_an_open_order_of_an_earlier_run_is_carried_on() -> None:
     assert statuses(events) == ["SUBMITTED", "ACKNOWLEDGED"]
 
 
-@pytest.mark.parametrize("executor", [shadow(), paper(), LiveExecutor(RecordingAdapter())])
-def test_I3_the_same_signal_again_changes_nothing(executor: Executor) -> None:
+EXECUTORS: list[Callable[[], Executor]] = [shadow, paper, lambda: LiveExecutor(RecordingAdapter())]
+
+
+@pytest.mark.parametrize("make", EXECUTORS, ids=["shadow", "paper", "live"])
+def test_I3_the_same_signal_again_changes_nothing(make: Callable[[], Executor]) -> None:
+    executor = make()
     assert executor.submit(signal(1), NOW)[0]
     assert executor.submit(signal(1), NOW + 1) == ([], [])
 
@@ -209,10 +213,10 @@ def test_I3_the_memory_of_ids_is_exact_within_its_bound() -> None:
     assert SEEN_IDS_MAX == 2048
 
 
-@pytest.mark.parametrize("executor", [shadow(), paper(), LiveExecutor(RecordingAdapter())])
-def test_L2_a_vetoed_signal_never_becomes_an_order(executor: Executor) -> None:
+@pytest.mark.parametrize("make", EXECUTORS, ids=["shadow", "paper", "live"])
+def test_L2_a_vetoed_signal_never_becomes_an_order(make: Callable[[], Executor]) -> None:
     with pytest.raises(ValueError, match="STALE_DATA"):
-        executor.submit(signal(1, veto=Reason.STALE_DATA), NOW)
+        make().submit(signal(1, veto=Reason.STALE_DATA), NOW)
 
 
 AMOUNTS = st.decimals(min_value="0.000000000001", max_value="999999999", allow_nan=False, places=12)

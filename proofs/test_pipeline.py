@@ -464,7 +464,7 @@ def test_N4_N5_N10_S2_every_kind_of_failure_moves_on_and_better_sources_are_come
     with server(closing) as gone:
         pass
     with server(binance) as better, server(closing) as closes, server(gemini) as worst:
-        better.refusals += [(status, {})] * 2
+        better.refusals += [(status, {})] * 1000
         urls = {
             "http": better.url, "tls": closes.url.replace("ws:", "wss:"), "closes": closes.url, "nobody": gone.url,
             "works": worst.url,
@@ -480,6 +480,7 @@ def test_N4_N5_N10_S2_every_kind_of_failure_moves_on_and_better_sources_are_come
         config = write_config(tmp_path, {"app": {"symbol": "G/U"}, "engine": {"max_backoff_secs": 0.2}})
         with engine(tmp_path, "--config", str(config), "--ingest", "realws", HYBRID_TRANSPORT=transport) as running:
             running.wait_heartbeat(lambda beat: beat["source"] == "works")
+            del better.refusals[1:]
             running.wait_heartbeat(lambda beat: beat["source"] == "http" and beat["ingest_received"] == 4)
             assert running.stop() == 0
             failures = running.messages("connection failed")
