@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness import pressure
 from harness.clock import Clock, OsClock, poll
-from harness.errors import HarnessError, Unavailable
+from harness.errors import CommandFailed, HarnessError, Unavailable
 from harness.exchange import Exchange
 from harness.machine import Machine
 from harness.systemd import Unit
@@ -52,7 +52,12 @@ def paused(unit: Unit) -> Iterator[Receipt]:
         yield Receipt("pause", _await(lambda: _stopped(unit.machine, pid), f"process {pid} to stop"))
     finally:
         if unit.show().main_pid == pid:
-            unit.kill("CONT")
+            try:
+                unit.kill("CONT")
+            except CommandFailed:
+                # Somebody may have restarted it since that look.
+                if unit.show().main_pid == pid:
+                    raise
 
 
 @contextmanager
