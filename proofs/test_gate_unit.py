@@ -60,16 +60,17 @@ def no_adapter(unit: LiveUnit, stack: ExitStack) -> None:
     stack.callback(unit.install_adapter)
 
 
+# In this order, because a sabotage must be refuted by the case that it is about: that is the first it changes.
 GROUPS: dict[str, dict[str, Case]] = {
     "operator": {
-        "not armed": (not_armed, ("live_armed", "config")),
         "another cap": (another_cap, ("config",)),
+        "not armed": (not_armed, ("live_armed", "config")),
         "no adapter": (no_adapter, ("execution adapter",)),
     },
     "bundle": {
         "touched": (lambda unit, _: unit.put(b""), ("envelope",)),
-        "one byte flipped": (one_byte, ("signature",)),
         "another's": (lambda unit, _: unit.put(Signer().seal(unit.statement())), ("signature",)),
+        "one byte flipped": (one_byte, ("signature",)),
         "stale": (lambda unit, _: unit.put(unit.bundle(at(now() - 25 * HOUR))), ("age",)),
         "one unproven": (lambda unit, _: unit.put(unit.bundle(verdict("S12", "unproven"))), ("guardrails",)),
     },
