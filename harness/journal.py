@@ -24,6 +24,8 @@ class Entry:
     pid: int
     realtime_us: int
     """Microseconds since the Unix epoch, when journald received it."""
+    sent_us: int
+    """The same, when it was sent, of what systemd says itself; of a service's output, when it was received."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The `fields` of an M1 log line, `message` included; empty for other entries."""
     level: str = ""
@@ -54,6 +56,7 @@ def parse(raw: Mapping[str, str], realtime_us: int) -> Entry | None:
         identifier=raw.get("SYSLOG_IDENTIFIER", ""),
         pid=int(raw.get("_PID", 0)),
         realtime_us=realtime_us,
+        sent_us=int(raw.get("_SOURCE_REALTIME_TIMESTAMP", realtime_us)),
         fields=fields if isinstance(fields, dict) else {},
         level=str(log.get("level", "")),
         target=str(log.get("target", "")),

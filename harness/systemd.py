@@ -117,6 +117,7 @@ class Unit:
         """Of every wait that names none of its own."""
         self._stream = stream
         self._mark = 0
+        self._since_us = 0
 
     def show(self) -> UnitState:
         """Look at the unit now."""
@@ -134,9 +135,9 @@ class Unit:
             raise self._refuted(f"{self.name} did not start: {started.stderr.strip()}")
 
     def try_start(self, *beside: str) -> CommandResult:
-        """Start it, and other units beside it, whatever comes of it. Waits for the start jobs' end. Marks the
-        journal. The status is 0 only when every unit came up."""
-        self._mark = self._stream.mark()
+        """Start it, and other units beside it, whatever comes of it. Waits for the start jobs' end. Forgets the
+        journal so far. The status is 0 only when every unit came up."""
+        self.forget()
         return self.machine.systemctl("start", self.name, *beside)
 
     def stop(self) -> None:
@@ -151,9 +152,14 @@ class Unit:
         """Waits and journal() look at what comes from now on."""
         self._mark = self._stream.mark()
 
+    def forget(self) -> None:
+        """As mark(), for a unit that is down: what was sent until now does not count either when it is read later."""
+        self.mark()
+        self._since_us = int(OsClock().wall() * 1e6)
+
     def journal(self) -> list[Entry]:
         """What was logged by or about the unit since it was last started (or marked) by hand."""
-        return [entry for entry in self._stream.since(self._mark) if entry.unit == self.name]
+        return [entry for entry in self._stream.since(self._mark) if self._counts(entry)]
 
     def wait_log(
         self, event: str, match: Callable[[Entry], bool] | None = None, deadline_secs: float | None = None
@@ -181,10 +187,13 @@ class Unit:
         """Wait for a journal entry of the unit since the mark. Refuted when none has come in time."""
         deadline = self.deadline_secs if deadline_secs is None else deadline_secs
         with awaiting(what):
-            entry = self._stream.wait(lambda e: e.unit == self.name and match(e), self._mark, deadline)
+            entry = self._stream.wait(lambda e: self._counts(e) and match(e), self._mark, deadline)
         if entry is None:
             raise self._refuted(f"{self.name}: {what} has not come within {deadline:g} s")
         return entry
+
+    def _counts(self, entry: Entry) -> bool:
+        return entry.unit == self.name and entry.sent_us >= self._since_us
 
     def expect(self, condition: bool, message: str) -> None:
         """Refute with the unit's state and journal unless `condition` holds."""

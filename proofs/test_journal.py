@@ -38,6 +38,12 @@ def test_a_line_of_systemd_about_a_unit_belongs_to_that_unit() -> None:
     assert (entry.unit, entry.invocation_id, entry.event) == ("a.service", "ee", "Failed")
 
 
+def test_what_systemd_sent_before_a_start_is_known_however_late_it_is_received() -> None:
+    late = parse(MESSAGE="Main process exited", _SOURCE_REALTIME_TIMESTAMP="1795421139000000")
+    assert (late.sent_us, late.realtime_us) == (1795421139000000, 1795421139037929)
+    assert parse(MESSAGE=M1).sent_us == 1795421139037929
+
+
 def test_what_has_no_message_is_no_entry() -> None:
     assert journal.parse({"_PID": "1"}, 0) is None
 
