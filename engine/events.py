@@ -58,8 +58,9 @@ class OrderStatus(StrEnum):
 
 
 class Tick(msgspec.Struct, gc=False):
-    """One trade print. Mutable for one reason: intake sets `id` on the ticks it lets through.
+    """One trade print. Mutable because intake sets `id`, and `source` where ids started over.
 
+    `source` names what its ids count in: the source, for its first market and numbering (N11, N12).
     `trade_id` is the venue's integer id where it gives one, `event_id` a textual one where it does not;
     both None for a source without ids (SYNTHETIC). `id` is 0 until intake numbers the tick; it becomes the
     row id, so it never repeats within one database.
@@ -73,6 +74,32 @@ class Tick(msgspec.Struct, gc=False):
     trade_id: int | None = None
     event_id: str | None = None
     id: int = 0
+
+
+class Numbering(msgspec.Struct):
+    """What is known of one numbering of a stream's trade ids, as it goes to disk and comes back (N9, N11).
+
+    A stream is what one source says of one market; its ids may start over, and each numbering counts for itself.
+    `first` and `last` are the lowest and the highest id seen, `newest_ts` the latest time. `missing` are the ids in
+    between that were not seen, as (from, to), both included; None: as stored before. `segments`, ascending, say when
+    ids came: (up to this id, from this time, to this time)."""
+
+    stream: str
+    number: int
+    first: int
+    last: int
+    newest_ts: int
+    missing: list[tuple[int, int]] | None = None
+    segments: list[tuple[int, int, int]] = []
+
+    @property
+    def label(self) -> str:
+        return numbering_label(self.stream, self.number)
+
+
+def numbering_label(stream: str, number: int) -> str:
+    """What `Tick.source` is for the ticks of a numbering: the stream's name for its first one."""
+    return stream if number == 1 else f"{stream} (numbering {number})"
 
 
 class Signal(msgspec.Struct, frozen=True, gc=False):

@@ -26,7 +26,8 @@ from engine import schema, session, settings
 from engine.events import Tick
 from engine.exits import ConfigError, Crash, EngineError, NetworkLost, ProtocolChanged
 from engine.logs import RateLimited
-from engine.wire import MAX_MESSAGE_BYTES, Kind, Parser, kind_for
+from engine.markets import Kind, Markets, Streams, kind_for
+from engine.wire import MAX_MESSAGE_BYTES, Parser
 
 logger = logging.getLogger("engine.feeds")
 
@@ -43,6 +44,9 @@ class Inlet(Protocol):
 
     def deliver(self, ticks: list[Tick]) -> int:
         """Takes all of `ticks`; returns how many were new. May call the feed's `pause` before it returns."""
+
+    def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
+        """These ids were used up by what is no trade: stream, id, time (N12)."""
 
     def answer(self) -> None:
         """The feed's task is at the top of its loop: it is not stuck (E5)."""
@@ -61,6 +65,10 @@ class Feed(Protocol):
     @property
     def ignored(self) -> int:
         """Well-formed messages that are no trades (N8b)."""
+
+    @property
+    def foreign(self) -> int:
+        """Trades of markets that nobody asked for (N12)."""
 
     @property
     def source(self) -> str | None:
@@ -117,6 +125,7 @@ class _Stepped:
     """What SYNTHETIC and REPLAY have in common: a task that makes ticks in steps."""
 
     reconnects = 0
+    foreign = 0
 
     def __init__(self, inlet: Inlet) -> None:
         self.parse_errors = 0
@@ -239,7 +248,9 @@ class FileReplayFeed(ReplayFeed):
                 value=str(path),
             ) from None
         self._by_line = f"replay:{digest}"
-        self._stream = _Stream(Parser(Kind.REPLAY, f"{self._by_line}:ids", ""), parse_error_limit)
+        self._stream = _Stream(
+            Parser(Kind.REPLAY, f"{self._by_line}:ids", Markets("", "", Streams())), parse_error_limit
+        )
         super().__init__(inlet, self._read())
 
     async def _read(self) -> AsyncGenerator[list[Tick], None]:
@@ -298,6 +309,21 @@ class _Stream:
         self._limit = limit
         self._errors_seen = 0
         self._log = RateLimited(logger, logging.WARNING)
+        self._foreign_seen = 0
+        self._foreign_log = RateLimited(logger, logging.WARNING)
+
+    def check_foreign(self, now: float, source: str) -> None:
+        """To be called after messages, some of which may have been of another market (N12)."""
+        parser = self.parser
+        if parser.foreign != self._foreign_seen:
+            self._foreign_seen = parser.foreign
+            self._foreign_log.log(
+                now,
+                "trade of a market that nobody asked for",
+                source=source,
+                market=parser.last_foreign,
+                foreign=parser.foreign,
+            )
 
     def check(self, now: float, **where: object) -> None:
         """To be called after a message that may have been unusable."""
@@ -351,6 +377,7 @@ class Line:
         self.ticks: list[Tick] = []  # of the messages since the last flush
         self.parser = stream.parser
         self.errors = stream.parser.errors  # as far as the feed has been told of them
+        self.foreign = stream.parser.foreign  # likewise
         self._feed = feed
 
     def opened(self, connection: Connection) -> None:
@@ -411,9 +438,10 @@ class WebSocketFeed:
         connect: Connect,
         now: Callable[[], float],
         barred_secs: Mapping[str, float],
+        streams: Streams,
     ) -> None:
         """`sources`: at least one. `now`: monotonic seconds, the clock of the event loop's timers. `barred_secs`: for
-        how long an earlier run was told to leave the venue of a source alone."""
+        how long an earlier run was told to leave the venue of a source alone. `streams`: the names of all streams."""
         policy = session.Policy(
             keepalive_secs=options.keepalive_secs,
             pong_timeout_secs=options.pong_timeout_secs,
@@ -427,7 +455,16 @@ class WebSocketFeed:
         ]
         self._streams = {
             source.name: _Stream(
-                Parser(kind_for(source.venue, source.url), source.name, source.symbol or default_symbol),
+                Parser(
+                    kind_for(source.venue, source.url),
+                    source.name,
+                    Markets(
+                        source.name,
+                        source.symbol or default_symbol,
+                        streams,
+                        settings.asked_markets(source, default_symbol),
+                    ),
+                ),
                 options.parse_error_limit,
             )
             for source in sources
@@ -457,6 +494,10 @@ class WebSocketFeed:
     @property
     def parse_errors(self) -> int:
         return sum(stream.parser.errors for stream in self._streams.values())
+
+    @property
+    def foreign(self) -> int:
+        return sum(stream.parser.foreign for stream in self._streams.values())
 
     @property
     def ignored(self) -> int:
@@ -503,6 +544,13 @@ class WebSocketFeed:
 
     def line_received(self, line: Line, ticks: list[Tick]) -> None:
         new = self._inlet.deliver(ticks) if ticks else 0
+        parser = line.parser
+        if parser.numbers:
+            self._inlet.pass_numbers(parser.numbers)
+            parser.numbers.clear()
+        if parser.foreign != line.foreign:
+            line.foreign = parser.foreign
+            line.stream.check_foreign(self._now(), line.source.name)
         effects = self._session.received(line.conn, self._now(), new)
         if effects:
             self._apply(effects)

@@ -24,7 +24,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -33,12 +33,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from engine.events import EXACT, Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
+from engine.events import EXACT, Fill, Mode, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.exits import ConfigError, Crash
 
 log = logging.getLogger("engine.ledger")
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """The `PRAGMA user_version` this engine reads and writes; 0: the earlier engine's, or an empty file (D2)."""
 
 BUSY_TIMEOUT_MS_MIN: Final = 1000
@@ -51,6 +51,17 @@ sends again after a reconnect, and a bounded cost whatever the size of the table
 QUICK_CHECK_BYTES_MAX: Final = 32 * 1024 * 1024
 """Up to this size the whole file is checked at every start (0.1 s); a larger one only before a migration.
 Damage beyond that shows when it is read, and ends the run as `ConfigError`."""
+
+RECENT_TIMES: Final = 256
+"""Of how many of a numbering's newest ticks `restore` gives the times, each; before those, of ever fewer. Where there
+are more than 16 numberings, of fewer, so that a start stays quick."""
+
+RECENT_TIMES_MIN: Final = 8
+
+HOLES_RESTORED_MAX: Final = 64
+"""How many holes `restore` finds between ticks that are ahead of what their stream says of its ids."""
+
+_TRADE_ID_MAX: Final = 2**63 - 1
 
 RECENT_SIGNAL_IDS: Final = 2048
 """How many of the newest signals `restore` names: those of ticks that a crash left above the watermark lie well
@@ -93,14 +104,16 @@ class DiskTrouble(Unwritten):
 
 
 class Batch(msgspec.Struct):
-    """What one transaction takes. `watermarks` maps a source's name to the last exchange trade id seen, `barred` to the
-    time (ms) before which its venue must not be contacted (N5)."""
+    """What one transaction takes. `numberings` maps a label (`Tick.source`) to the trade ids seen, `streams` the names
+    of new streams to (source, market), `barred` a source's name to the time (ms) before which its venue must not be
+    contacted (N5)."""
 
     ticks: list[Tick] = []
     signals: list[Signal] = []
     orders: list[OrderEvent] = []
     fills: list[Fill] = []
-    watermarks: dict[str, int] = {}
+    numberings: dict[str, Numbering] = {}
+    streams: dict[str, tuple[str, str]] = {}
     barred: dict[str, int] = {}
 
 
@@ -128,13 +141,16 @@ class Position(msgspec.Struct, frozen=True):
 class Restored(msgspec.Struct):
     """What a starting engine must know of the runs before it.
 
-    `recent_event_ids` maps a source to its textual ids, oldest first. `recent_signal_ids`, oldest first, are those
-    of signals that have been judged, and executed if they passed. `open_orders` holds the last
-    transition of every order that neither filled, nor was cancelled or rejected, in order of creation.
+    `numberings` are those of all streams (N9, N11); `streams` maps a stream's name to (source, market), None where an
+    earlier version did not keep them. `recent_event_ids` maps a stream to its textual ids, oldest first.
+    `recent_signal_ids`, oldest first, are those of signals that have been judged, and executed if they passed.
+    `open_orders` holds the last transition of every order that neither filled, nor was cancelled or rejected, in order
+    of creation.
     """
 
     next_tick_id: int
-    watermarks: dict[str, int]
+    numberings: list[Numbering]
+    streams: dict[str, tuple[str, str] | None]
     barred: dict[str, int]
     recent_event_ids: dict[str, list[str]]
     positions: dict[Mode, dict[str, Position]]
@@ -324,7 +340,36 @@ def _migrate_1_to_2(connection: sqlite3.Connection, path: Path) -> int:
     return 0
 
 
-_MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection, Path], int], ...]] = (_migrate_0_to_1, _migrate_1_to_2)
+def _migrate_2_to_3(connection: sqlite3.Connection, path: Path) -> int:
+    """Sources become streams: each market and each numbering of a source has a row (N11, N12). What was a source's
+    watermark becomes its first numbering."""
+    for column in (
+        "source TEXT", "market TEXT", "stream TEXT", "number INTEGER NOT NULL DEFAULT 1", "first_trade_id INTEGER",
+        "last_ts INTEGER", "missing TEXT",
+    ):  # fmt: skip
+        connection.execute(f"ALTER TABLE sources ADD COLUMN {column}")
+    for row_id, last in connection.execute(
+        "SELECT id, last_trade_id FROM sources WHERE last_trade_id IS NOT NULL"
+    ).fetchall():
+        newest = _edge(connection, row_id, "DESC")
+        oldest = _edge(connection, row_id, "ASC")
+        first, last_ts = (min(oldest[0], last), newest[1]) if oldest and newest else (last, 0)
+        connection.execute("UPDATE sources SET first_trade_id = ?, last_ts = ? WHERE id = ?", (first, last_ts, row_id))
+    return 0
+
+
+def _edge(connection: sqlite3.Connection, row_id: int, order: str) -> tuple[int, int] | None:
+    """Trade id and time of a stream's tick with the highest ("DESC") or lowest ("ASC") id."""
+    found: tuple[int, int] | None = connection.execute(
+        f"SELECT trade_id, ts FROM ticks WHERE source = ? AND trade_id IS NOT NULL ORDER BY trade_id {order} LIMIT 1",
+        (row_id,),
+    ).fetchone()
+    return found
+
+
+_MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection, Path], int], ...]] = (
+    _migrate_0_to_1, _migrate_1_to_2, _migrate_2_to_3,
+)  # fmt: skip
 """The function at index v takes version v to v + 1, inside a transaction that the caller holds (D2)."""
 
 
@@ -679,12 +724,14 @@ class Ledger:
     def _write_rows(self, batch: Batch) -> Written:
         ticks = signals = orders = fills = 0
         # Nothing is cached from batch to batch: what a rolled back transaction wrote must not survive it.
-        if batch.watermarks:
+        if batch.streams:
             self._connection.executemany(
-                "INSERT INTO sources(name, last_trade_id) VALUES (?, ?)"
-                " ON CONFLICT(name) DO UPDATE SET last_trade_id = excluded.last_trade_id",
-                batch.watermarks.items(),
+                "INSERT INTO sources(name, source, market) VALUES (?, ?, ?)"
+                " ON CONFLICT(name) DO UPDATE SET source = excluded.source, market = excluded.market",
+                [(name, *owner) for name, owner in batch.streams.items()],
             )
+        if batch.numberings:
+            self._write_numberings(batch.numberings)
         if batch.barred:
             self._connection.executemany(
                 "INSERT INTO sources(name, barred_until) VALUES (?, ?)"
@@ -749,12 +796,28 @@ class Ledger:
             )  # fmt: skip
         return self._insert(_TICKS, values)
 
+    def _write_numberings(self, numberings: Mapping[str, Numbering]) -> None:
+        self._connection.executemany(
+            "INSERT INTO sources(name, stream, number, first_trade_id, last_trade_id, last_ts, missing)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT(name) DO UPDATE SET stream = excluded.stream, number = excluded.number,"
+            " first_trade_id = excluded.first_trade_id, last_trade_id = excluded.last_trade_id,"
+            " last_ts = excluded.last_ts, missing = coalesce(excluded.missing, missing)",
+            [
+                (
+                    label, one.stream, one.number, one.first, one.last, one.newest_ts,
+                    None if one.missing is None else msgspec.json.encode(one.missing).decode(),
+                )
+                for label, one in numberings.items()
+            ],
+        )  # fmt: skip
+
     def _source_ids(self, ticks: list[Tick]) -> dict[str, int]:
-        known: dict[str, int] = dict(self._connection.execute("SELECT name, id FROM sources"))
-        for name in {tick.source for tick in ticks} - known.keys():
-            known[name] = self._connection.execute(
-                "INSERT INTO sources(name) VALUES (?) RETURNING id", (name,)
-            ).fetchone()[0]
+        execute = self._connection.execute
+        known = {}
+        for name in {tick.source for tick in ticks}:
+            row = execute("SELECT id FROM sources WHERE name = ?", (name,)).fetchone()
+            known[name] = (row or execute("INSERT INTO sources(name) VALUES (?) RETURNING id", (name,)).fetchone())[0]
         return known
 
     def _write_signals(self, signals: list[Signal]) -> int:
@@ -835,7 +898,10 @@ class Ledger:
     def _restore(self) -> Restored:
         connection = self._connection
         tick_id_max = connection.execute("SELECT max(id) FROM ticks").fetchone()[0] or 0
-        watermarks = dict(connection.execute("SELECT name, last_trade_id FROM sources WHERE last_trade_id IS NOT NULL"))
+        streams = {
+            name: None if market is None else (source, market)
+            for name, source, market in connection.execute("SELECT name, source, market FROM sources WHERE number = 1")
+        }
         barred = dict(connection.execute("SELECT name, barred_until FROM sources WHERE barred_until IS NOT NULL"))
         recent: dict[str, list[str]] = {}
         for source, event_id in connection.execute(
@@ -865,4 +931,54 @@ class Ledger:
             (RECENT_SIGNAL_IDS,),
         ).fetchall()
         signal_ids = [event_id for (event_id,) in reversed(newest_signals)]
-        return Restored(tick_id_max + 1, watermarks, barred, recent, positions, signal_ids, open_orders)
+        numberings = self._restore_numberings()
+        return Restored(tick_id_max + 1, numberings, streams, barred, recent, positions, signal_ids, open_orders)
+
+    def _restore_numberings(self) -> list[Numbering]:
+        """What is known of trade ids. Ticks may be ahead of it, when a kill came between them: they tell more."""
+        rows = self._connection.execute(
+            "SELECT id, name, stream, number, first_trade_id, last_trade_id, last_ts, missing FROM sources"
+        ).fetchall()
+        times = max(RECENT_TIMES_MIN, RECENT_TIMES * 16 // max(16, len(rows)))
+        found = []
+        for row_id, name, stream, number, first, last, last_ts, missing in rows:
+            newest = _edge(self._connection, row_id, "DESC")
+            if last is None and newest is None:
+                continue
+            oldest = _edge(self._connection, row_id, "ASC") if first is None else None
+            if first is None:
+                first = oldest[0] if oldest is not None else last
+            holes = [] if missing is None else msgspec.json.decode(missing, type=list[tuple[int, int]])
+            if newest is not None and (last is None or newest[0] > last):
+                holes += self._holes_since(row_id, first if last is None else last)
+                last, last_ts = newest[0], max(newest[1], last_ts or 0)
+            segments = self._segments(row_id, times)
+            found.append(Numbering(stream or name, number, min(first, last), last, last_ts or 0, holes, segments))
+        return found
+
+    def _holes_since(self, row_id: int, trade_id: int) -> list[tuple[int, int]]:
+        """The newest holes between the ids of a stream's ticks from this id on."""
+        rows = self._connection.execute(
+            "SELECT trade_id + 1, next - 1 FROM (SELECT trade_id, lead(trade_id) OVER (ORDER BY trade_id) AS next"
+            " FROM ticks WHERE source = ? AND trade_id >= ?) WHERE next > trade_id + 1 ORDER BY trade_id DESC LIMIT ?",
+            (row_id, trade_id, HOLES_RESTORED_MAX),
+        ).fetchall()
+        return rows[::-1]
+
+    def _segments(self, row_id: int, times: int) -> list[tuple[int, int, int]]:
+        """When a numbering's ids came: of each of the newest ticks, and of ever fewer towards the oldest."""
+        ask = "SELECT trade_id, ts FROM ticks WHERE source = ? AND trade_id <= ? ORDER BY trade_id DESC LIMIT ?"
+        rows = self._connection.execute(ask, (row_id, _TRADE_ID_MAX, times)).fetchall()
+        step = times
+        while len(rows) >= times:
+            step *= 2
+            row = self._connection.execute(ask, (row_id, rows[-1][0] - step, 1)).fetchone()
+            if row is None:
+                break
+            rows.append(row)
+        segments = []
+        before = 0
+        for trade_id, ts in reversed(rows):
+            segments.append((trade_id, min(before, ts), max(before, ts)))
+            before = ts
+        return segments

@@ -107,7 +107,9 @@ def report(logger: logging.Logger, error: EngineError, cause: BaseException | No
 class RateLimited:
     """Lets through at most one line per `interval_secs`; the next one says how many were held back (N8)."""
 
-    def __init__(self, logger: logging.Logger, level: int, interval_secs: float = 1.0) -> None:
+    def __init__(self, logger: logging.Logger, level: int, interval_secs: float = 1.0, burst: int = 1) -> None:
+        """`burst`: so many lines may come at once; each is given back after one interval."""
+        self._earlier_secs = interval_secs * (burst - 1)
         self._logger = logger
         self._level = level
         self._interval_secs = interval_secs
@@ -117,10 +119,10 @@ class RateLimited:
     def log(self, now: float, message: str, **fields: object) -> bool:
         """Logs `message` with `fields` unless one was logged less than the interval before `now` (monotonic
         seconds). Returns whether it did."""
-        if now < self._next_at:
+        if now < self._next_at - self._earlier_secs:
             self._suppressed += 1
             return False
-        self._next_at = now + self._interval_secs
+        self._next_at = max(self._next_at, now) + self._interval_secs
         self._logger.log(self._level, message, extra={"fields": {**fields, "suppressed": self._suppressed}})
         self._suppressed = 0
         return True

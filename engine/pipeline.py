@@ -29,12 +29,12 @@ from pathlib import Path
 
 from engine import execution, feeds, ledger, logs, metrics, notify, risk, strategy
 from engine.channels import Channel
-from engine.events import Mode, OrderStatus, Reason, Signal, Tick
+from engine.events import Mode, Numbering, OrderStatus, Reason, Signal, Tick
 from engine.exits import Crash, EngineError, ExitCode
-from engine.intake import Intake
+from engine.intake import Break, Intake
+from engine.markets import CONSECUTIVE_IDS, Streams, kind_for
 from engine.schema import Source
 from engine.settings import Environment, Loaded, redact_url
-from engine.wire import CONSECUTIVE_IDS, kind_for
 
 logger = logging.getLogger("engine.pipeline")
 
@@ -54,6 +54,9 @@ _WRITE_SLACK_SECS = 2.0
 
 # How long an answer of a venue may wait to be booked while there are no ticks, LIVE.
 _REPORTS_SECS = 0.1
+
+# Breaks in trade ids that are told at once, before their log is held to one line a second (N11).
+_BREAKS_TOLD = 10
 
 # The part of shutdown_timeout_secs that a venue has to answer in; the rest is for the disk.
 _SETTLE_SHARE = 0.5
@@ -145,13 +148,16 @@ class Ingest:
         ticks: Channel[list[Tick]],
         rows: Channel[ledger.Batch],
         answer: Callable[[], None],
+        streams: Streams,
         *,
         replay: bool,
         keep_ids: bool,
     ) -> None:
-        """`replay`: watermarks stay as they are, a replay is no progress of the live feed. `keep_ids`: ticks
-        come with the row ids they have in the database."""
+        """`replay`: what is known of trade ids stays as it is, a replay is no progress of the live feed. `keep_ids`:
+        ticks come with the row ids they have in the database."""
         self.intake = intake
+        self._streams = streams
+        self._break_log = logs.RateLimited(logger, logging.WARNING, burst=_BREAKS_TOLD)
         self.answer = answer
         self._admit = intake.readmit if keep_ids else intake.admit
         # Processed ticks that found no room yet, oldest first. Bounded by what one read of a socket holds,
@@ -166,20 +172,33 @@ class Ingest:
         self._ticks = ticks
         self._rows = rows
         self._replay = replay
-        # Sources whose watermark moved since it last went into a batch.
-        self._moved: set[str] = set()
 
     def deliver(self, ticks: list[Tick]) -> int:
         self.ticks_parsed += len(ticks)
         known = self.intake.received
         processed = self._admit(ticks)
-        if not self._replay:
-            self._moved.update({tick.source for tick in ticks})
+        for found in self.intake.take_breaks():
+            self._tell_break(found)
         self.tick_count += len(processed)
         if processed:
             self.rest += processed
             self._push()
         return self.intake.received - known
+
+    def _tell_break(self, found: Break) -> None:
+        source, market = self._streams.owner(found.stream)
+        self._break_log.log(
+            time.monotonic(),
+            "trade ids do not go on from where they were",
+            source=source,
+            market=market or None,
+            old_id=found.old_id,
+            new_id=found.new_id,
+        )
+
+    def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
+        for stream, trade_id, ts in numbers:
+            self.intake.pass_number(stream, trade_id, ts)
 
     def barred(self, source: str, secs: float) -> None:
         until_ms = _wall_ms() + int(secs * 1000)
@@ -194,7 +213,8 @@ class Ingest:
             if room:
                 ticks, self.rest = self.rest[:room], self.rest[room:]
                 self._ticks.put_nowait(ticks, len(ticks))
-                self._rows.put_nowait(ledger.Batch(ticks=ticks, watermarks=self.watermarks()), len(ticks))
+                batch = ledger.Batch(ticks=ticks, numberings=self.numberings(), streams=self._streams.take_new())
+                self._rows.put_nowait(batch, len(ticks))
         if self.rest:
             self._ticks.refused()
             self._rows.refused()
@@ -208,14 +228,12 @@ class Ingest:
             self.empty.set()
             self.feed.resume()
 
-    def watermarks(self) -> dict[str, int]:
-        """The watermarks that moved since the last call: what goes to disk with the ticks that were just taken
-        off the rest. None while some are left: a watermark on disk says that all before it is there (D3)."""
-        if self.rest or not self._moved:
+    def numberings(self) -> dict[str, Numbering]:
+        """What is known of trade ids and not on disk: it goes there with the ticks that were just taken off the rest.
+        None while some are left: an id on disk says that all before it is there (D3)."""
+        if self.rest or self._replay:
             return {}
-        marks = {source: mark for source in self._moved if (mark := self.intake.watermark(source)) is not None}
-        self._moved.clear()
-        return marks
+        return {one.label: one for one in self.intake.take_moved()}
 
 
 class Pipeline:
@@ -280,23 +298,26 @@ class Pipeline:
         self._notifier = notify.Notifier(environment.notify_socket)
         self._liveness = notify.Liveness(_TASKS)
         sources = self._sources(loaded)
+        sparse = {source.name for source in sources if kind_for(source.venue, source.url) not in CONSECUTIVE_IDS}
+        streams = Streams(restored.streams, (source.name for source in sources))
         from_database = self._replay and options.engine.replay_file is None
         intake = Intake(
             options.engine.sample_every,
             restored.next_tick_id,
-            {} if self._replay else restored.watermarks,
+            () if self._replay else restored.numberings,
             {} if self._replay else restored.recent_event_ids,
-            frozenset(s.name for s in sources if kind_for(s.venue, s.url) not in CONSECUTIVE_IDS),
+            lambda stream: streams.owner(stream)[0] in sparse,
         )
         self._ingest = Ingest(
             intake,
             self._ticks,
             self._rows,
             lambda: self._liveness.answer("ingest"),
+            streams,
             replay=self._replay,
             keep_ids=from_database,
         )
-        self._feed = self._make_feed(store, sources, restored.barred)
+        self._feed = self._make_feed(store, sources, restored.barred, streams)
         self._ingest.feed = self._feed
 
         self._writer = Writer(store, self._written)
@@ -330,14 +351,23 @@ class Pipeline:
             return (Source(name=name, url=options.engine.ws_url, kind="mock", priority=0),)
         return ()
 
-    def _make_feed(self, store: ledger.Ledger, sources: tuple[Source, ...], barred: dict[str, int]) -> feeds.Feed:
+    def _make_feed(
+        self, store: ledger.Ledger, sources: tuple[Source, ...], barred: dict[str, int], streams: Streams
+    ) -> feeds.Feed:
         options = self._options
         if sources:
             connect = feeds.CONNECTS[self._environment.transport]
             now_ms = _wall_ms()
             barred_secs = {name: (until - now_ms) / 1000 for name, until in barred.items() if until > now_ms}
             return feeds.WebSocketFeed(
-                self._ingest, sources, options.engine, options.app.symbol, connect, self._loop.time, barred_secs
+                self._ingest,
+                sources,
+                options.engine,
+                options.app.symbol,
+                connect,
+                self._loop.time,
+                barred_secs,
+                streams,
             )
         if not self._replay:
             return feeds.SyntheticFeed(self._ingest, options.engine, options.app.symbol, _wall_ms)
@@ -449,9 +479,9 @@ class Pipeline:
                     await task
                     if name == "ingest":
                         await self._ingest.empty.wait()
-                        marks = self._ingest.watermarks()
-                        if marks:
-                            await self._rows.put(ledger.Batch(watermarks=marks), 0)
+                        numberings = self._ingest.numberings()
+                        if numberings:
+                            await self._rows.put(ledger.Batch(numberings=numberings), 0)
                     if name in closes:
                         closes[name].close()
         except TimeoutError:
@@ -732,6 +762,7 @@ class Pipeline:
         counters.duplicates = intake.duplicates
         counters.gaps = intake.gaps
         counters.parse_errors = self._feed.parse_errors
+        counters.foreign = self._feed.foreign
         counters.ignored = self._feed.ignored
         counters.reconnects = self._feed.reconnects
         return metrics.snapshot(
@@ -793,6 +824,10 @@ def _merge(batches: list[ledger.Batch]) -> ledger.Batch:
         merged.signals += batch.signals
         merged.orders += batch.orders
         merged.fills += batch.fills
-        merged.watermarks |= batch.watermarks
+        for label, one in batch.numberings.items():
+            if one.missing is None and (before := merged.numberings.get(label)) is not None:
+                one.missing = before.missing
+            merged.numberings[label] = one
+        merged.streams |= batch.streams
         merged.barred |= batch.barred
     return merged

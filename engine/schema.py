@@ -74,6 +74,9 @@ def _trusted_key(value: str) -> str:
 
 
 _NAME: Final = core.str_schema(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
+_MARKETS: Final = core.dict_schema(
+    core.str_schema(max_length=128, pattern=r"^[A-Za-z0-9_.\-]+$"), _NAME, min_length=1, max_length=1024
+)
 _PATH: Final = core.no_info_after_validator_function(_path, core.str_schema())
 _TRUSTED_KEY: Final = core.no_info_after_validator_function(_trusted_key, core.str_schema())
 _WS_URL: Final = core.no_info_after_validator_function(_ws_url, core.str_schema())
@@ -283,6 +286,11 @@ class Source(Table, frozen=True):
     ] = None
     symbol: Annotated[
         str | None, core.nullable_schema(_NAME), "What its ticks are called; default [app] symbol (N10)."
+    ] = None
+    markets: Annotated[
+        dict[str, str] | None,
+        core.nullable_schema(_MARKETS),
+        "Market, as the venue writes it -> what its ticks are called; absent: the URL's market (N12).",
     ] = None
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from pydantic_core import ValidationError
 
-from engine import schema
+from engine import markets, schema
 from engine.exits import ConfigError
 from engine.schema import Settings, Source
 
@@ -110,7 +110,10 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
     settings = _validate(Settings, table, path or DEFAULT_CONFIG_PATH, origins)
     found: tuple[Source, ...] = ()
     if settings.engine.ingest_mode == "REAL_WS":
-        found = load_sources(Path(sources) if sources is not None else directory / SOURCES_FILE_NAME)
+        sources_path = Path(sources) if sources is not None else directory / SOURCES_FILE_NAME
+        found = load_sources(sources_path)
+        for source in found:
+            warnings += _check_source(source, sources_path, settings.app.symbol)
     return Loaded(settings, found, path, tuple(warnings))
 
 
@@ -136,11 +139,51 @@ def load_sources(path: Path) -> tuple[Source, ...]:
     return tuple(sorted(found, key=lambda source: source.priority))
 
 
+def asked_markets(source: Source, default_symbol: str) -> dict[str, str] | None:
+    """The markets of a source, and what their ticks are called; None when nothing says (N12)."""
+    found = markets.subscription(source.venue, source.url)
+    return markets.asked(found, source.markets, source.symbol or default_symbol)
+
+
+def _check_source(source: Source, path: Path, default_symbol: str) -> list[tuple[str, dict[str, object]]]:
+    """What an operator had better know of a source. Raises ConfigError when no trade can ever come of it (N13)."""
+    found = markets.subscription(source.venue, source.url)
+    where: dict[str, object] = {"config_path": str(path), "source": source.name}
+    if found.problem is not None:
+        url = redact_url(source.url)
+        raise ConfigError(
+            f"{path}: source.url = {url!r}: no trade can ever come of it: {found.problem}",
+            **where, key="source.url", value=url,
+        )  # fmt: skip
+    doubts = list(found.doubts)
+    if source.markets is not None:
+        problem, more = markets.misfit(found, source.markets)
+        if problem is not None:
+            named = ", ".join(source.markets)
+            raise ConfigError(
+                f"{path}: source.markets names {named[:80]}: {problem}", **where, key="source.markets", value=named[:80]
+            )
+        doubts += more
+    elif len(found.markets) > 1:
+        called = markets.asked(found, None, source.symbol or default_symbol) or {}
+        listed = ", ".join(f"{market} as {name}" for market, name in list(called.items())[:4])
+        doubts.append(f"it asks for {len(called)} markets and has no `markets` table to name them: {listed}")
+    elif source.symbol is None and found.markets:
+        [market] = found.markets
+        if markets.plain(market) != markets.plain(default_symbol):
+            doubts.append(f"ticks of its market {market} will be called {default_symbol}: give it a symbol of its own")
+    return [(f"source {source.name}: {doubt}", where) for doubt in doubts]
+
+
 def effective(loaded: Loaded) -> dict[str, object]:
     """The configuration in force as plain data for --check-config, safe to print."""
     plain: dict[str, object] = msgspec.to_builtins(loaded.settings)
     if loaded.sources:
-        plain["sources"] = msgspec.to_builtins(loaded.sources)
+        plain["sources"] = [
+            # URLs are shown without their query, which may say what is asked for.
+            msgspec.to_builtins(source) | {"markets": asked_markets(source, loaded.settings.app.symbol)}
+            for source in loaded.sources
+        ]
     shown = _redact_urls(plain)
     assert isinstance(shown, dict)
     return shown

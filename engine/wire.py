@@ -28,14 +28,13 @@ Formats (as the venues document them):
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
-from typing import Annotated, Any, Final, TypeAlias
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
 from engine.events import Tick
+from engine.markets import AGGREGATED, TRADE, Kind, Markets
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """The largest message worth decoding (N8: a real first Gemini frame has 600 KB). Feeds enforce it."""
@@ -52,6 +51,9 @@ _MICROSECONDS_FROM: Final = 10**14
 _REASON_CHARS_MAX: Final = 120
 _EXCERPT_CHARS_MAX: Final = 60
 
+_NUMBERS_MAX: Final = 4096
+"""Ids of prints that are no trades, kept until the next flush: more than one read of a socket brings."""
+
 Message: TypeAlias = bytes | bytearray | memoryview
 
 _Id: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TRADE_ID)]
@@ -67,74 +69,64 @@ _Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
 _UNREADABLE: Final = (ValueError, RecursionError)
 
 
-class Kind(StrEnum):
-    """Which venue's dialect a source speaks."""
+# Other executions than these are no market trades: insurance fund, automatic deleveraging, NA (N12).
+_Execution: TypeAlias = Literal["MARKET"] | None
 
-    MOCK = "mock"
-    BINANCE = "binance"
-    GEMINI = "gemini"
-    REPLAY = "replay"
+_NAMES: Final = {"price": "p", "volume": "q", "ts": "T", "market": "s", "execution": "X"}
 
 
-CONSECUTIVE_IDS: Final = frozenset({Kind.MOCK, Kind.BINANCE, Kind.REPLAY})
-"""Kinds that number their trades without holes, so that a hole is a lost trade (N9). Not Gemini: its `tid`
-is the id of an event of the whole venue, where consecutive trades of one market lie far apart."""
-
-_VENUES: Final = {"binance": Kind.BINANCE, "gemini": Kind.GEMINI}
-_HOSTS: Final = {
-    "binance.com": Kind.BINANCE,
-    "binance.us": Kind.BINANCE,
-    "binance.vision": Kind.BINANCE,
-    "gemini.com": Kind.GEMINI,
-}
-
-
-def kind_for(venue: str | None, url: str) -> Kind:
-    """The dialect of a source in ws_sources.toml (contract section 2).
-
-    `venue` decides when given; without it the host of `url` does, and an unknown host speaks MOCK.
-    ValueError when `venue` is unknown, or when there is none and `url` is not a URL.
-    """
-    if venue is not None:
-        try:
-            return _VENUES[venue.lower()]
-        except KeyError:
-            raise ValueError(f"venue {venue!r}: allowed are {', '.join(map(repr, _VENUES))}") from None
-    host = urlsplit(url).hostname or ""
-    for domain, kind in _HOSTS.items():
-        if host == domain or host.endswith("." + domain):
-            return kind
-    return Kind.MOCK
-
-
-class _BinanceTrade(
-    Struct,
-    gc=False,
-    tag_field="e",
-    tag="trade",
-    rename={"id": "t", "price": "p", "volume": "q", "ts": "T"},
-):
+class _BinanceTrade(Struct, gc=False, tag_field="e", tag=TRADE, rename=_NAMES | {"id": "t"}):
     id: _Id
     price: _Price
     volume: _Volume
     ts: _MillisOrMicros
+    market: str = ""
+    execution: _Execution = None
 
 
-class _BinanceAggTrade(
-    Struct,
-    gc=False,
-    tag_field="e",
-    tag="aggTrade",
-    rename={"id": "a", "price": "p", "volume": "q", "ts": "T"},
-):
+class _BinanceAggTrade(Struct, gc=False, tag_field="e", tag=AGGREGATED, rename=_NAMES | {"id": "a"}):
     id: _Id
     price: _Price
     volume: _Volume
     ts: _MillisOrMicros
+    market: str = ""
 
 
 class _BinanceCombined(Struct, gc=False):
     data: _BinanceTrade | _BinanceAggTrade
+    stream: str = ""
+
+
+class _BinanceNumber(Struct, gc=False, tag_field="e", tag=TRADE, rename=_NAMES | {"id": "t"}):
+    """What counts of a print that is no market trade: the id that it used up."""
+
+    id: _Id
+    ts: _MillisOrMicros
+    market: str = ""
+
+
+class _BinanceCombinedNumber(Struct, gc=False):
+    data: _BinanceNumber
+    stream: str = ""
+
+
+def _one_market(trade: type, market: str, combined: bool, lone: bool) -> msgspec.json.Decoder[Any]:
+    """Reads the trades of one market and nothing else, which is a tenth quicker than to read the market and look it up.
+    `trade`: _BinanceTrade or _BinanceAggTrade. `lone`: a message that does not say its market is of this one."""
+    is_single = trade is _BinanceTrade
+    field: tuple[Any, ...] = ("market", Literal[market], market) if lone else ("market", Literal[market])
+    one = msgspec.defstruct(
+        "OneMarket",
+        [("id", _Id), ("price", _Price), ("volume", _Volume), ("ts", _MillisOrMicros), field]
+        + ([("execution", _Execution, None)] if is_single else []),
+        rename=_NAMES | {"id": "t" if is_single else "a"},
+        tag_field="e",
+        tag=TRADE if is_single else AGGREGATED,
+        gc=False,
+    )
+    if combined:
+        one = msgspec.defstruct("OneMarketCombined", [("data", one)], gc=False)
+    return msgspec.json.Decoder(one, strict=False)
 
 
 class _GeminiTrade(Struct, gc=False, tag_field="type", tag="trade"):
@@ -193,6 +185,8 @@ class _ReplayTick(Struct, gc=False):
 # strict=False reads numbers out of strings ("p": "90333.28") without a str object in between.
 _BINANCE_PLAIN: Final = msgspec.json.Decoder(_BinanceTrade | _BinanceAggTrade, strict=False)
 _BINANCE_COMBINED: Final = msgspec.json.Decoder(_BinanceCombined, strict=False)
+_BINANCE_NUMBER: Final = msgspec.json.Decoder(_BinanceNumber, strict=False)
+_BINANCE_COMBINED_NUMBER: Final = msgspec.json.Decoder(_BinanceCombinedNumber, strict=False)
 _GEMINI_FRAME: Final = msgspec.json.Decoder(_GeminiUpdate | _GeminiHeartbeat, strict=False)
 _GEMINI_ENVELOPE: Final = msgspec.json.Decoder(_GeminiEnvelope, strict=False)
 _GEMINI_EVENT_TYPE: Final = msgspec.json.Decoder(_GeminiEventType)
@@ -211,13 +205,26 @@ class Parser:
     `parse_error_limit` (contract section 3, exit 11) is held against, and a reconnect does not reset it.
     """
 
-    __slots__ = ("_source", "_symbol", "error_streak", "errors", "ignored", "last_error", "parse_into")
+    __slots__ = (
+        "_markets", "_source", "error_streak", "errors", "foreign", "ignored", "last_error", "last_foreign",
+        "numbers", "parse_into",
+    )  # fmt: skip
 
     ignored: int
     """Messages that are fine and no trade (N8b)."""
 
     errors: int
     """Unusable messages, and unusable events of Gemini frames (`parse_errors`, N8)."""
+
+    foreign: int
+    """Trades of markets that nobody asked for (N12)."""
+
+    last_foreign: str
+    """The market of the latest of them: printable; "" for a trade that does not say its own where several were asked
+    for."""
+
+    numbers: list[tuple[str, int, int]]
+    """Ids that were used up by what is no trade, since `numbers` was last emptied: stream, id, time."""
 
     error_streak: int
     """Unusable messages since the last tick; ignored messages neither count nor end the streak."""
@@ -230,12 +237,15 @@ class Parser:
     raises. `message` is the whole payload of one text frame, UTF-8. Ticks come without `id` (intake numbers
     them), `ts` in ms. A closure, not a method: the hot path then reads its decoder and names from cells."""
 
-    def __init__(self, kind: Kind, source: str, symbol: str) -> None:
-        """`source` names the ticks' source; `symbol` is what BINANCE and GEMINI ticks are called (N10). MOCK
-        and REPLAY messages bring their own symbol."""
+    def __init__(self, kind: Kind, source: str, markets: Markets) -> None:
+        """`source` names the ticks' source; `markets` are those that BINANCE and GEMINI ticks may be of, and name
+        stream and symbol (N10, N12). MOCK and REPLAY messages bring their own symbol."""
         self._source = source
-        self._symbol = symbol
+        self._markets = markets
         self.ignored = 0
+        self.foreign = 0
+        self.last_foreign = ""
+        self.numbers = []
         self.errors = 0
         self.error_streak = 0
         self.last_error = None
@@ -280,30 +290,74 @@ class Parser:
         return value
 
     def _binance_parser(self) -> ParseInto:
-        source, symbol = self._source, self._symbol
-        decode_plain, decode_combined = _BINANCE_PLAIN.decode, _BINANCE_COMBINED.decode
+        # What one connection sends is mostly trades of one stream in one shape, so `decode` is for the stream and shape
+        # that were seen last, until a second stream is seen; from then on it reads any.
+        decode: Callable[[Message], Any] = _BINANCE_PLAIN.decode
         combined = False
+        stream = symbol = ""
+        # Kind and market, as they were said -> stream and symbol.
+        placed: dict[tuple[type, str], tuple[str, str]] = {}
+        several = True
+        # A peer that changes its shape with each message shall not have a reader made for each.
+        readers: dict[tuple[type, str, bool], Callable[[Message], Any]] = {}
 
         def parse_into(message: Message, out: list[Tick]) -> None:
-            nonlocal combined
             try:
-                trade = decode_combined(message).data if combined else decode_plain(message)
+                trade = decode(message)
             except _UNREADABLE:
-                # A connection sends either plain or combined messages for its whole life, so the shape that
-                # worked last is tried first.
-                try:
-                    trade = decode_plain(message) if combined else decode_combined(message).data
-                except _UNREADABLE:
-                    self._judge_binance(message)
-                    return
-                combined = not combined
+                parse_slowly(message, out)
+                return
+            if combined:
+                trade = trade.data
             ts = trade.ts
             if ts >= _MICROSECONDS_FROM:
                 ts //= 1000
-            out.append(Tick(source, symbol, trade.price, trade.volume, ts, trade.id))
+            if several:
+                place = placed.get((type(trade), trade.market))
+                if place is None:
+                    parse_slowly(message, out)
+                    return
+                out.append(Tick(place[0], place[1], trade.price, trade.volume, ts, trade.id))
+            else:
+                out.append(Tick(stream, symbol, trade.price, trade.volume, ts, trade.id))
             self.error_streak = 0
 
+        def parse_slowly(message: Message, out: list[Tick]) -> None:
+            nonlocal decode, combined, stream, symbol, several
+            try:
+                trade, said, is_combined = _BINANCE_PLAIN.decode(message), "", False
+            except _UNREADABLE:
+                try:
+                    envelope = _BINANCE_COMBINED.decode(message)
+                except _UNREADABLE:
+                    self._judge_binance(message)
+                    return
+                trade, said, is_combined = envelope.data, envelope.stream.partition("@")[0], True
+            kind = TRADE if type(trade) is _BinanceTrade else AGGREGATED
+            market = trade.market or said
+            place = self._markets.place(market, kind)
+            if place is None:
+                self._note_foreign(market)
+                return
+            ts = trade.ts if trade.ts < _MICROSECONDS_FROM else trade.ts // 1000
+            out.append(Tick(*place, trade.price, trade.volume, ts, trade.id))
+            self.error_streak = 0
+            if trade.market and trade.market == trade.market.upper():
+                placed[type(trade), trade.market] = place
+            several, combined = len(set(placed.values())) != 1, is_combined
+            if several:
+                decode = _BINANCE_COMBINED.decode if combined else _BINANCE_PLAIN.decode
+                return
+            [((only, market), (stream, symbol))] = placed.items()
+            decode = readers.get((only, market, combined)) or readers.setdefault(
+                (only, market, combined), _one_market(only, market, combined, self._markets.is_single).decode
+            )
+
         return parse_into
+
+    def _note_foreign(self, market: str) -> None:
+        self.foreign += 1
+        self.last_foreign = ascii(market)[1:-1][:_EXCERPT_CHARS_MAX]
 
     def _judge_binance(self, message: Message) -> None:
         """Books for a message that is no usable trade."""
@@ -324,10 +378,37 @@ class Parser:
             else:
                 self.refuse(f"event type 'e' is not a string but {type(event).__name__}", message)
             return
+        data = value["data"] if decoder is _BINANCE_COMBINED else value
+        if event == TRADE and isinstance(data, dict) and data.get("X") not in (None, "MARKET"):
+            self._ignore()
+            self._note_number(message, decoder is _BINANCE_COMBINED)
+            return
         self.refuse(f"bad {event}: {_why(decoder, message)}", message)
 
+    def _note_number(self, message: Message, combined: bool) -> None:
+        """The id of a print that is no market trade is not missing."""
+        try:
+            if combined:
+                envelope = _BINANCE_COMBINED_NUMBER.decode(message)
+                number, market = envelope.data, envelope.data.market or envelope.stream.partition("@")[0]
+            else:
+                number = _BINANCE_NUMBER.decode(message)
+                market = number.market
+        except _UNREADABLE:
+            return
+        place = self._markets.place(market, TRADE)
+        if place is not None and len(self.numbers) < _NUMBERS_MAX:
+            ts = number.ts if number.ts < _MICROSECONDS_FROM else number.ts // 1000
+            self.numbers.append((place[0], number.id, ts))
+
+    def _gemini_place(self) -> tuple[str, str]:
+        place = self._markets.place("", TRADE)
+        # A URL of Gemini's names one market, and the sources file cannot name another (engine/settings.py).
+        assert place is not None
+        return place
+
     def _gemini_parser(self) -> ParseInto:
-        source, symbol = self._source, self._symbol
+        source, symbol = self._gemini_place()
         decode = _GEMINI_FRAME.decode
 
         def parse_into(message: Message, out: list[Tick]) -> None:
@@ -384,7 +465,7 @@ class Parser:
         for reason in bad:
             self._note_error(reason, message)
         if trades and ts is not None:
-            source, symbol = self._source, self._symbol
+            source, symbol = self._gemini_place()
             out.extend([Tick(source, symbol, trade.price, trade.amount, ts, trade.tid) for trade in trades])
             self.error_streak = 0
         elif bad:

@@ -30,6 +30,9 @@ CALL_SECS = 30.0
 
 _MUTE_LOOK_SECS = 0.02
 
+# Ticks whose stamp is remembered: more than any proof lets a venue send again.
+_STAMPS_MAX = 200_000
+
 
 class Exchange:
     """One server on `ws://127.0.0.1:<port>`. Use as a context manager."""
@@ -56,6 +59,7 @@ class Exchange:
         self._delay_secs = 0.0
         self._mute = False
         self._clients: set[ServerConnection] = set()
+        self._stamps: dict[int, int] = {}
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exchange", daemon=True)
@@ -194,14 +198,18 @@ class Exchange:
         self.feed(interval_secs=0.0)
 
     def tick(self, number: int, price: float = 100.0, *, volume: float = 1.0, age_secs: float = 0.0) -> str:
-        """The wire form of a tick (contract N3), stamped so long before the present."""
+        """The wire form of a tick (contract N3), stamped so long before the present; the same stamp whenever it is sent
+        again, as a venue's trades have."""
+        stamp = self._stamps.setdefault(number, int((self._clock.wall() - age_secs) * 1000))
+        if len(self._stamps) > _STAMPS_MAX:
+            del self._stamps[next(iter(self._stamps))]
         return json.dumps(
             {
                 "event_id": str(number),
                 "symbol": self.symbol,
                 "price": price,
                 "volume": volume,
-                "ts": int((self._clock.wall() - age_secs) * 1000),
+                "ts": stamp,
             }
         )
 

@@ -206,7 +206,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="after a kill, what the exchange sends again is taken for new",
         proof="test_stop::test_sigkill_in_full_flow",
         patch=Patch(
-            "engine/pipeline.py", "            {} if self._replay else restored.watermarks,\n", "            {},\n"
+            "engine/pipeline.py", "            () if self._replay else restored.numberings,\n", "            (),\n"
         ),
         reason=r"'HEARTBEAT \(G4\)' has not come",
     ),
@@ -702,7 +702,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_sampling::test_processed_is_received_over_n_across_reconnects",
         params={"every": 1},
         patch=Patch(
-            "engine/intake.py", "            elif seen.add(trade_id):", "            elif seen.add(trade_id) or True:"
+            "engine/intake.py",
+            "        return self.since[segment] <= ts <= self.until[segment] and self._hole(trade_id) is None",
+            "        return False",
         ),
         reason=r"of 600 received|has not come",
     ),
@@ -892,7 +894,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="after a restart, what the exchange sends again is taken for new",
         proof="test_invariants::test_the_same_events_again_change_nothing",
         patch=Patch(
-            "engine/pipeline.py", "            {} if self._replay else restored.watermarks,\n", "            {},\n"
+            "engine/pipeline.py", "            () if self._replay else restored.numberings,\n", "            (),\n"
         ),
         reason=r"'HEARTBEAT \(G4\)' has not come",
     ),

@@ -25,9 +25,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import ledger
-from engine.events import EXACT, Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
+from engine.events import EXACT, Fill, Mode, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.exits import ConfigError, Crash, EngineError
-from engine.ledger import Batch, Busy, DiskTrouble, Ledger, Position, Written
+from engine.ledger import RECENT_TIMES, Batch, Busy, DiskTrouble, Ledger, Position, Written
 from proofs.fixtures import seed_database
 from proofs.fixtures.small_disk import mounted
 
@@ -65,6 +65,10 @@ def tick(n: int, trade_id: int | None = None, event_id: str | None = None, **cha
         "source": "binance", "symbol": "SOL/USDC", "price": 100.0 + n, "volume": 1.5, "ts": 1_700_000_000_000 + n,
     }  # fmt: skip
     return Tick(**fields | changes, trade_id=trade_id, event_id=event_id, id=n)
+
+
+def numbering(stream: str, first: int, last: int, number: int = 1, **changes: Any) -> Numbering:
+    return Numbering(stream, number, first, last, 1_700_000_000_000 + last, **changes)
 
 
 def traded(n: int, side: Side = Side.BUY, qty: str = "0.1", price: str = "100.05") -> Batch:
@@ -107,7 +111,7 @@ def test_D1_S1_pragmas_are_applied_read_back_and_logged(database: Path, caplog: 
     assert lines["PRAGMA verification"] == {
         "journal_mode": "wal", "synchronous": 1, "busy_timeout": 5_000, "temp_store": 2,
     }  # fmt: skip
-    assert lines["schema migrated"] == {"from_version": 0, "to_version": 2, "rows": 0}
+    assert lines["schema migrated"] == {"from_version": 0, "to_version": 3, "rows": 0}
 
 
 def test_D1_another_process_sees_the_wal(store: Ledger) -> None:
@@ -280,7 +284,7 @@ def test_D2_the_earlier_engines_database_is_migrated_without_loss(
     assert len(old["ticks"]) == 15_000
     caplog.set_level(logging.INFO, "engine.ledger")
     store = opened(database)
-    assert logged(caplog)["schema migrated"] == {"from_version": 0, "to_version": 2, "rows": 19_500}
+    assert logged(caplog)["schema migrated"] == {"from_version": 0, "to_version": 3, "rows": 19_500}
     store.close()
 
     columns = {
@@ -295,7 +299,7 @@ def test_D2_the_earlier_engines_database_is_migrated_without_loss(
     assert query(database, "SELECT DISTINCT side || ' ' || reason FROM signals ORDER BY 1") == [
         "BUY PERIODIC_TRIGGER", "SELL PERIODIC_TRIGGER",
     ]  # fmt: skip
-    assert query(database, "PRAGMA user_version") == [2]
+    assert query(database, "PRAGMA user_version") == [3]
     assert query(database, "PRAGMA integrity_check") == ["ok"]
 
 
@@ -354,7 +358,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.endswith("-shm")}
 
 
-@pytest.mark.parametrize("version", [3, 99, -1])
+@pytest.mark.parametrize("version", [4, 99, -1])
 def test_D2_a_version_unknown_to_this_engine_is_left_untouched(database: Path, version: int) -> None:
     seed_database.build(database, 200, [f"PRAGMA user_version = {version}"])
     before = contents(database.parent)
@@ -403,7 +407,7 @@ def test_D2_a_second_start_migrates_nothing(database: Path, caplog: pytest.LogCa
 def test_D3_a_batch_is_written_whole(store: Ledger) -> None:
     batch = traded(3)
     batch.ticks = [tick(n, trade_id=n) for n in range(1, 101)]
-    batch.watermarks = {"binance": 100}
+    batch.numberings = {"binance": numbering("binance", 1, 100)}
     assert store.write(batch) == Written(ticks=100, ticks_known=0, signals=1, orders=1, fills=1)
     assert query(store.path, "SELECT count(*), min(ts), max(ts), sum(volume) FROM ticks") == [
         (100, 1_700_000_000_001, 1_700_000_000_100, 150.0)
@@ -575,24 +579,75 @@ def test_I3_a_replay_touches_neither_the_live_book_nor_what_a_live_run_recorded(
     assert book()[0][Mode.SHADOW]["SOL/USDC"].qty == Decimal("0.2")
 
 
-def test_S3_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
+def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     assert store.restore().next_tick_id == 1
     store.write(
         Batch(
             ticks=[tick(1, trade_id=70), tick(2, event_id="e1", source="mock"), tick(3, event_id="e2", source="mock")],
-            watermarks={"binance": 71},
+            numberings={"binance": numbering("binance", 70, 71, missing=[(5, 9)])},
+            streams={"binance": ("binance", "BTCUSDT")},
         )
     )  # fmt: skip
-    store.write(Batch(watermarks={"binance": 75}, barred={"binance": 1000, "gemini": 2000}))
+    again = numbering("binance", 1, 2, number=2, missing=[])
+    store.write(
+        Batch(
+            numberings={"binance": numbering("binance", 69, 75), again.label: again},
+            barred={"binance": 1000, "gemini": 2000},
+        )
+    )
     store.write(Batch(barred={"binance": 3000}))
     restored = store.restore()
     assert restored.next_tick_id == 4
-    assert restored.watermarks == {"binance": 75}
+    # Holes are as they were last told, and times those of the ticks.
+    first, second = restored.numberings
+    assert first == numbering("binance", 69, 75, missing=[(5, 9)], segments=[(70, 0, 1_700_000_000_001)])
+    assert (second, second.label) == (again, "binance (numbering 2)")
+    assert restored.streams == {"binance": ("binance", "BTCUSDT"), "gemini": None, "mock": None}
     assert restored.barred == {"binance": 3000, "gemini": 2000}
     assert restored.recent_event_ids == {"mock": ["e1", "e2"]}
     for n in (7, 8):
         store.write(traded(n))
     assert store.restore().recent_signal_ids == ["s:7", "s:8"]
+
+
+def test_N11_ticks_that_are_ahead_of_what_is_said_of_their_ids_count_as_seen(store: Ledger) -> None:
+    """A kill between the ticks and what is said of their ids: the holes between them are still holes."""
+    store.write(Batch(ticks=[tick(n, trade_id=n) for n in (1, 2)], numberings={"binance": numbering("binance", 1, 2)}))
+    store.write(Batch(ticks=[tick(n, trade_id=n) for n in (3, 6, 7, 9)]))
+    store.write(Batch(ticks=[tick(20, trade_id=50, source="new"), tick(21, trade_id=52, source="new")]))
+    first, second = store.restore().numberings
+    assert (first.first, first.last, first.missing) == (1, 9, [(4, 5), (8, 8)])
+    assert (first.newest_ts, first.segments[-1]) == (1_700_000_000_009, (9, 1_700_000_000_007, 1_700_000_000_009))
+    assert (second.stream, second.first, second.last, second.missing) == ("new", 50, 52, [(51, 51)])
+
+
+def test_N11_times_are_restored_of_the_newest_ticks_and_of_some_of_the_older_ones(store: Ledger) -> None:
+    store.write(Batch(ticks=[tick(n, trade_id=n) for n in range(1, 20_001)]))
+    [found] = store.restore().numberings
+    assert [upto for upto, _, _ in found.segments[-RECENT_TIMES:]] == list(range(20_001 - RECENT_TIMES, 20_001))
+    older = found.segments[:-RECENT_TIMES]
+    assert 5 <= len(older) <= 10
+    assert all(until == 1_700_000_000_000 + upto for upto, _, until in found.segments)
+    assert [since for _, since, _ in found.segments] == [0, *(until for _, _, until in found.segments[:-1])]
+
+
+def test_D2_N11_a_watermark_of_version_2_becomes_the_first_numbering(database: Path) -> None:
+    store = opened(database)
+    store.write(Batch(ticks=[tick(n, trade_id=n) for n in (40, 41, 45)]))
+    store.close()
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as old:
+        for column in ("source", "market", "stream", "number", "first_trade_id", "last_ts", "missing"):
+            old.execute(f"ALTER TABLE sources DROP COLUMN {column}")
+        old.execute("UPDATE sources SET last_trade_id = 45")
+        old.execute("INSERT INTO sources(name, last_trade_id) VALUES ('pruned', 7)")
+        old.execute("PRAGMA user_version = 2")
+    store = opened(database)
+    first, pruned = store.restore().numberings
+    store.close()
+    assert (first.stream, first.number, first.first, first.last, first.newest_ts) == (
+        "binance", 1, 40, 45, 1_700_000_000_045,
+    )  # fmt: skip
+    assert (pruned.first, pruned.last, pruned.newest_ts) == (7, 7, 0)
 
 
 def test_N2_read_ticks_gives_all_ticks_in_time_order(store: Ledger) -> None:
@@ -692,7 +747,7 @@ def test_D4_a_full_database_keeps_the_batch_for_later(store: Ledger) -> None:
     limit.execute(f"PRAGMA max_page_count = {pages + 2}")
     batch = traded(1)
     batch.ticks = [tick(n, trade_id=n) for n in range(1, 1_001)]
-    batch.watermarks = {"binance": 1_000}
+    batch.numberings = {"binance": numbering("binance", 1, 1_000)}
     with pytest.raises(DiskTrouble) as raised:
         store.write(batch)
     assert raised.value.reason == "SQLITE_FULL"
@@ -739,7 +794,7 @@ def test_D4_a_full_disk_at_start_is_a_crash_not_a_configuration_error(small_disk
 ROWS = 37
 WRITER = f"""
 import sys
-from engine.events import Tick
+from engine.events import Numbering, Tick
 from engine.ledger import Batch, open_ledger
 store = open_ledger(sys.argv[1], busy_timeout_ms=1000)
 number = store.restore().next_tick_id
@@ -747,7 +802,7 @@ while True:
     name = f"batch-{{number}}"
     store.write(Batch(
         ticks=[Tick("feed", name, 1.0, 1.0, 1, number + n, None, number + n) for n in range({ROWS})],
-        watermarks={{"feed": number + {ROWS} - 1}},
+        numberings={{"feed": Numbering("feed", 1, 1, number + {ROWS} - 1, 1)}},
     ))
     print(name, flush=True)
     number += {ROWS}
@@ -776,4 +831,4 @@ def test_D3_no_half_batch_after_sigkill_at_any_moment(database: Path) -> None:
     assert len(reported) > 5
     assert reported <= batches.keys()
     assert restored.next_tick_id == len(batches) * ROWS + 1
-    assert restored.watermarks == {"feed": len(batches) * ROWS}
+    assert [(one.label, one.last) for one in restored.numberings] == [("feed", len(batches) * ROWS)]

@@ -22,7 +22,7 @@ def test_every_setting_says_what_it_is_for() -> None:
 
 def test_C4_keys_are_those_of_all_tables_below() -> None:
     assert dict(keys(SourcesFile)).keys() == {
-        "source", *(f"source.{name}" for name in ("name", "url", "kind", "priority", "venue", "symbol"))
+        "source", *(f"source.{name}" for name in ("name", "url", "kind", "priority", "venue", "symbol", "markets"))
     }  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.events import Tick
-from engine.wire import MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TRADE_ID, Kind, Parser, kind_for
+from engine.markets import Kind, Markets, Streams, kind_for
+from engine.wire import MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TRADE_ID, Parser
 
 FRAMES = Path(__file__).parent / "fixtures" / "frames"
 MESSAGES = [json.loads(line) for line in (FRAMES / "messages.jsonl").read_text().splitlines()]
@@ -25,7 +26,7 @@ GEMINI = {"type": "update", "timestampms": 1_700_000_000_000, "events": [GEMINI_
 
 
 def parse(kind: Kind, *messages: bytes) -> tuple[list[Tick], Parser]:
-    parser = Parser(kind, "src", "SYM")
+    parser = Parser(kind, "src", Markets("src", "SYM", Streams()))
     ticks: list[Tick] = []
     for message in messages:
         parser.parse_into(message, ticks)
@@ -123,7 +124,7 @@ def test_N8_the_reason_is_short_and_printable() -> None:
 def test_N8_consecutive_unusable_messages_are_counted() -> None:
     """`parse_error_limit` (exit 11) is about messages since the last tick: ignored ones are no progress (N8b)."""
     good, bad = json.dumps(BINANCE).encode(), b"rubbish"
-    parser = Parser(Kind.BINANCE, "src", "SYM")
+    parser = Parser(Kind.BINANCE, "src", Markets("src", "SYM", Streams()))
     streaks = []
     for message in (bad, bad, good, bad, b'{"result":null,"id":1}', bad, bad):
         parser.parse_into(message, [])
@@ -136,7 +137,7 @@ def test_N8_consecutive_unusable_messages_are_counted() -> None:
 
 def test_N8_a_gemini_frame_is_one_message_of_a_streak() -> None:
     bad = {**GEMINI_TRADE, "price": "0"}
-    parser = Parser(Kind.GEMINI, "src", "SYM")
+    parser = Parser(Kind.GEMINI, "src", Markets("src", "SYM", Streams()))
     for events, errors, streak in (([bad, bad], 2, 1), ([bad], 3, 2), ([bad, GEMINI_TRADE], 4, 0)):
         parser.parse_into(json.dumps({**GEMINI, "events": events}).encode(), [])
         assert (parser.errors, parser.error_streak) == (errors, streak)
@@ -191,6 +192,112 @@ def test_N4_venue_or_host_decides_the_dialect(venue: str | None, url: str, kind:
 def test_N4_an_unknown_venue_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"venue 'kraken': allowed are 'binance', 'gemini'"):
         kind_for("kraken", "wss://ws.kraken.com")
+
+
+# --- markets (N12) ------------------------------------------------------------------------------------------
+
+
+def of(market: str, trade_id: int = 5, **more: object) -> dict[str, object]:
+    return {**BINANCE, "s": market, "t": trade_id, **more}
+
+
+def combined(message: dict[str, object]) -> bytes:
+    return json.dumps({"stream": f"{str(message['s']).lower()}@{message['e']}", "data": message}).encode()
+
+
+TWO = {"BTCUSDT": "BTC/USDT", "ETHUSDT": "ETH/USDT"}
+
+
+@pytest.mark.parametrize("shape", [combined, lambda message: json.dumps(message).encode()], ids=["combined", "plain"])
+def test_N12_each_market_of_a_combined_stream_has_its_own_name_and_ids(shape: Callable[[Any], bytes]) -> None:
+    parser = Parser(Kind.BINANCE, "src", Markets("src", "SYM", Streams(), TWO))
+    ticks: list[Tick] = []
+    markets = ["BTCUSDT", "BTCUSDT", "ETHUSDT", "BTCUSDT", "ETHUSDT", "ETHUSDT"]
+    for market in markets:
+        parser.parse_into(shape(of(market)), ticks)
+    parser.parse_into(shape(of("BTCUSDT", e="aggTrade", a=5)), ticks)
+    assert [t.symbol for t in ticks] == [*(TWO[market] for market in markets), "BTC/USDT"]
+    streams = {"BTCUSDT": "src", "ETHUSDT": "src ETHUSDT"}
+    assert [t.source for t in ticks] == [*(streams[market] for market in markets), "src BTCUSDT@aggTrade"]
+    assert (parser.foreign, parser.errors, parser.ignored) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("asked", [None, {"BTCUSDT": "SYM"}, {"BTCUSDT": "SYM", "XRPUSDT": "X"}])
+def test_N12_a_trade_of_another_market_is_foreign(asked: dict[str, str] | None) -> None:
+    parser = Parser(Kind.BINANCE, "src", Markets("src", "SYM", Streams(), asked))
+    ticks: list[Tick] = []
+    for market in ("BTCUSDT", "ETHUSDT", "BTCUSDT", "\x1b[31m", "btcusdt"):
+        parser.parse_into(json.dumps(of(market)).encode(), ticks)
+        parser.parse_into(combined(of(market)), ticks)
+    assert [(t.source, t.symbol) for t in ticks] == [("src", "SYM")] * 6
+    assert (parser.foreign, parser.errors, parser.error_streak) == (4, 0, 0)
+    assert parser.last_foreign == "\\x1b[31m"
+
+
+def test_N12_a_message_that_does_not_say_its_market_is_of_the_only_one() -> None:
+    nameless = {key: value for key, value in BINANCE.items() if key != "s"}
+    for asked, ticks_made, foreign in ((None, 3, 0), ({"BTCUSDT": "SYM"}, 3, 0), (TWO, 1, 2)):
+        parser = Parser(Kind.BINANCE, "src", Markets("src", "SYM", Streams(), asked))
+        ticks: list[Tick] = []
+        for message in (nameless, BINANCE, nameless):
+            parser.parse_into(json.dumps(message).encode(), ticks)
+        assert (len(ticks), parser.foreign) == (ticks_made, foreign)
+    # In a combined stream the stream's name says it.
+    parser = Parser(Kind.BINANCE, "src", Markets("src", "SYM", Streams(), TWO))
+    ticks = []
+    parser.parse_into(json.dumps({"stream": "ethusdt@trade", "data": nameless}).encode(), ticks)
+    assert [t.symbol for t in ticks] == ["ETH/USDT"]
+
+
+@pytest.mark.parametrize("execution", ["INSURANCE_FUND", "ADL", "NA", "market", 7, [], {"a": 1}])
+@pytest.mark.parametrize("shape", [combined, lambda message: json.dumps(message).encode()], ids=["combined", "plain"])
+def test_N12_a_print_that_is_no_market_trade_is_ignored_and_its_id_is_no_gap(
+    shape: Callable[[Any], bytes], execution: object
+) -> None:
+    parser = Parser(Kind.BINANCE, "src", Markets("src", "SYM", Streams()))
+    ticks: list[Tick] = []
+    parser.parse_into(shape(of("BTCUSDT", 1, X="MARKET")), ticks)
+    parser.parse_into(shape(of("BTCUSDT", 2, X=execution, p="0", q="0")), ticks)
+    parser.parse_into(shape(of("BTCUSDT", 3, X=None)), ticks)
+    assert [t.trade_id for t in ticks] == [1, 3]
+    assert (parser.ignored, parser.errors, parser.foreign) == (1, 0, 0)
+    assert parser.numbers == [("src", 2, BINANCE["T"])]
+    # One whose id cannot be read, and one of another market, use up no id of ours.
+    parser.parse_into(shape(of("BTCUSDT", 4, X=execution) | {"t": "x"}), ticks)
+    parser.parse_into(shape(of("ETHUSDT", 4, X=execution)), ticks)
+    assert (len(parser.numbers), parser.ignored) == (1, 3)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["BTCUSDT", "ETHUSDT", "SOLUSDT"]),
+            st.sampled_from(["trade", "aggTrade"]),
+            st.booleans(),
+            st.sampled_from([None, "MARKET", "ADL"]),
+        ),
+        max_size=30,
+    )
+)
+def test_N12_whatever_was_read_before_a_message_means_the_same(
+    messages: list[tuple[str, str, bool, str | None]],
+) -> None:
+    """The reader that is chosen for a stream, and changed for another, never changes what a message says."""
+    parser = Parser(Kind.BINANCE, "src", Markets("src", "SYM", Streams(), TWO))
+    for number, (market, kind, is_combined, execution) in enumerate(messages):
+        body = {**of(market, number), "e": kind, "a": number} | ({"X": execution} if execution else {})
+        ticks: list[Tick] = []
+        before = parser.foreign, parser.ignored
+        parser.parse_into(combined(body) if is_combined else json.dumps(body).encode(), ticks)
+        if execution == "ADL" and kind == "trade":
+            assert (ticks, parser.ignored) == ([], before[1] + 1)
+        elif market not in TWO:
+            assert (ticks, parser.foreign) == ([], before[0] + 1)
+        else:
+            [one] = ticks
+            assert (one.symbol, one.trade_id) == (TWO[market], number)
+            assert one.source == parser._markets.place(market, kind)[0]  # type: ignore[index]
+    assert parser.errors == 0
 
 
 # --- properties ---------------------------------------------------------------------------------------------

@@ -1,0 +1,276 @@
+"""Which market a trade belongs to, and what its ticks and ids are called (N10, N12); what a URL asks for (N13). Pure.
+
+A source asks for markets: its URL says which, or `markets` in the sources file, or, where neither does, it is the first
+market that it brings. A trade of another market is foreign: counted, never stored.
+
+Each market of a source numbers its trades for itself, and so do a venue's single and aggregated trades. What shares one
+sequence of ids is a **stream**; its name is what `Tick.source` says and what the table `sources` keeps. The first
+stream of a source has the source's own name.
+
+What URLs mean: Binance "WebSocket Streams" (spot; USD-M and COIN-M futures; testnet), "SBE Market Data Streams" and
+"WebSocket API", Gemini "Market Data" versions 1 and 2 and "Fast API", as their documentation stood in November 2026.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from sys import intern
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
+
+
+class Kind(StrEnum):
+    """Which venue's dialect a source speaks."""
+
+    MOCK = "mock"
+    BINANCE = "binance"
+    GEMINI = "gemini"
+    REPLAY = "replay"
+
+
+CONSECUTIVE_IDS: Final = frozenset({Kind.MOCK, Kind.BINANCE, Kind.REPLAY})
+"""Kinds that number their trades without holes, so that a hole is a lost trade (N9). Not Gemini: its `tid`
+is the id of an event of the whole venue, where consecutive trades of one market lie far apart."""
+
+_VENUES: Final = {"binance": Kind.BINANCE, "gemini": Kind.GEMINI}
+_HOSTS: Final = {
+    "binance.com": Kind.BINANCE,
+    "binance.us": Kind.BINANCE,
+    "binance.vision": Kind.BINANCE,
+    "binancefuture.com": Kind.BINANCE,
+    "gemini.com": Kind.GEMINI,
+}
+
+
+def kind_for(venue: str | None, url: str) -> Kind:
+    """The dialect of a source in ws_sources.toml (contract section 2).
+
+    `venue` decides when given; without it the host of `url` does, and an unknown host speaks MOCK.
+    ValueError when `venue` is unknown, or when there is none and `url` is not a URL.
+    """
+    if venue is not None:
+        try:
+            return _VENUES[venue.lower()]
+        except KeyError:
+            raise ValueError(f"venue {venue!r}: allowed are {', '.join(map(repr, _VENUES))}") from None
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    return next((kind for domain, kind in _HOSTS.items() if _is_below(host, domain)), Kind.MOCK)
+
+
+TRADE: Final = "trade"
+AGGREGATED: Final = "aggTrade"
+"""What Binance calls its two kinds of trades, in messages and in the names of streams."""
+
+_TESTNETS: Final = ("testnet.binance.vision", "binancefuture.com", "sandbox.gemini.com")
+_TRADE_STREAM: Final = re.compile(rf"([A-Za-z0-9_.\-]+)@({TRADE}|{AGGREGATED})")
+_GEMINI_ENTRIES: Final = ("bids", "offers", "trades", "auctions")
+
+
+class Subscription(Struct, frozen=True):
+    """What a source's URL asks for."""
+
+    kind: Kind
+    markets: tuple[str, ...] = ()
+    """The markets whose trades it asks for, as the venue writes them; empty when the URL does not tell."""
+    problem: str | None = None
+    """Why no trade can ever come; None when one may."""
+    doubts: tuple[str, ...] = ()
+    """What an operator had better know."""
+
+
+def subscription(venue: str | None, url: str) -> Subscription:
+    """Reads a URL as the venue does. The rules are held against a venue's own hosts only: what a proxy or a mock
+    exchange makes of a path is its own business."""
+    kind = kind_for(venue, url)
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if kind is Kind.MOCK:
+        if _is_local(host):
+            return Subscription(kind)
+        return Subscription(
+            kind, doubts=(f"{host} is not a host of a known venue: its messages are read as MOCK_WS's",)
+        )
+    read = _binance if kind is Kind.BINANCE else _gemini
+    if kind_for(None, url) is not kind:
+        return Subscription(kind, read("", unquote(parts.path), parts.query).markets)
+    found = read(host, unquote(parts.path), parts.query)
+    if any(_is_below(host, net) for net in _TESTNETS):
+        doubt = f"{host} is a test network: its prices are not the market's, and its ids start over"
+        return Subscription(kind, found.markets, found.problem, (*found.doubts, doubt))
+    return found
+
+
+def _is_below(host: str, domain: str) -> bool:
+    return host == domain or host.endswith("." + domain)
+
+
+def _is_local(host: str) -> bool:
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def _binance(host: str, path: str, query: str) -> Subscription:
+    """`host`: "" for one that is not the venue's."""
+    if host.startswith("stream-sbe."):
+        return _hopeless(Kind.BINANCE, "it sends binary SBE messages; use stream.binance.com")
+    if host.startswith(("ws-api.", "ws-fapi.", "ws-dapi.", "api.", "fapi.", "dapi.", "www.")) or host == "binance.com":
+        return _hopeless(Kind.BINANCE, "it answers requests and sends no streams; use stream.binance.com")
+    path = path.rstrip("/")
+    if path.endswith("/stream"):
+        # Split by hand: parse_qs would take the "+" of a time zone for a space.
+        asked = [name for pair in query.split("&") if pair.startswith("streams=") for name in pair[8:].split("/")]
+    else:
+        asked = path.partition("/ws/")[2].split("/")
+    asked = [unquote(name) for name in asked if name]
+    if not asked:
+        return _hopeless(
+            Kind.BINANCE,
+            "it names no stream, and the engine sends no SUBSCRIBE; ask for one, such as /ws/btcusdt@trade",
+        )
+    markets: list[str] = []
+    wrong: list[str] = []
+    for name in asked:
+        match = _TRADE_STREAM.fullmatch(name)
+        # European options write their symbols in upper case, and what an unknown host does nobody knows.
+        if match is None:
+            is_near = re.search(r"@(trade|aggtrade)\b", name, re.IGNORECASE)
+            wrong.append(f"{name!r} is not spelled as the venue does" if is_near else f"{name!r} carries no trades")
+        elif match[1] != match[1].lower() and host and not host.startswith("nbstream."):
+            wrong.append(f"{name!r} must be written in lower case: {name.lower().replace('aggtrade', 'aggTrade')!r}")
+        elif match[1].upper() not in markets:
+            markets.append(match[1].upper())
+    if not markets:
+        return _hopeless(Kind.BINANCE, "; ".join(wrong[:3]))
+    return Subscription(Kind.BINANCE, tuple(markets), doubts=tuple(wrong[:3]))
+
+
+def _gemini(host: str, path: str, query: str) -> Subscription:
+    match = re.fullmatch(r"/v1/marketdata/([A-Za-z0-9]+)/?", path)
+    if match is None:
+        asked = "its market data must be subscribed to by a message, which this engine does not send"
+        if path.startswith("/v1/"):
+            asked = f"{path!r} is not the market data of one market"
+        return _hopeless(Kind.GEMINI, f"{asked}; use wss://api.gemini.com/v1/marketdata/btcusd")
+    if host and not host.startswith("api."):
+        return _hopeless(Kind.GEMINI, f"version 1 is served by api.gemini.com, not by {host}")
+    flags = {name: value.lower() for name, value in parse_qsl(query)}
+    chosen = {name: flags[name] for name in _GEMINI_ENTRIES if name in flags}
+    if chosen and chosen.get("trades") != "true":
+        return _hopeless(Kind.GEMINI, "its flags leave out trades: add trades=true, or no flags at all")
+    return Subscription(Kind.GEMINI, (match[1].upper(),))
+
+
+def _hopeless(kind: Kind, problem: str) -> Subscription:
+    return Subscription(kind, problem=problem)
+
+
+def plain(name: str) -> str:
+    """A market's or symbol's name without what is written differently here and there: "btc-usdt" -> "BTCUSDT"."""
+    return re.sub(r"[^A-Z0-9]", "", name.upper())
+
+
+def asked(found: Subscription, table: Mapping[str, str] | None, symbol: str) -> dict[str, str] | None:
+    """Market -> what its ticks are called, for one source; None when neither its URL nor its `markets` say.
+
+    `table`: its `markets`. `symbol`: what its ticks are called where that does not tell: the only market; of several
+    the one that is spelled like it, while the others are called as the venue calls them.
+    """
+    if table is not None:
+        return {market.upper(): name for market, name in table.items()}
+    if len(found.markets) == 1:
+        return {found.markets[0]: symbol}
+    return {market: symbol if plain(market) == plain(symbol) else market for market in found.markets} or None
+
+
+def misfit(found: Subscription, table: Mapping[str, str]) -> tuple[str | None, tuple[str, ...]]:
+    """Why a source's `markets` cannot be what its URL asks for, or None; and what of it will not come as expected."""
+    if found.kind is Kind.MOCK:
+        return "each of its messages brings its own symbol", ()
+    wanted = [market.upper() for market in table]
+    if len(set(wanted)) < len(wanted):
+        return "the same market stands there twice", ()
+    if not found.markets:
+        return None, ()
+    if not set(wanted) & set(found.markets):
+        return f"its URL asks for {', '.join(found.markets)}", ()
+    unasked = [market for market in wanted if market not in found.markets]
+    unnamed = [market for market in found.markets if market not in wanted]
+    doubts = [f"{market} will not come: the URL does not ask for it" for market in unasked]
+    return None, (*doubts, *(f"trades of {market} are left out: markets does not name it" for market in unnamed))
+
+
+class Streams:
+    """The names of all streams, those of earlier runs included."""
+
+    def __init__(self, stored: Mapping[str, tuple[str, str] | None] | None = None, sources: Iterable[str] = ()) -> None:
+        """`stored`: name of a stream on disk -> (source, key); None where it is not known, which leaves the name to the
+        source that is called so. `sources`: the names of all sources, which no other source's stream may get."""
+        stored = stored or {}
+        self._names = {owner: intern(name) for name, owner in stored.items() if owner is not None}
+        self._owners = {name: owner for owner, name in self._names.items()}
+        self._taken = set(stored) | set(sources)
+        self._new: dict[str, tuple[str, str]] = {}
+
+    def name(self, source: str, key: str) -> str:
+        """The name of the stream in which `source` numbers what `key` stands for: a market, or "" for all it brings."""
+        name = self._names.get((source, key))
+        if name is None:
+            name = source
+            if name in self._owners:
+                wanted = name = f"{source} {key}".rstrip()
+                number = 2
+                while name in self._taken:
+                    name, number = f"{wanted} ({number})", number + 1
+            name = intern(name)
+            self._names[source, key] = name
+            self._owners[name] = self._new[name] = (source, key)
+            self._taken.add(name)
+        return name
+
+    def owner(self, name: str) -> tuple[str, str]:
+        """(source, key) of a stream; that of a name that nobody claimed is itself."""
+        return self._owners.get(name, (name, ""))
+
+    def take_new(self) -> dict[str, tuple[str, str]]:
+        """The streams named since the last call, for the disk: name -> (source, key)."""
+        new, self._new = self._new, {}
+        return new
+
+
+class Markets:
+    """The markets of one source."""
+
+    def __init__(self, source: str, symbol: str, streams: Streams, asked: Mapping[str, str] | None = None) -> None:
+        """`symbol`: what ticks of a market that nobody named are called. `asked`: market, in upper case ->
+        what its ticks are called; None: unknown, so that the first one that comes is meant."""
+        self._source = source
+        self._symbol = symbol
+        self._streams = streams
+        self.asked = None if asked is None else dict(asked)
+        self.guessed: str | None = None
+        """The market that was taken because it came first; None while none was."""
+
+    @property
+    def is_single(self) -> bool:
+        """Whether all its trades are of one market, so that one that does not say its market is of that."""
+        return self.asked is None or len(self.asked) == 1
+
+    def place(self, market: str, kind: str) -> tuple[str, str] | None:
+        """The stream and the symbol of a trade; None when nobody asked for its market. `market`: as the message says,
+        "" when it does not; `kind`: TRADE or AGGREGATED."""
+        market = market.upper()
+        if not market:
+            if not self.is_single:
+                return None
+            market = next(iter(self.asked), "") if self.asked else ""
+        elif self.asked is None:
+            self.asked = {market: self._symbol}
+            self.guessed = market
+        symbol = self._symbol if self.asked is None else self.asked.get(market)
+        if symbol is None:
+            return None
+        key = f"{market}@{kind}" if kind == AGGREGATED else market
+        return self._streams.name(self._source, key), symbol
