@@ -135,6 +135,11 @@ class Exchange:
 
         self._on_connect = forever
 
+    def number_from(self, next_id: int) -> None:
+        """The next new tick has this id, as after a venue was wiped; ids that come again are of other trades."""
+        self._next_id = next_id
+        self._stamps.clear()
+
     def send_raw(self, messages: Iterable[str | bytes]) -> None:
         """Send messages as they are: garbage, acknowledgements, whatever a venue might say."""
         self.sent_raw += self._call(self._broadcast(messages))

@@ -650,6 +650,7 @@ _COUNTED = {
     "ticks_parsed": ("hybrid_ticks_parsed", "Ticks parsed from the feed by this run of the engine."),
     "ingest_received": ("hybrid_ticks_received", "New ticks received by this run; duplicates are not new."),
     "ingest_processed": ("hybrid_ticks_processed", "Ticks processed by this run: every sample_every-th received."),
+    "foreign": ("hybrid_ticks_foreign", "Trades of markets that nobody asked for; not counted as parsed."),
     "duplicates": ("hybrid_ticks_duplicate", "Ticks that had been seen before."),
     "signal_count": ("hybrid_signals", "Signals made by this run, vetoed ones included."),
     "trade_count": ("hybrid_fills", "Fills of this run, simulated ones included."),

@@ -709,6 +709,58 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"of 600 received|has not come",
     ),
     Sabotage(
+        id="ids-alone-are-a-trade",
+        guardrail="N11",
+        breaks="a trade is known by its id alone, as it was: a venue that starts its ids over is mute",
+        proof="test_markets_unit::test_a_venue_that_starts_its_ids_over_is_not_mute",
+        patch=Patch(
+            "engine/intake.py",
+            "        return self.since[segment] <= ts <= self.until[segment] and self._hole(trade_id) is None",
+            "        return self._hole(trade_id) is None",
+        ),
+        reason=r"SELECT COUNT\(\*\) FROM ticks: \d+ of 81",
+    ),
+    Sabotage(
+        id="an-outlier-moves-the-watermark",
+        guardrail="N11",
+        breaks="one absurd id becomes the highest",
+        proof="test_markets_unit::test_a_venue_that_starts_its_ids_over_is_not_mute",
+        patch=Patch("engine/intake.py", "JUMP_MAX: Final = 1_000_000\n", "JUMP_MAX: Final = 2**64\n"),
+        reason=r"an outlier made \d+ gaps",
+    ),
+    Sabotage(
+        id="markets-share-a-name",
+        guardrail="N12",
+        breaks="every trade of a connection is taken for one of its first market",
+        proof="test_markets_unit::test_each_market_of_one_connection_has_its_name_and_its_ids",
+        patch=Patch(
+            "engine/markets.py",
+            "        symbol = self._symbol if self.asked is None else self.asked.get(market)\n",
+            "        market = next(iter(self.asked or {market: 0}))\n"
+            "        symbol = self._symbol if self.asked is None else self.asked.get(market)\n",
+        ),
+        reason=r"'trade of a market that nobody asked for' has not come",
+    ),
+    Sabotage(
+        id="insurance-fund-is-the-market",
+        guardrail="N12",
+        breaks="prints of the insurance fund are taken for market trades",
+        proof="test_markets_unit::test_each_market_of_one_connection_has_its_name_and_its_ids",
+        patch=Patch(
+            "engine/wire.py", '_Execution: TypeAlias = Literal["MARKET"] | None', "_Execution: TypeAlias = str | None"
+        ),
+        reason=r"foreign 10, ignored 0",
+    ),
+    Sabotage(
+        id="hopeless-source-is-tried",
+        guardrail="N13",
+        breaks="a URL that can never deliver a trade is connected to",
+        proof="test_exit12::test_misconfigured_unit_stays_down_and_says_why",
+        params={"case": "source-without-trades"},
+        patch=Patch("engine/settings.py", "    if found.problem is not None:\n", "    if False:\n"),
+        reason=r"succeeded on a configuration that must be refused",
+    ),
+    Sabotage(
         id="readers-are-locked-out",
         guardrail="concurrency",
         breaks="nobody else can read the database while the engine runs",

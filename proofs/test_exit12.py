@@ -25,12 +25,20 @@ MISCONFIGURED = {
     "wrong-type": ('[engine]\nsample_every = "five"\n', ["engine.sample_every", "five"]),
     "risk-cap-zero": ("[risk_caps]\nmax_exposure_usd = 0\n", ["risk_caps.max_exposure_usd", "0"]),
     "missing-file": (None, ["No such file"]),
+    "source-without-trades": (
+        '[engine]\ningest_mode = "REAL_WS"\n',
+        ["source.url", "BTCUSDT@trade", "must be written in lower case"],
+    ),
     "live-without-gate": ('mode = "LIVE"\n', ["LIVE", "live_armed", "proof bundle"]),
 }
 
 
+HOPELESS = '[[source]]\nname = "a"\nurl = "wss://stream.binance.com:9443/ws/BTCUSDT@trade"\npriority = 1\n'
+
+
 def misconfigure(engine: EngineUnit, case: str) -> None:
     text, _ = MISCONFIGURED[case]
+    engine.configure_sources(HOPELESS)
     if text is None:
         engine.remove_config()
     else:
@@ -56,13 +64,14 @@ def prove_not_restarted(engine: EngineUnit) -> None:
     )
 
 
-@pytest.mark.claim("exit12", "E2", "C3", "C4", "G0", "S14")
+@pytest.mark.claim("exit12", "E2", "C3", "C4", "G0", "S14", "N13")
 @pytest.mark.parametrize("case", MISCONFIGURED)
 def test_misconfigured_unit_stays_down_and_says_why(engine: EngineUnit, case: str) -> None:
     misconfigure(engine, case)
     prove_not_restarted(engine)
     line = engine.wait(
-        "an ERROR line that names the file", lambda e: e.level == "ERROR" and engine.config_path in e.message
+        "an ERROR line that names the file",
+        lambda e: e.level == "ERROR" and any(path in e.message for path in (engine.config_path, engine.sources_path)),
     )
     for word in MISCONFIGURED[case][1]:
         engine.expect(word in line.message, f"the log line does not name {word!r}")
