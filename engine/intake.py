@@ -17,6 +17,7 @@ segments of its ids, between which times they came. A trade whose id was seen at
 begins a new **numbering** of its stream, with a lowest, highest and holes of its own; `Tick.source` names it, so that
 the same id can be stored for both; and the break is told. A jump too wide to be missed trades begins one too, so that a
 single absurd id moves nobody's highest. An id that goes on where an earlier numbering ended goes on there.
+Why so: docs/decisions/0004-trade-identity.md.
 
 Memory is bounded whatever the feed does (B1). Of a numbering's holes the newest 1024 are remembered; a hole that is
 forgotten stays in `gaps`, and a trade of it that arrives after all is taken for a duplicate, because losing a very
@@ -34,7 +35,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from math import inf
 from typing import Final
 
 import msgspec
@@ -226,7 +226,7 @@ class _Stream:
         self.numberings: list[_Seen] = []
         self.now: _Seen | None = None
         # A trade later than this belongs to no numbering but the one in use.
-        self.floor_ts: float = -inf
+        self.floor_ts = -1
 
     def restore(self, stored: Numbering) -> None:
         seen = _Seen.restored(stored)
@@ -237,12 +237,12 @@ class _Stream:
     def is_full(self) -> bool:
         return len(self.numberings) >= NUMBERINGS_MAX
 
-    def next_expected(self) -> tuple[_Seen | None, int, float, str]:
+    def next_expected(self) -> tuple[_Seen | None, int, int, str]:
         """The numbering in use; the id that goes on there, if its time is later than the next; and its label."""
         now = self.now
         # The label is the very object that the ticks have, while there is one numbering, so that `is` tells.
         if now is None:
-            return None, -1, inf, self.name
+            return None, -1, -1, self.name
         return now, now.highest + 1, self.floor_ts, self.name if now.number == 1 else now.label
 
     def known(self, trade_id: int, ts: int) -> bool:
@@ -289,7 +289,7 @@ class _Stream:
 
     def _use(self, seen: _Seen) -> None:
         self.now = seen
-        self.floor_ts = max((other.newest_ts for other in self.numberings if other is not seen), default=-inf)
+        self.floor_ts = max((other.newest_ts for other in self.numberings if other is not seen), default=-1)
 
 
 class _Recent:
@@ -338,11 +338,13 @@ class Intake:
         numberings: Iterable[Numbering] = (),
         recent_event_ids: Mapping[str, Iterable[str]] | None = None,
         is_sparse: Callable[[str], bool] = lambda stream: False,
+        predecessor: Callable[[str], str | None] = lambda stream: None,
     ) -> None:
         """`sample_every` >= 1: every Nth new tick is processed. `next_tick_id`: the id of the first one,
         greater than any in the database. `numberings`: what is on disk of each stream's ids. `recent_event_ids`:
         stream -> textual ids on disk, oldest first. `is_sparse`: whether the ids of a stream rise with holes that mean
-        nothing (all kinds but `wire.CONSECUTIVE_IDS`); it counts no gaps.
+        nothing (all kinds but `markets.CONSECUTIVE_IDS`); it counts no gaps. `predecessor`: the stream on disk in whose
+        place a new one has come, because its source was pointed elsewhere.
 
         ValueError when `sample_every` < 1.
         """
@@ -355,6 +357,7 @@ class Intake:
         self._sample_every = sample_every
         self._next_tick_id = next_tick_id
         self._is_sparse = is_sparse
+        self._predecessor = predecessor
         self._streams: dict[str, _Stream] = {}
         for stored in numberings:
             self._stream(stored.stream).restore(stored)
@@ -401,9 +404,9 @@ class Intake:
         # Of the numbering in use, as long as its ids come one by one: the next id, the time after which it can belong
         # to no other numbering, and the name that its ticks get.
         seen: _Seen | None = None
-        expected, floor, label = -1, -inf, ""
-        # The times of the ids since the last segment.
-        since, until = inf, -inf
+        expected, floor, label = -1, -1, ""
+        # The times of the ids since the last segment; both below 0 while there are none.
+        since = until = -1
         for tick in ticks:
             trade_id = tick.trade_id
             if trade_id is None:
@@ -413,23 +416,26 @@ class Intake:
             ts = tick.ts
             if tick.source != source:
                 self._pass(seen, expected - 1, since, until)
-                since, until = inf, -inf
+                since = until = -1
                 source = tick.source
                 stream = self._stream(source)
                 seen, expected, floor, label = stream.next_expected()
             if trade_id == expected and ts > floor:
                 expected += 1
-                if ts > until:
-                    until = ts
-                if ts < since:
-                    since = ts
+                # Mostly as late as the one before, or later.
+                if ts != until:
+                    if ts > until:
+                        since = ts if until < 0 else since
+                        until = ts
+                    elif ts < since:
+                        since = ts
                 if label is not source:
                     tick.source = label
                 fresh.append(tick)
                 continue
             assert stream is not None
             self._pass(seen, expected - 1, since, until)
-            since, until = inf, -inf
+            since = until = -1
             if self._admit_slowly(stream, tick):
                 fresh.append(tick)
             seen, expected, floor, label = stream.next_expected()
@@ -444,12 +450,12 @@ class Intake:
         self._next_tick_id = tick_id
         return sampled
 
-    def _pass(self, seen: _Seen | None, highest: int, since: float, until: float) -> None:
-        """Books ids that came one by one, up to `highest`, at these times."""
-        if seen is not None and until > -inf:
+    def _pass(self, seen: _Seen | None, highest: int, since: int, until: int) -> None:
+        """Books ids that came one by one, up to `highest`, at these times; nothing when `until` is below 0."""
+        if seen is not None and until >= 0:
             seen.highest = highest
-            seen.newest_ts = max(seen.newest_ts, int(until))
-            seen.pass_segment(highest, int(since), int(until))
+            seen.newest_ts = max(seen.newest_ts, until)
+            seen.pass_segment(highest, since, until)
             self._moved[seen.label] = seen
 
     def _admit_slowly(self, stream: _Stream, tick: Tick) -> bool:
@@ -459,6 +465,8 @@ class Intake:
         text = f"{trade_id}@{ts}"
         if stream.known(trade_id, ts) or (stream.is_full and text in self._recent_of(stream.name)):
             return False
+        if stream.now is None:
+            self._tell_of_another(stream.name, trade_id)
         seen, told = stream.place(trade_id, ts)
         if told is not None:
             self._breaks.append(told)
@@ -468,6 +476,12 @@ class Intake:
         tick.source = seen.label
         self._moved[seen.label] = seen
         return True
+
+    def _tell_of_another(self, name: str, trade_id: int) -> None:
+        """A stream's first trade is a break where another stream of its source ended."""
+        ended = self._streams.get(self._predecessor(name) or "")
+        if ended is not None and ended.now is not None:
+            self._breaks.append(Break(name, ended.now.highest, trade_id))
 
     def pass_number(self, stream: str, trade_id: int, ts: int) -> None:
         """An id of a stream was used up by what is no trade: it is not missing (N12)."""

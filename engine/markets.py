@@ -202,6 +202,11 @@ def misfit(found: Subscription, table: Mapping[str, str]) -> tuple[str | None, t
     return None, (*doubts, *(f"trades of {market} are left out: markets does not name it" for market in unnamed))
 
 
+def _market(key: str) -> str:
+    """The market that a stream's key stands for."""
+    return key.removesuffix(f"@{AGGREGATED}")
+
+
 class Streams:
     """The names of all streams, those of earlier runs included."""
 
@@ -212,7 +217,25 @@ class Streams:
         self._names = {owner: intern(name) for name, owner in stored.items() if owner is not None}
         self._owners = {name: owner for owner, name in self._names.items()}
         self._taken = set(stored) | set(sources)
+        self._used: set[str] = set()  # in this run
+        self._asked: dict[str, frozenset[str]] = {}  # source -> markets, where they are known
         self._new: dict[str, tuple[str, str]] = {}
+
+    def ask(self, source: str, markets: Iterable[str]) -> None:
+        """A source is meant to bring these markets."""
+        self._asked[source] = frozenset(markets)
+
+    def predecessor(self, name: str) -> str | None:
+        """The stream of an earlier run in whose place a new one has come: of the same source, not heard in this run,
+        and of no other market that is asked for. None when there is none, or several."""
+        source, key = self.owner(name)
+        others = self._asked.get(source, frozenset()) - {_market(key)}
+        gone = [
+            other
+            for other, (its_source, its_key) in self._owners.items()
+            if its_source == source and other not in self._used and _market(its_key) not in others
+        ]
+        return gone[0] if len(gone) == 1 else None
 
     def name(self, source: str, key: str) -> str:
         """The name of the stream in which `source` numbers what `key` stands for: a market, or "" for all it brings."""
@@ -228,6 +251,7 @@ class Streams:
             self._names[source, key] = name
             self._owners[name] = self._new[name] = (source, key)
             self._taken.add(name)
+        self._used.add(name)
         return name
 
     def owner(self, name: str) -> tuple[str, str]:
@@ -250,6 +274,7 @@ class Markets:
         self._symbol = symbol
         self._streams = streams
         self.asked = None if asked is None else dict(asked)
+        streams.ask(source, asked or ())
         self.guessed: str | None = None
         """The market that was taken because it came first; None while none was."""
 

@@ -307,6 +307,7 @@ class Pipeline:
             () if self._replay else restored.numberings,
             {} if self._replay else restored.recent_event_ids,
             lambda stream: streams.owner(stream)[0] in sparse,
+            streams.predecessor,
         )
         self._ingest = Ingest(
             intake,

@@ -317,7 +317,7 @@ class Parser:
                 if place is None:
                     parse_slowly(message, out)
                     return
-                out.append(Tick(place[0], place[1], trade.price, trade.volume, ts, trade.id))
+                out.append(Tick(*place, trade.price, trade.volume, ts, trade.id))
             else:
                 out.append(Tick(stream, symbol, trade.price, trade.volume, ts, trade.id))
             self.error_streak = 0

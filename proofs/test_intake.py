@@ -252,6 +252,14 @@ def test_N11_what_no_numbering_has_room_for_is_told_apart_by_id_and_time() -> No
     assert books.admit([tick(7, ts=n) for n in range(NUMBERINGS_MAX + 20)]) == []
 
 
+def test_N11_the_first_trade_of_a_source_that_was_pointed_elsewhere_is_a_break() -> None:
+    stored = [Numbering("a", 1, 1, 40, 10), Numbering("b", 1, 1, 7, 10)]
+    books = Intake(1, 1, stored, predecessor={"a ETH": "a", "new": None}.get)
+    for source in ("a ETH", "b", "new", "a ETH"):
+        admitted(books, 900, 901, source=source, ts=20)
+    assert books.take_breaks() == [Break("a ETH", 40, 900)]
+
+
 def test_N12_an_id_that_bears_no_trade_is_no_gap() -> None:
     books = fresh_intake()
     books.pass_number("a", 3, 0)

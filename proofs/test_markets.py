@@ -181,6 +181,24 @@ def test_N12_a_restart_finds_the_streams_by_their_names() -> None:
     assert streams.take_new() == {"a SOLUSDT (2)": ("a", "SOLUSDT"), "old": ("old", "BTCUSDT")}
 
 
+def test_N11_a_stream_that_takes_the_place_of_another_is_told_which() -> None:
+    stored: dict[str, tuple[str, str] | None] = {"a": ("a", "BTCUSDT"), "b": ("b", "BTCUSDT"), "old": None}
+    streams = Streams(stored, ["a", "b"])
+    Markets("a", "X", streams, {"ETHUSDT": "X"})
+    assert streams.predecessor(streams.name("a", "ETHUSDT")) == "a"
+    # From single to aggregated trades of the same market.
+    Markets("b", "X", streams, {"BTCUSDT": "X"})
+    assert streams.predecessor(streams.name("b", "BTCUSDT@aggTrade")) == "b"
+    # One market more is no break of the others, whether they have been heard yet or not.
+    streams = Streams(stored, ["a"])
+    Markets("a", "X", streams, {"BTCUSDT": "X", "ETHUSDT": "Y"})
+    assert streams.predecessor(streams.name("a", "ETHUSDT")) is None
+    streams = Streams(stored, ["a"])
+    assert streams.name("a", "BTCUSDT") == "a"
+    assert streams.predecessor(streams.name("a", "ETHUSDT")) is None
+    assert streams.predecessor("unheard of") is None
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["a", "a b", "a b (2)"]), st.sampled_from(["", "b", "b (2)", "c"])), max_size=20)
 )
