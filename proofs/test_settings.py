@@ -328,10 +328,16 @@ def test_C4_secrets_never_appear(tmp_path: Path, text: str) -> None:
 
 def test_effective_config_is_plain_and_redacted(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text('[engine]\nws_url = "ws://h/x?token=HUSH"\n')
+    path.write_text('[engine]\nws_url = "ws://h/x?token=HUSH"\ningest_mode = "REAL_WS"\n')
+    sources = path.with_name("ws_sources.toml")
+    sources.write_text('[[source]]\nname = "a"\nurl = "wss://h/y?token=HUSH"\npriority = 1\n')
     shown = json.dumps(effective(load(str(path), {})))
     assert "HUSH" not in shown
-    assert "ws://h/x?[redacted]" in shown
+    assert "ws://h/x?[redacted, SHA-256 " in shown
+    assert "wss://h/y?[redacted, SHA-256 " in shown
+    # What is not shown may say which market is streamed, so that another one is not the same configuration.
+    sources.write_text(sources.read_text().replace("HUSH", "SHHH"))
+    assert json.dumps(effective(load(str(path), {}))) != shown
     assert redact_url("wss://u:p@h:1/x") == "wss://[redacted]@h:1/x"
 
 
