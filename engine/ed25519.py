@@ -1,9 +1,9 @@
 """Which Ed25519 public keys and signatures deserve trust: edwards25519, as far as that question needs it (R8). Pure.
 
 Verifiers agree on what honest signers make, and on little else ("Taming the many EdDSAs", eprint.iacr.org/2020/1244).
-For a key of small order anybody can sign, without any private key; one point may have two encodings; a key with a small
-component is accepted by some libraries and refused by others. None of these is what a key generator makes, so a key must
-be the one encoding of a point of prime order, and so must the first half of a signature.
+For a key of small order anybody can sign, without any private key; one point may have two encodings; a key with a
+component of small order is accepted by some libraries and refused by others. None of these is what a key generator
+makes, so a key must be the one encoding of a point of prime order, and so must the first half of a signature.
 """
 
 from __future__ import annotations

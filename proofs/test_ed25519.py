@@ -1,4 +1,4 @@
-"""Keys and signatures that no honest signer makes (R8), against published lists and against a library that has others."""
+"""Keys and signatures that no honest signer makes (R8), against published lists and against a library."""
 
 from __future__ import annotations
 
