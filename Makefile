@@ -100,7 +100,8 @@ install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, U
 	rm -rf build
 	env -u PYTHONPYCACHEPREFIX $(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet \
 	  --disable-pip-version-check '.[operate]'
-	$(if $(DESTDIR),sed -i 's|$(abspath $(DESTDIR))||' $(DESTDIR)$(PREFIX)/bin/hybrid-*)
+	$(if $(DESTDIR),grep -rlIF '$(abspath $(DESTDIR))' $(DESTDIR)$(PREFIX)/bin | \
+	  xargs -r sed -i 's|$(abspath $(DESTDIR))||')
 	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/hybrid-*
 	install -D -m 0644 -t $(DESTDIR)$(SYSUSERSDIR) systemd/sysusers.d/hybrid-*
 	$(if $(DESTDIR),,systemd-sysusers $(SYSUSERSDIR)/hybrid-dashboard.conf)

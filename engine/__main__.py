@@ -98,6 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.warning(message, extra={"fields": fields})
         if arguments.check_config:
             if loaded.settings.mode == "LIVE":
+                from engine import gate
+
+                gate.check_prices(loaded)
                 logger.warning("mode LIVE: whether its gate opens is known when the unit starts, and not before")
             print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True))
             return ExitCode.COMPLETE

@@ -15,6 +15,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from typing import Any, Final, Literal, NoReturn
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from engine import ed25519
 
 BYTES_MAX: Final = 4 * 1024 * 1024
 """No bundle is larger: one of two thousand proofs has half a megabyte."""
@@ -35,7 +38,9 @@ SKEW_SECS: Final = 60.0
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE: Final = "https://hybrid-engine.invalid/proof-bundle/v1"
+PREDICATE_TYPE: Final = "https://hybrid-engine.invalid/proof-bundle/v2"
+PREDICATE_TYPE_BEFORE: Final = "https://hybrid-engine.invalid/proof-bundle/v1"
+"""Of bundles that say nothing of what the engine runs on."""
 
 REQUIRED: Final = (
     *(f"G{number}" for number in range(6)),
@@ -50,23 +55,29 @@ KEY_PREFIX: Final = "ed25519:"
 """What a trusted key begins with; the base64 of its 32 bytes follows."""
 
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# A string that does not end is a token up to the end: looking for its end again from each quote in it would take hours.
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.?)*+(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
 
 _NAMED_MAX: Final = 3
 """How many of the things that differ a refusal names."""
+
+_REASON_MAX: Final = 1000
+"""How many characters a refusal has: it may name what a bundle holds, and journald cuts a long line."""
 
 
 class Refusal(Exception):
     """One reason why LIVE stays shut: the check that failed, and in words why."""
 
     def __init__(self, check: str, reason: str) -> None:
+        if len(reason) > _REASON_MAX:
+            reason = f"{reason[: _REASON_MAX - 3]}..."
         super().__init__(f"{check}: {reason}")
         self.check = check
         self.reason = reason
 
 
 class Subject(msgspec.Struct, forbid_unknown_fields=True):
-    """What a statement is about: `engine`, `unit` or `config`, and its digest."""
+    """What a statement is about: `engine`, `runtime`, `unit` or `config`, and its digest."""
 
     name: str
     digest: dict[Literal["sha256"], str]
@@ -85,14 +96,16 @@ class Predicate(msgspec.Struct, forbid_unknown_fields=True):
     """What the run of the proofs has shown.
 
     `time` is when the run ended; `signed` is later, and makes no proof younger. `engine` maps a file's path below the
-    package to its SHA-256, `unit` lists (file name, SHA-256) of fragment and drop-ins in the order in which they apply,
-    `config` is the part of the effective configuration that counts: the subjects' digests are theirs. What `signed`,
-    `record`, `proved_on`, `platform` and `git` say is for people.
+    package to its SHA-256, `runtime` says which Python and which packages it runs on, `unit` lists (file name, SHA-256)
+    of fragment and drop-ins in the order in which they apply, and of environment files, `config` is the part of the
+    effective configuration that counts: the subjects' digests are theirs. What `signed`, `record`, `proved_on`,
+    `platform` and `git` say is for people.
     """
 
     time: str
     signed: str
     engine: dict[str, str]
+    runtime: dict[str, Any]
     unit: list[tuple[str, str]]
     config: dict[str, Any]
     proofs: list[Proof]
@@ -122,6 +135,7 @@ class Here(msgspec.Struct):
     max_age_hours: float
     engine: dict[str, str]
     """As Predicate.engine, of the files that run."""
+    runtime: dict[str, Any]
     unit: list[tuple[str, str]]
     config: dict[str, Any]
     newest_bundle: float | None = None
@@ -131,8 +145,13 @@ class Here(msgspec.Struct):
 
 
 def canonical(value: object) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8. What digests are made of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8. What digests are made of.
+
+    A lone surrogate stands for a byte of a file name or of the command line that is not UTF-8; it is written as such,
+    so that these have a digest too. No bundle can hold one. Raises ValueError for a number that JSON cannot write.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
 
 
 def digest(value: object) -> str:
@@ -214,7 +233,9 @@ def _json(check: str, raw: bytes) -> Any:
         if depth > DEPTH_MAX:
             raise Refusal(check, f"is nested deeper than {DEPTH_MAX} levels")
     try:
-        return json.loads(raw.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
+        return json.loads(
+            raw.decode(), object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite_float
+        )
     except UnicodeDecodeError:
         raise Refusal(check, "is not UTF-8") from None
     except (ValueError, RecursionError) as error:
@@ -230,6 +251,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
+
+
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
 
 
 def _base64(text: str) -> bytes:
@@ -250,12 +278,16 @@ def _check_signature(payload_type: str, payload: bytes, keyid: str, signature: b
     signed = b"DSSEv1 %d %s %d %s" % (len(payload_type.encode()), payload_type.encode(), len(payload), payload)
     for text in trusted:
         raw = public_key(text)
+        if weak := ed25519.weakness(raw):
+            raise Refusal("signature", f"cannot count: a key in [gate] trusted_keys {weak}")
         try:
             Ed25519PublicKey.from_public_bytes(raw).verify(signature, signed)
         except InvalidSignature:
             continue
         if keyid != hashlib.sha256(raw).hexdigest():
             raise Refusal("signature", "is by a trusted key, but its key id names another")
+        if weak := ed25519.signature_weakness(signature):
+            raise Refusal("signature", f"is not one that a signer makes: it {weak}")
         return
     raise Refusal("signature", "is by none of [gate] trusted_keys, or what was signed has been changed")
 
@@ -265,16 +297,19 @@ def _statement(payload: bytes) -> Statement:
     if canonical(found) != payload:
         raise Refusal("statement", "is not canonical JSON")
     for key, wanted in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
-        if not isinstance(found, dict) or found.get(key) != wanted:
-            raise Refusal("predicate type" if key == "predicateType" else "statement", f"must have {wanted} as {key}")
+        said = found.get(key) if isinstance(found, dict) else None
+        if said != wanted:
+            older = "; an older harness made it: sign again" if said == PREDICATE_TYPE_BEFORE else ""
+            check = "predicate type" if key == "predicateType" else "statement"
+            raise Refusal(check, f"must have {wanted} as {key}{older}")
     try:
         statement = msgspec.convert(found, Statement)
         parse_time(statement.predicate.time)
     except (msgspec.ValidationError, ValueError) as error:
         raise Refusal("statement", f"has not the form it must have: {error}") from None
     names = [subject.name for subject in statement.subject]
-    if sorted(names) != ["config", "engine", "unit"]:
-        raise Refusal("statement", f"must be about config, engine and unit, is about {', '.join(names)[:80]}")
+    if sorted(names) != ["config", "engine", "runtime", "unit"]:
+        raise Refusal("statement", f"must be about config, engine, runtime and unit, is about {', '.join(names)[:80]}")
     return statement
 
 
@@ -306,6 +341,9 @@ def _of_subjects(statement: Statement, here: Here) -> Iterator[tuple[str, str]]:
     predicate = statement.predicate
     if said.get("engine") != digest(here.engine):
         yield "engine", f"the bundle is about another engine tree: {_differing(predicate.engine, here.engine)}"
+    if said.get("runtime") != digest(here.runtime):
+        told_flat, ours_flat = dict(_flat(predicate.runtime)), dict(_flat(here.runtime))
+        yield "runtime", f"the bundle is about other packages or another Python: {_differing(told_flat, ours_flat)}"
     if said.get("unit") != digest(here.unit):
         told, ours = [f"{name} {sha[:12]}" for name, sha in predicate.unit], [f"{n} {s[:12]}" for n, s in here.unit]
         yield "unit", f"the bundle is about another unit: {', '.join(told)}; effective here is {', '.join(ours)}"

@@ -70,6 +70,14 @@ def _trusted_key(value: str) -> str:
     # The base64 of 32 bytes, and the one spelling of it: the last character has two bits to spare.
     if not re.fullmatch(r"ed25519:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", value):
         raise ValueError("should be a public key as `python -m harness bundle keygen` prints it: ed25519:, then base64")
+    # Imported only here, for most starts trust nobody.
+    from base64 import b64decode
+
+    from engine import ed25519
+
+    weak = ed25519.weakness(b64decode(value.removeprefix("ed25519:")))
+    if weak:
+        raise ValueError(f"should be a public key of prime order, as key generators make them; it {weak}")
     return value
 
 
@@ -246,6 +254,10 @@ class Gate(Table, frozen=True):
     max_age_hours: Annotated[float, core.float_schema(gt=0, le=87_600), "A bundle older than this does not count."] = (
         24.0
     )
+
+    def check(self) -> None:
+        if len(set(self.trusted_keys)) != len(self.trusted_keys):
+            raise ValueError("trusted_keys should have each key once")
 
 
 class Dashboard(Table, frozen=True):

@@ -176,7 +176,10 @@ def _check_source(source: Source, path: Path, default_symbol: str) -> list[tuple
 
 
 def effective(loaded: Loaded) -> dict[str, object]:
-    """The configuration in force as plain data for --check-config, safe to print."""
+    """The configuration in force as plain data for --check-config, safe to print.
+
+    Instead of a URL's query stands its digest: it may hold a secret, and it may say which market is streamed.
+    """
     plain: dict[str, object] = msgspec.to_builtins(loaded.settings)
     if loaded.sources:
         plain["sources"] = [
@@ -223,9 +226,16 @@ def redact_url(url: str) -> str:
 def _redact_urls(value: object) -> object:
     if isinstance(value, dict):
         return {key: _redact_urls(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_redact_urls(item) for item in value]
-    return redact_url(value) if isinstance(value, str) and "://" in value else value
+    if not isinstance(value, str) or "://" not in value:
+        return value
+    # Imported only here: of all starts only --check-config and LIVE have a use for it.
+    import hashlib
+
+    query = value.partition("?")[2]
+    digest = hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return redact_url(value).replace("?[redacted]", f"?[redacted, SHA-256 {digest}...]")
 
 
 def _override(table: dict[str, Any], key: str, value: object) -> None:

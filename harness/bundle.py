@@ -48,6 +48,19 @@ BYTES_MAX = 4 * 1024 * 1024
 """The gate reads no larger bundle."""
 
 
+_Y_OF_SMALL_ORDER = {
+    int.from_bytes(bytes.fromhex(y), "little")
+    for y in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "ec" + "ff" * 30 + "7f",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    )
+}
+"""Of the points that are public keys of nobody: for these, R and S of small order sign everything."""
+
+
 @dataclass(frozen=True)
 class Target:
     """What is to run LIVE: an installation, the files of its unit, and its configuration."""
@@ -58,6 +71,8 @@ class Target:
     config: Path
     drop_ins: Sequence[Path] = field(default_factory=tuple)
     """In the order in which systemd applies them: `systemctl show -p DropInPaths`."""
+    environment_files: Sequence[Path] = field(default_factory=tuple)
+    """In the order in which systemd reads them: `systemctl show -p EnvironmentFiles`."""
 
     @classmethod
     def staged(cls, checkout: Path, config: Path | None = None) -> Target:
@@ -149,9 +164,13 @@ def _trusted(text: str) -> SSlibKey:
         raw = base64.b64decode(text.removeprefix(KEY_PREFIX), validate=True)
         if not text.startswith(KEY_PREFIX):
             raise ValueError
-        return _public(Ed25519PublicKey.from_public_bytes(raw))
+        public = _public(Ed25519PublicKey.from_public_bytes(raw))
     except ValueError:
         raise BundleError(f"{text[:8]}... is no public key: expected {KEY_PREFIX} and the base64 of 32 bytes") from None
+    y = int.from_bytes(raw, "little") % 2**255
+    if y >= 2**255 - 19 or y in _Y_OF_SMALL_ORDER:
+        raise BundleError(f"{text} is a key for which anybody can sign: a point of small order, or a second encoding")
+    return public
 
 
 # --- what is signed ----------------------------------------------------------------------------------------
@@ -197,7 +216,7 @@ def _read_summary(reports: Path) -> dict[str, Any]:
         raise BundleError(f"cannot read {path}: {error.strerror}; run `make proofs` first") from error
     except ValueError as error:
         raise BundleError(f"{path} is not JSON: {error}") from error
-    if "proved" not in summary:
+    if "runtime" not in summary.get("proved", {}):
         raise BundleError(f"{path} does not say which engine was proven; run `make proofs` again")
     return summary
 
@@ -209,7 +228,7 @@ def sign(shell: Shell, reports: Path, target: Target, key: Path) -> tuple[bytes,
     """The bundle of the run whose verdicts and record are in `reports`, and the statement in it.
 
     Raises BundleError for a key that must not be used, for evidence that contradicts itself, and for a target whose
-    engine is not the one that was proven.
+    engine, Python or packages are not those that were proven. It may have more packages: the adapter's.
     """
     signer = _signer(key)
     summary = _read_summary(reports)
@@ -218,6 +237,12 @@ def sign(shell: Shell, reports: Path, target: Target, key: Path) -> tuple[bytes,
     engine = installed.engine_files(target.prefix)
     if statement.digest(engine) != summary["proved"]["engine"]:
         raise BundleError(f"the engine in {target.prefix} is not the one that was proven: run `make proofs` again")
+    runtime = installed.runtime(shell, target.prefix)
+    if changed := statement.changed_since(runtime, summary["proved"]["runtime"]):
+        raise BundleError(
+            f"{target.prefix} runs on other packages than were proven ({', '.join(changed)}): install what is staged, "
+            "or run `make proofs` again"
+        )
     config = installed.effective_config(shell, target.prefix, target.config)
     record = _read_record(reports / "runs" / str(summary["run_id"]) / "record.jsonl")
     for one in summary["verdicts"]:
@@ -228,7 +253,8 @@ def sign(shell: Shell, reports: Path, target: Target, key: Path) -> tuple[bytes,
         ended=record.ended,
         signed=OsClock().wall(),
         engine=engine,
-        unit=installed.unit_files(target.unit, target.drop_ins),
+        runtime=runtime,
+        unit=installed.unit_files(target.unit, target.drop_ins, target.environment_files),
         config=config,
         summary=summary,
         record={"run_id": summary["run_id"], **record.identity},
@@ -338,6 +364,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drop-in", type=Path, action="append", default=[], metavar="FILE",
         help="a drop-in of the unit; repeatable, in the order of `systemctl show -p DropInPaths` (default: none)",
     )  # fmt: skip
+    command.add_argument(
+        "--environment-file", type=Path, action="append", default=[], metavar="FILE",
+        help="an environment file of the unit; repeatable, in the order of `systemctl show -p EnvironmentFiles` "
+        "(default: none)",
+    )  # fmt: skip
     command.add_argument("--prefix", type=Path, metavar="DIR", help="installation of the engine (default: the stage)")
     command.add_argument("--reports", type=Path, default=Path("reports"), help="directory of the run")
     command.add_argument("--out", type=Path, metavar="FILE", help=f"default: {BUNDLE_NAME} in --reports")
@@ -408,7 +439,10 @@ def _keygen(options: argparse.Namespace) -> int:
 
 def _sign(options: argparse.Namespace) -> int:
     staged = Target.staged(Path.cwd(), options.config)
-    target = Target(options.prefix or staged.prefix, options.unit or staged.unit, staged.config, options.drop_in)
+    target = Target(
+        options.prefix or staged.prefix, options.unit or staged.unit, staged.config, options.drop_in,
+        options.environment_file,
+    )  # fmt: skip
     raw, made = sign(Shell(Unrecorded()), options.reports, target, options.key)
     out = options.out or options.reports / BUNDLE_NAME
     write(out, raw)
@@ -428,10 +462,14 @@ def _show(options: argparse.Namespace) -> int:
         print(json.dumps(made, indent=1, sort_keys=True, ensure_ascii=False))
         return 0
     predicate = made["predicate"]
+    packages = predicate["runtime"]["packages"]
     lines = [
         ("proven", predicate["time"]),
         ("signed", f"{predicate['signed']} (signature not checked; `bundle verify` does)"),
         *((subject["name"], subject["digest"]["sha256"]) for subject in made["subject"]),
+        ("python", predicate["runtime"]["python"]["version"]),
+        ("packages", " ".join(f"{name}-{it['version']}" for name, it in sorted(packages.items()))),
+        ("added since", " ".join(predicate["proved_on"]["added_packages"])),
         ("unit files", " ".join(name for name, _ in predicate["unit"])),
         ("proven on", f"{predicate['proved_on']['systemd']}, {', '.join(predicate['platform'].values())}"),
         ("drop-ins then", " ".join(sorted(predicate["proved_on"]["drop_ins"])) or "none"),

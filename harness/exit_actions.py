@@ -13,6 +13,9 @@ fight it: it acts on what systemd leaves.
     watchdog        restart: systemd saw a stall before we did    is left running
     anything else   abort                                         is stopped
 
+A LIVE engine that is put on the mock feed ends with 12, since nobody trades on made-up prices (R7): the soak aborts,
+and what it had changed in the configuration is put back.
+
 Where the end of a run is learned: what is down now from `systemctl show`; what was restarted since the last look, and
 what ended cleanly, from the journal, because `show` forgets an exit status with the next start and forgets a clean
 unit altogether. Each run has an invocation id, by which it is answered once.

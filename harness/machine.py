@@ -371,7 +371,7 @@ class UserMachine(_BorrowedManager):
         self.base_drop_in = f"""\
 [Service]
 ExecStart=
-ExecStart={stage.prefix}/bin/python -m engine --config {self.layout.config}
+ExecStart={stage.prefix}/bin/python -I {stage.prefix}/bin/hybrid-engine --config {self.layout.config}
 WorkingDirectory={self.layout.state}
 DynamicUser=no
 User=

@@ -414,14 +414,16 @@ def _left_out(run: Run) -> dict[str, int]:
 
 
 def _proved(run: Run) -> dict[str, Any]:
-    """What the proofs ran: digest of the staged engine's tree, and its unit file. Empty where nothing is staged."""
+    """What the proofs ran: digest of the staged engine's tree, what it ran on, and its unit file. Empty where nothing
+    is staged."""
     stage = Stage(run.options.checkout)
     try:
         engine = statement.digest(installed.engine_files(stage.prefix))
+        runtime = installed.runtime(Shell(Unrecorded()), stage.prefix)
         unit = installed.unit_files(stage.unit(ENGINE_UNIT))
     except HarnessError:
-        engine, unit = "", []
-    return {"engine": engine, "unit": unit, "engine_cmd": run.options.engine_cmd}
+        engine, runtime, unit = "", {}, []
+    return {"engine": engine, "runtime": runtime, "unit": unit, "engine_cmd": run.options.engine_cmd}
 
 
 def _sign(run: Run, key: Path, config: Path | None) -> str:

@@ -1,8 +1,9 @@
 """What a proof bundle says: verdicts and facts of a run -> an in-toto statement (contract V5).
 
-The statement is about three things: the engine tree that was proven, the effective unit, and the part of the
-configuration that decides about orders. Its predicate holds every verdict, what was left out, and where the evidence
-is. docs/decisions/0003-live-gate.md has the format; the engine's gate reads it with code of its own.
+The statement is about four things: the engine tree that was proven, the Python and the packages that it runs on, the
+effective unit, and the part of the configuration that decides about orders. Its predicate holds every verdict, what was
+left out, and where the evidence is. docs/decisions/0003-live-gate.md has the format; the engine's gate reads it with
+code of its own.
 
 Whatever was not shown counts as unproven here: a proof that did not run, a clause that is planned, a run of a part
 of the proofs, a clause that `--accept-unproven` waved through.
@@ -21,7 +22,7 @@ from harness.verdict import Verdict, merge
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://hybrid-engine.invalid/proof-bundle/v1"
+PREDICATE_TYPE = "https://hybrid-engine.invalid/proof-bundle/v2"
 
 REQUIRED = re.compile(r"G\d|exit12|stall|sampling|psi|concurrency|[ISL]\d{1,2}")
 """The guardrails of contract section 11, without which no bundle opens LIVE."""
@@ -79,6 +80,7 @@ def build(
     ended: float,
     signed: float,
     engine: Mapping[str, str],
+    runtime: Mapping[str, Any],
     unit: Sequence[tuple[str, str]],
     config: Mapping[str, Any],
     summary: Mapping[str, Any],
@@ -89,7 +91,8 @@ def build(
     """The statement.
 
     ended, signed: when the run of the proofs ended, and when this is signed, in seconds since 1970. engine: path below
-    the package -> SHA-256. unit: (file name, SHA-256) of fragment and drop-ins, in order. config: the safety part.
+    the package -> SHA-256. runtime: the Python and the packages under it. unit: (file name, SHA-256) of fragment,
+    drop-ins and environment files, in order. config: the safety part.
     summary: the content of verdicts.json. record: run id, SHA-256, count of lines and last digest of the flight record.
     facts: host facts of the run. drop_ins: name -> text of what the proofs put on top of the unit.
     """
@@ -98,13 +101,14 @@ def build(
         "predicateType": PREDICATE_TYPE,
         "subject": [
             {"name": name, "digest": {"sha256": digest(content)}}
-            for name, content in (("engine", engine), ("unit", unit), ("config", config))
+            for name, content in (("engine", engine), ("runtime", runtime), ("unit", unit), ("config", config))
         ],
         "predicate": {
             # Of what was shown, not of the signature: signing again makes no proof younger.
             "time": show_time(ended),
             "signed": show_time(signed),
             "engine": dict(engine),
+            "runtime": dict(runtime),
             "unit": [list(entry) for entry in unit],
             "config": dict(config),
             "proofs": [
@@ -118,11 +122,25 @@ def build(
                 "systemd": summary["systemd"],
                 "unit": summary["proved"]["unit"],
                 "drop_ins": dict(drop_ins),
+                "added_packages": added_packages(runtime, summary["proved"]["runtime"]),
             },
             "platform": {key: facts[key] for key in ("kernel", "os", "python", "systemd") if key in facts},
             "git": {key: facts[key] for key in ("commit", "tree") if key in facts},
         },
     }
+
+
+def added_packages(runtime: Mapping[str, Any], proven: Mapping[str, Any]) -> list[str]:
+    """The packages that are installed now and were not when the proofs ran: an adapter, and what it needs."""
+    added = set(runtime["packages"]) - set(proven["packages"])
+    return sorted(f"{name} {runtime['packages'][name]['version']}" for name in added)
+
+
+def changed_since(runtime: Mapping[str, Any], proven: Mapping[str, Any]) -> list[str]:
+    """What of the Python and the packages that the proofs ran on is another now, or gone; in words."""
+    python = [] if runtime["python"] == proven["python"] else ["python"]
+    now = runtime["packages"]
+    return python + sorted(name for name, package in proven["packages"].items() if now.get(name) != package)
 
 
 def problem(statement: Mapping[str, Any]) -> str | None:
@@ -135,8 +153,8 @@ def problem(statement: Mapping[str, Any]) -> str | None:
             return f"{key} is {statement[key]!r}, must be {wanted!r}"
     predicate = statement["predicate"]
     said = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
-    if set(said) != {"engine", "unit", "config"}:
-        return f"it is about {', '.join(said)}, must be about engine, unit and config"
+    if set(said) != {"engine", "runtime", "unit", "config"}:
+        return f"it is about {', '.join(said)}, must be about engine, runtime, unit and config"
     for name, sha256 in said.items():
         if sha256 != digest(predicate[name]):
             return f"the digest of {name} does not belong to what the statement says of it"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
@@ -18,6 +20,7 @@ from engine.attestation import Here, Refusal
 from harness import statement
 from proofs.fixtures import true_bundle
 from proofs.fixtures.true_bundle import Signer, at, flipped, listed, verdict
+from proofs.test_ed25519 import SMALL_ORDER
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -32,13 +35,17 @@ CONFIG = {
     "engine": {"ingest_mode": "REAL_WS", "max_staleness_ms": 5000},
 }
 
+RUNTIME = true_bundle.RUNTIME
+
 SIGNER, STRANGER = Signer(), Signer()
 STATEMENT = true_bundle.made(ENGINE, UNIT, CONFIG, NOW)
 TRUE = SIGNER.seal(STATEMENT)
 
 
 def here(**changes: Any) -> Here:
-    facts: dict[str, Any] = {"now": NOW, "max_age_hours": 24.0, "engine": ENGINE, "unit": UNIT, "config": CONFIG}
+    facts: dict[str, Any] = {
+        "now": NOW, "max_age_hours": 24.0, "engine": ENGINE, "runtime": RUNTIME, "unit": UNIT, "config": CONFIG,
+    }  # fmt: skip
     return Here(**{**facts, **changes})
 
 
@@ -133,6 +140,8 @@ SIGNED = [
     (lambda made: made["predicate"]["proofs"][0].update(verdict="Proven"), ["statement"]),
     (lambda made: made.update(_type="https://in-toto.io/Statement/v0.1"), ["statement"]),
     (lambda made: made.update(predicateType="https://slsa.dev/provenance/v1"), ["predicate type"]),
+    (lambda made: made.update(predicateType=attestation.PREDICATE_TYPE_BEFORE), ["predicate type"]),
+    (lambda made: made["predicate"].pop("runtime"), ["statement"]),
     (lambda made: made["subject"].pop(), ["statement"]),
     (lambda made: made["subject"].append(made["subject"][0]), ["statement"]),
     (lambda made: made["subject"][0]["digest"].clear(), ["engine"]),
@@ -160,11 +169,26 @@ def test_G1_the_required_guardrails_are_those_of_the_contract() -> None:
     assert all(statement.REQUIRED.fullmatch(clause) for clause in attestation.REQUIRED)
 
 
+def packages(**changes: dict[str, str] | None) -> dict[str, Any]:
+    """RUNTIME with these packages otherwise; None: not there."""
+    changed = {**RUNTIME["packages"], **changes}
+    return {**RUNTIME, "packages": {name: it for name, it in changed.items() if it is not None}}
+
+
 HERE = [
     ({"engine": {**ENGINE, "gate.py": "0" * 64}}, ["engine"], "gate.py differs"),
     ({"engine": {**ENGINE, "gate.so": "0" * 64}}, ["engine"], "gate.so differs"),
     ({"engine": {"__init__.py": "1" * 64}}, ["engine"], "gate.py differs"),
+    (
+        {"runtime": {**RUNTIME, "python": {**RUNTIME["python"], "sha256": "0" * 64}}},
+        ["runtime"],
+        "python.sha256 differs",
+    ),
+    ({"runtime": packages(websockets=None)}, ["runtime"], "packages.websockets.sha256, packages.websockets.version"),
+    ({"runtime": packages(msgspec={"version": "0.22.0", "sha256": "0" * 64})}, ["runtime"], "msgspec.sha256 differs"),
+    ({"runtime": packages(more={"version": "1", "sha256": "0" * 64})}, ["runtime"], "packages.more.sha256"),
     ({"unit": UNIT[:1]}, ["unit"], "10-a.conf"),
+    ({"unit": [*UNIT, ("EnvironmentFile=keys.env", "absent")]}, ["unit"], "EnvironmentFile=keys.env absent"),
     ({"unit": UNIT[::-1]}, ["unit"], "10-a.conf"),
     ({"unit": [*UNIT, ("override.conf", "5" * 64)]}, ["unit"], "override.conf"),
     (
@@ -230,10 +254,23 @@ FILES = [
     (envelope(signatures=[{**ENVELOPE["signatures"][0], "keyid": "0" * 64}]), ["signature"]),
     (envelope(payloadType="application/json"), ["payload type"]),
     (STRANGER.seal(STATEMENT), ["signature"]),
+    (b'{"payload":"\\ud800","payloadType":"x","signatures":[]}\n', ["envelope"]),
+    (b'{"payload":1e400,"payloadType":"x","signatures":[]}\n', ["envelope"]),
+    (b'{"payload":-1e999,"payloadType":"x","signatures":[]}\n', ["envelope"]),
+    (b'{"payload":' + b"9" * 5000 + b',"payloadType":"x","signatures":[]}\n', ["envelope"]),
+    (b'{"payload":1.' + b"1" * 1_000_000 + b"}\n", ["envelope"]),
+    (json.dumps(ENVELOPE).encode("utf-16"), ["envelope"]),
+    (b"\xef\xbb\xbf" + TRUE, ["envelope"]),
+    (b"\0" * 100, ["envelope"]),
+    (b'["' * 1_000_000, ["envelope"]),
+    (b'"\\' * 2_000_000, ["envelope"]),
+    (b'"\\"' * 1_300_000, ["envelope"]),
+    (b'"' + b"\\" * 4_000_000, ["envelope"]),
+    (b'"' * 2_000_001, ["envelope"]),
 ]
 
 
-@pytest.mark.claim("R6", "G1")
+@pytest.mark.claim("R6", "G1", "C8")
 @pytest.mark.parametrize(("raw", "checks"), FILES, ids=range(len(FILES)))
 def test_what_is_no_envelope_of_ours(raw: bytes, checks: list[str]) -> None:
     assert failed(raw) == checks
@@ -255,6 +292,150 @@ def test_a_signed_payload_that_is_no_statement(payload: bytes) -> None:
     sealed = Envelope(payload, attestation.PAYLOAD_TYPE, {})
     sealed.sign(SIGNER.key)
     assert failed(attestation.canonical(sealed.to_dict()) + b"\n") == ["statement"]
+
+
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**63, 2**64, -(10**400), 1e308, 1.5, -0.0])
+    | st.text(max_size=9)
+    | st.text(st.characters(categories=["Cs", "Cc", "Co"]), max_size=3)
+    | st.sampled_from(["2026-13-01T00:00:00Z", "0000-00-00T00:00:00Z", "9999-12-31T23:59:59Z", "\0", "x" * 5000]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+"""Whatever JSON can hold, and lone surrogates, which its escapes can."""
+
+
+def sealed(payload: bytes) -> bytes:
+    """Signed by a trusted key, whatever it is."""
+    made = Envelope(payload, attestation.PAYLOAD_TYPE, {})
+    made.sign(SIGNER.key)
+    return attestation.canonical(made.to_dict()) + b"\n"
+
+
+def put(holder: Any, path: tuple[Any, ...], value: object) -> Any:
+    """A copy of JSON data with another value at a place."""
+    changed = copy.deepcopy(holder)
+    inner: Any = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return changed
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value, tables and lists included."""
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield from places(item, (*path, key))
+
+
+PLACES = [path for path in places(STATEMENT) if "proofs" not in path or path[-2:] == ("proofs", 0) or 1 in path]
+
+
+@pytest.mark.claim("C8")
+@given(st.sampled_from(list(places(ENVELOPE))), ODD, st.booleans())
+def test_whatever_stands_in_an_envelope_is_judged_in_words(
+    path: tuple[Any, ...], value: object, ascii_only: bool
+) -> None:
+    changed = put(ENVELOPE, path, value)
+    raw = json.dumps(changed, sort_keys=True, separators=(",", ":"), ensure_ascii=ascii_only)
+    assert failed(raw.encode("utf-8", "surrogatepass") + b"\n") != [] or changed == ENVELOPE
+
+
+@pytest.mark.claim("C8")
+@given(st.sampled_from(PLACES), ODD, st.booleans())
+def test_whatever_a_trusted_key_has_signed_is_judged_in_words(
+    path: tuple[Any, ...], value: object, ascii_only: bool
+) -> None:
+    """A payload of the right form but for one value of any type."""
+    changed = put(STATEMENT, path, value)
+    payload = json.dumps(changed, sort_keys=True, separators=(",", ":"), ensure_ascii=ascii_only)
+    checks = failed(sealed(payload.encode("utf-8", "surrogatepass")))
+    known = {"statement", "predicate type", "age", "engine", "runtime", "unit", "config", "guardrails"}
+    assert set(checks) <= known
+    if path[0] != "predicate" and changed != STATEMENT:
+        assert checks != []
+
+
+@pytest.mark.claim("C8")
+@given(ODD)
+def test_whatever_json_a_trusted_key_has_signed_is_judged_in_words(value: object) -> None:
+    payload = json.dumps(value).encode()
+    assert failed(sealed(payload)) in (["statement"], ["predicate type"])
+    assert failed(payload) == ["envelope"]
+
+
+@pytest.mark.claim("C8")
+def test_a_refusal_stays_short_whatever_it_names() -> None:
+    def rename(made: dict[str, Any]) -> None:
+        made["predicate"]["proofs"][0].update(proof="x" * 1_000_000, verdict="refuted")
+
+    found = attestation.refusals(attestation.verified(SIGNER.seal(STATEMENT, rename), [SIGNER.public]), here())
+    assert 0 < len("; ".join(map(str, found))) < 5000
+
+
+@pytest.mark.claim("R8")
+def test_neither_weak_keys_nor_weak_signatures_count() -> None:
+    """By a key of small order anybody has signed everything: R and S of that order are enough."""
+    for encoded, _ in SMALL_ORDER:
+        weak = bytes.fromhex(encoded)
+        key = attestation.KEY_PREFIX + base64.b64encode(weak).decode()
+        for first in (weak, bytes.fromhex(SMALL_ORDER[0][0])):
+            signature = base64.b64encode(first + bytes(32)).decode()
+            raw = envelope(signatures=[{"keyid": hashlib.sha256(weak).hexdigest(), "sig": signature}])
+            assert failed(raw, trusted=(key,)) == ["signature"]
+            assert failed(raw) == ["signature"]
+    signature = base64.b64decode(ENVELOPE["signatures"][0]["sig"])
+    larger = (int.from_bytes(signature[32:], "little") + ORDER) % 2**256
+    forged = base64.b64encode(signature[:32] + larger.to_bytes(32, "little")).decode()
+    assert failed(envelope(signatures=[{**ENVELOPE["signatures"][0], "sig": forged}])) == ["signature"]
+
+
+ORDER = 2**252 + 27742317777372353535851937790883648493
+IDENTITY = bytes.fromhex(SMALL_ORDER[0][0])
+
+
+def scalar_of(private: Ed25519PrivateKey) -> int:
+    """The number behind a private key (RFC 8032, section 5.1.5)."""
+    secret = bytearray(hashlib.sha512(private.private_bytes_raw()).digest()[:32])
+    secret[0] &= 248
+    secret[31] = secret[31] & 127 | 64
+    return int.from_bytes(secret, "little") % ORDER
+
+
+def judged(key: bytes, signature: bytes) -> list[str]:
+    """The checks that fail for the true payload with this signature by this key, which is trusted."""
+    one = {"keyid": hashlib.sha256(key).hexdigest(), "sig": base64.b64encode(signature).decode()}
+    trusted = attestation.KEY_PREFIX + base64.b64encode(key).decode()
+    return failed(envelope(signatures=[one]), trusted=(trusted,))
+
+
+@pytest.mark.claim("R8")
+def test_a_weak_key_counts_not_even_with_a_signature_that_looks_honest() -> None:
+    """For the identity as the key, S = r and R = rB sign everything, and neither shows anything odd."""
+    private = Ed25519PrivateKey.generate()
+    forged = private.public_key().public_bytes_raw() + scalar_of(private).to_bytes(32, "little")
+    Ed25519PublicKey.from_public_bytes(IDENTITY).verify(forged, b"whatever")
+    assert judged(IDENTITY, forged) == ["signature"]
+
+
+@pytest.mark.claim("R8")
+def test_an_honest_key_does_not_sign_with_the_identity() -> None:
+    """R = identity and S = k*a satisfy the equation, and give the private key to whoever reads them."""
+    private = Ed25519PrivateKey.generate()
+    key, payload = private.public_key().public_bytes_raw(), base64.b64decode(ENVELOPE["payload"])
+    kind = attestation.PAYLOAD_TYPE.encode()
+    signed = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+    k = int.from_bytes(hashlib.sha512(IDENTITY + key + signed).digest(), "little")
+    signature = IDENTITY + (k * scalar_of(private) % ORDER).to_bytes(32, "little")
+    private.public_key().verify(signature, signed)
+    assert judged(key, signature) == ["signature"]
+    assert judged(key, private.sign(signed)) == []
 
 
 @given(st.binary(max_size=200) | st.lists(st.integers() | st.text(max_size=9), max_size=5).map(attestation.canonical))

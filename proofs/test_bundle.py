@@ -22,6 +22,7 @@ from proofs.fixtures.bytecode import QUICK, environ
 from proofs.fixtures.engine_process import ROOT
 from proofs.fixtures.proven_run import ProvenRun
 from proofs.fixtures.true_bundle import Signer, flipped
+from proofs.test_ed25519 import SMALL_ORDER
 
 SIGNER, STRANGER = Signer(), Signer()
 CONFIG = {"mode": "LIVE", "live_armed": True, "gate": {"trusted_keys": [SIGNER.public]}, "engine": {}}
@@ -150,6 +151,14 @@ def test_a_flipped_bit_anywhere_is_detected(path: Path, position: int, bit: int)
     assert verdict_of(flipped(TRUE, position, bit), path) != "verified"
 
 
+@pytest.mark.claim("V5", "R8")
+def test_verify_trusts_no_key_for_which_anybody_can_sign(path: Path) -> None:
+    path.write_bytes(TRUE)
+    for encoded, _ in SMALL_ORDER:
+        with pytest.raises(BundleError, match="anybody can sign"):
+            bundle.verify(path, [f"ed25519:{base64.b64encode(bytes.fromhex(encoded)).decode()}", SIGNER.public])
+
+
 def test_V5_verify_names_what_is_no_key(path: Path) -> None:
     path.write_bytes(TRUE)
     private = path.with_name("a.key")
@@ -196,7 +205,7 @@ def test_what_is_signed_is_what_the_run_left(run: ProvenRun) -> None:
 
 @pytest.mark.claim("V5")
 def test_a_bundle_whose_config_does_not_trust_its_key_is_told(run: ProvenRun) -> None:
-    run.config.write_text('mode = "LIVE"\nlive_armed = true\n')
+    run.config.write_text('mode = "LIVE"\nlive_armed = true\n[engine]\ningest_mode = "REAL_WS"\n')
     assert "does not trust the key" in bundle.verdict_on(run.sign(), ROOT, run.key)
 
 
@@ -207,8 +216,18 @@ def test_a_bundle_whose_config_does_not_trust_its_key_is_told(run: ProvenRun) ->
         (lambda run: run.summary["proved"].update(engine="0" * 64), "is not the one that was proven"),
         (lambda run: run.summary["proved"].update(engine_cmd="/usr/bin/other"), "another engine: /usr/bin/other"),
         (lambda run: run.summary.pop("proved"), "run `make proofs` again"),
+        (lambda run: run.summary["proved"].pop("runtime"), "run `make proofs` again"),
+        (lambda run: run.summary["proved"]["runtime"]["python"].update(version="3"), r"than were proven \(python\)"),
+        (
+            lambda run: run.summary["proved"]["runtime"]["packages"].update(gone={"version": "1", "sha256": "0" * 64}),
+            r"than were proven \(gone\)",
+        ),
+        (
+            lambda run: run.summary["proved"]["runtime"]["packages"]["msgspec"].update(sha256="0" * 64),
+            r"than were proven \(msgspec\)",
+        ),
     ],
-    ids=["another-tree", "another-engine", "older-report"],
+    ids=["another-tree", "another-engine", "older-report", "report-without-packages", "python", "gone", "patched"],
 )
 def test_a_run_that_says_less_is_not_signed(run: ProvenRun, change: Callable[[ProvenRun], object], says: str) -> None:
     change(run)
@@ -234,12 +253,26 @@ def test_V5_a_config_that_the_engine_refuses_is_not_signed(run: ProvenRun) -> No
         run.sign()
 
 
+@pytest.mark.claim("V5", "R9")
+def test_a_package_that_was_added_since_the_proofs_is_told(run: ProvenRun) -> None:
+    """The adapter's, which no proof has seen."""
+    run.install("recording", "2")
+    made = run.sign()
+    assert made["predicate"]["runtime"]["packages"]["recording"]["version"] == "2"
+    assert made["predicate"]["proved_on"]["added_packages"] == ["recording 2"]
+    shown = command("show", run.reports / bundle.BUNDLE_NAME, cwd=ROOT)
+    assert "added since    recording 2" in shown.stdout
+    assert "packages       msgspec-1 recording-2" in shown.stdout
+
+
 def test_the_command_line(run: ProvenRun) -> None:
     for name in ("config", "engine"):
         (run.directory / name).symlink_to(ROOT / name)
     drop_in = run.directory / "override.conf"
-    drop_in.write_text("[Service]\nNice=1\n")
-    signed = command("sign", "--key", run.key, "--config", run.config, "--drop-in", drop_in, cwd=run.directory)
+    drop_in.write_text("[Service]\nNice=1\nEnvironmentFile=/etc/a.env\nEnvironmentFile=-/etc/b.env\n")
+    (run.directory / "a.env").write_text("HYBRID_LOG=INFO\n")
+    of_unit = ("--drop-in", drop_in, "--environment-file", "a.env", "--environment-file", "b.env")
+    signed = command("sign", "--key", run.key, "--config", run.config, *of_unit, cwd=run.directory)
     assert (signed.returncode, "has all that a gate asks" in signed.stdout) == (0, True), signed.stdout + signed.stderr
     path = "reports/proof_bundle.json"
     verified = command("verify", path, "--trust", "proof.key.pub", "--record", run.record, cwd=run.directory)
@@ -255,7 +288,10 @@ def test_the_command_line(run: ProvenRun) -> None:
     assert "hybrid-engine.service override.conf" in shown.stdout
     assert "signature not checked" in shown.stdout
     printed = json.loads(command("show", path, "--json", cwd=run.directory).stdout)
-    assert printed["predicate"]["unit"][1][0] == "override.conf"
+    assert [name for name, _ in printed["predicate"]["unit"][1:]] == [
+        "override.conf", "EnvironmentFile=a.env", "EnvironmentFile=b.env",
+    ]  # fmt: skip
+    assert printed["predicate"]["unit"][3][1] == "absent"
 
 
 # --- at the end of a run -----------------------------------------------------------------------------------

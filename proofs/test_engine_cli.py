@@ -94,10 +94,29 @@ def test_R6_G1_G0_S14_L1_live_exits_12_and_says_exactly_what_is_missing(
 
 def test_check_config_does_not_ask_the_gate(tmp_path: Path) -> None:
     """Only the unit itself can pass it; what a bundle is signed for must be known before there is one."""
-    config = write_config(tmp_path, mode="LIVE", live_armed=True)
+    config = write_config(tmp_path, {"engine": {"ingest_mode": "REAL_WS"}}, mode="LIVE", live_armed=True)
+    source(tmp_path, "wss://stream.binance.com:9443/ws/solusdc@trade")
     result = call(tmp_path, "--config", str(config), "--check-config")
     assert (result.returncode, json.loads(result.stdout)["mode"]) == (0, "LIVE")
     assert "when the unit starts" in result.stderr
+
+
+def source(directory: Path, url: str) -> None:
+    """The one source of a sources file."""
+    (directory / "ws_sources.toml").write_text(f'[[source]]\nname = "here"\nurl = "{url}"\npriority = 1\n')
+
+
+@pytest.mark.claim("R7")
+def test_check_config_says_beforehand_that_nobody_trades_on_made_up_prices(tmp_path: Path) -> None:
+    for mode in ("SYNTHETIC", "REPLAY", "MOCK_WS"):
+        config = write_config(tmp_path, {"engine": {"ingest_mode": mode}}, mode="LIVE")
+        result = call(tmp_path, "--config", str(config), "--check-config")
+        assert (result.returncode, result.stdout) == (12, "")
+        assert f'ingest_mode is \\"{mode}\\"' in result.stderr
+    config = write_config(tmp_path, {"engine": {"ingest_mode": "REAL_WS"}}, mode="LIVE")
+    for url, status in (("ws://stream.binance.com/ws/solusdc@trade", 12), ("ws://localhost:9001", 0)):
+        source(tmp_path, url)
+        assert call(tmp_path, "--config", str(config), "--check-config").returncode == status
 
 
 def test_C1_G0_a_mode_typo_warns_and_records_nothing_but_shadow_orders(tmp_path: Path) -> None:

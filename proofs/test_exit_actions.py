@@ -95,6 +95,15 @@ def test_K4_what_systemctl_show_tells_of_an_end(shown: UnitState, expected: Exit
     assert exit_actions.from_unit(shown) == expected
 
 
+@pytest.mark.claim("R7", "K4")
+def test_a_live_engine_that_is_put_on_the_mock_feed_ends_the_soak() -> None:
+    """LIVE refuses made-up prices with 12, and nobody restarts it on them."""
+    policy = ExitPolicy()
+    answers = [policy.answer(ended(11), float(second)).action for second in range(4)]
+    assert answers[-1] is Action.FALL_BACK
+    assert policy.answer(ended(12), 5.0).action is Action.ABORT
+
+
 def process_exit(invocation: str, status: int, code: str = "exited", command: str = "ExecStart") -> dict[str, str]:
     """As systemd 252 logs it."""
     return {

@@ -6,6 +6,7 @@ proofs/test_attestation.py has the long tail, proofs/test_gate.py the engine as 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -13,8 +14,8 @@ import pytest
 
 from harness.clock import OsClock
 from harness.sabotage import Patch
-from proofs.fixtures.engine_unit import EngineUnit
-from proofs.fixtures.live_unit import LiveUnit, live
+from proofs.fixtures.engine_unit import PREFIX, EngineUnit
+from proofs.fixtures.live_unit import BUNDLE, ENVIRONMENT_FILE, LiveUnit, live
 from proofs.fixtures.true_bundle import Signer, at, flipped, verdict
 
 HOUR = 3600.0
@@ -60,12 +61,67 @@ def no_adapter(unit: LiveUnit, stack: ExitStack) -> None:
     stack.callback(unit.install_adapter)
 
 
+def another_feed(unit: LiveUnit, stack: ExitStack) -> None:
+    """What the soak controller falls back to when the protocol has changed (K4)."""
+    unit.configure(engine={"ingest_mode": "MOCK_WS"})
+    stack.callback(unit.configure)
+
+
+def add_a_remark(unit: LiveUnit, stack: ExitStack, name: str) -> None:
+    """One line more in an installed file, until the stack ends."""
+    path = unit.engine.machine.path(name)
+    text, times = path.read_text(), path.stat()
+    path.write_text(f"{text}# A remark.\n")
+    stack.callback(os.utime, path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    stack.callback(path.write_text, text)
+
+
+def another_package(unit: LiveUnit, stack: ExitStack) -> None:
+    """One that the engine imports."""
+    add_a_remark(unit, stack, unit.package("msgspec/__init__.py"))
+
+
+def stray_path_file(unit: LiveUnit, stack: ExitStack) -> None:
+    """Python runs a line of it at every start, before anything else."""
+    name = unit.package("zz.pth")
+    unit.write(name, "import sys\n")
+    stack.callback(unit.engine.machine.path(name).unlink)
+
+
+def another_script(unit: LiveUnit, stack: ExitStack) -> None:
+    """What the unit executes."""
+    add_a_remark(unit, stack, f"{PREFIX}/bin/hybrid-engine")
+
+
+def another_environment_file(unit: LiveUnit, stack: ExitStack) -> None:
+    """A value in a file that the unit only names."""
+    unit.write(ENVIRONMENT_FILE, "HYBRID_LOG=INFO\nHYBRID_TRANSPORT=websockets\n")
+    stack.callback(unit.write, ENVIRONMENT_FILE, "HYBRID_LOG=INFO\n")
+
+
+def path_in_the_manager(unit: LiveUnit, stack: ExitStack) -> None:
+    """Every unit gets what the manager has."""
+    unit.engine.machine.systemctl("set-environment", "PYTHONPATH=/tmp").expect(0)
+    stack.callback(unit.engine.machine.systemctl, "unset-environment", "PYTHONPATH")
+
+
+def not_isolated(unit: LiveUnit, stack: ExitStack) -> None:
+    """Signed as it is, and still not what LIVE takes: modules come from beside the script first."""
+    command = unit.engine.command().replace(" -I ", " ")
+    unit.engine.drop_in("50-later", f"[Service]\nExecStart=\nExecStart={command}\n")
+    stack.callback(unit.engine.remove_drop_in, "50-later")
+    signed = unit.bundle()
+    stack.callback(unit.put, unit.state(BUNDLE).read_bytes())
+    unit.put(signed)
+
+
 # In this order, because a sabotage must be refuted by the case that it is about: that is the first it changes.
 GROUPS: dict[str, dict[str, Case]] = {
     "operator": {
         "another cap": (another_cap, ("config",)),
         "not armed": (not_armed, ("live_armed", "config")),
-        "no adapter": (no_adapter, ("execution adapter",)),
+        "made-up prices": (another_feed, ("ingest", "config")),
+        "no adapter": (no_adapter, ("runtime", "execution adapter")),
     },
     "bundle": {
         "touched": (lambda unit, _: unit.put(b""), ("envelope",)),
@@ -77,11 +133,19 @@ GROUPS: dict[str, dict[str, Case]] = {
     "unit": {
         "a drop-in more": (drop_in, ("unit",)),
         "a drop-in that systemd has not read": (unread_drop_in, ("unit",)),
+        "another environment file": (another_environment_file, ("unit",)),
+        "PYTHONPATH in the manager": (path_in_the_manager, ("environment", "environment")),
+        "not isolated": (not_isolated, ("runtime", "isolation")),
+    },
+    "packages": {
+        "another package": (another_package, ("runtime",)),
+        "another script": (another_script, ("runtime",)),
+        "a stray .pth file": (stray_path_file, ("runtime",)),
     },
 }
 
 
-@pytest.mark.claim("G1", "G0", "R6", "L1", "S14", "V5")
+@pytest.mark.claim("G1", "G0", "R6", "R7", "R9", "L1", "S14", "V5")
 @pytest.mark.parametrize("group", GROUPS)
 def test_nothing_less_opens_live(engine: EngineUnit, group: str) -> None:
     with live(engine) as unit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tomllib
 from contextlib import suppress
@@ -22,6 +23,7 @@ from engine.settings import (
     read_environment,
     redact_url,
 )
+from proofs.test_ed25519 import SMALL_ORDER
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,6 +44,12 @@ host = "127.0.0.1"
 port = 8501
 refresh_seconds = 1
 """
+
+KEYS = (
+    "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+    "ed25519:PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=",
+)
+"""Public keys of RFC 8032."""
 
 
 def refused(tmp_path: Path, text: str | bytes, **flags: object) -> ConfigError:
@@ -200,6 +208,8 @@ def test_C4_a_mistake_in_a_flag_is_told_by_the_flag(tmp_path: Path) -> None:
         f'gate.trusted_keys = ["{"A" * 43}="]',
         f'gate.trusted_keys = ["ed25519:{"A" * 42}="]',
         f'gate.trusted_keys = ["ed25519:{"A" * 42}B="]',
+        f'gate.trusted_keys = ["ed25519:{"A" * 43}="]',
+        f'gate.trusted_keys = ["{KEYS[0]}", "{KEYS[1]}", "{KEYS[0]}"]',
         "gate.max_age_hours = 0",
         "mode = 1",
     ],
@@ -212,6 +222,15 @@ def test_C4_out_of_range_and_wrong_types_are_refused(tmp_path: Path, line: str) 
     assert error.code == 12
 
 
+@pytest.mark.claim("R8", "C4")
+@pytest.mark.parametrize(("encoded", "says"), SMALL_ORDER, ids=range(len(SMALL_ORDER)))
+def test_a_key_for_which_anybody_can_sign_is_refused(tmp_path: Path, encoded: str, says: str) -> None:
+    weak = f"ed25519:{base64.b64encode(bytes.fromhex(encoded)).decode()}"
+    error = refused(tmp_path, f'gate.trusted_keys = ["{KEYS[0]}", "{weak}"]')
+    assert (error.code, error.details["key"]) == (12, "gate.trusted_keys[1]")
+    assert says in str(error)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -221,7 +240,7 @@ def test_C4_out_of_range_and_wrong_types_are_refused(tmp_path: Path, line: str) 
         "execution.fee_rate = 0",
         "channels.tick_channel_size = 1",
         "channels.tick_channel_size = 1_000_000",
-        f'gate.trusted_keys = ["ed25519:{"A" * 43}=", "ed25519:{"/" * 42}8="]',
+        f'gate.trusted_keys = ["{KEYS[0]}", "{KEYS[1]}"]',
         'engine.ws_url = "wss://host:443/path?stream=x"',
         "engine.run_seconds = 0.5",
     ],
@@ -309,10 +328,16 @@ def test_C4_secrets_never_appear(tmp_path: Path, text: str) -> None:
 
 def test_effective_config_is_plain_and_redacted(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text('[engine]\nws_url = "ws://h/x?token=HUSH"\n')
+    path.write_text('[engine]\nws_url = "ws://h/x?token=HUSH"\ningest_mode = "REAL_WS"\n')
+    sources = path.with_name("ws_sources.toml")
+    sources.write_text('[[source]]\nname = "a"\nurl = "wss://h/y?token=HUSH"\npriority = 1\n')
     shown = json.dumps(effective(load(str(path), {})))
     assert "HUSH" not in shown
-    assert "ws://h/x?[redacted]" in shown
+    assert "ws://h/x?[redacted, SHA-256 " in shown
+    assert "wss://h/y?[redacted, SHA-256 " in shown
+    # What is not shown may say which market is streamed, so that another one is not the same configuration.
+    sources.write_text(sources.read_text().replace("HUSH", "SHHH"))
+    assert json.dumps(effective(load(str(path), {}))) != shown
     assert redact_url("wss://u:p@h:1/x") == "wss://[redacted]@h:1/x"
 
 

@@ -421,6 +421,21 @@ def test_K4_a_protocol_that_changed_falls_back_to_the_mock_feed(bench: Callable[
     assert one.restarts() == ["Soak Start", "Falling back to the mock feed: exit 11 (PARSE)"]
 
 
+@pytest.mark.claim("R7", "K4", "K5")
+def test_a_live_engine_that_is_put_on_the_mock_feed_ends_the_soak(bench: Callable[..., Bench]) -> None:
+    """LIVE refuses made-up prices with 12: the soak aborts, and leaves the configuration as it was."""
+    one = bench()
+    before = one.config.read_text()
+    for at in (50, 60, 70, 80):
+        one.clock.at(at, lambda: one.computer.fail(11))
+    one.clock.at(82, lambda: one.computer.fail(12, restarted=False))
+    assert one.run() == soak.EXIT_ABORT
+    assert one.restarts()[-1].startswith("Falling back to the mock feed")
+    aborted = [reason for action, reason in one.decisions("action", "reason") if action == "ABORT"]
+    assert [str(reason).partition(":")[0] for reason in aborted] == ["exit 12 (CONFIG)"]
+    assert one.config.read_text() == before
+
+
 def test_K4_a_retry_that_systemd_does_not_make_is_ours(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.fail(11, restarted=False))

@@ -59,7 +59,8 @@ def test_the_statement_has_what_a_stranger_asks() -> None:
     predicate = MADE["predicate"]
     assert (MADE["_type"], MADE["predicateType"]) == (statement.STATEMENT_TYPE, statement.PREDICATE_TYPE)
     assert {subject["name"]: subject["digest"]["sha256"] for subject in MADE["subject"]} == {
-        "engine": statement.digest(ENGINE), "unit": statement.digest(UNIT), "config": statement.digest(CONFIG),
+        "engine": statement.digest(ENGINE), "runtime": statement.digest(true_bundle.RUNTIME),
+        "unit": statement.digest(UNIT), "config": statement.digest(CONFIG),
     }  # fmt: skip
     assert predicate["time"] == "2027-01-15T08:00:00Z"
     assert predicate["record"] == {"run_id": "1", "sha256": "0" * 64, "lines": 1}
@@ -93,10 +94,11 @@ def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         (lambda made: made["predicate"]["engine"].update({"gate.py": "0"}), "digest of engine"),
         (lambda made: made["predicate"]["config"].update(mode="PAPER"), "digest of config"),
         (lambda made: made["predicate"]["unit"].clear(), "digest of unit"),
+        (lambda made: made["predicate"]["runtime"]["packages"].clear(), "digest of runtime"),
         (lambda made: made["predicate"]["proofs"].pop(0), "clause G0 is called proven"),
         (lambda made: made["predicate"]["proofs"][0].update(verdict="refuted"), "its proofs are refuted"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_a_statement_that_contradicts_itself(change: Callable[[dict[str, Any]], object], says: str) -> None:
     assert says in (statement.problem(changed(change)) or "nothing")
