@@ -34,6 +34,9 @@ logger = logging.getLogger("engine.feeds")
 # the loop turns every few ms, large enough that the step costs nothing per tick.
 _STEP_TICKS = 2000
 
+# At most so often a source's foreign trades are logged.
+_FOREIGN_SECS = 60.0
+
 CLOSE_GRACE_SECS: Final = 1.0
 """How long a connection that we close may take to flush its close frame before it is aborted."""
 
@@ -61,6 +64,10 @@ class Feed(Protocol):
     @property
     def ignored(self) -> int:
         """Well-formed messages that are no trades (N8b)."""
+
+    @property
+    def foreign(self) -> int:
+        """Trades of markets that nobody asked for (B5)."""
 
     @property
     def source(self) -> str | None:
@@ -117,6 +124,7 @@ class _Stepped:
     """What SYNTHETIC and REPLAY have in common: a task that makes ticks in steps."""
 
     reconnects = 0
+    foreign = 0
 
     def __init__(self, inlet: Inlet) -> None:
         self.parse_errors = 0
@@ -298,6 +306,18 @@ class _Stream:
         self._limit = limit
         self._errors_seen = 0
         self._log = RateLimited(logger, logging.WARNING)
+        self._foreign_seen = 0
+        # It is the peer's way rather than an event: a line a minute will do.
+        self._foreign_log = RateLimited(logger, logging.WARNING, _FOREIGN_SECS)
+
+    def check_foreign(self, now: float, source: str) -> None:
+        """To be called after messages that may have been trades of markets that nobody asked for."""
+        parser = self.parser
+        if parser.foreign != self._foreign_seen:
+            self._foreign_seen = parser.foreign
+            self._foreign_log.log(
+                now, "foreign trade not taken", source=source, market=parser.last_foreign, foreign=parser.foreign
+            )
 
     def check(self, now: float, **where: object) -> None:
         """To be called after a message that may have been unusable."""
@@ -462,6 +482,10 @@ class WebSocketFeed:
     def ignored(self) -> int:
         return sum(stream.parser.ignored for stream in self._streams.values())
 
+    @property
+    def foreign(self) -> int:
+        return sum(stream.parser.foreign for stream in self._streams.values())
+
     async def run(self) -> None:
         self._apply(self._session.start(self._now()))
         while not self._stopped:
@@ -503,7 +527,9 @@ class WebSocketFeed:
 
     def line_received(self, line: Line, ticks: list[Tick]) -> None:
         new = self._inlet.deliver(ticks) if ticks else 0
-        effects = self._session.received(line.conn, self._now(), new)
+        now = self._now()
+        line.stream.check_foreign(now, line.source.name)
+        effects = self._session.received(line.conn, now, new)
         if effects:
             self._apply(effects)
 

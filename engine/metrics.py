@@ -25,6 +25,7 @@ class Counters(msgspec.Struct):
     stale_vetoes: int = 0  # STALE_DATA
     parse_errors: int = 0
     ignored: int = 0  # well-formed messages that are no trades (N8b)
+    foreign: int = 0  # trades of markets that nobody asked for (B5)
     duplicates: int = 0
     gaps: int = 0  # exchange trade ids that never came (N9)
     reconnects: int = 0  # connection attempts after the first
@@ -72,14 +73,21 @@ class LagHistogram:
 
 
 def snapshot(
-    counters: Counters, *, tick_rows_queued: int, loop_lag_ms_p99: float, source: str | None
+    counters: Counters,
+    *,
+    tick_rows_queued: int,
+    loop_lag_ms_p99: float,
+    source: str | None,
+    clock_skew_ms: int | None,
 ) -> dict[str, object]:
-    """The fields of one HEARTBEAT or FINAL METRICS line. `source` is the name of the connected source."""
+    """The fields of one HEARTBEAT or FINAL METRICS line. `source` is the name of the connected source,
+    `clock_skew_ms` how far its venue's clock is ahead of ours."""
     return {
         **msgspec.structs.asdict(counters),
         "tick_rows_queued": tick_rows_queued,
         "loop_lag_ms_p99": round(loop_lag_ms_p99, 3),
         "source": source,
+        "clock_skew_ms": clock_skew_ms,
     }
 
 

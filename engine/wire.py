@@ -1,9 +1,10 @@
 """What arrives on the wire, as ticks: one WebSocket message (or one replay line) in, zero or more ticks out.
 
-Every message gets exactly one of three verdicts (contract N8, N8b):
+Every message gets exactly one of four verdicts (contract N8, N8b, B5):
 
     trade      one tick, or several for a Gemini frame, appended to the caller's list
     ignored    well-formed, but no trade: book updates, klines, acks, venue heartbeats
+    foreign    a trade of a market that nobody asked for: not a tick
     error      unusable: not JSON, a field missing or of the wrong type or out of range
 
 A Gemini frame is the one message that can be both: its good trades become ticks and each bad one counts an
@@ -45,6 +46,10 @@ MAX_TRADE_ID: Final = 2**63 - 1
 
 MAX_TEXT_CHARS: Final = 128
 """Longest symbol or textual event id: intake remembers event ids, so their size is bounded here (B1)."""
+
+SYMBOLS_MAX: Final = 4096
+"""So many symbols one run takes from a MOCK source, which names them as it likes (B5): positions, averages and orders
+are kept for each. A trade of one more is `foreign`. A replay has no such limit: nobody else chooses what is in it."""
 
 _MICROSECONDS_FROM: Final = 10**14
 """A Binance time from here on is in microseconds: as milliseconds it would lie beyond the year 5138."""
@@ -211,10 +216,20 @@ class Parser:
     `parse_error_limit` (contract section 3, exit 11) is held against, and a reconnect does not reset it.
     """
 
-    __slots__ = ("_source", "_symbol", "error_streak", "errors", "ignored", "last_error", "parse_into")
+    __slots__ = (
+        "_source", "_symbol", "error_streak", "errors", "foreign", "ignored", "last_error", "last_foreign",
+        "parse_into",
+    )  # fmt: skip
 
     ignored: int
     """Messages that are fine and no trade (N8b)."""
+
+    foreign: int
+    """Trades of a market that nobody asked for (B5). Like ignored messages they neither count as errors nor end a
+    streak of them."""
+
+    last_foreign: str | None
+    """Of which market the latest was, and why it is foreign: printable, 240 characters at most. None until then."""
 
     errors: int
     """Unusable messages, and unusable events of Gemini frames (`parse_errors`, N8)."""
@@ -236,6 +251,8 @@ class Parser:
         self._source = source
         self._symbol = symbol
         self.ignored = 0
+        self.foreign = 0
+        self.last_foreign = None
         self.errors = 0
         self.error_streak = 0
         self.last_error = None
@@ -244,9 +261,9 @@ class Parser:
         elif kind is Kind.GEMINI:
             self.parse_into = self._gemini_parser()
         elif kind is Kind.MOCK:
-            self.parse_into = self._own_parser(_MOCK_TICK)
+            self.parse_into = self._own_parser(_MOCK_TICK, SYMBOLS_MAX)
         else:
-            self.parse_into = self._own_parser(_REPLAY_TICK)
+            self.parse_into = self._own_parser(_REPLAY_TICK, None)
 
     def refuse(self, reason: str, message: Message = b"") -> None:
         """Count one unusable message. Feeds call it for what must not even be decoded: a binary frame, or one
@@ -262,6 +279,11 @@ class Parser:
         excerpt = ascii(bytes(message[:_EXCERPT_CHARS_MAX]))[2:-1][:_EXCERPT_CHARS_MAX]
         printable = ascii(reason)[1:-1]
         self.last_error = f"{printable[:room]}: {excerpt}" if excerpt else printable[:room]
+
+    def _note_foreign(self, symbol: str, why: str) -> None:
+        self.foreign += 1
+        # ascii() keeps control characters of a hostile peer out of the log.
+        self.last_foreign = f"{ascii(symbol)[1:-1][:MAX_TEXT_CHARS]}: {why}"
 
     def _ignore(self) -> None:
         # Not the end of a streak: a venue whose trades no longer parse goes on sending book updates (N8b).
@@ -392,8 +414,12 @@ class Parser:
         else:
             self._ignore()
 
-    def _own_parser(self, decoder: msgspec.json.Decoder[_MockTick] | msgspec.json.Decoder[_ReplayTick]) -> ParseInto:
+    def _own_parser(
+        self, decoder: msgspec.json.Decoder[_MockTick] | msgspec.json.Decoder[_ReplayTick], symbols_max: int | None
+    ) -> ParseInto:
         source = self._source
+        # Each symbol taken so far -> itself, so that its ticks share one string.
+        symbols: dict[str, str] = {}
         decode: Callable[[Message], _MockTick | _ReplayTick] = decoder.decode
 
         def parse_into(message: Message, out: list[Tick]) -> None:
@@ -411,9 +437,18 @@ class Parser:
                 if not 0 <= event_id <= MAX_TRADE_ID:
                     self.refuse(f"event_id outside 0..{MAX_TRADE_ID}", message)
                     return
-                out.append(Tick(source, tick.symbol, tick.price, tick.volume, tick.ts, event_id))
+                trade_id, event_id = event_id, None
             else:
-                out.append(Tick(source, tick.symbol, tick.price, tick.volume, tick.ts, None, event_id))
+                trade_id = None
+            symbol = symbols.get(tick.symbol)
+            if symbol is None:
+                symbol = tick.symbol
+                if symbols_max is not None:
+                    if len(symbols) >= symbols_max:
+                        self._note_foreign(symbol, f"beyond the {symbols_max} symbols that one run takes from a source")
+                        return
+                    symbols[symbol] = symbol
+            out.append(Tick(source, symbol, tick.price, tick.volume, tick.ts, trade_id, event_id))
             self.error_streak = 0
 
         return parse_into

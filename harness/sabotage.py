@@ -833,8 +833,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_scenarios::test_normalised_ticks",
         patch=Patch(
             "engine/wire.py",
-            "Tick(source, tick.symbol, tick.price, tick.volume, tick.ts, event_id)",
-            "Tick(source, tick.symbol, tick.volume, tick.price, tick.ts, event_id)",
+            "Tick(source, symbol, tick.price, tick.volume, tick.ts, trade_id, event_id)",
+            "Tick(source, symbol, tick.volume, tick.price, tick.ts, trade_id, event_id)",
         ),
         reason=r"what was stored",
     ),

@@ -246,7 +246,7 @@ def test_no_host_header_makes_it_crash(header: str) -> None:
 
 def test_the_defaults_are_the_engines() -> None:
     assert panel.listen_of({}) == panel.Listen("127.0.0.1", 8501, 1.0)
-    assert panel.config_of({}) == EngineConfig("SHADOW", 1, 10.0, Caps(10_000.0, 5_000.0, 10))
+    assert panel.config_of({}) == EngineConfig("SHADOW", 1, 10.0, 5_000, Caps(10_000.0, 5_000.0, 10))
     assert panel.config_of({"mode": "LIEV"}).mode == "SHADOW"
 
 
