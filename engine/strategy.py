@@ -17,8 +17,8 @@ CONFIDENCE: Final = 0.75
 SYMBOLS_MAX: Final = 4096
 """Of so many symbols `sma_crossover` keeps averages (B5)."""
 
-PRICES_MAX: Final = 262_144
-"""So many prices it keeps of all symbols together, in 30 MiB: `sma_long` of each (B5)."""
+PRICES_MAX: Final = 131_072
+"""So many prices it keeps of all symbols together, in 15 MiB: `sma_long` of each (B5)."""
 
 
 class Strategy(Protocol):

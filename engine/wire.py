@@ -45,7 +45,8 @@ MAX_TRADE_ID: Final = 2**63 - 1
 """Largest trade id that fits SQLite's INTEGER."""
 
 MAX_TEXT_CHARS: Final = 128
-"""Longest symbol or textual event id: intake remembers event ids, so their size is bounded here (B1)."""
+"""Longest symbol or textual event id, in characters and in bytes of UTF-8: intake remembers event ids, so their size
+is bounded here (B1, B5)."""
 
 SYMBOLS_MAX: Final = 4096
 """So many symbols one run takes from a MOCK source, which names them as it likes (B5): positions, averages and orders
@@ -440,9 +441,15 @@ class Parser:
                 trade_id, event_id = event_id, None
             else:
                 trade_id = None
+                if event_id is not None and _is_too_long(event_id):
+                    self.refuse(f"event_id over {MAX_TEXT_CHARS} bytes", message)
+                    return
             symbol = symbols.get(tick.symbol)
             if symbol is None:
                 symbol = tick.symbol
+                if _is_too_long(symbol):
+                    self.refuse(f"symbol over {MAX_TEXT_CHARS} bytes", message)
+                    return
                 if symbols_max is not None:
                     if len(symbols) >= symbols_max:
                         self._note_foreign(symbol, f"beyond the {symbols_max} symbols that one run takes from a source")
@@ -477,6 +484,11 @@ def _gemini_ts(frame: _GeminiUpdate | _GeminiEnvelope) -> int | None:
     if frame.timestampms is not None:
         return frame.timestampms
     return None if frame.timestamp is None else frame.timestamp * 1000
+
+
+def _is_too_long(text: str) -> bool:
+    """Of a text of at most MAX_TEXT_CHARS characters: whether it has more bytes."""
+    return not text.isascii() and len(text.encode()) > MAX_TEXT_CHARS
 
 
 def _is_integer(text: str) -> bool:

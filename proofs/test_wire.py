@@ -333,11 +333,24 @@ def test_B5_what_is_no_tick_names_no_symbol() -> None:
 
 
 def test_B5_the_word_on_a_foreign_trade_is_bounded() -> None:
-    _, parser = parse(Kind.MOCK, *(mock_of(f"{n:04}" + "\U0001f600" * 124) for n in range(SYMBOLS_MAX + 1)))
+    _, parser = parse(Kind.MOCK, *(mock_of(f"{n:04}" + "\U0001f600" * 31) for n in range(SYMBOLS_MAX + 1)))
     assert parser.last_foreign is not None
     assert parser.last_foreign.isprintable()
     assert parser.last_foreign.isascii()
     assert len(parser.last_foreign) <= 240
+
+
+@pytest.mark.parametrize("kind", [Kind.MOCK, Kind.REPLAY])
+@pytest.mark.parametrize("field", ["symbol", "event_id"])
+@pytest.mark.parametrize(
+    ("text", "fits"), [("\U0001f600" * 32, True), ("x" + "\U0001f600" * 32, False), ("\xe9" * 64, True)]
+)
+def test_B5_texts_are_bounded_in_bytes_too(kind: Kind, field: str, text: str, fits: bool) -> None:
+    """A character may take four bytes, and what is remembered of a peer's are tens of thousands."""
+    ticks, parser = parse(kind, json.dumps({**MOCK, field: text}, ensure_ascii=False).encode())
+    assert (len(ticks), parser.errors) == (int(fits), int(not fits))
+    if not fits:
+        assert (parser.last_error or "").startswith(f"{field} over 128 bytes: ")
 
 
 def test_B5_a_replay_may_have_any_number_of_symbols() -> None:
