@@ -160,10 +160,10 @@ def test_S11_R4_an_order_in_a_market_without_ticks_is_cancelled_after_an_hour() 
     executor.submit(signal(1), NOW)
     executor.submit(signal(2), NOW + 1)
     assert executor.on_ticks([tick(3, 1.0, symbol="other")], NOW + PAPER_REST_MS) == ([], [])
-    [event], fills = executor.on_ticks([tick(4, 1.0, symbol="other")], NOW + PAPER_REST_MS + 1)
-    assert (event.order_id, event.status, event.detail) == (
-        "paper-periodic:1", OrderStatus.CANCELED, "not filled within 3600 s",
-    )  # fmt: skip
+    events, fills = executor.on_ticks([tick(4, 1.0, symbol="other")], NOW + PAPER_REST_MS + 1)
+    assert [(event.order_id, event.status, event.detail) for event in events] == [
+        ("paper-periodic:1", OrderStatus.CANCELED, "not filled within 3600 s")
+    ]
     assert (fills, executor.open_order_ids()) == ([], ["paper-periodic:2"])
     # One that an earlier run left is as old as its last transition.
     second = paper()

@@ -84,6 +84,7 @@ def test_N1_M2_M3_G4_D1_D3_S1_I5_R4_R5_S9_synthetic_from_start_to_end(tmp_path: 
         assert beats[0]["tick_count"] <= 1
         assert len(beats) in (7, 8, 9)
         assert final["tick_rows_queued"] == 0
+        assert final["clock_skew_ms"] is None  # It is our own clock.
 
         ticks = final["tick_count"]
         prices, times = zip(*running.query("SELECT price, ts FROM ticks ORDER BY id"), strict=True)
@@ -321,6 +322,30 @@ def test_B5_memory_is_bounded_however_many_symbols_a_peer_names(
         # Each order came to an end: filled, or of the last ones by the stop, or to make room.
         ends = dict(running.query("SELECT status, count(*) FROM orders GROUP BY status"))
         assert ends.keys() == ({"FILLED"} if mode == "SHADOW" else {"CANCELED"}), ends
+
+
+def test_N14_trades_sent_again_say_nothing_of_the_clock(tmp_path: Path) -> None:
+    """As old as they may be: they are no new ticks."""
+    again = threading.Semaphore(0)
+
+    def script(connection: ServerConnection, number: int) -> None:
+        now = time.time_ns() // 1_000_000
+        connection.send(mock_tick(1, ts=now))
+        for _ in range(3):
+            again.acquire(timeout=DEADLINE_SECS)
+            connection.send(mock_tick(1, ts=now - 62_000))
+        until_closed(connection)
+
+    with server(script) as venue:
+        config = write_config(tmp_path, {"engine": {"max_staleness_ms": 5_000}})
+        with engine(tmp_path, "--config", str(config), "--ingest", "mockws", "--ws-url", venue.url) as running:
+            first = running.wait_heartbeat(lambda beat: beat["clock_skew_ms"] is not None)
+            for sent in range(1, 4):  # Each in an interval of its own.
+                again.release()
+                running.wait_heartbeat(lambda beat, sent=sent: beat["duplicates"] == sent)  # type: ignore[misc]
+            assert running.stop() == 0
+            assert running.final()["clock_skew_ms"] == first["clock_skew_ms"]
+            assert running.messages("the venue's clock") == []
 
 
 def test_B1_B2_S6_a_burst_waits_in_the_socket_not_in_memory(tmp_path: Path) -> None:

@@ -336,10 +336,9 @@ def round_secs(book: Book) -> float:
     executor = ShadowExecutor(FEE, Decimal(0))
     quickest = 1.0
     for n in range(1, 300):
-        side = Side.BUY if n % 2 else Side.SELL
         started = time.perf_counter()
         book.mark([Tick("f", "S1", 100.0 + n, 1.0, NOW), Tick("f", "unheld", 1.0, 1.0, NOW)])
-        book.record(*executor.submit(book.assess(signal(n, side, symbol="S2"), NOW), NOW))
+        book.record(*executor.submit(book.assess(signal(n, symbol="S2"), NOW), NOW))
         quickest = min(quickest, time.perf_counter() - started)
     return quickest
 
@@ -369,6 +368,13 @@ def test_B5_a_symbol_more_than_can_be_held_is_vetoed_and_a_flat_one_is_not_held(
     for n in range(20, 25):
         assert book.assess(signal(n, size="999", symbol=f"vetoed{n}"), NOW).veto is Reason.RISK_CAP
         assert book.assess(signal(n, size="0.1", symbol=f"dropped{n}"), NOW).veto is None
+    # Nor does one whose order ends when others have been assessed.
+    paper = PaperExecutor(FEE, Decimal(0))
+    for n in range(25, 30):
+        for symbol in (f"cancelled{n}", "other"):
+            assessed = book.assess(signal(n, size="0.1", symbol=symbol), NOW)
+            book.record(*paper.submit(assessed, NOW))
+        book.record(*paper.cancel_all(NOW))
     assert [assess(30, "A").veto, assess(31, "B").veto] == [None, None]
     vetoed = assess(32, "C")
     assert vetoed.veto is Reason.RISK_CAP

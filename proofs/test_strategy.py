@@ -167,7 +167,7 @@ def remembering(batches: list[list[Tick]], symbols_max: int, prices_max: int, lo
     alone: dict[str, tuple[Strategy, int]] = {}  # the latest tick's symbol last; the prices it holds
     made = []
     for tick in (tick for batch in batches for tick in batch):
-        own, held = alone.pop(tick.symbol, (crossover(2, long), 0))
+        own, held = alone.pop(tick.symbol, (crossover(1, long), 0))
         made += own.on_ticks([tick])
         alone[tick.symbol] = own, min(held + 1, long)
         while len(alone) > symbols_max or (sum(n for _, n in alone.values()) > prices_max and len(alone) > 1):
@@ -176,11 +176,11 @@ def remembering(batches: list[list[Tick]], symbols_max: int, prices_max: int, lo
 
 
 @given(
-    steps=st.lists(st.tuples(st.sampled_from("ABCDE"), st.sampled_from([99.0, 100.0, 101.0, 102.5])), max_size=120),
+    steps=st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from([99.0, 101.0])), min_size=20, max_size=120),
     cut=st.integers(0, 120),
-    symbols_max=st.integers(1, 6),
-    prices_max=st.integers(1, 25),
-    long=st.integers(3, 5),
+    symbols_max=st.integers(1, 3),
+    prices_max=st.integers(1, 12),
+    long=st.integers(2, 4),
 )
 def test_B5_S8_the_symbol_without_a_tick_for_longest_is_forgotten_and_starts_anew(
     steps: list[tuple[str, float]], cut: int, symbols_max: int, prices_max: int, long: int
@@ -190,12 +190,12 @@ def test_B5_S8_the_symbol_without_a_tick_for_longest_is_forgotten_and_starts_ane
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strategy, "SYMBOLS_MAX", symbols_max)
         patch.setattr(strategy, "PRICES_MAX", prices_max)
-        bounded = crossover(2, long)
+        bounded = crossover(1, long)
         made = [signal for batch in batches for signal in bounded.on_ticks(batch)]
     assert made == remembering(batches, symbols_max, prices_max, long)
 
 
-@pytest.mark.parametrize(("long", "symbols"), [(20, 20_000), (1_000, 3_000)])
+@pytest.mark.parametrize(("long", "symbols"), [(20, 30_000), (1_000, 3_000)])
 def test_B5_the_memory_of_averages_is_bounded(long: int, symbols: int) -> None:
     """A new symbol with each tick, and as many ticks of each symbol as its average takes."""
     ticks_each = 1 if symbols > strategy.SYMBOLS_MAX else 100
@@ -207,4 +207,4 @@ def test_B5_the_memory_of_averages_is_bounded(long: int, symbols: int) -> None:
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 48 * 2**20, f"{held / 2**20:.0f} MiB"
+    assert held < 24 * 2**20, f"{held / 2**20:.0f} MiB"
