@@ -7,7 +7,17 @@ Money is `Decimal` from the signal onwards (contract R5); a tick keeps the float
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
+from decimal import (
+    MAX_EMAX,
+    MIN_EMIN,
+    ROUND_HALF_EVEN,
+    Context,
+    Decimal,
+    DivisionByZero,
+    Inexact,
+    InvalidOperation,
+    Overflow,
+)
 from enum import StrEnum
 
 import msgspec
@@ -16,6 +26,11 @@ import msgspec
 # decimal places, so a product has 24 and 36 digits are left before the point; what does not fit raises
 # decimal.Inexact rather than being rounded. Python's default context would round at 28 digits in silence.
 EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
+
+# Running sums are kept in this one, because a sum that never rounds cannot drift. Wide enough for any number of any
+# doubles, written in decimal (309 digits before the point, 324 behind it), times an amount: up to 309 digits more
+# before the point, 12 behind it.
+WIDE = Context(prec=1000, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 
 class Mode(StrEnum):

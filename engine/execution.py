@@ -16,7 +16,7 @@ A fill's id is its order's id and the `seq` of the transition that reports it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import Final, Protocol, TypeAlias
@@ -35,6 +35,13 @@ MAGNITUDE_MAX: Final = Decimal("1e15")
 PAPER_TICKS_MAX: Final = 100
 """A paper order rests for so many ticks of its symbol; then what is left of it is cancelled (S11)."""
 
+PAPER_REST_MS: Final = 3_600_000
+"""And for so long, where fewer ticks of its symbol come: an hour is longer than the pauses of a market that is merely
+quiet, and an order in one that is gone must not count against `max_open_orders` for ever."""
+
+PAPER_ORDERS_MAX: Final = 4096
+"""So many paper orders rest at once, in about 10 MiB; one more cancels the oldest (B5). A venue has a limit too."""
+
 SEEN_IDS_MAX: Final = 2048
 """How many ids of signals an executor remembers, in about a quarter of a megabyte (I3). An older one is still refused
 by the database's unique keys: it moves the position in memory until the next start, but never on disk."""
@@ -48,7 +55,8 @@ Outcome: TypeAlias = tuple[list[OrderEvent], list[Fill]]
 
 class Order(msgspec.Struct):
     """An order and how far it has come. `price` is the tick's price the signal was made at; `resting_ticks`
-    counts the ticks of its symbol since."""
+    counts the ticks of its symbol since, `since_ms` is when it was made; of an adopted one, when
+    it last changed."""
 
     order_id: str
     signal_id: str
@@ -61,6 +69,7 @@ class Order(msgspec.Struct):
     seq: int = -1
     status: OrderStatus = OrderStatus.SUBMITTED
     resting_ticks: int = 0
+    since_ms: int = 0
 
     @property
     def remaining_qty(self) -> Decimal:
@@ -142,7 +151,7 @@ class _Executor:
 
     def __init__(self) -> None:
         self._seen = SeenIds(SEEN_IDS_MAX)
-        self._open: dict[str, Order] = {}  # by order id, oldest first
+        self._open: OrderedDict[str, Order] = OrderedDict()  # by order id, oldest first
 
     def adopt(self, orders: Iterable[OrderEvent], signal_ids: Iterable[str] = ()) -> None:
         for signal_id in signal_ids:
@@ -150,17 +159,20 @@ class _Executor:
         for event in orders:
             if event.mode is self.mode:
                 self._seen.add(event.signal_id)
-                self._open[event.order_id] = Order(
-                    order_id=event.order_id,
-                    signal_id=event.signal_id,
-                    tick_id=0,
-                    symbol=event.symbol,
-                    side=event.side,
-                    qty=event.qty,
-                    price=event.price,
-                    filled_qty=event.filled_qty,
-                    seq=event.seq,
-                    status=event.status,
+                self._enter(
+                    Order(
+                        order_id=event.order_id,
+                        signal_id=event.signal_id,
+                        tick_id=0,
+                        symbol=event.symbol,
+                        side=event.side,
+                        qty=event.qty,
+                        price=event.price,
+                        filled_qty=event.filled_qty,
+                        seq=event.seq,
+                        status=event.status,
+                        since_ms=event.ts,
+                    )
                 )
 
     def submit(self, signal: Signal, now_ms: int) -> Outcome:
@@ -176,6 +188,7 @@ class _Executor:
             side=signal.side,
             qty=signal.size,
             price=signal.price,
+            since_ms=now_ms,
         )
         problem = _unusable("size", order.qty) or _unusable("price", order.price)
         if problem is None:
@@ -202,15 +215,21 @@ class _Executor:
         """Make the first transitions of an order, or reject it for the `problem` it has."""
         raise NotImplementedError
 
+    def _enter(self, order: Order) -> None:
+        self._open[order.order_id] = order
+
+    def _leave(self, order: Order) -> None:
+        self._open.pop(order.order_id, None)
+
     def _transition(
         self, order: Order, status: OrderStatus, reason: Reason, now_ms: int, detail: str | None = None
     ) -> OrderEvent:
         order.seq += 1
         order.status = status
         if status in (OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.REJECTED):
-            self._open.pop(order.order_id, None)
+            self._leave(order)
         else:
-            self._open[order.order_id] = order
+            self._enter(order)
         return OrderEvent(
             order_id=order.order_id,
             seq=order.seq,
@@ -299,10 +318,15 @@ class PaperExecutor(_Simulator):
     """Market orders against the ticks that follow, in a simulation that gives the same fills for the same ticks.
 
     A tick fills at most its own volume, the oldest order of its symbol first, at its price worsened by the
-    slippage. What is left of an order after PAPER_TICKS_MAX ticks of its symbol is cancelled.
+    slippage. What is left of an order is cancelled after PAPER_TICKS_MAX ticks of its symbol, after PAPER_REST_MS,
+    or when PAPER_ORDERS_MAX newer ones rest. The work for a tick does not grow with the orders in other symbols.
     """
 
     mode = Mode.PAPER
+
+    def __init__(self, fee_rate: Decimal, slippage_bps: Decimal) -> None:
+        super().__init__(fee_rate, slippage_bps)
+        self._by_symbol: dict[str, dict[str, Order]] = {}  # the open orders once more, oldest first
 
     def on_ticks(self, ticks: Sequence[Tick], now_ms: int) -> Outcome:
         events: list[OrderEvent] = []
@@ -310,7 +334,10 @@ class PaperExecutor(_Simulator):
         for tick in ticks:
             if not self._open:
                 break
-            self._match(tick, now_ms, events, fills)
+            if tick.symbol in self._by_symbol:
+                self._match(tick, now_ms, events, fills)
+        while self._open and now_ms - (oldest := next(iter(self._open.values()))).since_ms > PAPER_REST_MS:
+            events.append(self._cancel(oldest, now_ms, f"not filled within {PAPER_REST_MS // 1000} s"))
         return events, fills
 
     def cancel(self, order_id: str, now_ms: int) -> Outcome:
@@ -323,12 +350,26 @@ class PaperExecutor(_Simulator):
         events = [self._transition(order, OrderStatus.SUBMITTED, Reason.PAPER_SUBMITTED, now_ms, self._assumptions)]
         if problem is None:
             events.append(self._transition(order, OrderStatus.ACKNOWLEDGED, Reason.PAPER_ACKNOWLEDGED, now_ms))
+            while len(self._open) > PAPER_ORDERS_MAX:
+                oldest = next(iter(self._open.values()))
+                events.append(self._cancel(oldest, now_ms, f"{PAPER_ORDERS_MAX} newer orders rest"))
         else:
             events.append(self._transition(order, OrderStatus.REJECTED, Reason.PAPER_REJECTED, now_ms, problem))
         return events, []
 
+    def _enter(self, order: Order) -> None:
+        super()._enter(order)
+        self._by_symbol.setdefault(order.symbol, {})[order.order_id] = order
+
+    def _leave(self, order: Order) -> None:
+        super()._leave(order)
+        rest = self._by_symbol.get(order.symbol, {})
+        rest.pop(order.order_id, None)
+        if not rest:
+            self._by_symbol.pop(order.symbol, None)
+
     def _match(self, tick: Tick, now_ms: int, events: list[OrderEvent], fills: list[Fill]) -> None:
-        waiting = [order for order in self._open.values() if order.symbol == tick.symbol and tick.id > order.tick_id]
+        waiting = [order for order in self._by_symbol[tick.symbol].values() if tick.id > order.tick_id]
         if not waiting:
             return
         available = self._tradable_volume(tick)

@@ -35,6 +35,9 @@ logger = logging.getLogger("engine.feeds")
 # the loop turns every few ms, large enough that the step costs nothing per tick.
 _STEP_TICKS = 2000
 
+# At most so often a source's foreign trades are logged.
+_FOREIGN_SECS = 60.0
+
 CLOSE_GRACE_SECS: Final = 1.0
 """How long a connection that we close may take to flush its close frame before it is aborted."""
 
@@ -310,7 +313,8 @@ class _Stream:
         self._errors_seen = 0
         self._log = RateLimited(logger, logging.WARNING)
         self._foreign_seen = 0
-        self._foreign_log = RateLimited(logger, logging.WARNING)
+        # It is the peer's way rather than an event: a line a minute will do.
+        self._foreign_log = RateLimited(logger, logging.WARNING, _FOREIGN_SECS)
 
     def check_foreign(self, now: float, source: str) -> None:
         """To be called after messages, some of which may have been of another market (N12)."""
@@ -496,12 +500,12 @@ class WebSocketFeed:
         return sum(stream.parser.errors for stream in self._streams.values())
 
     @property
-    def foreign(self) -> int:
-        return sum(stream.parser.foreign for stream in self._streams.values())
-
-    @property
     def ignored(self) -> int:
         return sum(stream.parser.ignored for stream in self._streams.values())
+
+    @property
+    def foreign(self) -> int:
+        return sum(stream.parser.foreign for stream in self._streams.values())
 
     async def run(self) -> None:
         self._apply(self._session.start(self._now()))

@@ -73,14 +73,21 @@ class LagHistogram:
 
 
 def snapshot(
-    counters: Counters, *, tick_rows_queued: int, loop_lag_ms_p99: float, source: str | None
+    counters: Counters,
+    *,
+    tick_rows_queued: int,
+    loop_lag_ms_p99: float,
+    source: str | None,
+    clock_skew_ms: int | None,
 ) -> dict[str, object]:
-    """The fields of one HEARTBEAT or FINAL METRICS line. `source` is the name of the connected source."""
+    """The fields of one HEARTBEAT or FINAL METRICS line. `source` is the name of the connected source,
+    `clock_skew_ms` how far its venue's clock is ahead of ours."""
     return {
         **msgspec.structs.asdict(counters),
         "tick_rows_queued": tick_rows_queued,
         "loop_lag_ms_p99": round(loop_lag_ms_p99, 3),
         "source": source,
+        "clock_skew_ms": clock_skew_ms,
     }
 
 

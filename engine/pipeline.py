@@ -29,6 +29,7 @@ from pathlib import Path
 
 from engine import execution, feeds, ledger, logs, metrics, notify, risk, strategy
 from engine.channels import Channel
+from engine.clock_skew import VenueClocks
 from engine.events import Mode, Numbering, OrderStatus, Reason, Signal, Tick
 from engine.exits import Crash, EngineError, ExitCode
 from engine.intake import Break, Intake
@@ -152,10 +153,12 @@ class Ingest:
         *,
         replay: bool,
         keep_ids: bool,
+        clocks: VenueClocks | None,
     ) -> None:
         """`replay`: what is known of trade ids stays as it is, a replay is no progress of the live feed. `keep_ids`:
-        ticks come with the row ids they have in the database."""
+        ticks come with the row ids they have in the database. `clocks`: None where no venue's clock is in the ticks."""
         self.intake = intake
+        self.clocks = clocks
         self._streams = streams
         self._break_log = logs.RateLimited(logger, logging.WARNING, burst=_BREAKS_TOLD)
         self.answer = answer
@@ -176,6 +179,8 @@ class Ingest:
     def deliver(self, ticks: list[Tick]) -> int:
         self.ticks_parsed += len(ticks)
         known = self.intake.received
+        # Before intake may have named another numbering.
+        source, _ = self._streams.owner(ticks[-1].source)
         processed = self._admit(ticks)
         for found in self.intake.take_breaks():
             self._tell_break(found)
@@ -183,7 +188,10 @@ class Ingest:
         if processed:
             self.rest += processed
             self._push()
-        return self.intake.received - known
+        new = self.intake.received - known
+        if new and self.clocks is not None:
+            self.clocks.add(source, ticks[-1].ts, _wall_ms())
+        return new
 
     def _tell_break(self, found: Break) -> None:
         source, market = self._streams.owner(found.stream)
@@ -317,6 +325,9 @@ class Pipeline:
             streams,
             replay=self._replay,
             keep_ids=from_database,
+            clocks=VenueClocks(options.engine.max_staleness_ms, options.engine.heartbeat_interval_secs)
+            if sources
+            else None,
         )
         self._feed = self._make_feed(store, sources, restored.barred, streams)
         self._ingest.feed = self._feed
@@ -426,6 +437,7 @@ class Pipeline:
         lost = self._count_lost()
         if self._writer.stop(0.0 if self._in_flight is not None else 1.0):
             self._store.close()
+        self._tell_clock_skew()
         logger.info("FINAL METRICS", extra={"fields": self._snapshot()})
         self._report_books()
         self._notifier.close()
@@ -707,6 +719,7 @@ class Pipeline:
         interval = self._options.engine.heartbeat_interval_secs
         next_at = self._loop.time()
         while True:
+            self._tell_clock_skew()
             logger.info("HEARTBEAT (G4)", extra={"fields": self._snapshot()})
             self._report_books()
             self._notifier.send(STATUS=self._status())
@@ -716,6 +729,17 @@ class Pipeline:
             while next_at <= self._loop.time():
                 next_at += interval
             await asyncio.sleep(next_at - self._loop.time())
+
+    def _tell_clock_skew(self) -> None:
+        """Ends an interval of the venues' clocks; what an operator must know of them goes to the log (N14)."""
+        clocks = self._ingest.clocks
+        for notice in () if clocks is None else clocks.turn(self._loop.time()):
+            fields = {
+                "source": notice.source,
+                "clock_skew_ms": notice.skew_ms,
+                "max_staleness_ms": self._options.engine.max_staleness_ms,
+            }
+            logger.log(logging.INFO if notice.over else logging.WARNING, notice.text, extra={"fields": fields})
 
     async def _watch_lag(self) -> None:
         while True:
@@ -771,6 +795,7 @@ class Pipeline:
             tick_rows_queued=self._tick_rows_queued(),
             loop_lag_ms_p99=self._lag.quantile_ms(0.99),
             source=self._feed.source,
+            clock_skew_ms=None if self._ingest.clocks is None else self._ingest.clocks.skew_ms,
         )
 
     def _report_books(self) -> None:

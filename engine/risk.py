@@ -9,6 +9,10 @@ A signal is vetoed if it would raise the exposure of its symbol, or of all symbo
 cap. One that does not raise it always passes, so that an operator can get out of a position that the market
 has carried over the cap. Prices move the exposure too; no order does, beyond the cap (I2).
 
+Work and memory are bounded however many symbols there are (B5). What all symbols are exposed to together is a running
+sum, kept exactly; a symbol without position and open orders is forgotten; and a signal that would open one more than
+HOLDINGS_MAX is vetoed.
+
 The book knows only what it is told: after `assess` lets a signal through, what the executor made of it must be
 given to `record` before the next `assess`.
 """
@@ -21,12 +25,16 @@ from typing import Final
 
 import msgspec
 
-from engine.events import EXACT, Fill, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
+from engine.events import EXACT, WIDE, Fill, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.execution import SeenIds
 
 BOOKED_IDS_MAX: Final = 1024
 """How many ids of fills and of ended orders the book remembers (I3). What comes to it twice comes close together: the
 executor has refused a repeated signal before, and what is older the database refuses."""
+
+HOLDINGS_MAX: Final = 16_384
+"""So many symbols have a position or open orders at once, in about 16 MiB: four times what one run takes from a feed
+(wire.SYMBOLS_MAX), so that a few restarts, or the replay of many markets, do not reach it."""
 
 _TERMINAL: Final = frozenset({OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.REJECTED})
 
@@ -52,8 +60,14 @@ class _Holding(msgspec.Struct):
     buys: Decimal = _ZERO
     sells: Decimal = _ZERO
     price: Decimal = _ZERO
+    exposure: Decimal = _ZERO  # as it is in the book's sum; stale between a change and `Book._reckon`
 
-    def exposure(self, extra_buys: Decimal = _ZERO, extra_sells: Decimal = _ZERO) -> Decimal:
+    @property
+    def is_flat(self) -> bool:
+        return not (self.position or self.buys or self.sells)
+
+    def reach(self, extra_buys: Decimal = _ZERO, extra_sells: Decimal = _ZERO) -> Decimal:
+        """The exposure, with an order more."""
         up = _UP.add(_UP.add(self.position, self.buys), extra_buys)
         down = _UP.subtract(_UP.add(self.sells, extra_sells), self.position)
         return _UP.multiply(max(up, down), self.price)
@@ -66,9 +80,14 @@ class Book:
         """`positions`: what earlier runs left, symbol -> (quantity, last known price). Open orders they left are
         given to `record` like any others."""
         self._caps = caps
-        self._holdings: dict[str, _Holding] = {
-            symbol: _Holding(position=qty, price=price) for symbol, (qty, price) in (positions or {}).items()
-        }
+        self._holdings: dict[str, _Holding] = {}
+        self._total = _ZERO  # the exact sum of the holdings' exposures
+        for symbol, (qty, price) in (positions or {}).items():
+            if qty:
+                self._holdings[symbol] = holding = _Holding(position=qty, price=price)
+                self._reckon(holding)
+        # The symbol assessed last: it keeps its price until its order is recorded, although it may be flat.
+        self._assessed = ""
         self._open: dict[str, OrderEvent] = {}  # by order id; the latest transition
         self._seen_fills = SeenIds(BOOKED_IDS_MAX)
         self._ended_orders = SeenIds(BOOKED_IDS_MAX)
@@ -84,23 +103,24 @@ class Book:
     def exposure(self, symbol: str | None = None) -> Decimal:
         """In quote currency, at the latest prices; of all symbols together for None."""
         if symbol is None:
-            total = _ZERO
-            for holding in self._holdings.values():
-                total = _UP.add(total, holding.exposure())
-            return total
-        return self._holdings[symbol].exposure() if symbol in self._holdings else _ZERO
+            return self._total
+        return self._holdings[symbol].exposure if symbol in self._holdings else _ZERO
 
     def mark(self, ticks: Sequence[Tick]) -> None:
         """Take the latest price of each symbol that is held or has open orders."""
-        if not self._holdings:
-            return
-        unmarked = set(self._holdings)
+        unmarked = len(self._holdings)
+        seen: set[str] = set()
         for tick in reversed(ticks):
-            if tick.symbol in unmarked:
-                self._holdings[tick.symbol].price = Decimal(repr(tick.price))
-                unmarked.remove(tick.symbol)
-                if not unmarked:
-                    return
+            if not unmarked:
+                return
+            if tick.symbol in seen:
+                continue
+            seen.add(tick.symbol)
+            holding = self._holdings.get(tick.symbol)
+            if holding is not None:
+                holding.price = Decimal(repr(tick.price))
+                self._reckon(holding)
+                unmarked -= 1
 
     def assess(self, signal: Signal, now_ms: int) -> Signal:
         """The signal as it is, or with `veto` and `veto_detail` set. Marks its symbol at its price unless stale.
@@ -129,37 +149,61 @@ class Book:
 
     def record(self, events: Iterable[OrderEvent], fills: Iterable[Fill]) -> None:
         """Book what an executor returned. Transitions and fills that were booked before change nothing (I3)."""
+        touched: set[str] = set()
         for event in events:
+            touched.add(event.symbol)
             self._record_event(event)
         for fill in fills:
             if self._seen_fills.add(fill.event_id):
+                touched.add(fill.symbol)
                 holding = self._holding(fill.symbol)
                 change = fill.qty if fill.side is Side.BUY else EXACT.minus(fill.qty)
                 holding.position = EXACT.add(holding.position, change)
                 if not holding.price:
                     holding.price = fill.price
+        # Only now: a fill that closes an order comes after the order's last transition, and needs the price it had.
+        for symbol in touched:
+            self._reckon(self._holding(symbol))
+            self._forget_flat(symbol)
 
     def _holding(self, symbol: str) -> _Holding:
-        return self._holdings.setdefault(symbol, _Holding())
+        holding = self._holdings.get(symbol)
+        if holding is None:
+            holding = self._holdings[symbol] = _Holding()
+        return holding
+
+    def _reckon(self, holding: _Holding) -> None:
+        """Bring the sum up to date with a holding that has changed."""
+        exposure = holding.reach()
+        # Normalized, or the finest price ever seen would make every later sum as long as itself.
+        self._total = WIDE.normalize(WIDE.add(WIDE.subtract(self._total, holding.exposure), exposure))
+        holding.exposure = exposure
+
+    def _forget_flat(self, symbol: str) -> None:
+        holding = self._holdings.get(symbol)
+        if holding is not None and holding.is_flat:
+            del self._holdings[symbol]
 
     def _excess(self, signal: Signal) -> str | None:
         """Mark the signal's symbol; name the cap its full fill could break, or None."""
+        self._forget_flat(self._assessed)
+        if signal.symbol not in self._holdings and len(self._holdings) >= HOLDINGS_MAX:
+            return f"positions or open orders in {len(self._holdings)} symbols, allowed are {HOLDINGS_MAX}"
+        self._assessed = signal.symbol
         holding = self._holding(signal.symbol)
         holding.price = signal.price
-        before = holding.exposure()
+        self._reckon(holding)
+        before = holding.exposure
         if signal.side is Side.BUY:
-            after = holding.exposure(extra_buys=signal.size)
+            after = holding.reach(extra_buys=signal.size)
         else:
-            after = holding.exposure(extra_sells=signal.size)
+            after = holding.reach(extra_sells=signal.size)
         if after <= before:
             return None
         cap = self._caps.max_symbol_exposure_usd
         if after > cap:
             return f"exposure of {signal.symbol} could become {after:f}, allowed is {cap:f}"
-        total = after
-        for other in self._holdings.values():
-            if other is not holding:
-                total = _UP.add(total, other.exposure())
+        total = WIDE.add(WIDE.subtract(self._total, before), after)
         cap = self._caps.max_exposure_usd
         if total > cap:
             return f"exposure could become {total:f}, allowed is {cap:f}"

@@ -3,20 +3,22 @@ signals in a fresh process (contract R1, S8), in whatever batches they arrive.""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
+from decimal import Decimal
 from typing import Final, Protocol
 
-from engine.events import Reason, Side, Signal, Tick
+from engine.events import WIDE, Reason, Side, Signal, Tick
 from engine.exits import ConfigError
 
 CONFIDENCE: Final = 0.75
 """What both strategies claim (R1)."""
 
-# Wide enough for the exact sum of any doubles, written in decimal: 309 digits before the point, 324 behind it,
-# 17 of them significant, and room for the window's length. Sums that never round cannot drift.
-_SUMS: Final = Context(prec=700, Emax=MAX_EMAX, Emin=MIN_EMIN)
+SYMBOLS_MAX: Final = 4096
+"""Of so many symbols `sma_crossover` keeps averages (B5)."""
+
+PRICES_MAX: Final = 131_072
+"""So many prices it keeps of all symbols together, in 15 MiB: `sma_long` of each (B5)."""
 
 
 class Strategy(Protocol):
@@ -102,6 +104,11 @@ class SmaCrossover:
 
     A cross is strict: it was not above (below) after the previous tick of that symbol and is now. So nothing is
     signalled before `sma_long` + 1 ticks. Averages are compared exactly, as the decimals the venue printed.
+
+    Memory is bounded however many symbols there are (B5): beyond SYMBOLS_MAX symbols, or PRICES_MAX prices of more
+    than one, the symbol whose last tick lies furthest back is forgotten. When it comes back its averages start anew,
+    as those of a symbol never seen: no signal before `sma_long` + 1 more ticks. Which symbol that is depends on the
+    ticks alone.
     """
 
     name = "sma_crossover"
@@ -112,7 +119,8 @@ class SmaCrossover:
         self._long = sma_long
         self._short_weight = Decimal(sma_short)
         self._long_weight = Decimal(sma_long)
-        self._by_symbol: dict[str, _Averages] = {}
+        self._by_symbol: OrderedDict[str, _Averages] = OrderedDict()  # the latest tick's symbol last
+        self._prices = 0  # kept of all symbols together
 
     def on_ticks(self, ticks: Sequence[Tick]) -> list[Signal]:
         signals = []
@@ -126,22 +134,27 @@ class SmaCrossover:
         averages = self._by_symbol.get(tick.symbol)
         if averages is None:
             averages = self._by_symbol[tick.symbol] = _Averages()
+        else:
+            self._by_symbol.move_to_end(tick.symbol)
         prices, price = averages.prices, _decimal(tick.price)
-        averages.short_sum = _SUMS.add(averages.short_sum, price)
-        averages.long_sum = _SUMS.add(averages.long_sum, price)
+        averages.short_sum = WIDE.add(averages.short_sum, price)
+        averages.long_sum = WIDE.add(averages.long_sum, price)
         if len(prices) >= self._short:
-            averages.short_sum = _SUMS.subtract(averages.short_sum, prices[-self._short])
+            averages.short_sum = WIDE.subtract(averages.short_sum, prices[-self._short])
         if len(prices) == self._long:
-            averages.long_sum = _SUMS.subtract(averages.long_sum, prices.popleft())
+            averages.long_sum = WIDE.subtract(averages.long_sum, prices.popleft())
+        else:
+            self._prices += 1
+            self._forget()
         prices.append(price)
         if len(prices) < self._long:
             return None
         # short_sum / short against long_sum / long, without the division that would round.
         before = averages.trend
         now = averages.trend = int(
-            _SUMS.compare(
-                _SUMS.multiply(averages.short_sum, self._long_weight),
-                _SUMS.multiply(averages.long_sum, self._short_weight),
+            WIDE.compare(
+                WIDE.multiply(averages.short_sum, self._long_weight),
+                WIDE.multiply(averages.long_sum, self._short_weight),
             )
         )
         if before is None:
@@ -151,6 +164,12 @@ class SmaCrossover:
         if before >= 0 > now:
             return Side.SELL
         return None
+
+    def _forget(self) -> None:
+        """Make room for one more price, of the symbol that is last."""
+        while len(self._by_symbol) > SYMBOLS_MAX or (self._prices > PRICES_MAX and len(self._by_symbol) > 1):
+            _, forgotten = self._by_symbol.popitem(last=False)
+            self._prices -= len(forgotten.prices)
 
 
 def make(name: str, *, order_size: Decimal, signal_every_n_ticks: int, sma_short: int, sma_long: int) -> Strategy:

@@ -1,9 +1,10 @@
 """What arrives on the wire, as ticks: one WebSocket message (or one replay line) in, zero or more ticks out.
 
-Every message gets exactly one of three verdicts (contract N8, N8b):
+Every message gets exactly one of four verdicts (contract N8, N8b, B5):
 
     trade      one tick, or several for a Gemini frame, appended to the caller's list
     ignored    well-formed, but no trade: book updates, klines, acks, venue heartbeats
+    foreign    a trade of a market that nobody asked for: not a tick
     error      unusable: not JSON, a field missing or of the wrong type or out of range
 
 A Gemini frame is the one message that can be both: its good trades become ticks and each bad one counts an
@@ -43,7 +44,12 @@ MAX_TRADE_ID: Final = 2**63 - 1
 """Largest trade id that fits SQLite's INTEGER."""
 
 MAX_TEXT_CHARS: Final = 128
-"""Longest symbol or textual event id: intake remembers event ids, so their size is bounded here (B1)."""
+"""Longest symbol or textual event id, in characters and in bytes of UTF-8: intake remembers event ids, so their size
+is bounded here (B1, B5)."""
+
+SYMBOLS_MAX: Final = 4096
+"""So many symbols one run takes from a MOCK source, which names them as it likes (B5): positions, averages and orders
+are kept for each. A trade of one more is `foreign`. A replay has no such limit: nobody else chooses what is in it."""
 
 _MICROSECONDS_FROM: Final = 10**14
 """A Binance time from here on is in microseconds: as milliseconds it would lie beyond the year 5138."""
@@ -217,11 +223,11 @@ class Parser:
     """Unusable messages, and unusable events of Gemini frames (`parse_errors`, N8)."""
 
     foreign: int
-    """Trades of markets that nobody asked for (N12)."""
+    """Trades of markets that nobody asked for (N12, B5). Like ignored messages they neither count as errors nor end a
+    streak of them."""
 
     last_foreign: str
-    """The market of the latest of them: printable; "" for a trade that does not say its own where several were asked
-    for."""
+    """The market of the latest of them, and why it is foreign where that is not plain: printable and short."""
 
     numbers: list[tuple[str, int, int]]
     """Ids that were used up by what is no trade, since `numbers` was last emptied: stream, id, time."""
@@ -254,9 +260,9 @@ class Parser:
         elif kind is Kind.GEMINI:
             self.parse_into = self._gemini_parser()
         elif kind is Kind.MOCK:
-            self.parse_into = self._own_parser(_MOCK_TICK)
+            self.parse_into = self._own_parser(_MOCK_TICK, SYMBOLS_MAX)
         else:
-            self.parse_into = self._own_parser(_REPLAY_TICK)
+            self.parse_into = self._own_parser(_REPLAY_TICK, None)
 
     def refuse(self, reason: str, message: Message = b"") -> None:
         """Count one unusable message. Feeds call it for what must not even be decoded: a binary frame, or one
@@ -272,6 +278,11 @@ class Parser:
         excerpt = ascii(bytes(message[:_EXCERPT_CHARS_MAX]))[2:-1][:_EXCERPT_CHARS_MAX]
         printable = ascii(reason)[1:-1]
         self.last_error = f"{printable[:room]}: {excerpt}" if excerpt else printable[:room]
+
+    def _note_foreign(self, market: str, why: str = "") -> None:
+        self.foreign += 1
+        # ascii() keeps control characters of a hostile peer out of the log.
+        self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {why}" if why else "")
 
     def _ignore(self) -> None:
         # Not the end of a streak: a venue whose trades no longer parse goes on sending book updates (N8b).
@@ -337,7 +348,7 @@ class Parser:
             market = trade.market or said
             place = self._markets.place(market, kind)
             if place is None:
-                self._note_foreign(market)
+                self._note_foreign(market, "" if market else "it does not say of which")
                 return
             ts = trade.ts if trade.ts < _MICROSECONDS_FROM else trade.ts // 1000
             out.append(Tick(*place, trade.price, trade.volume, ts, trade.id))
@@ -354,10 +365,6 @@ class Parser:
             )
 
         return parse_into
-
-    def _note_foreign(self, market: str) -> None:
-        self.foreign += 1
-        self.last_foreign = ascii(market)[1:-1][:_EXCERPT_CHARS_MAX]
 
     def _judge_binance(self, message: Message) -> None:
         """Books for a message that is no usable trade."""
@@ -473,8 +480,12 @@ class Parser:
         else:
             self._ignore()
 
-    def _own_parser(self, decoder: msgspec.json.Decoder[_MockTick] | msgspec.json.Decoder[_ReplayTick]) -> ParseInto:
+    def _own_parser(
+        self, decoder: msgspec.json.Decoder[_MockTick] | msgspec.json.Decoder[_ReplayTick], symbols_max: int | None
+    ) -> ParseInto:
         source = self._source
+        # Each symbol taken so far -> itself, so that its ticks share one string.
+        symbols: dict[str, str] = {}
         decode: Callable[[Message], _MockTick | _ReplayTick] = decoder.decode
 
         def parse_into(message: Message, out: list[Tick]) -> None:
@@ -492,9 +503,26 @@ class Parser:
                 if not 0 <= event_id <= MAX_TRADE_ID:
                     self.refuse(f"event_id outside 0..{MAX_TRADE_ID}", message)
                     return
-                out.append(Tick(source, tick.symbol, tick.price, tick.volume, tick.ts, event_id))
+                trade_id, event_id = event_id, None
             else:
-                out.append(Tick(source, tick.symbol, tick.price, tick.volume, tick.ts, None, event_id))
+                trade_id = None
+                if event_id is not None and _is_too_long(event_id):
+                    self.refuse(f"event_id over {MAX_TEXT_CHARS} bytes", message)
+                    return
+            symbol = symbols.get(tick.symbol)
+            if symbol is None:
+                symbol = tick.symbol
+                if _is_too_long(symbol):
+                    self.refuse(f"symbol over {MAX_TEXT_CHARS} bytes", message)
+                    return
+                if symbols_max is not None:
+                    if len(symbols) >= symbols_max:
+                        self._note_foreign(symbol, f"beyond the {symbols_max} symbols that one run takes from a source")
+                        if trade_id is not None and len(self.numbers) < _NUMBERS_MAX:
+                            self.numbers.append((source, trade_id, tick.ts))
+                        return
+                    symbols[symbol] = symbol
+            out.append(Tick(source, symbol, tick.price, tick.volume, tick.ts, trade_id, event_id))
             self.error_streak = 0
 
         return parse_into
@@ -523,6 +551,11 @@ def _gemini_ts(frame: _GeminiUpdate | _GeminiEnvelope) -> int | None:
     if frame.timestampms is not None:
         return frame.timestampms
     return None if frame.timestamp is None else frame.timestamp * 1000
+
+
+def _is_too_long(text: str) -> bool:
+    """Of a text of at most MAX_TEXT_CHARS characters: whether it has more bytes."""
+    return not text.isascii() and len(text.encode()) > MAX_TEXT_CHARS
 
 
 def _is_integer(text: str) -> bool:

@@ -72,6 +72,7 @@ class EngineConfig:
     mode: str = "SHADOW"
     sample_every: int = 1
     heartbeat_interval_secs: float = 10.0
+    max_staleness_ms: float = 5000.0
     caps: Caps = Caps()
 
 
@@ -184,6 +185,7 @@ def config_of(tables: Mapping[str, Any]) -> EngineConfig:
         mode=mode.upper() if mode.upper() in _MODES else "SHADOW",
         sample_every=int(_number(engine, "engine", "sample_every", 1, "a whole number")),
         heartbeat_interval_secs=_number(engine, "engine", "heartbeat_interval_secs", 10, "a number of seconds"),
+        max_staleness_ms=_number(engine, "engine", "max_staleness_ms", 5000, "a whole number of milliseconds"),
         caps=Caps(
             _number(caps, "risk_caps", "max_exposure_usd", Caps.exposure_usd, "a number"),
             _number(caps, "risk_caps", "max_symbol_exposure_usd", Caps.symbol_exposure_usd, "a number"),
@@ -227,6 +229,11 @@ def problems(seen: Observation) -> list[str]:
         elif age > limit:
             found.append(f"heartbeat: the last is {age:.0f} s old, at most {limit:g} s")
         found += [f"books: {line['says']}" for line in _book_lines(seen) if line["ok"] is False]
+        skew_ms = seen.log.heartbeat.get("clock_skew_ms")
+        if isinstance(skew_ms, int) and abs(skew_ms) > _config(seen).max_staleness_ms:
+            direction = "ahead" if skew_ms > 0 else "behind, or its trades come late"
+            off = f"the venue's clock is {_age(abs(skew_ms) / 1000)} {direction}"
+            found.append(f"clock: {off}: every signal is vetoed as stale")
     return found
 
 
@@ -675,6 +682,7 @@ METRICS = (
     Metric("hybrid_heartbeat_timestamp_seconds", "gauge", "Unix time of the engine's last heartbeat."),
     Metric("hybrid_books_balanced", "gauge", "1 if the last heartbeat's books balance, else 0."),
     Metric("hybrid_event_loop_lag_seconds", "gauge", "99th percentile of the engine's event-loop lag in this run."),
+    Metric("hybrid_clock_skew_seconds", "gauge", "How far the venue's clock is ahead of ours; below 0: behind."),
     Metric("hybrid_exposure_usd", "gauge", "Exposure of a symbol with its open orders, at its latest price.", "symbol"),
     Metric("hybrid_exposure_limit_usd", "gauge", "Cap on the exposure: scope total or symbol.", "scope"),
     Metric("hybrid_open_orders", "gauge", "Open orders of the present mode."),
@@ -729,6 +737,8 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
             put("hybrid_books_balanced", all(balance))
         lag = seen.log.heartbeat.get("loop_lag_ms_p99")
         put("hybrid_event_loop_lag_seconds", lag / 1000 if isinstance(lag, int | float) else None)
+        skew = seen.log.heartbeat.get("clock_skew_ms")
+        put("hybrid_clock_skew_seconds", skew / 1000 if isinstance(skew, int) else None)
         for key, (name, _) in _COUNTED.items():
             put(name, seen.log.heartbeat.get(key))
     for resource in RESOURCES:

@@ -1,8 +1,9 @@
-"""Contract R4, R5, I1, I3, I4, S9-S11, L4: what becomes of a signal, and that the accounts balance."""
+"""Contract R4, R5, B5, I1, I3, I4, S9-S11, L4: what becomes of a signal, and that the accounts balance."""
 
 from __future__ import annotations
 
 import ast
+import time
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from engine import execution
 from engine.events import EXACT, Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.execution import (
+    PAPER_ORDERS_MAX,
+    PAPER_REST_MS,
     PAPER_TICKS_MAX,
     PLACES,
     SEEN_IDS_MAX,
@@ -32,12 +35,17 @@ NOW = 5_000
 
 
 def signal(
-    tick_id: int = 1, side: Side = Side.BUY, size: str = "0.1", price: str = "100", veto: Reason | None = None
+    tick_id: int = 1,
+    side: Side = Side.BUY,
+    size: str = "0.1",
+    price: str = "100",
+    veto: Reason | None = None,
+    symbol: str = "SOL/USDC",
 ) -> Signal:
     return Signal(
         event_id=f"periodic:{tick_id}",
         tick_id=tick_id,
-        symbol="SOL/USDC",
+        symbol=symbol,
         side=side,
         reason=Reason.PERIODIC_TRIGGER,
         confidence=0.75,
@@ -145,6 +153,55 @@ def test_S11_what_no_tick_fills_is_cancelled_in_the_end() -> None:
     assert len(fills) == PAPER_TICKS_MAX
     assert events[-1].status is OrderStatus.CANCELED
     assert events[-1].filled_qty == PAPER_TICKS_MAX
+
+
+def test_S11_R4_an_order_in_a_market_without_ticks_is_cancelled_after_an_hour() -> None:
+    executor = paper()
+    executor.submit(signal(1), NOW)
+    executor.submit(signal(2), NOW + 1)
+    assert executor.on_ticks([tick(3, 1.0, symbol="other")], NOW + PAPER_REST_MS) == ([], [])
+    events, fills = executor.on_ticks([tick(4, 1.0, symbol="other")], NOW + PAPER_REST_MS + 1)
+    assert [(event.order_id, event.status, event.detail) for event in events] == [
+        ("paper-periodic:1", OrderStatus.CANCELED, "not filled within 3600 s")
+    ]
+    assert (fills, executor.open_order_ids()) == ([], ["paper-periodic:2"])
+    # One that an earlier run left is as old as its last transition.
+    second = paper()
+    second.adopt(list(paper().submit(signal(5), NOW)[0]))
+    assert statuses(second.on_ticks([tick(6, 1.0, symbol="other")], NOW + PAPER_REST_MS + 1)[0]) == ["CANCELED"]
+
+
+def test_B5_R4_the_oldest_paper_order_makes_room_when_a_new_symbol_comes_with_each_tick() -> None:
+    executor = paper()
+    made, ended = 0, []
+    for n in range(PAPER_ORDERS_MAX + 50):
+        events, _ = executor.submit(signal(n, symbol=f"S{n}"), NOW)
+        made += statuses(events).count("ACKNOWLEDGED")
+        ended += [event for event in events if event.status is OrderStatus.CANCELED]
+        assert executor.on_ticks([tick(n, 1.0, symbol=f"S{n}")], NOW) == ([], [])
+    assert (made, len(executor.open_order_ids())) == (PAPER_ORDERS_MAX + 50, PAPER_ORDERS_MAX)
+    assert [event.order_id for event in ended] == [f"paper-periodic:{n}" for n in range(50)]
+    assert ended[0].detail == "4096 newer orders rest"
+    # The books of what is open follow: no tick fills what was cancelled, the rest is filled.
+    assert executor.on_ticks([tick(9_999, 1.0, symbol="S49")], NOW) == ([], [])
+    assert statuses(executor.on_ticks([tick(9_999, 1.0, symbol="S50")], NOW)[0]) == ["FILLED"]
+
+
+def test_B5_the_work_for_a_tick_does_not_grow_with_the_orders_in_other_symbols() -> None:
+    def tick_secs(others: int) -> float:
+        executor = paper()
+        for n in range(others):
+            executor.submit(signal(n, symbol=f"S{n}"), NOW)
+        quickest = 1.0
+        for n in range(10_000, 10_300):
+            executor.submit(signal(n, symbol="mine"), NOW)
+            started = time.perf_counter()
+            executor.on_ticks([tick(n + 1, 1.0, symbol="mine"), tick(n + 1, 1.0, symbol="nobody's")], NOW)
+            quickest = min(quickest, time.perf_counter() - started)
+        return quickest
+
+    few, many = tick_secs(10), tick_secs(4_000)
+    assert many < 5 * few, f"{many * 1e6:.0f} us with 4 000 orders elsewhere, {few * 1e6:.0f} us with 10"
 
 
 def test_R4_shutdown_cancels_every_open_paper_order() -> None:

@@ -75,6 +75,28 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], named: str) -> None:
     json.dumps(panel.page(seen))
 
 
+@pytest.mark.claim("N14")
+@pytest.mark.parametrize(
+    ("skew_ms", "limit_ms", "said"),
+    [
+        (62_000, 5000, ["clock: the venue's clock is 62 s ahead: every signal is vetoed as stale"]),
+        (
+            -5_001, 5000,
+            ["clock: the venue's clock is 5.0 s behind, or its trades come late: every signal is vetoed as stale"],
+        ),
+        (62_000, 62_000, []), (-5_000, 5000, []), (0, 5000, []), (None, 5000, []),
+    ],
+)  # fmt: skip
+def test_a_clock_beyond_the_limit_is_wrong(skew_ms: int | None, limit_ms: int, said: list[str]) -> None:
+    config = panel.config_of({"engine": {"max_staleness_ms": limit_ms}})
+    seen = replace(SEEN, config=config, log=LogLook("SHADOW", 1, {**BEAT, "clock_skew_ms": skew_ms}, NOW))
+    assert panel.problems(seen) == said
+    samples = {metric.name: samples for metric, samples in panel.metrics(seen)}
+    assert samples["hybrid_clock_skew_seconds"] == ([] if skew_ms is None else [("", skew_ms / 1000)])
+    # Down, it vetoes nothing.
+    assert not any("clock" in line for line in panel.problems(replace(seen, unit=unit(active="inactive"))))
+
+
 def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
     lost = Trouble("gone")
     seen = replace(
@@ -246,7 +268,7 @@ def test_no_host_header_makes_it_crash(header: str) -> None:
 
 def test_the_defaults_are_the_engines() -> None:
     assert panel.listen_of({}) == panel.Listen("127.0.0.1", 8501, 1.0)
-    assert panel.config_of({}) == EngineConfig("SHADOW", 1, 10.0, Caps(10_000.0, 5_000.0, 10))
+    assert panel.config_of({}) == EngineConfig("SHADOW", 1, 10.0, 5_000, Caps(10_000.0, 5_000.0, 10))
     assert panel.config_of({"mode": "LIEV"}).mode == "SHADOW"
 
 

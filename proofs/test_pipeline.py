@@ -84,6 +84,7 @@ def test_N1_M2_M3_G4_D1_D3_S1_I5_R4_R5_S9_synthetic_from_start_to_end(tmp_path: 
         assert beats[0]["tick_count"] <= 1
         assert len(beats) in (7, 8, 9)
         assert final["tick_rows_queued"] == 0
+        assert final["clock_skew_ms"] is None  # It is our own clock.
 
         ticks = final["tick_count"]
         prices, times = zip(*running.query("SELECT price, ts FROM ticks ORDER BY id"), strict=True)
@@ -277,6 +278,77 @@ def test_B2_exit_13_when_a_channel_stays_full(tmp_path: Path) -> None:
         assert final["bp_drops_persist"] > 0
         assert final["tick_rows_queued"] == 0
         assert running.messages("rows lost")
+
+
+@pytest.mark.parametrize("mode", ["SHADOW", "PAPER"])
+@pytest.mark.parametrize(
+    ("strategy", "transport"),
+    [({"name": "periodic"}, "picows"), ({"name": "sma_crossover", "sma_long": 60}, "websockets")],
+)
+def test_B5_memory_is_bounded_however_many_symbols_a_peer_names(
+    tmp_path: Path, strategy: dict[str, object], mode: str, transport: str
+) -> None:
+    """Thrice as many symbols as a run takes, then ticks of those that it took, too small to fill a paper order."""
+    symbols = 4096
+
+    def script(connection: ServerConnection, number: int) -> None:
+        for trade in range(3 * symbols):
+            connection.send(mock_tick(trade, symbol=f"{trade:0128}", volume=1e-12))
+        for trade in range(3 * symbols, 8 * symbols):
+            connection.send(mock_tick(trade, symbol=f"{trade % symbols:0128}", volume=1e-12, price=100.0 + trade % 7))
+        until_closed(connection)
+
+    tables: dict[str, dict[str, object]] = {
+        "strategy": strategy,
+        "engine": {"signal_every_n_ticks": 1, "overload_grace_ms": 60_000},
+        "risk_caps": {"max_exposure_usd": 1e12, "max_symbol_exposure_usd": 1e11, "max_open_orders": 1_000_000},
+    }
+    with server(script) as venue:
+        config = write_config(tmp_path, tables, mode=mode)
+        arguments = ["--config", str(config), "--ingest", "mockws", "--ws-url", venue.url]
+        with engine(tmp_path, *arguments, HYBRID_TRANSPORT=transport) as running:
+            running.wait_line("connected")
+            before = running.rss_bytes()
+            beat = running.wait_heartbeat(lambda beat: beat["tick_rows_written"] == 6 * symbols, 60.0)
+            growth = running.rss_bytes() - before
+            assert running.stop() == 0
+            final = running.final()
+    assert (beat["foreign"], final["tick_count"]) == (2 * symbols, 6 * symbols)
+    assert growth <= 64 * 2**20, f"{growth / 2**20:.0f} MiB more"
+    [word] = running.messages("trade of a market that nobody asked for")
+    assert word["market"].startswith("0000")
+    if strategy["name"] == "periodic":
+        assert final["signal_count"] == final["tick_count"]
+        # Each order came to an end: filled, or of the last ones by the stop, or to make room.
+        ends = dict(running.query("SELECT status, count(*) FROM orders GROUP BY status"))
+        assert ends.keys() == ({"FILLED"} if mode == "SHADOW" else {"CANCELED"}), ends
+
+
+def test_N14_trades_sent_again_say_nothing_of_the_clock(tmp_path: Path) -> None:
+    """As old as they may be: they are no new ticks."""
+    again = threading.Semaphore(0)
+
+    def script(connection: ServerConnection, number: int) -> None:
+        now = time.time_ns() // 1_000_000
+        for number, ts in ((1, now - 62_000), (2, now)):
+            connection.send(mock_tick(number, ts=ts))
+        for _ in range(3):
+            again.acquire(timeout=DEADLINE_SECS)
+            connection.send(mock_tick(1, ts=now - 62_000))
+        until_closed(connection)
+
+    with server(script) as venue:
+        config = write_config(tmp_path, {"engine": {"max_staleness_ms": 5_000}})
+        with engine(tmp_path, "--config", str(config), "--ingest", "mockws", "--ws-url", venue.url) as running:
+            first = running.wait_heartbeat(
+                lambda beat: beat["ingest_received"] == 2 and beat["clock_skew_ms"] is not None
+            )
+            for sent in range(1, 4):  # Each in an interval of its own.
+                again.release()
+                running.wait_heartbeat(lambda beat, sent=sent: beat["duplicates"] == sent)  # type: ignore[misc]
+            assert running.stop() == 0
+            assert running.final()["clock_skew_ms"] == first["clock_skew_ms"]
+            assert running.messages("the venue's clock") == []
 
 
 def test_B1_B2_S6_a_burst_waits_in_the_socket_not_in_memory(tmp_path: Path) -> None:

@@ -1,15 +1,18 @@
-"""Contract R2, R3, I2, I3, S7, S11: what is vetoed, and that orders never carry the exposure over a cap."""
+"""Contract R2, R3, B5, I2, I3, S7, S11: what is vetoed, and that orders never carry the exposure over a cap."""
 
 from __future__ import annotations
 
-from decimal import Decimal
+import time
+from decimal import ROUND_CEILING, Context, Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.events import Fill, OrderEvent, Reason, Side, Signal, Tick
+from engine import risk
+from engine.events import Fill, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.execution import PaperExecutor, ShadowExecutor
 from engine.risk import Book, Caps
 
@@ -214,3 +217,169 @@ def test_I2_no_order_raises_an_exposure_that_the_market_moved(steps: list[tuple[
             book.record(*executor.submit(assessed, NOW))
             after = abs(book.position("A")) * price
             assert after <= max(before, 500)
+
+
+UP = Context(prec=60, rounding=ROUND_CEILING)
+
+
+class Plain:
+    """The caps by the formula of risk.py's docstring, from all positions and orders there ever were; nothing is
+    remembered but those, and sums are fractions, which never round."""
+
+    def __init__(self, limits: Caps) -> None:
+        self.limits = limits
+        self.position: dict[str, Decimal] = {}
+        self.price: dict[str, Decimal] = {}
+        self.orders: dict[str, OrderEvent] = {}
+
+    def exposure(self, symbol: str, extra_buys: Decimal = Decimal(0), extra_sells: Decimal = Decimal(0)) -> Decimal:
+        rest = {
+            side: sum(
+                (
+                    order.qty - order.filled_qty
+                    for order in self.orders.values()
+                    if (order.symbol, order.side) == (symbol, side)
+                ),
+                Decimal(0),
+            )
+            for side in Side
+        }
+        position = self.position.get(symbol, Decimal(0))
+        up = UP.add(UP.add(position, rest[Side.BUY]), extra_buys)
+        down = UP.subtract(UP.add(rest[Side.SELL], extra_sells), position)
+        return UP.multiply(max(up, down), self.price.get(symbol, Decimal(0)))
+
+    def total(self) -> Fraction:
+        return sum((Fraction(self.exposure(symbol)) for symbol in self.price), Fraction(0))
+
+    def allows(self, wish: Signal) -> bool:
+        self.price[wish.symbol] = wish.price
+        before = self.exposure(wish.symbol)
+        extra = {"extra_buys" if wish.side is Side.BUY else "extra_sells": wish.size}
+        after = self.exposure(wish.symbol, **extra)
+        if after <= before:
+            return True
+        total = self.total() - Fraction(before) + Fraction(after)
+        return after <= self.limits.max_symbol_exposure_usd and total <= Fraction(self.limits.max_exposure_usd)
+
+    def record(self, events: list[OrderEvent], fills: list[Fill]) -> None:
+        for event in events:
+            self.orders[event.order_id] = event
+            if event.status in (OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.REJECTED):
+                del self.orders[event.order_id]
+        for fill in fills:
+            change = fill.qty if fill.side is Side.BUY else -fill.qty
+            self.position[fill.symbol] = self.position.get(fill.symbol, Decimal(0)) + change
+
+
+PRICES = st.one_of(
+    st.sampled_from([100.0, 37.5, 0.1, 5e-324, 1.7976931348623157e308, 999999999999999.9, 1e-12, 1e-13]),
+    st.floats(min_value=5e-324, allow_nan=False, allow_infinity=False),
+)
+SIZES = st.sampled_from(["0.1", "1", "0.000000000001", "7", "999999999999999", "1E+308", "1E-300"])
+SYMBOLS = st.sampled_from("ABCDE")
+HISTORIES = st.lists(
+    st.one_of(
+        st.tuples(st.just("signal"), SYMBOLS, st.sampled_from(Side), SIZES, PRICES),
+        st.tuples(
+            st.just("ticks"), st.lists(st.tuples(SYMBOLS, PRICES, st.sampled_from([0.3, 1.0, 1e15])), max_size=6)
+        ),
+        st.tuples(st.just("cancel"), st.integers(0, 9)),
+    ),
+    max_size=60,
+)
+
+
+@given(
+    history=HISTORIES,
+    make=st.sampled_from([ShadowExecutor, PaperExecutor]),
+    cap=st.sampled_from([1, 500, 10**9, 10**30, 10**330]),
+)
+def test_B5_R3_the_running_sum_is_the_sum_over_all_holdings(
+    history: list[tuple[Any, ...]], make: type[ShadowExecutor] | type[PaperExecutor], cap: int
+) -> None:
+    """To the digit, whatever the prices: also after prices of 300 digits came and went."""
+    limits = caps(total=3 * cap, symbol=2 * cap, orders=10_000)
+    book, plain, executor = Book(limits), Plain(limits), make(FEE, Decimal(25))
+    opened = ["none"]
+    for n, (what, *rest) in enumerate(history, 1):
+        events: list[OrderEvent] = []
+        fills: list[Fill] = []
+        if what == "signal":
+            symbol, side, size, price = rest
+            wish = signal(n, side, size, repr(price), symbol)
+            assessed = book.assess(wish, NOW)
+            assert (assessed.veto is None) == plain.allows(wish), assessed.veto_detail
+            if assessed.veto is None:
+                events, fills = executor.submit(assessed, NOW)
+                opened.append(events[0].order_id)
+        elif what == "ticks":
+            ticks = [Tick("f", symbol, price, volume, NOW, id=n) for symbol, price, volume in rest[0]]
+            book.mark(ticks)
+            plain.price |= {tick.symbol: Decimal(repr(tick.price)) for tick in ticks}
+            events, fills = executor.on_ticks(ticks, NOW)
+        else:
+            events, fills = executor.cancel(opened[rest[0] % len(opened)], NOW)
+        book.record(events, fills)
+        plain.record(events, fills)
+        assert Fraction(book.exposure()) == plain.total()
+        assert [book.exposure(name) for name in "ABCDE"] == [plain.exposure(name) for name in "ABCDE"]
+
+
+def held_in(symbols: int) -> Book:
+    held = {f"S{n}": (Decimal("0.1"), Decimal("99.5")) for n in range(symbols)}
+    return Book(caps(total=10**12, symbol=10**9), held)
+
+
+def round_secs(book: Book) -> float:
+    """The quickest of many rounds of ticks, a signal and what came of it."""
+    executor = ShadowExecutor(FEE, Decimal(0))
+    quickest = 1.0
+    for n in range(1, 300):
+        started = time.perf_counter()
+        book.mark([Tick("f", "S1", 100.0 + n, 1.0, NOW), Tick("f", "unheld", 1.0, 1.0, NOW)])
+        book.record(*executor.submit(book.assess(signal(n, symbol="S2"), NOW), NOW))
+        quickest = min(quickest, time.perf_counter() - started)
+    return quickest
+
+
+def test_B5_the_work_for_a_signal_does_not_grow_with_the_symbols() -> None:
+    few, many = round_secs(held_in(10)), round_secs(held_in(10_000))
+    assert many < 5 * few, f"{many * 1e6:.0f} us with 10 000 symbols, {few * 1e6:.0f} us with 10"
+
+
+def test_B5_a_symbol_more_than_can_be_held_is_vetoed_and_a_flat_one_is_not_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(risk, "HOLDINGS_MAX", 2)
+    flat = {f"flat{n}": (Decimal(0), Decimal(100)) for n in range(5)}
+    book, executor = Book(caps(), flat), ShadowExecutor(FEE, Decimal(0))
+
+    def assess(n: int, symbol: str, side: Side = Side.BUY) -> Signal:
+        assessed = book.assess(signal(n, side, "0.1", symbol=symbol), NOW)
+        if assessed.veto is None:
+            book.record(*executor.submit(assessed, NOW))
+        return assessed
+
+    for n in range(0, 20, 2):  # Each is opened and closed again.
+        assert assess(n, f"passing{n}").veto is None
+        assert assess(n + 1, f"passing{n}", Side.SELL).veto is None
+    # What is assessed and vetoed, or assessed and then answered by nothing, takes no room either.
+    for n in range(20, 25):
+        assert book.assess(signal(n, size="999", symbol=f"vetoed{n}"), NOW).veto is Reason.RISK_CAP
+        assert book.assess(signal(n, size="0.1", symbol=f"dropped{n}"), NOW).veto is None
+    # Nor does one whose order ends when others have been assessed.
+    paper = PaperExecutor(FEE, Decimal(0))
+    for n in range(25, 30):
+        for symbol in (f"cancelled{n}", "other"):
+            assessed = book.assess(signal(n, size="0.1", symbol=symbol), NOW)
+            book.record(*paper.submit(assessed, NOW))
+        book.record(*paper.cancel_all(NOW))
+    assert [assess(30, "A").veto, assess(31, "B").veto] == [None, None]
+    vetoed = assess(32, "C")
+    assert vetoed.veto is Reason.RISK_CAP
+    assert vetoed.veto_detail == "positions or open orders in 2 symbols, allowed are 2"
+    assert assess(33, "A").veto is None
+    assert assess(34, "A", Side.SELL).veto is None
+    assert assess(35, "A", Side.SELL).veto is None
+    assert assess(36, "C").veto is None

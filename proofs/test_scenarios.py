@@ -1,4 +1,5 @@
-"""The scenarios S2 to S12, under the real unit; S1, S13 and S14 have files of their own (g3, stop, exit12)."""
+"""The scenarios S2 to S12 and their neighbours, under the real unit; S1, S13 and S14 have files of their own
+(g3, stop, exit12)."""
 
 from __future__ import annotations
 
@@ -85,6 +86,68 @@ def test_stale_data_is_vetoed_and_the_veto_persisted(engine: EngineUnit, exchang
     engine.expect(vetoes == [("STALE_DATA",), (None,)], f"vetoes: {vetoes}")
     engine.wait_rows("SELECT COUNT(*) FROM orders", at_least=1)
     engine.expect(engine.query("SELECT COUNT(*) FROM orders") == [(1,)], "a stale signal became an order")
+
+
+@pytest.mark.claim("N14", "R2")
+def test_a_venue_clock_that_vetoes_everything_is_told(engine: EngineUnit, exchange: Exchange) -> None:
+    """Ahead, then behind, then well again; and a stray trade from the future is none of it."""
+    engine.connect(exchange, engine={"signal_every_n_ticks": 1})
+    number = 0
+
+    def trade(age_secs: float) -> None:
+        nonlocal number
+        number += 1
+        exchange.send_raw([exchange.tick(number, age_secs=age_secs)])
+        # Written at the earliest 10 ms later, so that no two come at the same moment.
+        engine.wait_ticks(number)
+
+    first = engine.wait_log("HEARTBEAT (G4)").fields
+    engine.expect(first["clock_skew_ms"] is None, f"clock_skew_ms before the first tick: {first['clock_skew_ms']}")
+    trade(0.0)
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["clock_skew_ms"] is not None)
+    for age_secs, word in ((-62.0, "ahead"), (62.0, "behind")):
+        trade(age_secs)
+        trade(age_secs)
+        engine.wait(
+            f"the warning that the venue's clock is {word}",
+            lambda entry, word=word: entry.level == "WARN" and f" s {word}" in entry.message,  # type: ignore[misc]
+        )
+        engine.mark()
+        skew_ms = engine.wait_log("HEARTBEAT (G4)").fields["clock_skew_ms"]
+        engine.expect(skew_ms / -age_secs > 900, f"clock_skew_ms is {skew_ms}, the venue {-age_secs:g} s ahead")
+    trade(0.0)
+    engine.wait("the word that it is over", lambda entry: entry.level == "INFO" and "agrees" in entry.message)
+    engine.mark()
+    for age_secs in (0.0, -86_400.0, 0.0):
+        trade(age_secs)
+    for _ in range(2):
+        skew_ms = engine.wait_log("HEARTBEAT (G4)").fields["clock_skew_ms"]
+        engine.expect(abs(skew_ms) < 5000, f"clock_skew_ms is {skew_ms} after a stray trade from tomorrow")
+        engine.mark()
+    vetoes = engine.query("SELECT veto FROM signals ORDER BY id")
+    stale, well = ("STALE_DATA",), (None,)
+    engine.expect(vetoes == [well, *[stale] * 4, well, well, stale, well], f"vetoes: {vetoes}")
+
+
+@pytest.mark.claim("B5")
+def test_no_peer_names_more_symbols_than_a_run_takes(engine: EngineUnit, exchange: Exchange) -> None:
+    engine.connect(exchange, engine={"signal_every_n_ticks": 1})
+    trades = []
+    for number in range(1, 4096 + 500 + 1):
+        exchange.symbol = f"{number:0128}"
+        trades.append(exchange.tick(number))
+    exchange.send_raw(trades)
+    word = engine.wait_log("trade of a market that nobody asked for")
+    engine.expect(
+        word.level == "WARN" and "beyond the 4096 symbols" in str(word.fields["market"]),
+        f"the log says {word.fields}",
+    )
+    engine.wait_log(
+        "HEARTBEAT (G4)", lambda entry: (entry.fields["tick_count"], entry.fields["foreign"]) == (4096, 500)
+    )
+    engine.wait_ticks(4096)
+    counted = engine.query("SELECT COUNT(*), COUNT(DISTINCT symbol) FROM ticks")
+    engine.expect(counted == [(4096, 4096)], f"ticks and symbols: {counted}")
 
 
 @pytest.mark.claim("S8", "R1")

@@ -1,9 +1,10 @@
-"""Contract R1, S8: which ticks make signals, and that nothing but the ticks decides it."""
+"""Contract R1, S8, B5: which ticks make signals, and that nothing but the ticks decides it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from decimal import Decimal
 
 import pytest
@@ -159,3 +160,51 @@ def test_S8_a_fresh_process_makes_the_same_signals() -> None:
     assert len(here) > 50
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert there.stdout == f"{here}\n"
+
+
+def remembering(batches: list[list[Tick]], symbols_max: int, prices_max: int, long: int) -> list[Signal]:
+    """What the crossover must say, from one strategy for each symbol that is still remembered: B5 written once more."""
+    alone: dict[str, tuple[Strategy, int]] = {}  # the latest tick's symbol last; the prices it holds
+    made = []
+    for tick in (tick for batch in batches for tick in batch):
+        own, held = alone.pop(tick.symbol, (crossover(1, long), 0))
+        made += own.on_ticks([tick])
+        alone[tick.symbol] = own, min(held + 1, long)
+        while len(alone) > symbols_max or (sum(n for _, n in alone.values()) > prices_max and len(alone) > 1):
+            del alone[next(iter(alone))]
+    return made
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from([99.0, 101.0])), min_size=20, max_size=120),
+    cut=st.integers(0, 120),
+    symbols_max=st.integers(1, 3),
+    prices_max=st.integers(1, 12),
+    long=st.integers(2, 4),
+)
+def test_B5_S8_the_symbol_without_a_tick_for_longest_is_forgotten_and_starts_anew(
+    steps: list[tuple[str, float]], cut: int, symbols_max: int, prices_max: int, long: int
+) -> None:
+    ticks = ticks_of([price for _, price in steps], [symbol for symbol, _ in steps])
+    batches = [ticks[:cut], ticks[cut:]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strategy, "SYMBOLS_MAX", symbols_max)
+        patch.setattr(strategy, "PRICES_MAX", prices_max)
+        bounded = crossover(1, long)
+        made = [signal for batch in batches for signal in bounded.on_ticks(batch)]
+    assert made == remembering(batches, symbols_max, prices_max, long)
+
+
+@pytest.mark.parametrize(("long", "symbols"), [(20, 30_000), (1_000, 3_000)])
+def test_B5_the_memory_of_averages_is_bounded(long: int, symbols: int) -> None:
+    """A new symbol with each tick, and as many ticks of each symbol as its average takes."""
+    ticks_each = 1 if symbols > strategy.SYMBOLS_MAX else 100
+    bounded = crossover(5, long)
+    tracemalloc.start()
+    try:
+        for n in range(symbols):
+            bounded.on_ticks([Tick("f", f"{n:0128}", 100.0, 1.0, 0, id=1)] * ticks_each)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 24 * 2**20, f"{held / 2**20:.0f} MiB"

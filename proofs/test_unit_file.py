@@ -12,7 +12,7 @@ EXPOSURE_MAX = 2.0
 """Of `systemd-analyze security`; a plain unit scores 9.5."""
 
 
-@pytest.mark.claim("E1")
+@pytest.mark.claim("E1", "B5")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -23,6 +23,10 @@ EXPOSURE_MAX = 2.0
         # systemd does not apply RestartPreventExitStatus= to ExecStartPre=.
         ("ExecStartPre", ""),
         ("SuccessExitStatus", ""),
+        # What systemd would have the kernel do; that the kernel does it takes a memory controller (B5).
+        ("MemoryMax", "536870912"),
+        ("MemorySwapMax", "0"),
+        ("OOMPolicy", "stop"),
     ],
 )
 def test_property(engine: EngineUnit, name: str, value: str) -> None:

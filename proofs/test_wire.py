@@ -1,4 +1,4 @@
-"""Contract N3, N4, N8, N8b, N10: bytes of one message -> ticks, and the books of what is none."""
+"""Contract N3, N4, N8, N8b, N10, B5: bytes of one message -> ticks, and the books of what is none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.events import Tick
 from engine.markets import Kind, Markets, Streams, kind_for
-from engine.wire import MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TRADE_ID, Parser
+from engine.wire import MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TRADE_ID, SYMBOLS_MAX, Parser
 
 FRAMES = Path(__file__).parent / "fixtures" / "frames"
 MESSAGES = [json.loads(line) for line in (FRAMES / "messages.jsonl").read_text().splitlines()]
@@ -412,3 +412,56 @@ def test_N8_bad_events_of_a_gemini_frame_do_not_lose_the_good_ones(kinds: list[s
     assert [t.trade_id for t in ticks] == [n for n, kind in enumerate(kinds) if kind == "good"]
     assert parser.errors == kinds.count("bad")
     assert parser.ignored == (not ticks and not parser.errors)
+
+
+def mock_of(symbol: str, event_id: int = 1) -> bytes:
+    return json.dumps({**MOCK, "symbol": symbol, "event_id": event_id}).encode()
+
+
+def test_B5_a_source_names_so_many_symbols_and_no_more() -> None:
+    ticks, parser = parse(Kind.MOCK, *(mock_of(f"S{n}", n) for n in range(SYMBOLS_MAX)))
+    assert (len(ticks), parser.foreign, parser.last_foreign) == (SYMBOLS_MAX, 0, "")
+    parser.numbers.clear()
+    parser.refuse("an error, whose streak a foreign trade neither ends nor prolongs")
+    for n in range(1, 4):
+        parser.parse_into(mock_of(f"more\n{n}\u202e"), ticks)
+    assert (len(ticks), parser.foreign, parser.ignored, parser.errors) == (SYMBOLS_MAX, 3, 0, 1)
+    assert parser.error_streak == 1
+    assert parser.last_foreign == "more\\n3\\u202e: beyond the 4096 symbols that one run takes from a source"
+    # Their ids are used up all the same.
+    assert [number for _, number, _ in parser.numbers] == [1, 1, 1]
+    # Those that it named before go on, and share their strings.
+    parser.parse_into(mock_of("S7", 9_999), ticks)
+    assert (ticks[-1].symbol, parser.error_streak) == ("S7", 0)
+    assert ticks[-1].symbol is ticks[7].symbol
+
+
+def test_B5_what_is_no_tick_names_no_symbol() -> None:
+    bad = [json.dumps({**MOCK, "symbol": f"S{n}", "event_id": -1}).encode() for n in range(SYMBOLS_MAX)]
+    ticks, parser = parse(Kind.MOCK, *bad, mock_of("mine"))
+    assert (len(ticks), parser.foreign, parser.errors) == (1, 0, SYMBOLS_MAX)
+
+
+def test_B5_the_word_on_a_foreign_trade_is_bounded() -> None:
+    _, parser = parse(Kind.MOCK, *(mock_of(f"{n:04}" + "\U0001f600" * 31) for n in range(SYMBOLS_MAX + 1)))
+    assert parser.last_foreign.isprintable()
+    assert parser.last_foreign.isascii()
+    assert len(parser.last_foreign) <= 240
+
+
+@pytest.mark.parametrize("kind", [Kind.MOCK, Kind.REPLAY])
+@pytest.mark.parametrize("field", ["symbol", "event_id"])
+@pytest.mark.parametrize(
+    ("text", "fits"), [("\U0001f600" * 32, True), ("x" + "\U0001f600" * 32, False), ("\xe9" * 64, True)]
+)
+def test_B5_texts_are_bounded_in_bytes_too(kind: Kind, field: str, text: str, fits: bool) -> None:
+    """A character may take four bytes, and what is remembered of a peer's are tens of thousands."""
+    ticks, parser = parse(kind, json.dumps({**MOCK, field: text}, ensure_ascii=False).encode())
+    assert (len(ticks), parser.errors) == (int(fits), int(not fits))
+    if not fits:
+        assert (parser.last_error or "").startswith(f"{field} over 128 bytes: ")
+
+
+def test_B5_a_replay_may_have_any_number_of_symbols() -> None:
+    ticks, parser = parse(Kind.REPLAY, *(mock_of(f"S{n}", n) for n in range(SYMBOLS_MAX + 10)))
+    assert (len(ticks), parser.foreign) == (SYMBOLS_MAX + 10, 0)
