@@ -734,6 +734,7 @@ class Pipeline:
         counters.parse_errors = self._feed.parse_errors
         counters.ignored = self._feed.ignored
         counters.reconnects = self._feed.reconnects
+        counters.connections_unbounded = self._feed.connections_unbounded
         return metrics.snapshot(
             counters,
             tick_rows_queued=self._tick_rows_queued(),
@@ -748,10 +749,11 @@ class Pipeline:
 
     def _status(self) -> str:
         counters = self._counters
+        hindrance = self._feed.hindrance
         return (
             f"{self._options.mode} {self._options.engine.ingest_mode} from {self._feed.source or 'nobody'}:"
             f" {self._ingest.intake.processed} ticks, {counters.signal_count} signals,"
-            f" {counters.persist_count} rows on disk"
+            f" {counters.persist_count} rows on disk" + (f"; {hindrance}" if hindrance else "")
         )
 
     def _count_lost(self) -> int:
