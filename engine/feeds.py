@@ -473,7 +473,7 @@ class WebSocketFeed:
         told = sorted((barred_secs[source.name], source) for source in wanted if source.name in barred_secs)
         barred = {source.host: session.Bar(now() + secs, "HTTP 429 or 418, to an earlier run") for secs, source in told}
         self._sources = wanted
-        self._session = session.Session(wanted, policy, random.uniform, barred)
+        self._session = session.Session(wanted, policy, random.uniform, barred, now())
         self._max_retry_after_secs = options.max_retry_after_secs
         self._dialer = Dialer()
         self.connections_unbounded = 0
@@ -662,14 +662,15 @@ class WebSocketFeed:
         if failure.http_status is not None:
             secs = refusal.wait_secs(failure.retry_after, datetime.now(UTC))
             fields |= {"http_status": failure.http_status, "retry_after_secs": secs}
+        if failure.retry_after:
+            fields["retry_after"] = cut_short(", ".join(failure.retry_after))
         logger.warning("connection failed", extra={"fields": fields})
         if failure.unbounded:
             self.connections_unbounded += 1
         effects = self._session.connect_failed(line.conn, self._now(), reason, failure.http_status, secs)
-        if self._bar(source) and secs is not None and secs > self._max_retry_after_secs:
-            said = cut_short(", ".join(failure.retry_after))
-            about = _about(source) | {"retry_after": said, "max_retry_after_secs": self._max_retry_after_secs}
-            logger.warning("told to wait longer than max_retry_after_secs, which is waited", extra={"fields": about})
+        if secs is not None and secs > self._max_retry_after_secs and self._bar(source) is not None:
+            longest = {"max_retry_after_secs": self._max_retry_after_secs}
+            logger.warning("told to wait longer than max_retry_after_secs", extra={"fields": fields | longest})
         self._note_bar(source)
         self._apply(effects)
 
@@ -701,9 +702,12 @@ def refused(head: bytes, error: BaseException) -> ConnectFailed:
     """Why a handshake failed whose answer began with `head`."""
     status, headers = refusal.read_head(head)
     unbounded = head.find(b"\r\n\r\n") < 0 and len(head) >= refusal.HEAD_BYTES_MAX
-    if status is None or status == 101:
-        return ConnectFailed(why(error), unbounded=unbounded)
-    return ConnectFailed(f"HTTP {status}", status, headers, unbounded=unbounded)
+    reason = why(error) if status in (None, 101) else f"HTTP {status}"
+    if unbounded:
+        reason = f"{reason}; the head of the answer has over {refusal.HEAD_BYTES_MAX} bytes"
+    if status in (None, 101):
+        return ConnectFailed(reason, unbounded=unbounded)
+    return ConnectFailed(reason, status, headers, unbounded=unbounded)
 
 
 def why(error: BaseException) -> str:

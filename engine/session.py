@@ -211,9 +211,11 @@ class Session:
         policy: Policy,
         uniform: Callable[[float, float], float],
         barred: Mapping[str, Bar] | None = None,
+        now: float = 0.0,
     ) -> None:
         """`sources`: at least one, in any order. `uniform(a, b)`: a random float in [a, b], for the jitter.
-        `barred`: host -> what an earlier run was told by it.
+        `barred`: host -> what an earlier run was told by it, which may be from before somebody set the clock back; it is
+        cut to `max_retry_after_secs` from `now` on.
 
         ValueError when there is no source, or a time in `policy` would make the session spin: all have to be
         positive, `feed_silence_secs` may be 0.
@@ -233,7 +235,7 @@ class Session:
         self._hosts = {source.host: _Host(policy.max_connects_per_minute) for source in sources}
         for name, bar in (barred or {}).items():
             if name in self._hosts:
-                self._hosts[name].bar = bar
+                self._hosts[name].bar = Bar(min(bar.until, now + policy.max_retry_after_secs), bar.reason)
         self._links: dict[int, _Link] = {}
         self._active: _Link | None = None
         self._candidate: _Link | None = None
@@ -261,11 +263,6 @@ class Session:
         """Begin; call it once, before anything else. The clock of `network_give_up_secs` starts."""
         self._running = True
         self._dark_since = now
-        longest = now + self._policy.max_retry_after_secs
-        for host in self._hosts.values():
-            # What an earlier run wrote down may be from before somebody set the clock back.
-            if host.bar is not None and host.bar.until > longest:
-                host.bar = Bar(longest, host.bar.reason)
         return self._proceed(now, [])
 
     def stop(self, now: float) -> Sequence[Effect]:

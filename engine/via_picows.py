@@ -20,15 +20,32 @@ from picows import (
 )
 
 from engine.events import Tick
-from engine.feeds import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, ConnectFailed, Line, cut_short, refused, why
+from engine.feeds import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, ConnectFailed, Line, refused, why
 from engine.session import CONNECT_TIMEOUT_SECS
 from engine.wire import MAX_MESSAGE_BYTES
 
 _TEXT = WSMsgType.TEXT
 
-# What picows has to say of a connection is also in what it raises; its own lines would come once a read.
+# Nothing of what picows logs gets out: it is also in what picows raises.
 _SILENT = logging.getLogger("picows.silent")
 _SILENT.setLevel(logging.CRITICAL)
+
+
+class _Ear(logging.LoggerAdapter[logging.Logger]):
+    """Where picows logs. Here it says first that the peer broke the protocol, 10 ms before it disconnects. Until then it
+    would go on reading, and keep whatever comes: as much as the machine can send itself in that time."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(_SILENT)
+        self._line = line
+
+    def log(self, level: int, *_: object, **__: object) -> None:
+        if level >= logging.ERROR and self._line.connection is not None:
+            self._line.connection.pause()
+
+
+# What may stand in a close frame: RFC 6455 section 7.4 and IANA's registry.
+_CLOSE_CODES = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
 
 
 class _PicowsConnection:
@@ -48,8 +65,8 @@ class _PicowsConnection:
                 line.refuse(f"frame over {MAX_MESSAGE_BYTES} bytes")
                 line.closed("message too big")
             else:
-                line.refuse(f"protocol error: {cut_short(str(error.args[1]))}")
-                line.closed(f"protocol error: {cut_short(str(error.args[1]))}")
+                line.refuse(f"protocol error: {error.args[1]}")
+                line.closed(f"protocol error: {error.args[1]}")
         except Exception as error:
             line.closed(why(error))
         else:
@@ -129,7 +146,7 @@ class _PicowsListener(WSListener):
                 line.troubled()
         elif frame.msg_type == WSMsgType.CLOSE:
             # No sign of life: were it taken for one, a server that accepts and closes would look healthy.
-            self._end(_close_reason(frame.get_payload_as_bytes()), WSCloseCode.OK)
+            self._hung_up(frame.get_payload_as_bytes())
             return
         else:
             self._other(transport, frame)
@@ -137,13 +154,22 @@ class _PicowsListener(WSListener):
         if frame.last_in_buffer:
             # Looked at once a read, which finds a peer that compresses unasked: one message of many is no such peer.
             if frame.rsv1 or frame.rsv2 or frame.rsv3:
-                self._refuse_reserved()
+                self._line.ticks.clear()
+                self._violated("reserved bits set, and no extension agreed on")
             self._line.flush()
 
-    def _refuse_reserved(self) -> None:
-        self._line.ticks.clear()
-        self._line.refuse("reserved bits set, no extension agreed on")
-        self._end("protocol error: reserved bits set, no extension agreed on", WSCloseCode.PROTOCOL_ERROR)
+    def _hung_up(self, payload: bytes) -> None:
+        """The peer sent a close frame; of what it may hold picows has looked at length and UTF-8."""
+        code = int.from_bytes(payload[:2], "big") if payload else None
+        if code is not None and code not in _CLOSE_CODES:
+            self._violated(f"close code {code}")
+            return
+        said = "without a code" if code is None else f"{code} {payload[2:].decode()}"
+        self._end(f"closed by the peer: {said}".rstrip(), WSCloseCode.OK)
+
+    def _violated(self, what: str) -> None:
+        self._line.refuse(f"protocol error: {what}")
+        self._end(f"protocol error: {what}", WSCloseCode.PROTOCOL_ERROR)
 
     def _end(self, reason: str, code: WSCloseCode) -> None:
         """Told before the transport ends, so that neither what it still hands over nor its end are counted."""
@@ -171,8 +197,7 @@ class _PicowsListener(WSListener):
 
     def _piece(self, frame: WSFrame) -> None:
         if (frame.msg_type == WSMsgType.TEXT) == (self._pieces is not None):
-            self._line.refuse("fragments out of order")
-            self._pieces = None
+            self._violated("fragments out of order")
             return
         if self._pieces is None:
             self._pieces = bytearray()
@@ -188,12 +213,6 @@ class _PicowsListener(WSListener):
         hands over even that frame if the rest of it comes in time."""
         self._line.refuse(f"{what} over {MAX_MESSAGE_BYTES} bytes")
         self._end("message too big", WSCloseCode.MESSAGE_TOO_BIG)
-
-
-def _close_reason(payload: bytes) -> str:
-    """A close frame's payload for the log: code and reason, both of which may be missing."""
-    code = str(int.from_bytes(payload[:2], "big")) if len(payload) >= 2 else "no code"
-    return f"closed by the peer: {code} {payload[2:].decode(errors='replace')}".rstrip()
 
 
 async def connect(url: str, line: Line, connected: socket.socket) -> None:
@@ -213,7 +232,7 @@ async def connect(url: str, line: Line, connected: socket.socket) -> None:
             ssl_context=ssl.create_default_context() if url.startswith("wss:") else None,
             socket_factory=lambda _: connected,
             websocket_handshake_timeout=CONNECT_TIMEOUT_SECS,
-            logger_name=_SILENT,
+            logger_name=_Ear(line),
             enable_auto_pong=False,
             max_frame_size=MAX_MESSAGE_BYTES,
             max_redirects=0,
