@@ -334,7 +334,8 @@ class Pipeline:
         options = self._options
         if sources:
             connect = feeds.CONNECTS[self._environment.transport]
-            now_ms = _wall_ms()
+            # A clock that was set back since those times were written would make the waits longer by as much.
+            now_ms = max(_wall_ms(), store.written_ms())
             barred_secs = {name: (until - now_ms) / 1000 for name, until in barred.items() if until > now_ms}
             return feeds.WebSocketFeed(
                 self._ingest, sources, options.engine, options.app.symbol, connect, self._loop.time, barred_secs

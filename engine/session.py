@@ -214,8 +214,8 @@ class Session:
         now: float = 0.0,
     ) -> None:
         """`sources`: at least one, in any order. `uniform(a, b)`: a random float in [a, b], for the jitter.
-        `barred`: host -> what an earlier run was told by it, which may be from before somebody set the clock back; it is
-        cut to `max_retry_after_secs` from `now` on.
+        `barred`: host -> what an earlier run was told by it. It may have been another engine's, so it is cut to
+        `max_retry_after_secs` from `now` on.
 
         ValueError when there is no source, or a time in `policy` would make the session spin: all have to be
         positive, `feed_silence_secs` may be 0.

@@ -32,8 +32,8 @@ _SILENT.setLevel(logging.CRITICAL)
 
 
 class _Ear(logging.LoggerAdapter[logging.Logger]):
-    """Where picows logs. Here it says first that the peer broke the protocol, 10 ms before it disconnects. Until then it
-    would go on reading, and keep whatever comes: as much as the machine can send itself in that time."""
+    """Where picows logs. Here it says first that the peer broke the protocol, 10 ms before it disconnects. Until then
+    it would go on reading, and keep whatever comes: as much as the machine can send itself in that time."""
 
     def __init__(self, line: Line) -> None:
         super().__init__(_SILENT)

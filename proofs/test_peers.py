@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import dialing
 from harness.errors import Unavailable
 from proofs.fixtures.engine_process import DEADLINE_SECS, Engine, engine, mock_tick, write_config
 from proofs.fixtures.raw_server import (
@@ -339,6 +341,24 @@ def test_N5_a_bar_of_an_earlier_run_is_told_cut_and_kept(tmp_path: Path, secs: f
         assert server.connections == 1
 
 
+def test_N5_a_clock_that_was_set_back_does_not_lengthen_a_bar(tmp_path: Path) -> None:
+    """What lies on disk is from an hour hence: a bar of 1.5 s is none of an hour and 1.5 s."""
+
+    def script(client: socket.socket, number: int) -> None:
+        serve(client) if number else refuse(client, b"3000")
+
+    with raw_server(script) as server:
+        with started(tmp_path, "picows", server.url, network_give_up_secs=0.3) as running:
+            assert running.wait_exit() == 10
+        set_bar(running.db, 3600 + 1.5)
+        os.utime(running.db, (time.time() + 3600,) * 2)
+        since = time.monotonic()
+        with started(tmp_path, "picows", server.url) as running:
+            running.wait_heartbeat(lambda beat: beat["ingest_received"] == 1)
+            assert time.monotonic() - since > 1.4
+            assert running.stop() == 0
+
+
 def test_N5_an_operator_can_lift_a_bar(tmp_path: Path) -> None:
     """By the command that the documents name, on the stopped engine."""
 
@@ -451,13 +471,25 @@ def test_N16_every_address_of_a_host_is_tried(
                 assert_calm(running)
 
 
+def test_N16_what_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialing, "DIAL_TIMEOUT_SECS", 0.1)
+    with ExitStack() as stack:
+        with socket.create_server((DEAD, 0)) as nobody:
+            port = nobody.getsockname()[1]
+        swallow(DEAD, port, stack)
+        with pytest.raises(OSError, match=rf"^no connection to {DEAD} within 0\.1 s$"):
+            asyncio.run(dialing.Dialer().dial((DEAD, port)))
+        with pytest.raises(OSError, match="cannot be the name of a host"):
+            asyncio.run(dialing.Dialer().dial((f"{'x' * 64}.test", port)))
+
+
 def serve_one(client: socket.socket, number: int) -> None:
     """A `script` that serves everybody."""
     serve(client, number)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_N16_a_silent_resolver_is_named_and_delays_no_stop(
+def test_N16_a_silent_resolver_delays_no_stop(
     tmp_path: Path, transport: str, own_names: Callable[..., list[str]]
 ) -> None:
     with ExitStack() as stack:
