@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,9 @@ def _parser() -> _Parser:
     parser.add_argument("--replay-file", metavar="PATH", help="JSONL file to replay")
     parser.add_argument("--sources", metavar="PATH", help=f"sources file (default: {settings.SOURCES_FILE_NAME})")
     parser.add_argument("--check-config", action="store_true", help="print the effective config and exit 0 or 12")
+    parser.add_argument(
+        "--lift-bars", action="store_true", help="contact venues again that said to wait (HTTP 429, 418), and exit"
+    )
     parser.add_argument("--version", action="version", version=f"hybrid-engine {__version__}")
     return parser
 
@@ -104,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 logger.warning("mode LIVE: whether its gate opens is known when the unit starts, and not before")
             print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True))
             return ExitCode.COMPLETE
+        if arguments.lift_bars:
+            return _lift_bars(loaded)
         adapter = None
         if loaded.settings.mode == "LIVE":
             from engine import gate
@@ -116,6 +122,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         logs.report(logger, Crash("unexpected error"), cause=error)
         return ExitCode.CRASH
+
+
+def _lift_bars(loaded: settings.Loaded) -> int:
+    """For an operator who knows better than the venue's Retry-After, while the engine is stopped."""
+    from engine import ledger
+
+    options = loaded.settings
+    # Opening makes a database where there is none, which would hide a mistyped path.
+    if not os.path.exists(options.app.db_path):
+        raise ConfigError(
+            f"app.db_path = {options.app.db_path!r}: there is no database, so no bar to lift",
+            key="app.db_path",
+            value=options.app.db_path,
+        )
+    store = ledger.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
+    try:
+        logger.info("bars lifted", extra={"fields": {"sources": store.lift_bars()}})
+    finally:
+        store.close()
+    return ExitCode.COMPLETE
 
 
 def _run(loaded: settings.Loaded, environment: settings.Environment, adapter: ExecutionAdapter | None) -> int:

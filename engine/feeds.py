@@ -7,6 +7,9 @@ The WebSocket feed decides nothing. `session.Session` says what to connect to an
 effects out and reports what happened. Two independent libraries can carry it, behind `Connect`: picows
 (`via_picows`) and websockets (`via_websockets`). The feed goes nowhere but to the configured URLs: no proxy of the
 environment, no redirect, is followed.
+
+A peer is a stranger. What it makes us hold is bounded: one message (MAX_MESSAGE_BYTES), one read of the socket, the
+head of its answer to the upgrade, and SEND_BUFFER_BYTES that it does not read (B4). What it says is logged cut short.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ import asyncio
 import hashlib
 import logging
 import random
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Final, Protocol
 from urllib.parse import urlsplit
 
-from engine import schema, session, settings
+from engine import refusal, schema, session, settings
+from engine.dialing import Dialer
 from engine.events import Tick
 from engine.exits import ConfigError, Crash, EngineError, NetworkLost, ProtocolChanged
 from engine.logs import RateLimited
@@ -41,6 +46,14 @@ _FOREIGN_SECS = 60.0
 CLOSE_GRACE_SECS: Final = 1.0
 """How long a connection that we close may take to flush its close frame before it is aborted."""
 
+SEND_BUFFER_BYTES: Final = 64 * 1024
+"""How much a peer may leave unread before the connection is closed. All that is ever sent are pings and pongs (B4)."""
+
+_SAID_CHARS: Final = 500
+"""How much of what a peer says gets into the log."""
+
+_HINDRANCES_SHOWN: Final = 3
+
 
 class Inlet(Protocol):
     """What a feed delivers to. Implemented by the pipeline."""
@@ -55,7 +68,7 @@ class Inlet(Protocol):
         """The feed's task is at the top of its loop: it is not stuck (E5)."""
 
     def barred(self, source: str, secs: float) -> None:
-        """The venue of `source` wants to be left alone for so long, whatever becomes of this process (N5)."""
+        """The venue of `source` is left alone for so long, whatever becomes of this process (N5)."""
 
 
 class Feed(Protocol):
@@ -80,6 +93,14 @@ class Feed(Protocol):
     @property
     def reconnects(self) -> int:
         """Connections after the first one."""
+
+    @property
+    def connections_unbounded(self) -> int:
+        """Connections that were closed because what their peer made us hold had no bound (B4)."""
+
+    @property
+    def hindrance(self) -> str:
+        """What keeps the feed from its sources, for humans; empty when nothing does."""
 
     async def run(self) -> None:
         """Feeds until `stop`, or until the source is at its end. Raises EngineError when it cannot go on."""
@@ -129,6 +150,8 @@ class _Stepped:
 
     reconnects = 0
     foreign = 0
+    connections_unbounded = 0
+    hindrance = ""
 
     def __init__(self, inlet: Inlet) -> None:
         self.parse_errors = 0
@@ -358,13 +381,19 @@ class Connection(Protocol):
 
 
 class ConnectFailed(Exception):
-    """A connection attempt that came to nothing. `http_status` and `retry_after_secs` where the server
-    answered with HTTP instead of upgrading."""
+    """A connection attempt that came to nothing.
 
-    def __init__(self, reason: str, http_status: int | None = None, retry_after_secs: float | None = None) -> None:
+    `http_status` and `retry_after` (the headers) where the server answered with HTTP instead of upgrading. `unbounded`
+    where its answer had no end.
+    """
+
+    def __init__(
+        self, reason: str, http_status: int | None = None, retry_after: Sequence[str] = (), *, unbounded: bool = False
+    ) -> None:
         super().__init__(reason)
         self.http_status = http_status
-        self.retry_after_secs = retry_after_secs
+        self.retry_after = retry_after
+        self.unbounded = unbounded
 
 
 class Line:
@@ -425,9 +454,15 @@ class Line:
                 self.flush()
             self._feed.line_closed(self, reason)
 
+    def unread(self) -> None:
+        """The peer leaves unread what it makes us say; the transport closes the connection."""
+        if not self.dead:
+            self._feed.connections_unbounded += 1
+            self.closed(f"the peer reads nothing: over {SEND_BUFFER_BYTES} bytes of answers to its pings wait for it")
 
-Connect = Callable[[str, Line], Awaitable[None]]
-"""Opens `url` for a Line: calls its `opened`, then returns. Raises ConnectFailed."""
+
+Connect = Callable[[str, Line, socket.socket], Awaitable[None]]
+"""Opens `url` for a Line over a connected socket: calls its `opened`, then returns. Raises ConnectFailed."""
 
 
 class WebSocketFeed:
@@ -452,6 +487,8 @@ class WebSocketFeed:
             feed_silence_secs=options.feed_silence_secs,
             max_backoff_secs=options.max_backoff_secs,
             network_give_up_secs=options.network_give_up_secs,
+            max_retry_after_secs=options.max_retry_after_secs,
+            max_connects_per_minute=options.max_connects_per_minute,
         )
         wanted = [
             session.Source(source.name, source.url, urlsplit(source.url).hostname or "", source.priority)
@@ -473,8 +510,14 @@ class WebSocketFeed:
             )
             for source in sources
         }
-        barred = {source.host: now() + barred_secs[source.name] for source in wanted if source.name in barred_secs}
-        self._session = session.Session(wanted, policy, random.uniform, barred)
+        # The longest of a host's, should several of its sources have been told.
+        told = sorted((barred_secs[source.name], source) for source in wanted if source.name in barred_secs)
+        barred = {source.host: session.Bar(now() + secs, "HTTP 429 or 418, to an earlier run") for secs, source in told}
+        self._sources = wanted
+        self._session = session.Session(wanted, policy, random.uniform, barred, now())
+        self._max_retry_after_secs = options.max_retry_after_secs
+        self._dialer = Dialer()
+        self.connections_unbounded = 0
         self._inlet = inlet
         self._connect = connect
         self._now = now
@@ -507,8 +550,27 @@ class WebSocketFeed:
     def foreign(self) -> int:
         return sum(stream.parser.foreign for stream in self._streams.values())
 
+    @property
+    def hindrance(self) -> str:
+        bars = [f"{source.name} {bar}" for source in self._sources if (bar := self._bar(source)) is not None]
+        more = len(bars) - _HINDRANCES_SHOWN
+        return "; ".join(bars[:_HINDRANCES_SHOWN]) + (f"; {more} more" if more > 0 else "")
+
+    def _bar(self, source: session.Source) -> str | None:
+        """Until when the source may not be contacted, and why, for humans; None when it may."""
+        bar = self._session.bar(source.host, self._now())
+        if bar is None:
+            return None
+        until = datetime.now(UTC) + timedelta(seconds=bar.until - self._now())
+        return f"barred until {until:%Y-%m-%dT%H:%M:%SZ}: {bar.reason}"
+
     async def run(self) -> None:
         self._apply(self._session.start(self._now()))
+        for source in self._sources:
+            if told := self._bar(source):
+                logger.warning(told, extra={"fields": _about(source)})
+                # As it is now, for what an earlier run wrote may have been longer than it may be.
+                self._note_bar(source)
         while not self._stopped:
             self._inlet.answer()
             if self._failure is not None:
@@ -591,9 +653,11 @@ class WebSocketFeed:
                 case session.Close(conn, reason):
                     self._close(self._lines[conn], reason)
                 case session.GiveUp(seconds, last_reason):
+                    hindrance = self.hindrance
                     self._fail(
                         NetworkLost(
-                            f"no source connected for {seconds:.1f} s; the last attempt: {last_reason}",
+                            f"no source connected for {seconds:.1f} s; the last attempt: {last_reason}"
+                            + (f"; {hindrance}" if hindrance else ""),
                             seconds=round(seconds, 3),
                             last_reason=last_reason,
                         )
@@ -613,23 +677,12 @@ class WebSocketFeed:
 
     async def _open(self, line: Line) -> None:
         try:
-            await self._connect(line.source.url, line)
+            await self._dial_and_connect(line)
         except ConnectFailed as failure:
             if line.dead:
                 return
             self._forget(line)
-            fields = _about(line.source) | {"reason": str(failure)}
-            if failure.http_status is not None:
-                fields |= {"http_status": failure.http_status, "retry_after_secs": failure.retry_after_secs}
-            logger.warning("connection failed", extra={"fields": fields})
-            self._apply(
-                self._session.connect_failed(
-                    line.conn, self._now(), str(failure), failure.http_status, failure.retry_after_secs
-                )
-            )
-            barred_secs = self._session.barred_until(line.source.host) - self._now()
-            if barred_secs > 0:
-                self._inlet.barred(line.source.name, barred_secs)
+            self._report_failure(line, failure)
         except Exception as error:
             # No failure of the network: the library cannot be loaded, or is not what we take it for.
             crash = Crash(f"transport failed: {why(error)}")
@@ -637,6 +690,47 @@ class WebSocketFeed:
             self._fail(crash)
         finally:
             line.task = None
+
+    async def _dial_and_connect(self, line: Line) -> None:
+        parts = urlsplit(line.source.url)
+        place = (line.source.host, parts.port or (443 if parts.scheme == "wss" else 80))
+        try:
+            connected = await self._dialer.dial(place)
+            address = connected.getpeername()
+        except (OSError, RuntimeError) as error:
+            # RuntimeError: no thread to resolve in could be started, or uvloop's word for an OSError.
+            raise ConnectFailed(why(error)) from error
+        good = False
+        try:
+            await self._connect(line.source.url, line, connected)
+            good = True
+        finally:
+            self._dialer.note_handshake(place, address, good=good)
+
+    def _report_failure(self, line: Line, failure: ConnectFailed) -> None:
+        source, reason = line.source, str(failure)
+        fields = _about(source) | {"reason": reason}
+        secs = None
+        if failure.http_status is not None:
+            secs = refusal.wait_secs(failure.retry_after, datetime.now(UTC))
+            fields |= {"http_status": failure.http_status, "retry_after_secs": secs}
+        if failure.retry_after:
+            fields["retry_after"] = cut_short(", ".join(failure.retry_after))
+        logger.warning("connection failed", extra={"fields": fields})
+        if failure.unbounded:
+            self.connections_unbounded += 1
+        effects = self._session.connect_failed(line.conn, self._now(), reason, failure.http_status, secs)
+        if secs is not None and secs > self._max_retry_after_secs and self._bar(source) is not None:
+            longest = {"max_retry_after_secs": self._max_retry_after_secs}
+            logger.warning("told to wait longer than max_retry_after_secs", extra={"fields": fields | longest})
+        self._note_bar(source)
+        self._apply(effects)
+
+    def _note_bar(self, source: session.Source) -> None:
+        """Let the next run know how long the venue of `source` is to be left alone."""
+        bar = self._session.bar(source.host, self._now())
+        if bar is not None:
+            self._inlet.barred(source.name, bar.until - self._now())
 
     def _close(self, line: Line, reason: str) -> None:
         self._forget(line)
@@ -656,47 +750,39 @@ def _about(source: session.Source) -> dict[str, object]:
     return {"source": source.name, "url": settings.redact_url(source.url)}
 
 
-def retry_after_secs(header: str | None, now: datetime) -> float | None:
-    """The Retry-After header as seconds from `now`: it holds seconds or an HTTP date (RFC 9110 section
-    10.2.3). None when there is none, or nobody can tell what it means."""
-    from email.utils import parsedate_to_datetime
-
-    if header is None:
-        return None
-    text = header.strip()
-    if text.isascii() and text.isdecimal():
-        # A number too long for a float means for ever; ten digits of seconds are 300 years.
-        return float(text[:10]) if len(text) <= 10 else 1e10
-    try:
-        at = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return max(0.0, (at - now).total_seconds())
+def refused(head: bytes, error: BaseException) -> ConnectFailed:
+    """Why a handshake failed whose answer began with `head`."""
+    status, headers = refusal.read_head(head)
+    unbounded = head.find(b"\r\n\r\n") < 0 and len(head) >= refusal.HEAD_BYTES_MAX
+    reason = why(error) if status in (None, 101) else f"HTTP {status}"
+    if unbounded:
+        reason = f"{reason}; the head of the answer has over {refusal.HEAD_BYTES_MAX} bytes"
+    if status in (None, 101):
+        return ConnectFailed(reason, unbounded=unbounded)
+    return ConnectFailed(reason, status, headers, unbounded=unbounded)
 
 
 def why(error: BaseException) -> str:
     """An exception as a reason for the log."""
-    text = str(error)
+    text = cut_short(str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def refusal(status: int, retry_after: str | None) -> ConnectFailed:
-    """The server answered with HTTP `status` instead of upgrading, and with this Retry-After header."""
-    return ConnectFailed(f"HTTP {status}", status, retry_after_secs(retry_after, datetime.now(UTC)))
+def cut_short(text: str) -> str:
+    """As much of a peer's text as the log has room for."""
+    return text if len(text) <= _SAID_CHARS else f"{text[:_SAID_CHARS]}..."
 
 
-async def _over_picows(url: str, line: Line) -> None:
+async def _over_picows(url: str, line: Line, connected: socket.socket) -> None:
     from engine import via_picows
 
-    await via_picows.connect(url, line)
+    await via_picows.connect(url, line, connected)
 
 
-async def _over_websockets(url: str, line: Line) -> None:
+async def _over_websockets(url: str, line: Line, connected: socket.socket) -> None:
     from engine import via_websockets
 
-    await via_websockets.connect(url, line)
+    await via_websockets.connect(url, line, connected)
 
 
 CONNECTS: Final[dict[str, Connect]] = {"picows": _over_picows, "websockets": _over_websockets}

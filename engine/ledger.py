@@ -670,6 +670,21 @@ class Ledger:
         except sqlite3.Error as error:
             _refuse(self.path, error, "cannot be read")
 
+    def written_ms(self) -> int:
+        """When the files were last written, by the clock of then. To be asked before this run writes."""
+        found = [self.path, self.path.with_name(f"{self.path.name}-wal")]
+        return max((file.stat().st_mtime_ns // 1_000_000 for file in found if file.exists()), default=0)
+
+    def lift_bars(self) -> list[str]:
+        """Forget that venues want to be left alone (N5). Returns the sources that were barred. Raises ConfigError or
+        Crash like `open_ledger`."""
+        try:
+            barred = self._connection.execute("SELECT name FROM sources WHERE barred_until IS NOT NULL").fetchall()
+            self._connection.execute("UPDATE sources SET barred_until = NULL")
+        except sqlite3.Error as error:
+            _refuse(self.path, error, "cannot be written")
+        return [name for (name,) in barred]
+
     async def read_ticks(self, chunk: int = 2000) -> AsyncGenerator[list[Tick], None]:
         """All ticks stored now, in time order (`ts`, then row id), in lists of at most `chunk`: REPLAY (N2).
 

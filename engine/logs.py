@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from engine.exits import EngineError, ExitCode
@@ -39,10 +40,16 @@ def format_record(record: logging.LogRecord) -> str:
         "target": record.name,
     }
     try:
-        return json.dumps(line, ensure_ascii=False, default=str, separators=(",", ":"), allow_nan=False)
+        return _encode(line)
     except (ValueError, TypeError, RecursionError):
         line["fields"] = {str(key): _plain(value) for key, value in fields.items()}
-        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        return _encode(line)
+
+
+def _encode(line: Mapping[str, object]) -> str:
+    """ASCII only, and DEL escaped as well: what a stranger says may hold line separators, controls of terminals, text
+    that runs backwards, or half a character."""
+    return json.dumps(line, default=str, separators=(",", ":"), allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -29,6 +29,7 @@ class Counters(msgspec.Struct):
     duplicates: int = 0
     gaps: int = 0  # exchange trade ids that never came (N9)
     reconnects: int = 0  # connection attempts after the first
+    connections_unbounded: int = 0  # closed because what their peer made us hold had no bound (B4)
     ticks_parsed: int = 0
     sampled_out: int = 0
     tick_rows_written: int = 0

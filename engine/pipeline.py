@@ -369,7 +369,8 @@ class Pipeline:
         options = self._options
         if sources:
             connect = feeds.CONNECTS[self._environment.transport]
-            now_ms = _wall_ms()
+            # A clock that was set back since those times were written would make the waits longer by as much.
+            now_ms = max(_wall_ms(), store.written_ms())
             barred_secs = {name: (until - now_ms) / 1000 for name, until in barred.items() if until > now_ms}
             return feeds.WebSocketFeed(
                 self._ingest,
@@ -790,6 +791,7 @@ class Pipeline:
         counters.foreign = self._feed.foreign
         counters.ignored = self._feed.ignored
         counters.reconnects = self._feed.reconnects
+        counters.connections_unbounded = self._feed.connections_unbounded
         return metrics.snapshot(
             counters,
             tick_rows_queued=self._tick_rows_queued(),
@@ -805,10 +807,11 @@ class Pipeline:
 
     def _status(self) -> str:
         counters = self._counters
+        hindrance = self._feed.hindrance
         return (
             f"{self._options.mode} {self._options.engine.ingest_mode} from {self._feed.source or 'nobody'}:"
             f" {self._ingest.intake.processed} ticks, {counters.signal_count} signals,"
-            f" {counters.persist_count} rows on disk"
+            f" {counters.persist_count} rows on disk" + (f"; {hindrance}" if hindrance else "")
         )
 
     def _count_lost(self) -> int:

@@ -181,6 +181,10 @@ class Engine(Table, frozen=True):
         "Move on from a source without a new tick for so long; 0: never (N6).",
     ] = 120.0
     max_backoff_secs: Annotated[Secs, "Longest delay between two attempts at a source (N5)."] = 30.0
+    max_retry_after_secs: Annotated[Secs, "Longest that HTTP 429 or 418 keeps us away from a venue (N5)."] = 3600.0
+    max_connects_per_minute: Annotated[
+        int, core.int_schema(ge=1, le=60_000), "How often one host is contacted in any minute (N15)."
+    ] = 10
     network_give_up_secs: Annotated[Secs, "Exit 10 after so long without any connection."] = 120.0
     parse_error_limit: Annotated[Count, "Exit 11 after so many unusable messages in a row (N8)."] = 100
     overload_grace_ms: Annotated[Millis, "Exit 13 when a channel is full for longer (B2)."] = 250

@@ -17,10 +17,15 @@ min(max_backoff, base_backoff * 2**n) * uniform(0.5, 1) seconds. Only a healthy 
 delivered a new tick and stayed open at least as long as the wait before it, and base_backoff. So a server
 that accepts and closes at once, or delivers one tick and closes, is backed off like one that refuses.
 HTTP 429 and 418 bar every source on that host (N5), because the venue counts by address, not by stream.
+
+However healthy its connections were, a host is not contacted more than `max_connects_per_minute` times in any minute,
+by all sources on it together, and a connection that opened is followed by the next one a share of a minute after it
+began (N15). A source on another host has a budget of its own, so moving on to it is immediate.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Final, TypeAlias
@@ -32,6 +37,8 @@ CONNECT_TIMEOUT_SECS: Final = 10.0
 the default open_timeout of the websockets library."""
 
 _RATE_LIMITED: Final = (418, 429)
+
+_MINUTE_SECS: Final = 60.0
 
 
 class Source(Struct, frozen=True):
@@ -60,6 +67,18 @@ class Policy(Struct, frozen=True):
     """How long no connection may be open before the run ends (exit 10)."""
     base_backoff_secs: float = 0.5
     """Wait after the first failure, before jitter (N5 gives no number)."""
+    max_retry_after_secs: float = 3600.0
+    """Longest that a venue, or a bar of an earlier run, keeps us away (N5)."""
+    max_connects_per_minute: int = 10
+    """How often a host may be contacted in any minute (N15)."""
+
+
+class Bar(Struct, frozen=True):
+    """A host wants to be left alone."""
+
+    until: float
+    reason: str
+    """What it said: HTTP 429."""
 
 
 class Connect(Struct, frozen=True):
@@ -117,6 +136,31 @@ class _Station:
         self.not_before = -inf
 
 
+class _Host:
+    """What is known of one host, by all its sources; lives as long as the session."""
+
+    __slots__ = ("attempts", "bar", "next_at")
+
+    def __init__(self, attempts_max: int) -> None:
+        # When it was contacted, the latest attempts only.
+        self.attempts: deque[float] = deque(maxlen=attempts_max)
+        # Before this the connection that opened last is not followed by another.
+        self.next_at = -inf
+        # None when it never asked to be left alone.
+        self.bar: Bar | None = None
+
+    @property
+    def barred_until(self) -> float:
+        return -inf if self.bar is None else self.bar.until
+
+    @property
+    def ready_at(self) -> float:
+        """When it may be contacted again."""
+        full = len(self.attempts) == self.attempts.maxlen
+        budget_at = self.attempts[0] + _MINUTE_SECS if full else -inf
+        return max(self.barred_until, budget_at, self.next_at)
+
+
 class _Link:
     """One connection, or the attempt at one; lives until it is closed or has failed."""
 
@@ -166,10 +210,12 @@ class Session:
         sources: Sequence[Source],
         policy: Policy,
         uniform: Callable[[float, float], float],
-        barred: Mapping[str, float] | None = None,
+        barred: Mapping[str, Bar] | None = None,
+        now: float = 0.0,
     ) -> None:
         """`sources`: at least one, in any order. `uniform(a, b)`: a random float in [a, b], for the jitter.
-        `barred`: host -> time before which an earlier run was told not to contact it.
+        `barred`: host -> what an earlier run was told by it. It may have been another engine's, so it is cut to
+        `max_retry_after_secs` from `now` on.
 
         ValueError when there is no source, or a time in `policy` would make the session spin: all have to be
         positive, `feed_silence_secs` may be 0.
@@ -186,8 +232,10 @@ class Session:
         self._stations = [
             _Station(source, rank) for rank, source in enumerate(sorted(sources, key=lambda s: s.priority))
         ]
-        # host -> monotonic time before which it may not be contacted (429, 418).
-        self._barred: dict[str, float] = dict(barred or {})
+        self._hosts = {source.host: _Host(policy.max_connects_per_minute) for source in sources}
+        for name, bar in (barred or {}).items():
+            if name in self._hosts:
+                self._hosts[name].bar = Bar(min(bar.until, now + policy.max_retry_after_secs), bar.reason)
         self._links: dict[int, _Link] = {}
         self._active: _Link | None = None
         self._candidate: _Link | None = None
@@ -206,9 +254,10 @@ class Session:
         link = self._active
         return link.station.source if link is not None and link.open else None
 
-    def barred_until(self, host: str) -> float:
-        """The time before which `host` may not be contacted; -inf when it never said so."""
-        return self._barred.get(host, -inf)
+    def bar(self, host: str, now: float) -> Bar | None:
+        """What keeps us from contacting `host` although it could be reached; None when nothing does."""
+        bar = self._hosts[host].bar
+        return bar if bar is not None and bar.until > now else None
 
     def start(self, now: float) -> Sequence[Effect]:
         """Begin; call it once, before anything else. The clock of `network_give_up_secs` starts."""
@@ -231,6 +280,8 @@ class Session:
             return _NOTHING
         link.open = True
         link.opened_at = link.heard_at = link.progress_at = now
+        host = self._hosts[link.station.source.host]
+        host.next_at = link.started_at + _MINUTE_SECS / self._policy.max_connects_per_minute
         if self._opened:
             self.reconnects += 1
         self._opened += 1
@@ -250,10 +301,12 @@ class Session:
         if link is None or link.open:
             return _NOTHING
         if http_status in _RATE_LIMITED:
-            host = link.station.source.host
+            host = self._hosts[link.station.source.host]
             # Written so that a NaN counts as no header.
-            bar = retry_after if retry_after is not None and retry_after >= 0 else self._policy.max_backoff_secs
-            self._barred[host] = max(self.barred_until(host), now + bar)
+            secs = retry_after if retry_after is not None and retry_after >= 0 else self._policy.max_backoff_secs
+            until = now + min(secs, self._policy.max_retry_after_secs)
+            if until > host.barred_until:
+                host.bar = Bar(until, reason)
         self._drop(link, now, reason)
         return self._proceed(now, [])
 
@@ -395,8 +448,10 @@ class Session:
             return inf
         next_at = inf
         for station in wanted:
-            eligible_at = max(station.not_before, self.barred_until(station.source.host))
+            host = self._hosts[station.source.host]
+            eligible_at = max(station.not_before, host.ready_at)
             if eligible_at <= now:
+                host.attempts.append(now)
                 self._last_conn += 1
                 link = self._links[self._last_conn] = _Link(self._last_conn, station, now)
                 if active is None:

@@ -4,18 +4,58 @@ websockets."""
 from __future__ import annotations
 
 import asyncio
+import functools
+import socket
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 from websockets.asyncio import client
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed
 
-from engine.feeds import CLOSE_GRACE_SECS, ConnectFailed, Line, refusal, why
+from engine.feeds import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, Line, refused, why
+from engine.refusal import HEAD_BYTES_MAX, read_head
 from engine.session import CONNECT_TIMEOUT_SECS
 from engine.wire import MAX_MESSAGE_BYTES
 
 # websockets reads one frame less than this ahead of us; a paused feed holds that much per connection.
 _QUEUE_FRAMES = 64
+
+
+class _Client(client.ClientConnection):
+    """A connection of the library's with the bounds that it lacks: on what the peer does not read, and on when the end
+    has come."""
+
+    def __init__(self, line: Line, head: bytearray, protocol: ClientProtocol, **options: Any) -> None:
+        super().__init__(protocol, **options)
+        self._line = line
+        # As much of the answer to the upgrade as was read.
+        self._head = head
+        self._ending = False
+
+    def data_received(self, data: bytes) -> None:
+        if self.response is None and not self._head_is_good(data):
+            # A refusal is known from its head. Its body is nothing to us, and may have no end.
+            self.transport.abort()
+            return
+        super().data_received(data)
+        if self.close_deadline is not None and not self._ending:
+            # The library leaves it to the peer to end the TCP connection.
+            self._ending = True
+            self.loop.call_at(self.close_deadline, self.transport.abort)
+
+    def _head_is_good(self, data: bytes) -> bool:
+        self._head += data[: HEAD_BYTES_MAX - len(self._head)]
+        if b"\r\n\r\n" in self._head:
+            return read_head(bytes(self._head))[0] in (None, 101)
+        return len(self._head) < HEAD_BYTES_MAX
+
+    def pause_writing(self) -> None:
+        """More than SEND_BUFFER_BYTES wait for the peer to read them."""
+        super().pause_writing()
+        self._line.unread()
+        # Not while the library is in the middle of writing.
+        self.loop.call_soon(self.transport.abort)
 
 
 class _WebsocketsConnection:
@@ -32,7 +72,12 @@ class _WebsocketsConnection:
         # The event loop itself holds tasks only weakly.
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._line.closed(why(error))
 
     def ping(self) -> None:
         self._spawn(self._ping())
@@ -67,10 +112,14 @@ class _WebsocketsConnection:
                 line.flush()
         except ConnectionClosed as error:
             sent = error.sent
-            if error.rcvd is None and sent is not None and sent.code == 1009:
-                line.refuse(f"message over {MAX_MESSAGE_BYTES} bytes")
-            elif error.rcvd is None and sent is not None and sent.code == 1007:
-                line.refuse("message is not UTF-8")
+            # What we closed the connection for.
+            if error.rcvd is None and sent is not None:
+                if sent.code == 1009:
+                    line.refuse(f"message over {MAX_MESSAGE_BYTES} bytes")
+                elif sent.code == 1007:
+                    line.refuse("message is not UTF-8")
+                elif sent.code != 1000:
+                    line.refuse(f"protocol error: {sent.reason}")
             line.closed(why(error))
 
 
@@ -79,11 +128,13 @@ class _Direct(client.connect):
         return exc
 
 
-async def connect(url: str, line: Line) -> None:
+async def connect(url: str, line: Line, connected: socket.socket) -> None:
     """A `feeds.Connect`."""
+    head = bytearray()
     try:
         websocket = await _Direct(
             url,
+            sock=connected,
             proxy=None,
             compression=None,
             ping_interval=None,
@@ -91,9 +142,9 @@ async def connect(url: str, line: Line) -> None:
             close_timeout=CLOSE_GRACE_SECS,
             max_size=MAX_MESSAGE_BYTES,
             max_queue=_QUEUE_FRAMES,
+            write_limit=SEND_BUFFER_BYTES,
+            create_connection=cast("type[client.ClientConnection]", functools.partial(_Client, line, head)),
         )
-    except InvalidStatus as error:
-        raise refusal(error.response.status_code, error.response.headers.get("Retry-After")) from error
     except Exception as error:
-        raise ConnectFailed(why(error)) from error
+        raise refused(bytes(head), error) from error
     _WebsocketsConnection(line, websocket)

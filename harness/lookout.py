@@ -366,7 +366,7 @@ def _read_end(path: Path) -> list[dict[str, Any]]:
         file.seek(max(0, size - DECISION_BYTES))
         text = file.read().decode("utf-8", "replace")
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         try:
             entry = json.loads(line)
         except ValueError:

@@ -149,7 +149,10 @@ def read_journal(shell: Shell, *matches: str, timeout_secs: float = LOOK_SECS) -
         timeout_secs=timeout_secs,
     ).expect(0)  # fmt: skip
     entries = []
-    for text in result.stdout.splitlines():
+    # At line feeds only: a message may hold what Unicode takes for the end of a line, such as U+2028.
+    for text in result.stdout.split("\n"):
+        if not text:
+            continue
         raw = json.loads(text)
         entries.append({key: value for key, value in raw.items() if isinstance(value, str)})
     return entries

@@ -26,6 +26,7 @@ CONFIG = """\
 ingest_mode = "MOCK_WS"
 ws_url = "{url}"
 max_backoff_secs = 1
+max_connects_per_minute = 60000
 heartbeat_interval_secs = 1
 sample_every = 1  # another one
 """

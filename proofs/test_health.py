@@ -208,6 +208,17 @@ def test_M5_only_three_intervals_of_the_journal_are_read(tmp_path: Path, monkeyp
     assert f"_SYSTEMD_INVOCATION_ID={INVOCATION}" in argv
 
 
+def test_M5_an_entry_of_the_journal_ends_with_its_line_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """journalctl prints as it is what Unicode takes for the end of a line."""
+    said = "maintenance\u2028back at 10:00\u2029\x85"
+    lines = [json.dumps({"MESSAGE": message}, ensure_ascii=False) for message in (said, "next")]
+    (tmp_path / "lines").write_text("\n".join(lines) + "\n")
+    shell = programs(tmp_path, monkeypatch, journalctl=f"cat {tmp_path / 'lines'}")
+    assert [entry["MESSAGE"] for entry in observe.read_journal(shell)] == [said, "next"]
+
+
 def test_M5_a_journal_that_may_not_be_read_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = programs(tmp_path, monkeypatch, systemctl=shown(), journalctl="echo not seeing >&2; exit 1")
     found = health.examine(

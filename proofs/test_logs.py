@@ -69,6 +69,20 @@ def test_M1_anything_logged_is_one_line_of_json(message: str, fields: dict[str, 
     assert json.loads(raw, parse_constant=refuse)["fields"]["message"] == message
 
 
+SPOKEN = st.text(st.characters(codec=None)) | st.text('\u2028\u2029\x00\x07\x1b\x7f\x85\x9b\u202e\u2066\ud800\n"\\é')
+
+
+@given(SPOKEN, st.dictionaries(SPOKEN, SPOKEN | st.lists(SPOKEN) | st.just(float("nan"))))
+def test_N17_a_line_is_printable_ascii_whatever_a_peer_said(said: str, fields: dict[str, Any]) -> None:
+    """Nothing in it ends a line, moves a cursor or turns the text round; and nothing of it is lost."""
+    line = logs.format_record(record(said, **{f"x{key}": value for key, value in fields.items()}))
+    assert re.fullmatch(r"[ -~]+", line)
+    read = json.loads(line)["fields"]
+    assert read["message"] == said
+    for key, value in fields.items():
+        assert read[f"x{key}"] == value or not isinstance(value, str)
+
+
 def test_M1_exceptions_are_fields() -> None:
     try:
         raise ValueError("of this")

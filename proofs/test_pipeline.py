@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from websockets.sync.server import ServerConnection
 from engine import feeds, pipeline, schema, settings
 from engine.events import Fill, Side, Tick
 from engine.exits import ConfigError
-from engine.feeds import retry_after_secs
 from engine.ledger import Batch, Ledger, Written, open_ledger
 from proofs.fixtures.engine_process import (
     DEADLINE_SECS,
@@ -883,25 +881,6 @@ def test_E5_a_stopped_process_does_not_feed_the_watchdog_and_a_late_loop_is_no_o
             while b"WATCHDOG=1" not in systemd.recv(4096):
                 continue
             assert running.stop() == 0
-
-
-@pytest.mark.parametrize(
-    ("header", "secs"),
-    [
-        (None, None),
-        ("120", 120.0),
-        (" 0 ", 0.0),
-        ("9" * 400, 1e10),
-        ("Fri, 01 Mar 2024 00:01:00 GMT", 60.0),
-        ("Fri, 01 Mar 2024 00:01:00", 60.0),
-        ("Thu, 29 Feb 2024 00:00:00 GMT", 0.0),
-        ("soon", None),
-        ("-5", None),
-        ("", None),
-    ],
-)
-def test_N5_retry_after_is_seconds_or_a_date(header: str | None, secs: float | None) -> None:
-    assert retry_after_secs(header, datetime(2024, 3, 1, tzinfo=UTC)) == secs
 
 
 STAGES = {

@@ -19,6 +19,7 @@ def test_processed_is_received_over_n_across_reconnects(engine: EngineUnit, exch
         {
             "engine": {
                 "ingest_mode": "MOCK_WS", "ws_url": exchange.url, "sample_every": every, "max_backoff_secs": 0.1,
+                "max_connects_per_minute": 60_000,
             },
             "persist": {"flush_interval_ms": 10},
         }

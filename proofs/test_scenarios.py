@@ -280,7 +280,8 @@ def connect_to_both(engine: EngineUnit, better: Exchange, other: Exchange, **opt
     engine.configure(
         {
             "engine": {
-                "ingest_mode": "REAL_WS", "max_backoff_secs": 0.2, "heartbeat_interval_secs": 0.2, **options,
+                "ingest_mode": "REAL_WS", "max_backoff_secs": 0.2, "heartbeat_interval_secs": 0.2,
+                "max_connects_per_minute": 60_000, **options,
             },
             "persist": {"flush_interval_ms": 10},
         }

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from engine.session import (
     CONNECT_TIMEOUT_SECS,
+    Bar,
     Close,
     Connect,
     Effect,
@@ -234,8 +235,10 @@ def test_N5_the_counter_does_not_reset_after_a_connection_that_was_not_healthy(t
 
 
 def test_N5_a_bar_of_an_earlier_run_is_obeyed_by_all_sources_on_that_host() -> None:
-    session = Session([BEST, TWIN, WORSE], POLICY, longest, {"one.test": 1090.0})
-    assert session.barred_until("one.test") == 1090.0
+    told = Bar(1090.0, "HTTP 429")
+    session = Session([BEST, TWIN, WORSE], POLICY, longest, {"one.test": told, "gone.test": told}, 1000.0)
+    assert session.bar("one.test", 1089.0) == told
+    assert session.bar("one.test", 1090.0) is None
     effects = session.start(1000.0)
     assert [effect.source for effect in effects if isinstance(effect, Connect)] == [WORSE]
 
@@ -248,6 +251,55 @@ def test_N5_a_rate_limit_bars_the_whole_host(status: int, retry_after: float | N
     if bar > 0.5:
         assert driver.until_something() == [Connect(2, BEST)]
         assert driver.now == 1000 + bar
+
+
+def test_N5_a_bar_is_never_longer_than_max_retry_after_secs() -> None:
+    """Not one that a clock set back, or an earlier engine, made long; nor what the venue says; nor max_backoff_secs."""
+    policy = Policy(10, 10, 120, 9000, 1e6, max_retry_after_secs=3600)
+    told = {"one.test": Bar(1e10, "HTTP 429"), "two.test": Bar(1500, "x")}
+    session = Session([BEST, WORSE], policy, longest, told, 1000.0)
+    assert session.bar("one.test", 1000.0) == Bar(4600.0, "HTTP 429")
+    assert session.bar("two.test", 1000.0) == Bar(1500.0, "x")
+    for retry_after in (None, 1e10, float("inf")):
+        driver = Driver(BEST, policy=policy)
+        driver.refuse("best", 429, retry_after)
+        assert driver.session.bar("one.test", driver.now) == Bar(4600.0, "refused")
+
+
+def test_N15_a_connection_that_opened_is_followed_a_share_of_a_minute_later() -> None:
+    """A venue that delivers and drops is healthy every time, and is not connected to more than ten times a minute."""
+    driver = Driver(BEST, policy=Policy(10, 10, 120, 30, 1e6))
+    began = []
+    for _ in range(20):
+        began.append(driver.now)
+        driver.open("best")
+        driver.now += 0.6
+        driver.tick("best")
+        driver.hang_up("best")
+        assert driver.until_something() == [Connect(len(began) + 1, BEST)]
+    assert [later - sooner for sooner, later in itertools.pairwise(began)] == [6.0] * 19
+    # After a life that was longer than that, only the backoff is waited.
+    driver.open("best")
+    driver.now += 6
+    driver.tick("best")
+    driver.hang_up("best")
+    since = driver.now
+    driver.until_something()
+    assert driver.now == since + 0.5
+
+
+def test_N15_refusals_are_counted_for_the_host_and_another_host_is_turned_to_at_once() -> None:
+    driver = Driver(BEST, TWIN, WORSE, policy=Policy(10, 10, 120, 0.001, 1e6, 0.001, max_connects_per_minute=4))
+    attempts: dict[str, list[float]] = {"one.test": [], "two.test": []}
+    while driver.now < 1200:
+        for conn, name in list(driver.live.items()):
+            attempts["one.test" if name in ("best", "twin") else "two.test"].append(driver.now)
+            assert driver.live[conn] == name
+            driver.refuse(name, 503)
+        if not driver.live:
+            driver.until_something()
+    assert [round(at - 1000) for at in attempts["one.test"]] == [0] * 4 + [60] * 4 + [120] * 4 + [180] * 4
+    assert [round(at - 1000) for at in attempts["two.test"]] == [0] * 4 + [60] * 4 + [120] * 4 + [180] * 4
 
 
 def test_N5_a_rate_limit_does_not_bar_other_hosts() -> None:
@@ -402,7 +454,7 @@ def test_N4_a_session_that_could_not_work_is_refused() -> None:
         for wrong in (-1.0, float("nan"), float("inf"), 0.0):
             if key == "feed_silence_secs" and wrong == 0.0:
                 continue
-            values: list[float] = [10, 10, 120, 30, 120, 0.5]
+            values: list[Any] = [10, 10, 120, 30, 120, 0.5, 3600, 10]
             values[position] = wrong
             with pytest.raises(ValueError, match=rf"policy\.{key} .*: allowed is a positive number"):
                 Session([BEST], Policy(*values), longest)
@@ -418,9 +470,17 @@ class World:
     connections that the session closed are delivered all the same: they are the late events.
     """
 
-    def __init__(self, sources: list[Source], behaviours: dict[str, list[Any]], policy: Policy, seed: int) -> None:
+    def __init__(
+        self,
+        sources: list[Source],
+        behaviours: dict[str, list[Any]],
+        policy: Policy,
+        seed: int,
+        barred: dict[str, float],
+    ) -> None:
         self.policy = policy
-        self.session = Session(sources, policy, random.Random(seed).uniform)
+        told = {host: Bar(until, "an earlier run") for host, until in barred.items()}
+        self.session = Session(sources, policy, random.Random(seed).uniform, told)
         self.rank = {s.name: r for r, s in enumerate(sorted(sources, key=lambda s: s.priority))}
         self.behaviours = {name: itertools.cycle(script) for name, script in behaviours.items()}
         self.now = 0.0
@@ -434,7 +494,10 @@ class World:
         self.not_before = dict.fromkeys(self.rank, 0.0)
         self.waited = dict.fromkeys(self.rank, 0.0)
         self.failed_at = dict.fromkeys(self.rank, 0.0)
-        self.barred: dict[str, float] = {}
+        self.barred = {host: min(until, policy.max_retry_after_secs) for host, until in barred.items()}
+        # Host -> when it was contacted, and when the latest connection to it that opened began.
+        self.contacts: dict[str, list[float]] = {}
+        self.opened_from: dict[str, float] = {}
         self.dark_since = 0.0
         self.gave_up = False
 
@@ -486,6 +549,12 @@ class World:
         # No storm: the wait that the law imposes on this source has passed, and so has the host's bar.
         assert self.now >= self.not_before[name] - 1e-9
         assert self.now >= self.barred.get(effect.source.host, 0.0)
+        # No storm by many sources, nor by healthy connections: the budget of the host (N15).
+        contacts = self.contacts.setdefault(effect.source.host, [])
+        contacts.append(self.now)
+        allowed = self.policy.max_connects_per_minute
+        assert len(contacts) <= allowed or self.now - contacts[-1 - allowed] >= 60 - 1e-9
+        assert self.now >= self.opened_from.get(effect.source.host, -60.0) + 60 / allowed - 1e-9
         for other in self.live.values():
             assert other[1] is not None
             assert self.rank[name] < self.rank[other[0]]
@@ -496,19 +565,22 @@ class World:
         elif plan[0] == "limit":
             self.later(plan[1], lambda: self.refuse(conn, effect.source.host, 429, plan[2]))
         elif plan[0] != "hang":
-            self.later(0.05, lambda: self.opened(conn, plan))
+            began = self.now
+            self.later(0.05, lambda: self.opened(conn, plan, effect.source.host, began))
 
     def refuse(self, conn: int, host: str, status: int | None, retry_after: float | None) -> Sequence[Effect]:
         if conn in self.live:
             if status is not None:
                 bar = self.policy.max_backoff_secs if retry_after is None else retry_after
-                self.barred[host] = max(self.barred.get(host, 0.0), self.now + bar)
+                until = self.now + min(bar, self.policy.max_retry_after_secs)
+                self.barred[host] = max(self.barred.get(host, 0.0), until)
             self.ended(conn)
         return self.session.connect_failed(conn, self.now, "refused", status, retry_after)
 
-    def opened(self, conn: int, plan: tuple[Any, ...]) -> Sequence[Effect]:
+    def opened(self, conn: int, plan: tuple[Any, ...], host: str, began: float) -> Sequence[Effect]:
         if conn in self.live:
             self.live[conn][1] = self.now
+            self.opened_from[host] = began
         if plan[0] in ("healthy", "tick_close"):
             self.later(0.1, lambda: self.tick(conn, plan))
         if plan[0] in ("close", "healthy", "tick_close"):
@@ -553,7 +625,7 @@ class World:
 SECS = st.sampled_from([0.0, 0.3, 1.0, 7.0, 40.0, 300.0])
 BEHAVIOUR = st.one_of(
     st.tuples(st.just("refuse"), st.sampled_from([0.0, 0.2, 5.0])),
-    st.tuples(st.just("limit"), st.sampled_from([0.0, 0.2]), st.sampled_from([None, 0.0, 5.0, 90.0])),
+    st.tuples(st.just("limit"), st.sampled_from([0.0, 0.2]), st.sampled_from([None, 0.0, 5.0, 90.0, 1e9])),
     st.tuples(st.just("hang")),
     st.tuples(st.just("close"), SECS),
     st.tuples(st.just("tick_close"), SECS),
@@ -569,15 +641,20 @@ SCRIPT = st.lists(BEHAVIOUR, min_size=1, max_size=4)
     feed_silence=st.sampled_from([0.0, 20.0, 120.0]),
     give_up=st.sampled_from([30.0, 120.0, 1e9]),
     seed=st.integers(0, 3),
+    budget=st.sampled_from([1, 3, 10, 6000]),
+    barred=st.dictionaries(st.sampled_from(["one.test", "two.test"]), st.sampled_from([5.0, 400.0, 1e10])),
 )
-def test_N4_N5_N6_exit10_rules_hold_in_any_world(
-    scripts: list[list[Any]], feed_silence: float, give_up: float, seed: int
+def test_N4_N5_N6_N15_exit10_rules_hold_in_any_world(
+    scripts: list[list[Any]], feed_silence: float, give_up: float, seed: int, budget: int, barred: dict[str, float]
 ) -> None:
-    """No storm, no silence, two connections at most, rate limits obeyed, late events harmless."""
+    """No storm, no silence, two connections at most, rate limits obeyed but not for ever, late events harmless."""
     sources = [BEST, TWIN, WORSE][: len(scripts)]
-    policy = Policy(10, 10, feed_silence, 30, give_up)
-    world = World(sources, {s.name: script for s, script in zip(sources, scripts, strict=True)}, policy, seed)
+    policy = Policy(10, 10, feed_silence, 30, give_up, max_retry_after_secs=200, max_connects_per_minute=budget)
+    behaviours = {s.name: script for s, script in zip(sources, scripts, strict=True)}
+    world = World(sources, behaviours, policy, seed, barred)
     world.run(until=600.0)
+    # Whatever anybody was told: after the longest bar every best source has been contacted again.
+    assert world.gave_up or world.contacts
 
 
 CALL = st.tuples(

@@ -26,6 +26,13 @@ def test_a_failed_unit() -> None:
     assert "restarts=3" in str(state)
 
 
+def test_a_value_ends_where_its_line_ends_and_nowhere_else() -> None:
+    """What Unicode takes for the end of a line may stand in a name, and begins no property."""
+    text = "from x\u2028ActiveState=active\x85NRestarts=7\x0bMainPID=1"
+    state = unit.parse(SHOWN.replace("mode=SHADOW a=b", text))
+    assert (state.active, state.n_restarts, state.main_pid, state.status_text) == ("failed", 3, 0, text)
+
+
 def test_a_missing_property_is_named() -> None:
     with pytest.raises(ValueError, match="NRestarts"):
         unit.parse(SHOWN.replace("NRestarts=3\n", ""))

@@ -1,0 +1,76 @@
+"""A server's refusal to upgrade to WebSocket: its status, and how long it wants to be left alone (N5). Pure.
+
+Both are read from the head of the answer as it came, since what a stranger sends need not be valid HTTP. Retry-After
+(RFC 9110 section 10.2.3) is seconds or an HTTP date in three forms. Seen in the wild are also fractions, an epoch time
+in seconds or milliseconds, and the header twice or with a list in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+FOR_EVER_SECS: Final = 1e10
+"""300 years; a longer wait would overflow some timers, and is none the less for ever."""
+
+HEAD_BYTES_MAX: Final = 16 * 1024
+"""How long the head of an answer may be; the limit is picows' own."""
+
+_READ_CHARS: Final = 1000
+"""How much of one header is read: longer than any that means something."""
+
+_STATUS: Final = re.compile(rb"HTTP/[0-9.]+ ([0-9]{3})(?![0-9])")
+_RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after[ \t]*:[ \t]*(.*?)[ \t\r]*$")
+
+_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
+
+# Numbers from here on are plainly no wait but a time since 1970: as a wait they would last 32 years and more.
+_EPOCH_SECS: Final = 1e9
+_EPOCH_MS: Final = 1e12
+
+
+def read_head(head: bytes) -> tuple[int | None, list[str]]:
+    """The status and the Retry-After headers in the head of an HTTP answer, or in as much of it as came. None when it
+    is not HTTP."""
+    status = _STATUS.match(head)
+    if status is None:
+        return None, []
+    return int(status[1]), [value.decode("latin-1") for value in _RETRY_AFTER.findall(head.partition(b"\r\n\r\n")[0])]
+
+
+def wait_secs(headers: Iterable[str], now: datetime) -> float | None:
+    """The seconds from `now` (aware) that Retry-After headers ask for: the longest where they name several, 0.0 where
+    the time has passed, None where there is none that anybody could understand."""
+    texts = [text for header in headers for text in _values(header[:_READ_CHARS])]
+    waits = [wait for text in texts if (wait := _wait(text, now)) is not None]
+    return min(max(waits), FOR_EVER_SECS) if waits else None
+
+
+def _values(header: str) -> Iterator[str]:
+    """The elements of a list. A comma may also stand in a date, after the day's name."""
+    day = ""
+    for part in header.split(","):
+        if part.strip().isalpha():
+            day = f"{part},"
+            continue
+        yield (day + part).strip()
+        day = ""
+
+
+def _wait(text: str, now: datetime) -> float | None:
+    try:
+        if _NUMBER.fullmatch(text):
+            number = float(text)
+            if number < _EPOCH_SECS:
+                return number
+            epoch = number if number < _EPOCH_MS else number / 1000
+            return max(0.0, epoch - now.timestamp())
+        at = parsedate_to_datetime(text)
+        return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now.timestamp())
+    except Exception:
+        # email.utils reads far more than RFC 9110 has, and raises ValueError, TypeError, OverflowError or IndexError
+        # for what it cannot.
+        return None
