@@ -20,7 +20,6 @@ import asyncio
 import functools
 import logging
 import queue
-import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -34,6 +33,7 @@ from engine.exits import Crash, EngineError, ExitCode
 from engine.intake import Intake
 from engine.schema import Source
 from engine.settings import Environment, Loaded, redact_url
+from engine.signals import Signals
 from engine.wire import CONSECUTIVE_IDS, kind_for
 
 logger = logging.getLogger("engine.pipeline")
@@ -66,14 +66,16 @@ def run(
     environment: Environment,
     store: ledger.Ledger,
     adapter: execution.ExecutionAdapter | None = None,
+    signals: Signals | None = None,
 ) -> int:
     """Runs the engine on `store`, which it closes, until it is told to stop or cannot go on; returns the exit status.
 
-    `adapter`: what LIVE trades through; the gate hands it out (engine/gate.py).
+    `adapter`: what LIVE trades through; the gate hands it out (engine/gate.py). `signals`: those of the process; None
+    when they are somebody else's business.
     Raises EngineError for what fails before the pipeline runs: a replay file that is not there.
     """
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        return runner.run(_run(loaded, environment, store, adapter))
+        return runner.run(_run(loaded, environment, store, adapter, signals or Signals()))
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
@@ -86,14 +88,25 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _run(
-    loaded: Loaded, environment: Environment, store: ledger.Ledger, adapter: execution.ExecutionAdapter | None
+    loaded: Loaded,
+    environment: Environment,
+    store: ledger.Ledger,
+    adapter: execution.ExecutionAdapter | None,
+    signals: Signals,
 ) -> int:
     try:
         pipeline = Pipeline(loaded, environment, store, adapter)
     except BaseException:
         store.close()
         raise
-    return await pipeline.run()
+
+    def look_at_signals() -> None:
+        if signals.report():
+            pipeline.stop()
+
+    loop = asyncio.get_running_loop()
+    with signals.waking(lambda: loop.call_soon_threadsafe(look_at_signals)):
+        return await pipeline.run()
 
 
 class Writer:
@@ -344,14 +357,12 @@ class Pipeline:
         if options.engine.replay_file is not None:
             path = Path(options.engine.replay_file)
             return feeds.FileReplayFeed(self._ingest, path, options.engine.parse_error_limit)
-        return feeds.ReplayFeed(self._ingest, store.read_ticks())
+        return feeds.ReplayFeed(self._ingest, store.read_ticks(), str(store.path))
 
     # --- life -----------------------------------------------------------------------------------------------
 
     async def run(self) -> int:
         """Runs until something ends it; returns the exit status."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(signum, self._on_signal, signum)
         timers = [
             self._loop.create_task(self._guard(name, work), name=name)
             for name, work in (
@@ -405,8 +416,8 @@ class Pipeline:
         logger.info("shutdown complete", extra={"fields": {"exit_code": int(ExitCode.COMPLETE)}})
         return ExitCode.COMPLETE
 
-    def _on_signal(self, signum: int) -> None:
-        logger.info("shutdown signal received", extra={"fields": {"signal": signal.Signals(signum).name}})
+    def stop(self) -> None:
+        """Ends the run in good order."""
         self._end(None)
 
     def _end(self, failure: EngineError | None) -> None:
@@ -734,6 +745,7 @@ class Pipeline:
         counters.parse_errors = self._feed.parse_errors
         counters.ignored = self._feed.ignored
         counters.reconnects = self._feed.reconnects
+        counters.log_drops = logs.drops()
         return metrics.snapshot(
             counters,
             tick_rows_queued=self._tick_rows_queued(),

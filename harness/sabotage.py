@@ -179,9 +179,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="Ctrl-C ends the engine in the middle of what it does",
         proof="test_stop::test_sigint_in_full_flow",
         patch=Patch(
-            "engine/pipeline.py",
-            "for signum in (signal.SIGTERM, signal.SIGINT):",
-            "signal.signal(signal.SIGINT, signal.SIG_DFL)\n        for signum in (signal.SIGTERM,):",
+            "engine/signals.py",
+            "STOPS = (signal.SIGTERM, signal.SIGINT, ",
+            "STOPS = (signal.SIGTERM, ",
         ),
         reason=r"'FINAL METRICS' has not come",
     ),
@@ -362,11 +362,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_gate_unit::test_another_mode_never_calls_the_adapter",
         params={"mode": "PAPER"},
         patch=Patch(
-            "engine/__main__.py",
-            '        if loaded.settings.mode == "LIVE":\n            from engine import gate\n\n'
-            "            adapter = gate.check(loaded)\n",
-            "        from importlib.metadata import entry_points\n\n"
-            '        adapter = next(iter(entry_points(group="hybrid_engine.execution"))).load()()\n',
+            "engine/command.py",
+            '    if loaded.settings.mode == "LIVE":\n        from engine import gate\n\n'
+            "        adapter = gate.check(loaded)\n",
+            "    from importlib.metadata import entry_points\n\n"
+            '    adapter = next(iter(entry_points(group="hybrid_engine.execution"))).load()()\n',
         ),
         reason=r"PAPER called the adapter",
     ),
