@@ -23,26 +23,31 @@ TELLING: Final = re.compile(
 )
 """A name that says that its value is a secret; a mistyped one, too."""
 
+_CHARS_MAX: Final = 16_384
+
 # What any of the expressions below needs: most text has none of it.
 _SUSPICIOUS: Final = re.compile(r"[:=@%]")
 
-_URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)(?:://|%3a%2f%2f)(\S*)", re.IGNORECASE)
+# Bounded, so that no text takes time in the square of its length.
+_URL: Final = re.compile(r"([a-z][a-z0-9+.-]{0,31})(?:://|%3a%2f%2f)(\S*)", re.IGNORECASE)
 _HOST: Final = re.compile(r"(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{0,5})?", re.IGNORECASE)
 _URL_PATH_END: Final = re.compile(r"[?#;]|%(?:3[bdf]|23|40)", re.IGNORECASE)
 _KEY_IN_PATH: Final = re.compile(r"[\w-]{32,}|(?<=/)[^/]*=[^/]*")
 _TELLING_SEGMENT: Final = re.compile(rf"((?:{TELLING.pattern})[^/]*/)[^/]+", re.IGNORECASE)
 
 _QUERY: Final = re.compile(r"\?[\w.%-]+=[^\s'\"]*")
-_USER_AND_PASSWORD: Final = re.compile(r"[^\s/@:'\"]+(?::|%3a)[^\s'\"]*(?:@|%40)(?=[\w\[])", re.IGNORECASE)
+_USER_AND_PASSWORD: Final = re.compile(r"[^\s/@:'\"]{1,64}(?::|%3a)[^\s'\"]*(?:@|%40)(?=[\w\[])", re.IGNORECASE)
 _NAMED: Final = re.compile(
-    rf"((?:{TELLING.pattern})[\w.-]*[\"']?\s*(?:[=:]|%3d)\s*)"
+    rf"((?:{TELLING.pattern})[\w.-]{{0,64}}[\"']?\s{{0,8}}(?:[=:]|%3d)\s*)"
     r"(\[redacted\]|(?:bearer|basic)\s+\S+|\"[^\"]*\"|'[^']*'|[^\s,;&\"')\]}]+)",
     re.IGNORECASE,
 )
 
 
 def redact(text: str) -> str:
-    """`text` without the secrets in it."""
+    """`text` without the secrets in it, cut where it becomes too long to be read."""
+    if len(text) > _CHARS_MAX:
+        text = text[:_CHARS_MAX] + "..."
     if not _SUSPICIOUS.search(text):
         return text
     shown, end = [], 0
@@ -54,11 +59,11 @@ def redact(text: str) -> str:
 
 def redact_value(value: str) -> str:
     """`value`, which is one URL, name or path and nothing else, without the secrets in it."""
-    found = _URL.search(value)
+    found = _URL.search(value[:_CHARS_MAX])
     if found is None:
         return redact(value)
     # Blanks and quotes in it belong to it.
-    return value[: found.start()] + _redact_url(found[1], value[found.start(2) :])
+    return value[: found.start()] + _redact_url(found[1], value[found.start(2) : _CHARS_MAX])
 
 
 def _redact_found(found: re.Match[str]) -> str:

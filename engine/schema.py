@@ -41,6 +41,10 @@ def _ingest_mode(value: object) -> object:
     return name if name in INGEST_MODES else value
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _ws_url(value: str) -> str:
     try:
         parts = urlsplit(value)
@@ -80,7 +84,7 @@ _TRUSTED_KEY: Final = core.no_info_after_validator_function(_trusted_key, core.s
 _WS_URL: Final = core.no_info_after_validator_function(_ws_url, core.str_schema())
 _MODE: Final = core.no_info_before_validator_function(_mode, core.literal_schema(list(MODES)))
 _INGEST_MODE: Final = core.no_info_before_validator_function(_ingest_mode, core.literal_schema(list(INGEST_MODES)))
-_VENUE: Final = core.no_info_before_validator_function(str.lower, core.literal_schema(["binance", "gemini"]))
+_VENUE: Final = core.no_info_before_validator_function(_lower, core.literal_schema(["binance", "gemini"]))
 
 Name = Annotated[str, _NAME]
 FilePath = Annotated[str, _PATH]

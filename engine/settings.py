@@ -32,6 +32,9 @@ MAX_FILE_BYTES = 1024 * 1024
 _SHOWN_CHARS_MAX = 80
 _PROBLEMS_MAX = 20
 
+# In one line of a file.
+_DOTS_MAX = 1000
+
 _Table = TypeVar("_Table", bound=schema.Table)
 
 
@@ -156,15 +159,16 @@ def load_sources(path: Path) -> tuple[Source, ...]:
             key="source",
         )
     found = _validate(schema.SourcesFile, table, path, {}).source
-    names = [source.name for source in found]
-    for name in names:
-        if names.count(name) > 1:
+    names: set[str] = set()
+    for name in (source.name for source in found):
+        if name in names:
             raise ConfigError(
                 f"{path}: source.name = {name!r} is used twice: each source needs its own name",
                 config_path=str(path),
                 key="source.name",
                 value=name,
             )
+        names.add(name)
     return tuple(sorted(found, key=lambda source: source.priority))
 
 
@@ -190,6 +194,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so not a configuration", **where)
     if raw.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(f"{path}: starts with a byte order mark: save it as UTF-8 without BOM", **where)
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        # A key of so many parts costs the parser time in the square of their number.
+        if line.count(b".") > _DOTS_MAX:
+            raise ConfigError(f"{path}: line {number}: more than {_DOTS_MAX} dots", line=number, **where)
     try:
         return tomllib.loads(raw.decode())
     except UnicodeDecodeError as error:
