@@ -194,9 +194,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so not a configuration", **where)
     if raw.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(f"{path}: starts with a byte order mark: save it as UTF-8 without BOM", **where)
-    for number, line in enumerate(raw.split(b"\n"), 1):
+    for number, text in enumerate(raw.split(b"\n"), 1):
         # A key of so many parts costs the parser time in the square of their number.
-        if line.count(b".") > _DOTS_MAX:
+        if text.count(b".") > _DOTS_MAX:
             raise ConfigError(f"{path}: line {number}: more than {_DOTS_MAX} dots", line=number, **where)
     try:
         return tomllib.loads(raw.decode())

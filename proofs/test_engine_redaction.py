@@ -124,6 +124,7 @@ PLACES = {
     "config": (["--config", "wss://u:{}@h/c.toml"], ""),
     "sources": (["--ingest", "realws", "--sources", "x?password={}"], ""),
     "unknown key": ([], "engine.pasword = '{}'"),
+    "unknown key of another kind": ([], "engine.colour = '{}'"),
     "unknown table": ([], "[vault]\nanything = '{}'"),
     "unknown list": ([], "engine.x = ['{}']"),
     "telling key": ([], "secret = '{}'"),
