@@ -34,6 +34,7 @@ class Counters(msgspec.Struct):
     sampled_out: int = 0
     tick_rows_written: int = 0
     tick_rows_known: int = 0  # ticks that were in the database already: a replay
+    log_drops: int = 0  # log lines that nobody took in time, or that could not be written (M6)
 
 
 # Lower bounds of the loop-lag histogram's buckets in ms; each is a tenth of its decade wide or narrower.

@@ -13,6 +13,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from engine.redaction import redact
+
 logger = logging.getLogger("engine.notify")
 
 _SEND_TIMEOUT_SECS = 0.1
@@ -37,7 +39,7 @@ class Notifier:
         if self._socket is None or self._address is None:
             return
         # A newline would start another assignment.
-        lines = [f"{name}={str(value).replace(chr(10), ' ')}" for name, value in assignments.items()]
+        lines = [f"{name}={redact(str(value)).replace(chr(10), ' ')}" for name, value in assignments.items()]
         target = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             self._socket.sendto("\n".join(lines).encode(), target)

@@ -20,7 +20,6 @@ import asyncio
 import functools
 import logging
 import queue
-import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -36,6 +35,7 @@ from engine.intake import Break, Intake
 from engine.markets import CONSECUTIVE_IDS, Streams, kind_for
 from engine.schema import Source
 from engine.settings import Environment, Loaded, redact_url
+from engine.signals import Signals
 
 logger = logging.getLogger("engine.pipeline")
 
@@ -70,14 +70,16 @@ def run(
     environment: Environment,
     store: ledger.Ledger,
     adapter: execution.ExecutionAdapter | None = None,
+    signals: Signals | None = None,
 ) -> int:
     """Runs the engine on `store`, which it closes, until it is told to stop or cannot go on; returns the exit status.
 
-    `adapter`: what LIVE trades through; the gate hands it out (engine/gate.py).
+    `adapter`: what LIVE trades through; the gate hands it out (engine/gate.py). `signals`: those of the process; None
+    when they are somebody else's business.
     Raises EngineError for what fails before the pipeline runs: a replay file that is not there.
     """
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        return runner.run(_run(loaded, environment, store, adapter))
+        return runner.run(_run(loaded, environment, store, adapter, signals or Signals()))
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
@@ -90,14 +92,25 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _run(
-    loaded: Loaded, environment: Environment, store: ledger.Ledger, adapter: execution.ExecutionAdapter | None
+    loaded: Loaded,
+    environment: Environment,
+    store: ledger.Ledger,
+    adapter: execution.ExecutionAdapter | None,
+    signals: Signals,
 ) -> int:
     try:
         pipeline = Pipeline(loaded, environment, store, adapter)
     except BaseException:
         store.close()
         raise
-    return await pipeline.run()
+
+    def look_at_signals() -> None:
+        if signals.report():
+            pipeline.stop()
+
+    loop = asyncio.get_running_loop()
+    with signals.waking(lambda: loop.call_soon_threadsafe(look_at_signals)):
+        return await pipeline.run()
 
 
 class Writer:
@@ -180,7 +193,7 @@ class Ingest:
         self.ticks_parsed += len(ticks)
         known = self.intake.received
         # Before intake may have named another numbering.
-        source, _ = self._streams.owner(ticks[-1].source)
+        stream = ticks[-1].source if ticks else ""
         processed = self._admit(ticks)
         for found in self.intake.take_breaks():
             self._tell_break(found)
@@ -190,7 +203,7 @@ class Ingest:
             self._push()
         new = self.intake.received - known
         if new and self.clocks is not None:
-            self.clocks.add(source, ticks[-1].ts, _wall_ms())
+            self.clocks.add(self._streams.owner(stream)[0], ticks[-1].ts, _wall_ms())
         return new
 
     def _tell_break(self, found: Break) -> None:
@@ -387,14 +400,12 @@ class Pipeline:
         if options.engine.replay_file is not None:
             path = Path(options.engine.replay_file)
             return feeds.FileReplayFeed(self._ingest, path, options.engine.parse_error_limit)
-        return feeds.ReplayFeed(self._ingest, store.read_ticks())
+        return feeds.ReplayFeed(self._ingest, store.read_ticks(), str(store.path))
 
     # --- life -----------------------------------------------------------------------------------------------
 
     async def run(self) -> int:
         """Runs until something ends it; returns the exit status."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(signum, self._on_signal, signum)
         timers = [
             self._loop.create_task(self._guard(name, work), name=name)
             for name, work in (
@@ -449,8 +460,8 @@ class Pipeline:
         logger.info("shutdown complete", extra={"fields": {"exit_code": int(ExitCode.COMPLETE)}})
         return ExitCode.COMPLETE
 
-    def _on_signal(self, signum: int) -> None:
-        logger.info("shutdown signal received", extra={"fields": {"signal": signal.Signals(signum).name}})
+    def stop(self) -> None:
+        """Ends the run in good order."""
         self._end(None)
 
     def _end(self, failure: EngineError | None) -> None:
@@ -792,6 +803,7 @@ class Pipeline:
         counters.ignored = self._feed.ignored
         counters.reconnects = self._feed.reconnects
         counters.connections_unbounded = self._feed.connections_unbounded
+        counters.log_drops = logs.drops()
         return metrics.snapshot(
             counters,
             tick_rows_queued=self._tick_rows_queued(),

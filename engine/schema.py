@@ -41,12 +41,17 @@ def _ingest_mode(value: object) -> object:
     return name if name in INGEST_MODES else value
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _ws_url(value: str) -> str:
     try:
         parts = urlsplit(value)
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"should be a ws:// or wss:// URL ({error})") from None
+    except ValueError:
+        # Its text quotes what it takes for the port, which may be a password.
+        raise ValueError("should be a ws:// or wss:// URL, its port a number up to 65535") from None
     if parts.scheme not in ("ws", "wss") or not parts.hostname or port == 0:
         raise ValueError("should be a ws:// or wss:// URL with a host, such as ws://localhost:9001")
     if any(ord(char) <= 32 or ord(char) > 126 for char in value):
@@ -90,12 +95,13 @@ _TRUSTED_KEY: Final = core.no_info_after_validator_function(_trusted_key, core.s
 _WS_URL: Final = core.no_info_after_validator_function(_ws_url, core.str_schema())
 _MODE: Final = core.no_info_before_validator_function(_mode, core.literal_schema(list(MODES)))
 _INGEST_MODE: Final = core.no_info_before_validator_function(_ingest_mode, core.literal_schema(list(INGEST_MODES)))
-_VENUE: Final = core.no_info_before_validator_function(str.lower, core.literal_schema(["binance", "gemini"]))
+_VENUE: Final = core.no_info_before_validator_function(_lower, core.literal_schema(["binance", "gemini"]))
 
 Name = Annotated[str, _NAME]
 FilePath = Annotated[str, _PATH]
 WsUrl = Annotated[str, _WS_URL]
-Secs = Annotated[float, core.float_schema(gt=0, le=_MAX_SECS)]
+# At least a millisecond: what is done again and again after less is all that would be done.
+Secs = Annotated[float, core.float_schema(ge=0.001, le=_MAX_SECS)]
 Millis = Annotated[int, core.int_schema(ge=1, le=_MAX_SECS * 1000)]
 Count = Annotated[int, core.int_schema(ge=1, le=1_000_000_000)]
 ChannelSize = Annotated[int, core.int_schema(ge=1, le=1_000_000)]

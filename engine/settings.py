@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic_core import ValidationError
 
 from engine import markets, schema
 from engine.exits import ConfigError
+from engine.redaction import MARK, TELLING, redact, redact_value
 from engine.schema import Settings, Source
 
 DEFAULT_CONFIG_PATH = Path("config/config.toml")
@@ -26,10 +28,12 @@ SOURCES_FILE_NAME = "ws_sources.toml"
 # A config file is a few KB; reading at most this much keeps `--config /dev/zero` from filling the memory.
 MAX_FILE_BYTES = 1024 * 1024
 
-# trusted_keys: where a public key belongs, somebody may paste a private one.
-_SECRET_KEY = re.compile(r"secret|token|passw|api_?key|private|credential|auth|trusted_key", re.IGNORECASE)
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
-_URL_QUERY = re.compile(r"\?[^\s'\"]*")
+# How much of a value, a key or a reason is shown, and of how many mistakes: a file may hold a million of them.
+_SHOWN_CHARS_MAX = 80
+_PROBLEMS_MAX = 20
+
+# In one line of a file.
+_DOTS_MAX = 1000
 
 _Table = TypeVar("_Table", bound=schema.Table)
 
@@ -68,15 +72,18 @@ def read_environment(environ: Mapping[str, str] | None = None, pid: int | None =
         ("HYBRID_TRANSPORT", transport, TRANSPORTS),
     ):
         if value not in allowed:
+            shown = shorten(redact_value(value))
             raise ConfigError(
-                f"environment variable {name} = {value!r}: should be one of {', '.join(allowed)}",
+                f"environment variable {name} = {shown!r}: should be one of {', '.join(allowed)}",
                 key=name,
-                value=value,
+                value=shown,
                 allowed=list(allowed),
             )
     usec = environ.get("WATCHDOG_USEC", "")
     ours = environ.get("WATCHDOG_PID", str(pid)) == str(pid)
-    watchdog_secs = int(usec) / 1e6 if ours and usec.isascii() and usec.isdecimal() and int(usec) > 0 else None
+    # Twenty digits are what systemd's 64 bits can hold.
+    valid = ours and re.fullmatch(r"[0-9]{1,20}", usec) is not None and int(usec) > 0
+    watchdog_secs = int(usec) / 1e6 if valid else None
     return Environment(log_level, transport, environ.get("NOTIFY_SOCKET") or None, watchdog_secs)
 
 
@@ -88,7 +95,7 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
     Raises ConfigError naming every problem found (C2-C6).
     """
     warnings: list[tuple[str, dict[str, object]]] = []
-    path: Path | None = DEFAULT_CONFIG_PATH if config is None else Path(config)
+    path: Path | None = DEFAULT_CONFIG_PATH if config is None else _path("--config", config)
     assert path is not None
     if config is None and not os.path.lexists(path):
         warnings.append(("no config file, built-in defaults apply", {"config_path": str(path)}))
@@ -102,19 +109,47 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
     for key, (flag, value) in flags.items():
         if key == "mode" and isinstance(value, str) and value.upper() not in schema.MODES:
             # C1: a typo must never become LIVE, nor leave a LIVE of the file in force.
-            warnings.append(("unknown --mode, running SHADOW", {"value": value, "allowed": list(schema.MODES)}))
+            shown = shorten(redact_value(value))
+            warnings.append(("unknown --mode, running SHADOW", {"value": shown, "allowed": list(schema.MODES)}))
             value = "SHADOW"
         _override(table, key, value)
         origins[key] = flag
 
     settings = _validate(Settings, table, path or DEFAULT_CONFIG_PATH, origins)
+    _check_places(settings, path or DEFAULT_CONFIG_PATH, origins)
     found: tuple[Source, ...] = ()
     if settings.engine.ingest_mode == "REAL_WS":
-        sources_path = Path(sources) if sources is not None else directory / SOURCES_FILE_NAME
+        sources_path = _path("--sources", sources) if sources is not None else directory / SOURCES_FILE_NAME
         found = load_sources(sources_path)
         for source in found:
             warnings += _check_source(source, sources_path, settings.app.symbol)
     return Loaded(settings, found, path, tuple(warnings))
+
+
+def _check_places(settings: Settings, path: Path, origins: Mapping[str, str]) -> None:
+    """What no start could open is refused by --check-config too. What another user may open is not: the unit has its
+    own."""
+    places = {"app.db_path": settings.app.db_path}
+    if settings.engine.ingest_mode == "REPLAY" and settings.engine.replay_file is not None:
+        places["engine.replay_file"] = settings.engine.replay_file
+    for key, place in places.items():
+        allowed = None
+        try:
+            if not stat.S_ISREG(os.stat(place).st_mode):
+                allowed = "not a regular file"
+        except FileNotFoundError as error:
+            # The database is made when there is none.
+            allowed = error.strerror if key == "engine.replay_file" else None
+        except PermissionError:
+            continue
+        except (OSError, ValueError) as error:
+            allowed = getattr(error, "strerror", None) or str(error)
+        if allowed is not None:
+            shown = _shown(key, place, secret=False)
+            name = origins.get(key, f"{path}: {key}")
+            raise ConfigError(
+                f"{name} = {shown}: {allowed}", config_path=str(path), key=key, value=shown, allowed=allowed
+            )
 
 
 def load_sources(path: Path) -> tuple[Source, ...]:
@@ -127,15 +162,16 @@ def load_sources(path: Path) -> tuple[Source, ...]:
             key="source",
         )
     found = _validate(schema.SourcesFile, table, path, {}).source
-    names = [source.name for source in found]
-    for name in names:
-        if names.count(name) > 1:
+    names: set[str] = set()
+    for name in (source.name for source in found):
+        if name in names:
             raise ConfigError(
                 f"{path}: source.name = {name!r} is used twice: each source needs its own name",
                 config_path=str(path),
                 key="source.name",
                 value=name,
             )
+        names.add(name)
     return tuple(sorted(found, key=lambda source: source.priority))
 
 
@@ -178,7 +214,8 @@ def _check_source(source: Source, path: Path, default_symbol: str) -> list[tuple
 def effective(loaded: Loaded) -> dict[str, object]:
     """The configuration in force as plain data for --check-config, safe to print.
 
-    Instead of a URL's query stands its digest: it may hold a secret, and it may say which market is streamed.
+    Where something is redacted, a digest of the whole value stands in its place: it may hold a secret, and it may say
+    which market is streamed, which a proof bundle is about.
     """
     plain: dict[str, object] = msgspec.to_builtins(loaded.settings)
     if loaded.sources:
@@ -187,7 +224,7 @@ def effective(loaded: Loaded) -> dict[str, object]:
             msgspec.to_builtins(source) | {"markets": asked_markets(source, loaded.settings.app.symbol)}
             for source in loaded.sources
         ]
-    shown = _redact_urls(plain)
+    shown = _redacted(plain)
     assert isinstance(shown, dict)
     return shown
 
@@ -196,8 +233,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The TOML file at `path` as a dict. Raises ConfigError with line and column of a syntax error."""
     where: dict[str, object] = {"config_path": str(path)}
     try:
-        with open(path, "rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+        raw = _read(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(f"{path}: cannot be read: {reason}", error=reason, **where) from None
@@ -205,13 +241,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so not a configuration", **where)
     if raw.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(f"{path}: starts with a byte order mark: save it as UTF-8 without BOM", **where)
+    for number, text in enumerate(raw.split(b"\n"), 1):
+        # A key of so many parts costs the parser time in the square of their number.
+        if text.count(b".") > _DOTS_MAX:
+            raise ConfigError(f"{path}: line {number}: more than {_DOTS_MAX} dots", line=number, **where)
     try:
         return tomllib.loads(raw.decode())
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}: line {line}: not UTF-8", line=line, **where) from None
     except (ValueError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
+        # What it quotes stands in the file, and may be a secret.
+        reason = re.sub(r"'[^']{3,}'|\"[^\"]{3,}\"", MARK, str(error)) or type(error).__name__
         place = re.search(r"line (\d+), column (\d+)", reason)
         if place:
             where |= {"line": int(place[1]), "column": int(place[2])}
@@ -219,23 +260,51 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def redact_url(url: str) -> str:
-    """`url` without user name, password and query, any of which may hold a secret (C4, V1)."""
-    return _URL_QUERY.sub("?[redacted]", _URL_CREDENTIALS.sub("[redacted]@", url))
+    """`url` without what may be a secret in it (C4, V1)."""
+    return redact_value(url)
 
 
-def _redact_urls(value: object) -> object:
+def shorten(text: str) -> str:
+    """`text`, cut where it becomes too long to be read."""
+    return text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 3] + "..."
+
+
+def _path(flag: str, value: str) -> Path:
+    if not value:
+        raise ConfigError(f"{flag} = '': should be a file path", key=flag, value="")
+    return Path(value)
+
+
+def _read(path: Path) -> bytes:
+    """What the file holds, MAX_FILE_BYTES + 1 at most. Raises OSError or ValueError. Waits for nobody: a pipe, or a
+    device that has nothing to say, is refused."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0):
+        mode = os.fstat(descriptor).st_mode
+        # A device may be /dev/null, which is an empty file to everybody.
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISCHR(mode)):
+            raise ValueError("not a regular file")
+        raw = b""
+        while len(raw) <= MAX_FILE_BYTES and (more := os.read(descriptor, MAX_FILE_BYTES + 1 - len(raw))):
+            raw += more
+        return raw
+
+
+def _redacted(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _redact_urls(item) for key, item in value.items()}
+        return {key: _redacted(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_redact_urls(item) for item in value]
-    if not isinstance(value, str) or "://" not in value:
+        return [_redacted(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    shown = redact_value(value)
+    if shown == value:
         return value
     # Imported only here: of all starts only --check-config and LIVE have a use for it.
     import hashlib
 
-    query = value.partition("?")[2]
-    digest = hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return redact_url(value).replace("?[redacted]", f"?[redacted, SHA-256 {digest}...]")
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return shown.replace(MARK, f"{MARK[:-1]}, SHA-256 {digest}...]", 1)
 
 
 def _override(table: dict[str, Any], key: str, value: object) -> None:
@@ -253,19 +322,22 @@ def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: M
         validated: _Table = schema.validator(model).validate_python(table)
         return validated
     except ValidationError as error:
-        problems = [_problem(item, model, path, origins) for item in error.errors()]
+        found = error.errors(include_url=False, include_context=False)
+    problems = [_problem(item, model, path, origins) for item in found[:_PROBLEMS_MAX]]
     first = problems[0]
-    message = str(first["problem"]) + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+    message = str(first["problem"]) + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
     details = {key: value for key, value in first.items() if key != "problem"}
     raise ConfigError(message, **details, problems=[problem["problem"] for problem in problems])
 
 
 def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[str, str]) -> dict[str, object]:
     location: tuple[str | int, ...] = item["loc"]
-    key = _dotted(location)
-    origin = origins.get(key, str(path))
+    dotted = _dotted(location)
+    origin = origins.get(dotted, str(path))
     allowed = re.sub(r"^(Value error, |Input )", "", item["msg"])
-    shown = _shown(key, item["input"])
+    # Nobody knows what the value of an unknown key is: `pasword` is one.
+    shown = _shown(dotted, item["input"], secret=item["type"] == "extra_forbidden")
+    key = shorten(redact(dotted))
     details: dict[str, object] = {"config_path": str(path), "key": key, "value": shown}
     if item["type"] == "extra_forbidden":
         allowed = "unknown key"
@@ -280,7 +352,7 @@ def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[
         allowed = "should be a table"
     elif item["type"] == "tuple_type":
         allowed = "should be a list"
-    name = origin if key in origins else f"{origin}: {key}"
+    name = origin if dotted in origins else f"{origin}: {key}"
     problem = f"{name} = {shown}: {allowed}" if shown else f"{name}: {allowed}"
     return {"problem": problem, **details, "allowed": allowed}
 
@@ -290,15 +362,18 @@ def _dotted(location: tuple[str | int, ...]) -> str:
     return "".join(parts).removeprefix(".")
 
 
-def _shown(key: str, value: object) -> str:
+def _shown(key: str, value: object, *, secret: bool) -> str:
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list | tuple):
         return "a list"
-    if _SECRET_KEY.search(key):
-        return "[redacted]"
-    text = redact_url(repr(value))
-    return text if len(text) <= 80 else text[:77] + "..."
+    # trusted_keys: where a public key belongs, somebody may paste a private one.
+    if secret or TELLING.search(key) or "trusted_keys" in key:
+        return MARK
+    if isinstance(value, int) and value.bit_length() > 64:
+        # Python itself refuses to write out a very long one.
+        return f"an integer of {value.bit_length()} bits"
+    return shorten(repr(redact_value(value)) if isinstance(value, str) else repr(value))
 
 
 def _nearest(location: tuple[str | int, ...], model: type[schema.Table]) -> str | None:
@@ -307,7 +382,7 @@ def _nearest(location: tuple[str | int, ...], model: type[schema.Table]) -> str 
     # Imported only here, for most starts have no use for it.
     import difflib
 
-    *tables, name = [str(part) for part in location]
+    *tables, name = [shorten(str(part)) for part in location]
     known = [key for key, _ in schema.keys(model)]
     table = ".".join(part for part in tables if not part.isdecimal())
     siblings = [key for key in known if key.rpartition(".")[0] == table]

@@ -534,6 +534,9 @@ class Parser:
             return
         if "type" in value and not value.keys() & {"price", "volume", "event_id"}:
             self._ignore()
+        elif isinstance(ts := value.get("ts"), int) and ts >= _MICROSECONDS_FROM:
+            unit = "micro" if ts < _MICROSECONDS_FROM * 1000 else "nano"
+            self.refuse(f"bad tick: ts is in {unit}seconds, expected milliseconds", message)
         else:
             self.refuse(f"bad tick: {trouble}", message)
 

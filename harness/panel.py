@@ -666,6 +666,7 @@ _COUNTED = {
     "parse_errors": ("hybrid_parse_errors", "Malformed messages of the feed."),
     "reconnects": ("hybrid_reconnects", "Connection attempts after the first."),
     "persist_errors": ("hybrid_persist_errors", "Attempts to write to the database that failed and were retried."),
+    "log_drops": ("hybrid_log_drops", "Log lines of this run that were dropped because nobody read them."),
 }
 """Field of a heartbeat -> the counter it becomes."""
 

@@ -179,11 +179,42 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="Ctrl-C ends the engine in the middle of what it does",
         proof="test_stop::test_sigint_in_full_flow",
         patch=Patch(
-            "engine/pipeline.py",
-            "for signum in (signal.SIGTERM, signal.SIGINT):",
-            "signal.signal(signal.SIGINT, signal.SIG_DFL)\n        for signum in (signal.SIGTERM,):",
+            "engine/signals.py",
+            "STOPS = (signal.SIGTERM, signal.SIGINT, ",
+            "STOPS = (signal.SIGTERM, ",
         ),
         reason=r"'FINAL METRICS' has not come",
+    ),
+    Sabotage(
+        id="hangup-kills",
+        guardrail="E6",
+        breaks="the engine dies with the terminal that started it",
+        proof="test_stop::test_hangup_and_quit_in_full_flow",
+        params={"signal": "HUP"},
+        patch=Patch(
+            "engine/signals.py",
+            "signal.SIGHUP, signal.SIGQUIT)",
+            "signal.SIGQUIT)",
+        ),
+        reason=r"'FINAL METRICS' has not come",
+    ),
+    Sabotage(
+        id="user-signal-kills",
+        guardrail="E6",
+        breaks="a signal that means nothing to the engine ends it",
+        proof="test_stop::test_a_signal_that_means_nothing",
+        params={"signal": "USR1"},
+        patch=Patch("engine/signals.py", "    signal.SIGUSR1,\n", ""),
+        reason=r"'signal ignored' has not come",
+    ),
+    Sabotage(
+        id="log-waits-for-its-reader",
+        guardrail="M6",
+        breaks="an engine whose log nobody reads stands still",
+        proof="test_unread_log::test_the_unit_trades_and_stops_although_nobody_reads",
+        params={"may_open": True},
+        patch=Patch("engine/logs.py", "os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY", "os.O_WRONLY"),
+        reason=r"of 1000 after",
     ),
     Sabotage(
         id="half-batches",
@@ -428,11 +459,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_gate_unit::test_another_mode_never_calls_the_adapter",
         params={"mode": "PAPER"},
         patch=Patch(
-            "engine/__main__.py",
-            '        if loaded.settings.mode == "LIVE":\n            from engine import gate\n\n'
-            "            adapter = gate.check(loaded)\n",
-            "        from importlib.metadata import entry_points\n\n"
-            '        adapter = next(iter(entry_points(group="hybrid_engine.execution"))).load()()\n',
+            "engine/command.py",
+            '    if loaded.settings.mode == "LIVE":\n        from engine import gate\n\n'
+            "        adapter = gate.check(loaded)\n",
+            "    from importlib.metadata import entry_points\n\n"
+            '    adapter = next(iter(entry_points(group="hybrid_engine.execution"))).load()()\n',
         ),
         reason=r"PAPER called the adapter",
     ),

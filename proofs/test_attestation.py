@@ -270,7 +270,7 @@ FILES = [
 ]
 
 
-@pytest.mark.claim("R6", "G1", "C8")
+@pytest.mark.claim("R6", "G1", "C9")
 @pytest.mark.parametrize(("raw", "checks"), FILES, ids=range(len(FILES)))
 def test_what_is_no_envelope_of_ours(raw: bytes, checks: list[str]) -> None:
     assert failed(raw) == checks
@@ -337,7 +337,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 PLACES = [path for path in places(STATEMENT) if "proofs" not in path or path[-2:] == ("proofs", 0) or 1 in path]
 
 
-@pytest.mark.claim("C8")
+@pytest.mark.claim("C9")
 @given(st.sampled_from(list(places(ENVELOPE))), ODD, st.booleans())
 def test_whatever_stands_in_an_envelope_is_judged_in_words(
     path: tuple[Any, ...], value: object, ascii_only: bool
@@ -347,7 +347,7 @@ def test_whatever_stands_in_an_envelope_is_judged_in_words(
     assert failed(raw.encode("utf-8", "surrogatepass") + b"\n") != [] or changed == ENVELOPE
 
 
-@pytest.mark.claim("C8")
+@pytest.mark.claim("C9")
 @given(st.sampled_from(PLACES), ODD, st.booleans())
 def test_whatever_a_trusted_key_has_signed_is_judged_in_words(
     path: tuple[Any, ...], value: object, ascii_only: bool
@@ -362,7 +362,7 @@ def test_whatever_a_trusted_key_has_signed_is_judged_in_words(
         assert checks != []
 
 
-@pytest.mark.claim("C8")
+@pytest.mark.claim("C9")
 @given(ODD)
 def test_whatever_json_a_trusted_key_has_signed_is_judged_in_words(value: object) -> None:
     payload = json.dumps(value).encode()
@@ -370,7 +370,7 @@ def test_whatever_json_a_trusted_key_has_signed_is_judged_in_words(value: object
     assert failed(payload) == ["envelope"]
 
 
-@pytest.mark.claim("C8")
+@pytest.mark.claim("C9")
 def test_a_refusal_stays_short_whatever_it_names() -> None:
     def rename(made: dict[str, Any]) -> None:
         made["predicate"]["proofs"][0].update(proof="x" * 1_000_000, verdict="refuted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from engine import __version__
 from proofs.fixtures.engine_process import ROOT, engine, write_config
+from proofs.test_settings import unusual
 
 
 def call(directory: Path, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -142,3 +144,117 @@ def test_exit_1_on_a_database_locked_at_start(tmp_path: Path) -> None:
         with engine(tmp_path, "--config", str(config)) as running:
             assert running.wait_exit() == 1
     holder.close()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--seconds", "1e999"],
+        ["--seconds", "9" * 5000],
+        ["--seconds", "٣"],
+        ["--seconds", "1_0"],
+        ["--seconds", "-1"],
+        ["--seconds", ""],
+        ["--sample-every", "9" * 5000],
+        ["--sample-every", "9" * 20],
+        ["--sample-every", "٣"],
+        ["--sample-every", " 5"],
+        ["--sample-every", "1e1"],
+        ["-"],
+        [""],
+        ["--"],
+        ["\udcff\udcfe"],
+        ["--\udcff=\udcfe"],
+        ["--db", "\udcff" + "x" * 300],
+        ["--db", "x" * 120_000],
+        ["--mode=" + "x" * 120_000, "--ingest", "y" * 120_000],
+        ["--ingest", "\udcff"],
+        ["--check-config=yes"],
+        ["--config", "\udcff"],
+        ["--config", "\udcff" * 3000],
+        ["--ws-url", "ws://h\udcff"],
+        ["--replay-file", "\udcff", "--ingest", "replay"],
+    ],
+    ids=range(25),
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_C7_no_command_line_is_a_crash(tmp_path: Path, args: list[str], check: bool) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.toml").write_text("engine.run_seconds = 0.01")
+    result = call(tmp_path, *(["--check-config"] if check else []), *args)
+    assert result.returncode == 12
+    assert len(result.stdout + result.stderr) < 50_000
+    assert "raceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--config", "--sources", "--db", "--replay-file"])
+def test_C7_no_path_is_a_crash_or_waited_for_and_a_check_agrees(tmp_path: Path, flag: str) -> None:
+    ingest = {"--sources": "realws", "--replay-file": "replay"}.get(flag, "synthetic")
+    for what, place in unusual(tmp_path).items():
+        db = [] if flag == "--db" else ["--db", "bot.db"]
+        args = [*db, "--ingest", ingest, "--seconds", "0.01", flag, place]
+        result = call(tmp_path, *args)
+        assert result.returncode == 12, f"{what}: {result.stdout}"
+        assert "traceback" not in result.stdout
+        # /proc/self/mem is a regular file that nobody can read: only who tries finds out.
+        if what != "memory":
+            assert call(tmp_path, "--check-config", *args).returncode == 12, what
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'engine.ingest_mode = "REPLAY"\nengine.replay_file = "nope.jsonl"',
+        'engine.ingest_mode = "REAL_WS"',
+        "engine.start_price = 1.7e308\nengine.price_step = 1.7e308\nengine.tick_interval_ms = 1",
+        "engine.heartbeat_interval_secs = 0.001",
+        "engine.heartbeat_interval_secs = 5e-324",
+        "engine.volume = 0x" + "f" * 5000,
+        'app.symbol = "\\u2028\\ud7ff\\U0010ffff"',
+        "strategy = []",
+    ],
+    ids=range(8),
+)
+def test_C7_a_start_and_a_check_agree(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    args = ["--config", "c.toml", "--seconds", "0.05", "--db", "bot.db"]
+    check, start = call(tmp_path, "--check-config", *args), call(tmp_path, *args)
+    assert check.returncode == start.returncode
+    assert start.returncode in (0, 12)
+    if check.returncode == 0:
+        json.loads(check.stdout)
+
+
+@pytest.mark.parametrize(
+    ("damage", "status"),
+    [("import nowhere", 12), ("def (", 12), ("raise MemoryError", 1), ("raise OSError(24, 'files')", 1)],
+)
+@pytest.mark.parametrize("module", ["settings", "ledger", "pipeline"])
+def test_C7_a_damaged_installation_exits_12_and_what_may_be_over_1(
+    tmp_path: Path, module: str, damage: str, status: int
+) -> None:
+    shutil.copytree(ROOT / "engine", tmp_path / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "engine" / f"{module}.py").write_text(damage)
+    result = call(tmp_path, "--seconds", "0.1", "--db", "bot.db", PYTHONPATH=str(tmp_path))
+    assert result.returncode == status
+    error_of(result)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HYBRID_LOG": "\udcff"},
+        {"HYBRID_LOG": "x" * 120_000},
+        {"WATCHDOG_USEC": "9" * 5000},
+        {"WATCHDOG_USEC": "9" * 30},
+        {"WATCHDOG_USEC": "²"},
+        {"NOTIFY_SOCKET": "@"},
+        {"NOTIFY_SOCKET": "/\udcff" * 100},
+        {"NOTIFY_SOCKET": "vsock:2:1234", "WATCHDOG_USEC": "1000"},
+    ],
+    ids=range(8),
+)
+def test_C7_no_environment_is_a_crash(tmp_path: Path, variables: dict[str, str]) -> None:
+    result = call(tmp_path, "--seconds", "0.05", "--db", "bot.db", **variables)
+    assert result.returncode == (12 if "HYBRID_LOG" in variables else 0)
+    assert "traceback" not in result.stdout

@@ -1,4 +1,4 @@
-"""Variables that nobody signed, or that nobody may sign: what systemd says of a unit, as data (R9, C8)."""
+"""Variables that nobody signed, or that nobody may sign: what systemd says of a unit, as data (R9, C9)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_what_systemctl_prints() -> None:
     assert environment.set_in_manager("PATH=/bin\nX=$'a\\nLD_PRELOAD=b'\nodd\n") == {"PATH", "X"}
 
 
-@pytest.mark.claim("C8")
+@pytest.mark.claim("C9")
 @given(st.text())
 def test_any_text_is_read(text: str) -> None:
     for values in environment.properties(text).values():

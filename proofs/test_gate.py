@@ -510,7 +510,7 @@ def test_the_unit_is_its_files_and_those_of_its_environment(systemctl: Systemctl
 TEXT = st.text(max_size=30)
 
 
-@pytest.mark.claim("C8")
+@pytest.mark.claim("C9")
 @given(
     st.binary(max_size=200)
     | st.lists(
@@ -531,7 +531,7 @@ def test_any_answer_of_systemd_is_refused_in_words(systemctl: Systemctl, raw: by
             assert head
 
 
-@pytest.mark.claim("C8")
+@pytest.mark.claim("C9")
 @given(st.binary(max_size=300))
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_any_bytes_as_memory_are_refused_in_words(place: Place, raw: bytes) -> None:
@@ -541,7 +541,7 @@ def test_any_bytes_as_memory_are_refused_in_words(place: Place, raw: bytes) -> N
     assert place.refused() == ["memory"]
 
 
-@pytest.mark.claim("C8", "R6")
+@pytest.mark.claim("C9", "R6")
 @pytest.mark.parametrize(
     "raw",
     [
@@ -561,7 +561,7 @@ def test_the_process_ends_with_12_whatever_the_bundle_holds(tmp_path: Path, raw:
     assert "traceback" not in error
 
 
-@pytest.mark.claim("C8", "R6")
+@pytest.mark.claim("C9", "R6")
 @pytest.mark.parametrize(
     "path",
     ["/proc/self/fd/0", "/dev/zero", "/dev/stdin", "/proc/self/mem", ".", "config.toml/x", "/dev/tty", "x" * 5000],
@@ -571,7 +571,7 @@ def test_a_bundle_that_is_no_file_is_refused(place: Place, path: str) -> None:
     assert place.refused() == ["proof bundle"]
 
 
-@pytest.mark.claim("C8")
+@pytest.mark.claim("C9")
 def test_a_file_name_that_is_no_utf_8_has_a_digest(package: Path) -> None:
     """Such bytes reach Python as lone surrogates, which UTF-8 does not have."""
     (package / os.fsdecode(b"\xff.py")).write_text("")

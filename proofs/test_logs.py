@@ -1,13 +1,23 @@
-"""engine/logs.py: one JSON object a line, whatever is logged (M1, N8)."""
+"""engine/logs.py: one JSON object a line, whatever is logged and whoever reads it (M1, M6, N8)."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
+import pty
 import re
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tty
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +26,11 @@ from hypothesis import strategies as st
 
 from engine import logs
 from engine.exits import ConfigError, Crash
+from engine.redaction import redact
+
+ROOT = Path(__file__).resolve().parent.parent
+
+DEADLINE_SECS = 15.0
 
 
 def record(message: str, level: int = logging.INFO, **fields: Any) -> logging.LogRecord:
@@ -66,7 +81,7 @@ def test_M1_anything_logged_is_one_line_of_json(message: str, fields: dict[str, 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    assert json.loads(raw, parse_constant=refuse)["fields"]["message"] == message
+    assert json.loads(raw, parse_constant=refuse)["fields"]["message"] == redact(message)
 
 
 SPOKEN = st.text(st.characters(codec=None)) | st.text('\u2028\u2029\x00\x07\x1b\x7f\x85\x9b\u202e\u2066\ud800\n"\\é')
@@ -100,15 +115,186 @@ def test_M1_a_reader_that_went_away_costs_the_line_not_the_engine(pipe: tuple[in
     os.close(read)
     handler = logs.JsonLines(write)
     handler.emit(record("nobody reads this"))
-    assert handler.lost == 1
+    handler.drain(DEADLINE_SECS)
+    assert handler.drops == 1
 
 
-def test_M1_a_full_pipe_does_not_block(pipe: tuple[int, int]) -> None:
-    _, write = pipe
-    os.set_blocking(write, False)
-    handler = logs.JsonLines(write)
-    while not handler.lost:
-        handler.emit(record("x" * 10_000))
+def test_M1_a_line_is_out_when_the_call_returns(tmp_path: Path) -> None:
+    """A crash in the next moment loses none."""
+    code = "import logging, os\nfrom engine import logs\nlogs.configure()\nlogging.error('last words')\nos._exit(7)"
+    for out in (subprocess.PIPE, os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=out, check=False)
+        said = done.stdout if out == subprocess.PIPE else (tmp_path / "file").read_bytes()
+        assert (done.returncode, json.loads(said)["fields"]["message"]) == (7, "last words")
+
+
+class Reader:
+    """The end of a log that somebody reads, or does not."""
+
+    def __init__(self, kind: str) -> None:
+        if kind == "socket":
+            ours, theirs = socket.socketpair()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            self.fd, self.written = ours.detach(), theirs.detach()
+        elif kind == "terminal":
+            self.fd, self.written = pty.openpty()
+            tty.setraw(self.written)
+        else:
+            self.fd, self.written = os.pipe()
+            fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, 4096)
+        os.set_blocking(self.fd, False)
+        self.raw = b""
+        # Somebody else's pipe: nobody may open it anew.
+        self.handler = logs.JsonLines(self.written)
+        if kind == "another's pipe":
+            self.handler._out._fd, self.handler._out.waits = self.written, True
+
+    def read(self) -> bytes:
+        """Takes what is there."""
+        try:
+            more = os.read(self.fd, 65536)
+        except BlockingIOError:
+            more = b""
+        self.raw += more
+        return more
+
+    def read_all(self) -> list[dict[str, Any]]:
+        """Reads until nothing waits any more; every line there was."""
+        deadline = time.monotonic() + DEADLINE_SECS
+        while self.handler._thread is not None or self.read():
+            assert time.monotonic() < deadline, "what waits does not come out although it is read"
+            if self.handler._thread is not None:
+                select.select([self.fd], [], [], 0.01)
+                self.read()
+        assert self.raw.endswith(b"\n")
+        return [json.loads(line) for line in self.raw.splitlines()]
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self.handler.drain(DEADLINE_SECS)
+        os.close(self.written)
+
+
+KINDS = ("pipe", "another's pipe", "socket", "terminal")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(steps=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9000), st.booleans()), min_size=1, max_size=12))
+def test_M6_whoever_reads_when_no_line_is_torn_and_each_is_read_or_told(
+    kind: str, steps: list[tuple[int, int, bool]]
+) -> None:
+    """Lines of any length, in any rhythm, before a reader that reads now and then."""
+    reader = Reader(kind)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logs, "QUEUE_BYTES_MAX", 60_000)
+            sent = 0
+            for count, size, reads in steps:
+                for _ in range(count):
+                    sent += 1
+                    reader.handler.emit(record("x" * size, number=sent))
+                    assert reader.handler._waiting_bytes <= 60_000
+                if reads:
+                    reader.read()
+            lines = reader.read_all()
+            # What waits is told of with the next line.
+            reader.handler.emit(record("the last one", number=sent + 1))
+            lines = reader.read_all()
+    finally:
+        reader.close()
+    numbers = [line["fields"]["number"] for line in lines if "number" in line["fields"]]
+    told = [line for line in lines if "dropped" in line["fields"]]
+    assert numbers == sorted(set(numbers)), "out of order, or twice"
+    assert numbers[-1] == sent + 1
+    assert {line["level"] for line in told} <= {"WARN"}
+    assert sum(line["fields"]["dropped"] for line in told) == sent + 1 - len(numbers) == reader.handler.drops
+    # Each stands where its lines would have stood.
+    expected = 1
+    for line in lines:
+        if "dropped" in line["fields"]:
+            expected += line["fields"]["dropped"]
+        else:
+            assert line["fields"]["number"] == expected
+            expected += 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_M6_nobody_waits_and_memory_is_bounded(kind: str) -> None:
+    reader = Reader(kind)
+    try:
+        began = time.monotonic()
+        for number in range(20_000):
+            reader.handler.emit(record("x" * 200, number=number))
+        assert time.monotonic() - began < DEADLINE_SECS
+        assert reader.handler._waiting_bytes <= logs.QUEUE_BYTES_MAX
+        assert reader.handler.drops > 1000
+        assert os.get_blocking(reader.written), "the open file belongs to others, too"
+        lines = reader.read_all()
+        assert lines[-1]["fields"]["number"] == 19_999, "the last lines say why an engine ended"
+        assert sum("dropped" in line["fields"] for line in lines) == 1
+    finally:
+        reader.close()
+
+
+def test_M6_the_end_waits_for_a_reader_but_not_for_long() -> None:
+    reader = Reader("pipe")
+    try:
+        for number in range(1000):
+            reader.handler.emit(record("x" * 200, number=number))
+        began = time.monotonic()
+        reader.handler.drain(0.05)
+        assert 0.05 <= time.monotonic() - began < DEADLINE_SECS
+        reads = threading.Thread(target=reader.read_all)
+        reads.start()
+        reader.handler.drain(DEADLINE_SECS)
+        reads.join()
+        assert reader.handler._thread is None
+    finally:
+        reader.close()
+
+
+def test_M6_a_full_disk_tears_no_line(tmp_path: Path) -> None:
+    """A file that may not grow stops in the middle of a line; when it may, that line is finished first."""
+    path = tmp_path / "log"
+    code = (
+        "import json, os, resource, sys\n"
+        "from engine import logs\n"
+        "import logging\n"
+        "handler = logs.configure()\n"
+        "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))\n"
+        "for n in range(50): logging.warning('line', extra={'fields': {'number': n}})\n"
+        "assert handler.drops > 30, handler.drops\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))\n"
+        "for n in range(50, 53): logging.warning('line', extra={'fields': {'number': n}})\n"
+        "print(handler.drops, file=sys.stderr)\n"
+    )
+    with open(path, "wb") as file:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=file, stderr=subprocess.PIPE, check=True)
+    lines = [json.loads(line)["fields"] for line in path.read_bytes().splitlines()]
+    told = [line["dropped"] for line in lines if "dropped" in line]
+    numbers = [line["number"] for line in lines if "number" in line]
+    assert told == [int(done.stderr)] == [53 - len(numbers)]
+    assert numbers[-3:] == [50, 51, 52]
+    assert "dropped" in lines[-4]
+
+
+def test_M6_a_finalizer_that_logs_in_the_middle_of_a_line_is_written_after_it() -> None:
+    reader = Reader("pipe")
+    try:
+        true = reader.handler._out.write
+
+        def write(data: memoryview) -> int:
+            if not reader.handler._waiting and b"outer" in bytes(data):
+                reader.handler.emit(record("inner"))
+            return true(data)
+
+        reader.handler._out.write = write  # type: ignore[method-assign]
+        reader.handler.emit(record("outer"))
+        assert [line["fields"]["message"] for line in reader.read_all()] == ["outer", "inner"]
+    finally:
+        reader.close()
 
 
 class _Lines(logging.Handler):

@@ -32,6 +32,7 @@ M2_NAMES = [
     "stale_vetoes",
     "loop_lag_ms_p99",
     "clock_skew_ms",
+    "log_drops",
 ]
 
 COUNT = st.integers(0, 10**9)

@@ -348,7 +348,7 @@ def test_N5_a_clock_that_was_set_back_does_not_lengthen_a_bar(tmp_path: Path) ->
         serve(client) if number else refuse(client, b"3000")
 
     with raw_server(script) as server:
-        with started(tmp_path, "picows", server.url, network_give_up_secs=0.3) as running:
+        with started(tmp_path, "picows", server.url, network_give_up_secs=1.0) as running:
             assert running.wait_exit() == 10
         set_bar(running.db, 3600 + 1.5)
         os.utime(running.db, (time.time() + 3600,) * 2)
@@ -366,7 +366,7 @@ def test_N5_an_operator_can_lift_a_bar(tmp_path: Path) -> None:
         serve(client) if number else refuse(client, b"3600")
 
     with raw_server(script) as server:
-        with started(tmp_path, "picows", server.url, network_give_up_secs=0.3) as running:
+        with started(tmp_path, "picows", server.url, network_give_up_secs=1.0) as running:
             assert running.wait_exit() == 10
         config = str(tmp_path / "config.toml")
         with engine(tmp_path, "--config", config, "--lift-bars") as lifting:

@@ -151,7 +151,7 @@ def test_what_belongs_to_no_package_is_named(place: Place, stray: str) -> None:
     assert says in place.refusal()
 
 
-@pytest.mark.claim("C8", "R9")
+@pytest.mark.claim("C9", "R9")
 @given(st.binary(max_size=60) | st.text(max_size=40).map(str.encode))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_list_of_a_package_is_refused_in_words(place: Place, raw: bytes) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import socket
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -405,3 +407,148 @@ def test_environment_defaults_and_mistakes() -> None:
 )
 def test_E5_the_watchdog_is_ours_only_when_it_names_us(variables: dict[str, str], secs: float | None) -> None:
     assert read_environment(variables, 7).watchdog_secs == secs
+
+
+# --- any value at any key (C7) -------------------------------------------------------------------------------
+
+BARE = st.one_of(
+    st.integers().map(str),
+    st.integers(10**19, 10**400).map(str),
+    st.sampled_from(
+        ["9" * 5000, "0x" + "f" * 5000, "-0x1", "0x" + "f" * 20, "1e400", "-1e400", "1e308", "5e-324", "0.0"]
+    ),
+    st.sampled_from(["nan", "inf", "-inf", "true", "false", "1979-05-27", "07:32:00", "1979-05-27T07:32:00Z"]),
+    st.floats().map(repr),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20).map(json.dumps),
+    st.sampled_from(
+        ["ws://h", "ws://h:1/?a=b", "binance", "LIVE", "replay", "realws", "/", ".", "\\u0000", "x" * 5000]
+    ).map(lambda text: f'"{text}"'),
+)
+VALUE = st.recursive(
+    BARE,
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]")
+        | st.lists(inner, max_size=3).map(
+            lambda items: f"{{{', '.join(f'k{n} = {item}' for n, item in enumerate(items))}}}"
+        )
+        | st.integers(1, 400).map(lambda depth: "[" * depth + "]" * depth)
+    ),
+    max_leaves=6,
+)
+DOTTED_KEYS = [key for key, _ in schema.keys(Settings)]
+
+
+def outcome(path: Path) -> str:
+    """What becomes of a configuration: the effective one, or an error that names the key, what it is and what it may
+    be. Anything else that is raised is exit 1."""
+    try:
+        return json.dumps(effective(load(str(path), {})), allow_nan=False)
+    except ConfigError as refusal:
+        error = refusal
+    assert error.code == 12
+    assert len(str(error)) < 2000
+    json.dumps(error.details)
+    if "key" in error.details:
+        assert str(error.details["key"]) in str(error)
+        assert error.details.get("allowed")
+    return ""
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.dictionaries(st.sampled_from(DOTTED_KEYS), VALUE, min_size=1, max_size=3))
+def test_C7_any_type_at_any_key_is_taken_or_refused(tmp_path: Path, values: dict[str, str]) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
+    outcome(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["'x'", "0x" + "f" * 5000, "-1", "1e400", "nan", "true", "1979-05-27", "07:32:00", "[]", "[[1]]", "{}"],
+    ids=range(11),
+)
+def test_C7_each_type_at_each_key_is_taken_or_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "config.toml"
+    for key in DOTTED_KEYS:
+        path.write_text(f"{key} = {value}\n")
+        outcome(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.dictionaries(
+        st.sampled_from(["name", "url", "priority", "kind", "venue", "symbol", "markets", "x"]), VALUE, max_size=4
+    ),
+    whole=st.booleans(),
+)
+def test_C7_any_type_at_any_key_of_a_source_is_taken_or_refused(
+    tmp_path: Path, values: dict[str, str], whole: bool
+) -> None:
+    good = {"name": '"a"', "url": '"ws://h"', "priority": "1"} if whole else {}
+    path = tmp_path / "s.toml"
+    path.write_text("[[source]]\n" + "".join(f"{key} = {value}\n" for key, value in (good | values).items()))
+    with suppress(ConfigError):
+        load_sources(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a." * 400_000 + "a = 1",
+        "engine." + "a." * 400_000 + "a = 1",
+        "[" + "a." * 20_000 + "a]",
+        "engine.x = " + "[" * 900 + "]" * 900,
+        "engine.x = " + "{a = " * 300 + "1" + "}" * 300,
+        "".join(f"k{number} = 1\n" for number in range(50_000)),
+        f'"{"k" * 900_000}" = 1',
+        f'app.symbol = "{"s" * 900_000}"',
+    ],
+    ids=range(8),
+)
+def test_C7_depth_and_size_are_refused_in_few_words(tmp_path: Path, text: str) -> None:
+    error = refused(tmp_path, text)
+    assert len(str(error)) + len(json.dumps(error.details)) < 10_000
+
+
+def unusual(directory: Path) -> dict[str, str]:
+    """Paths at which there is no file."""
+    (directory / "directory").mkdir()
+    os.mkfifo(directory / "pipe")
+    (directory / "loop").symlink_to("loop")
+    (directory / "file").touch()
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(directory / "socket"))
+    return {
+        **{name: str(directory / name) for name in ("directory", "pipe", "loop", "socket")},
+        "too long": str(directory / ("x" * 300)),
+        "below a file": str(directory / "file" / "x"),
+        "device": "/dev/zero",
+        "memory": "/proc/self/mem",
+        "empty": "",
+    }
+
+
+def test_C7_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    for what, place in unusual(tmp_path).items():
+        with pytest.raises(ConfigError):
+            load(place, {})
+        with pytest.raises(ConfigError):
+            load("/dev/null", {"engine.ingest_mode": ("--ingest", "realws")}, place)
+        for key in ("app.db_path", "engine.replay_file"):
+            if what == "memory":
+                # A regular file by its mode; whoever opens it refuses it.
+                continue
+            with pytest.raises(ConfigError, match=key):
+                load("/dev/null", {"engine.ingest_mode": ("--ingest", "replay"), key: (f"--{key}", place)})
+
+
+@pytest.mark.parametrize("usec", ["", "-1", "1e6", "\u00b2", "\u0663", "9" * 5000, "1" + "0" * 30, " 1", "1_000"])
+def test_C7_a_watchdog_time_that_is_none(usec: str) -> None:
+    assert read_environment({"WATCHDOG_USEC": usec}, 7).watchdog_secs is None
+
+
+@given(st.text(st.characters(codec=None)))
+def test_C7_any_environment_is_taken_or_refused(value: str) -> None:
+    for name in ("HYBRID_LOG", "HYBRID_TRANSPORT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        with suppress(ConfigError):
+            read_environment({name: value}, 7)

@@ -48,6 +48,32 @@ def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
 
 
+@pytest.mark.claim("E6", "S13")
+@pytest.mark.parametrize("signal", ["HUP", "QUIT"])
+def test_hangup_and_quit_in_full_flow(engine: EngineUnit, exchange: Exchange, signal: str) -> None:
+    """The terminal that started it is closed, or somebody presses Ctrl-\\."""
+    run_and_feed(engine, exchange)
+    engine.kill(signal)
+    engine.wait("the end of the unit", lambda e: e.message.endswith("Deactivated successfully."))
+    expect_clean_end(engine)
+    engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
+
+
+@pytest.mark.claim("E6")
+@pytest.mark.parametrize("signal", ["USR1", "USR2", "ALRM", "RTMIN+1"])
+def test_a_signal_that_means_nothing(engine: EngineUnit, exchange: Exchange, signal: str) -> None:
+    """Neither the run nor its end is another one."""
+    run_and_feed(engine, exchange)
+    pid = engine.show().main_pid
+    engine.kill(signal)
+    told = engine.wait_log("signal ignored")
+    engine.expect(told.fields["signal"] == f"SIG{signal}", f"the log says {told.fields['signal']}")
+    exchange.wait_sent(exchange.sent + 100)
+    engine.expect(engine.show().main_pid == pid, "another process runs")
+    engine.stop()
+    expect_clean_end(engine)
+
+
 @pytest.mark.claim("D3", "N9")
 def test_sigkill_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     """Whole batches only, the engine goes on where it was, and what is sent again is not stored again."""

@@ -1,0 +1,171 @@
+"""engine/redaction.py: a secret is shown nowhere, and what is none is shown (C8)."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from engine.exits import ConfigError
+from engine.redaction import redact, redact_value
+from engine.settings import effective, load
+from proofs.fixtures.engine_process import write_config
+from proofs.test_engine_cli import call
+
+SECRET = "hunter2"
+
+POSITIONS = [
+    "wss://user:{}@host/ws/btcusdt@trade",
+    "wss://{}@host:9443/x",
+    "wss://:{}@host",
+    "wss://user:{}/x@host",
+    "wss://user:{}@more@host/x",
+    "wss://user:a/{}@host.example",
+    "wss://user:a?{}@host",
+    "wss://user:a#{}@host",
+    "wss://user:a;{}@host",
+    "wss://user:{}",
+    "wss://host:{}/x",
+    "WSS://user:{}@host",
+    "wss%3A%2F%2Fuser%3A{}%40host",
+    "wss://user%3A{}%40host/x",
+    "wss://host/x?token={}",
+    "wss://host/x?streams=a@trade&signature={}",
+    "wss://host/x;token={}",
+    "wss://host/x;{}",
+    "wss://host/x%3Ftoken%3D{}",
+    "wss://host/x#{}",
+    "wss://host/token/{}/x",
+    "wss://host/key={}/x",
+    "wss://[::1]:9001/x?key={}",
+    "postgres://u:{}@h/db",
+    "file:bot.db?key={}",
+    "file:///bot.db?password={}",
+    "user:{}@host:9001",
+    "user:{}@host/x",
+    "password={}",
+    "pasword = {}",
+    "passwd: {}",
+    "api-key={}",
+    "API_KEY: '{}'",
+    'secret_token = "{}"',
+    "Authorization: Bearer {}",
+    "/etc/engine/password={}/config.toml",
+]
+"""Where a secret may stand."""
+
+WORD = st.text(string.ascii_letters + string.digits + "-_.~!$*+", min_size=1, max_size=12).map(
+    lambda tail: SECRET + tail
+)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@given(
+    secret=WORD,
+    before=st.sampled_from(["", "cannot connect to ", "'", '("']),
+    after=st.sampled_from(["", "'", ": refused"]),
+)
+def test_C8_a_secret_is_not_shown_wherever_it_stands(position: str, secret: str, before: str, after: str) -> None:
+    text = before + position.format(secret) + after
+    assert SECRET not in redact(text)
+    assert SECRET not in redact_value(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "wss://stream.binance.com:9443/ws/btcusdt@trade",
+        "wss://stream.binance.com/ws/!ticker@arr",
+        "wss://api.gemini.com/v1/marketdata/BTCUSD",
+        "ws://localhost:9001",
+        "ws://[::1]:9001/feed",
+        "SOL/USDC",
+        "data/bot.db",
+        "/var/lib/hybrid-engine/bot.db",
+        "HTTP 429 (Retry-After: 30)",
+        "2026-01-09T16:31:49.074508Z",
+        "books do not balance: tick_count = 3, but ingest_processed = 4",
+        "connecting to 'ws://127.0.0.1:9001/feed': [Errno 111] Connection refused",
+        "btcusdt@trade: gap",
+    ],
+)
+def test_what_is_no_secret_is_shown(text: str) -> None:
+    assert redact(text) == text
+    assert redact_value(text) == text
+
+
+@given(st.text() | st.text("ws:/@?#;%=.'\" abp[]"))
+@example("password=[redacted]")
+def test_C8_what_is_redacted_stays_as_it_is(text: str) -> None:
+    """An error is redacted where it is made and where it is logged."""
+    once = redact(text)
+    assert redact(once) == once
+
+
+PLACES = {
+    # flags or a configuration, with a secret in it
+    "mistyped flag": (["--pasword={}"], ""),
+    "mistyped flag, apart": (["--pasword", "{}"], ""),
+    "short flag": (["-p{}"], ""),
+    "no flag": (["{}"], ""),
+    "flag that takes none": (["--check-config={}"], ""),
+    "whole number": (["--sample-every", "ws://u:{}@h"], ""),
+    "number": (["--seconds", "token={}"], ""),
+    "url": (["--ws-url", "wss://user:{}@host"], ""),
+    "url's port": (["--ws-url", "wss://host:{}/"], ""),
+    "url's query": (["--ws-url", "wss://host/x?token={}"], ""),
+    "database": (["--db", "postgres://u:{}@h/db"], ""),
+    "replay file": (["--ingest", "replay", "--replay-file", "file:x?key={}"], ""),
+    "mode": (["--mode", "password={}"], ""),
+    "config": (["--config", "wss://u:{}@h/c.toml"], ""),
+    "sources": (["--ingest", "realws", "--sources", "x?password={}"], ""),
+    "unknown key": ([], "engine.pasword = '{}'"),
+    "unknown key of another kind": ([], "engine.colour = '{}'"),
+    "unknown table": ([], "[vault]\nanything = '{}'"),
+    "unknown list": ([], "engine.x = ['{}']"),
+    "telling key": ([], "secret = '{}'"),
+    "trusted key": ([], "gate.trusted_keys = ['{}']"),
+    "url in the file": ([], "engine.ws_url = 'wss://user:{}@host'"),
+    "key that is a url": ([], "'wss://user:{}@host' = 1"),
+    "name": ([], "app.symbol = 'wss://user:{}@host'"),
+    "syntax error": ([], "password = {}"),
+    "syntax error in a line": ([], "password '{}'"),
+    "key twice": ([], "'{}' = 1\n'{}' = 2"),
+    "table twice": ([], "['{}']\n['{}']"),
+    "inline table": ([], "a = {{'{}' = 1, '{}' = 2}}"),
+}
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("place", PLACES)
+def test_C8_no_output_of_a_start_shows_it(tmp_path: Path, place: str, check: bool) -> None:
+    args, text = PLACES[place]
+    config = write_config(tmp_path, {"engine": {"run_seconds": 0.01}})
+    config.write_text(text.format(SECRET, SECRET) + "\n" + config.read_text())
+    flags = [argument.format(SECRET) for argument in args]
+    result = call(tmp_path, *(["--check-config"] if check else []), "--config", str(config), *flags)
+    assert result.returncode in (0, 12)
+    assert result.stdout + result.stderr
+    assert SECRET not in result.stdout + result.stderr
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    secret=WORD,
+    position=st.sampled_from(POSITIONS),
+    key=st.sampled_from(["app.symbol", "engine.ws_url", "x", "app.db_path"]),
+)
+def test_C8_neither_an_error_nor_the_effective_configuration_shows_it(
+    tmp_path: Path, secret: str, position: str, key: str
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"{key} = {json.dumps(position.format(secret))}\n")
+    try:
+        shown = json.dumps(effective(load(str(path), {})))
+    except ConfigError as error:
+        shown = str(error) + json.dumps(error.details, default=str)
+    assert SECRET not in shown

@@ -1,0 +1,153 @@
+"""engine/signals.py: what each signal does, from the first moment to the last (E6)."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from engine import signals
+from proofs.fixtures.engine_process import DEADLINE_SECS, ROOT, Engine, engine, write_config
+
+# Nothing is written before the stop.
+LAZY: dict[str, dict[str, object]] = {
+    "engine": {"tick_interval_ms": 1},
+    "persist": {"batch_size": 100_000, "flush_interval_ms": 60_000},
+}
+
+
+def expect_clean_end(running: Engine) -> None:
+    assert running.wait_exit() == 0
+    final = running.final()
+    assert final["tick_rows_written"] == final["ingest_received"] > 0
+    assert running.query("SELECT count(*) FROM ticks") == [(final["ingest_received"],)]
+    assert len(running.messages("shutdown signal received")) == len(running.messages("FINAL METRICS")) == 1
+    assert running.lines[-1]["fields"] == {"message": "shutdown complete", "exit_code": 0}
+
+
+@pytest.mark.parametrize("signum", signals.STOPS)
+def test_E6_a_stop_is_clean(tmp_path: Path, signum: int) -> None:
+    with engine(tmp_path, "--config", str(write_config(tmp_path, LAZY))) as running:
+        running.wait_heartbeat(lambda beat: beat["ingest_received"] > 20)
+        running.process.send_signal(signum)
+        expect_clean_end(running)
+        assert running.messages("shutdown signal received") == [
+            {"message": "shutdown signal received", "signal": signals.name_of(signum)}
+        ]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGALRM, signal.SIGRTMAX])
+def test_E6_signals_that_mean_nothing_are_log_lines(tmp_path: Path, signum: int) -> None:
+    with engine(tmp_path, "--config", str(write_config(tmp_path, LAZY))) as running:
+        running.wait_heartbeat(lambda beat: beat["ingest_received"] > 0)
+        running.process.send_signal(signum)
+        assert running.wait_line("signal ignored")["signal"] == signals.name_of(signum)
+        for other in signals.TOLD:
+            running.process.send_signal(other)
+        before = running.messages("HEARTBEAT (G4)")[-1]["ingest_received"]
+        running.wait_heartbeat(lambda beat: beat["ingest_received"] > before)
+        running.process.send_signal(signal.SIGTERM)
+        expect_clean_end(running)
+
+
+def test_E6_whatever_would_end_the_process_is_taken_care_of() -> None:
+    """Ask the kernel: which signals still end a process that has installed its handlers?"""
+    broken = {"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGSYS", "SIGXCPU", "SIGKILL", "SIGSTOP"}
+    code = (
+        "import signal\n"
+        "from engine.signals import Signals, name_of\n"
+        "Signals().install()\n"
+        "print(*(name_of(s) for s in signal.valid_signals() if signal.getsignal(s) is signal.SIG_DFL))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    harmless_by_default = {"SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH", "SIGTSTP"}
+    assert set(found.stdout.split()) <= broken | harmless_by_default
+
+
+@pytest.mark.parametrize("others", [signals.STOPS, (*signals.STOPS, signal.SIGALRM, signal.SIGUSR1)])
+def test_E6_a_storm_changes_nothing_until_the_process_is_gone(tmp_path: Path, others: tuple[int, ...]) -> None:
+    with engine(tmp_path, "--config", str(write_config(tmp_path, LAZY))) as running:
+        running.wait_heartbeat(lambda beat: beat["ingest_received"] > 0)
+        deadline = time.monotonic() + DEADLINE_SECS
+        while running.process.poll() is None and time.monotonic() < deadline:
+            for signum in others:
+                running.process.send_signal(signum)
+        expect_clean_end(running)
+
+
+@pytest.mark.parametrize("signum", [*signals.STOPS, signal.SIGALRM])
+def test_E6_from_the_first_line_on(tmp_path: Path, signum: int) -> None:
+    """The database is somebody else's for now, and the engine waits for it in its start."""
+    config = write_config(tmp_path, {"persist": {"busy_timeout_ms": 600_000}})
+    with sqlite3.connect(tmp_path / "bot.db", isolation_level=None) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with engine(tmp_path, "--config", str(config)) as running:
+            running.wait_line("engine starting")
+            running.process.send_signal(signum)
+            running.wait_line("configuration loaded")
+            if signum not in signals.STOPS:
+                running.process.send_signal(signal.SIGTERM)
+            assert running.wait_exit() == 0
+            assert running.lines[-1]["fields"] == {"message": "shutdown complete", "exit_code": 0}
+            assert len(running.messages("shutdown signal received")) == 1
+            assert not running.messages("pipeline running")
+    holder.close()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1])
+def test_E6_what_was_ignored_stays_ignored(tmp_path: Path, signum: int) -> None:
+    """nohup; the background of a script."""
+    code = (
+        f"import os, signal, sys; signal.signal({int(signum)}, signal.SIG_IGN);"
+        "os.execv(sys.executable, [sys.executable, '-m', 'engine', *sys.argv[1:]])"
+    )
+    config = write_config(tmp_path, LAZY)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "--config", str(config), "--db", str(tmp_path / "bot.db")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        seen = [next(line for line in process.stdout if "HEARTBEAT" in line)]
+        process.send_signal(signum)
+        seen += [next(line for line in process.stdout if "HEARTBEAT" in line) for _ in range(3)]
+        process.send_signal(signal.SIGTERM)
+        seen += process.stdout.readlines()
+    assert process.returncode == 0
+    assert not any("signal ignored" in line for line in seen)
+    assert sum('"SIGTERM"' in line for line in seen) == 1
+
+
+@pytest.fixture
+def installed() -> signals.Signals:
+    return signals.Signals()
+
+
+def test_E6_a_wait_ends_with_the_work_or_with_a_stop(installed: signals.Signals) -> None:
+    done: Future[int] = Future()
+    done.set_result(1)
+    assert installed.wait(done)
+    never: Future[int] = Future()
+    installed._note(signal.SIGUSR1, None)
+    installed._note(signal.SIGHUP, None)
+    installed._note(signal.SIGTERM, None)
+    assert not installed.wait(never)
+    assert installed.stop == signal.SIGHUP
+
+
+def test_E6_signals_that_came_before_wake_at_once(installed: signals.Signals) -> None:
+    woken = []
+    with installed.waking(lambda: woken.append(1)):
+        assert not woken
+        installed._note(signal.SIGUSR1, None)
+    installed._note(signal.SIGUSR1, None)
+    assert woken == [1]
+    with installed.waking(lambda: woken.append(2)):
+        assert woken == [1, 2]
