@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import string
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from engine import command, logs
 from engine.exits import ConfigError
 from engine.redaction import redact, redact_value
 from engine.settings import effective, load
+from engine.signals import Signals
 from proofs.fixtures.engine_process import write_config
 from proofs.test_engine_cli import call
 
@@ -140,14 +143,29 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("check", [True, False])
-@pytest.mark.parametrize("place", PLACES)
-def test_C8_no_output_of_a_start_shows_it(tmp_path: Path, place: str, check: bool) -> None:
+def command_line(directory: Path, place: str) -> list[str]:
     args, text = PLACES[place]
-    config = write_config(tmp_path, {"engine": {"run_seconds": 0.01}})
+    config = write_config(directory, {"engine": {"run_seconds": 0.01}})
     config.write_text(text.format(SECRET, SECRET) + "\n" + config.read_text())
-    flags = [argument.format(SECRET) for argument in args]
-    result = call(tmp_path, *(["--check-config"] if check else []), "--config", str(config), *flags)
+    return ["--config", str(config), *(argument.format(SECRET) for argument in args)]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_C8_no_output_of_a_check_shows_it(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    try:
+        command.run(["--check-config", *command_line(tmp_path, place)], Signals())
+    except ConfigError as error:
+        logs.report(logging.getLogger("engine"), error)
+    said = [*capsys.readouterr(), *map(logs.format_record, caplog.records)]
+    assert len("".join(said)) > 10
+    assert SECRET not in "".join(said)
+
+
+@pytest.mark.parametrize("place", ["mistyped flag", "url", "database", "unknown key", "syntax error", "name"])
+def test_C8_no_output_of_a_start_shows_it(tmp_path: Path, place: str) -> None:
+    result = call(tmp_path, *command_line(tmp_path, place))
     assert result.returncode in (0, 12)
     assert result.stdout + result.stderr
     assert SECRET not in result.stdout + result.stderr

@@ -116,6 +116,12 @@ def test_N2b_lines_are_read_however_they_end(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("what", OTHERS)
+def test_N2b_what_is_not_lines_is_known_by_its_beginning(what: str) -> None:
+    raw, remedy = OTHERS[what]
+    assert remedy in str(why_no_lines(raw))
+
+
+@pytest.mark.parametrize("what", ["gzip", "UTF-16", "array over many lines"])
 def test_N2b_what_is_not_lines_exits_12_with_the_remedy(tmp_path: Path, what: str) -> None:
     raw, remedy = OTHERS[what]
     running, status = replayed(tmp_path, raw)

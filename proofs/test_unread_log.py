@@ -91,8 +91,8 @@ def ticks(tmp_path: Path) -> int:
         return 0
 
 
-def wait_ticks(tmp_path: Path, at_least: int) -> None:
-    reached = poll(lambda: True if ticks(tmp_path) >= at_least else None, OsClock(), DEADLINE_SECS)
+def wait_ticks(tmp_path: Path, at_least: int, deadline_secs: float = DEADLINE_SECS) -> None:
+    reached = poll(lambda: True if ticks(tmp_path) >= at_least else None, OsClock(), deadline_secs)
     assert reached, f"{ticks(tmp_path)} of {at_least} ticks are on disk"
 
 
@@ -130,7 +130,7 @@ def whole_lines(raw: bytes) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_the_engine_trades_and_stops_although_nobody_reads(tmp_path: Path, kind: str) -> None:
     with trading(tmp_path, kind) as (process, read, write):
-        wait_ticks(tmp_path, 2000)
+        wait_ticks(tmp_path, 1000)
         shared = fcntl.fcntl(write, fcntl.F_GETFL)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
@@ -144,7 +144,7 @@ def test_the_engine_trades_and_stops_although_nobody_reads(tmp_path: Path, kind:
 def test_when_it_flows_again_what_is_missing_is_told(tmp_path: Path) -> None:
     with trading(tmp_path, "pipe") as (process, read, _):
         # Some lines of 200 characters each: more than 1 MiB.
-        wait_ticks(tmp_path, 4000)
+        wait_ticks(tmp_path, 4000, 2 * DEADLINE_SECS)
         raw = read_until(read, b"log lines dropped")
         process.send_signal(signal.SIGTERM)
         lines = whole_lines(raw + read_until(read, b"shutdown complete"))
