@@ -585,9 +585,12 @@ class WebSocketFeed:
             )
             for source in sources
         }
-        # The longest of a host's, should several of its sources have been told.
-        told = sorted((barred_secs[source.name], source) for source in wanted if source.name in barred_secs)
-        barred = {source.host: session.Bar(now() + secs, "HTTP 429 or 418, to an earlier run") for secs, source in told}
+        barred: dict[str, session.Bar] = {}
+        for source in wanted:
+            until = now() + barred_secs.get(source.name, 0.0)
+            # The longest of a host's, should several of its sources have been told.
+            if source.name in barred_secs and (source.host not in barred or until > barred[source.host].until):
+                barred[source.host] = session.Bar(until, "HTTP 429 or 418, to an earlier run")
         self._sources = wanted
         self._session = session.Session(wanted, policy, random.uniform, barred, now())
         self._max_retry_after_secs = options.max_retry_after_secs
