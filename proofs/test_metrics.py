@@ -36,7 +36,7 @@ COUNT = st.integers(0, 10**9)
 
 
 def test_M2_a_snapshot_has_every_name_of_the_contract() -> None:
-    fields = snapshot(Counters(), tick_rows_queued=0, loop_lag_ms_p99=0.0, source=None)
+    fields = snapshot(Counters(), tick_rows_queued=0, loop_lag_ms_p99=0.0, wal_bytes=0, source=None)
     assert set(M2_NAMES) <= set(fields)
 
 
@@ -61,7 +61,7 @@ def balanced(draw: st.DrawFn) -> tuple[dict[str, object], int]:
         bp_drops_tick=dropped,
         bp_drops_persist=processed - written - known - queued - dropped,
     )
-    return snapshot(counters, tick_rows_queued=queued, loop_lag_ms_p99=0.0, source="x"), every
+    return snapshot(counters, tick_rows_queued=queued, loop_lag_ms_p99=0.0, wal_bytes=0, source="x"), every
 
 
 @given(balanced())
