@@ -82,9 +82,6 @@ WAL_ALARM_BYTES: Final = 64 * 1024 * 1024
 CHECKPOINT_PAUSE_SECS: Final = 1.0
 """Between two checkpoints of which the first could not do anything."""
 
-LOOK_PAUSE_SECS: Final = 0.01
-"""Between two looks at the files by writes: one takes about 10 us, which is much for a batch of few rows."""
-
 ASIDE_STOP_SECS: Final = 3.0
 """How long a stop waits for the copy of the WAL that is going on, and then for it to obey."""
 
@@ -674,7 +671,6 @@ class Ledger:
         self._header = files.header()
         self._odd_since: float | None = None
         self._good_at = time.time()
-        self._next_look_at = 0.0
         # Rows committed since.
         self._rows_since = 0
         # The state of the WAL that we left: other salts, or more frames, are another process's doing.
@@ -693,11 +689,11 @@ class Ledger:
         written and the same batch may be tried again (D4); ConfigError when the file turns out damaged, or is not
         where it was any more (D7); Crash when it refuses a row, which no second try can change.
         """
-        if time.monotonic() >= self._next_look_at:
-            self.look()
+        self.look()
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
+            self._notice_others(self._files.frames())
             written = self._write_rows(batch)
             connection.execute("COMMIT")
         except BaseException as error:
@@ -730,13 +726,10 @@ class Ledger:
         if fault is not None:
             self._give_up(fault)
         self._judge(now)
-        self._next_look_at = time.monotonic() + LOOK_PAUSE_SECS
         if self._odd_since is None:
             self._good_at = time.time()
             self._rows_since = 0
-        if (now.frames.salts, now.frames.written) != (self._left.salts, self._left.written):
-            self._check_newest_tick()
-            self._left = now.frames
+        self._notice_others(now.frames)
         self._watch_wal(now.wal_bytes)
         self._checkpoint(now.frames)
 
@@ -762,18 +755,20 @@ class Ledger:
         self._good = now
         self._odd_since = None
 
-    def _check_newest_tick(self) -> None:
-        """Another process has written. Whatever it wrote, it did not put an older database in place of ours."""
+    def _notice_others(self, now: dbfile.Frames) -> None:
+        """Another process may have written. Whatever it wrote, it must not be an older database in place of ours."""
+        if (now.salts, now.written) == (self._left.salts, self._left.written):
+            return
         try:
             newest = self._connection.execute("SELECT max(id) FROM ticks").fetchone()[0] or 0
         except sqlite3.Error as error:
             self._fail(error)
         if newest < self._newest_tick_id:
             self._give_up(f"was restored over: its newest tick has id {newest}, and {self._newest_tick_id} was written")
+        self._left = now
 
     def _give_up(self, what: str) -> NoReturn:
         """Leave the files as a kill would, and no WAL beside a file that it was not made for."""
-        self._next_look_at = 0.0
         self._stop_aside()
         there = self._files.find()
         in_place = there.database == self._opened.database[:2] and self._files.header() == self._header
