@@ -365,7 +365,8 @@ def test_D7_whatever_becomes_of_the_files_is_noticed_and_nothing_more_is_written
         assert after == left, "what was left of the database was written to"
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# Of a WAL that is truncated in the midst of a transaction the commit makes one of the right length again.
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "WAL truncated"])
 def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
     flowing: Ledger, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -386,10 +387,6 @@ def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
     with suppress(ConfigError, ledger.DiskTrouble):
         written = flowing.write(ticks(2011, 7)).ticks
     monkeypatch.undo()
-    if fault == "WAL truncated" and written:
-        # What was cut off came back as zeroes with the commit. SQLite notices when it reads them.
-        flowing.close()
-        return
     error = look_until_it_shows(flowing)
     assert error.details["rows"] == written
     assert (f"{written} rows were committed since 20" if written else "nothing was committed since 20") in str(error)

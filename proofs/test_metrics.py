@@ -30,6 +30,7 @@ M2_NAMES = [
     "reconnects",
     "stale_vetoes",
     "loop_lag_ms_p99",
+    "wal_bytes",
 ]
 
 COUNT = st.integers(0, 10**9)
