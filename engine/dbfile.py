@@ -141,6 +141,8 @@ class DatabaseFile:
         if self._index is not None:
             os.close(self._index)
         self._index = os.open(self._shm, os.O_RDONLY | os.O_CLOEXEC)
+        if not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
+            raise Crash(f"{self._path}: was replaced while it was opened", path=self._path)
 
     def look(self) -> Look:
         """The files as they are. Raises FileNotFoundError or NotADirectoryError when one is not there."""

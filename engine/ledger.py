@@ -943,7 +943,7 @@ class Ledger:
         self._stop_aside(ASIDE_STOP_SECS)
 
     def _roll_back(self) -> None:
-        if self._connection.in_transaction:
+        if self._lost is None and self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")
             except sqlite3.Error as error:

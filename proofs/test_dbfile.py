@@ -393,6 +393,23 @@ def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
     flowing.close()
 
 
+def test_D7_a_restore_just_before_a_batch_is_noticed_in_its_transaction(
+    flowing: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Ledger.look
+
+    def and_then(self: Ledger) -> None:
+        look(self)
+        FAULTS["restored by SQLite"][0](self.path)
+
+    monkeypatch.setattr(Ledger, "look", and_then)
+    with pytest.raises(ConfigError, match="was restored over"):
+        flowing.write(ticks(2011))
+    monkeypatch.undo()
+    flowing.close()
+    assert whole(flowing.path) == (10, "ok")
+
+
 def test_D7_a_wal_that_lost_its_name_is_copied_into_the_file(flowing: Ledger) -> None:
     wal = flowing.path.with_name("bot.db-wal")
     wal.unlink()
@@ -402,18 +419,18 @@ def test_D7_a_wal_that_lost_its_name_is_copied_into_the_file(flowing: Ledger) ->
     assert query(flowing.path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_D7_a_restored_backup_is_left_as_it_is_and_the_next_start_has_it(flowing: Ledger) -> None:
-    """Its WAL belonged to the file that was replaced; SQLite would play it into the backup."""
-    for fault in ("overwritten by a backup",):
-        FAULTS[fault][0](flowing.path)
-        error = look_until_it_shows(flowing)
-        flowing.close()
-        orphan = Path(str(error.details["wal_set_aside"]))
-        assert orphan.stat().st_size > 0
-        again = opened(flowing.path)
-        assert again.restore().next_tick_id == 11
-        again.close()
-        assert query(flowing.path, "PRAGMA integrity_check") == [("ok",)]
+@pytest.mark.parametrize("fault", ["overwritten by a backup", "replaced by a backup"])
+def test_D7_a_restored_backup_is_left_as_it_is_and_the_next_start_has_it(flowing: Ledger, fault: str) -> None:
+    """The WAL beside it belonged to what was there before; SQLite would play it into the backup."""
+    FAULTS[fault][0](flowing.path)
+    error = look_until_it_shows(flowing)
+    flowing.close()
+    orphan = Path(str(error.details["wal_set_aside"]))
+    assert orphan.stat().st_size > 0
+    again = opened(flowing.path)
+    assert again.restore().next_tick_id == 11
+    again.close()
+    assert query(flowing.path, "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_D7_files_that_were_changed_in_place_stay_as_after_a_kill(flowing: Ledger) -> None:
