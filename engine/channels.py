@@ -39,13 +39,15 @@ class Channel(Generic[T]):
         self.full_since: float | None = None
         # Called after room was freed and nobody else waits for it; None when ingest does not wait.
         self.on_room: Callable[[], None] | None = None
+        # Monotonic time since which something is pending; meaningless while nothing is.
+        self.pending_since = 0.0
         self.closed = False
         self._clock = clock
         self._batches: list[T] = []
         self._producers: deque[tuple[T, int, asyncio.Future[None]]] = deque()
         self._consumer: asyncio.Future[None] | None = None
-        # Weight at which the waiting consumer wants to be woken.
-        self._wanted = 1
+        # Weight at which the waiting consumer wants to be woken; None for no weight.
+        self._wanted: int | None = 1
         # A nudge that came while the consumer was busy, to be answered when it next waits.
         self._nudged = False
 
@@ -68,6 +70,7 @@ class Channel(Generic[T]):
         entry = (batch, weight, turn)
         self._producers.append(entry)
         self._update_clock()
+        self._wake_if_reached()
         try:
             await turn
         except asyncio.CancelledError:
@@ -81,15 +84,15 @@ class Channel(Generic[T]):
             self.full_since = self._clock()
 
     async def wait(self, wanted: int | None = 1, timeout_secs: float | None = None) -> None:
-        """Waits until batches of at least `wanted` weight are pending or the channel is closed (None: for neither),
-        it is nudged, or `timeout_secs` have passed. The caller looks at `weight` to see which."""
-        if self._nudged or (wanted is not None and (self.closed or self._reached(wanted))):
+        """Waits until batches of at least `wanted` weight are pending, there is no room for more, or the channel is
+        closed (None: for none of these), it is nudged, or `timeout_secs` have passed. The caller looks which."""
+        if self._nudged or (wanted is not None and self.closed) or self._reached(wanted):
             self._nudged = False
             # Even a consumer that always finds work must let the other tasks and the socket run.
             await asyncio.sleep(0)
             return
         loop = asyncio.get_running_loop()
-        self._wanted = self.capacity + 1 if wanted is None else min(wanted, self.capacity)
+        self._wanted = wanted
         waiting = self._consumer = loop.create_future()
         timer = None if timeout_secs is None else loop.call_later(timeout_secs, self._wake)
         try:
@@ -154,13 +157,18 @@ class Channel(Generic[T]):
         return not self._batches or self.weight + weight <= self.capacity
 
     def _append(self, batch: T, weight: int) -> None:
+        if not self._batches:
+            self.pending_since = self._clock()
         self._batches.append(batch)
         self.weight += weight
+        self._wake_if_reached()
+
+    def _wake_if_reached(self) -> None:
         if self._reached(self._wanted):
             self._wake()
 
-    def _reached(self, wanted: int) -> bool:
-        return bool(self._batches) and self.weight >= min(wanted, self.capacity)
+    def _reached(self, wanted: int | None) -> bool:
+        return wanted is not None and bool(self._batches) and (self.weight >= wanted or not self.room())
 
     def _update_clock(self) -> None:
         if self.weight >= self.capacity or self._producers:

@@ -23,8 +23,11 @@ import errno
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -33,6 +36,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from engine import dbfile
 from engine.events import EXACT, Fill, Mode, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.exits import ConfigError, Crash
 
@@ -77,7 +81,24 @@ CACHE_KIB: Final = 256
 default of 2000 KiB only made the process grow for its first half million rows, without being faster (B1)."""
 
 WAL_BYTES: Final = 4 * 1024 * 1024
-"""How far the WAL grows before it is copied into the file: about what SQLite's defaults come to."""
+"""How much is in the WAL alone before it is copied into the file: about what SQLite's defaults come to."""
+
+WAL_BYTES_MAX: Final = 2 * WAL_BYTES
+"""More than this is copied beside the writer, which then waits for none of it; and a WAL file that is longer although
+less of it is needed is cut."""
+
+WAL_ALARM_BYTES: Final = 64 * 1024 * 1024
+"""From here on a WAL is told of, and again at each doubling: somebody does not let it be copied."""
+
+CHECKPOINT_PAUSE_SECS: Final = 1.0
+"""Between two checkpoints of which the first could not do anything."""
+
+ASIDE_STOP_SECS: Final = 3.0
+"""How long a stop waits for the copy of the WAL that is going on, and then for it to obey."""
+
+ODD_SECS: Final = 1.0
+"""How long the file may differ from what its WAL explains. A checkpoint of another process, an operator's shell, writes
+pages before it says so."""
 
 PRAGMAS: Final[dict[str, tuple[str, str | int]]] = {
     "journal_mode": ("WAL", "wal"),
@@ -395,6 +416,7 @@ _DISK: Final = frozenset({
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_READONLY,
 })  # fmt: skip
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def _primary_code(error: sqlite3.Error) -> int:
@@ -408,8 +430,8 @@ def _refuse(path: Path, error: sqlite3.Error, doing: str) -> NoReturn:
     raise kind(f"{path}: {doing}: {error}", path=str(path), sqlite=name) from error
 
 
-def _uri(path: Path) -> str:
-    return f"file:{quote(str(path.absolute()))}?mode=ro"
+def _uri(path: Path, mode: str = "ro") -> str:
+    return f"file:{quote(str(path.absolute()))}?mode={mode}"
 
 
 def _stored_version(path: Path, busy_timeout_ms: int) -> int:
@@ -461,8 +483,8 @@ def _apply_pragmas(connection: sqlite3.Connection, path: Path, busy_timeout_ms: 
     wanted: dict[str, str | int] = {name: value for name, (_, value) in PRAGMAS.items()}
     wanted["busy_timeout"] = busy_timeout_ms
     found = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted}
-    page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
-    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_BYTES // page_bytes}")
+    # Checkpoints are ours to begin, since a long one must not hold up the writer (`plan_checkpoint`).
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
     log.info("PRAGMA verification", extra={"fields": found})
     differing = [name for name, value in wanted.items() if found[name] != value]
     if differing:
@@ -516,9 +538,10 @@ def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False)
     `busy_timeout_ms`: how long one attempt waits for another process's lock, at least BUSY_TIMEOUT_MS_MIN.
     `replay`: what this run derives is marked `replayed`, moves no position, and leaves what other runs derived
     from the same ticks as it is (I3); they in turn take over what only a replay had made.
-    Missing parent directories are made. Logs, in this order: "PRAGMA verification", "all PRAGMAs verified",
-    "schema migrated" (only if it was), "initial database state" (the highest row ids: counting rows would
-    read the whole table).
+    Missing parent directories are made. While it is open nobody else can open it so, not even by another name (D6);
+    what a lost database has left beside it is set aside with a WARNING (D8). Then logs, in this order: "PRAGMA
+    verification", "all PRAGMAs verified", "schema migrated" (only if it was), "initial database state" (the highest
+    row ids: counting rows would read the whole table).
 
     Raises ConfigError for a file no restart can heal, Crash for a lock or a disk that may recover.
     """
@@ -529,19 +552,32 @@ def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False)
             key="persist.busy_timeout_ms", value=busy_timeout_ms,
         )  # fmt: skip
     _check_place(path)
+    files = dbfile.claim(path)
+    try:
+        for orphan, orphan_bytes in dbfile.set_aside_orphans(path):
+            fields = {"path": str(path), "orphan": str(orphan), "bytes": orphan_bytes}
+            log.warning("set aside what a database that is gone has left", extra={"fields": fields})
+        return _open_patiently(path, busy_timeout_ms, replay, files)
+    except OSError as error:
+        files.release()
+        raise Crash(f"{path}: {error}", path=str(path)) from error
+    except BaseException:
+        files.release()
+        raise
+
+
+def _open_patiently(path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.DatabaseFile) -> Ledger:
     patience = time.monotonic() + OPEN_PATIENCE_SECS
     while True:
         try:
-            return _open(path, busy_timeout_ms, replay)
+            return _open(path, busy_timeout_ms, replay, files)
         except sqlite3.Error as error:
             if _primary_code(error) not in _BESIDE or time.monotonic() > patience:
                 _refuse(path, error, "cannot be opened")
-        except OSError as error:
-            raise Crash(f"{path}: {error}", path=str(path)) from error
         time.sleep(OPEN_PAUSE_SECS)
 
 
-def _open(path: Path, busy_timeout_ms: int, replay: bool) -> Ledger:
+def _open(path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.DatabaseFile) -> Ledger:
     connection: sqlite3.Connection | None = None
     try:
         version = _stored_version(path, busy_timeout_ms) if path.exists() else 0
@@ -563,7 +599,8 @@ def _open(path: Path, busy_timeout_ms: int, replay: bool) -> Ledger:
             "initial database state",
             extra={"fields": {"path": str(path), "schema_version": SCHEMA_VERSION, **highest}},
         )
-        return Ledger(path, connection, replay)
+        files.open_index()
+        return Ledger(path, files, connection, busy_timeout_ms, replay, highest["ticks_id_max"])
     except BaseException:
         if connection is not None:
             connection.close()
@@ -635,24 +672,73 @@ def _text(value: Decimal) -> str:
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
+def plan_checkpoint(left_bytes: int, wal_bytes: int) -> str | None:
+    """How to copy a WAL of `wal_bytes` of which `left_bytes` are not in the file yet: None, "PASSIVE" and "TRUNCATE" at
+    once, between two batches, or "ASIDE", while the writer goes on.
+
+    A WAL begins anew when all of it is copied and nobody reads it, which takes a moment without writing. So the bulk
+    is copied aside, and what was written meanwhile at once.
+    """
+    if left_bytes > WAL_BYTES_MAX:
+        return "ASIDE"
+    if wal_bytes > WAL_BYTES_MAX:
+        return "TRUNCATE"
+    return "PASSIVE" if left_bytes >= WAL_BYTES else None
+
+
+def wal_alarm_level(wal_bytes: int) -> int:
+    """0 below WAL_ALARM_BYTES, 1 from there on, one more with each doubling."""
+    return (wal_bytes // WAL_ALARM_BYTES).bit_length()
+
+
 class Ledger:
     """An open, verified database. Made by `open_ledger`; used by one thread at a time, which it blocks."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, replay: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        files: dbfile.DatabaseFile,
+        connection: sqlite3.Connection,
+        busy_timeout_ms: int,
+        replay: bool,
+        newest_tick_id: int,
+    ) -> None:
         self.path = path
+        # The length of the WAL file when it was last looked at. Any thread may read it.
+        self.wal_bytes = 0
+        self._files = files
         self._connection = connection
+        self._busy_timeout_ms = busy_timeout_ms
         self._replay = replay
+        # What ended it: the files are not those that were opened any more, or not what we have made of them.
+        self._lost: ConfigError | None = None
+        self._opened = self._good = files.look()
+        self._header = files.header()
+        self._odd_since: float | None = None
+        self._good_at = time.time()
+        # Rows committed since.
+        self._rows_since = 0
+        # The state of the WAL that we left: other salts, or more frames, are another process's doing.
+        self._left = self._opened.frames
+        self._newest_tick_id = newest_tick_id
+        self._aside: threading.Thread | None = None
+        self._aside_connection: sqlite3.Connection | None = None
+        self._next_checkpoint_at = 0.0
+        self._checkpoint_error: str | None = None
+        self._alarm_level = 0
 
     def write(self, batch: Batch) -> Written:
         """Put all of `batch` on disk in one transaction, and say how much of it is new (D3, I3).
 
         Waits up to busy_timeout for another process's lock. Raises Busy or DiskTrouble when nothing was
-        written and the same batch may be tried again (D4); ConfigError when the file turns out damaged; Crash
-        when it refuses a row, which no second try can change.
+        written and the same batch may be tried again (D4); ConfigError when the file turns out damaged, or is not
+        where it was any more (D7); Crash when it refuses a row, which no second try can change.
         """
+        self.look()
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
+            self._notice_others(self._files.frames())
             written = self._write_rows(batch)
             connection.execute("COMMIT")
         except BaseException as error:
@@ -660,7 +746,185 @@ class Ledger:
             if isinstance(error, sqlite3.Error):
                 self._fail(error)
             raise
+        self._rows_since += written.ticks + written.signals + written.orders + written.fills
+        if batch.ticks:
+            self._newest_tick_id = max(self._newest_tick_id, batch.ticks[-1].id)
+        self._left = self._files.frames()
+        self._checkpoint(self._left)
         return written
+
+    def look(self) -> None:
+        """Make sure that what is written is found under the path (D7), and keep the WAL short (D9).
+
+        Raises ConfigError when the files are not what was opened any more; nothing is written from then on. Raises
+        DiskTrouble when they cannot be looked at.
+        """
+        if self._lost is not None:
+            raise self._lost
+        try:
+            now = self._files.look()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            self._give_up(f"is not there any more: {error.filename}")
+        except OSError as error:
+            raise DiskTrouble(f"{self.path}: {error}", errno.errorcode.get(error.errno or 0, "OSError")) from error
+        fault = dbfile.find_fault(self._opened, now)
+        if fault is not None:
+            self._give_up(fault)
+        self._judge(now)
+        if self._odd_since is None:
+            self._good_at = time.time()
+            self._rows_since = 0
+        self._notice_others(now.frames)
+        self._watch_wal(now.wal_bytes)
+        self._checkpoint(now.frames)
+
+    def _judge(self, now: dbfile.Look) -> None:
+        """Tell a change of the contents by SQLite from any other."""
+        if self._aside is not None:
+            if self._aside.is_alive():
+                # It is the one that changes them.
+                return
+            self._aside = None
+            self._end_checkpoint(self._good.frames)
+        oddity = dbfile.find_oddity(self._good, now)
+        if oddity is None:
+            self._accept(now)
+        elif self._odd_since is None or self._files.find_checkpointer() is not None:
+            self._odd_since = time.monotonic()
+        elif time.monotonic() - self._odd_since > ODD_SECS:
+            self._give_up(f"{oddity}, and not by SQLite")
+
+    def _accept(self, now: dbfile.Look) -> None:
+        if now.database != self._good.database:
+            self._header = self._files.header()
+        self._good = now
+        self._odd_since = None
+
+    def _notice_others(self, now: dbfile.Frames) -> None:
+        """Another process may have written. Whatever it wrote, it must not be an older database in place of ours."""
+        if (now.salts, now.written) == (self._left.salts, self._left.written):
+            return
+        try:
+            newest = self._connection.execute("SELECT max(id) FROM ticks").fetchone()[0] or 0
+        except sqlite3.Error as error:
+            self._fail(error)
+        if newest < self._newest_tick_id:
+            self._give_up(f"was restored over: its newest tick has id {newest}, and {self._newest_tick_id} was written")
+        self._left = now
+
+    def _give_up(self, what: str) -> NoReturn:
+        """Leave the files as a kill would, and no WAL beside a file that it was not made for."""
+        self._stop_aside()
+        there = self._files.find()
+        in_place = there.database == self._opened.database[:2] and self._files.header() == self._header
+        rescued = in_place and there.wal != self._opened.wal and there.shm == self._opened.shm and self._rescue()
+        # Without its name, closing cannot delete it; interrupted, it cannot copy it.
+        aside: Path | None = None
+        if there.wal == self._opened.wal or (rescued and there.wal is not None):
+            with suppress(OSError):
+                aside = dbfile.set_aside(self._files.wal)
+        self._connection.interrupt()
+        self._connection.close()
+        if aside is not None and in_place and not rescued and not self._files.wal.exists():
+            aside.rename(self._files.wal)
+            aside = None
+        since = datetime.fromtimestamp(self._good_at, UTC).isoformat(timespec="milliseconds")
+        rows = f"{self._rows_since} rows were committed" if self._rows_since else "nothing was committed"
+        saved = "; all that was committed is in the file" if rescued else ""
+        self._lost = ConfigError(
+            f"{self.path}: the database {what}; {rows} since {since}, when it was last seen as it should be{saved}",
+            path=str(self.path), rows=self._rows_since, since=since, wal_set_aside=aside and str(aside),
+        )  # fmt: skip
+        raise self._lost
+
+    def _rescue(self) -> bool:
+        """Copy a WAL that has lost its name into the file. We have it open; nobody will have it after us."""
+        return self._copy(self._connection, "PASSIVE") and not self._files.frames().left_bytes
+
+    def _watch_wal(self, wal_bytes: int) -> None:
+        self.wal_bytes = wal_bytes
+        level = wal_alarm_level(wal_bytes)
+        fields = {"path": str(self.path), "wal_bytes": wal_bytes}
+        if level > self._alarm_level:
+            readers = self._files.find_readers()
+            why = self._checkpoint_error or "somebody keeps a read transaction open"
+            log.warning(
+                "the WAL grows and cannot be cut", extra={"fields": {**fields, "why": why, "reader_pids": readers}}
+            )
+            self._alarm_level = level
+        elif self._alarm_level and not level:
+            log.info("the WAL is short again", extra={"fields": fields})
+            self._alarm_level = 0
+
+    def _checkpoint(self, frames: dbfile.Frames) -> None:
+        how = plan_checkpoint(frames.left_bytes, self.wal_bytes)
+        if how is None or self._aside is not None or self._odd_since is not None:
+            return
+        if time.monotonic() < self._next_checkpoint_at:
+            return
+        if how == "ASIDE":
+            thread = threading.Thread(target=self._copy_aside, name="checkpoint", daemon=True)
+            # Where no thread can be had it is tried again later, as after any other failure.
+            with suppress(RuntimeError):
+                thread.start()
+                self._aside = thread
+                return
+        else:
+            self._copy(self._connection, how)
+        self._end_checkpoint(frames)
+
+    def _end_checkpoint(self, before: dbfile.Frames) -> None:
+        """What it has changed in the files was no other's doing. If it could not do anything, the next one waits."""
+        try:
+            now = self._files.look()
+        except OSError:
+            # The next look says so.
+            return
+        if dbfile.find_fault(self._opened, now) is None:
+            self._accept(now)
+        if (now.frames.salts, now.frames.copied) == (before.salts, before.copied):
+            self._next_checkpoint_at = time.monotonic() + CHECKPOINT_PAUSE_SECS
+
+    def _copy_aside(self) -> None:
+        """Copy the WAL on a connection of its own. The writer goes on, and copies nothing itself meanwhile: SQLite
+        before 3.51.3 may lose a transaction that begins the WAL anew while another connection begins to copy it, so
+        this begins only while there is something left to copy, which keeps the WAL from beginning anew."""
+        try:
+            with closing(
+                sqlite3.connect(_uri(self.path, "rw"), uri=True, isolation_level=None, check_same_thread=False)
+            ) as connection:
+                self._aside_connection = connection
+                connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+                self._copy(connection, "PASSIVE")
+            # SQLite syncs the file only when all of the WAL is in it, and then the writer would wait for all of this.
+            self._files.sync()
+        except (sqlite3.Error, OSError) as error:
+            self._checkpoint_error = str(error)
+        finally:
+            self._aside_connection = None
+
+    def _copy(self, connection: sqlite3.Connection, how: str) -> bool:
+        """Whether a checkpoint could be made. Where it could not, what was committed is in the WAL, and safe."""
+        try:
+            if how == "TRUNCATE":
+                # It would wait for readers as for a lock.
+                connection.execute("PRAGMA busy_timeout = 0")
+            blocked, _, _ = connection.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
+        except sqlite3.Error as error:
+            self._checkpoint_error = str(error)
+            return False
+        finally:
+            if how == "TRUNCATE":
+                connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms}")
+        self._checkpoint_error = None
+        return not blocked
+
+    def _stop_aside(self, patience_secs: float = 0.0) -> None:
+        if self._aside is not None:
+            self._aside.join(patience_secs)
+            if (connection := self._aside_connection) is not None:
+                connection.interrupt()
+            self._aside.join(ASIDE_STOP_SECS)
 
     def restore(self) -> Restored:
         """What earlier runs left: row numbers, watermarks, positions and open orders, at a cost that does not
@@ -710,19 +974,36 @@ class Ledger:
             _refuse(self.path, error, "cannot be read")
 
     def close(self) -> None:
-        """Close the database; what was written is safe whether this is called or not.
+        """Close the database and let others have it; what was written is safe whether this is called or not.
 
         The checkpoint is PASSIVE, so a reader in mid-query cannot hold up a stop: TRUNCATE would wait for
         it as long as busy_timeout. Where nobody else has the file open, closing removes the WAL anyway.
+
+        Raises ConfigError when only now it shows that the files are not what they should be (D7).
         """
         try:
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except sqlite3.Error as error:
-            log.warning("checkpoint failed", extra={"fields": {"path": str(self.path), "error": str(error)}})
-        self._connection.close()
+            if self._lost is None:
+                self._look_for_the_last_time()
+                if not self._copy(self._connection, "PASSIVE"):
+                    fields = {"path": str(self.path), "error": self._checkpoint_error}
+                    log.warning("checkpoint failed", extra={"fields": fields})
+                self._connection.close()
+        finally:
+            self._files.release()
+
+    def _look_for_the_last_time(self) -> None:
+        self._stop_aside(ASIDE_STOP_SECS)
+        try:
+            self.look()
+            while self._odd_since is not None:
+                time.sleep(OPEN_PAUSE_SECS)
+                self.look()
+        except Unwritten as error:
+            log.warning("the files cannot be looked at", extra={"fields": {"error": str(error)}})
+        self._stop_aside(ASIDE_STOP_SECS)
 
     def _roll_back(self) -> None:
-        if self._connection.in_transaction:
+        if self._lost is None and self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")
             except sqlite3.Error as error:
@@ -734,6 +1015,8 @@ class Ledger:
             raise Busy(f"{self.path}: {error}") from error
         if code in _DISK:
             raise DiskTrouble(f"{self.path}: {error}", error.sqlite_errorname) from error
+        if code in _DAMAGED:
+            self._give_up(f"cannot be written: {error}")
         _refuse(self.path, error, "cannot be written")
 
     def _write_rows(self, batch: Batch) -> Written:

@@ -79,15 +79,17 @@ def snapshot(
     *,
     tick_rows_queued: int,
     loop_lag_ms_p99: float,
+    wal_bytes: int,
     source: str | None,
     clock_skew_ms: int | None,
 ) -> dict[str, object]:
-    """The fields of one HEARTBEAT or FINAL METRICS line. `source` is the name of the connected source,
-    `clock_skew_ms` how far its venue's clock is ahead of ours."""
+    """The fields of one HEARTBEAT or FINAL METRICS line. `wal_bytes` is the length of the database's
+    write-ahead log, `source` the name of the connected source, `clock_skew_ms` how far its venue's clock is ahead."""
     return {
         **msgspec.structs.asdict(counters),
         "tick_rows_queued": tick_rows_queued,
         "loop_lag_ms_p99": round(loop_lag_ms_p99, 3),
+        "wal_bytes": wal_bytes,
         "source": source,
         "clock_skew_ms": clock_skew_ms,
     }

@@ -17,6 +17,7 @@ feed stops, then each stage drains and closes the channel behind it, in the orde
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import queue
@@ -49,6 +50,9 @@ _OVERLOAD_RECHECK_SECS = 0.01
 # Waits between attempts at a batch that could not be written; SQLite has itself waited busy_timeout_ms before
 # it says locked, so only a full or failing disk needs the longer ones.
 _RETRY_SECS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+# How often a writer without work looks at the files, at the least.
+_LOOK_SECS = 1.0
 
 # How much longer than busy_timeout_ms one write may take before persist counts as stuck (E5).
 _WRITE_SLACK_SECS = 2.0
@@ -116,10 +120,14 @@ async def _run(
 class Writer:
     """The thread that owns the database while the pipeline runs. It holds at most one batch."""
 
-    def __init__(self, store: ledger.Ledger, done: Callable[[ledger.Written | Exception], None]) -> None:
-        """`done` is called on the event loop with the outcome of each batch."""
+    def __init__(
+        self, store: ledger.Ledger, done: Callable[[ledger.Written | Exception], None], look_secs: float
+    ) -> None:
+        """`done` is called on the event loop with the outcome of each batch, and when it shows between two that there
+        can be no other: `store` looks after its files every `look_secs`."""
         self._store = store
         self._done = done
+        self._look_secs = look_secs
         self._loop = asyncio.get_running_loop()
         self._batches: queue.SimpleQueue[ledger.Batch | None] = queue.SimpleQueue()
         # A daemon, because a write that hangs in the kernel must not keep the process from ending.
@@ -137,17 +145,33 @@ class Writer:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while (batch := self._batches.get()) is not None:
+        while (batch := self._next()) is not None:
             outcome: ledger.Written | Exception
             try:
                 outcome = self._store.write(batch)
             except Exception as error:
                 outcome = error
+            self._report(outcome)
+
+    def _next(self) -> ledger.Batch | None:
+        while True:
             try:
-                self._loop.call_soon_threadsafe(self._done, outcome)
-            except RuntimeError:
-                # The loop ended at the shutdown deadline, and with it whoever wanted to know.
-                return
+                return self._batches.get(timeout=self._look_secs)
+            except queue.Empty:
+                pass
+            try:
+                self._store.look()
+            except ledger.Unwritten:
+                # It may pass; if it does not, the next batch will tell.
+                pass
+            except Exception as error:
+                self._report(error)
+                return self._batches.get()
+
+    def _report(self, outcome: ledger.Written | Exception) -> None:
+        # The loop may have ended at the shutdown deadline, and with it whoever wanted to know.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._done, outcome)
 
 
 class Ingest:
@@ -345,7 +369,8 @@ class Pipeline:
         self._feed = self._make_feed(store, sources, restored.barred, streams)
         self._ingest.feed = self._feed
 
-        self._writer = Writer(store, self._written)
+        # So that a file that is lost is noticed within a heartbeat although there is nothing to write (D7).
+        self._writer = Writer(store, self._written, min(_LOOK_SECS, options.engine.heartbeat_interval_secs))
         # The batch in the writer thread, or waiting for another attempt; None when nothing is being written.
         self._in_flight: ledger.Batch | None = None
         self._attempt_started_at = 0.0  # of the batch in flight; meaningless without one
@@ -447,8 +472,12 @@ class Pipeline:
             timer.cancel()
         await asyncio.gather(*timers, return_exceptions=True)
         lost = self._count_lost()
-        if self._writer.stop(0.0 if self._in_flight is not None else 1.0):
-            self._store.close()
+        if self._writer.stop(0.0 if self._in_flight is not None and self._writable else 1.0):
+            try:
+                self._store.close()
+            except EngineError as error:
+                failure = error
+                logs.report(logger, error)
         self._tell_clock_skew()
         logger.info("FINAL METRICS", extra={"fields": self._snapshot()})
         self._report_books()
@@ -646,24 +675,26 @@ class Pipeline:
     async def _work_persist(self) -> None:
         channel, options = self._rows, self._options.persist
         flush_secs = options.flush_interval_ms / 1000
-        flush_at: float | None = None  # when the oldest pending row is due; None while nothing is pending
         while self._writable:
-            now = self._loop.time()
-            if not channel.pending():
-                flush_at = None
-            elif flush_at is None:
-                flush_at = now + flush_secs
             if self._in_flight is not None:
                 await channel.wait(None)
-            elif flush_at is None:
+            elif not channel.pending():
                 if channel.closed:
                     return
                 await channel.wait()
-            elif channel.closed or now >= flush_at or channel.weight >= min(options.batch_size, channel.capacity):
-                flush_at = None
-                self._start_write(_merge(channel.take_all()))
             else:
-                await channel.wait(options.batch_size, flush_at - now)
+                due_secs = flush_due_secs(
+                    rows=channel.weight,
+                    batch_size=options.batch_size,
+                    full=not channel.room(),
+                    closed=channel.closed,
+                    waited_secs=self._loop.time() - channel.pending_since,
+                    flush_secs=flush_secs,
+                )
+                if due_secs > 0:
+                    await channel.wait(options.batch_size, due_secs)
+                else:
+                    self._start_write(_merge(channel.take_all()))
             if self._writer_answers():
                 self._liveness.answer("persist")
 
@@ -808,6 +839,7 @@ class Pipeline:
             counters,
             tick_rows_queued=self._tick_rows_queued(),
             loop_lag_ms_p99=self._lag.quantile_ms(0.99),
+            wal_bytes=self._store.wal_bytes,
             source=self._feed.source,
             clock_skew_ms=None if self._ingest.clocks is None else self._ingest.clocks.skew_ms,
         )
@@ -841,6 +873,18 @@ class Pipeline:
                 extra={"fields": {"rows": lost, "persist_errors": counters.persist_errors}},
             )
         return lost
+
+
+def flush_due_secs(
+    *, rows: int, batch_size: int, full: bool, closed: bool, waited_secs: float, flush_secs: float
+) -> float:
+    """How long pending rows may wait on for more to share their transaction; 0 when they are to be written now (B6).
+
+    A full channel is written whatever `batch_size` says: nothing more can come that would make the batch complete.
+    """
+    if full or closed or rows >= batch_size:
+        return 0.0
+    return max(0.0, flush_secs - waited_secs)
 
 
 def _wall_ms() -> int:

@@ -684,6 +684,7 @@ METRICS = (
     Metric("hybrid_books_balanced", "gauge", "1 if the last heartbeat's books balance, else 0."),
     Metric("hybrid_event_loop_lag_seconds", "gauge", "99th percentile of the engine's event-loop lag in this run."),
     Metric("hybrid_clock_skew_seconds", "gauge", "How far the venue's clock is ahead of ours; below 0: behind."),
+    Metric("hybrid_wal_bytes", "gauge", "Length of the database's write-ahead log at the engine's last heartbeat."),
     Metric("hybrid_exposure_usd", "gauge", "Exposure of a symbol with its open orders, at its latest price.", "symbol"),
     Metric("hybrid_exposure_limit_usd", "gauge", "Cap on the exposure: scope total or symbol.", "scope"),
     Metric("hybrid_open_orders", "gauge", "Open orders of the present mode."),
@@ -740,6 +741,8 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
         put("hybrid_event_loop_lag_seconds", lag / 1000 if isinstance(lag, int | float) else None)
         skew = seen.log.heartbeat.get("clock_skew_ms")
         put("hybrid_clock_skew_seconds", skew / 1000 if isinstance(skew, int) else None)
+        wal_bytes = seen.log.heartbeat.get("wal_bytes")
+        put("hybrid_wal_bytes", wal_bytes if isinstance(wal_bytes, int | float) else None)
         for key, (name, _) in _COUNTED.items():
             put(name, seen.log.heartbeat.get(key))
     for resource in RESOURCES:

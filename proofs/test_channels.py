@@ -227,3 +227,50 @@ def test_E4_a_consumer_that_waits_for_a_nudge_alone_rests_although_the_channel_i
         await waiting
 
     run(work())
+
+
+def test_B6_a_consumer_is_woken_when_nothing_more_can_come_whatever_it_wants() -> None:
+    """A producer that waits for room has stopped the flow although the channel is not full to the brim."""
+
+    async def work() -> None:
+        channel: Channel[str] = Channel("persist", 8, Clock())
+        channel.put_nowait("first", 7)
+        consumer = asyncio.ensure_future(channel.wait(1_000_000_000))
+        await settle()
+        assert not consumer.done()
+        producer = asyncio.ensure_future(channel.put("second", 4))
+        await consumer
+        assert channel.take_all() == ["first"]
+        await producer
+
+    run(work())
+
+
+def test_B6_a_consumer_that_waits_for_a_nudge_alone_is_not_woken_by_a_full_channel() -> None:
+    async def work() -> None:
+        channel: Channel[str] = Channel("persist", 8, Clock())
+        consumer = asyncio.ensure_future(channel.wait(None))
+        await settle()
+        channel.put_nowait("first", 8)
+        producer = asyncio.ensure_future(channel.put("second", 4))
+        await settle()
+        assert not consumer.done()
+        channel.nudge()
+        await consumer
+        channel.take_all()
+        await producer
+
+    run(work())
+
+
+def test_B6_a_channel_knows_since_when_something_is_pending() -> None:
+    clock = Clock()
+    channel: Channel[str] = Channel("persist", 8, clock)
+    for now, batch in ((101.0, "first"), (102.0, "second")):
+        clock.now = now
+        channel.put_nowait(batch, 1)
+    assert channel.pending_since == 101.0
+    channel.take_all()
+    clock.now = 103.0
+    channel.put_nowait("third", 1)
+    assert channel.pending_since == 103.0

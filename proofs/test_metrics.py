@@ -33,13 +33,14 @@ M2_NAMES = [
     "loop_lag_ms_p99",
     "clock_skew_ms",
     "log_drops",
+    "wal_bytes",
 ]
 
 COUNT = st.integers(0, 10**9)
 
 
 def test_M2_a_snapshot_has_every_name_of_the_contract() -> None:
-    fields = snapshot(Counters(), tick_rows_queued=0, loop_lag_ms_p99=0.0, source=None, clock_skew_ms=None)
+    fields = snapshot(Counters(), tick_rows_queued=0, loop_lag_ms_p99=0.0, wal_bytes=0, source=None, clock_skew_ms=None)
     assert set(M2_NAMES) <= set(fields)
 
 
@@ -64,7 +65,7 @@ def balanced(draw: st.DrawFn) -> tuple[dict[str, object], int]:
         bp_drops_tick=dropped,
         bp_drops_persist=processed - written - known - queued - dropped,
     )
-    fields = snapshot(counters, tick_rows_queued=queued, loop_lag_ms_p99=0.0, source="x", clock_skew_ms=7)
+    fields = snapshot(counters, tick_rows_queued=queued, loop_lag_ms_p99=0.0, wal_bytes=0, source="x", clock_skew_ms=7)
     return fields, every
 
 

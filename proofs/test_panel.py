@@ -24,7 +24,7 @@ RUNNING = UnitState("active", "running", "success", 42, 0, 0, 0, "b" * 32, "")
 BEAT = {
     "ticks_parsed": 12, "ingest_received": 10, "duplicates": 2, "ingest_processed": 2, "sampled_out": 8,
     "tick_count": 2, "tick_rows_written": 1, "tick_rows_known": 0, "tick_rows_queued": 1, "bp_drops_tick": 0,
-    "bp_drops_persist": 0, "signal_count": 1, "trade_count": 1, "loop_lag_ms_p99": 2.5,
+    "bp_drops_persist": 0, "signal_count": 1, "trade_count": 1, "loop_lag_ms_p99": 2.5, "wal_bytes": 4096,
 }  # fmt: skip
 TICKS = [Tick(id, 1_799_999_000_000 + id * 100, "SOL/USDC", 100.0 + id) for id in range(1, 4)]
 
@@ -354,6 +354,7 @@ def test_metrics_have_what_was_seen() -> None:
     assert found["hybrid_sample_every"] == {"": 5.0}
     assert found["hybrid_newest_tick_timestamp_seconds"] == {"": TICKS[-1].ts / 1000}
     assert found["hybrid_event_loop_lag_seconds"] == {"": 0.0025}
+    assert found["hybrid_wal_bytes"] == {"": 4096.0}
     assert found["hybrid_pressure_ratio"] == {"cpu": 0.03, "memory": 0.0, "io": 0.0}
     assert found["hybrid_exposure_usd"] == {"SOL/USDC": 206.0}
     assert found["hybrid_ticks_received"] == {"": 10.0}

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 from websockets.sync.server import ServerConnection
 
 from engine import feeds, pipeline, schema, settings
@@ -347,6 +349,109 @@ def test_N14_trades_sent_again_say_nothing_of_the_clock(tmp_path: Path) -> None:
             assert running.stop() == 0
             assert running.final()["clock_skew_ms"] == first["clock_skew_ms"]
             assert running.messages("the venue's clock") == []
+
+
+@given(
+    rows=st.integers(0, 10**9),
+    batch_size=st.integers(1, 10**9),
+    full=st.booleans(),
+    closed=st.booleans(),
+    waited_secs=st.floats(0, 1e6),
+    flush_secs=st.floats(0.001, 1e6),
+)
+def test_B6_rows_wait_for_more_only_while_more_can_come(
+    rows: int, batch_size: int, full: bool, closed: bool, waited_secs: float, flush_secs: float
+) -> None:
+    due = pipeline.flush_due_secs(
+        rows=rows, batch_size=batch_size, full=full, closed=closed, waited_secs=waited_secs, flush_secs=flush_secs
+    )
+    assert 0 <= due <= flush_secs
+    assert (due == 0) == (full or closed or rows >= batch_size or waited_secs >= flush_secs)
+
+
+@pytest.mark.parametrize("mode", ["SHADOW", "PAPER"])
+@pytest.mark.parametrize(
+    ("batch_size", "channel"), [(1, 512), (511, 512), (512, 512), (513, 512), (10**9, 512), (10**9, 1), (100, 2)]
+)
+def test_B6_no_batch_size_is_an_overload(tmp_path: Path, mode: str, batch_size: int, channel: int) -> None:
+    """Only a write frees room, and the interval is longer than the grace by far."""
+    sent = 1500
+
+    def script(connection: ServerConnection, number: int) -> None:
+        for n in range(1, sent + 1):
+            connection.send(mock_tick(n))
+        until_closed(connection)
+
+    with server(script) as venue:
+        config = write_config(
+            tmp_path,
+            {
+                "engine": {"overload_grace_ms": 2000, "signal_every_n_ticks": 3},
+                "channels": {"persist_channel_size": channel},
+                "persist": {"batch_size": batch_size, "flush_interval_ms": 20_000},
+            },
+            mode=mode,
+        )
+        with engine(tmp_path, "--config", str(config), "--ingest", "mockws", "--ws-url", venue.url) as running:
+            running.wait_heartbeat(lambda beat: beat["ingest_received"] == sent)
+            assert running.stop() == 0
+            assert running.final()["tick_rows_written"] == sent
+
+
+def test_D6_a_second_engine_exits_12_and_harms_nobody(tmp_path: Path) -> None:
+    config = str(write_config(tmp_path))
+    with engine(tmp_path, "--config", config) as first:
+        first.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 10)
+        with engine(tmp_path, "--config", config) as second:
+            assert second.wait_exit() == 12
+            (error,) = (line["fields"] for line in second.lines if line["level"] == "ERROR")
+            assert f"another engine has this database: pid {first.process.pid};" in error["message"]
+        with engine(tmp_path, "--config", config, "--ingest", "replay") as replay:
+            assert replay.wait_exit() == 12
+        with engine(tmp_path, "--config", config, "--check-config") as check:
+            assert check.wait_exit() == 0
+        assert first.stop() == 0
+        assert first.final()["tick_rows_known"] == 0
+    assert not (tmp_path / "bot.db.lock").exists()
+
+
+@pytest.mark.parametrize("busy", [True, False])
+@pytest.mark.parametrize("fault", ["deleted", "replaced", "directory moved", "WAL deleted"])
+def test_D7_a_lost_database_ends_the_run_within_a_heartbeat(tmp_path: Path, busy: bool, fault: str) -> None:
+    """Whether there is anything to write or not."""
+    home = tmp_path / "home"
+    home.mkdir()
+    interval_ms = 5 if busy else 3_600_000
+    config = write_config(home, {"engine": {"tick_interval_ms": interval_ms, "shutdown_timeout_secs": 1}})
+    with engine(home, "--config", str(config)) as running:
+        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] >= 1)
+        if fault == "deleted":
+            running.db.unlink()
+        elif fault == "replaced":
+            (home / "empty").touch()
+            (home / "empty").replace(running.db)
+        elif fault == "directory moved":
+            home.rename(tmp_path / "moved")
+        else:
+            running.db.with_name("bot.db-wal").unlink()
+        assert running.wait_exit() == 12
+        error = next(line["fields"] for line in running.lines if line["level"] == "ERROR")
+        assert "when it was last seen as it should be" in error["message"]
+        assert not any("traceback" in line["fields"] for line in running.lines)
+        final = running.final()
+        if busy:
+            assert final["tick_count"] > final["tick_rows_written"] + final["tick_rows_known"]
+
+
+def test_D7_what_shows_only_at_the_stop_is_no_clean_stop(tmp_path: Path) -> None:
+    config = write_config(tmp_path, {"engine": {"tick_interval_ms": 3_600_000}})
+    with engine(tmp_path, "--config", str(config)) as running:
+        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] == 1)
+        running.process.send_signal(signal.SIGSTOP)
+        running.db.unlink()
+        running.process.send_signal(signal.SIGTERM)
+        running.process.send_signal(signal.SIGCONT)
+        assert running.wait_exit() == 12
 
 
 def test_B1_B2_S6_a_burst_waits_in_the_socket_not_in_memory(tmp_path: Path) -> None:

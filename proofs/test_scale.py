@@ -7,7 +7,7 @@ from 300 000 on. PROOFS_SCALE_KILLS: how often the engine is killed in full flow
 from __future__ import annotations
 
 import os
-import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from proofs.fixtures import seed_database
+from proofs.fixtures.crashes import end_time_and_again
 from proofs.fixtures.engine_process import DEADLINE_SECS, ROOT, Engine, engine, write_config
 from proofs.fixtures.foreign_exchange import PRICE_STEPS
 
@@ -43,6 +44,9 @@ WARM_TICKS = 100_000
 RSS_JUDGED_TICKS = 300_000
 RSS_GROWTH_BYTES_MAX = 2 * 1024 * 1024
 
+WAL_BYTES_MAX = 8 * 1024 * 1024
+"""Longer than this a WAL is only as long as somebody reads an old snapshot of it."""
+
 LONG_BYTES = 1000
 RESEND = 1200
 """More trades of LONG_BYTES than a cut can lose: what the buffers of both ends hold, some 650 kB."""
@@ -62,10 +66,17 @@ def port() -> Iterator[int]:
 
 
 def configured(
-    directory: Path, port: int, ticks: int, drops: int = 0, resend: int = 0, size: int = 0, **options: object
+    directory: Path,
+    port: int,
+    ticks: int,
+    drops: int = 0,
+    resend: int = 0,
+    size: int = 0,
+    rate: int = 0,
+    **options: object,
 ) -> list[str]:
     """Arguments for an engine that reads a stream of its own."""
-    query = f"key={directory.name}&ticks={ticks}&drops={drops}&resend={resend}&bytes={size}"
+    query = f"key={directory.name}&ticks={ticks}&drops={drops}&resend={resend}&bytes={size}&rate={rate}"
     (directory / "ws_sources.toml").write_text(
         f'[[source]]\nname = "foreign"\nurl = "ws://127.0.0.1:{port}/ws?{query}"\npriority = 1\n'
         'venue = "binance"\nsymbol = "BTC/USDT"\n'
@@ -158,44 +169,53 @@ def test_five_readers_in_full_flow_see_no_error_and_never_fewer_rows(tmp_path: P
         assert reader.counts == sorted(reader.counts)
 
 
+class Snapshot:
+    """A reader in another process that keeps its read transaction open until it is told."""
+
+    def __init__(self, path: Path) -> None:
+        code = (
+            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN');"
+            " c.execute('SELECT count(*) FROM ticks').fetchone(); print('reading', flush=True); sys.stdin.read()"
+        )
+        command = [sys.executable, "-c", code, str(path)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "reading\n"
+
+    def end(self) -> None:
+        self.process.communicate(timeout=DEADLINE_SECS)
+
+
+def test_D9_a_long_reader_holds_up_nothing_and_then_the_wal_is_cut(tmp_path: Path, port: int) -> None:
+    ticks = max(TICKS, 100_000)
+    with engine(tmp_path, *configured(tmp_path, port, 10_000_000)) as running:
+        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 0)
+        reader = Snapshot(running.db)
+        held = running.wait_heartbeat(lambda beat: beat["tick_rows_written"] >= ticks, DEADLINE)
+        assert held["wal_bytes"] > WAL_BYTES_MAX
+        assert held["persist_errors"] == 0
+        reader.end()
+        running.wait_heartbeat(
+            lambda beat: beat["tick_rows_written"] > held["tick_rows_written"] and beat["wal_bytes"] <= WAL_BYTES_MAX,
+            DEADLINE,
+        )
+        assert running.stop() == 0
+        assert running.final()["persist_errors"] == 0
+
+
 def test_D3_I3_I5_N9_killed_in_full_flow_time_and_again(tmp_path: Path, port: int) -> None:
     """Whenever it dies: the file is whole, no batch is there by half, and what is sent again fills every hole."""
-    moments = random.Random(20_231_114)
     arguments = configured(
         tmp_path, port, 10_000_000, resend=RESEND_AFTER_KILL, size=LONG_BYTES, heartbeat_interval_secs=0.02
     )
-    rows = 0
-    for _ in range(KILLS):
-        with engine(tmp_path, *arguments) as running:
-            more = moments.randrange(1, 8000)
-            running.wait_heartbeat(lambda beat, more=more: beat["tick_rows_written"] >= more)
-            running.process.kill()
-            running.process.wait(DEADLINE_SECS)
-            assert running.query("PRAGMA integrity_check") == [("ok",)]
-            before = rows
-            [(rows, distinct, highest)] = running.query(
-                "SELECT count(*), count(DISTINCT trade_id), max(trade_id) FROM ticks"
-            )
-            assert rows == distinct > before
-            # What one batch holds is there together: a signal with its order, its transition and its fill, and a
-            # watermark with all the ticks that it vouches for.
-            [(signals, orders, transitions, fills)] = running.query(
-                "SELECT (SELECT count(*) FROM signals WHERE veto IS NULL), (SELECT count(*) FROM orders),"
-                " (SELECT count(*) FROM order_events), (SELECT count(*) FROM trades)"
-            )
-            assert signals == orders == transitions == fills
-            [(watermark,)] = running.query("SELECT last_trade_id FROM sources")
-            if watermark is not None:
-                assert watermark <= highest
-                vouched = running.query(f"SELECT count(*) FROM ticks WHERE trade_id <= {watermark}")
-                assert vouched == [(watermark + 1,)]
-    with engine(tmp_path, *arguments) as running:
-        running.wait_heartbeat(lambda beat: beat["tick_rows_written"] >= 1000)
-        assert running.stop() == 0
-        running.final()
-        assert running.query("PRAGMA integrity_check") == [("ok",)]
-        [(count, highest)] = running.query("SELECT count(*), max(trade_id) FROM ticks")
-        assert count == highest + 1 > rows
+    assert end_time_and_again(tmp_path, arguments, port, [signal.SIGKILL] * KILLS + [signal.SIGTERM], 20_231_114) == 0
+
+
+def test_D3_E4_I5_ended_in_full_flow_only_what_was_on_its_way_is_missing(tmp_path: Path, port: int) -> None:
+    """At 25 000 ticks a second, with nothing sent again."""
+    ends = [signal.SIGKILL] * KILLS + [signal.SIGTERM] * 2
+    arguments = configured(tmp_path, port, 10_000_000, rate=25_000, heartbeat_interval_secs=0.02)
+    assert end_time_and_again(tmp_path, arguments, port, ends, 20_231_115) > 0
 
 
 def test_D2_N2_I3_the_earlier_engines_ticks_are_replayed_and_not_stored_twice(tmp_path: Path) -> None:
