@@ -167,7 +167,7 @@ def read(path: Path, run_id: str | None = None) -> list[dict[str, Any]]:
             for text in lines:
                 try:
                     entry = json.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(entry, dict) and "run_id" in entry:
                     found.append(entry)

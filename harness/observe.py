@@ -6,7 +6,6 @@ recorded shell but reads of /proc and of the engine's database.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,8 +98,7 @@ class LocalComputer:
     def journal(self) -> list[dict[str, str]]:
         place = f"--after-cursor={self._cursor}" if self._cursor else f"--since=@{self._since:.6f}"
         entries = read_journal(self._shell, f"--unit={self._unit}", place)
-        if entries:
-            self._cursor = entries[-1]["__CURSOR"]
+        self._cursor = next((one["__CURSOR"] for one in reversed(entries) if "__CURSOR" in one), self._cursor)
         return entries
 
     def pressure(self) -> Pressure | Unknown:
@@ -140,7 +138,7 @@ def _show(shell: Shell, unit_name: str, names: Sequence[str], timeout_secs: floa
 
 
 def read_journal(shell: Shell, *matches: str, timeout_secs: float = LOOK_SECS) -> list[dict[str, str]]:
-    """Journal entries as raw fields, oldest first; what is not text is left out.
+    """Journal entries as raw fields, oldest first.
 
     matches: options and matches of journalctl(1). Raises CommandFailed when the journal cannot be read.
     """
@@ -148,11 +146,7 @@ def read_journal(shell: Shell, *matches: str, timeout_secs: float = LOOK_SECS) -
         "journalctl", "--quiet", "--no-pager", "--output=json", f"--output-fields={','.join(_FIELDS)}", *matches,
         timeout_secs=timeout_secs,
     ).expect(0)  # fmt: skip
-    entries = []
-    for text in result.stdout.splitlines():
-        raw = json.loads(text)
-        entries.append({key: value for key, value in raw.items() if isinstance(value, str)})
-    return entries
+    return journal.entries(result.stdout)
 
 
 def heartbeat(entries: Sequence[Mapping[str, str]], invocation_id: str) -> Entry | None:
