@@ -61,8 +61,9 @@ def _text(value: object) -> str | None:
     match value:
         case str():
             return value
-        case [int(), *_] if all(isinstance(byte, int) and 0 <= byte <= 255 for byte in value):
-            return bytes(value).decode("utf-8", "replace")
+        case [int(), *_]:
+            numbers = [byte for byte in value if isinstance(byte, int) and 0 <= byte <= 255]
+            return bytes(numbers).decode("utf-8", "replace") if len(numbers) == len(value) else None
         case [str() | list() as first, *_]:
             return _text(first)
     return None

@@ -172,7 +172,7 @@ def test_the_cost_of_a_look_does_not_grow_with_the_table(database: Path) -> None
     [
         (lambda path: path.unlink(), "there is no such database"),
         (lambda path: path.write_bytes(b"not a database " * 100), "not a database"),
-        (lambda path: (path.unlink(), path.mkdir()), "unable to open|disk I/O error"),
+        (lambda path: (path.unlink(), path.mkdir()), "is not a regular file"),
         (lambda path: (path.unlink(), sqlite3.connect(path).execute("CREATE TABLE x(y)")), "no such table"),
     ],
 )

@@ -89,4 +89,6 @@ def test_what_is_no_entry_is_left_out(text: str) -> None:
 
 @pytest.mark.claim("K8")
 def test_a_field_that_stands_several_times_or_was_too_long() -> None:
-    assert journal.entries('{"A": ["x", "y"], "B": [[104, 105], "z"], "C": null, "D": [300]}') == [{"A": "x", "B": "hi"}]
+    assert journal.entries('{"A": ["x", "y"], "B": [[104, 105], "z"], "C": null, "D": [300]}') == [
+        {"A": "x", "B": "hi"}
+    ]
