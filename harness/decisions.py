@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from harness import files
 from harness.clock import Clock
 from harness.errors import RecorderError
 
@@ -81,10 +82,10 @@ class Log:
         self.path = path
         self._sync = sync
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             if keep_bytes is not None:
                 set_aside(path, keep_bytes)
-            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with files.found(path, make=True) as place:
+                self._fd = place.open(os.O_RDWR | os.O_APPEND | os.O_CREAT)
             self._end_torn_line()
         except OSError as error:
             raise self._trouble(error) from error
@@ -152,8 +153,10 @@ class DecisionLog(Log):
 
 def set_aside(path: Path, keep_bytes: int) -> None:
     """Rename a file that is larger than `keep_bytes` to `<name>.1`, over an older one."""
-    if path.exists() and path.stat().st_size > keep_bytes:
-        path.replace(path.with_name(f"{path.name}.1"))
+    with files.found(path, make=True) as place:
+        status = place.status()
+        if status is not None and status.st_size > keep_bytes:
+            place.rename(f"{path.name}.1")
 
 
 def read(path: Path, run_id: str | None = None) -> list[dict[str, Any]]:
@@ -163,7 +166,8 @@ def read(path: Path, run_id: str | None = None) -> list[dict[str, Any]]:
     """
     found = []
     try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
+        # Lines of bytes end at a line feed only; JSON is UTF-8, and what is not is not a line of ours.
+        with files.found(path) as place, os.fdopen(place.open(os.O_RDONLY), "rb") as lines:
             for text in lines:
                 try:
                     entry = json.loads(text)

@@ -543,7 +543,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the config stays what the controller made of it",
         proof="test_stall::test_slow_but_living_engine_is_left_alone",
         patch=Patch(
-            "harness/rewrite.py", "        if restored != current:", "        if restored != current and False:"
+            "harness/rewrite.py",
+            "        if not self._is_changed():\n            return False",
+            "        if True:\n            return False",
         ),
         reason=r"config is not as it was",
     ),

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from harness import exit_actions, health, observe, pressure, progress, terminal
+from harness import exit_actions, files, health, observe, pressure, progress, terminal
 from harness.clock import Clock, OsClock
 from harness.decisions import KEPT_BYTES, Action, DecisionLog, Log, new_run_id, read, set_aside, timestamp
 from harness.errors import HarnessError, RecorderError
@@ -660,7 +660,8 @@ def _soak(
 
 def _make(directory: Path) -> None:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        with files.found(directory / "x", make=True):
+            return
     except OSError as error:
         raise HarnessError(f"{directory}: cannot be made: {error.strerror}") from error
 
@@ -718,7 +719,11 @@ def write_report(decision_log: Path, run_id: str | None) -> Path:
     samples = decision_log.parent / SAMPLES
     text = soak_report.render(decisions, read(samples, run_id) if samples.exists() else [])
     target = decision_log.parent / f"soak_report_{str(decisions[0]['timestamp'])[:10]}_{run_id[:8]}.html"
-    target.write_text(text, encoding="utf-8", errors="replace")
+    try:
+        with files.found(target) as place:
+            place.replace(text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise RecorderError(f"{target}: cannot be written: {error.strerror}") from error
     return target
 
 

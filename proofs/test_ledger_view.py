@@ -152,7 +152,7 @@ def test_whatever_lies_there_is_named_in_time(
     THINGS[thing](path)
     clock = OsClock()
     begun = clock.monotonic()
-    with pytest.raises(LedgerUnreadable, match="bot.db"):
+    with pytest.raises(LedgerUnreadable, match=r"bot\.db"):
         look(path)
     # What is interrupted, and not given up by who waits: a second less than that takes.
     assert clock.monotonic() - begun < ledger_view.TIMEOUT_SECS
