@@ -147,10 +147,28 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="E1",
         breaks="the unit runs as root with every capability",
         proof="test_unit_file::test_is_hardened",
-        directives="DynamicUser=no\nUser=root\nNoNewPrivileges=no\nProtectSystem=no\nPrivateDevices=no\n"
+        directives="User=root\nNoNewPrivileges=no\nProtectSystem=no\nPrivateDevices=no\n"
         "RestrictNamespaces=no\nSystemCallFilter=\nCapabilityBoundingSet=~",
-        confirm={"DynamicUser": "no"},
+        confirm={"User": "root"},
         reason=r"exposure [\d.]+, at most",
+    ),
+    Sabotage(
+        id="dynamic-user",
+        guardrail="O1",
+        breaks="an engine whose database has a disk of its own does not start",
+        proof="test_state::test_a_disk_of_its_own_below_the_state_directory",
+        directives="DynamicUser=yes",
+        confirm={"DynamicUser": "yes"},
+        reason=r"did not start",
+    ),
+    Sabotage(
+        id="state-stays-private",
+        guardrail="O1",
+        breaks="an upgraded engine leaves its state where a dynamic user has it",
+        proof="test_state::test_what_a_dynamic_user_left_is_taken_over",
+        directives="DynamicUser=yes",
+        confirm={"DynamicUser": "yes"},
+        reason=r"the state directory is",
     ),
     Sabotage(
         id="no-watchdog",
