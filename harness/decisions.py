@@ -36,6 +36,7 @@ class Action(StrEnum):
     COMPLETE = "COMPLETE"
     STOP = "STOP"
     CONFIG_ERROR = "CONFIG_ERROR"
+    PUT_BACK = "PUT_BACK"
 
 
 def new_run_id() -> str:
@@ -160,7 +161,14 @@ def set_aside(path: Path, keep_bytes: int) -> None:
 
 
 def read(path: Path, run_id: str | None = None) -> list[dict[str, Any]]:
-    """The lines of one run, by default of the last one in the file; lines that were cut by a crash are left out.
+    """The lines of one run, by default of the last one in the file. Raises RecorderError as `read_all`."""
+    found = read_all(path)
+    wanted = run_id or (found[-1]["run_id"] if found else None)
+    return [entry for entry in found if entry["run_id"] == wanted]
+
+
+def read_all(path: Path) -> list[dict[str, Any]]:
+    """The lines of all runs; those that were cut by a crash are left out.
 
     Raises RecorderError when the file cannot be read.
     """
@@ -177,5 +185,4 @@ def read(path: Path, run_id: str | None = None) -> list[dict[str, Any]]:
                     found.append(entry)
     except OSError as error:
         raise RecorderError(f"cannot read {path}: {error.strerror}") from error
-    wanted = run_id or (found[-1]["run_id"] if found else None)
-    return [entry for entry in found if entry["run_id"] == wanted]
+    return found

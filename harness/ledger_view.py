@@ -3,9 +3,8 @@
 Each look opens and closes its own connection, so that a database that was replaced is seen as it is, and no open
 read transaction keeps the engine's WAL from shrinking.
 
-Whoever may write beside the database may also put something else in its place. A look at anything ends within a
-deadline: what is not a file is not opened, a statement that goes on and on is interrupted, and what hangs in the kernel
-is left to a thread of its own.
+Whoever may write beside the database may also put something else in its place. A look at anything ends in time: what is
+not a file is not opened, and a statement that goes on and on is interrupted.
 
 `look` is for those who may write beside the database, as the controller does. `glance` needs no more than to read the
 files: it maps the WAL's index read-only, so that it cannot leave a byte behind whoever runs it.
@@ -16,7 +15,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -39,8 +37,8 @@ TIMEOUT_SECS = 1.0
 GLANCE_SECS = 0.25
 """How long a glance waits for a database that somebody holds exclusively: less than the page's refresh."""
 
-ASK_SECS = 2.0
-"""When every look has ended, whatever lies there."""
+ANSWER_SECS = 1.0
+"""A look whose answers take longer is given up: those of the engine's own tables take a millisecond."""
 
 VALUE_BYTES_MAX = 1 << 20
 """No value of the engine's is nearly as long."""
@@ -71,7 +69,7 @@ class LedgerUnreadable(HarnessError):
 
 def look(path: Path) -> Progress:
     """The newest tick of the database at `path`. Raises LedgerUnreadable, which names the file and the reason."""
-    row = _bounded(path, lambda: _newest(path))
+    row = _asked(path, lambda: _newest(path))
     try:
         return Progress(0, None) if row is None else Progress(int(row[0]), int(row[1]))
     except (TypeError, ValueError, OverflowError) as error:
@@ -87,7 +85,7 @@ def _newest(path: Path) -> Any:
 def _connected(uri: str, timeout_secs: float) -> Iterator[sqlite3.Connection]:
     """A connection whose statements end in time, and run no code that stands in the file."""
     clock = OsClock()
-    end = clock.monotonic() + ASK_SECS
+    end = clock.monotonic() + ANSWER_SECS
     with closing(sqlite3.connect(uri, uri=True, timeout=timeout_secs, isolation_level=None)) as connection:
         connection.set_progress_handler(lambda: clock.monotonic() > end, 10_000)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
@@ -95,38 +93,16 @@ def _connected(uri: str, timeout_secs: float) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-_asking: dict[Path, threading.Thread] = {}
-"""The last look at each database, which may hang yet."""
+def _asked(path: Path, ask: Callable[[], T]) -> T:
+    """What `ask` answers about the database at `path`. Raises LedgerUnreadable when it does not."""
+    _expect_files(path)
+    try:
+        return ask()
+    except sqlite3.Error as error:
+        raise LedgerUnreadable(f"{path}: {error}") from error
 
 
-def _bounded(path: Path, ask: Callable[[], T]) -> T:
-    """What `ask` answers about the database at `path`. Raises LedgerUnreadable when it does not, within ASK_SECS."""
-    _check_files(path)
-    earlier = _asking.get(path)
-    if earlier is not None and earlier.is_alive():
-        raise LedgerUnreadable(f"{path}: an earlier look at it has not come back")
-    answer: list[T] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            answer.append(ask())
-        except BaseException as error:
-            failure.append(error)
-
-    _asking[path] = threading.Thread(target=run, name="ledger-look", daemon=True)
-    _asking[path].start()
-    _asking[path].join(ASK_SECS + TIMEOUT_SECS)
-    if answer:
-        return answer[0]
-    if not failure:
-        raise LedgerUnreadable(f"{path}: no answer within {ASK_SECS + TIMEOUT_SECS:g} s")
-    if isinstance(failure[0], sqlite3.Error):
-        raise LedgerUnreadable(f"{path}: {failure[0]}") from failure[0]
-    raise failure[0]
-
-
-def _check_files(path: Path) -> None:
+def _expect_files(path: Path) -> None:
     """Refuse what only opening it could hang on, or change: a pipe, a device, a socket; also beside the database."""
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-journal"):
         place = path.with_name(name)
@@ -139,7 +115,7 @@ def _check_files(path: Path) -> None:
         except (OSError, ValueError) as error:
             raise LedgerUnreadable(f"{place}: {getattr(error, 'strerror', error)}") from error
         if not stat.S_ISREG(mode):
-            raise LedgerUnreadable(f"{place}: is not a regular file")
+            raise LedgerUnreadable(f"{place}: is not a file")
 
 
 @dataclass(frozen=True)
@@ -206,7 +182,7 @@ def glance(path: Path, *, after_tick: int, ticks_max: int, deeds_max: int) -> Gl
 
     Raises LedgerUnreadable, which names the file and the reason; also for a schema of another version.
     """
-    ticks, signals, fills, holdings, orders = _bounded(path, lambda: _glanced(path, after_tick, ticks_max, deeds_max))
+    ticks, signals, fills, holdings, orders = _asked(path, lambda: _glanced(path, after_tick, ticks_max, deeds_max))
     return Glance(
         ticks=[Tick(*row) for row in reversed(ticks)],
         signals=[

@@ -162,7 +162,7 @@ class PrivateMachine:
                 )  # fmt: skip
                 with awaiting(f"machine {self.name} to boot"):
                     self._await_boot(notify)
-                self._make_users()
+                self._complete()
             except BaseException:
                 self.halt()
                 raise
@@ -207,7 +207,10 @@ class PrivateMachine:
             *binds, "--boot", "systemd.unit=proofs.target",
         ]  # fmt: skip
 
-    def _make_users(self) -> None:
+    def _complete(self) -> None:
+        """What a boot does for all units beyond starting them."""
+        # The journal is its group's to read.
+        self.run("systemd-tmpfiles", "--create", "--prefix=/run/log/journal").expect(0)
         lines = [line for path in self._users for line in path.read_text().splitlines()]
         # As an argument, a remark is not understood.
         wanted = [line for line in lines if line and not line.startswith("#")]

@@ -35,8 +35,7 @@ class Stage:
         self.prefix = self.root / "opt/hybrid-engine"
         self.etc = self.root / "etc/hybrid-engine"
         self._units = self.root / UNITS.relative_to("/")
-        self._sysusers = self.root / SYSUSERS.relative_to("/")
-        self.sysusers = self._sysusers / "hybrid-dashboard.conf"
+        self.sysusers = self.root / SYSUSERS.relative_to("/")
 
     def unit(self, name: str) -> Path:
         """An installed unit file."""
@@ -47,7 +46,7 @@ class Stage:
         pairs = [(self.prefix, "/opt/hybrid-engine")]
         if units:
             pairs += [(path, str(UNITS / path.name)) for path in sorted(self._units.iterdir())]
-            pairs += [(path, str(SYSUSERS / path.name)) for path in sorted(self._sysusers.iterdir())]
+            pairs += [(path, str(SYSUSERS / path.name)) for path in sorted(self.sysusers.iterdir())]
         return pairs
 
     def build(self, shell: Shell) -> bool:
@@ -66,7 +65,7 @@ class Stage:
                 stamp.unlink(missing_ok=True)
                 shutil.rmtree(self.etc, ignore_errors=True)
                 shutil.rmtree(self._units, ignore_errors=True)
-                shutil.rmtree(self._sysusers, ignore_errors=True)
+                shutil.rmtree(self.sysusers, ignore_errors=True)
                 shell.run(
                     "make", "--no-print-directory", "install", f"DESTDIR={self.root}",
                     cwd=self.checkout, timeout_secs=300,

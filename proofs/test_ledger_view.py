@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -144,18 +143,14 @@ LOOKS: list[Callable[[Path], object]] = [ledger_view.look, glance]
 @pytest.mark.claim("K9")
 @pytest.mark.parametrize("look", LOOKS, ids=["look", "glance"])
 @pytest.mark.parametrize("thing", THINGS)
-def test_whatever_lies_there_is_named_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thing: str, look: Callable[[Path], object]
-) -> None:
-    monkeypatch.setattr(ledger_view, "ASK_SECS", 0.2)
+def test_whatever_lies_there_is_named_in_time(tmp_path: Path, thing: str, look: Callable[[Path], object]) -> None:
     path = tmp_path / "bot.db"
     THINGS[thing](path)
     clock = OsClock()
     begun = clock.monotonic()
     with pytest.raises(LedgerUnreadable, match=r"bot\.db"):
         look(path)
-    # What is interrupted, and not given up by who waits: a second less than that takes.
-    assert clock.monotonic() - begun < ledger_view.TIMEOUT_SECS
+    assert clock.monotonic() - begun < 3.0
 
 
 @pytest.mark.claim("K9")
@@ -163,22 +158,5 @@ def test_whatever_lies_there_is_named_in_time(
 @pytest.mark.parametrize("beside", ["-wal", "-shm", "-journal"])
 def test_a_pipe_beside_the_database_is_not_opened(database: Path, beside: str, look: Callable[[Path], object]) -> None:
     os.mkfifo(database.with_name(f"bot.db{beside}"))
-    with pytest.raises(LedgerUnreadable, match=f"bot.db{beside}: is not a regular file"):
+    with pytest.raises(LedgerUnreadable, match=f"bot.db{beside}: is not a file"):
         look(database)
-
-
-@pytest.mark.claim("K9")
-def test_what_hangs_all_the_same_is_left_alone(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when a pipe took the file's place between the check and the opening. No second look piles up behind it."""
-    monkeypatch.setattr(ledger_view, "ASK_SECS", 0.05)
-    monkeypatch.setattr(ledger_view, "TIMEOUT_SECS", 0.05)
-    released = threading.Event()
-    monkeypatch.setattr(ledger_view, "_newest", lambda _: released.wait() and None)
-    with pytest.raises(LedgerUnreadable, match=r"bot.db: no answer within 0.1 s"):
-        ledger_view.look(database)
-    with pytest.raises(LedgerUnreadable, match=r"bot.db: an earlier look at it has not come back"):
-        ledger_view.look(database)
-    released.set()
-    ledger_view._asking[database].join()
-    monkeypatch.undo()
-    assert ledger_view.look(database) == ledger_view.Progress(0, None)
