@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from harness import files
 from harness.clock import Clock
 from harness.errors import RecorderError
 
@@ -35,6 +36,7 @@ class Action(StrEnum):
     COMPLETE = "COMPLETE"
     STOP = "STOP"
     CONFIG_ERROR = "CONFIG_ERROR"
+    PUT_BACK = "PUT_BACK"
 
 
 def new_run_id() -> str:
@@ -81,10 +83,10 @@ class Log:
         self.path = path
         self._sync = sync
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             if keep_bytes is not None:
                 set_aside(path, keep_bytes)
-            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with files.found(path, make=True) as place:
+                self._fd = place.open(os.O_RDWR | os.O_APPEND | os.O_CREAT)
             self._end_torn_line()
         except OSError as error:
             raise self._trouble(error) from error
@@ -152,26 +154,35 @@ class DecisionLog(Log):
 
 def set_aside(path: Path, keep_bytes: int) -> None:
     """Rename a file that is larger than `keep_bytes` to `<name>.1`, over an older one."""
-    if path.exists() and path.stat().st_size > keep_bytes:
-        path.replace(path.with_name(f"{path.name}.1"))
+    with files.found(path, make=True) as place:
+        status = place.status()
+        if status is not None and status.st_size > keep_bytes:
+            place.rename(f"{path.name}.1")
 
 
 def read(path: Path, run_id: str | None = None) -> list[dict[str, Any]]:
-    """The lines of one run, by default of the last one in the file; lines that were cut by a crash are left out.
+    """The lines of one run, by default of the last one in the file. Raises RecorderError as `read_all`."""
+    found = read_all(path)
+    wanted = run_id or (found[-1]["run_id"] if found else None)
+    return [entry for entry in found if entry["run_id"] == wanted]
+
+
+def read_all(path: Path) -> list[dict[str, Any]]:
+    """The lines of all runs; those that were cut by a crash are left out.
 
     Raises RecorderError when the file cannot be read.
     """
     found = []
     try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
+        # Lines of bytes end at a line feed only; JSON is UTF-8, and what is not is not a line of ours.
+        with files.found(path) as place, os.fdopen(place.open(os.O_RDONLY), "rb") as lines:
             for text in lines:
                 try:
                     entry = json.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(entry, dict) and "run_id" in entry:
                     found.append(entry)
     except OSError as error:
         raise RecorderError(f"cannot read {path}: {error.strerror}") from error
-    wanted = run_id or (found[-1]["run_id"] if found else None)
-    return [entry for entry in found if entry["run_id"] == wanted]
+    return found

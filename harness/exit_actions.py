@@ -33,6 +33,7 @@ from harness.unit import UnitState
 _PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
 _FAILURE_RESULT = "d9b373ed55a64feb8242e02dbe79a49c"
 _SUCCESS = "7ad2d189f7e94e70a38c781354912448"
+_STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
 
 _CODES = {1: "exited", 2: "killed", 3: "dumped"}
 
@@ -47,6 +48,10 @@ PARSE_RETRIES = 3
 PARSE_ROW_SECS = 600.0
 """Two ends with PARSE further apart than this are not in a row. Progress says nothing here: a venue may send good
 messages before the bad ones every time."""
+
+
+SOAK_START, SOAK_END = "Soak Start", "Soak End"
+"""How the reason of an ENGINE_RESTART begins that is not for anything the engine did."""
 
 
 class ExitCode(IntEnum):
@@ -159,6 +164,11 @@ def is_down(state: UnitState) -> bool:
     return state.active in ("failed", "inactive") or awaits_restart(state)
 
 
+def runs(state: UnitState) -> bool:
+    """Whether a process of the unit runs, or systemd is about to start one."""
+    return not is_down(state) or awaits_restart(state)
+
+
 def awaits_restart(state: UnitState) -> bool:
     """Whether systemd will start it again by itself, after its RestartSec."""
     return state.sub.startswith("auto-restart")
@@ -178,6 +188,8 @@ class Endings:
 
     def __init__(self) -> None:
         self._processes: dict[str, tuple[str, int | None]] = {}
+        self.stopped: set[str] = set()
+        """Invocations that did not end by themselves: systemd was asked to stop or to restart the unit."""
 
     def take(self, entries: Iterable[Mapping[str, str]]) -> list[Exit]:
         """entries: fields as `journalctl -o json` prints them."""
@@ -185,9 +197,12 @@ class Endings:
         for entry in entries:
             invocation = entry.get("INVOCATION_ID") or entry.get("USER_INVOCATION_ID") or ""
             kind = entry.get("MESSAGE_ID", "")
-            if not invocation:
+            # What anybody may log under these names is not systemd's word.
+            if not invocation or entry.get("_PID", "1") != "1":
                 continue
-            if kind == _PROCESS_EXIT and entry.get("COMMAND", "ExecStart") == "ExecStart":
+            if kind == _STOPPING:
+                self.stopped.add(invocation)
+            elif kind == _PROCESS_EXIT and entry.get("COMMAND", "ExecStart") == "ExecStart":
                 self._processes[invocation] = (entry.get("EXIT_CODE", ""), _number(entry.get("EXIT_STATUS", "")))
             elif kind in (_FAILURE_RESULT, _SUCCESS):
                 # systemd says nothing of how the process ended when that was clean.

@@ -3,21 +3,30 @@
 Each look opens and closes its own connection, so that a database that was replaced is seen as it is, and no open
 read transaction keeps the engine's WAL from shrinking.
 
+Whoever may write beside the database may also put something else in its place. A look at anything ends in time: what is
+not a file is not opened, and a statement that goes on and on is interrupted.
+
 `look` is for those who may write beside the database, as the controller does. `glance` needs no more than to read the
 files: it maps the WAL's index read-only, so that it cannot leave a byte behind whoever runs it.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from contextlib import closing
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
+from harness.clock import OsClock
 from harness.errors import HarnessError
 from harness.stall import Progress
+
+T = TypeVar("T")
 
 NEWEST = "SELECT id, ts FROM ticks ORDER BY id DESC LIMIT 1"
 """`id` is the table's own key, so this is one step to its end."""
@@ -25,11 +34,16 @@ NEWEST = "SELECT id, ts FROM ticks ORDER BY id DESC LIMIT 1"
 TIMEOUT_SECS = 1.0
 """Readers do not wait for the writer in WAL mode; this is for the moment in which somebody recovers the WAL."""
 
-
 GLANCE_SECS = 0.25
 """How long a glance waits for a database that somebody holds exclusively: less than the page's refresh."""
 
-SCHEMA_VERSIONS = (1, 2)
+ANSWER_SECS = 1.0
+"""A look whose answers take longer is given up: those of the engine's own tables take a millisecond."""
+
+VALUE_BYTES_MAX = 1 << 20
+"""No value of the engine's is nearly as long."""
+
+SCHEMA_VERSIONS = (1, 2, 3)
 """The values of `PRAGMA user_version` whose tables a glance understands (D2)."""
 
 OPEN_ORDERS_MAX = 1000
@@ -55,16 +69,53 @@ class LedgerUnreadable(HarnessError):
 
 def look(path: Path) -> Progress:
     """The newest tick of the database at `path`. Raises LedgerUnreadable, which names the file and the reason."""
-    # Without this, SQLite says of a missing file what it says of one it may not read.
-    if not path.exists():
-        raise LedgerUnreadable(f"{path}: there is no such database")
-    uri = f"file:{quote(str(path))}?mode=ro"
+    row = _asked(path, lambda: _newest(path))
     try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=TIMEOUT_SECS, isolation_level=None)) as connection:
-            row = connection.execute(NEWEST).fetchone()
+        return Progress(0, None) if row is None else Progress(int(row[0]), int(row[1]))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise LedgerUnreadable(f"{path}: its newest tick is not a tick: {error}") from error
+
+
+def _newest(path: Path) -> Any:
+    with _connected(f"file:{quote(str(path))}?mode=ro", TIMEOUT_SECS) as connection:
+        return connection.execute(NEWEST).fetchone()
+
+
+@contextmanager
+def _connected(uri: str, timeout_secs: float) -> Iterator[sqlite3.Connection]:
+    """A connection whose statements end in time, and run no code that stands in the file."""
+    clock = OsClock()
+    end = clock.monotonic() + ANSWER_SECS
+    with closing(sqlite3.connect(uri, uri=True, timeout=timeout_secs, isolation_level=None)) as connection:
+        connection.set_progress_handler(lambda: clock.monotonic() > end, 10_000)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
+        connection.execute("PRAGMA trusted_schema = OFF")
+        yield connection
+
+
+def _asked(path: Path, ask: Callable[[], T]) -> T:
+    """What `ask` answers about the database at `path`. Raises LedgerUnreadable when it does not."""
+    _expect_files(path)
+    try:
+        return ask()
     except sqlite3.Error as error:
         raise LedgerUnreadable(f"{path}: {error}") from error
-    return Progress(0, None) if row is None else Progress(int(row[0]), int(row[1]))
+
+
+def _expect_files(path: Path) -> None:
+    """Refuse what only opening it could hang on, or change: a pipe, a device, a socket; also beside the database."""
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-journal"):
+        place = path.with_name(name)
+        try:
+            mode = os.stat(place).st_mode
+        except FileNotFoundError:
+            if name == path.name:
+                raise LedgerUnreadable(f"{path}: there is no such database") from None
+            continue
+        except (OSError, ValueError) as error:
+            raise LedgerUnreadable(f"{place}: {getattr(error, 'strerror', error)}") from error
+        if not stat.S_ISREG(mode):
+            raise LedgerUnreadable(f"{place}: is not a file")
 
 
 @dataclass(frozen=True)
@@ -131,22 +182,7 @@ def glance(path: Path, *, after_tick: int, ticks_max: int, deeds_max: int) -> Gl
 
     Raises LedgerUnreadable, which names the file and the reason; also for a schema of another version.
     """
-    if not path.exists():
-        raise LedgerUnreadable(f"{path}: there is no such database")
-    # A database whose last writer closed it has no WAL, and a reader that may not make one is refused; without a WAL
-    # nobody is writing, so the file can be taken for immutable. If a writer comes in between, the next glance sees it.
-    has_wal = path.with_name(f"{path.name}-wal").exists()
-    try:
-        try:
-            ticks, signals, fills, holdings, orders = _ask(path, has_wal, after_tick, ticks_max, deeds_max)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorname != "SQLITE_READONLY_CANTINIT":
-                raise
-            # Between a writer's first commit and its second the WAL's index has no mark that a reader could share, and
-            # we make none. What was checkpointed before can be read.
-            ticks, signals, fills, holdings, orders = _ask(path, False, after_tick, ticks_max, deeds_max)
-    except sqlite3.Error as error:
-        raise LedgerUnreadable(f"{path}: {error}") from error
+    ticks, signals, fills, holdings, orders = _asked(path, lambda: _glanced(path, after_tick, ticks_max, deeds_max))
     return Glance(
         ticks=[Tick(*row) for row in reversed(ticks)],
         signals=[
@@ -162,10 +198,24 @@ def glance(path: Path, *, after_tick: int, ticks_max: int, deeds_max: int) -> Gl
     )
 
 
+def _glanced(path: Path, after_tick: int, ticks_max: int, deeds_max: int) -> list[list[tuple[Any, ...]]]:
+    # A database whose last writer closed it has no WAL, and a reader that may not make one is refused; without a WAL
+    # nobody is writing, so the file can be taken for immutable. If a writer comes in between, the next glance sees it.
+    has_wal = path.with_name(f"{path.name}-wal").exists()
+    try:
+        return _ask(path, has_wal, after_tick, ticks_max, deeds_max)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_READONLY_CANTINIT":
+            raise
+        # Between a writer's first commit and its second the WAL's index has no mark that a reader could share, and
+        # we make none. What was checkpointed before can be read.
+        return _ask(path, False, after_tick, ticks_max, deeds_max)
+
+
 def _ask(path: Path, has_wal: bool, after_tick: int, ticks_max: int, deeds_max: int) -> list[list[tuple[Any, ...]]]:
     """The rows that answer GLANCES, of one moment: fills and positions agree."""
     uri = f"file:{quote(str(path))}?mode=ro&{'readonly_shm=1' if has_wal else 'immutable=1'}"
-    with closing(sqlite3.connect(uri, uri=True, timeout=GLANCE_SECS, isolation_level=None)) as connection:
+    with _connected(uri, GLANCE_SECS) as connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in SCHEMA_VERSIONS:
             old = version < min(SCHEMA_VERSIONS)

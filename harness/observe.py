@@ -6,15 +6,18 @@ recorded shell but reads of /proc and of the engine's database.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
 from harness import journal, ledger_view, pressure, unit
 from harness.clock import Clock
+from harness.errors import CommandFailed
 from harness.journal import Entry
+from harness.ledger_view import LedgerUnreadable
 from harness.pressure import Pressure, Unknown
 from harness.shell import CommandResult, Shell
 from harness.stall import Progress
@@ -27,6 +30,12 @@ LOOK_SECS = 10.0
 
 ACT_SECS = 150.0
 """Deadline of a start, restart or stop: above the unit's TimeoutStopSec plus TimeoutStartSec."""
+
+ACT_NAP_SECS = 0.05
+"""Between two looks at a job of systemd's."""
+
+NO_JOB = ("", "0")
+"""What systemd says of the job of a unit that has none."""
 
 HEARTBEAT = "HEARTBEAT (G4)"
 
@@ -43,13 +52,17 @@ class Computer(Protocol):
         """The engine's unit now."""
         ...
 
-    def restart(self) -> str:
-        """Start the unit, stopping it before if it runs; waits until that is done. Returns what systemctl complained
-        of, empty when it did not."""
+    def restart(self, give_up: Callable[[], bool]) -> str:
+        """Start the unit, stopping it before if it runs, and wait until that is done or `give_up`; systemd goes on
+        with it. Returns what there is to complain of, empty when nothing."""
         ...
 
-    def stop(self) -> str:
-        """Stop the unit and wait until it is down. Returns complaints as `restart`."""
+    def stop(self, give_up: Callable[[], bool]) -> str:
+        """Stop the unit, and wait and return as `restart`."""
+        ...
+
+    def shuts_down(self) -> bool:
+        """Whether the computer is shutting down."""
         ...
 
     def journal(self) -> Sequence[Mapping[str, str]]:
@@ -75,42 +88,89 @@ class LocalComputer:
     def __init__(self, shell: Shell, unit_name: str, database: Path, clock: Clock, pressure_dir: Path) -> None:
         self._shell = shell
         self._unit = unit_name
-        self._database = database
+        self._progress = Bounded(lambda: ledger_view.look(database), str(database))
         self._pressure_dir = pressure_dir
+        self._clock = clock
         self._since = clock.wall()
         self._cursor = ""
 
     def unit(self) -> UnitState:
         return show(self._shell, self._unit)
 
-    def restart(self) -> str:
-        return self._act("restart")
+    def restart(self, give_up: Callable[[], bool]) -> str:
+        complaint = self._act("restart", give_up)
+        if complaint:
+            return complaint
+        state = self.unit()
+        return "" if state.active == "active" else f"it is {state} after systemctl restart"
 
-    def stop(self) -> str:
-        return self._act("stop")
+    def stop(self, give_up: Callable[[], bool]) -> str:
+        return self._act("stop", give_up)
 
-    def _act(self, verb: str) -> str:
-        result = self._shell.run("systemctl", verb, self._unit, timeout_secs=ACT_SECS)
-        if result.status == 0:
-            return ""
-        said = result.stderr.strip() or f"systemctl {verb} ended with {result.status}"
-        return said.splitlines()[0]
+    def shuts_down(self) -> bool:
+        return self._shell.run("systemctl", "is-system-running", timeout_secs=LOOK_SECS).stdout.strip() == "stopping"
+
+    def _act(self, verb: str, give_up: Callable[[], bool]) -> str:
+        # Not waited for by systemctl: whoever asks the controller to stop must not wait for a job of the engine's.
+        result = self._shell.run("systemctl", "--no-block", verb, self._unit, timeout_secs=LOOK_SECS)
+        if result.status != 0:
+            said = result.stderr.strip() or f"systemctl {verb} ended with {result.status}"
+            return said.split("\n")[0]
+        end = self._clock.monotonic() + ACT_SECS
+        while unit.properties(_show(self._shell, self._unit, ("Job",), LOOK_SECS).stdout).get("Job", "") not in NO_JOB:
+            if give_up() or self._clock.monotonic() >= end:
+                return f"systemctl {verb} is not done yet"
+            self._clock.sleep(ACT_NAP_SECS)
+        return ""
 
     def journal(self) -> list[dict[str, str]]:
         place = f"--after-cursor={self._cursor}" if self._cursor else f"--since=@{self._since:.6f}"
         entries = read_journal(self._shell, f"--unit={self._unit}", place)
-        if entries:
-            self._cursor = entries[-1]["__CURSOR"]
+        self._cursor = next((one["__CURSOR"] for one in reversed(entries) if "__CURSOR" in one), self._cursor)
         return entries
 
     def pressure(self) -> Pressure | Unknown:
         return read_pressure(self._pressure_dir)
 
     def progress(self) -> Progress:
-        return ledger_view.look(self._database)
+        return self._progress.look(LOOK_SECS)
 
     def rss_bytes(self, pid: int) -> int | None:
         return rss_bytes(pid)
+
+
+class Bounded:
+    """A look at a database by a thread of its own, which is left alone when it hangs in the kernel.
+
+    A look ends by itself (harness/ledger_view.py) unless somebody puts a pipe in the file's place at the very moment
+    between the check and the opening, or the disk itself hangs.
+    """
+
+    def __init__(self, look: Callable[[], Progress], name: str) -> None:
+        """name: of the database, for error messages."""
+        self._look = look
+        self._name = name
+        self._thread: threading.Thread | None = None
+
+    def look(self, timeout_secs: float) -> Progress:
+        """What the look gives or raises. Raises LedgerUnreadable when it does not end in time."""
+        if self._thread is not None and self._thread.is_alive():
+            raise LedgerUnreadable(f"{self._name}: an earlier look at it has not come back")
+        answer: Future[Progress] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(self._look())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        # A daemon, so that it does not keep the process from ending.
+        self._thread = threading.Thread(target=run, name="ledger-look", daemon=True)
+        self._thread.start()
+        try:
+            return answer.result(timeout_secs)
+        except TimeoutError:
+            raise LedgerUnreadable(f"{self._name}: no answer within {timeout_secs:g} s") from None
 
 
 def rss_bytes(pid: int) -> int | None:
@@ -125,7 +185,10 @@ def rss_bytes(pid: int) -> int | None:
 def show(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> UnitState:
     """The state of a unit. Raises CommandFailed when systemd does not answer."""
     shown = _show(shell, unit_name, unit.PROPERTIES, timeout_secs)
-    return unit.parse(shown.stdout)
+    try:
+        return unit.parse(shown.stdout)
+    except ValueError as error:
+        raise CommandFailed(f"{unit_name}: {error}") from error
 
 
 def working_directory(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> Path:
@@ -140,7 +203,7 @@ def _show(shell: Shell, unit_name: str, names: Sequence[str], timeout_secs: floa
 
 
 def read_journal(shell: Shell, *matches: str, timeout_secs: float = LOOK_SECS) -> list[dict[str, str]]:
-    """Journal entries as raw fields, oldest first; what is not text is left out.
+    """Journal entries as raw fields, oldest first.
 
     matches: options and matches of journalctl(1). Raises CommandFailed when the journal cannot be read.
     """
@@ -148,14 +211,7 @@ def read_journal(shell: Shell, *matches: str, timeout_secs: float = LOOK_SECS) -
         "journalctl", "--quiet", "--no-pager", "--output=json", f"--output-fields={','.join(_FIELDS)}", *matches,
         timeout_secs=timeout_secs,
     ).expect(0)  # fmt: skip
-    entries = []
-    # At line feeds only: a message may hold what Unicode takes for the end of a line, such as U+2028.
-    for text in result.stdout.split("\n"):
-        if not text:
-            continue
-        raw = json.loads(text)
-        entries.append({key: value for key, value in raw.items() if isinstance(value, str)})
-    return entries
+    return journal.entries(result.stdout)
 
 
 def heartbeat(entries: Sequence[Mapping[str, str]], invocation_id: str) -> Entry | None:

@@ -42,6 +42,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness import files
 from harness.clock import Clock, OsClock
 from harness.errors import RecorderError
 from harness.redaction import Redactor
@@ -112,13 +113,13 @@ class Recorder:
         self._seq = 0
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            try:
-                self._fd = os.open(path, flags | os.O_EXCL, 0o644)
-                self.began = True
-            except FileExistsError:
-                self._fd = os.open(path, flags, 0o644)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+            with files.found(path, make=True) as place:
+                try:
+                    self._fd = place.open(flags | os.O_EXCL)
+                    self.began = True
+                except FileExistsError:
+                    self._fd = place.open(flags)
         except OSError as error:
             raise RecorderError(f"cannot write the flight record {path}: {error.strerror}") from error
 
@@ -218,13 +219,9 @@ class Recorder:
         digest = hashlib.sha256(data).hexdigest()
         target = blob(self.path, digest)
         if not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            partial = target.with_name(f"{digest}.{os.getpid()}.{threading.get_ident()}")
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fdatasync(file.fileno())
-            partial.replace(target)
+            with files.found(target.with_name(f"{digest}.{os.getpid()}.{threading.get_ident()}"), make=True) as place:
+                place.replace(data)
+                place.rename(digest)
         return digest
 
 

@@ -12,8 +12,6 @@ controller owns.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -23,6 +21,7 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from harness import files
 from harness.errors import HarnessError
 
 TABLE = "engine"
@@ -41,10 +40,10 @@ class ConfigFile:
     """One config file and, while it is changed, its original."""
 
     def __init__(self, path: Path) -> None:
-        """A link is followed once, so that the file it points to is replaced and the link stays."""
-        self.path = path.resolve()
+        """A link is followed once, so that the file it points to is replaced and the link stays; one that others may
+        have put there is not followed (harness/files.py)."""
+        self.path = files.resolved(path)
         self.original = self.path.with_name(f"{self.path.name}.soak-original")
-        self._new = self.path.with_name(f".{self.path.name}.soak-new")
 
     def load(self) -> dict[str, Any]:
         """The values as they are now. Raises ConfigTrouble."""
@@ -58,7 +57,7 @@ class ConfigFile:
         assert set(values) <= set(OWNED), values
         text = self._read(self.path)
         changed = _with_values(text, values, self.path)
-        if not self.original.exists():
+        if not self._is_changed():
             self._write(self.original, text)
         if changed != text:
             self._write(self.path, changed)
@@ -68,7 +67,7 @@ class ConfigFile:
 
         Raises ConfigTrouble when that cannot be done; the original then stays where it is.
         """
-        if not self.original.exists():
+        if not self._is_changed():
             return False
         original, current = self._read(self.original), self._read(self.path)
         owned = {key: value for key, value in _engine(_parse(current, self.path)).items() if key in OWNED}
@@ -77,19 +76,30 @@ class ConfigFile:
         else:
             before = {key: value for key, value in _engine(_parse(original, self.original)).items() if key in OWNED}
             restored = _with_values(current, before, self.path, drop=[key for key in OWNED if key not in before])
-        if restored != current:
-            self._write(self.path, restored)
         try:
-            self.original.unlink()
+            with files.found(self.original) as place:
+                if restored == original:
+                    # Takes no room on a disk that is full.
+                    place.rename(self.path.name)
+                else:
+                    self._write(self.path, restored)
+                    place.unlink()
         except OSError as error:
-            raise ConfigTrouble(f"{self.original}: cannot be removed: {error.strerror}") from error
+            raise ConfigTrouble(f"{self.original}: cannot be put back: {error.strerror}") from error
         return True
+
+    def _is_changed(self) -> bool:
+        try:
+            with files.found(self.original) as place:
+                return place.status() is not None
+        except OSError:
+            # What keeps us from the original keeps us from the config as well, which says so.
+            return False
 
     def _read(self, path: Path) -> str:
         try:
-            # newline="" keeps the line ends of a file that was written elsewhere.
-            with path.open(encoding="utf-8", newline="") as file:
-                return file.read()
+            with files.found(path) as place:
+                return place.read().decode()
         except OSError as error:
             raise ConfigTrouble(f"{path}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -98,30 +108,13 @@ class ConfigFile:
     def _write(self, target: Path, text: str) -> None:
         """Replace `target` by a file with this text, and the config's mode and owner."""
         try:
-            like = self.path.stat()
-            with contextlib.suppress(FileNotFoundError):
-                # What a killed controller left half written.
-                self._new.unlink()
-            fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                os.fchmod(fd, stat.S_IMODE(like.st_mode))
-                if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(fd, like.st_uid, like.st_gid)
-                data = memoryview(text.encode())
-                while data:
-                    data = data[os.write(fd, data) :]
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.replace(self._new, target)
-            directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            with files.found(self.path) as config:
+                like = config.status()
+            if like is None:
+                raise ConfigTrouble(f"{self.path}: was removed")
+            with files.found(target) as place:
+                place.replace(text.encode(), stat.S_IMODE(like.st_mode), (like.st_uid, like.st_gid))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                self._new.unlink()
             raise ConfigTrouble(f"{target}: cannot be written: {error.strerror}") from error
 
 

@@ -12,7 +12,7 @@ touch it is down or has been restarted by systemd; the journal says with what re
 from an exit. One that ended cleanly and was started again was restarted by somebody else, an operator. A run that
 the controller itself replaced is never answered for how it ended.
 
-At the end, whatever ends it, the engine is stopped, the config is what it was, and a report is written.
+At the end, whatever ends it, config and engine are as they were found (harness/put_back.py), and a report is written.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from harness import exit_actions, health, observe, pressure, progress, terminal
+from harness import exit_actions, files, health, observe, pressure, progress, put_back, terminal
 from harness.clock import Clock, OsClock
 from harness.decisions import KEPT_BYTES, Action, DecisionLog, Log, new_run_id, read, set_aside, timestamp
 from harness.errors import HarnessError, RecorderError
-from harness.exit_actions import Endings, Exit, ExitPolicy, awaits_restart, from_unit, is_down
+from harness.exit_actions import SOAK_START, Endings, Exit, ExitPolicy, awaits_restart, from_unit, is_down
 from harness.health import Finding
 from harness.ladder import Ladder, Step
 from harness.ledger_view import LedgerUnreadable
 from harness.observe import Computer, LocalComputer
 from harness.pressure import Pressure, Unknown
-from harness.recorder import Recorder
+from harness.recorder import Recorder, Unrecorded
 from harness.rewrite import ConfigFile, ConfigTrouble
 from harness.shell import Shell
 from harness.stall import Progress, StallClock
@@ -146,8 +146,13 @@ class Soak:
         samples: Log,
         clock: Clock,
         screen: Screen,
+        engine_before: str = "",
     ) -> None:
-        """healthcheck: examines the engine once; every finding must be ok before the soak begins."""
+        """healthcheck: examines the engine once; every finding must be ok before the soak begins.
+
+        engine_before: how a soak that was killed found the engine (put_back.RUNNING or STOPPED), if it did not put it
+        back: then that counts, and not what it left.
+        """
         self._options = options
         self._computer = computer
         self._config = config
@@ -168,14 +173,17 @@ class Soak:
         self._reading: Pressure | Unknown | None = None
         # The name of the signal that asks for the end; empty while none does.
         self._asked_to_stop = ""
-        # Whether the engine is ours to stop at the end.
-        self._touched = False
+        # How the engine was found; empty as long as nothing was touched.
+        self._engine_before = ""
+        self._left_before = engine_before
         # The run of the engine that was seen last.
         self._invocation = ""
         # Looks in a row at a unit that is down, and nobody says why.
         self._down_looks = 0
         # Runs whose end has been dealt with: told of, or brought about by ourselves.
         self._settled: set[str] = set()
+        # Runs that we ended.
+        self._ours: set[str] = set()
         self._acted_at = now
         # What systemctl complained of when the unit was last started; empty when it did not.
         self._complaint = ""
@@ -228,9 +236,9 @@ class Soak:
         left = "; put back the config that an earlier run left changed" if restored else ""
         self._decide(Action.STARTUP, f"Run ID: {self._log.run_id}, Mode: {options.mode}{left}")
         self._check_requests()
-        self._touched = True
+        self._engine_before = (self._left_before if restored else "") or put_back.found(self._computer)
         self._config.change({"sample_every": self._ladder.rung.sample_every, "ingest_mode": INGEST_MODES[self._mode]})
-        self._restart("Soak Start")
+        self._restart(SOAK_START, engine_before=self._engine_before)
         self._await_health()
         self._restarts = 0
         self._started_at = self._clock.monotonic()
@@ -240,11 +248,11 @@ class Soak:
         """The first healthcheck that passes begins the soak; a feed gets as long to deliver as a stall may last."""
         end = self._clock.monotonic() + self._options.stall_threshold_secs
         while True:
+            self._check_requests()
             findings = self._healthcheck()
             failed = [str(finding) for finding in findings if not finding.ok]
             if not failed:
                 return
-            self._check_requests()
             state = self._computer.unit()
             # A unit that has ended for good will not get well by waiting.
             if self._clock.monotonic() >= end or (is_down(state) and not awaits_restart(state)):
@@ -252,20 +260,20 @@ class Soak:
             self._clock.sleep(NAP_SECS)
 
     def _put_back(self) -> None:
-        """Stop the engine and restore the config; each is tried whatever becomes of the other."""
-        if not self._touched:
-            return
+        if self._engine_before:
+            put_back.put_back(
+                self._computer, self._config, self._engine_before, self._stopped_by_others(), self._decide, self._clock
+            )
+
+    def _stopped_by_others(self) -> bool:
+        """Whether somebody else stopped the run of the engine that was last seen."""
         try:
-            self._decide(Action.ENGINE_STOP, "Stopping service via systemctl")
-            complaint = self._computer.stop()
-            if complaint:
-                self._screen.say(f"[SOAK] systemctl stop: {complaint}")
-        finally:
-            try:
-                self._config.restore()
-            except ConfigTrouble as error:
-                self._decide(Action.CONFIG_ERROR, str(error))
-                raise
+            self._endings.take(self._computer.journal())
+        except RecorderError:
+            raise
+        except HarnessError as error:
+            self._screen.say(f"[SOAK] {error}")
+        return self._invocation in self._endings.stopped - self._ours
 
     def _check_requests(self) -> None:
         if self._asked_to_stop:
@@ -366,6 +374,7 @@ class Soak:
         restarted = not is_down(state) and state.invocation_id != ended.invocation_id
         left_to_systemd = answer.action is exit_actions.Action.RESTART and due_at <= now and awaits_restart(state)
         by_operator = restarted and answer.action is exit_actions.Action.STOP
+        by_others = ended.invocation_id in self._endings.stopped - self._ours
         ends = answer.action in (exit_actions.Action.STOP, exit_actions.Action.ABORT) or (
             answer.action is exit_actions.Action.STEP_UP and self._ladder.at_top
         )
@@ -378,7 +387,11 @@ class Soak:
         else:
             restarted_by = "nobody" if ends else "controller"
         self._restarts += restarted_by not in ("controller", "nobody")
-        reason = "restarted by somebody else" if by_operator else answer.reason
+        reason = answer.reason
+        if by_operator:
+            reason = "restarted by somebody else"
+        elif by_others and answer.action is exit_actions.Action.STOP:
+            reason = "stopped by somebody else"
         self._decide(
             Action.ENGINE_EXIT, f"{ended}: {reason}",
             exit_code=ended.exit_code, result=ended.result, invocation_id=ended.invocation_id,
@@ -388,7 +401,7 @@ class Soak:
             return False
         match answer.action:
             case exit_actions.Action.STOP:
-                raise _End(Action.STOP, f"{ended}: {answer.reason}", EXIT_STOPPED)
+                raise _End(Action.STOP, f"{ended}: {reason}", EXIT_STOPPED)
             case exit_actions.Action.ABORT:
                 raise _abort(f"{ended}: {answer.reason}{self._complained()}")
             case exit_actions.Action.STEP_UP:
@@ -457,18 +470,20 @@ class Soak:
         self._config.change({"sample_every": self._ladder.rung.sample_every})
         self._restart(reason)
 
-    def _restart(self, reason: str) -> None:
-        self._decide(Action.ENGINE_RESTART, reason)
+    def _restart(self, reason: str, **facts: object) -> None:
+        self._decide(Action.ENGINE_RESTART, reason, **facts)
         self._restarts += 1
         self._start_at = None
         self._take_over(self._computer.restart)
         self._stall.restarted(self._clock.monotonic())
 
-    def _take_over(self, act: Callable[[], str]) -> None:
-        """Do something to the unit that ends its present run: that end is ours."""
-        self._settled.add(self._computer.unit().invocation_id)
+    def _take_over(self, act: Callable[[Callable[[], bool]], str]) -> None:
+        """Do something to the unit that ends its present run: that end is ours. Given up when we are to stop."""
+        ends = self._computer.unit().invocation_id
+        self._settled.add(ends)
+        self._ours.add(ends)
         self._acted_at = self._clock.monotonic()
-        self._complaint = act()
+        self._complaint = act(lambda: bool(self._asked_to_stop))
         self._invocation = self._computer.unit().invocation_id
         self._heartbeat = {}
 
@@ -534,7 +549,7 @@ class Soak:
 
 DESCRIPTION = """\
 Watches the running engine: restarts it when it stalls, throttles it under pressure, answers its exits, and records
-every decision. Stops the engine and puts its config back at the end."""
+every decision. At the end the engine's config is what it was, and the engine runs if it ran before."""
 
 EPILOG = """\
 Exit status: 0 complete, 1 aborted (or nothing could be started), 2 wrong usage, 3 stopped before its time.
@@ -545,6 +560,7 @@ examples:
   hybrid-soak --psi-actions logonly --poll-sec 1       record pressure, do nothing about it
   hybrid-soak --recover-after-sec 300                  step down again after five calm minutes
   touch data/ops/ABORT                                 abort the run that looks for this file
+  hybrid-soak --put-back                               what a soak that was killed could not put back any more
 
 beside the decision log: soak_samples.jsonl, soak_record.jsonl (every command), soak_report_<run>.html
 """
@@ -593,6 +609,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pressure-dir", type=Path, default=observe.PRESSURE_DIR, metavar="PATH",
         help=f"directory of PSI files{default}",
     )  # fmt: skip
+    parser.add_argument(
+        "--put-back", action="store_true",
+        help="do not soak: put back config and engine if the last soak in the decision log was killed",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -606,13 +626,17 @@ def run(options: argparse.Namespace) -> int:
         _make(directory)
         for place in {directory.resolve(), config.path.parent}:
             stack.enter_context(_alone(place))
+        killed = put_back.unfinished(options.decision_log) if options.decision_log.exists() else None
+        if options.put_back:
+            return _put_back_killed(options, config, killed, clock, screen)
         log = stack.enter_context(closing(DecisionLog(options.decision_log, run_id, clock)))
         # Whatever happens from here on is worth a report.
         stack.callback(_write_report, options.decision_log, run_id, screen)
         samples = stack.enter_context(closing(Log(directory / SAMPLES, sync=False, keep_bytes=KEPT_BYTES)))
         set_aside(directory / RECORD, KEPT_BYTES)
         recorder = stack.enter_context(closing(Recorder(directory / RECORD, run_id, "soak", clock)))
-        soak = _soak(options, config, Shell(recorder, clock), log, samples, clock, screen)
+        engine_before = str(killed["engine_before"]) if killed else ""
+        soak = _soak(options, config, Shell(recorder, clock), log, samples, clock, screen, engine_before)
         with _stopped_by_signals(soak):
             status = soak.run()
         recorder.end(status=status)
@@ -627,6 +651,7 @@ def _soak(
     samples: Log,
     clock: Clock,
     screen: Screen,
+    engine_before: str,
 ) -> Soak:
     asked = Options(
         seconds=options.seconds,
@@ -655,12 +680,41 @@ def _soak(
     )
     wanted = {name: check for name, check in health.checks(target, shell, clock).items() if name != "pressure"}
     computer = LocalComputer(shell, options.unit, database, clock, options.pressure_dir)
-    return Soak(asked, computer, config, lambda: health.examine(wanted, clock), log, samples, clock, screen)
+    return Soak(
+        asked, computer, config, lambda: health.examine(wanted, clock), log, samples, clock, screen, engine_before
+    )
+
+
+def _put_back_killed(
+    options: argparse.Namespace, config: ConfigFile, killed: Mapping[str, Any] | None, clock: Clock, screen: Screen
+) -> int:
+    """Put back what a soak that was killed could not; its decision log is continued, if it can be."""
+    # Its lines are the record: what is put back must not depend on whether a disk takes more.
+    computer = LocalComputer(Shell(Unrecorded()), options.unit, options.config, clock, options.pressure_dir)
+    if killed is None:
+        if config.restore():
+            screen.say("[SOAK] put back the config; how the engine was found stands nowhere, it is left as it is")
+        return EXIT_COMPLETE
+
+    def decide(action: Action, reason: str, **facts: object) -> None:
+        screen.say(f"[SOAK] {action.value}: {reason}")
+        try:
+            with closing(DecisionLog(options.decision_log, str(killed["run_id"]), clock)) as log:
+                log.decide(
+                    action, reason, ingest_mode=str(killed["ingest_mode"]), psi_actions=str(killed["psi_actions"]),
+                    state=Ladder().rung.name, sample_every=Ladder().rung.sample_every, facts=facts,
+                )  # fmt: skip
+        except RecorderError as error:
+            screen.say(f"[SOAK] {error}")
+
+    put_back.put_back(computer, config, str(killed["engine_before"]), False, decide, clock)
+    return EXIT_COMPLETE
 
 
 def _make(directory: Path) -> None:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        with files.found(directory / "x", make=True):
+            return
     except OSError as error:
         raise HarnessError(f"{directory}: cannot be made: {error.strerror}") from error
 
@@ -718,7 +772,11 @@ def write_report(decision_log: Path, run_id: str | None) -> Path:
     samples = decision_log.parent / SAMPLES
     text = soak_report.render(decisions, read(samples, run_id) if samples.exists() else [])
     target = decision_log.parent / f"soak_report_{str(decisions[0]['timestamp'])[:10]}_{run_id[:8]}.html"
-    target.write_text(text, encoding="utf-8", errors="replace")
+    try:
+        with files.found(target) as place:
+            place.replace(text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise RecorderError(f"{target}: cannot be written: {error.strerror}") from error
     return target
 
 

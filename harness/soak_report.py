@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from harness.exit_actions import SOAK_END, SOAK_START
 from harness.ladder import RUNGS
 from harness.plots import Mark, Series, figure
 from harness.pressure import LIMITS, RESOURCES
@@ -140,7 +141,7 @@ def _rate(samples: Sequence[Mapping[str, Any]], begun: float, name: str, key: st
 def _mark(number: int, line: Mapping[str, Any], at: float) -> Mark | None:
     text = f"{str(line['timestamp'])[11:19]} {line['action']}: {line['reason']}"
     match line["action"]:
-        case "ENGINE_RESTART" if line["reason"] != "Soak Start":
+        case "ENGINE_RESTART" if not str(line["reason"]).startswith((SOAK_START, SOAK_END)):
             return Mark(at, "controller", text, number)
         case "ENGINE_EXIT" if line.get("restarted_by") in ("systemd", "watchdog", "operator"):
             return Mark(at, str(line["restarted_by"]), text, number)

@@ -55,7 +55,10 @@ def show_argv(*units: str, names: Iterable[str] = PROPERTIES) -> tuple[str, ...]
 
 
 def properties(text: str) -> dict[str, str]:
-    """`Key=Value` lines as a dict; a line without `=` continues nothing and is dropped."""
+    """`Key=Value` lines as a dict; a line without `=` continues nothing and is dropped.
+
+    At line feeds only: what a service says of itself may hold what Unicode takes for the end of a line.
+    """
     return {key: value for key, equals, value in (line.partition("=") for line in text.split("\n")) if equals}
 
 

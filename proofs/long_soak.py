@@ -78,5 +78,7 @@ def soak_with_faults(engine: EngineUnit, exchange: Exchange, soak: SoakRun) -> N
     soak.wait("COMPLETE", deadline_secs=SECONDS)
     soak.wait_end()
     actions = [d["action"] for d in soak.decisions()]
-    soak.expect(actions[0] == "STARTUP" and actions[-2:] == ["COMPLETE", "ENGINE_STOP"], f"the story: {actions}")
+    soak.expect(
+        actions[0] == "STARTUP" and actions[-3:] == ["COMPLETE", "ENGINE_STOP", "PUT_BACK"], f"the story: {actions}"
+    )
     soak.expect(engine.machine.path(engine.config_path).read_text() == config, "the config is not as it was")

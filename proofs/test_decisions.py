@@ -45,7 +45,7 @@ def test_K6_a_timestamp_always_has_microseconds() -> None:
 def test_K6_the_actions() -> None:
     assert set(Action) == {
         "STARTUP", "ENGINE_RESTART", "ENGINE_STOP", "ENGINE_EXIT", "STALL", "THROTTLE_MAX", "PSI_LOGONLY", "ABORT",
-        "COMPLETE", "STOP", "CONFIG_ERROR",
+        "COMPLETE", "STOP", "CONFIG_ERROR", "PUT_BACK",
     }  # fmt: skip
 
 

@@ -128,6 +128,27 @@ def success(invocation: str) -> dict[str, str]:
     }  # fmt: skip
 
 
+def stopping(invocation: str) -> dict[str, str]:
+    return {
+        "MESSAGE_ID": "de5b426a63be47a7b6ac3eaac82e2f6f", "INVOCATION_ID": invocation, "JOB_TYPE": "stop",
+        "MESSAGE": "Stopping hybrid-engine.service - Hybrid trading engine...", "_PID": "1",
+    }  # fmt: skip
+
+
+@pytest.mark.claim("K11")
+def test_a_run_that_somebody_stopped_did_not_end_by_itself() -> None:
+    endings = Endings()
+    assert len(endings.take([success("one"), stopping("two"), success("two")])) == 2
+    assert endings.stopped == {"two"}
+
+
+@pytest.mark.claim("K8")
+def test_what_a_service_logs_in_the_name_of_systemd_is_not_believed() -> None:
+    endings = Endings()
+    assert endings.take([entry | {"_PID": "42"} for entry in (stopping("one"), success("one"))]) == []
+    assert endings.stopped == set()
+
+
 @pytest.mark.claim("K4")
 def test_the_journal_tells_of_ends_that_were_restarted_since() -> None:
     endings = Endings()

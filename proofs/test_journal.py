@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,46 @@ def test_what_has_no_message_is_no_entry() -> None:
     assert journal.parse({"_PID": "1"}, 0) is None
 
 
-@given(st.text() | st.just('{"fields": 1}') | st.just("{"))
+@given(st.text() | st.just('{"fields": 1}') | st.just("{") | st.just('{"a":' * 20_000) | st.just('{"a":' + "9" * 9999))
 def test_any_message_survives(message: str) -> None:
     assert parse(MESSAGE=message).message == message
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)
+)
+"""Any value that a field may have; objects in one are no form of journalctl's."""
+
+
+@pytest.mark.claim("K8")
+@given(st.lists(st.dictionaries(st.text(max_size=5), JSON, max_size=4) | JSON, max_size=4))
+def test_entries_of_any_form_survive(printed: list[object]) -> None:
+    """Also those of which every separator that Unicode knows stands in the text as it is."""
+    output = "\n".join(json.dumps(one, ensure_ascii=False) for one in printed)
+    expected = [one for one in printed if isinstance(one, dict) and one]
+    found = journal.entries(output)
+    assert len(found) == len(expected)
+    for entry, raw in zip(found, expected, strict=True):
+        assert {name: value for name, value in raw.items() if isinstance(value, str)}.items() <= entry.items()
+        journal.parse(entry | {"_PID": "1"}, 0)
+
+
+@pytest.mark.claim("K8")
+@given(st.binary() | st.just("a\u2028b\x85c\x1e".encode()))
+def test_what_is_not_text_is_printed_as_numbers_and_read_as_text(message: bytes) -> None:
+    (entry,) = journal.entries(json.dumps({"_PID": "7", "MESSAGE": list(message)})) or [{}]
+    assert entry.get("MESSAGE", "") == message.decode("utf-8", "replace")
+
+
+@pytest.mark.claim("K8")
+@pytest.mark.parametrize("text", ["", "\n\n", "{", "[1]", "null", "\x00", "{" * 100_000, '{"a":' * 100_000])
+def test_what_is_no_entry_is_left_out(text: str) -> None:
+    good = '{"MESSAGE": "x"}'
+    assert journal.entries(f"{good}\n{text}\n{good}\n") == [{"MESSAGE": "x"}] * 2
+
+
+@pytest.mark.claim("K8")
+def test_a_field_that_stands_several_times_or_was_too_long() -> None:
+    assert journal.entries('{"A": ["x", "y"], "B": [[104, 105], "z"], "C": null, "D": [300]}') == [
+        {"A": "x", "B": "hi"}
+    ]

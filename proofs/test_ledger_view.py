@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from engine import ledger
 from harness import ledger_view
+from harness.clock import OsClock
 from harness.ledger_view import LedgerUnreadable
 
 
@@ -97,3 +101,62 @@ def test_a_schema_that_is_not_understood_is_named(database: Path, version: int, 
         connection.execute(f"PRAGMA user_version = {version}")
     with pytest.raises(LedgerUnreadable, match=f"schema version {version}, of {age} engine"):
         glance(database)
+
+
+def endless(path: Path, wanted: str = "id, 1 AS ts") -> None:
+    numbers = "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n)"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"CREATE VIEW ticks AS {numbers} SELECT {wanted} FROM n")
+
+
+def one_tick(path: Path, tick: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"CREATE VIEW ticks AS SELECT {tick}")
+
+
+def listening(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+THINGS: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "directory": os.mkdir,
+    "socket": listening,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "loop": lambda path: path.symlink_to(path.name),
+    "link to a pipe": lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")),
+    "zeros": lambda path: path.touch() or os.truncate(path, 1 << 40),
+    "view without an end": endless,
+    "text for an id": lambda path: one_tick(path, "'x' AS id, 1 AS ts"),
+    "nothing for a time": lambda path: one_tick(path, "1 AS id, NULL AS ts"),
+    "infinity for an id": lambda path: one_tick(path, "9e999 AS id, 1 AS ts"),
+    "no text": lambda path: one_tick(path, "CAST(x'ff' AS TEXT) AS id, 1 AS ts"),
+    "digits without an end": lambda path: one_tick(path, "replace(hex(zeroblob(500000)), '0', '9') AS id, 1 AS ts"),
+    "too much": lambda path: one_tick(path, "zeroblob(1000000000) AS id, 1 AS ts"),
+}
+"""Makes what lies where the database should be."""
+
+LOOKS: list[Callable[[Path], object]] = [ledger_view.look, glance]
+
+
+@pytest.mark.claim("K9")
+@pytest.mark.parametrize("look", LOOKS, ids=["look", "glance"])
+@pytest.mark.parametrize("thing", THINGS)
+def test_whatever_lies_there_is_named_in_time(tmp_path: Path, thing: str, look: Callable[[Path], object]) -> None:
+    path = tmp_path / "bot.db"
+    THINGS[thing](path)
+    clock = OsClock()
+    begun = clock.monotonic()
+    with pytest.raises(LedgerUnreadable, match=r"bot\.db"):
+        look(path)
+    assert clock.monotonic() - begun < 3.0
+
+
+@pytest.mark.claim("K9")
+@pytest.mark.parametrize("look", LOOKS, ids=["look", "glance"])
+@pytest.mark.parametrize("beside", ["-wal", "-shm", "-journal"])
+def test_a_pipe_beside_the_database_is_not_opened(database: Path, beside: str, look: Callable[[Path], object]) -> None:
+    os.mkfifo(database.with_name(f"bot.db{beside}"))
+    with pytest.raises(LedgerUnreadable, match=f"bot.db{beside}: is not a file"):
+        look(database)

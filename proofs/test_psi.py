@@ -55,8 +55,8 @@ def test_latch_then_up_to_the_top_then_abort(engine: EngineUnit, soak: SoakRun) 
     steps = [(d["state"], d["current_sample_every"]) for d in soak.decisions("ENGINE_RESTART")]
     soak.expect(steps == RUNGS, f"the ladder was climbed as {steps}")
     soak.expect(len(soak.decisions("THROTTLE_MAX")) == 6, "more than 5 pressured readings at the top, not fewer")
-    last = [d["action"] for d in soak.decisions()][-2:]
-    soak.expect(last == ["ABORT", "ENGINE_STOP"], f"the end of the story: {last}")
+    last = [d["action"] for d in soak.decisions()][-3:]
+    soak.expect(last == ["ABORT", "ENGINE_STOP", "PUT_BACK"], f"the end of the story: {last}")
     engine.expect(engine.show().active == "inactive", "the engine was not stopped")
     soak.expect(tomllib.loads(engine.machine.path(engine.config_path).read_text()) == TABLES, "config not restored")
     for decision in soak.decisions():

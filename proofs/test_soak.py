@@ -62,8 +62,8 @@ class FakeComputer:
     """One a look; the last one stays."""
     calls: list[str] = field(default_factory=list)
     entries: list[dict[str, str]] = field(default_factory=list)
-    active: str = "active"
-    sub: str = "running"
+    active: str = "inactive"
+    sub: str = "dead"
     result: str = "success"
     code: int = 0
     status: int = 0
@@ -73,6 +73,7 @@ class FakeComputer:
     unreadable: bool = False
     blind: bool = False
     complaint: str = ""
+    shutdown: bool = False
     end_at_start: int | None = None
     """Exit status with which every start fails; None when starts succeed."""
     _counted_at: float = 0.0
@@ -93,7 +94,7 @@ class FakeComputer:
             status_text="",
         )  # fmt: skip
 
-    def restart(self) -> str:
+    def restart(self, give_up: Callable[[], bool]) -> str:
         self.calls.append("restart")
         self.begin()
         if self.end_at_start is not None:
@@ -101,7 +102,10 @@ class FakeComputer:
             return "Job for hybrid-engine.service failed"
         return self.complaint
 
-    def stop(self) -> str:
+    def shuts_down(self) -> bool:
+        return self.shutdown
+
+    def stop(self, give_up: Callable[[], bool]) -> str:
         self.calls.append("stop")
         self.active, self.sub, self.code = "inactive", "dead", 0
         return ""
@@ -193,12 +197,13 @@ class Bench:
 
     def run(self) -> int:
         status = self.soak.run()
+        assert decisions.read(self.log.path)[-1]["action"] == "PUT_BACK" or not self.computer.calls
         assert self.config.read_text() == CONFIG, "the config is what it was"
         return status
 
     def decisions(self, *keys: str) -> list[Any]:
-        """The decisions so far: their actions, or these keys of each."""
-        found = decisions.read(self.log.path)
+        """The decisions so far but PUT_BACK, with which each soak ends: their actions, or these keys of each."""
+        found = [entry for entry in decisions.read(self.log.path) if entry["action"] != "PUT_BACK"]
         return [tuple(entry.get(key) for key in keys) if keys else entry["action"] for entry in found]
 
     def restarts(self) -> list[str]:
@@ -449,10 +454,10 @@ def test_K4_an_end_that_our_own_restart_brought_about_is_not_answered(bench: Cal
     one.clock.at(100, one.computer.freeze)
     restart = one.computer.restart
 
-    def killed_while_stopping() -> str:
+    def killed_while_stopping(give_up: Callable[[], bool]) -> str:
         if one.computer.frozen:
             one.computer.fail(9, code="killed", result="timeout", restarted=False)
-        return restart()
+        return restart(give_up)
 
     one.computer.restart = killed_while_stopping  # type: ignore[method-assign]
     assert one.run() == soak.EXIT_COMPLETE
@@ -470,7 +475,7 @@ def test_K4_a_restart_that_fails_says_why(bench: Callable[..., Bench]) -> None:
 
 def test_K4_a_unit_that_vanishes_without_a_word_aborts(bench: Callable[..., Bench]) -> None:
     one = bench()
-    one.clock.at(50, lambda: one.computer.stop() and None)
+    one.clock.at(50, lambda: one.computer.stop(lambda: False) and None)
     assert one.run() == soak.EXIT_ABORT
     assert "The unit is down" in one.decisions("reason")[-2][0]
 
@@ -588,7 +593,7 @@ def test_K5_a_config_that_cannot_be_rewritten_is_an_error_and_the_engine_is_stop
     one.clock.at(1, lambda: one.config.write_text(broken) and None)
     with pytest.raises(HarnessError, match="not valid TOML"):
         one.soak.run()
-    assert one.decisions()[-3:] == ["CONFIG_ERROR", "ENGINE_STOP", "CONFIG_ERROR"]
+    assert one.decisions()[-3:] == ["CONFIG_ERROR", "CONFIG_ERROR", "ENGINE_STOP"]
     assert one.computer.calls[-1] == "stop"
     assert one.config.with_name("config.toml.soak-original").read_text() == CONFIG
 
@@ -642,7 +647,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "seconds": "7200.0", "mode": "realws", "db": "None", "config": "/etc/hybrid-engine/config.toml",
         "unit": "hybrid-engine.service", "psi_actions": "on", "stall_threshold_sec": "45.0", "recover_after_sec": "0.0",
         "poll_sec": "5.0", "decision_log": "data/ops/soak_decisions.jsonl", "abort_file": "data/ops/ABORT",
-        "pressure_dir": "/proc/pressure",
+        "pressure_dir": "/proc/pressure", "put_back": "False",
     }  # fmt: skip
 
 
