@@ -2,7 +2,7 @@
 # `make help` lists the targets.
 
 SHELL := /bin/bash
-# A system Python, because the unit's DynamicUser= cannot read an interpreter under somebody's home.
+# A system Python, because the unit's user cannot read an interpreter under somebody's home.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PREFIX ?= /opt/hybrid-engine
 SYSCONFDIR ?= /etc
@@ -103,7 +103,7 @@ install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, U
 	$(if $(DESTDIR),sed -i 's|$(abspath $(DESTDIR))||' $(DESTDIR)$(PREFIX)/bin/hybrid-*)
 	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/hybrid-*
 	install -D -m 0644 -t $(DESTDIR)$(SYSUSERSDIR) systemd/sysusers.d/hybrid-*
-	$(if $(DESTDIR),,systemd-sysusers $(SYSUSERSDIR)/hybrid-dashboard.conf)
+	$(if $(DESTDIR),,systemd-sysusers $(SYSUSERSDIR)/hybrid-engine.conf $(SYSUSERSDIR)/hybrid-dashboard.conf)
 	install -d $(DESTDIR)$(SYSCONFDIR)/hybrid-engine
 	for f in config.toml ws_sources.toml; do \
 	  test -e $(DESTDIR)$(SYSCONFDIR)/hybrid-engine/$$f || \

@@ -1,5 +1,8 @@
-"""Journal fields -> typed entries. An entry knows its unit, its invocation and, where the service logs JSON
-in the shape of contract M1, the event's own fields."""
+"""What journalctl prints as JSON -> fields -> typed entries. An entry knows its unit, its invocation and, where the
+service logs JSON in the shape of contract M1, the event's own fields.
+
+Whatever bytes a service logs come through here, and none of them raises.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,33 @@ class Entry:
         return str(self.fields.get("message", self.message))
 
 
+def entries(output: str) -> list[dict[str, str]]:
+    """The entries that `journalctl --output=json` printed, as fields; what is not an entry is left out.
+
+    A line ends at a line feed and nowhere else: a message may hold what Unicode takes for the end of a line, such as
+    U+2028. A field that journalctl found too long to print is missing.
+    """
+    found = []
+    for line in output.split("\n"):
+        raw = _object(line)
+        if raw:
+            found.append({name: text for name, value in raw.items() if (text := _text(value)) is not None})
+    return found
+
+
+def _text(value: object) -> str | None:
+    """A field's value: text, or its bytes where they are not UTF-8, or a list of these when it stands several times."""
+    match value:
+        case str():
+            return value
+        case [int(), *_]:
+            numbers = [byte for byte in value if isinstance(byte, int) and 0 <= byte <= 255]
+            return bytes(numbers).decode("utf-8", "replace") if len(numbers) == len(value) else None
+        case [str() | list() as first, *_]:
+            return _text(first)
+    return None
+
+
 def parse(raw: Mapping[str, str], realtime_us: int) -> Entry | None:
     """One journal entry from its fields (systemd.journal-fields(7)), or None when it has no message.
 
@@ -68,10 +98,13 @@ def _first(raw: Mapping[str, str], *names: str) -> str:
 
 
 def _m1(message: str) -> dict[str, Any]:
-    if not message.startswith("{"):
-        return {}
+    return _object(message) if message.startswith("{") else {}
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object; empty for whatever is not one."""
     try:
-        log = json.loads(message)
-    except ValueError:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
         return {}
-    return log if isinstance(log, dict) else {}
+    return found if isinstance(found, dict) else {}

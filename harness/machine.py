@@ -32,7 +32,7 @@ from cysystemd.reader import JournalOpenMode, JournalReader
 from harness.clock import Clock, OsClock, poll
 from harness.errors import MachineError, Unavailable
 from harness.shell import CommandResult, Process, Shell
-from harness.stage import UNITS, Stage
+from harness.stage import SYSUSERS, UNITS, Stage
 from harness.waiting import awaiting
 
 RUN_DIR = Path("/run/hybrid-proofs")
@@ -123,12 +123,14 @@ class PrivateMachine:
     base_drop_in = ""
 
     def __init__(self, shell: Shell, binds: Sequence[tuple[Path, str]], name: str, clock: Clock | None = None) -> None:
-        """binds: (directory or file of this computer, where the machine sees it, read-only); unit files are copied."""
+        """binds: (directory or file of this computer, where the machine sees it, read-only). Unit files are copied, and
+        the users that files of sysusers.d(5) name are made."""
         self.name = name
         self.layout = Layout()
         self._shell = shell
         self._units = [source for source, target in binds if Path(target).parent == UNITS]
-        self._binds = [(source, target) for source, target in binds if source not in self._units]
+        self._users = [source for source, target in binds if Path(target).parent == SYSUSERS]
+        self._binds = [(source, target) for source, target in binds if source not in self._units + self._users]
         self._clock = clock or OsClock()
         self._work = RUN_DIR / name
         self._leader = 0
@@ -160,6 +162,7 @@ class PrivateMachine:
                 )  # fmt: skip
                 with awaiting(f"machine {self.name} to boot"):
                     self._await_boot(notify)
+                self._make_users()
             except BaseException:
                 self.halt()
                 raise
@@ -176,7 +179,7 @@ class PrivateMachine:
             f"--bind={self._work / 'run'}:{self.unit_dir}",
             f"--bind={self._work / 'etc'}:/etc/systemd/system",
             f"--bind-ro={self._work / 'lib'}:{UNITS}",
-            f"--bind={self._work / 'state'}:/var/lib/private/{Path(self.layout.state).name}",
+            f"--bind={self._work / 'state'}:{self.layout.state}",
         ]
         for number, (source, target) in enumerate(self._binds):
             place = self._work / f"stage-{number}"
@@ -203,6 +206,13 @@ class PrivateMachine:
             f"--setenv=SYSTEMD_GENERATOR_PATH={NO_GENERATORS}",
             *binds, "--boot", "systemd.unit=proofs.target",
         ]  # fmt: skip
+
+    def _make_users(self) -> None:
+        lines = [line for path in self._users for line in path.read_text().splitlines()]
+        # As an argument, a remark is not understood.
+        wanted = [line for line in lines if line and not line.startswith("#")]
+        if wanted:
+            self.run("systemd-sysusers", "--inline", *wanted).expect(0)
 
     def _await_boot(self, notify: socket.socket) -> None:
         end = self._clock.monotonic() + BOOT_SECS
@@ -330,8 +340,10 @@ class HostMachine(_BorrowedManager):
         super().__init__(shell, stage, name, RUN_DIR / name)
         self.layout = Layout()
         binds = " ".join(f"{source}:{target}" for source, target in stage.binds(units=False))
+        # The user goes when the unit does, and is not left on a computer that is only borrowed.
         self.base_drop_in = f"""\
 [Service]
+DynamicUser=yes
 BindReadOnlyPaths={binds}
 BindPaths={self._work}/etc:/etc/hybrid-engine
 """
@@ -373,7 +385,6 @@ class UserMachine(_BorrowedManager):
 ExecStart=
 ExecStart={stage.prefix}/bin/python -m engine --config {self.layout.config}
 WorkingDirectory={self.layout.state}
-DynamicUser=no
 User=
 StateDirectory=
 ConfigurationDirectory=

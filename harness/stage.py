@@ -22,6 +22,9 @@ SOURCES = ("engine", "harness", "systemd", "config", "pyproject.toml", "Makefile
 UNITS = Path("/usr/lib/systemd/system")
 """Where packages put unit files."""
 
+SYSUSERS = Path("/usr/lib/sysusers.d")
+"""Where packages say which users they need."""
+
 
 class Stage:
     """A staged installation below `<checkout>/.cache/stage`."""
@@ -32,7 +35,8 @@ class Stage:
         self.prefix = self.root / "opt/hybrid-engine"
         self.etc = self.root / "etc/hybrid-engine"
         self._units = self.root / UNITS.relative_to("/")
-        self.sysusers = self.root / "usr/lib/sysusers.d/hybrid-dashboard.conf"
+        self._sysusers = self.root / SYSUSERS.relative_to("/")
+        self.sysusers = self._sysusers / "hybrid-dashboard.conf"
 
     def unit(self, name: str) -> Path:
         """An installed unit file."""
@@ -43,6 +47,7 @@ class Stage:
         pairs = [(self.prefix, "/opt/hybrid-engine")]
         if units:
             pairs += [(path, str(UNITS / path.name)) for path in sorted(self._units.iterdir())]
+            pairs += [(path, str(SYSUSERS / path.name)) for path in sorted(self._sysusers.iterdir())]
         return pairs
 
     def build(self, shell: Shell) -> bool:
@@ -61,6 +66,7 @@ class Stage:
                 stamp.unlink(missing_ok=True)
                 shutil.rmtree(self.etc, ignore_errors=True)
                 shutil.rmtree(self._units, ignore_errors=True)
+                shutil.rmtree(self._sysusers, ignore_errors=True)
                 shell.run(
                     "make", "--no-print-directory", "install", f"DESTDIR={self.root}",
                     cwd=self.checkout, timeout_secs=300,

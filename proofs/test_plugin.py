@@ -271,7 +271,7 @@ def test_ctrl_c_halts_the_machine(pytestconfig: pytest.Config, tmp_path: Path) -
     (tmp_path / "test_sample.py").write_text(
         "def test_waits(machine):\n"
         f"    open({str(marker)!r}, 'w').write(machine.name)\n"
-        "    machine.run('sh', '-c', 'touch /var/lib/private/hybrid-engine/sleeps; exec sleep 60')\n"
+        "    machine.run('sh', '-c', 'touch /var/lib/hybrid-engine/sleeps; exec sleep 60')\n"
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     with subprocess.Popen([sys.executable, "-m", "pytest"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SABOTAGED_DEADLINE_SECS = 3.0
 """What a sabotaged unit is waited for: the baseline just did it in less."""
 
-EFFECTIVE = ("DropInPaths", "BindReadOnlyPaths", "Restart", "RestartPreventExitStatus", "KillSignal", "DynamicUser")
+EFFECTIVE = ("DropInPaths", "BindReadOnlyPaths", "Restart", "RestartPreventExitStatus", "KillSignal", "User")
 
 
 @contextmanager
