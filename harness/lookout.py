@@ -425,7 +425,8 @@ def _read_verdicts(path: Path) -> Verdicts:
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not the verdicts of a proof run: {type(error).__name__}: {error}") from error
-    return Verdicts(run_id, rows, planned, {})
+    state, never_ran = jsontext.text(summary.get("state"), "complete"), jsontext.whole(summary.get("never_ran")) or 0
+    return Verdicts(run_id, rows, planned, {}, state, never_ran)
 
 
 def _read_end(path: Path) -> list[dict[str, Any]]:

@@ -145,6 +145,10 @@ class Verdicts:
     planned: Sequence[str]
     hrefs: Mapping[str, str]
     """Proof -> where the buglog tells of it; empty when there is no buglog of that run."""
+    state: str = "complete"
+    """How much was judged: running, interrupted, partial (not all proofs were chosen) or complete."""
+    never_ran: int = 0
+    """Proofs that were chosen and have no verdict."""
 
 
 @dataclass(frozen=True)
@@ -763,10 +767,18 @@ def _verdicts(seen: Observation) -> Json:
     counts = {verdict.value: sum(row.verdict is verdict for row in seen.verdicts.rows) for verdict in Verdict}
     if refuted := counts[Verdict.REFUTED.value]:
         word, tone = f"{refuted:,} refuted", "bad"
+    elif seen.verdicts.state == "running":
+        word, tone = "not yet proven: a run is going on", "busy"
+    elif seen.verdicts.state not in ("complete", "partial") or seen.verdicts.never_ran:
+        word, tone = f"{seen.verdicts.state}: {seen.verdicts.never_ran:,} proofs never ran", "busy"
     elif unproven := counts[Verdict.UNPROVEN.value]:
         word, tone = f"{unproven:,} unproven", "busy"
+    elif not seen.verdicts.rows:
+        word, tone = "nothing was proven", "unknown"
+    elif seen.verdicts.state == "partial":
+        word, tone = "a part was proven", "busy"
     else:
-        word, tone = ("all proven", "good") if seen.verdicts.rows else ("nothing was proven", "unknown")
+        word, tone = "all proven", "good"
     return {
         "word": word,
         "tone": tone,

@@ -281,6 +281,21 @@ def test_a_guardrail_is_as_good_as_its_worst_proof() -> None:
     assert shown["at"] == 1800000000.0
 
 
+@pytest.mark.parametrize(
+    ("state", "never_ran", "word"),
+    [
+        ("complete", 0, "all proven"), ("partial", 0, "a part was proven"), ("running", 9, "a run is going on"),
+        ("interrupted", 16, "interrupted: 16 proofs never ran"), ("complete", 1, "1 proofs never ran"),
+        ("?", 0, "?: 0"),
+    ],
+)  # fmt: skip
+def test_only_a_whole_run_is_green(state: str, never_ran: int, word: str) -> None:
+    verdicts = Verdicts("1-ab", [Judged("a", ["G0"], Verdict.PROVEN)], [], {}, state, never_ran)
+    shown = panel.page(replace(SEEN, verdicts=verdicts))["verdicts"]
+    assert word in shown["word"]
+    assert (shown["tone"] == "good") is (word == "all proven")
+
+
 # --- the Host header ---------------------------------------------------------------------------------------
 
 NAMES = frozenset({"localhost", "127.0.0.1"})
