@@ -7,7 +7,6 @@ import asyncio
 import errno
 import socket
 import sys
-import tomllib
 from collections.abc import Sequence
 from contextlib import closing
 from ipaddress import ip_address
@@ -119,11 +118,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--db", type=Path, metavar="PATH", help="its database (default: [app] db_path of the config)")
     parser.add_argument(
         "--decision-log", type=Path, default=Path("data/ops/soak_decisions.jsonl"), metavar="PATH",
-        help="the soak's decisions (default: %(default)s)",
+        help="the soak's decisions, likewise (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--reports", type=Path, default=Path("reports"), metavar="DIR",
-        help="verdicts.json and buglog/ of the last proof run (default: %(default)s)",
+        help="verdicts.json and buglog/ of the last proof run; of root or the user who runs this, not behind links "
+        "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--pressure-dir", type=Path, default=observe.PRESSURE_DIR, metavar="DIR",
@@ -171,14 +171,14 @@ def _say(text: str) -> None:
 
 def _wanted(config: Path | None) -> Listen:
     path = config or health.CONFIG
+    if config is None and not path.exists():
+        _say(f"warning: {path} does not exist: built-in defaults apply")
+        return Listen()
     try:
-        return panel.listen_of(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        if config is None:
-            _say(f"warning: {path} does not exist: built-in defaults apply")
-            return Listen()
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (OSError, ValueError) as error:
+        return panel.listen_of(health.load_tables(path))
+    except HarnessError as error:
+        raise ConfigError(str(error)) from error
+    except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 

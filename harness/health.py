@@ -1,7 +1,8 @@
 """`hybrid-healthcheck`: is the engine well, right now? One line a check, PASS or FAIL last (contract M5, G1, G2).
 
 All checks run at once, each with its own deadline, and whoever has not answered when time is up has failed: a
-healthcheck that hangs is worse than one that fails. What cannot be learned is a failure too. It changes nothing.
+healthcheck that hangs is worse than one that fails. What cannot be learned is a failure too. It changes nothing. What
+is well and what is not stands in harness/judgement.py.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import ledger_view, observe, terminal
+from harness import jsontext, judgement, ledger_view, observe, terminal, trusted
 from harness.clock import Clock, OsClock, poll
 from harness.errors import HarnessError
-from harness.pressure import LIMITS, RESOURCES, Unknown
+from harness.judgement import PROGRESS_SECS, Finding
 from harness.recorder import Unrecorded
 from harness.shell import Shell
 from harness.stall import Progress
@@ -31,25 +32,8 @@ ALL_SECS = 4.5
 
 COMMAND_SECS = 3.0
 
-PROGRESS_SECS = 3.5
-"""How long the database may take to show a new tick: the engine's default tick interval (0.5 s) and flush interval
-(1 s), and twice that again."""
-
-HEARTBEAT_INTERVALS_MAX = 3
-"""A heartbeat older than so many intervals is not fresh (G4)."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    name: str
-    ok: bool
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{'PASS' if self.ok else 'FAIL'} {self.name} {self.detail}"
-
+CONFIG_BYTES_MAX = 256 * 1024
+"""A configuration is far smaller, and TOML can be made to take long."""
 
 Check = Callable[[], tuple[bool, str]]
 
@@ -102,13 +86,14 @@ def examine(wanted: Mapping[str, Check], clock: Clock, deadline_secs: float = AL
         threading.Thread(target=run, args=(name, check), name=f"check-{name}", daemon=True).start()
     with changed:
         changed.wait_for(lambda: len(answers) == len(wanted), max(0.0, end - clock.monotonic()))
-        return [answers.get(name) or Finding(name, False, f"no answer within {deadline_secs:g} s") for name in wanted]
+        return judgement.whole(
+            [answers.get(name) or Finding(name, False, f"no answer within {deadline_secs:g} s") for name in wanted]
+        )
 
 
 def check_unit(shell: Shell, unit_name: str) -> tuple[bool, str]:
     """systemd calls the unit active."""
-    state = observe.show(shell, unit_name, COMMAND_SECS)
-    return state.active == "active" and state.main_pid > 0, str(state)
+    return _answer(judgement.unit(observe.show(shell, unit_name, COMMAND_SECS)))
 
 
 def check_database(path: Path, clock: Clock, within_secs: float = PROGRESS_SECS) -> tuple[bool, str]:
@@ -121,13 +106,13 @@ def check_database(path: Path, clock: Clock, within_secs: float = PROGRESS_SECS)
 
     second = poll(grown, clock, within_secs)
     if second is None:
-        return False, f"no new tick within {within_secs:g} s, the last is {first.tick_id_max}"
+        return _answer(judgement.progress(within_secs, first.tick_id_max))
     return True, f"tick {first.tick_id_max} -> {second.tick_id_max} in {clock.monotonic() - started:.1f} s"
 
 
 def check_heartbeat(shell: Shell, target: Target, clock: Clock) -> tuple[bool, str]:
-    """The run of the engine that is active now has logged a heartbeat within three of its intervals."""
-    limit = HEARTBEAT_INTERVALS_MAX * target.heartbeat_interval_secs
+    """The run of the engine that is active now has logged a heartbeat lately, and its books balance."""
+    limit = judgement.HEARTBEAT_INTERVALS_MAX * target.heartbeat_interval_secs
     invocation = observe.show(shell, target.unit, COMMAND_SECS).invocation_id
     if not invocation:
         return False, f"{target.unit} does not run"
@@ -135,9 +120,10 @@ def check_heartbeat(shell: Shell, target: Target, clock: Clock) -> tuple[bool, s
         shell, f"--since=@{clock.wall() - limit:.6f}", f"_SYSTEMD_INVOCATION_ID={invocation}", timeout_secs=COMMAND_SECS
     )
     entry = observe.heartbeat(entries, invocation)
-    if entry is None:
-        return False, f"none within {limit:g} s in the journal of invocation {invocation[:8]}"
-    return True, f"{clock.wall() - entry.realtime_us / 1e6:.1f} s old, at most {limit:g} s"
+    age_secs = None if entry is None else clock.wall() - entry.realtime_us / 1e6
+    found = [judgement.heartbeat(age_secs, target.heartbeat_interval_secs)]
+    found += [] if entry is None else judgement.books(entry.fields)
+    return all(one.ok for one in found), "; ".join(one.detail for one in found)
 
 
 def check_dashboard(url: str) -> tuple[bool, str]:
@@ -153,18 +139,27 @@ def check_dashboard(url: str) -> tuple[bool, str]:
         with opener.open(healthz, timeout=COMMAND_SECS) as response:
             return response.status == 200, f"{healthz} answers {response.status}"
     except urllib.error.HTTPError as error:
-        return False, f"{healthz} answers {error.code}"
+        return False, f"{healthz} answers {error.code}{_problems(error.read(10_000))}"
     except OSError as error:
         return False, f"{healthz}: {getattr(error, 'reason', error)}"
 
 
 def check_pressure(directory: Path) -> tuple[bool, str]:
-    """PSI is known and within the limits of K1."""
-    reading = observe.read_pressure(directory)
-    if isinstance(reading, Unknown):
-        return False, f"unknown: {reading.reason}"
-    shown = ", ".join(f"{name} {reading.some(name):g} % of {LIMITS[name]:g} %" for name in RESOURCES)
-    return not reading.exceeded(), shown
+    """PSI is known, and the limits of K1 are not exceeded for long."""
+    return _answer(judgement.pressure(observe.read_pressure(directory)))
+
+
+def _answer(finding: Finding) -> tuple[bool, str]:
+    return finding.ok, finding.detail
+
+
+def _problems(healthz: bytes) -> str:
+    """What the dashboard finds wrong, as far as it says so."""
+    try:
+        said = jsontext.parse(healthz)["problems"]
+        return f": {'; '.join(map(jsontext.text, said))}"
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def report(findings: Sequence[Finding], *, colour: bool) -> str:
@@ -179,6 +174,18 @@ def report(findings: Sequence[Finding], *, colour: bool) -> str:
 
 
 # --- where the engine is -----------------------------------------------------------------------------------
+
+
+def load_tables(path: Path) -> dict[str, Any]:
+    """A configuration's tables. HarnessError, which names the file, for one that cannot be read or is no TOML."""
+    try:
+        return tomllib.loads(trusted.read_named(path, CONFIG_BYTES_MAX).decode("utf-8"))
+    except OSError as error:
+        raise HarnessError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise HarnessError(f"{path}: {error}") from error
+    except RecursionError:
+        raise HarnessError(f"{path}: nested too deeply") from None
 
 
 def database_of(tables: Mapping[str, Any]) -> Path:
@@ -201,8 +208,8 @@ def dashboard_of(tables: Mapping[str, Any]) -> str:
 
 
 def heartbeat_interval_of(tables: Mapping[str, Any]) -> float:
-    """The config's `heartbeat_interval_secs` (default 10)."""
-    return float(_table(tables, "engine").get("heartbeat_interval_secs", 10))
+    """The config's `heartbeat_interval_secs` (default 10, also for what is no number of seconds)."""
+    return float(jsontext.number(_table(tables, "engine").get("heartbeat_interval_secs")) or 10)
 
 
 def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -252,10 +259,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _target(options: argparse.Namespace) -> Target:
-    try:
-        tables = tomllib.loads(options.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HarnessError(f"{options.config}: {error}") from error
+    tables = load_tables(options.config)
     return Target(
         unit=options.unit,
         database=options.db.absolute() if options.db else database_of(tables),

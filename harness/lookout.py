@@ -2,29 +2,29 @@
 
 A look costs the same whatever the size of database, journal and logs: the journal is followed from where the last look
 left it, files are read again when they have changed, of a log only its end. Each source is looked at on its own; one
-that fails becomes a Trouble and leaves the others alone.
+that fails becomes a Trouble and leaves the others alone, whatever somebody has put there.
+
+Decision log and evidence are believed only where root or the dashboard's own user put them (harness/trusted.py).
 
 Everything here runs on one thread, because a journal must not be read from two.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from cysystemd.reader import JournalOpenMode, JournalReader, Rule
 
-from harness import health, journal, ledger_view, observe, unit
+from harness import health, journal, jsontext, ledger_view, observe, trusted, unit
 from harness.buglog import anchor
 from harness.clock import Clock
 from harness.errors import HarnessError
-from harness.ledger_view import Glance, Tick
+from harness.ledger_view import Glance, Tally, Tick
 from harness.panel import (
     LINE_POINTS_MAX,
     PRICE_SECS,
@@ -63,6 +63,10 @@ CATCH_UP_MAX = 2000
 DECISION_BYTES = 64 * 1024
 """How much of the decision log's end is read."""
 
+VERDICTS_BYTES_MAX = 16 * 1024 * 1024
+
+BUGLOG_BYTES_MAX = 64 * 1024 * 1024
+
 RATE_SECS = 10.0
 """Ticks a second are counted over so long, because the engine writes in batches."""
 
@@ -90,24 +94,32 @@ class Places:
 class _File(Generic[T]):
     """A file's content as a value, read again only when the file has changed."""
 
-    def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
+    def __init__(
+        self, path: Path, read: Callable[[Path], T], status: Callable[[Path], os.stat_result] = trusted.status
+    ) -> None:
+        """read: may raise OSError, HarnessError or ValueError. status: likewise; tells whether it has changed."""
         self.path = path
         self._read = read
+        self._status = status
         self._stamp: tuple[int, int, int] | None = None
         self._value: T | Trouble | None = None
 
     def value(self) -> T | Trouble:
+        stamp = None
         try:
-            status = self.path.stat()
+            status = self._status(self.path)
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             if self._value is None or stamp != self._stamp:
-                self._value, self._stamp = self._read(self.path), stamp
+                self._value = self._read(self.path)
         except FileNotFoundError:
-            self._value = Trouble(f"{self.path}: there is no such file")
+            self._value, stamp = Trouble(f"{self.path}: there is no such file"), None
         except OSError as error:
-            self._value = Trouble(f"{self.path}: {error.strerror}")
+            self._value, stamp = Trouble(f"{self.path}: {error.strerror}"), None
+        except HarnessError as error:
+            self._value = Trouble(str(error))
         except ValueError as error:
-            self._value, self._stamp = Trouble(f"{self.path}: {error}"), stamp
+            self._value = Trouble(f"{self.path}: {error}")
+        self._stamp = stamp
         return self._value
 
 
@@ -153,11 +165,16 @@ class Journal:
         seen = self._logs.get(entry.invocation_id, LogLook())
         at = entry.realtime_us / 1e6
         if entry.event in HEARTBEATS and at >= (seen.heartbeat_at or 0.0):
-            seen = LogLook(seen.mode, seen.sample_every, entry.fields, at)
+            seen = replace(seen, heartbeat=entry.fields, heartbeat_at=at)
         elif entry.event == "configuration loaded":
-            every = entry.fields.get("sample_every")
-            mode = str(entry.fields.get("mode", ""))
-            seen = LogLook(mode, every if isinstance(every, int) else None, seen.heartbeat, seen.heartbeat_at)
+            seen = replace(
+                seen,
+                mode=jsontext.text(entry.fields.get("mode"), ""),
+                feed=jsontext.text(entry.fields.get("ingest_mode"), ""),
+                sample_every=jsontext.whole(entry.fields.get("sample_every")),
+            )
+        elif entry.level == "ERROR" and "exit_code" in entry.fields:
+            seen = replace(seen, reason=jsontext.text(entry.fields.get("message"), ""))
         self._logs[entry.invocation_id] = seen
 
 
@@ -212,13 +229,17 @@ class Lookout:
         self._refresh_secs = refresh_secs
         self._shell = shell
         self._clock = clock
-        self._tables = _File(places.config, lambda path: tomllib.loads(path.read_text(encoding="utf-8")))
+        self._tables = _File(places.config, health.load_tables, os.stat)
         self._decisions = _File(places.decision_log, _read_end)
-        self._verdicts = _File(places.reports / "verdicts.json", self._read_verdicts)
+        self._verdicts = _File(places.reports / "verdicts.json", _read_verdicts)
+        # Verdicts, the buglog of their run, and both together.
+        self._links: tuple[Verdicts, str, Verdicts] | None = None
         # None until the journal could be opened.
         self._journal: Journal | None = None
         self._line: list[Tick] = []
         self._database: Path | None = None
+        # The newest tick, and since when (monotonic seconds) it has been that.
+        self._newest: tuple[int, float] | None = None
         # (monotonic seconds, id of the newest tick) of the last looks.
         self._counts: deque[tuple[float, int]] = deque()
         self._rates: deque[float | None] = deque(maxlen=RATES_SHOWN)
@@ -229,6 +250,7 @@ class Lookout:
         shown = self._show()
         journal = self._follow()
         ledger = self._ledger(tables, shown)
+        still_secs = self._still_secs(ledger)
         self._rates.append(self._rate(ledger))
         return Observation(
             at=self._clock.wall(),
@@ -237,10 +259,12 @@ class Lookout:
             unit=shown if isinstance(shown, Trouble) else self._unit(shown, journal),
             log=self._log(shown, journal),
             ledger=ledger,
+            tally=self._tally(ledger),
+            still_secs=still_secs,
             pressure=observe.read_pressure(self._places.pressure_dir),
             ticks_per_sec=self._rates[-1],
             decisions=self._decisions.value(),
-            verdicts=self._verdicts.value(),
+            verdicts=self._linked(self._verdicts.value()),
             rates=list(self._rates),
         )
 
@@ -259,7 +283,7 @@ class Lookout:
         try:
             answer = self._shell.run("systemctl", *argv, timeout_secs=COMMAND_SECS)
             state, more = unit.parse(answer.stdout), unit.properties(answer.stdout)
-        except HarnessError as error:
+        except (HarnessError, OSError) as error:
             return Trouble(f"systemd does not answer: {str(error).splitlines()[0]}")
         except ValueError as error:
             return Trouble(f"systemd does not tell: {answer.stderr.strip() or error}")
@@ -324,7 +348,27 @@ class Lookout:
         if self._line:
             first = self._line[-1].ts - PRICE_SECS * 1000
             self._line = [tick for tick in self._line if tick.ts >= first]
-        return Glance(self._line, seen.signals, seen.fills, seen.holdings, seen.open_orders)
+        return replace(seen, ticks=self._line)
+
+    def _tally(self, ledger: Glance | Trouble) -> Tally | None:
+        if isinstance(ledger, Trouble) or not ledger.ticks or self._database is None:
+            return None
+        symbol = ledger.ticks[-1].symbol
+        since_ms = next(tick.ts for tick in ledger.ticks if tick.symbol == symbol)
+        try:
+            return ledger_view.tally(self._database, symbol=symbol, since_ms=since_ms)
+        except HarnessError:
+            # What keeps it from being read was told with the ticks, or will be at the next look.
+            return None
+
+    def _still_secs(self, ledger: Glance | Trouble) -> float | None:
+        if isinstance(ledger, Trouble):
+            self._newest = None
+            return None
+        newest, now = ledger.ticks[-1].id if ledger.ticks else 0, self._clock.monotonic()
+        if self._newest is None or self._newest[0] != newest:
+            self._newest = (newest, now)
+        return now - self._newest[1]
 
     def _rate(self, ledger: Glance | Trouble) -> float | None:
         if isinstance(ledger, Trouble):
@@ -339,36 +383,58 @@ class Lookout:
         (begun, first), (now, last) = self._counts[0], self._counts[-1]
         return (last - first) / (now - begun) if now > begun else None
 
-    def _read_verdicts(self, path: Path) -> Verdicts:
-        try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            run_id, planned = str(summary["run_id"]), [str(one) for one in summary.get("planned", ())]
-            rows = [
-                Judged(str(one["proof"]), [str(claim) for claim in one["claims"]], Verdict(one["verdict"]))
-                for one in summary["verdicts"]
-            ]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not the verdicts of a proof run: {error!r}") from error
-        name = next((name for name in buglogs(self._places.reports) if name.endswith(f"{run_id}.html")), None)
-        hrefs = {row.proof: f"{self._places.buglog_url}{name}#{anchor(row.proof)}" for row in rows} if name else {}
-        return Verdicts(run_id, rows, planned, hrefs)
+    def _linked(self, verdicts: Verdicts | Trouble) -> Verdicts | Trouble:
+        """The verdicts with links into the buglog of their run, which may be rendered later than they are written."""
+        if isinstance(verdicts, Trouble):
+            return verdicts
+        name = next((one for one in buglogs(self._places.reports) if one.endswith(f"-{verdicts.run_id}.html")), "")
+        if self._links is None or self._links[0] is not verdicts or self._links[1] != name:
+            url = f"{self._places.buglog_url}{name}"
+            hrefs = {row.proof: f"{url}#{anchor(row.proof)}" for row in verdicts.rows} if name else {}
+            self._links = (verdicts, name, replace(verdicts, hrefs=hrefs))
+        return self._links[2]
 
 
-def buglogs(reports: Path) -> dict[str, Path]:
-    """The rendered evidence documents by file name: all that may be served of the reports."""
-    return {path.name: path for path in sorted((reports / "buglog").glob("BUG_*.html")) if path.is_file()}
+def buglogs(reports: Path) -> list[str]:
+    """The file names of the rendered evidence documents: all that may be served of the reports."""
+    try:
+        names = trusted.names(reports / "buglog")
+    except (OSError, HarnessError):
+        return []
+    return [name for name in names if name.startswith("BUG_") and name.endswith(".html")]
+
+
+def read_buglog(reports: Path, name: str) -> bytes | None:
+    """An evidence document; None when there is none of that name, or when not root or this user put it there."""
+    if name not in buglogs(reports):
+        return None
+    try:
+        return trusted.read(reports / "buglog" / name, BUGLOG_BYTES_MAX)
+    except (OSError, HarnessError):
+        return None
+
+
+def _read_verdicts(path: Path) -> Verdicts:
+    summary = jsontext.parse(trusted.read(path, VERDICTS_BYTES_MAX))
+    try:
+        run_id = jsontext.text(summary["run_id"])
+        planned = [jsontext.text(one) for one in summary.get("planned", ())]
+        rows = [
+            Judged(jsontext.text(one["proof"]), list(map(jsontext.text, one["claims"])), Verdict(one["verdict"]))
+            for one in summary["verdicts"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not the verdicts of a proof run: {type(error).__name__}: {error}") from error
+    state, never_ran = jsontext.text(summary.get("state"), "complete"), jsontext.whole(summary.get("never_ran")) or 0
+    return Verdicts(run_id, rows, planned, {}, state, never_ran)
 
 
 def _read_end(path: Path) -> list[dict[str, Any]]:
     """The decisions in the last DECISION_BYTES of the log; the first and the last line may be cut."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - DECISION_BYTES))
-        text = file.read().decode("utf-8", "replace")
     found = []
-    for line in text.split("\n"):
+    for line in trusted.read_end(path, DECISION_BYTES).split(b"\n"):
         try:
-            entry = json.loads(line)
+            entry = jsontext.parse(line.decode("utf-8", "replace"))
         except ValueError:
             continue
         if isinstance(entry, dict) and "action" in entry:

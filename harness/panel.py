@@ -1,7 +1,9 @@
 """What the dashboard saw -> what its page shows, what /healthz answers, what /metrics exports.
 
 An `Observation` is everything seen in one look. What could not be learned is a `Trouble`, which the page shows in
-words where the value would stand; it never becomes a zero, and never keeps the rest from being shown.
+words where the value would stand; it never becomes a zero, and never keeps the rest from being shown. Whatever was
+seen, there is a page of it: what others have written is taken for a number or a text only where it is one
+(harness/jsontext.py).
 
 Who started the present run of the engine is told from systemd's own words: an automatic restart counts in
 NRestarts, and the result of the run before tells the watchdog's from an exit's. A start by hand is the controller's
@@ -12,16 +14,20 @@ boot's).
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import Any
 
-from harness.exit_actions import Endings, Exit
+from harness import jsontext, judgement
+from harness.exit_actions import Endings, Exit, awaits_restart, from_unit
+from harness.judgement import Finding
 from harness.ladder import RUNGS
-from harness.ledger_view import Deed, Glance, Tick
+from harness.ledger_view import Deed, Glance, Tally, Tick
 from harness.pressure import LIMITS, RESOURCES, Pressure, Unknown
 from harness.unit import UnitState
 from harness.verdict import Verdict, merge
@@ -31,9 +37,6 @@ Json = dict[str, Any]
 STALE_LOOKS = 5
 """What was seen so many refreshes ago is stale: /healthz says so."""
 
-HEARTBEAT_INTERVALS_MAX = 3
-"""A heartbeat older than so many intervals is not fresh (G4), as the healthcheck has it."""
-
 DECISIONS_SHOWN = 12
 
 RESTART_SECS_MAX = 150.0
@@ -41,6 +44,14 @@ RESTART_SECS_MAX = 150.0
 
 PRICE_SECS = 300.0
 """How much of the price line is shown."""
+
+GAP_SECS, GAP_STRIDES = 5.0, 10
+"""Where no tick came for longer than this, and for longer than so many times what usually lies between two of them, the
+line has a gap. The engine itself makes nothing of a tick older than five seconds (`max_staleness_ms`)."""
+
+CLOCK_SKEW_MS, WAL_BYTES = 1000, 64 * 2**20
+"""An operator is told of more than this: of a feed's clock beside ours, and of a WAL, which is checkpointed at 4 MiB
+unless a reader that never ends keeps the engine from it."""
 
 LINE_POINTS_MAX = 600
 
@@ -74,6 +85,8 @@ class EngineConfig:
     heartbeat_interval_secs: float = 10.0
     max_staleness_ms: float = 5000.0
     caps: Caps = Caps()
+    feed: str = "SYNTHETIC"
+    """`[engine] ingest_mode`."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,10 @@ class LogLook:
     """Fields of its last HEARTBEAT or FINAL METRICS; empty before the first."""
     heartbeat_at: float | None = None
     """Seconds since the Unix epoch."""
+    feed: str = ""
+    """Of the same line as the mode: SYNTHETIC, REPLAY, MOCK_WS or REAL_WS."""
+    reason: str = ""
+    """Why it ended, where it was the engine that said so."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +146,10 @@ class Verdicts:
     planned: Sequence[str]
     hrefs: Mapping[str, str]
     """Proof -> where the buglog tells of it; empty when there is no buglog of that run."""
+    state: str = "complete"
+    """How much was judged: running, interrupted, partial (not all proofs were chosen) or complete."""
+    never_ran: int = 0
+    """Proofs that were chosen and have no verdict."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +171,10 @@ class Observation:
     verdicts: Verdicts | Trouble
     rates: Sequence[float | None] = ()
     """`ticks_per_sec` of the last looks, oldest first."""
+    tally: Tally | None = None
+    """Signals and fills of the price line's symbol and time."""
+    still_secs: float | None = None
+    """For how long the newest tick in the database has been the same; None when it cannot be read."""
 
 
 # --- the engine's configuration ----------------------------------------------------------------------------
@@ -168,7 +193,7 @@ def listen_of(tables: Mapping[str, Any]) -> Listen:
     if port != int(port) or not 1 <= port <= 65_535:
         raise ValueError(f"dashboard.port = {port:g}: must be a whole number from 1 to 65535")
     refresh = _number(table, "dashboard", "refresh_seconds", Listen.refresh_secs, "a number of seconds above 0")
-    if not 0 < refresh < float("inf"):
+    if refresh <= 0:
         raise ValueError(f"dashboard.refresh_seconds = {refresh:g}: must be a number of seconds above 0")
     return Listen(host, int(port), refresh)
 
@@ -177,12 +202,15 @@ def config_of(tables: Mapping[str, Any]) -> EngineConfig:
     """What the page needs of a parsed configuration. ValueError names what is wrong; judging the rest of it is the
     engine's work."""
     engine, caps = _table(tables, "engine"), _table(tables, "risk_caps")
-    mode = tables.get("mode", EngineConfig.mode)
+    mode, feed = tables.get("mode", EngineConfig.mode), engine.get("ingest_mode", EngineConfig.feed)
     if not isinstance(mode, str):
         raise ValueError(f"mode = {mode!r}: must be SHADOW, PAPER or LIVE")
+    if not isinstance(feed, str):
+        raise ValueError(f"engine.ingest_mode = {feed!r}: must be SYNTHETIC, REPLAY, MOCK_WS or REAL_WS")
     return EngineConfig(
         # The engine takes an unknown mode for SHADOW (C1).
         mode=mode.upper() if mode.upper() in _MODES else "SHADOW",
+        feed=feed.upper(),
         sample_every=int(_number(engine, "engine", "sample_every", 1, "a whole number")),
         heartbeat_interval_secs=_number(engine, "engine", "heartbeat_interval_secs", 10, "a number of seconds"),
         max_staleness_ms=_number(engine, "engine", "max_staleness_ms", 5000, "a whole number of milliseconds"),
@@ -203,45 +231,98 @@ def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _number(table: Mapping[str, Any], name: str, key: str, default: float, allowed: str) -> float:
     value = table.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise ValueError(f"{name}.{key} = {value!r}: must be {allowed}")
-    return value
+    known = jsontext.number(value)
+    if known is None:
+        raise ValueError(f"{name}.{key} = {jsontext.text(repr(value))}: must be {allowed}")
+    return known
 
 
 # --- judgement ---------------------------------------------------------------------------------------------
 
 
-def problems(seen: Observation) -> list[str]:
-    """Why an operator should look, one sentence each; empty when all is well. What /healthz answers 503 with."""
+def findings(seen: Observation) -> list[Finding]:
+    """The judgement of harness/judgement.py on what was seen. What only follows from a unit that does not run is not
+    judged."""
     found = []
+    never = False
     if isinstance(seen.unit, Trouble):
-        found.append(f"unit: {seen.unit.reason}")
-    elif seen.unit.state.active != "active":
-        found.append(f"unit: the engine is not running ({_unit_words(seen.unit.state)})")
+        found.append(Finding("unit", False, seen.unit.reason))
+    else:
+        never = seen.unit.state.active == "inactive" and _last_end(seen.unit) is None
+        found.append(replace(judgement.unit(seen.unit.state), detail=_unit_says(seen.unit, seen.log)))
     for name, part in (("config", seen.config), ("database", seen.ledger), ("journal", seen.log)):
-        if isinstance(part, Trouble):
-            found.append(f"{name}: {part.reason}")
+        if isinstance(part, Trouble) and (name == "config" or not never):
+            found.append(Finding(name, False, part.reason))
+    if isinstance(seen.ledger, Glance):
+        if seen.ledger.odd:
+            found.append(Finding("database", False, f"{seen.ledger.odd} rows hold what the engine never writes"))
+        if _runs(seen) and seen.still_secs is not None:
+            newest = seen.ledger.ticks[-1].id if seen.ledger.ticks else 0
+            found.append(judgement.progress(round(seen.still_secs, 1), newest))
     if isinstance(seen.log, LogLook) and _runs(seen):
         age = None if seen.log.heartbeat_at is None else seen.at - seen.log.heartbeat_at
-        limit = HEARTBEAT_INTERVALS_MAX * _config(seen).heartbeat_interval_secs
-        if age is None:
-            found.append("heartbeat: none from this run of the engine yet")
-        elif age > limit:
-            found.append(f"heartbeat: the last is {age:.0f} s old, at most {limit:g} s")
-        found += [f"books: {line['says']}" for line in _book_lines(seen) if line["ok"] is False]
-        skew_ms = seen.log.heartbeat.get("clock_skew_ms")
-        if isinstance(skew_ms, int) and abs(skew_ms) > _config(seen).max_staleness_ms:
+        found.append(judgement.heartbeat(age, _config(seen).heartbeat_interval_secs))
+        found += judgement.books(seen.log.heartbeat)
+        skew_ms = jsontext.number(seen.log.heartbeat.get("clock_skew_ms"))
+        if skew_ms is not None and abs(skew_ms) > _config(seen).max_staleness_ms:
             direction = "ahead" if skew_ms > 0 else "behind, or its trades come late"
             off = f"the venue's clock is {_age(abs(skew_ms) / 1000)} {direction}"
-            found.append(f"clock: {off}: every signal is vetoed as stale")
-    return found
+            found.append(Finding("clock", False, f"{off}: every signal is vetoed as stale"))
+    found.append(judgement.pressure(seen.pressure))
+    return judgement.whole(found)
+
+
+def problems(seen: Observation) -> list[str]:
+    """Why an operator should look, one sentence each; empty when all is well. What /healthz answers 503 with."""
+    return [f"{one.name}: {one.detail}" for one in findings(seen) if not one.ok]
 
 
 def warnings(seen: Observation) -> list[str]:
-    """What an operator should know of although the engine is well; /healthz does not mind."""
-    if isinstance(seen.pressure, Unknown):
-        return [f"pressure: {seen.pressure.reason}"]
-    return [f"pressure: {text} % of the time waited" for text in seen.pressure.exceeded()]
+    """What an operator should know of although all is well; /healthz does not mind."""
+    pressure = judgement.pressure(seen.pressure)
+    found = []
+    if pressure.ok and isinstance(seen.pressure, Pressure) and seen.pressure.exceeded():
+        found.append(f"pressure: {pressure.detail}")
+    beat = _beat(seen)
+    skew, wal, dropped, foreign = (
+        jsontext.number(beat.get(name)) or 0 for name in ("clock_skew_ms", "wal_bytes", "log_drops", "foreign")
+    )
+    if CLOCK_SKEW_MS < abs(skew) <= _config(seen).max_staleness_ms:
+        found.append(f"clock: that of the feed and this computer's differ by {abs(skew) / 1000:.1f} s")
+    if wal > WAL_BYTES:
+        found.append(f"database: its WAL has grown to {wal / 2**20:.0f} MiB; does a reader never end?")
+    if dropped > 0:
+        found.append(f"log: {dropped:.0f} lines of the engine were lost, because nobody took them")
+    if foreign > 0:
+        found.append(f"feed: {foreign:.0f} trades were of markets that nobody asked for, and are not stored")
+    return found
+
+
+def health(seen: Observation) -> Json:
+    """What the page says above everything else."""
+    wrong, odd = problems(seen), warnings(seen)
+    if wrong and isinstance(seen.unit, UnitLook) and (calm := _calm(seen.unit)) and len(wrong) == 1:
+        return {"tone": "calm", "title": calm, "lines": [*wrong, *odd]}
+    if wrong:
+        failed = {one.name for one in findings(seen) if not one.ok}
+        if failed <= judgement.BESIDE_THE_ENGINE:
+            title = "The engine is well; the computer is under pressure"
+        else:
+            title = "1 thing is wrong" if len(wrong) == 1 else f"{len(wrong)} things are wrong"
+        return {"tone": "bad", "title": title, "lines": [*wrong, *odd]}
+    if odd:
+        return {"tone": "busy", "title": "The engine is well. To be noted:", "lines": odd}
+    return {"tone": "good", "title": "All well", "lines": []}
+
+
+def _calm(look: UnitLook) -> str:
+    """Of a unit that is down and that nobody need worry about: what is so; empty for every other."""
+    if look.state.active != "inactive":
+        return ""
+    last = _last_end(look)
+    if last is None:
+        return "The engine was never started"
+    return "The engine was stopped in order" if _is_orderly(last) else ""
 
 
 def is_stale(at: float, now: float, refresh_secs: float) -> bool:
@@ -252,14 +333,8 @@ def is_stale(at: float, now: float, refresh_secs: float) -> bool:
 def who_started(
     state: UnitState, lifecycle: Sequence[Mapping[str, str]], decisions: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str]:
-    """Who started the present run, or who ended the last one when it is down: (a word, a sentence).
-
-    The word is controller, systemd, watchdog or operator; empty when nothing can be said.
-    """
+    """Who started the present run: controller, systemd, watchdog or operator, and a sentence."""
     endings = Endings().take(lifecycle)
-    last = endings[-1] if endings else None
-    if state.active in ("failed", "inactive"):
-        return ("", _ended(last)) if last else ("", "has not run")
     if state.n_restarts > 0:
         before = next((ended for ended in reversed(endings) if ended.invocation_id != state.invocation_id), None)
         if before is not None and before.result == "watchdog":
@@ -274,7 +349,7 @@ def who_started(
             if one.get("MESSAGE_ID") == _STARTED and asked < _at(one) <= asked + RESTART_SECS_MAX
         ]
         if runs[:1] == [state.invocation_id]:
-            return "controller", f"restarted by the soak controller: {restart.get('reason', '')}"
+            return "controller", f"restarted by the soak controller: {jsontext.text(restart.get('reason', ''))}"
     return "operator", "started by an operator, or at boot"
 
 
@@ -301,11 +376,15 @@ def host_allowed(header: str, names: Iterable[str], local_address: str) -> bool:
 
 
 def thin(ticks: Sequence[Tick], most: int) -> list[Tick]:
-    """At most about `most` of the ticks: the extremes of each stretch and the last, so that no peak is lost."""
+    """About `most` of the ticks: the extremes of each stretch, the first and the last, so that no peak is lost, and
+    both sides of every gap."""
     if len(ticks) <= most:
         return list(ticks)
     stretch = -(-len(ticks) * 2 // most)
-    kept: dict[int, Tick] = {}
+    kept: dict[int, Tick] = {ticks[0].id: ticks[0]}
+    for before, after in pairwise(ticks):
+        if after.ts - before.ts > GAP_SECS * 1000:
+            kept |= {before.id: before, after.id: after}
     for start in range(0, len(ticks), stretch):
         part = ticks[start : start + stretch]
         for tick in (min(part, key=lambda one: one.price), max(part, key=lambda one: one.price)):
@@ -322,8 +401,7 @@ def page(seen: Observation) -> Json:
     return {
         "at": seen.at,
         "refresh_secs": seen.refresh_secs,
-        "problems": problems(seen),
-        "warnings": warnings(seen),
+        "health": health(seen),
         "mode": _mode(seen),
         "unit": _unit(seen),
         "figures": _figures(seen),
@@ -346,11 +424,12 @@ _MODES = {
 def _mode(seen: Observation) -> Json:
     word = _mode_word(seen)
     if word == "unknown":
-        return {"word": "unknown", "runs": False, "says": "Neither journal nor configuration tells the mode."}
+        says = "Neither journal nor configuration tells the mode."
+        return {"word": "unknown", "feed": "", "runs": False, "says": says}
     says = _MODES.get(word, "A mode that this page does not know.")
     if not _runs(seen):
         says = "The engine does not run; this is the mode of its last run, or of its configuration."
-    return {"word": word, "runs": _runs(seen), "says": says}
+    return {"word": word, "feed": _feed_word(seen), "runs": _runs(seen), "says": says}
 
 
 def _mode_word(seen: Observation) -> str:
@@ -359,14 +438,23 @@ def _mode_word(seen: Observation) -> str:
     return (logged or configured).upper() or "unknown"
 
 
+def _feed_word(seen: Observation) -> str:
+    """Where the ticks come from; empty when nothing tells."""
+    logged = seen.log.feed if isinstance(seen.log, LogLook) else ""
+    configured = seen.config.feed if isinstance(seen.config, EngineConfig) else ""
+    return (logged or configured).upper()
+
+
 def _unit(seen: Observation) -> Json:
     if isinstance(seen.unit, Trouble):
         return {"word": "unknown", "tone": "unknown", "says": seen.unit.reason, "since": None, "by": "", "restarts": 0}
     state = seen.unit.state
-    by, says = who_started(state, seen.unit.lifecycle, _lines(seen.decisions))
+    by, says = ("", _unit_says(seen.unit, seen.log))
+    if state.active not in ("failed", "inactive") and not awaits_restart(state):
+        by, says = who_started(state, seen.unit.lifecycle, _lines(seen.decisions))
     return {
-        "word": _unit_words(state),
-        "tone": {"active": "good", "failed": "bad", "inactive": "bad"}.get(state.active, "busy"),
+        "word": _unit_word(seen.unit),
+        "tone": _unit_tone(seen.unit),
         "says": says,
         # systemd forgets a unit that was stopped in order, its journal does not.
         "since": seen.unit.changed_at or (_at(seen.unit.lifecycle[-1]) if seen.unit.lifecycle else None),
@@ -376,15 +464,19 @@ def _unit(seen: Observation) -> Json:
     }
 
 
-def _unit_words(state: UnitState) -> str:
+def _unit_word(look: UnitLook) -> str:
+    state = look.state
     match state.active:
         case "active":
             return "running"
         case "inactive":
-            return "stopped"
+            last = _last_end(look)
+            if last is None:
+                return "never started"
+            return "stopped" if _is_orderly(last) else "down after a failure"
         case "failed":
-            return f"failed: {state.result}" + (f", exit {state.exec_main_status}" if state.exec_main_code == 1 else "")
-        case "activating" if state.sub.startswith("auto-restart"):
+            return "failed" if _last_code(look) is not None else "crashed"
+        case "activating" if awaits_restart(state):
             return "waiting to be restarted"
         case "activating":
             return "starting"
@@ -393,15 +485,73 @@ def _unit_words(state: UnitState) -> str:
     return f"{state.active}/{state.sub}"
 
 
-def _ended(last: Exit) -> str:
-    return "stopped in order" if last.result == "success" else f"ended: {last}"
+def _unit_tone(look: UnitLook) -> str:
+    if look.state.active in ("failed", "inactive"):
+        return "calm" if _calm(look) else "bad"
+    return "good" if look.state.active == "active" else "busy"
+
+
+def _unit_says(look: UnitLook, log: LogLook | Trouble) -> str:
+    """How the unit does; of one that is down, how it ended and why, in words that tell a stop from a crash."""
+    state = look.state
+    if state.active == "active":
+        return "the engine runs"
+    if state.active not in ("failed", "inactive") and not awaits_restart(state):
+        return f"the engine is {_unit_word(look)}"
+    last = _last_end(look)
+    waits = ", and is waiting to be restarted" if awaits_restart(state) else ""
+    if last is None:
+        return "the engine was never started, as far as systemd and its journal know"
+    if _is_orderly(last):
+        return f"the engine was stopped, or ended, in order (exit 0){waits}"
+    if last.exit_code is None:
+        return f"the engine crashed: {_death(last)}{waits}"
+    reason = log.reason if isinstance(log, LogLook) else ""
+    return f"the engine ended with {last}{f': {reason}' if reason else ''}{waits}"
+
+
+def _last_end(look: UnitLook) -> Exit | None:
+    """How its last run ended; None when it never ran. The journal remembers what systemd was told to forget."""
+    endings = Endings().take(look.lifecycle)
+    return from_unit(look.state) or (endings[-1] if endings else None)
+
+
+_SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 31: "SIGSYS"}
+
+_CLEAN_SIGNALS = (1, 2, 13, 15)
+"""A death by one of these is a success to systemd (systemd.service(5), SuccessExitStatus=)."""
+
+
+def _is_orderly(last: Exit) -> bool:
+    # Told to forget a failure (reset-failed), systemd calls the result a success; how the process ended it still knows.
+    clean = {"exited": (0,), "killed": _CLEAN_SIGNALS, "dumped": ()}
+    return last.result == "success" and last.status in clean.get(last.code, (last.status,))
+
+
+def _last_code(look: UnitLook) -> int | None:
+    last = _last_end(look)
+    return None if last is None else last.exit_code
+
+
+def _death(last: Exit) -> str:
+    """What killed it, as a human says it."""
+    names = {"watchdog": "stuck, and killed by systemd's watchdog", "timeout": "killed by systemd, because it did not "
+             "stop or start in time", "oom-kill": "killed by the kernel, because memory was short"}  # fmt: skip
+    if last.result in names:
+        return names[last.result]
+    if last.status is None or last.code not in ("killed", "dumped"):
+        return last.result
+    name = _SIGNALS.get(last.status, "")
+    how = "killed" if last.code == "killed" else "dumped core"
+    return f"{how} by signal {last.status}{f' ({name})' if name else ''}"
 
 
 def _figures(seen: Observation) -> list[Json]:
-    beat = seen.log.heartbeat if isinstance(seen.log, LogLook) else {}
+    beat = _beat(seen)
     ticks = seen.ledger.ticks if isinstance(seen.ledger, Glance) else []
     rung = _rung(seen)
-    lag, rss = beat.get("loop_lag_ms_p99"), seen.unit.rss_bytes if isinstance(seen.unit, UnitLook) else None
+    lag = jsontext.number(beat.get("loop_lag_ms_p99"))
+    rss = seen.unit.rss_bytes if isinstance(seen.unit, UnitLook) else None
     return [
         {
             "name": "Ticks stored", "value": _shown(seen.ticks_per_sec if _runs(seen) else 0.0, 1), "unit": "/s",
@@ -414,7 +564,7 @@ def _figures(seen: Observation) -> list[Json]:
             else "no configuration tells it",
         },
         {
-            "name": "Event-loop lag", "value": _shown(lag if isinstance(lag, int | float) else None, 1), "unit": "ms",
+            "name": "Event-loop lag", "value": _shown(lag, 1), "unit": "ms",
             "note": "99th percentile, this run",
         },
         {
@@ -444,7 +594,8 @@ def _price(seen: Observation) -> Json:
         return {"trouble": "There is no tick in the database yet."}
     symbol = seen.ledger.ticks[-1].symbol
     line = [tick for tick in seen.ledger.ticks if tick.symbol == symbol]
-    first = line[0].ts
+    first, last = line[0].ts, line[-1].ts
+    now = round(seen.at * 1000)
 
     def marks(deeds: Sequence[Deed]) -> list[Json]:
         return [
@@ -455,10 +606,30 @@ def _price(seen: Observation) -> Json:
 
     return {
         "symbol": symbol,
-        "points": [[tick.ts, tick.price] for tick in line],
+        "lines": [[[tick.ts, tick.price] for tick in stretch] for stretch in stretches(line)],
+        # Up to now, so that a feed or an engine that is silent is seen to be; ticks of a replay are of another time.
+        "until": now if last <= now <= last + PRICE_SECS * 1000 else last,
         "signals": marks(seen.ledger.signals),
         "fills": marks(seen.ledger.fills),
+        "tally": None if seen.tally is None else vars(seen.tally),
     }
+
+
+def stretches(line: Sequence[Tick]) -> list[list[Tick]]:
+    """The line, parted where no tick came for long. Ids are consecutive, so they tell how many ticks lie between two
+    points, all of which were thinned out of the line."""
+    usual = statistics.median([_stride_ms(*pair) for pair in pairwise(line)] or [0.0])
+    longest = max(GAP_SECS * 1000, GAP_STRIDES * usual)
+    found = [[line[0]]]
+    for before, after in pairwise(line):
+        if _stride_ms(before, after) > longest:
+            found.append([])
+        found[-1].append(after)
+    return found
+
+
+def _stride_ms(before: Tick, after: Tick) -> float:
+    return (after.ts - before.ts) / max(1, after.id - before.id)
 
 
 def _pressure(seen: Observation) -> Json:
@@ -467,7 +638,7 @@ def _pressure(seen: Observation) -> Json:
     return {
         "rows": [
             {
-                "name": {"cpu": "CPU", "memory": "Memory", "io": "I/O"}[name],
+                "name": judgement.NAMES[name].capitalize() if name == "memory" else judgement.NAMES[name],
                 "value": seen.pressure.some(name),
                 "limit": LIMITS[name],
                 "over": seen.pressure.some(name) > LIMITS[name],
@@ -477,55 +648,33 @@ def _pressure(seen: Observation) -> Json:
     }
 
 
-_EQUATIONS = (
-    ("ticks parsed", "ticks_parsed", "received + duplicates", ("ingest_received", "duplicates")),
-    ("received", "ingest_received", "processed + sampled out", ("ingest_processed", "sampled_out")),
-    ("ticks", "tick_count", "processed", ("ingest_processed",)),
-    (
-        "ticks", "tick_count", "written + known before + queued + dropped",
-        ("tick_rows_written", "tick_rows_known", "tick_rows_queued", "bp_drops_tick", "bp_drops_persist"),
-    ),
-)  # fmt: skip
-"""M3, as a reader says it and as the heartbeat's fields have it."""
-
-
-def _book_lines(seen: Observation) -> list[Json]:
-    beat = seen.log.heartbeat if isinstance(seen.log, LogLook) else {}
-    lines = []
-    for left_name, left, right_name, parts in _EQUATIONS:
-        numbers = [beat.get(name) for name in (left, *parts)]
-        known = [number for number in numbers if isinstance(number, int)]
-        if len(known) != len(numbers):
-            ok, says = None, f"{left_name} = {right_name}: no heartbeat tells"
-        else:
-            ok = known[0] == sum(known[1:])
-            says = f"{left_name} {known[0]} {'=' if ok else '≠'} {right_name} {sum(known[1:])}"
-        lines.append({"ok": ok, "left": left_name, "right": right_name, "says": says, "number": numbers[0]})
-    return lines
-
-
 def _books(seen: Observation) -> Json:
     if isinstance(seen.log, Trouble):
         return {"trouble": seen.log.reason}
     if not seen.log.heartbeat:
         return {"trouble": "No heartbeat of this run of the engine in the journal yet."}
-    lines = _book_lines(seen)
-    broken = any(line["ok"] is False for line in lines)
-    unknown = any(line["ok"] is None for line in lines)
+    lines = judgement.equations(seen.log.heartbeat)
+    broken = any(line.ok is False for line in lines)
+    unknown = any(line.ok is None for line in lines)
     return {
         "word": "do not balance" if broken else "unknown" if unknown else "balance",
         "tone": "bad" if broken else "unknown" if unknown else "good",
         "at": seen.log.heartbeat_at,
-        "lines": lines,
+        "lines": [vars(line) for line in lines],
         "counts": [
-            {"name": name, "value": seen.log.heartbeat.get(key)}
+            {"name": name, "value": jsontext.number(seen.log.heartbeat.get(key))}
             for name, key in (
                 ("signals", "signal_count"), ("fills", "trade_count"), ("risk vetoes", "risk_vetoes"),
                 ("stale vetoes", "stale_vetoes"), ("parse errors", "parse_errors"), ("reconnects", "reconnects"),
-                ("write errors", "persist_errors"),
+                ("write errors", "persist_errors"), ("foreign trades", "foreign"), ("lost log lines", "log_drops"),
             )
+            if key in seen.log.heartbeat or key not in _LATER
         ],
     }  # fmt: skip
+
+
+_LATER = ("foreign", "log_drops")
+"""Numbers of a heartbeat that an engine of another version may not have."""
 
 
 def exposures(seen: Observation) -> dict[str, float]:
@@ -584,8 +733,8 @@ def _decisions(seen: Observation) -> Json:
             {
                 "at": _seconds(line.get("timestamp")),
                 "state": _state(line),
-                "action": str(line.get("action", "?")),
-                "reason": str(line.get("reason", "")),
+                "action": jsontext.text(line.get("action")),
+                "reason": jsontext.text(line.get("reason", "")),
             }
             for line in reversed(seen.decisions[-DECISIONS_SHOWN:])
         ]
@@ -594,7 +743,7 @@ def _decisions(seen: Observation) -> Json:
 
 def _state(line: Mapping[str, Any]) -> str:
     every = line.get("current_sample_every", 1)
-    return f"{line.get('state', '?')}{'' if every == 1 else f' ÷{every}'}"
+    return f"{jsontext.text(line.get('state'))}{'' if every == 1 else f' ÷{jsontext.text(every)}'}"
 
 
 _GUARDRAIL = re.compile(r"(G|I|S|L)(\d+)|exit12|stall|sampling|psi|concurrency")
@@ -623,7 +772,23 @@ def _verdicts(seen: Observation) -> Json:
             }
         )
     counts = {verdict.value: sum(row.verdict is verdict for row in seen.verdicts.rows) for verdict in Verdict}
+    if refuted := counts[Verdict.REFUTED.value]:
+        word, tone = f"{refuted:,} refuted", "bad"
+    elif seen.verdicts.state == "running":
+        word, tone = "not yet proven: a run is going on", "busy"
+    elif seen.verdicts.state not in ("complete", "partial") or seen.verdicts.never_ran:
+        word, tone = f"{seen.verdicts.state}: {seen.verdicts.never_ran:,} proofs never ran", "busy"
+    elif unproven := counts[Verdict.UNPROVEN.value]:
+        word, tone = f"{unproven:,} unproven", "busy"
+    elif not seen.verdicts.rows:
+        word, tone = "nothing was proven", "unknown"
+    elif seen.verdicts.state == "partial":
+        word, tone = "a part was proven", "busy"
+    else:
+        word, tone = "all proven", "good"
     return {
+        "word": word,
+        "tone": tone,
         "run_id": seen.verdicts.run_id,
         "at": _run_seconds(seen.verdicts.run_id),
         "rows": guardrails,
@@ -708,8 +873,9 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
     found: dict[str, list[tuple[str, float]]] = {}
 
     def put(name: str, value: object, label: str = "") -> None:
-        if isinstance(value, int | float):
-            found.setdefault(name, []).append((label, float(value)))
+        known = int(value) if isinstance(value, bool) else jsontext.number(value)
+        if known is not None:
+            found.setdefault(name, []).append((jsontext.text(label), float(known)))
 
     put("hybrid_dashboard_look_timestamp_seconds", seen.at)
     put("hybrid_database_readable", isinstance(seen.ledger, Glance))
@@ -734,15 +900,14 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
         put("hybrid_open_orders_limit", seen.config.caps.open_orders)
     if isinstance(seen.log, LogLook) and seen.log.heartbeat:
         put("hybrid_heartbeat_timestamp_seconds", seen.log.heartbeat_at)
-        balance = [line["ok"] for line in _book_lines(seen)]
+        balance = [line.ok for line in judgement.equations(seen.log.heartbeat)]
         if None not in balance:
             put("hybrid_books_balanced", all(balance))
-        lag = seen.log.heartbeat.get("loop_lag_ms_p99")
-        put("hybrid_event_loop_lag_seconds", lag / 1000 if isinstance(lag, int | float) else None)
-        skew = seen.log.heartbeat.get("clock_skew_ms")
-        put("hybrid_clock_skew_seconds", skew / 1000 if isinstance(skew, int) else None)
-        wal_bytes = seen.log.heartbeat.get("wal_bytes")
-        put("hybrid_wal_bytes", wal_bytes if isinstance(wal_bytes, int | float) else None)
+        lag = jsontext.number(seen.log.heartbeat.get("loop_lag_ms_p99"))
+        put("hybrid_event_loop_lag_seconds", None if lag is None else lag / 1000)
+        skew = jsontext.number(seen.log.heartbeat.get("clock_skew_ms"))
+        put("hybrid_clock_skew_seconds", None if skew is None else skew / 1000)
+        put("hybrid_wal_bytes", jsontext.number(seen.log.heartbeat.get("wal_bytes")))
         for key, (name, _) in _COUNTED.items():
             put(name, seen.log.heartbeat.get(key))
     for resource in RESOURCES:
@@ -760,6 +925,10 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
 
 def _runs(seen: Observation) -> bool:
     return isinstance(seen.unit, UnitLook) and seen.unit.state.active == "active"
+
+
+def _beat(seen: Observation) -> Mapping[str, Any]:
+    return seen.log.heartbeat if isinstance(seen.log, LogLook) else {}
 
 
 def _config(seen: Observation) -> EngineConfig:
@@ -785,15 +954,15 @@ def _age(seconds: float) -> str:
 
 def _seconds(timestamp: object) -> float:
     try:
-        return datetime.fromisoformat(str(timestamp)).timestamp()
-    except ValueError:
+        return datetime.fromisoformat(jsontext.text(timestamp)).timestamp()
+    except (ValueError, OverflowError, OSError):
         return 0.0
 
 
 def _run_seconds(run_id: str) -> float | None:
     # A run's id begins with its time.
     head = run_id.partition("-")[0]
-    return float(head) if head.isdigit() else None
+    return float(head) if re.fullmatch(r"[0-9]{1,11}", head) else None
 
 
 def _at(entry: Mapping[str, str]) -> float:

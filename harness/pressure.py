@@ -29,6 +29,8 @@ class Line:
     """As the kernel wrote it, without the newline."""
     avg10: float
     """Percent of the last ten seconds, 0 to 100."""
+    avg60: float
+    """Likewise of the last minute."""
     total_us: int
     """Microseconds of stall since boot, or since the cgroup was made."""
 
@@ -42,6 +44,10 @@ class Pressure:
     def some(self, resource: str) -> float:
         """Percent of the last ten seconds in which some task waited for `resource` (cpu, memory, io)."""
         return self.lines[f"{resource}_some"].avg10
+
+    def some_minute(self, resource: str) -> float:
+        """Percent of the last minute in which some task waited for `resource`."""
+        return self.lines[f"{resource}_some"].avg60
 
     def exceeded(self) -> list[str]:
         """Each limit that is strictly exceeded, as text such as `CPU 58.8 > 20`; empty when none is."""
@@ -73,7 +79,7 @@ def parse(texts: Mapping[str, str]) -> Pressure | Unknown:
             averages = [_percent(text) for text in match.group(2, 3, 4)] if match else [None]
             if match is None or None in averages:
                 return Unknown(f"{resource}: not a line of PSI: {raw[:120]!r}")
-            lines[f"{resource}_{match[1]}"] = Line(raw.strip(), averages[0] or 0.0, int(match[5]))
+            lines[f"{resource}_{match[1]}"] = Line(raw.strip(), averages[0] or 0.0, averages[1] or 0.0, int(match[5]))
         if f"{resource}_some" not in lines:
             return Unknown(f"{resource}: no `some` line")
     return Pressure(lines)

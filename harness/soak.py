@@ -34,7 +34,7 @@ from harness.clock import Clock, OsClock
 from harness.decisions import KEPT_BYTES, Action, DecisionLog, Log, new_run_id, read, set_aside, timestamp
 from harness.errors import HarnessError, RecorderError
 from harness.exit_actions import SOAK_START, Endings, Exit, ExitPolicy, awaits_restart, from_unit, is_down
-from harness.health import Finding
+from harness.judgement import Finding
 from harness.ladder import Ladder, Step
 from harness.ledger_view import LedgerUnreadable
 from harness.observe import Computer, LocalComputer

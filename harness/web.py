@@ -4,6 +4,10 @@ One lookout looks once a refresh, whoever watches and however many; each client 
 taken the one before, so a slow one misses states instead of holding them up, and one that takes nothing at all is cut
 off by the kernel (TCP_USER_TIMEOUT). No request makes anybody look, so load on the page is no load on the engine.
 
+uvicorn has no deadline for a request that does not come, and refuses everybody when it has too many connections. So
+here each connection has one (`Deadlines`), and where there are too many, the one that has waited for its client longest
+makes room for the new one: whoever asks is answered, however many there are who say nothing.
+
 Nothing a client sends reaches a query, a command or a path: there are no parameters, and the one name in an address,
 that of a buglog, is looked up among the files that are there.
 """
@@ -15,14 +19,14 @@ import base64
 import contextlib
 import hashlib
 import importlib.resources
-import json
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
+from typing import ClassVar
 
 import uvicorn
 from cysystemd.daemon import Notification, notify
@@ -34,19 +38,35 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from harness import panel
+from harness import jsontext, panel
 from harness.clock import OsClock
-from harness.lookout import Lookout, buglogs
+from harness.lookout import Lookout, read_buglog
 from harness.panel import Observation
 
 WATCHERS_MAX = 50
 """Pages that may be open at once; one more is told to come back."""
 
 CONNECTIONS_MAX = 256
+"""One more takes the place of the one that has been without a request for longest."""
+
+BACKLOG = 512
+"""So many clients wait in the kernel, and are taken in at once; both together stay below the unit's LimitNOFILE=."""
+
+REQUEST_SECS = 5.0
+"""How long a request may take to come: from the connection, or the answer before, to the end of its headers."""
+
+ANSWER_SECS = 60.0
+"""How long a client may take to take an answer; a page's events go on for ever."""
+
+BUGLOGS_MAX = 4
+"""Buglogs that may be on their way at once: they are large."""
+
+CHUNK_BYTES = 64 * 1024
 
 FEED_SECS = 10.0
 """So often systemd is told that all is well where looks are further apart: a third of the unit's WatchdogSec."""
@@ -54,7 +74,7 @@ FEED_SECS = 10.0
 GRACE_SECS = 2
 """How long answers may take to end when the dashboard is told to."""
 
-BUGLOG_URL = "/buglog/"
+BUGLOG_URL, EVENTS_URL = "/buglog/", "/events"
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
@@ -118,7 +138,7 @@ class Board:
 
     def _show(self, seen: Observation) -> None:
         self._seen = seen
-        self._text = json.dumps(panel.page(seen), separators=(",", ":"))
+        self._text = jsontext.write(panel.page(seen))
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -191,6 +211,9 @@ def application(board: Board, reports: Path, names: frozenset[str], refresh_secs
     # Read once: what is served does not depend on what an address says.
     files = {url: ((directory / name).read_bytes(), kind) for url, (name, kind) in STATIC.items()}
 
+    # One token for each buglog that is on its way.
+    sending: set[object] = set()
+
     async def static(request: Request) -> Response:
         body, kind = files[request.url.path]
         return Response(body, media_type=kind)
@@ -205,25 +228,48 @@ def application(board: Board, reports: Path, names: frozenset[str], refresh_secs
         found = panel.problems(seen)
         if panel.is_stale(seen.at, OsClock().wall(), refresh_secs):
             found = ["dashboard: it has not looked for a while, what it shows is old", *found]
-        return JSONResponse({"ok": not found, "problems": found, "at": seen.at}, status_code=503 if found else 200)
+        answer = jsontext.write({"ok": not found, "problems": found, "at": seen.at})
+        return Response(answer, media_type="application/json", status_code=503 if found else 200)
 
     async def metrics(request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=kind)
 
     async def buglog(request: Request) -> Response:
-        path = buglogs(reports).get(request.path_params["name"])
-        if path is None:
-            raise HTTPException(404)
-        body = path.read_bytes()
-        return Response(
-            body, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _own_csp(body)}
-        )
+        if len(sending) >= BUGLOGS_MAX:
+            busy = "Too many large documents at once.\n"
+            return PlainTextResponse(busy, status_code=503, headers={"Retry-After": "5"})
+        token = object()
+        sending.add(token)
+        try:
+            body = await asyncio.to_thread(read_buglog, reports, request.path_params["name"])
+            if body is None:
+                raise HTTPException(404)
+            return _Document(body, await asyncio.to_thread(_own_csp, body), lambda: sending.discard(token))
+        except BaseException:
+            sending.discard(token)
+            raise
 
     routes = [Route(url, static) for url in files]
-    routes += [Route("/events", events), Route("/healthz", healthz), Route("/metrics", metrics)]
+    routes += [Route(EVENTS_URL, events), Route("/healthz", healthz), Route("/metrics", metrics)]
     routes.append(Route(f"{BUGLOG_URL}{{name}}", buglog))
     return Guard(Starlette(routes=routes), names)
+
+
+class _Document(StreamingResponse):
+    """A document piece by piece, so that a slow client has little of it waiting in our memory. ended: is called when it
+    has been sent or its client has gone."""
+
+    def __init__(self, body: bytes, policy: str, ended: Callable[[], None]) -> None:
+        pieces = (body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES))
+        super().__init__(pieces, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 def _own_csp(html: bytes) -> str:
@@ -240,6 +286,75 @@ def _own_csp(html: bytes) -> str:
         f"default-src 'none'; style-src {hashes(b'style')}; script-src {hashes(b'script')}; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+class Deadlines(H11Protocol):
+    """uvicorn's HTTP/1.1, with a deadline for each connection and a way to make room.
+
+        waiting --request complete--> answering --answer complete--> waiting (again)
+
+    A connection that waits longer than REQUEST_SECS is closed, whatever of a request it has sent meanwhile; so is one
+    that has not taken its answer after ANSWER_SECS, unless that is a page's events.
+    """
+
+    crowd: ClassVar[dict[Deadlines, None]] = {}
+    """All connections, those that have changed last at the end."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _answering = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        if len(self.crowd) >= CONNECTIONS_MAX:
+            waiting = (one for one in self.crowd if not one._answering)
+            next(waiting, next(iter(self.crowd))).cut_off()
+        self._turn(answering=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or was cut off."""
+        self.crowd.pop(self, None)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        """Take what has come of a request."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before and not self.transport.is_closing():
+            self._turn(answering=not self.cycle.response_complete)
+
+    def on_response_complete(self) -> None:
+        """An answer has been given to the transport."""
+        self._turn(answering=False)
+        super().on_response_complete()
+
+    def cut_off(self) -> None:
+        """Close it at once."""
+        self.crowd.pop(self, None)
+        self.transport.abort()
+
+    def _turn(self, *, answering: bool) -> None:
+        if self.transport.is_closing():
+            return
+        self._answering = answering
+        self.crowd.pop(self, None)
+        self.crowd[self] = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if answering and self.scope["path"] == EVENTS_URL:
+            self._deadline = None
+        else:
+            self._deadline = self.loop.call_later(ANSWER_SECS if answering else REQUEST_SECS, self.cut_off)
+
+
+def options(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves the site."""
+    return uvicorn.Config(
+        app, http=Deadlines, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none",
+        proxy_headers=False, backlog=BACKLOG, timeout_graceful_shutdown=GRACE_SECS,
+    )  # fmt: skip
 
 
 class _Server(uvicorn.Server):
@@ -261,12 +376,7 @@ async def serve(
 ) -> None:
     """Serve on a listening socket until SIGTERM or SIGINT. reports, names: as of `application`."""
     board = Board(lookout)
-    app = application(board, reports, names, refresh_secs)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none", proxy_headers=False,
-        timeout_keep_alive=5, timeout_graceful_shutdown=GRACE_SECS, limit_concurrency=CONNECTIONS_MAX,
-    )  # fmt: skip
-    server = _Server(config, board)
+    server = _Server(options(application(board, reports, names, refresh_secs)), board)
 
     async def answer() -> None:
         await board.first_look()

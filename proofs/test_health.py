@@ -16,7 +16,7 @@ import pytest
 from harness import health, ledger_view, observe
 from harness.clock import FakeClock, OsClock
 from harness.errors import CommandFailed
-from harness.health import Finding
+from harness.judgement import Finding
 from harness.ledger_view import LedgerUnreadable
 from harness.recorder import Unrecorded
 from harness.shell import Shell
@@ -40,11 +40,11 @@ def insert(database: Path) -> None:
         connection.execute("INSERT INTO ticks(ts) VALUES (1767976287000)")
 
 
-def psi(directory: Path, cpu: float = 0.0) -> Path:
+def psi(directory: Path, cpu: float = 0.0, minute: float = 0.0) -> Path:
     directory.mkdir(exist_ok=True)
     for name in ("cpu", "memory", "io"):
-        value = cpu if name == "cpu" else 0.0
-        (directory / name).write_text(f"some avg10={value:.2f} avg60=0.00 avg300=0.00 total=0\n")
+        ten, sixty = (cpu, minute) if name == "cpu" else (0.0, 0.0)
+        (directory / name).write_text(f"some avg10={ten:.2f} avg60={sixty:.2f} avg300=0.00 total=0\n")
     return directory
 
 
@@ -173,6 +173,8 @@ def test_the_cost_of_a_look_does_not_grow_with_the_table(database: Path) -> None
         (lambda path: path.unlink(), "there is no such database"),
         (lambda path: path.write_bytes(b"not a database " * 100), "not a database"),
         (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "is not a file"),
+        (lambda path: os.mkfifo(path.with_name(f"{path.name}-wal")), "bot #1.db-wal: is not a file"),
         (lambda path: (path.unlink(), sqlite3.connect(path).execute("CREATE TABLE x(y)")), "no such table"),
     ],
 )
@@ -258,10 +260,11 @@ def test_M5_the_dashboard_must_answer(dashboard: tuple[str, list[int]], monkeypa
     assert "refused" in detail
 
 
-@pytest.mark.claim("M5", "K2")
-def test_pressure_must_be_known_and_within_the_limits(tmp_path: Path) -> None:
+@pytest.mark.claim("M5", "K2", "W4")
+def test_pressure_must_be_known_and_not_above_the_limits_for_long(tmp_path: Path) -> None:
     assert health.check_pressure(psi(tmp_path / "psi", cpu=20.0))[0]
-    assert not health.check_pressure(psi(tmp_path / "psi", cpu=20.01))[0]
+    assert health.check_pressure(psi(tmp_path / "psi", cpu=20.01))[0]
+    assert not health.check_pressure(psi(tmp_path / "psi", cpu=20.01, minute=20.01))[0]
     ok, detail = health.check_pressure(tmp_path / "none")
     assert not ok
     assert detail.startswith("unknown: ")

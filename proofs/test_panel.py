@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from harness import panel, pressure
+from harness import jsontext, panel, pressure
 from harness.decisions import timestamp
-from harness.ledger_view import Deed, Glance, Holding, OpenOrder, Tick
+from harness.ledger_view import Deed, Glance, Holding, OpenOrder, Tally, Tick
 from harness.panel import Caps, EngineConfig, Judged, LogLook, Observation, Trouble, UnitLook, Verdicts
 from harness.unit import UnitState
 from harness.verdict import Verdict
+from proofs.test_jsontext import ANYTHING, strict
 
 NOW = 1_800_000_000.0
 RUNNING = UnitState("active", "running", "success", 42, 0, 0, 0, "b" * 32, "")
@@ -29,19 +31,23 @@ BEAT = {
 TICKS = [Tick(id, 1_799_999_000_000 + id * 100, "SOL/USDC", 100.0 + id) for id in range(1, 4)]
 
 
-def psi(cpu: float) -> pressure.Pressure | pressure.Unknown:
-    text = "some avg10={:.2f} avg60=0.00 avg300=0.00 total=0"
-    return pressure.parse({name: text.format(cpu if name == "cpu" else 0.0) for name in pressure.RESOURCES})
+def psi(cpu: float, minute: float = 0.0) -> pressure.Pressure | pressure.Unknown:
+    calm, text = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0", f"some avg10={cpu:.2f} avg60={minute:.2f}"
+    return pressure.parse({"cpu": f"{text} avg300=0.00 total=0", "memory": calm, "io": calm})
 
+
+LEDGER = Glance(
+    TICKS, [Deed(TICKS[1].ts, "SOL/USDC", "BUY", 102.0, "RISK_CAP"), Deed(1, "SOL/USDC", "BUY", 1.0, "")],
+    [Deed(TICKS[2].ts, "SOL/USDC", "SELL", 103.0, "0.1")], [Holding("SHADOW", "SOL/USDC", "2", "90")], [],
+)  # fmt: skip
+LOG = LogLook("SHADOW", 5, BEAT, NOW - 1)
 
 SEEN = Observation(
     at=NOW, refresh_secs=1.0, config=EngineConfig(sample_every=5, caps=Caps(1000.0, 500.0, 3)),
-    unit=UnitLook(RUNNING, NOW - 60, rss_bytes=2**20), log=LogLook("SHADOW", 5, BEAT, NOW - 1),
-    ledger=Glance(
-        TICKS, [Deed(TICKS[1].ts, "SOL/USDC", "BUY", 102.0, "RISK_CAP"), Deed(1, "SOL/USDC", "BUY", 1.0, "")],
-        [Deed(TICKS[2].ts, "SOL/USDC", "SELL", 103.0, "0.1")], [Holding("SHADOW", "SOL/USDC", "2", "90")], [],
-    ),
+    unit=UnitLook(RUNNING, NOW - 60, rss_bytes=2**20), log=LOG,
+    ledger=LEDGER,
     pressure=psi(3.0), ticks_per_sec=20.0, decisions=[], verdicts=Trouble("no run"),
+    tally=Tally(TICKS[0].ts, 3, 1, 1, 2), still_secs=0.5,
 )  # fmt: skip
 
 
@@ -58,21 +64,27 @@ def test_a_healthy_engine_has_no_problem() -> None:
     ("changes", "named"),
     [
         ({"unit": unit(active="failed", result="exit-code", exec_main_code=1, exec_main_status=12)}, "exit 12"),
-        ({"unit": unit(active="inactive", sub="dead")}, "stopped"),
+        ({"unit": unit(active="inactive", sub="dead", exec_main_code=1)}, "stopped, or ended, in order"),
+        ({"unit": unit(active="inactive", sub="dead", invocation_id="")}, "never started"),
         ({"unit": unit(active="activating", sub="auto-restart")}, "waiting to be restarted"),
+        ({"unit": unit(active="activating", sub="start")}, "unit: the engine is starting"),
         ({"unit": Trouble("no bus")}, "unit: no bus"),
         ({"ledger": Trouble("bot.db: database is locked")}, "database: bot.db: database is locked"),
         ({"log": Trouble("no entry")}, "journal: no entry"),
         ({"config": Trouble("config.toml: broken")}, "config: config.toml: broken"),
         ({"log": LogLook()}, "heartbeat: none"),
-        ({"log": LogLook("SHADOW", 5, BEAT, NOW - 31)}, "heartbeat: the last is 31 s old, at most 30 s"),
+        ({"log": LogLook("SHADOW", 5, BEAT, NOW - 31)}, "heartbeat: the last is 31.0 s old, at most 30 s"),
+        ({"still_secs": 3.6}, "database: no new tick within 3.6 s, the last is 3"),
+        ({"ledger": replace(LEDGER, odd=2)}, "database: 2 rows hold what the engine never writes"),
+        ({"pressure": psi(20.01, 20.01)}, "limit 20 %; the engine itself is well"),
+        ({"pressure": pressure.Unknown("cpu: missing")}, "pressure: unknown: cpu: missing"),
         ({"log": LogLook("SHADOW", 5, {**BEAT, "duplicates": 1}, NOW)}, "books: ticks parsed 12 ≠ received"),
     ],
 )
 def test_what_is_wrong_is_said(changes: dict[str, Any], named: str) -> None:
     seen = replace(SEEN, **changes)
     assert named in "\n".join(panel.problems(seen))
-    json.dumps(panel.page(seen))
+    assert strict(jsontext.write(panel.page(seen)))["health"]["tone"] != "good"
 
 
 @pytest.mark.claim("N14")
@@ -107,7 +119,7 @@ def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
     assert page["mode"]["word"] == "unknown"
     assert page["unit"]["word"] == "unknown"
     assert [page[name]["trouble"] for name in ("price", "books", "exposure", "decisions", "verdicts")] == ["gone"] * 5
-    assert panel.warnings(seen) == ["pressure: cpu: missing"]
+    assert "pressure: unknown: cpu: missing" in panel.problems(seen)
     samples = {metric.name: samples for metric, samples in panel.metrics(seen) if samples}
     assert set(samples) == {
         "hybrid_dashboard_look_timestamp_seconds", "hybrid_database_readable", "hybrid_pressure_limit_ratio"
@@ -115,16 +127,33 @@ def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
     assert samples["hybrid_database_readable"] == [("", 0.0)]
 
 
-def test_pressure_is_a_warning_and_no_problem() -> None:
-    seen = replace(SEEN, pressure=psi(20.01))
+@pytest.mark.claim("W4")
+def test_a_moment_of_pressure_is_a_warning_and_no_problem() -> None:
+    seen = replace(SEEN, pressure=psi(20.01, 5.0))
     assert panel.problems(seen) == []
-    assert panel.warnings(seen) == ["pressure: CPU 20.01 > 20 % of the time waited"]
+    (said,) = panel.warnings(seen)
+    assert said.startswith("pressure: the computer was for a moment under pressure: CPU 20.01 % over 10 s and 5 % over")
+    assert panel.health(seen)["title"] == "The engine is well. To be noted:"
     assert [row["over"] for row in panel.page(seen)["pressure"]["rows"]] == [True, False, False]
+    lasting = panel.health(replace(SEEN, pressure=psi(50.0, 50.0)))
+    assert (lasting["tone"], lasting["title"]) == ("bad", "The engine is well; the computer is under pressure")
+
+
+def test_what_a_heartbeat_tells_of_trouble_is_listed() -> None:
+    beat = {**BEAT, "clock_skew_ms": -1500.0, "wal_bytes": 2**30, "log_drops": 3, "foreign": 4}
+    shown = panel.warnings(replace(SEEN, log=LogLook("SHADOW", 5, beat, NOW)))
+    assert [line.partition(":")[0] for line in shown] == ["clock", "database", "log", "feed"]
+    assert "1.5 s" in shown[0]
+    assert "1024 MiB" in shown[1]
+    calm = {**BEAT, "clock_skew_ms": 900.0, "wal_bytes": 2**20, "log_drops": 0, "foreign": 0}
+    assert panel.warnings(replace(SEEN, log=LogLook("SHADOW", 5, calm, NOW))) == []
+    assert {one["name"] for one in panel.page(SEEN)["books"]["counts"]}.isdisjoint({"lost log lines", "foreign trades"})
 
 
 def test_the_price_line_has_the_marks_of_its_symbol_and_its_time() -> None:
     price = panel.page(SEEN)["price"]
-    assert price["points"] == [[tick.ts, tick.price] for tick in TICKS]
+    assert price["lines"] == [[[tick.ts, tick.price] for tick in TICKS]]
+    assert price["tally"] == {"since_ms": TICKS[0].ts, "signals": 3, "vetoed": 1, "bought": 1, "sold": 2}
     assert [mark["note"] for mark in price["signals"]] == ["RISK_CAP"]
     assert [mark["side"] for mark in price["fills"]] == ["SELL"]
 
@@ -145,6 +174,9 @@ def test_exposure_is_what_the_open_orders_could_make_of_it() -> None:
 def test_the_mode_is_what_the_engine_logged_and_live_alarms() -> None:
     assert panel.page(replace(SEEN, log=LogLook("LIVE", 1, BEAT, NOW)))["mode"]["says"].startswith("REAL ORDERS")
     assert panel.page(replace(SEEN, log=LogLook()))["mode"]["word"] == "SHADOW"
+    paper = panel.page(replace(SEEN, log=LogLook("PAPER", 1, BEAT, NOW, feed="REPLAY")))["mode"]
+    assert (paper["word"], paper["feed"]) == ("PAPER", "REPLAY")
+    assert panel.page(SEEN)["mode"]["feed"] == "SYNTHETIC"
     down = panel.page(replace(SEEN, unit=unit(active="inactive")))["mode"]
     assert (down["word"], down["runs"]) == ("SHADOW", False)
 
@@ -203,14 +235,52 @@ def test_a_start_is_the_controllers_only_right_after_it_asked() -> None:
     assert panel.who_started(RUNNING, another_between, [restart(NOW - 3)])[0] == "operator"
 
 
-def test_of_an_engine_that_is_down_it_is_said_how_it_ended() -> None:
-    down = replace(RUNNING, active="failed")
-    ends = [
-        entry(EXITED, "b" * 32, NOW, EXIT_CODE="exited", EXIT_STATUS="12", COMMAND="ExecStart"),
-        entry(FAILED, "b" * 32, NOW, UNIT_RESULT="exit-code"),
-    ]
-    assert panel.who_started(down, ends, []) == ("", "ended: exit 12 (CONFIG)")
-    assert panel.who_started(replace(down, active="inactive"), [], []) == ("", "has not run")
+def down(result: str, code: int, status: int, active: str = "failed") -> UnitLook:
+    return unit(active=active, sub="dead", result=result, exec_main_code=code, exec_main_status=status, main_pid=0)
+
+
+FAILED_BEFORE = (
+    entry(EXITED, "b" * 32, NOW, EXIT_CODE="exited", EXIT_STATUS="12", COMMAND="ExecStart"),
+    entry(FAILED, "b" * 32, NOW, UNIT_RESULT="exit-code"),
+)
+
+
+@pytest.mark.claim("W5")
+@pytest.mark.parametrize(
+    ("look", "word", "tone", "says"),
+    [
+        (unit(active="inactive", invocation_id=""), "never started", "calm", "was never started"),
+        (down("success", 1, 0, "inactive"), "stopped", "calm", "was stopped, or ended, in order (exit 0)"),
+        (down("success", 2, 15, "inactive"), "stopped", "calm", "in order"),
+        (down("exit-code", 1, 12), "failed", "bad", "ended with exit 12 (CONFIG): no such key"),
+        (down("exit-code", 1, 1), "failed", "bad", "ended with exit 1 (CRASH): no such key"),
+        (down("signal", 2, 9), "crashed", "bad", "crashed: killed by signal 9 (SIGKILL)"),
+        (down("core-dump", 3, 11), "crashed", "bad", "crashed: dumped core by signal 11 (SIGSEGV)"),
+        (down("watchdog", 2, 6), "crashed", "bad", "crashed: stuck, and killed by systemd's watchdog"),
+        (down("oom-kill", 2, 9), "crashed", "bad", "because memory was short"),
+        (down("timeout", 2, 9), "crashed", "bad", "did not stop or start in time"),
+        # After `systemctl reset-failed`, which makes it inactive, and after which systemd may forget it.
+        (down("success", 1, 12, "inactive"), "down after a failure", "bad",
+         "ended with exit 12 (CONFIG): no such key"),
+        (replace(unit(active="inactive", invocation_id=""), lifecycle=FAILED_BEFORE), "down after a failure", "bad",
+         "ended with exit 12 (CONFIG): no such key"),
+    ],
+)  # fmt: skip
+def test_a_stop_a_failure_a_crash_and_no_start_at_all_look_different(
+    look: UnitLook, word: str, tone: str, says: str
+) -> None:
+    page = panel.page(replace(SEEN, unit=look, log=replace(LOG, reason="no such key")))
+    assert (page["unit"]["word"], page["unit"]["tone"]) == (word, tone)
+    assert page["health"]["tone"] == tone
+    assert says in page["unit"]["says"]
+    assert says in page["health"]["lines"][0]
+
+
+def test_an_engine_that_was_never_started_has_no_database_and_no_journal_to_miss() -> None:
+    fresh = replace(
+        SEEN, unit=unit(active="inactive", invocation_id=""), ledger=Trouble("no such"), log=Trouble("nothing")
+    )
+    assert panel.health(fresh)["title"] == "The engine was never started"
 
 
 # --- verdicts ----------------------------------------------------------------------------------------------
@@ -227,7 +297,25 @@ def test_a_guardrail_is_as_good_as_its_worst_proof() -> None:
         ("G0", "refuted", "/buglog/x#b"), ("exit12", "proven", ""), ("S2", "unproven", ""), ("S10", "unproven", ""),
     ]  # fmt: skip
     assert shown["counts"] == {"refuted": 1, "unproven": 1, "proven": 2}
+    assert (shown["word"], shown["tone"]) == ("1 refuted", "bad")
+    nothing = panel.page(replace(SEEN, verdicts=Verdicts("1-ab", [], [], {})))["verdicts"]
+    assert (nothing["word"], nothing["tone"]) == ("nothing was proven", "unknown")
     assert shown["at"] == 1800000000.0
+
+
+@pytest.mark.parametrize(
+    ("state", "never_ran", "word"),
+    [
+        ("complete", 0, "all proven"), ("partial", 0, "a part was proven"), ("running", 9, "a run is going on"),
+        ("interrupted", 16, "interrupted: 16 proofs never ran"), ("complete", 1, "1 proofs never ran"),
+        ("?", 0, "?: 0"),
+    ],
+)  # fmt: skip
+def test_only_a_whole_run_is_green(state: str, never_ran: int, word: str) -> None:
+    verdicts = Verdicts("1-ab", [Judged("a", ["G0"], Verdict.PROVEN)], [], {}, state, never_ran)
+    shown = panel.page(replace(SEEN, verdicts=verdicts))["verdicts"]
+    assert word in shown["word"]
+    assert (shown["tone"] == "good") is (word == "all proven")
 
 
 # --- the Host header ---------------------------------------------------------------------------------------
@@ -281,6 +369,9 @@ def test_the_defaults_are_the_engines() -> None:
         ({"dashboard": {"host": ""}}, r"dashboard\.host = ''"),
         ({"dashboard": {"refresh_seconds": 0}}, r"dashboard\.refresh_seconds = 0"),
         ({"dashboard": {"refresh_seconds": float("nan")}}, r"dashboard\.refresh_seconds = nan"),
+        ({"dashboard": {"refresh_seconds": float("inf")}}, r"dashboard\.refresh_seconds = inf"),
+        ({"dashboard": {"port": float("inf")}}, r"dashboard\.port = inf"),
+        ({"dashboard": {"port": 10**400}}, r"dashboard\.port = 1000"),
         ({"dashboard": {"prot": 1}}, r"dashboard\.prot: unknown key, allowed are host, port, refresh_seconds"),
         ({"dashboard": 5}, "dashboard = 5: must be a table"),
     ],
@@ -296,6 +387,9 @@ def test_a_wrong_dashboard_table_names_key_value_and_what_is_allowed(tables: dic
         ({"mode": 1}, "mode = 1"),
         ({"engine": {"sample_every": "5"}}, r"engine\.sample_every = '5'"),
         ({"risk_caps": []}, "risk_caps"),
+        ({"engine": {"ingest_mode": 5}}, r"engine\.ingest_mode = 5"),
+        ({"engine": {"sample_every": float("inf")}}, r"engine\.sample_every = inf"),
+        ({"risk_caps": {"max_open_orders": -math.inf}}, r"risk_caps\.max_open_orders = -inf"),
     ],
 )
 def test_a_wrong_engine_table_is_named(tables: dict[str, Any], named: str) -> None:
@@ -310,7 +404,7 @@ def test_a_wrong_engine_table_is_named(tables: dict[str, Any], named: str) -> No
 def test_thinning_keeps_the_extremes_and_the_last(prices: list[float], most: int) -> None:
     ticks = [Tick(number, number, "X", price) for number, price in enumerate(prices)]
     kept = panel.thin(ticks, most)
-    assert len(kept) <= most + 2
+    assert len(kept) <= most + 3
     assert kept[-1] is ticks[-1]
     assert {min(prices), max(prices)} <= {tick.price for tick in kept}
     assert [tick.id for tick in kept] == sorted({tick.id for tick in kept})
@@ -320,6 +414,95 @@ def test_what_is_old_is_stale() -> None:
     assert not panel.is_stale(NOW, NOW + 4.9, 1.0)
     assert panel.is_stale(NOW, NOW + 5.1, 1.0)
     assert not panel.is_stale(NOW, NOW + 2.9, 0.1)
+
+
+@pytest.mark.claim("W5")
+def test_where_no_tick_came_the_line_has_a_gap() -> None:
+    def line(*seconds: float) -> list[Tick]:
+        return [Tick(number, round(second * 1000), "X", 1.0) for number, second in enumerate(seconds, 1)]
+
+    def parts(ticks: list[Tick]) -> list[int]:
+        return [len(part) for part in panel.stretches(ticks)]
+
+    assert parts(line(0, 0.5, 1, 6.0, 6.5)) == [5], "five seconds are no gap"
+    assert parts(line(0, 0.5, 1, 6.1, 6.5)) == [3, 2]
+    assert parts(line(*range(0, 100, 10))) == [10], "a slow feed is no gap"
+    assert parts(line(*range(0, 100, 10), 191)) == [10, 1]
+    assert parts(line(7)) == [1]
+    thinned = [Tick(1, 0, "X", 1.0), Tick(600, 300_000, "X", 1.0)]
+    assert parts(thinned) == [2], "ticks that were thinned out are no gap"
+
+
+@given(st.lists(st.sampled_from([100, 100, 100, 5001]), min_size=40, max_size=100), st.integers(4, 8))
+def test_thinning_hides_no_gap(pauses: list[int], most: int) -> None:
+    ticks, ts = [], 0
+    for number, pause in enumerate(pauses):
+        ts += pause
+        ticks.append(Tick(number, ts, "X", float(number % 7)))
+    kept = {tick.id for tick in panel.thin(ticks, most)}
+    for before, after in pairwise(ticks):
+        if after.ts - before.ts > panel.GAP_SECS * 1000:
+            assert {before.id, after.id} <= kept
+
+
+@pytest.mark.claim("W5")
+def test_the_line_goes_up_to_now_unless_its_ticks_are_of_another_time() -> None:
+    silent = replace(SEEN, at=TICKS[-1].ts / 1000 + 60)
+    assert panel.page(silent)["price"]["until"] == TICKS[-1].ts + 60_000
+    replayed = replace(SEEN, at=TICKS[-1].ts / 1000 + 301)
+    assert panel.page(replayed)["price"]["until"] == TICKS[-1].ts
+
+
+# --- whatever was seen -------------------------------------------------------------------------------------
+
+
+def table() -> st.SearchStrategy[Any]:
+    keys = ["sample_every", "heartbeat_interval_secs", "max_exposure_usd", "max_open_orders", "ingest_mode", "port",
+            "host", "refresh_seconds", "db_path"]  # fmt: skip
+    return st.dictionaries(st.sampled_from(keys), ANYTHING, max_size=4) | ANYTHING
+
+
+@pytest.mark.claim("W2")
+@given(st.fixed_dictionaries({}, optional={name: table() for name in ("mode", "engine", "risk_caps", "dashboard")}))
+def test_any_configuration_is_understood_or_named(tables: dict[str, Any]) -> None:
+    for judge in (panel.listen_of, panel.config_of):
+        try:
+            found = judge(tables)
+        except ValueError as error:
+            str(error).encode("utf-8", "backslashreplace")
+        else:
+            assert isinstance(found, panel.Listen | EngineConfig)
+
+
+DECISION = st.dictionaries(
+    st.sampled_from(["timestamp", "action", "reason", "state", "current_sample_every", "run_id"]), ANYTHING
+)
+
+
+@pytest.mark.claim("W2")
+@given(
+    beat=st.dictionaries(st.sampled_from([*BEAT, "clock_skew_ms", "wal_bytes", "log_drops", "foreign"]), ANYTHING),
+    decisions=st.lists(DECISION, max_size=3),
+    names=st.lists(st.text(max_size=5) | st.sampled_from(["\ud800", "G0", "99999999999999-x", "²-x"]), min_size=3,
+                   max_size=3),
+    at=st.floats(0, 1e11), verdict=st.sampled_from(Verdict),
+)  # fmt: skip
+@example({}, [{"action": "STALL", "timestamp": "0001-01-01T00:00:00"}, {"action": "STALL", "timestamp": "9999-12-31"}],
+         ["G0"] * 3, 0.0, Verdict.PROVEN)  # fmt: skip
+def test_whatever_was_seen_there_is_a_page_and_metrics_of_it(
+    beat: dict[str, Any], decisions: list[dict[str, Any]], names: list[str], at: float, verdict: Verdict
+) -> None:
+    seen = replace(
+        SEEN, at=at, decisions=decisions, log=LogLook(names[0], None, beat, at, names[1], names[2]),
+        verdicts=Verdicts(names[0], [Judged(names[1], names, verdict)], names, {}),
+    )  # fmt: skip
+    page = strict(jsontext.write(panel.page(seen)))
+    assert set(page) == set(panel.page(SEEN))
+    strict(jsontext.write(panel.problems(seen)))
+    for _, samples in panel.metrics(seen):
+        for label, value in samples:
+            assert math.isfinite(value)
+            label.encode("utf-8")
 
 
 # --- metrics -----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from harness import decisions, pressure, soak
 from harness.clock import FakeClock
 from harness.decisions import DecisionLog, Log
 from harness.errors import CommandFailed, HarnessError, RecorderError
-from harness.health import Finding
+from harness.judgement import Finding
 from harness.ledger_view import LedgerUnreadable
 from harness.pressure import Pressure, Unknown
 from harness.rewrite import ConfigFile

@@ -115,7 +115,6 @@ UNDER_THE_UNIT = {"EngineUnit", "SoakRun"}
 
 WITHOUT_SABOTAGE = {
     "test_sabotage::test_sabotage_is_caught": "is what runs the sabotages",
-    "test_dashboard::test_the_unit_is_caged": "judges a unit file; test_unit_file shows that such a proof can fail",
 }
 """Proofs under the unit that have no entry in harness/sabotage.py, and why they need none."""
 

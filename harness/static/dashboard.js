@@ -3,7 +3,7 @@
 "use strict";
 
 const byId = (id) => document.getElementById(id);
-const MARKS = { good: "●", bad: "■", busy: "◐", unknown: "?" };
+const MARKS = { good: "●", bad: "■", busy: "◐", calm: "○", unknown: "?" };
 const VERDICTS = { proven: ["good", "✓"], refuted: ["bad", "✗"], unproven: ["busy", "?"] };
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -27,6 +27,9 @@ function draw(tag, attributes, ...children) {
 
 const text = (id, value) => { if (byId(id).textContent !== value) byId(id).textContent = value; };
 const trouble = (reason) => make("p", { class: "trouble" }, reason);
+// Beside the live clock, for all times of the page: those of the browser's computer.
+const zone = () => new Intl.DateTimeFormat("en", { timeZoneName: "shortOffset" }).formatToParts(new Date())
+  .find((one) => one.type === "timeZoneName").value.replace("GMT", "UTC").replace(/\+0$/, "");
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour12: false });
 const when = (seconds) => {
   const date = new Date(seconds * 1000);
@@ -53,14 +56,12 @@ function part(name, value, build) {
   build(value);
 }
 
-function health({ problems, warnings }) {
+function health({ tone, title, lines }) {
   const box = byId("health");
-  const lines = [...problems, ...warnings];
-  box.className = `health ${problems.length ? "ill" : lines.length ? "warned" : "well"}`;
-  const title = problems.length ? `■ ${problems.length === 1 ? "1 thing is" : `${problems.length} things are`} wrong` : "◐ The engine is well; the computer is not";
+  box.className = `health ${{ good: "well", busy: "warned", calm: "calm", bad: "ill" }[tone]}`;
   box.replaceChildren(lines.length
-    ? make("div", {}, make("p", { class: "title" }, title), make("ul", {}, ...lines.map((one) => make("li", {}, one))))
-    : "✓ All well");
+    ? make("div", {}, make("p", { class: "title" }, `${MARKS[tone]} ${title}`), make("ul", {}, ...lines.map((one) => make("li", {}, one))))
+    : `✓ ${title}`);
 }
 
 function figures(items) {
@@ -95,19 +96,20 @@ function price(value) {
     byId("price-key").replaceChildren();
     return;
   }
-  const prices = value.points.map((one) => one[1]);
+  const points = value.lines.flat();
+  const prices = points.map((one) => one[1]);
   const low = Math.min(...prices), high = Math.max(...prices), last = prices[prices.length - 1];
   const digits = high >= 1000 ? 2 : high >= 1 ? 3 : 6;
   byId("price-last").replaceChildren(make("span", { class: "note" }, `${value.symbol} `), number(last, digits));
   const width = Math.max(box.clientWidth, 280), height = width < 600 ? 230 : 290;
   const left = 4, right = 12 + 7.2 * number(high, digits).length, top = 16, bottom = 24;
   const pad = Math.max((high - low) * 0.12, high * 1e-6);
-  const begin = value.points[0][0], end = Math.max(value.points[value.points.length - 1][0], begin + 1000);
+  const begin = points[0][0], end = Math.max(value.until, begin + 1000);
   const x = (ts) => left + (ts - begin) / (end - begin) * (width - left - right);
   const y = (one) => top + (high + pad - one) / (high - low + 2 * pad) * (height - top - bottom);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label":
-    `Price of ${value.symbol}: ${number(last, digits)} now, between ${number(low, digits)} and ${number(high, digits)} in ${span((end - begin) / 1000)}; `
-    + `${value.signals.length} signals, ${value.fills.length} fills` });
+    `Price of ${value.symbol}: ${number(last, digits)} now, between ${number(low, digits)} and ${number(high, digits)} in ${span((end - begin) / 1000)}`
+    + (value.lines.length > 1 ? `, with ${value.lines.length - 1} gaps` : "") });
   for (const step of [0, 0.5, 1]) {
     const level = low + (high - low) * step;
     svg.append(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(level), y2: y(level) }));
@@ -116,7 +118,11 @@ function price(value) {
   }
   for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]])
     svg.append(draw("text", { x: left + share * (width - left - right), y: height - 6, "text-anchor": anchor }, clock((begin + share * (end - begin)) / 1000)));
-  svg.append(draw("path", { class: "trace", d: value.points.map((one, at) => `${at ? "L" : "M"}${x(one[0]).toFixed(1)} ${y(one[1]).toFixed(1)}`).join("") }));
+  for (const line of value.lines) {
+    // A line of one point is a dot.
+    const steps = line.length > 1 ? line : [line[0], line[0]];
+    svg.append(draw("path", { class: "trace", d: steps.map((one, at) => `${at ? "L" : "M"}${x(one[0]).toFixed(1)} ${y(one[1]).toFixed(1)}`).join("") }));
+  }
   for (const one of value.signals) {
     const shape = one.note ? cross(x(one.ts), y(one.price)) : ring(x(one.ts), y(one.price));
     shape.append(draw("title", {}, `${clock(one.ts / 1000)} signal ${one.side} at ${number(one.price, digits)}${one.note ? `, vetoed: ${one.note}` : ""}`));
@@ -127,14 +133,13 @@ function price(value) {
     shape.append(draw("title", {}, `${clock(one.ts / 1000)} filled ${one.side} ${one.note} at ${number(one.price, digits)}`));
     svg.append(shape);
   }
-  svg.append(draw("circle", { class: "last", cx: x(value.points[value.points.length - 1][0]), cy: y(last), r: 3.5 }));
+  svg.append(draw("circle", { class: "last", cx: x(points[points.length - 1][0]), cy: y(last), r: 3.5 }));
   box.replaceChildren(svg);
-  const vetoed = value.signals.filter((one) => one.note).length;
-  const count = (side) => value.fills.filter((one) => one.side === side).length;
+  const { bought, sold, signals, vetoed, since_ms } = value.tally || {};
   byId("price-key").replaceChildren(
-    mark(triangle(8, 2, true, "BUY"), `${count("BUY")} bought`), mark(triangle(8, 17, false, "SELL"), `${count("SELL")} sold`),
-    mark(ring(8, 8), `${value.signals.length - vetoed} signals`), mark(cross(8, 8), `${vetoed} vetoed`),
-    make("span", {}, `last ${span((end - begin) / 1000)}`));
+    mark(triangle(8, 2, true, "BUY"), `${number(bought)} bought`), mark(triangle(8, 17, false, "SELL"), `${number(sold)} sold`),
+    mark(ring(8, 8), `${number(signals)} signals`), mark(cross(8, 8), `${number(vetoed)} of them vetoed`),
+    make("span", {}, since_ms === undefined ? "not counted" : `since ${clock(since_ms / 1000)}`));
 }
 
 // A bar whose full length is `full`, with a line at `limit` where that is not its end.
@@ -175,7 +180,7 @@ function books(value) {
       return make("li", {}, make("span", { class: `ok ${tone}`, "aria-hidden": "true" }, sign),
         make("span", {}, line.ok ? `${line.left} = ${line.right}` : line.says), make("span", {}, line.ok ? number(line.number) : ""));
     })),
-    make("p", { class: "counts" }, ...value.counts.map((one) => make("span", {}, `${one.name} `, make("b", {}, number(one.value))))));
+    make("p", { class: "counts" }, make("span", {}, "this run:"), ...value.counts.map((one) => make("span", {}, `${one.name} `, make("b", {}, number(one.value))))));
 }
 
 function decisions(value) {
@@ -189,11 +194,10 @@ function decisions(value) {
 function verdicts(value) {
   if (value.trouble) return byId("verdicts").replaceChildren(make("p", { class: "note" }, `No proof run to show (${value.trouble}).`));
   const { proven, unproven, refuted } = value.counts;
-  const tone = refuted ? "bad" : unproven ? "busy" : "good";
   return byId("verdicts").replaceChildren(
-    make("p", { class: `big ${tone}` }, make("span", { class: "mark", "aria-hidden": "true" }, MARKS[tone]), refuted ? `${number(refuted)} refuted` : unproven ? `${number(unproven)} unproven` : "all proven"),
+    make("p", { class: `big ${value.tone}` }, make("span", { class: "mark", "aria-hidden": "true" }, MARKS[value.tone]), value.word),
     make("p", { class: "note" }, `${number(proven)} proofs proven, ${number(unproven)} unproven, ${number(refuted)} refuted`
-      + (value.at ? `, ${new Date(value.at * 1000).toLocaleString([], { hour12: false })}` : "")),
+      + (value.at ? `, ${when(value.at)}` : "")),
     make("ul", { class: "verdicts" }, ...value.rows.map((row) => {
       const [kind, sign] = VERDICTS[row.verdict];
       const words = `${row.clause} ${sign} ${row.verdict}`;
@@ -203,10 +207,11 @@ function verdicts(value) {
 }
 
 function render() {
-  part("health", { problems: state.problems, warnings: state.warnings }, health);
+  part("health", state.health, health);
   part("mode", state.mode, (mode) => {
     byId("mode").className = `card mode${mode.word === "LIVE" ? " live" : ""}${mode.runs ? "" : " down"}`;
     text("mode-word", mode.word === "LIVE" ? "⚠ LIVE" : mode.word);
+    text("mode-feed", mode.feed ? `on ${mode.feed}` : "");
     text("mode-says", mode.says);
   });
   part("unit", state.unit, (unit) => {
@@ -222,17 +227,17 @@ function render() {
   part("books", state.books, books);
   part("decisions", state.decisions, decisions);
   part("verdicts", state.verdicts, verdicts);
-  document.title = `${MARKS[state.unit.tone]} ${state.mode.word} ${state.unit.word} – hybrid-engine`;
+  document.title = `${MARKS[state.unit.tone]} ${state.mode.word}${state.mode.feed ? ` on ${state.mode.feed}` : ""} ${state.unit.word} – hybrid-engine`;
 }
 
 function age() {
   if (!state) return;
   const old = since(), lost = old > Math.max(3, 3 * state.refresh_secs);
   document.body.dataset.link = lost ? "lost" : "live";
-  text("link-says", lost ? `no news for ${span(old)}: what is shown is old` : `live, ${clock(state.at)}`);
+  text("link-says", lost ? `no news for ${span(old)}: what is shown is old` : `live, ${clock(state.at)} ${zone()}`);
   if (lost && shown.get("health") !== "lost") {
     shown.set("health", "lost");
-    health({ problems: ["The dashboard cannot be reached; everything below is old."], warnings: [] });
+    health({ tone: "bad", title: "No news", lines: ["The dashboard cannot be reached; everything below is old."] });
   }
   const unit = state.unit;
   text("unit-since", unit.since ? `since ${when(unit.since)}, ${span(state.at - unit.since + old)}${unit.pid ? `, process ${unit.pid}` : ""}` : "");
