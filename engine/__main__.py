@@ -49,6 +49,11 @@ def _status(argv: Sequence[str], signals: Signals) -> int:
     except Exception as error:
         failure, cause = Crash("unexpected error"), error
     logs.report(logging.getLogger("engine"), failure, cause)
+    with suppress(ImportError, SyntaxError):
+        from engine import notify, settings
+
+        if "--check-config" not in argv:
+            notify.tell_reason(settings.notify_socket(), failure)
     return failure.code
 
 

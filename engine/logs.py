@@ -23,6 +23,9 @@ from datetime import UTC, datetime
 from engine.exits import EngineError, ExitCode
 from engine.redaction import redact
 
+# Of syslog(3), by the level's name: what journald is told in front of a line, and takes off it (sd-daemon(3)).
+_PRIORITIES = {"CRITICAL": 3, "ERROR": 3, "WARNING": 4, "INFO": 6, "DEBUG": 7}
+
 _LEVEL_NAMES = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 
 # Chatter of the WebSocket libraries about every connection; the feed logs those itself, with its own fields.
@@ -102,6 +105,7 @@ class JsonLines(logging.Handler):
         super().__init__()
         self.drops = 0  # lines that were never written
         self._out = _Output(fd)
+        self._tells_priorities = _is_journal(fd)
         # Guards all below; notified when nothing waits any more.
         self._idle = threading.Condition()
         # What is left of the line that is being written; empty between two lines.
@@ -116,6 +120,8 @@ class JsonLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = _encoded(record)
+        if self._tells_priorities:
+            line = b"<%d>%b" % (_PRIORITIES.get(record.levelname, 6), line)
         with self._idle:
             self._waiting.append(line)
             self._waiting_bytes += len(line)
@@ -264,6 +270,16 @@ class _Output:
 def _encoded(record: logging.LogRecord) -> bytes:
     # A lone surrogate cannot be UTF-8; backslashreplace writes it as \udcxx, which is valid JSON.
     return (format_record(record) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _is_journal(fd: int) -> bool:
+    """Whether a descriptor is a stream to journald, of whichever namespace."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as peer:
+            name = peer.getpeername()
+    except OSError:
+        return False
+    return isinstance(name, str) and name.startswith("/run/systemd/journal") and name.endswith("/stdout")
 
 
 def configure(fd: int = 1) -> JsonLines:

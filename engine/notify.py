@@ -13,9 +13,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from engine.exits import EngineError
 from engine.redaction import redact
 
 logger = logging.getLogger("engine.notify")
+
+STATUS_CHARS_MAX = 500
+"""How much of a reason STATUS= has; `systemctl status` cuts it where the terminal ends."""
 
 _SEND_TIMEOUT_SECS = 0.1
 
@@ -50,6 +54,20 @@ class Notifier:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def reason(error: EngineError) -> str:
+    """Why the engine ends, as STATUS=: the reason first, since `systemctl status` shows the beginning (M4)."""
+    text = redact(str(error))
+    text = text if len(text) <= STATUS_CHARS_MAX else text[: STATUS_CHARS_MAX - 3] + "..."
+    return f"{text} (exit {int(error.code)} {error.code.name})"
+
+
+def tell_reason(address: str | None, error: EngineError) -> None:
+    """Leaves the reason with systemd, which shows it as long as the unit is down."""
+    notifier = Notifier(address)
+    notifier.send(STATUS=reason(error))
+    notifier.close()
 
 
 class Liveness:

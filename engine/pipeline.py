@@ -481,6 +481,8 @@ class Pipeline:
         self._tell_clock_skew()
         logger.info("FINAL METRICS", extra={"fields": self._snapshot()})
         self._report_books()
+        if failure is not None:
+            self._notifier.send(STATUS=notify.reason(failure))
         self._notifier.close()
         if failure is not None:
             return failure.code

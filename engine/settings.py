@@ -87,6 +87,11 @@ def read_environment(environ: Mapping[str, str] | None = None, pid: int | None =
     return Environment(log_level, transport, environ.get("NOTIFY_SOCKET") or None, watchdog_secs)
 
 
+def notify_socket() -> str | None:
+    """NOTIFY_SOCKET, whatever else is wrong with the environment."""
+    return os.environ.get("NOTIFY_SOCKET") or None
+
+
 def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: str | None = None) -> Loaded:
     """Reads, overrides and validates the configuration.
 
@@ -327,7 +332,9 @@ def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: M
     first = problems[0]
     message = str(first["problem"]) + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
     details = {key: value for key, value in first.items() if key != "problem"}
-    raise ConfigError(message, **details, problems=[problem["problem"] for problem in problems])
+    if len(problems) > 1:
+        details["problems"] = [problem["problem"] for problem in problems[1:]]
+    raise ConfigError(message, **details)
 
 
 def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[str, str]) -> dict[str, object]:

@@ -35,6 +35,8 @@ class Entry:
     """The `level` of an M1 log line."""
     target: str = ""
     """The `target` of an M1 log line."""
+    priority: int = 6
+    """As `journalctl -p` filters: 3 is an error, 4 a warning, 6 information."""
 
     @property
     def event(self) -> str:
@@ -90,6 +92,7 @@ def parse(raw: Mapping[str, str], realtime_us: int) -> Entry | None:
         fields=fields if isinstance(fields, dict) else {},
         level=str(log.get("level", "")),
         target=str(log.get("target", "")),
+        priority=int(raw["PRIORITY"]) if raw.get("PRIORITY", "").isdecimal() else 6,
     )
 
 

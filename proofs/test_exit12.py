@@ -64,7 +64,7 @@ def prove_not_restarted(engine: EngineUnit) -> None:
     )
 
 
-@pytest.mark.claim("exit12", "E2", "C3", "C4", "G0", "S14", "N13")
+@pytest.mark.claim("exit12", "E2", "C3", "C4", "G0", "S14", "N13", "M4", "M1")
 @pytest.mark.parametrize("case", MISCONFIGURED)
 def test_misconfigured_unit_stays_down_and_says_why(engine: EngineUnit, case: str) -> None:
     misconfigure(engine, case)
@@ -75,6 +75,13 @@ def test_misconfigured_unit_stays_down_and_says_why(engine: EngineUnit, case: st
     )
     for word in MISCONFIGURED[case][1]:
         engine.expect(word in line.message, f"the log line does not name {word!r}")
+    # What `systemctl status` shows of it, and what `journalctl -p err` finds.
+    status = engine.property("StatusText")
+    engine.expect(
+        line.event.startswith(status.partition(" (exit 12")[0][:60]) and status.endswith("(exit 12 CONFIG)"),
+        f"systemctl status says {status!r}",
+    )
+    engine.expect(line.priority == 3, f"the line has priority {line.priority}, an error has 3")
 
 
 @pytest.mark.claim("exit12", "E2")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from engine import notify
+from engine.exits import ConfigError, Overload
 from engine.notify import Liveness, Notifier
 
 
@@ -27,6 +29,16 @@ def test_M4_without_the_variable_nothing_happens() -> None:
     notifier = Notifier(None)
     notifier.send(READY=1)
     notifier.close()
+
+
+def test_M4_the_reason_comes_first_and_has_no_secret(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        notify.tell_reason(str(tmp_path / "notify"), ConfigError("c.toml: ws_url = wss://u:hunter2@h/: no\nuser"))
+        assert systemd.recv(4096) == b"STATUS=c.toml: ws_url = wss://[redacted]@h/: no user (exit 12 CONFIG)"
+        notify.tell_reason(str(tmp_path / "notify"), Overload("x" * 10_000))
+        assert len(systemd.recv(4096)) < 600
+    notify.tell_reason(None, Overload("nobody listens"))
 
 
 def test_M4_a_listener_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> None:
