@@ -170,6 +170,12 @@ def healthy(computer: Computer, done: CommandResult, _: dict[str, int]) -> None:
     computer.expect("PASS unit" in done.stdout and not wrong, f"the healthcheck says:\n{done.stdout}")
 
 
+def snapshot(computer: Computer, _: CommandResult, __: dict[str, int]) -> None:
+    said = computer.type("journalctl --unit hybrid-health-snapshot --lines 20 --output cat --no-pager").stdout
+    database = [line for line in said.splitlines() if "database" in line]
+    computer.expect(database[-1:] != [] and database[-1].startswith("PASS"), f"the snapshot says:\n{said}")
+
+
 def soak_ended(computer: Computer, _: CommandResult, __: dict[str, int]) -> None:
     last = json.loads(computer.machine.path(DECISIONS).read_text().splitlines()[-1])
     computer.expect(last["action"] == "PUT_BACK" and computer.active(ENGINE), f"the soak left {last}")
@@ -229,6 +235,7 @@ def purged(computer: Computer, _: CommandResult, __: dict[str, int]) -> None:
 AFTER: dict[str, Callable[[Computer, CommandResult, dict[str, int]], None]] = {
     "make install": installed,
     f"{PREFIX}/bin/hybrid-healthcheck": healthy,
+    "systemctl start hybrid-health-snapshot.service": snapshot,
     "systemctl stop hybrid-soak.service": soak_ended,
     ".venv/bin/python -m harness publish": published,
     f"{PREFIX}/bin/hybrid-backup /var/backups/bot.db": backed_up,

@@ -37,6 +37,18 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
+class Installed:
+    """What an installation put where; without anything for none."""
+
+    at: str = ""
+    """PREFIX."""
+    prefix: frozenset[str] = frozenset()
+    """Files and links below PREFIX, relative to it."""
+    elsewhere: frozenset[str] = frozenset()
+    """Unit files and users."""
+
+
+@dataclass(frozen=True)
 class Target:
     """Where to install, below the directory DESTDIR that a packager may name."""
 
@@ -66,9 +78,9 @@ def install(target: Target, source: str) -> None:
     _check(target, home)
     earlier = _manifest(home)
     # An installation from before there was a list is all ours.
-    before = _files(home) if earlier else set()
+    before = _files(home) if earlier.at else set()
     if source:
-        _copy(Path(source), home, target.prefix, earlier.get("prefix", set()))
+        _copy(Path(source), home, target.prefix, earlier.prefix)
     else:
         _fetch(home, target)
     for name in DOCUMENTS:
@@ -77,7 +89,7 @@ def install(target: Target, source: str) -> None:
     manifest = home / MANIFEST
     manifest.parent.mkdir(parents=True, exist_ok=True)
     manifest.touch()
-    ours = (_files(home) - before) | (earlier.get("prefix", set()) & _files(home))
+    ours = (_files(home) - before) | (earlier.prefix & _files(home))
     listed = {"at": target.prefix, "prefix": sorted(ours), "elsewhere": sorted(elsewhere)}
     manifest.write_text(json.dumps(listed, indent=0) + "\n")
     for name in EXAMPLES:
@@ -109,9 +121,9 @@ def _fetch(home: Path, target: Target) -> None:
         _say_where(home, str(home), target.prefix)
 
 
-def _copy(source: Path, home: Path, prefix: str, earlier: set[str]) -> None:
+def _copy(source: Path, home: Path, prefix: str, earlier: frozenset[str]) -> None:
     listed = _manifest(source)
-    if not listed:
+    if not listed.at:
         raise Refused(f"FROM={source}: is not an installation of ours: there is no {MANIFEST}")
     names = _files(source)
     for name in sorted(names):
@@ -124,7 +136,7 @@ def _copy(source: Path, home: Path, prefix: str, earlier: set[str]) -> None:
             partial.chmod(0o755 if partial.stat().st_mode & stat.S_IXUSR else 0o644)
         partial.replace(place)
     _remove_files(home, earlier - names)
-    _say_where(home, str(listed["at"]), prefix)
+    _say_where(home, listed.at, prefix)
 
 
 def _say_where(home: Path, old: str, new: str) -> None:
@@ -175,14 +187,14 @@ def uninstall(target: Target, *, purge: bool) -> None:
     """Stop everything and remove what `install` put there; with `purge`, configuration and data as well."""
     home = target.place(target.prefix)
     listed = _manifest(home)
-    if home.is_symlink() or not listed:
+    if home.is_symlink() or not listed.at:
         raise Refused(f"{home}: is not an installation of ours: there is no {MANIFEST}")
     if target.here:
-        units = [Path(path).name for path in listed["elsewhere"] if path.endswith((".service", ".timer"))]
+        units = [Path(path).name for path in listed.elsewhere if path.endswith((".service", ".timer"))]
         _run("systemctl", "disable", "--now", "--quiet", *units)
-    for path in sorted(listed["elsewhere"]):
+    for path in sorted(listed.elsewhere):
         _remove_file(target.place(path))
-    _remove_files(home, listed["prefix"])
+    _remove_files(home, listed.prefix)
     if target.here:
         _run("systemctl", "daemon-reload")
     kept = [place for path in (CONFIGURATION, *DATA) if os.path.lexists(place := target.place(path))]
@@ -206,7 +218,7 @@ def _remove_file(path: Path) -> None:
         return
 
 
-def _remove_files(home: Path, names: set[str]) -> None:
+def _remove_files(home: Path, names: frozenset[str]) -> None:
     """Remove these files, what Python compiled of them, and directories that are empty then."""
     for directory, subdirectories, files, fd in os.fwalk(home, topdown=False, follow_symlinks=False):
         relative = Path(directory).relative_to(home)
@@ -233,13 +245,12 @@ def _remove_empty(name: str, directory: int | None) -> None:
 # --- both --------------------------------------------------------------------------------------------------
 
 
-def _manifest(home: Path) -> dict[str, set[str]]:
-    """What an installation put where; empty for none."""
+def _manifest(home: Path) -> Installed:
     try:
         found = json.loads((home / MANIFEST).read_text())
     except (FileNotFoundError, NotADirectoryError):
-        return {}
-    return {"at": found["at"], "prefix": set(found["prefix"]), "elsewhere": set(found["elsewhere"])}
+        return Installed()
+    return Installed(found["at"], frozenset(found["prefix"]), frozenset(found["elsewhere"]))
 
 
 def _files(home: Path) -> set[str]:
