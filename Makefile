@@ -5,10 +5,11 @@ SHELL := /bin/bash
 # A system Python, because the unit's user cannot read an interpreter under somebody's home.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PREFIX ?= /opt/hybrid-engine
-SYSCONFDIR ?= /etc
 UNITDIR ?= /usr/lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 DESTDIR ?=
+FROM ?=
+PURGE ?=
 ARGS ?=
 
 VENV := .venv
@@ -24,7 +25,7 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage canary scale soak bench doctor buglog lint format install clean
+.PHONY: help proofs test sabotage canary scale soak bench doctor buglog lint format install uninstall clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -94,21 +95,19 @@ format: $(READY)  ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The unit cannot write where it is installed, so what pip compiles has to lie there, whatever this shell prefers.
-install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR respected)
-	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
-	rm -rf build
-	env -u PYTHONPYCACHEPREFIX $(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet \
-	  --disable-pip-version-check '.[operate]'
-	$(if $(DESTDIR),grep -rlIF '$(abspath $(DESTDIR))' $(DESTDIR)$(PREFIX)/bin | \
-	  xargs -r sed -i 's|$(abspath $(DESTDIR))||')
-	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/hybrid-*
-	install -D -m 0644 -t $(DESTDIR)$(SYSUSERSDIR) systemd/sysusers.d/hybrid-*
-	$(if $(DESTDIR),,systemd-sysusers $(SYSUSERSDIR)/hybrid-engine.conf $(SYSUSERSDIR)/hybrid-dashboard.conf)
-	install -d $(DESTDIR)$(SYSCONFDIR)/hybrid-engine
-	for f in config.toml ws_sources.toml; do \
-	  test -e $(DESTDIR)$(SYSCONFDIR)/hybrid-engine/$$f || \
-	  install -m 0644 config/$$f $(DESTDIR)$(SYSCONFDIR)/hybrid-engine/$$f; done
+# The environment takes any path, also one with a space.
+install uninstall: export DESTDIR := $(DESTDIR)
+install uninstall: export PREFIX := $(PREFIX)
+install uninstall: export UNITDIR := $(UNITDIR)
+install uninstall: export SYSUSERSDIR := $(SYSUSERSDIR)
+install: export FROM := $(FROM)
+uninstall: export PURGE := $(PURGE)
+
+install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, FROM=.cache/stage/opt/hybrid-engine)
+	$(PYTHON) systemd/installation.py install
+
+uninstall:  ## Stop and remove what was installed; configuration and data stay without PURGE=1
+	$(PYTHON) systemd/installation.py uninstall
 
 clean:  ## Remove everything that was generated (venv, stage, reports)
 	rm -rf $(VENV) .cache build reports *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

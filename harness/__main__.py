@@ -25,6 +25,11 @@ _ELSEWHERE = {
         "harness.health", "add_arguments", "run",
         "one line a check, PASS or FAIL last; exit status 0 or 1",
     ),
+    "backup": ("harness.backup", "add_arguments", "run", "copy the engine's database while the engine runs"),
+    "publish": (
+        "harness.publish", "add_arguments", "run",
+        "verdicts and buglog to where the installed dashboard shows them",
+    ),
     "bundle": ("harness.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
     "dashboard": (
         "harness.dashboard", "add_arguments", "run",

@@ -146,6 +146,12 @@ def _walk(path: Path, make: bool) -> Place:
                 if not ours or links > LINKS_MAX:
                     reason = "is a link in a directory that others can write" if not ours else os.strerror(errno.ELOOP)
                     raise OSError(errno.ELOOP, reason, str(here / name))
+                if left and about.st_dev == os.stat("/proc").st_dev:
+                    # Of a process's root or file; what its text says is another process's view.
+                    inner = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+                    os.close(fd)
+                    here, fd = here / name, inner
+                    continue
                 left += reversed([part for part in target.split("/") if part])
                 if target.startswith("/"):
                     os.close(fd)

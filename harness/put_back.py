@@ -12,13 +12,13 @@ whatever ends the controller (ExecStopPost=); the decision log says how the engi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.clock import Clock
 from harness.decisions import Action, read_all
-from harness.errors import CommandFailed, HarnessError
+from harness.errors import CommandFailed, HarnessError, RecorderError
 from harness.exit_actions import SOAK_END, runs
 from harness.observe import Computer
 from harness.rewrite import ConfigFile, ConfigTrouble
@@ -43,13 +43,18 @@ def found(computer: Computer) -> str:
 
 
 def put_back(
-    computer: Computer, config: ConfigFile, engine_before: str, stopped_by_others: bool, decide: Decide, clock: Clock
+    computer: Computer,
+    config: ConfigFile,
+    engine_before: str,
+    stopped_by_others: Callable[[], bool],
+    decide: Decide,
+    clock: Clock,
 ) -> None:
     """Put back config and engine, and tell what became of both.
 
-    engine_before: RUNNING or STOPPED. stopped_by_others: somebody who is not us stopped the engine's last run. Raises
-    ConfigTrouble when the config cannot be put back, after the engine has been seen to. Raises RecorderError when
-    a decision cannot be recorded: the config is then put back, and the engine left as it is.
+    engine_before: RUNNING or STOPPED. stopped_by_others: whether somebody who is not us stopped the engine's last run.
+    Raises ConfigTrouble when the config cannot be put back, after the engine has been seen to. Raises RecorderError
+    when something cannot be recorded: the config is then put back, and the engine left as it is.
     """
     trouble = None
     try:
@@ -58,7 +63,9 @@ def put_back(
         trouble, config_now = error, "still changed"
         decide(Action.CONFIG_ERROR, str(error))
     try:
-        engine_now = _put_engine_back(computer, engine_before, stopped_by_others, trouble is None, decide, clock)
+        engine_now = _put_engine_back(computer, engine_before, stopped_by_others(), trouble is None, decide, clock)
+    except RecorderError:
+        raise
     except HarnessError as error:
         decide(Action.PUT_BACK, f"Config {config_now}; engine unknown: {error}", engine_before=engine_before)
         raise

@@ -262,7 +262,7 @@ class Soak:
     def _put_back(self) -> None:
         if self._engine_before:
             put_back.put_back(
-                self._computer, self._config, self._engine_before, self._stopped_by_others(), self._decide, self._clock
+                self._computer, self._config, self._engine_before, self._stopped_by_others, self._decide, self._clock
             )
 
     def _stopped_by_others(self) -> bool:
@@ -707,7 +707,7 @@ def _put_back_killed(
         except RecorderError as error:
             screen.say(f"[SOAK] {error}")
 
-    put_back.put_back(computer, config, str(killed["engine_before"]), False, decide, clock)
+    put_back.put_back(computer, config, str(killed["engine_before"]), lambda: False, decide, clock)
     return EXIT_COMPLETE
 
 

@@ -15,7 +15,10 @@ from harness.errors import HarnessError
 from harness.shell import Shell
 from harness.waiting import awaiting
 
-SOURCES = ("engine", "harness", "systemd", "config", "pyproject.toml", "Makefile")
+SOURCES = (
+    "engine", "harness", "systemd", "config", "docs/operating.md", "docs/live.md", "docs/metrics.md", "pyproject.toml",
+    "Makefile",
+)  # fmt: skip
 """What an installation is made from."""
 
 

@@ -125,6 +125,18 @@ def test_an_operators_own_links_work(tmp_path: Path) -> None:
         pass
 
 
+def test_another_processs_view_is_the_kernels_to_follow(tmp_path: Path) -> None:
+    """As proofs name a file of a machine: /proc/<pid>/root is not what its text says, `/`."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with files.found(Path(f"/proc/{os.getpid()}/fd/{fd}/x")) as place:
+            assert place.path == Path(f"/proc/{os.getpid()}/fd/{fd}/x")
+            place.replace(b"here")
+    finally:
+        os.close(fd)
+    assert (tmp_path / "x").read_bytes() == b"here"
+
+
 @pytest.mark.claim("K10")
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/full")], ids=["pipe", "device"])
 def test_what_is_no_file_is_refused_at_once(others: Path, make: Callable[[Path], object]) -> None:

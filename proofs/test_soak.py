@@ -605,6 +605,8 @@ def test_K6_without_a_record_nothing_goes_on(bench: Callable[..., Bench], monkey
         raise RecorderError("disk full")
 
     one.clock.at(50, lambda: monkeypatch.setattr(DecisionLog, "write", full))
+    # As the flight record, which is on the same disk, refuses each command.
+    one.clock.at(50, lambda: monkeypatch.setattr(FakeComputer, "journal", full))
     one.clock.at(50, one.computer.freeze)
     with pytest.raises(RecorderError):
         one.soak.run()
