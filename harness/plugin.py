@@ -49,6 +49,9 @@ from harness.verdict import Verdict, claims_in_name, exit_status, is_accepted, j
 KEPT_RUNS = 10
 """Flight records of earlier runs that stay under reports/runs."""
 
+RUNNING_SECS = 600.0
+"""A younger run is not forgotten: it may be going on beside this one."""
+
 VERDICTS = "verdicts.json"
 
 _RUN = pytest.StashKey["Run"]()
@@ -415,8 +418,9 @@ def _verdict(item: pytest.Item, claimed: list[str]) -> dict[str, Any]:
 
 def _proof_files(item: pytest.Item) -> set[str]:
     """Where a proof's own code is, as its frames name it."""
-    code = getattr(inspect.unwrap(getattr(item, "function", None) or _about), "__code__", None)
-    return {str(item.path), code.co_filename if code else ""}
+    function = getattr(item, "function", None)
+    code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+    return {str(item.path)} | ({code.co_filename} if code is not None else set())
 
 
 def _refutation(item: pytest.Item, raised: BaseException, report: pytest.TestReport) -> Refutation:
@@ -521,7 +525,9 @@ class _Block:
         """Labels are bold, what was observed instead of what was expected is red."""
         label = ""
         for line in self._text.splitlines():
-            head, rest = line[: refutation.LABEL_COLUMNS], line[refutation.LABEL_COLUMNS :]
+            # A command stands below its label, which is a line of its own.
+            end = refutation.LABEL_COLUMNS if line[refutation.LABEL_COLUMNS - 1 :][:1] in ("", " ") else len(line)
+            head, rest = line[:end], line[end:]
             label = head.strip() or label
             writer.write(head, bold=not line.startswith("  "), red=head.startswith("REFUTED"))
             writer.line(rest, red=label in ("observed", "REFUTED"), cyan=label == "expected")
@@ -677,8 +683,11 @@ def _forget_old_runs(reports: Path) -> None:
         for report in (reports / "verdicts.json", reports / "sabotage.json")
         if report.exists()
     }
+    still = OsClock().wall() - RUNNING_SECS
     for old in sorted((reports / "runs").glob("*"))[:-KEPT_RUNS]:
-        if old.name not in reported:
+        record = old / "record.jsonl"
+        written = (record if record.exists() else old).stat().st_mtime
+        if old.name not in reported and written < still:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -732,13 +741,13 @@ def _sum_up(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(counts)
     if run.never_ran:
         terminalreporter.write_line(
-            f"{run.never_ran} of {len(run.chosen_proofs)} never ran: nothing is said of them", red=True
+            f"{run.never_ran} of {len(run.chosen_proofs)} never ran to their end: nothing is said of them", red=True
         )
     if run.known is None:
         terminalreporter.write_line("no worker came to its end: nobody knows what never ran", red=True)
     if run.uncollected:
         terminalreporter.write_line("files that could not be collected: what is in them never ran", red=True)
-    if run.state == "partial" and run.known is not None and len(run.chosen_proofs) < len(run.known):
+    if run.chosen_proofs and run.known is not None and len(run.chosen_proofs) < len(run.known):
         terminalreporter.write_line(
             f"partial: {len(run.chosen_proofs)} of {len(run.known)} proofs were chosen", yellow=True
         )

@@ -60,12 +60,10 @@ def block(found: Refutation) -> list[str]:
     """The lines. A label begins in the first column, a text in column LABEL_COLUMNS, a command in column 2."""
     ids = list(found.claims)
     quoted = ids if len(ids) <= CLAIMS_MAX else ids[: CLAIMS_MAX - 1]
-    lines = [_cut(f"REFUTED   {shown(found.proof)}", COLUMNS)]
-    lines += [
-        _cut(f"{'claim':<{LABEL_COLUMNS}}{shown(_words(clause, found.claims[clause]))}", COLUMNS) for clause in quoted
-    ]
+    lines = [_labelled("REFUTED", found.proof)]
+    lines += [_labelled("claim", _words(clause, found.claims[clause])) for clause in quoted]
     if len(quoted) < len(ids):
-        lines += [_cut(f"{'':<{LABEL_COLUMNS}}and {', '.join(ids[len(quoted) :])}", COLUMNS)]
+        lines += [_labelled("", f"and {', '.join(ids[len(quoted) :])}")]
     lines += _part("expected", found.expected, EXPECTED_LINES)
     lines += _part("observed", found.observed, OBSERVED_LINES)
     lines += _part("at", found.where, 1)
@@ -78,7 +76,8 @@ def block(found: Refutation) -> list[str]:
         for entry in told:
             lines += _part("", _counted(_line(entry), JOURNAL_CHARS), JOURNAL_LINES)
     lines += _part("printed", found.printed, SHORT_LINES)
-    return [*lines, "run it again:", f"  {shown(found.again)}", "look further, also later:", f"  {shown(found.look)}"]
+    again, look = (shown(command).replace("\n", "\\n") for command in (found.again, found.look))
+    return [*lines, "run it again:", f"  {again}", "look further, also later:", f"  {look}"]
 
 
 def that_matter(entries: Sequence[Entry]) -> list[Entry]:
@@ -125,12 +124,15 @@ def expectation(source: str, line: int) -> str:
 
 
 def innermost(raised: BaseException, files: Collection[str]) -> tuple[str, int, str] | None:
-    """File, line and function of the last step within these files on the way to an exception; None: there was none."""
+    """File, line and function of the proof's last step on the way to an exception; None: it has none.
+
+    files: where the proof's own code is. What it borrows from another test module counts as its own.
+    """
     found = None
     traceback = raised.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if code.co_filename in files:
+        if code.co_filename in files or code.co_filename.rpartition("/")[2].startswith("test_"):
             found = (code.co_filename, traceback.tb_lineno, code.co_name)
         traceback = traceback.tb_next
     return found
@@ -143,6 +145,12 @@ def _words(clause: str, text: str) -> str:
     return text.removeprefix("* ") if text else clause
 
 
+def _labelled(label: str, text: str) -> str:
+    """Just one line."""
+    line = f"{label:<{LABEL_COLUMNS}}{' '.join(shown(text).split())}".rstrip()
+    return line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}..."
+
+
 def _part(label: str, text: str, lines_max: int) -> list[str]:
     folded = [
         piece
@@ -152,14 +160,10 @@ def _part(label: str, text: str, lines_max: int) -> list[str]:
         )
     ]
     if len(folded) > lines_max:
-        more = f" [{len(folded) - lines_max} more lines]"
-        folded = [*folded[: lines_max - 1], _cut(folded[lines_max - 1], COLUMNS - LABEL_COLUMNS - len(more)) + more]
+        more = f" [+{len(folded) - lines_max} lines]"
+        folded = [*folded[: lines_max - 1], folded[lines_max - 1][: COLUMNS - LABEL_COLUMNS - len(more)] + more]
     return [f"{label if not number else '':<{LABEL_COLUMNS}}{line}" for number, line in enumerate(folded)]
 
 
 def _counted(text: str, chars: int) -> str:
     return text if len(text) <= chars else f"{text[:chars]} [+{len(text) - chars}]"
-
-
-def _cut(text: str, chars: int) -> str:
-    return text if len(text) <= chars else f"{text[: chars - 3]}..."

@@ -18,8 +18,8 @@ from harness.errors import CommandFailed, Unavailable
 from harness.recorder import Recorder
 from harness.shell import Shell
 
-pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
-"""Such as a command that nobody waited for."""
+pytestmark = pytest.mark.filterwarnings("error:subprocess .* is still running:ResourceWarning")
+"""A command that nobody waited for."""
 
 # A length that nobody else sleeps, to be recognised by.
 SLEEP = f"86{os.getpid()}.25"
