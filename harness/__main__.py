@@ -97,6 +97,21 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=_buglog)
 
     command = commands.add_parser(
+        "show", help="all that a record holds of one proof",
+        description="Prints what was done and seen during one proof: commands with what came back, journal lines, the "
+        "effective unit, and what pytest said. Works when the run is over. Exit status 1 when not one proof is named.",
+        epilog="examples:\n  python -m harness show test_crash_is_restarted\n"
+        "  python -m harness show p-3fa2b81c --run 1795534996-fb890a86      as a refutation prints it",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    command.add_argument(
+        "proof", metavar="PROOF", help="its id, a part of it, or the short name that a refutation prints"
+    )
+    command.add_argument("--reports", type=Path, default=Path("reports"), help="where runs report (default: reports)")
+    command.add_argument("--run", dest="run_id", metavar="ID", help="a run below reports/runs (default: the last)")
+    command.set_defaults(run=_show)
+
+    command = commands.add_parser(
         "verify", help="check that evidence stands up: a flight record, a buglog or a proof bundle",
         description="A flight record (.jsonl): every line, every long output beside it, and that it has its end. A "
         "buglog (.html, .md): its records likewise, and that the file is to the byte what they render to. A proof "
@@ -162,6 +177,13 @@ def _buglog(options: argparse.Namespace) -> int:
         (target / name).write_bytes(verify.encoded(text))
         print(target / name)
     return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    record = verify.record_of(options.reports, options.run_id or _last_run(options.reports))
+    found, lines = verify.story(record, options.proof)
+    print("\n".join(lines))
+    return int(not found)
 
 
 def _last_evidence(reports: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness import timeline
+from harness.escape import shown
 from harness.plots import Series, figure
 from harness.timeline import Bar
 from harness.verdict import Verdict, claims_in_name, merge
@@ -62,6 +63,9 @@ SHOWN_CELL_CHARS = 300
 CHARTS_MAX, HEARTBEATS_MAX = 60, 120
 
 LANES_MAX, UNITS_MAX, SABOTAGES_MAX, WAITING_MAX = 16, 8, 400, 10_000
+
+NUMBER_MAX = 1e15
+"""What is larger is no count of ticks, and is not drawn."""
 
 FIELDS_MAX = 8
 """A log line with more fields is shown without those that are 0."""
@@ -153,6 +157,8 @@ class ProofLog:
     """What the proof says of itself."""
     ended: float
     worker: str
+    told: str = ""
+    """All that pytest said of it when it ended, of one that is not proven."""
     steps: Steps = field(default_factory=lambda: Steps(0))
     heartbeats: list[tuple[float, Mapping[str, Any]]] = field(default_factory=list)
     shown: bool = False
@@ -270,7 +276,12 @@ class Document:
     verdict: str
     cut_off: bool
     """Whether the record has no end."""
-    interrupted: bool
+    state: str
+    """How much of the project's proofs the run judged: complete, partial or interrupted; empty when it has no end."""
+    collected: int
+    selected: int
+    never_ran: int
+    """How many proofs there were, were chosen, and have no verdict."""
     counts: Mapping[str, int]
     planned: list[str]
     accepted: list[str]
@@ -311,14 +322,17 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
     ordered = sorted(proofs.values(), key=_worst_first)
     rows = _within(ROWS_SIZE, ordered, lambda proof: (proof.title, proof.module, *proof.claims, proof.cell_reason))
     busy = [proof for proof in ordered if len(proof.steps)]
-    for proof in _within(SECTIONS_SIZE, busy, lambda proof: (proof.proof, proof.title, proof.reason, proof.about)):
+    for proof in _within(
+        SECTIONS_SIZE, busy, lambda proof: (proof.proof, proof.title, proof.reason, proof.about, proof.told)
+    ):
         proof.shown = True
     for proof in busy[:CHARTS_MAX]:
         proof.draw()
-    # A cut-off record may have lost its worst line.
-    verdicts = [Verdict(one.verdict) for one in proofs.values()] + [Verdict.UNPROVEN] * (pass_.end is None)
     end = pass_.end or {}
-    planned = list(end.get("planned", []))
+    state = str(end.get("state", "interrupted" if end.get("interrupted") else "complete")) if end else ""
+    # A cut-off record may have lost its worst line, and what never ran is proven to nobody.
+    verdicts = [Verdict(one.verdict) for one in proofs.values()] + [Verdict.UNPROVEN] * (state != "complete")
+    planned = list(map(shown, end.get("planned", [])))
     broken = _FirstPass(sabotage()) if sabotage is not None else None
     # That proofs can fail is shown by the sabotages alone.
     judges = [
@@ -329,20 +343,23 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
     by_letter: dict[str, list[Clause]] = {}
     for clause in clauses:
         if clause.id not in _GUARDRAILS:
-            by_letter.setdefault(clause.id[0], []).append(clause)
+            by_letter.setdefault(clause.id[:1], []).append(clause)
     day = datetime.fromtimestamp(pass_.started, UTC)
     return Document(
         name=f"BUG_{day:%Y-%m-%d}_proofs-{pass_.run_id}",
         run_id=pass_.run_id,
         sha256=pass_.sha256,
         lines=pass_.lines,
-        systemd=str(end.get("systemd") or pass_.systemd),
+        systemd=shown(str(end.get("systemd") or pass_.systemd)),
         verdict=merge(verdicts).value,
         cut_off=pass_.end is None,
-        interrupted=bool(end.get("interrupted")),
+        state=state,
+        collected=int(end.get("collected", 0)),
+        selected=int(end.get("selected", 0)),
+        never_ran=int(end.get("never_ran", 0)),
         counts={verdict.value: sum(one.verdict == verdict for one in proofs.values()) for verdict in Verdict},
         planned=planned,
-        accepted=list(end.get("accepted_unproven", [])),
+        accepted=list(map(shown, end.get("accepted_unproven", []))),
         started=f"{day:%Y-%m-%d %H:%M:%S} UTC",
         seconds=pass_.ended - pass_.started,
         facts=pass_.facts,
@@ -402,21 +419,24 @@ class _FirstPass:
         for line in lines:
             self.lines += 1
             self.sha256 = str(line["sha256"])
-            self.run_id = self.run_id or str(line["run"])
+            self.run_id = self.run_id or shown(str(line["run"]))
             self.started = self.started or float(line["at"])
             self.ended = max(self.ended, float(line["at"]))
             self.end = None
             kind, proof = line["type"], str(line["proof"])
             if kind == "run":
-                self.facts, self.clauses, self.systemd = line["facts"], line["clauses"], line["systemd"]
+                self.facts, self.clauses = _all_shown(line["facts"]), _all_shown(line["clauses"])
+                self.systemd = shown(line["systemd"])
             elif kind == "verdict":
-                self.proofs[str(line["proof"])] = _proof(line)
+                self.proofs[proof] = _proof(line)
                 unfinished.pop(proof, None)
             elif kind == "unit":
-                unit = (str(line["name"]), _text(line["text"]))
+                unit = (_text(line["name"]), _text(line["text"]))
                 self.units += [unit] if unit not in self.units and len(self.units) < UNITS_MAX else []
             elif kind == "sabotage" and len(self.sabotages) < SABOTAGES_MAX:
-                self.sabotages.append({**line, "reason": _cut(_text(line["reason"]), SHOWN_CELL_CHARS)})
+                words = {name: _text(value) for name, value in line.items() if isinstance(value, str)}
+                reason = _cut(_text(line["reason"]), SHOWN_CELL_CHARS)
+                self.sabotages.append({**line, **words, "reason": reason})
             elif kind == "end":
                 self.end = line
             elif proof and proof not in self.proofs:
@@ -426,21 +446,26 @@ class _FirstPass:
                 size = STEP_SIZE + 2 * sum(min(len(str(text)), SHOWN_OUTPUT_CHARS) for text in texts if text)
                 self.sizes[proof] = self.sizes.get(proof, 0) + size
         for proof, line in unfinished.items():
-            reason = "no verdict was recorded: the run was cut off in the middle of it"
-            missing = {"claims": [], "verdict": Verdict.UNPROVEN.value, "reason": reason, "seconds": 0.0, "about": ""}
+            why = "no verdict was recorded: the run was cut off in the middle of it"
+            missing = {"claims": [], "verdict": Verdict.UNPROVEN.value, "reason": why, "seconds": 0.0, "about": ""}
             self.proofs[proof] = _proof({**line, **missing, "proof": proof})
+
+
+def _all_shown(texts: Mapping[str, Any]) -> dict[str, str]:
+    return {shown(name): shown(str(text)) for name, text in texts.items()}
 
 
 def _proof(line: Mapping[str, Any]) -> ProofLog:
     return ProofLog(
-        proof=str(line["proof"]),
-        claims=list(line["claims"]),
+        proof=shown(str(line["proof"])),
+        claims=[shown(claim) for claim in line["claims"]],
         verdict=str(line["verdict"]),
         reason=_cut(_text(line["reason"])),
         seconds=float(line["seconds"]),
         about=_text(line["about"])[:SHOWN_TITLE_CHARS],
         ended=float(line["at"]),
-        worker=str(line["worker"]),
+        worker=shown(str(line["worker"])),
+        told=_cut(_text(line.get("told", ""))),
     )
 
 
@@ -541,20 +566,20 @@ def _step(line: Mapping[str, Any]) -> Step:
         argv, where = list(map(str, line["argv"])), " on the host"
         if argv[:2] == ["nsenter", "-t"] and argv[3:4] == ["-a"]:
             argv, where = argv[4:], ""
-        title = _cut(shlex.join(argv), SHOWN_TITLE_CHARS)
+        title = _cut(shown(shlex.join(argv)), SHOWN_TITLE_CHARS)
         return Step("command", at, title, note=f"interrupted{where}: no result was recorded", ok=False)
     if kind == "write":
         # A file of a machine is written through the root of its PID 1.
-        path = str(line["path"])
+        path = _text(line["path"])
         inside = path.partition("/root/")[2] if path.startswith("/proc/") else ""
         body = "(removed)" if line["text"] is None else _cut(_text(line["text"]))
         return Step("write", at, _cut(f"/{inside}" if inside else path, SHOWN_TITLE_CHARS), body)
     if kind == "journal":
-        level, message = _one_line(_text(line["message"]))
+        level, message = _one_line(_kept(line["message"]))
         by_systemd = line["by"] == "systemd"
-        title = _cut(message if by_systemd else f"{line['by']}: {message}", SHOWN_TITLE_CHARS)
+        title = _cut(shown(message if by_systemd else f"{line['by']}: {message}"), SHOWN_TITLE_CHARS)
         return Step("journal", at, title, level="systemd" if by_systemd else level, ok=level != "ERROR")
-    return Step("machine", at, f"{line['variant']} machine {line['name']} {line['event']}")
+    return Step("machine", at, shown(f"{line['variant']} machine {line['name']} {line['event']}"))
 
 
 def _finish(step: Step, line: Mapping[str, Any]) -> None:
@@ -567,6 +592,10 @@ def _finish(step: Step, line: Mapping[str, Any]) -> None:
 
 def _text(value: Any) -> str:
     """What the record keeps of a text, as far as a document shows it (harness/recorder.py)."""
+    return shown(_kept(value))
+
+
+def _kept(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     if "base64" in value:
@@ -588,7 +617,8 @@ def _cut(text: str, chars: int = SHOWN_OUTPUT_CHARS) -> str:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    # A journal line is anybody's text, and JSON numbers have no largest one.
+    return float(value) if isinstance(value, int | float) and abs(value) < NUMBER_MAX else None
 
 
 def _fields(message: str) -> tuple[str, dict[str, Any]] | None:
@@ -596,7 +626,7 @@ def _fields(message: str) -> tuple[str, dict[str, Any]] | None:
     try:
         log = json.loads(message)
         return str(log.get("level", "")), {"message": log["fields"].pop("message"), **log["fields"]}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -641,3 +671,40 @@ def _fence(text: str) -> str:
         longest = max(longest, run)
     ticks = "`" * max(3, longest + 1)
     return f"{ticks}\n{text}\n{ticks}"
+
+
+def story(read: Callable[[], Lines], wanted: str) -> tuple[bool, list[str]]:
+    """Whether one proof is named, and all that the record holds of it, as lines for a terminal; else those there are.
+
+    wanted: the proof's id, a part of it, or the beginning of its anchor().
+    """
+    pass_ = _FirstPass(read())
+    everybody = pass_.proofs.values()
+    found = [proof for proof in everybody if wanted in proof.proof or anchor(proof.proof).startswith(wanted)]
+    exact = [proof for proof in found if proof.proof == wanted]
+    if len(exact or found) != 1:
+        listed = sorted(f"{anchor(proof.proof)}  {proof.verdict:<8}  {proof.proof}" for proof in found or everybody)
+        return False, [f"{len(found)} proofs of run {pass_.run_id} are named by {shown(wanted)}; there are:", *listed]
+    (proof,) = exact or found
+    proof.steps = Steps(STEPS_SIZE)
+    _second_pass(read(), pass_.run_id, {proof.proof: proof}, Steps(0))
+    lines = [
+        f"{proof.verdict}  {proof.proof}",
+        f"run {pass_.run_id}, {proof.worker}, {proof.seconds:.3f} s, claims {', '.join(proof.claims)}",
+        *(f"  {clause}: {pass_.clauses[clause]}" for clause in proof.claims if clause in pass_.clauses),
+    ]
+    if proof.about:
+        lines += ["", proof.about]
+    if proof.verdict != Verdict.PROVEN:
+        lines += ["", "--- what pytest said ---", *(proof.told or proof.reason).splitlines()]
+    lines += ["", "--- what was done and seen (UTC) ---"]
+    for step in proof.steps:
+        note = f"  ({step.note})" if step.note else ""
+        sign = {"command": "$ ", "write": "> "}.get(step.kind, "")
+        lines += [
+            f"{step.time}  {sign}{step.title}{note}",
+            *(f"              {line}" for line in step.body.splitlines()),
+        ]
+    for name, text in pass_.units:
+        lines += ["", f"--- the effective unit {name} ---", *text.splitlines()]
+    return True, lines

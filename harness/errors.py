@@ -12,9 +12,23 @@ HarnessError           the harness itself could not do its work: the verdict is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class Refuted(AssertionError):
     """The system under proof did not behave as claimed. The message is the evidence a reader starts from."""
+
+    def __init__(
+        self, message: str, *, observed: str = "", state: str = "", set_by: str = "", journal: Sequence[Any] = ()
+    ) -> None:
+        """message: all that is known, as text. The rest are its parts, for whoever shows them apart: what was
+        observed (by default the whole message), how the unit stood, what set it so, and the journal's entries."""
+        super().__init__(message)
+        self.observed = observed or message
+        self.state = state
+        self.set_by = set_by
+        self.journal = journal
 
 
 class HarnessError(Exception):

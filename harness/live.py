@@ -17,6 +17,7 @@ import pytest
 
 from harness import progress, terminal, waiting
 from harness.clock import Clock, OsClock
+from harness.escape import shown
 
 REDRAW_SECS = 0.5
 
@@ -91,7 +92,8 @@ class Live:
         lines = []
         for path in sorted(self.slates.iterdir()):
             if (found := waiting.read(path)) is not None:
-                text = progress.waiting_line(path.name, found.proof, found.what, now - found.since, columns)
+                words = shown(found.proof), shown(found.what)
+                text = progress.waiting_line(path.name, *words, now - found.since, columns)
                 lines.append(f"\x1b[2m{text}\x1b[0m" if self._colour else text)
         if lines:
             # At the bottom of the screen the line feeds scroll, and so make room; the column has to be found again.

@@ -21,9 +21,9 @@ Lines (all have `run`, `worker`, `seq`, `at`, `proof`, `type`, `prev`, `sha256`)
     machine      name, kind, what happened to it
     unit         name, text: the effective unit, fragment and drop-ins
     journal      unit, by, message
-    verdict      verdict, claims, reason, seconds
+    verdict      verdict, claims, reason, seconds, about; told: all that pytest said, of one that is not proven
     sabotage     id, what it breaks, how its proof took it
-    end          lines before this one, counts of verdicts
+    end          lines before this one, counts of verdicts, how many proofs were chosen and never ran
 
 A text is a string. A long one is {"blob", "bytes", "head", "tail"}; bytes that are no text are {"base64"} or, when
 long, {"blob", "bytes", "binary": true}.
@@ -37,14 +37,18 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import files
+from harness import files, lines
 from harness.clock import Clock, OsClock
 from harness.errors import RecorderError
+from harness.escape import shown
 from harness.redaction import Redactor
 
 GENESIS = "0" * 64
@@ -149,8 +153,8 @@ class Recorder:
 
     def end(self, **facts: Any) -> None:
         """Write the record's last line. Raises RecorderError as write()."""
-        with self.path.open("rb") as lines:
-            count = sum(block.count(b"\n") for block in iter(lambda: lines.read(1 << 20), b""))
+        with _opened(self.path, f"cannot read the flight record {self.path}") as file:
+            count = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
         self.write("end", lines=count, **facts)
 
     def close(self) -> None:
@@ -240,17 +244,28 @@ def _digest_in(suffix: bytes) -> str | None:
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a record, in file order, each of them checked against the one before.
 
-    Raises RecorderError for the first line that is not as it was written, and says which and what is wrong.
+    Raises RecorderError for the first line that is not as it was written, and says which and what is wrong. Whatever
+    is in the file, the members of what is given have the types that harness/lines.py names.
     """
+    with _opened(path, f"cannot read the flight record {path}") as file:
+        previous = GENESIS
+        for number, raw in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), start=1):
+            entry = _checked(raw, previous, f"{path}:{number}")
+            previous = entry["sha256"]
+            yield entry
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[BufferedReader]:
+    """A file of the evidence, for reading. Raises RecorderError, which begins with `what`, for any error, and for what
+    is not a regular file (a pipe would be waited for)."""
     try:
-        with path.open("rb") as lines:
-            previous = GENESIS
-            for number, raw in enumerate(iter(lambda: lines.readline(LINE_BYTES_MAX), b""), start=1):
-                entry = _checked(raw, previous, f"{path}:{number}")
-                previous = entry["sha256"]
-                yield entry
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise RecorderError(f"{what}: it is not a regular file")
+            yield file
     except OSError as error:
-        raise RecorderError(f"cannot read the flight record {path}: {error.strerror}") from error
+        raise RecorderError(f"{what}: {error.strerror}") from error
 
 
 def _checked(raw: bytes, previous: str, where: str) -> dict[str, Any]:
@@ -262,11 +277,9 @@ def _checked(raw: bytes, previous: str, where: str) -> dict[str, Any]:
     if hashlib.sha256(body).hexdigest() != digest:
         raise RecorderError(f"{where} was changed: its digest is another one")
     try:
-        entry = json.loads(body)
+        entry = lines.parse(body)
     except ValueError as error:
-        raise RecorderError(f"{where} is not JSON: {error}") from error
-    if not isinstance(entry, dict) or "type" not in entry:
-        raise RecorderError(f"{where} is not a line of a flight record")
+        raise RecorderError(f"{where} is not a line of a flight record: {error}") from error
     if entry.get("prev") != previous:
         raise RecorderError(f"{where} does not follow the line before: a line was removed, inserted or moved")
     return {**entry, "sha256": digest}
@@ -282,9 +295,9 @@ def verify(path: Path) -> tuple[int, str]:
     last: dict[str, Any] = {"type": "", "sha256": GENESIS}
     for number, last in enumerate(read(path), start=1):
         for name, value in last.items():
-            if isinstance(value, dict) and isinstance(digest := value.get("blob"), str) and digest not in checked:
-                checked.add(digest)
-                _check_blob(path, digest, f"{path}:{number} {name}")
+            if isinstance(value, dict) and "blob" in value and str(value["blob"]) not in checked:
+                checked.add(str(value["blob"]))
+                _check_blob(path, value["blob"], f"{path}:{number} {shown(name)}")
     if last["type"] != "end":
         raise RecorderError(
             f"{path} has no end after line {number}: the run was cut off, or its last lines were removed"
@@ -294,11 +307,10 @@ def verify(path: Path) -> tuple[int, str]:
     return number, last["sha256"]
 
 
-def _check_blob(record: Path, digest: str, where: str) -> None:
-    try:
-        with blob(record, digest).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise RecorderError(f"{where}: {blob(record, digest)}: {error.strerror}") from error
+def _check_blob(record: Path, digest: Any, where: str) -> None:
+    if not lines.is_digest(digest):
+        raise RecorderError(f"{where} names no long text: its digest is not one")
+    with _opened(blob(record, digest), f"{where}: {blob(record, digest)}") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != digest:
         raise RecorderError(f"{where}: {blob(record, digest)} was changed: its digest is {found}")

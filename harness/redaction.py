@@ -3,24 +3,28 @@
 Three kinds of rules, all on text; output that is no UTF-8 is decoded losslessly for them:
 
 * what stands at a telling name: `password = "..."`, `--token ...`, `API_KEY=...`, `Authorization: ...`, in TOML, JSON
-  (also JSON within JSON), YAML, headers, URLs' queries, shell words and environment lists;
-* what has a telling form: credentials in a URL, private keys in PEM, and the tokens that detect-secrets knows;
+  (also JSON within JSON), YAML, headers, URLs' queries, shell words and environment lists; in XML, netrc, connection
+  strings, SQL and sentences; and all that is in a list, an object, a block or a table of such a name;
+* what has a telling form: credentials in a URL or for HTTP Basic, private keys in PEM, and the tokens that
+  detect-secrets knows;
 * what was learned to be a secret: values of telling names in the environment and on command lines, wherever they turn
-  up again.
+  up again, URL-encoded, in base64 and in hex too; and what looks random at a telling name, in the rest of its text.
 
-A rule takes too much rather than too little. What it cannot know stays: a password without a name that was on no
-command line, or one that was encoded before it was printed. Of detect-secrets the entropy rules are left out, since
-they take digests and invocation ids, which are evidence, and the rules that go by a name, which the ones here include.
+A rule takes too much rather than too little. What it cannot know stays; docs/architecture.md lists it. Of
+detect-secrets the entropy rules are left out, since they take digests and invocation ids, which are evidence, and the
+rules that go by a name, which the ones here include.
 """
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 MARK = "[redacted]"
 
@@ -61,31 +65,69 @@ CLEAN_CHARS_MAX, CLEAN_TEXTS_MAX = 1000, 4096
 """Short texts without a secret are remembered, since command lines repeat themselves."""
 
 _WORD = (
-    r"(?:pass(?:word|wd|phrase)|secret|token|api[-_]?key|access[-_]?key|private[-_]?key|signing[-_]?key"
+    r"(?:pass(?:word|wd|phrase|code)|secret|token|(?:api|access|account|storage|private|signing)[-_]?key"
     r"|credentials?|authorization|cookie|session[-_]?id)s?(?:[-_]?(?:key|id|base|value|\d{1,4})){0,2}"
 )
 # Bounded, and tried at the start of a word only: a long line without a secret costs no more than its length.
 _NAME = rf"(?:[\w.-]{{0,64}}?(?:{_WORD}|[-_](?:pass|pwd|pw))|x-[\w-]{{1,40}}-(?:payload|signature))"
 _START = r"(?<![\w.-])"
 _QUOTED = r"(?P<q>\"\"\"|'''|\\*[\"'])(?:(?P<s>(?s:.*?))(?<!\\)(?P=q)|(?P<open>.*))"
-_BARE = r"(?!\\*[\"'])"
+# Not what is quoted, and not a list or an object whose content was taken out before.
+_BARE = r"(?!\\*[\"'])(?![\[({]\[redacted\])"
+_EQUALS = r"[ \t]{0,4}=[ \t]{0,4}"
+_COLON = r"[ \t]{0,4}:[ \t]{0,4}"
+_IS = r"[ \t]{0,4}(?:=>|:=|[:=])[ \t]{0,4}"
+# Words that are names of other things as well: the shell's PWD is a path, what passes is counted or told in capitals.
+_SHORT = (
+    rf"(?:pwd(?=\\*[\"']?{_IS}\\*[\"']?[^\s/~\"'\\])|(?-i:pass|Pass)(?!{_IS}\d+\b)"
+    rf"|(?-i:pin|PIN|Pin)(?={_IS}\\*[\"']?\w{{4}}))"
+)
+_SAID = r"(?:pass(?:word|wd|phrase|code)|pwd|secret|token|api key)"
+_LOOKS_RANDOM = r"(?=[^\s\"']{0,80}\d)(?=[^\s\"']{0,80}[a-z])[^\s\"'=:/]{8,}"
+_NOT_ONE = r"(?!(?:auth\w*|protect\w*|login|logins|prompt\w*|polic\w+|hash\w*|manag\w+|support\w*|based|required)\b)"
+"""What follows "with password" in a sentence about something else."""
 
-_STEMS = ("pass", "pw", "secret", "token", "key", "credent", "author", "cook", "sess", "payload", "nature")
-"""Every _NAME has one of these, casefolded (none has an i, which has more cases than that). Most texts have none, and
-looking for them takes a twentieth of what the rules for names take."""
+_STEMS = (
+    "pass", "pw", "secret", "token", "key", "credent", "author", "cook", "sess", "payload", "nature", "pin", "dent",
+)  # fmt: skip
+"""Every rule for names needs one of these, casefolded. Most texts have none, and looking for them takes a twentieth of
+what the rules take."""
 
 _NAMED_RULES = (
     # Lists of the environment, one a line.
-    rf"(?P<keep>^(?:export )?{_NAME}=)(?P<s>(?!\\*[\"']).+)",
-    rf"(?P<keep>{_START}{_NAME}\\*[\"']?[ \t]{{0,4}}(?:=>|:=|[:=])[ \t]{{0,4}}){_QUOTED}",
-    rf"(?P<keep>{_START}{_NAME}[ \t]{{0,4}}=[ \t]{{0,4}}){_BARE}(?P<s>\S+)",
+    rf"(?P<keep>^(?:export )?(?:{_NAME}|(?-i:PASS|PIN)(?!=\d+\b))=)(?P<s>(?!\\*[\"'])(?![\[({{]\[redacted\]).+)",
+    # Connection strings: to the semicolon, with blanks.
+    rf"(?P<keep>;[ \t]{{0,4}}(?:{_NAME}|pwd){_EQUALS})(?P<s>[^\s;\"'{{][^;\n\"']*)(?=;|$)",
+    # Quoted values; in a tuple the name's own quotes and a comma are between.
+    rf"(?P<keep>{_START}(?:{_NAME}|{_SHORT})\\*[\"']?{_IS}){_QUOTED}",
+    rf"(?P<keep>(?<!\\)(?P<n>\\{{0,15}}[\"']){_NAME}(?P=n)[ \t]{{0,4}},[ \t]{{0,4}}){_QUOTED}",
+    rf"(?P<keep>{_START}(?:{_NAME}|{_SHORT}){_EQUALS}){_BARE}(?P<s>\S+)",
     # YAML and headers: to the end of the line.
-    rf"(?P<keep>{_START}{_NAME}\\*[\"']?[ \t]{{0,4}}:[ \t]{{0,4}}){_BARE}(?P<s>\S.*)",
+    rf"(?P<keep>{_START}(?:{_NAME}|{_SHORT})\\*[\"']?{_COLON}){_BARE}(?P<s>\S.*)",
     rf"(?P<keep>{_START}(?=-){_NAME}[ \t]{{1,4}}){_QUOTED}",
     rf"(?P<keep>{_START}(?=-){_NAME}[ \t]{{1,4}})(?![\"'\\-])(?P<s>\S+)",
+    # XML: elements, and the name in one attribute and its value in another, or between the tags.
+    rf"(?P<keep><(?:[\w.-]{{1,40}}:)?{_NAME}(?:\s[^<>]{{0,400}})?>\s{{0,8}}<!\[CDATA\[)(?P<s>(?s:.{{1,4000}}?))(?=\]\]>)",
+    rf"(?P<keep><(?:[\w.-]{{1,40}}:)?(?:{_NAME}|pwd|pass)(?:\s[^<>]{{0,400}})?>\s{{0,8}})(?P<s>[^<\s][^<]*)",
+    rf"(?P<keep>\b(?:key|name|id)=(?P<n>[\"']){_NAME}(?P=n)[^<>]{{0,200}}?\bvalue=){_QUOTED}",
+    rf"(?P<keep>\b(?:key|name|id)=(?P<n>[\"']){_NAME}(?P=n)[^<>]{{0,200}}>\s{{0,8}})(?P<s>[^<\s][^<]*)",
+    # netrc(5), on one line or on several.
+    r"(?P<keep>\b(?:login|user|account)\s{1,8}\S{1,200}\s{1,8}(?:password|passwd)\s{1,8})(?P<s>\S+)",
+    # SQL, and sentences.
+    r"(?P<keep>\bidentified[ \t]+(?:with[ \t]+\S{1,60}[ \t]+)?(?:by|as)[ \t]+(?:password[ \t]+)?)" + _QUOTED,
+    rf"(?P<keep>\bidentified[ \t]+by[ \t]+)(?P<s>{_LOOKS_RANDOM})",
+    rf"(?P<keep>\b{_SAID}(?:[ \t]{{1,4}}(?:is|was))?[ \t]{{1,4}}){_QUOTED}",
+    rf"(?P<keep>\b{_SAID}(?:[ \t]{{1,4}}(?:is|was))?[ \t]{{1,4}})(?P<s>{_LOOKS_RANDOM})",
+    rf"(?P<keep>\bwith[ \t]{{1,4}}(?:the[ \t]{{1,4}}|a[ \t]{{1,4}})?(?:pass(?:word|wd|phrase|code)|pwd)[ \t]{{1,4}})"
+    rf"{_NOT_ONE}(?P<s>[^\s\"']{{6,}})",
+    rf"(?P<keep>^[ \t]{{0,20}}pass(?:word|wd|phrase|code):?[ \t]{{0,20}}\r?\n[ \t]{{0,20}})"
+    rf"(?P<s>{_LOOKS_RANDOM})[ \t\r]{{0,20}}$",
+    r"(?P<keep>\bsshpass[ \t]+-p[ \t]{0,4})(?P<s>\S+)",
 )
 _RULES = (
-    r"(?P<keep>(?<!\S)(?:-u|--user|--proxy-user)[ =][^\s:\"']+:)(?P<s>[^\s\"']+)",
+    r"(?P<keep>(?<!\S)(?:-u|--user|--proxy-user)[ =][\"']?[^\s:\"']+:)(?P<s>[^\s\"']+)",
+    r"(?P<keep>\bjdbc:[a-z0-9:]{1,40}:[^/\s@:]{1,80}/)(?P<s>[^@\s]{1,200})(?=@)",
+    r"(?P<keep>\b(?:mysql\w{0,10}|mariadb[\w-]{0,10})[ \t][^\n|;&]{0,200}?(?<=[ \t])-p)(?P<s>[^\s\"']\S*)",
     r"(?P<keep>[?&;](?:key|sig|signature|auth|code)=)(?P<s>[^&#\s\"']+)",
     r"(?P<keep>\bbearer[ \t]+)(?P<s>[\w.~+/=-]{8,})",
     # RFC 3986, 3.2.1: user information ends with the authority's only "@".
@@ -94,10 +136,19 @@ _RULES = (
     r"(?P<keep>(?<![\w-]))(?P<s>eyJ[\w-]{4,8000}\.[\w-]{4,64000}\.?[\w-]*)",
     r"(?P<keep>-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----)(?P<s>(?s:.*?))(?=-----END|\Z)",
 )
+_NESTED = rf"{_START}(?:{_NAME}|{_SHORT})\\*[\"']?[ \t]{{0,4}}(?:=>|:=|[:=])\s{{0,8}}(?P<open>[\[({{])"
+_PIECE = r"[\[\](){}]|(?<!\\)(?P<q>\\{0,15}[\"'])(?s:.*?)(?<!\\)(?P=q)"
+"""Of what is nested: a bracket, or a text, whose brackets do not count."""
+_BLOCK = rf"^(?P<indent>[ \t]*)(?:- )?[\"']?{_NAME}[\"']?:[ \t]{{0,20}}(?:[|>][-+\d]{{0,2}})?[ \t]{{0,20}}\r?\n"
+_TABLE = rf"^[ \t]*\[{{1,2}}[\"' ]{{0,2}}{_NAME}[\"' ]{{0,2}}\]{{1,2}}[ \t\r]*\n"
+_BASIC = r"\bbasic[ \t]+(?P<s>[A-Za-z0-9+/_-]{8,}={0,2})"
 _FLAG = re.compile(rf"-{{1,2}}{_NAME}", re.IGNORECASE)
 _ANY_FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 _ASSIGNED = re.compile(rf"(-{{0,2}}{_NAME}=)(.+)", re.IGNORECASE | re.DOTALL)
-_TELLING = re.compile(_NAME, re.IGNORECASE)
+_TELLING = re.compile(rf"{_NAME}|(?-i:pass|PASS|pin|PIN)", re.IGNORECASE)
+_RANDOM = re.compile(_LOOKS_RANDOM, re.IGNORECASE)
+_SPLIT = {"sshpass": ("-p",), "curl": ("-u", "--user", "--proxy-user"), "wget": ("-u", "--user", "--proxy-user")}
+"""Program -> its flags whose value is a password, or a user and a password."""
 
 
 @cache
@@ -130,30 +181,52 @@ class Redactor:
         return redacted
 
     def _redacted(self, text: str, learn: Callable[[str], None] | None) -> str:
-        def replaced(match: re.Match[str]) -> str:
-            found = match.groupdict()
-            secret, mark = found["s"] or found.get("open") or "", found.get("q") or ""
+        random: set[str] = set()
+
+        def found(secret: str) -> None:
             if learn is not None:
                 learn(secret)
-            return f"{found['keep']}{mark}{MARK}{mark}" if secret else match[0]
+            if _RANDOM.fullmatch(secret):
+                random.add(secret)
+
+        def replaced(match: re.Match[str]) -> str:
+            groups = match.groupdict()
+            secret, mark = groups["s"] or groups.get("open") or "", groups.get("q") or ""
+            if not secret:
+                return match[0]
+            found(secret)
+            tail = match[0][match.end("s") - match.start() :] if not mark else ""
+            return f"{groups['keep']}{mark}{MARK}{mark or tail}"
 
         folded = text.casefold()
-        named = _compiled(_NAMED_RULES) if any(stem in folded for stem in _STEMS) else []
-        for rule in (*named, *_compiled(_RULES)):
+        named = any(stem in folded for stem in _STEMS)
+        if named:
+            text = _without_tables(_without_blocks(_without_nested(text)))
+        for rule in (*(_compiled(_NAMED_RULES) if named else ()), *_compiled(_RULES)):
             text = rule.sub(replaced, text)
+        if "basic" in folded:
+            text = _compiled((_BASIC,))[0].sub(lambda match: _basic(match, found), text)
         for form in _compiled(TOKEN_FORMS, re.NOFLAG):
             text = form.sub(MARK, text)
+        for secret in random - {MARK}:
+            text = text.replace(secret, MARK)
         return self._known_form.sub(MARK, text) if self._known_form is not None else text
 
     def argv(self, argv: Sequence[str]) -> list[str]:
-        """A command line without secrets: `--token X`, `--token=X`, `TOKEN=X`, and whatever else text() finds."""
+        """A command line without secrets: `--token X`, `--token=X`, `TOKEN=X`, `curl -u me:X`, and whatever else text()
+        finds."""
         redacted: list[str] = []
+        split = _SPLIT.get(argv[0].rpartition("/")[2], ()) if argv else ()
         for before, word in zip(("", *argv), argv, strict=False):
             assigned = _ASSIGNED.fullmatch(word)
             if _FLAG.fullmatch(before):
                 if not _ANY_FLAG.fullmatch(word):
                     self._learn(word)
                 redacted.append(MARK)
+            elif before in split:
+                user, colon, secret = word.partition(":")
+                self._learn(secret or word)
+                redacted.append(f"{user}:{MARK}" if colon else MARK)
             elif assigned is not None:
                 self._learn(assigned[2])
                 redacted.append(assigned[1] + MARK)
@@ -165,25 +238,126 @@ class Redactor:
         """An environment without secrets, in the order of its names."""
         return {name: MARK if _TELLING.fullmatch(name) else self.text(value) for name, value in sorted(environ.items())}
 
-    def value(self, value: Any) -> Any:
-        """Any JSON value without secrets: texts are redacted, as is all text at a telling key."""
+    def value(self, value: Any, telling: bool = False) -> Any:
+        """Any JSON value without secrets: texts are redacted, and so is all that is below a telling key.
+
+        telling: whether it is below one.
+        """
         if isinstance(value, str):
-            return self.text(value)
+            return MARK if telling else self.text(value)
         if isinstance(value, Mapping):
             return {
-                key: MARK if isinstance(one, str) and _TELLING.fullmatch(str(key)) else self.value(one)
+                self.text(key) if isinstance(key, str) else key: self.value(
+                    one, telling or _TELLING.fullmatch(str(key)) is not None
+                )
                 for key, one in value.items()
             }
         if isinstance(value, Sequence) and not isinstance(value, bytes):
-            return [self.value(one) for one in value]
-        return value
+            return [self.value(one, telling) for one in value]
+        return MARK if telling and isinstance(value, int | float) and not isinstance(value, bool) else value
 
     def _learn(self, secret: str) -> None:
         # Of `Bearer X` and `user:X` the X is the secret.
         for one in (secret, secret.split()[-1] if secret.split() else "", secret.partition(":")[2]):
             if len(one) >= LEARNED_CHARS_MIN and MARK not in one and one not in self._known:
-                in_json = (json.dumps(one, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
-                self._known |= {one, *in_json, quote(one, safe="")}
+                self._known |= forms(one)
         self._clean.clear()
         longest_first = sorted(self._known, key=len, reverse=True)
         self._known_form = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
+def forms(secret: str) -> set[str]:
+    """A secret as it may turn up again: as it is, and in JSON, HTML, a URL, hex and base64, also within more of it."""
+    data = secret.encode("utf-8", "surrogatepass")
+    quoted = {quote(data, safe=""), quote_plus(data)}
+    lower = {re.sub("%..", lambda code: code[0].lower(), one) for one in quoted}
+    in_json = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
+    in_base64 = set()
+    for before in range(3):
+        # Of the first characters some bits are those of what is before, of the last one some are those of what follows.
+        padded = bytes(before) + data
+        text = base64.b64encode(padded).decode().rstrip("=")
+        text = text[(0, 2, 3)[before] : len(text) - (len(padded) % 3 > 0)]
+        if len(text) >= LEARNED_CHARS_MIN:
+            in_base64 |= {text, text.replace("+", "-").replace("/", "_")}
+    return {secret, html.escape(secret), data.hex(), data.hex().upper(), *quoted, *lower, *in_json, *in_base64}
+
+
+def _basic(match: re.Match[str], found: Callable[[str], None]) -> str:
+    """A header of HTTP Basic without its credentials; a sentence about something basic as it is."""
+    encoded = match["s"].replace("-", "+").replace("_", "/")
+    try:
+        user, colon, secret = (
+            base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode().partition(":")
+        )
+    except ValueError:
+        return match[0]
+    if not colon or not f"{user}{secret}".isprintable():
+        return match[0]
+    found(secret)
+    return f"{match[0][: match.start('s') - match.start()]}{MARK}"
+
+
+def _without_nested(text: str) -> str:
+    """A text without what is in lists, tuples and objects of a telling name; to the end of the line where one has no
+    end."""
+    pieces, at = [], 0
+    # What has no end is looked through in vain; only so often, or it would take time in the square of the length.
+    budget = 4 * len(text)
+    (opens,), (piece,) = _compiled((_NESTED,)), _compiled((_PIECE,))
+    while (match := opens.search(text, at)) is not None:
+        depth, end = 1, -1
+        for one in piece.finditer(text, match.end(), match.end() + budget):
+            depth += (one[0] in "[({") - (one[0] in "])}")
+            if depth == 0:
+                end = one.start()
+                break
+        budget -= (end if end >= 0 else len(text)) - match.end()
+        if end < 0:
+            end = text.find("\n", match.end()) if "\n" in text[match.end() :] else len(text)
+        content = text[match.end() : end]
+        pieces += [text[at : match.end()], MARK if content.strip() else content]
+        at = end
+        if budget <= 0:
+            budget = 0
+    return "".join([*pieces, text[at:]])
+
+
+def _without_blocks(text: str) -> str:
+    """A text without the indented lines below a telling name, as YAML has them."""
+    pieces, at = [], 0
+    (opens,) = _compiled((_BLOCK,))
+    while (match := opens.search(text, at)) is not None:
+        end = match.end()
+        indent = match["indent"]
+        while end < len(text):
+            line = text[end : _line_end(text, end)]
+            inside = line.startswith((f"{indent} ", f"{indent}\t", f"{indent}- ")) or not line.strip()
+            if not inside:
+                break
+            end += len(line)
+        content = text[match.end() : end]
+        feed = "\n" if content.endswith("\n") else ""
+        pieces += [text[at : match.end()], f"{indent}  {MARK}{feed}" if content.strip() else content]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _without_tables(text: str) -> str:
+    """A text without the lines below a telling heading in brackets, as TOML and INI files have them."""
+    pieces, at = [], 0
+    (opens,) = _compiled((_TABLE,))
+    while (match := opens.search(text, at)) is not None:
+        end = match.end()
+        while end < len(text) and not text[end : end + 200].lstrip(" \t").startswith("["):
+            end = _line_end(text, end)
+        content = text[match.end() : end]
+        feed = "\n" if content.endswith("\n") else ""
+        pieces += [text[at : match.end()], f"{MARK}{feed}" if content.strip() else content]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _line_end(text: str, start: int) -> int:
+    """Where the line that begins here ends, its line feed included."""
+    return text.find("\n", start) + 1 or len(text)

@@ -1278,7 +1278,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="what stands at a telling name is recorded as it is",
         proof="test_evidence::test_secrets_reach_no_file",
         patch=Patch(
-            "harness/redaction.py", "        for rule in (*named, *_compiled(_RULES)):", "        for rule in ():"
+            "harness/redaction.py",
+            "        for rule in (*(_compiled(_NAMED_RULES) if named else ()), *_compiled(_RULES)):",
+            "        for rule in ():",
         ),
         reason=r"give away the secrets of \['output', 'url'\]",
     ),
@@ -1288,7 +1290,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="a secret of the command line or the environment is recorded when a command prints it",
         proof="test_evidence::test_secrets_reach_no_file",
         patch=Patch("harness/redaction.py", "LEARNED_CHARS_MIN = 6\n", "LEARNED_CHARS_MIN = 600\n"),
-        reason=r"give away the secrets of \['argument', 'environ'\]",
+        reason=r"give away the secrets of \['argument'\]",
     ),
     Sabotage(
         id="output-becomes-markup",
@@ -1334,6 +1336,43 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch("harness/verdict.py", "EXIT_UNPROVEN = 3", "EXIT_UNPROVEN = 0"),
         installed=False,
         reason=r"0 == 3",
+    ),
+    Sabotage(
+        id="what-never-ran-is-no-matter",
+        guardrail="V7",
+        breaks="a run that ended before its proofs did exits as if all were proven",
+        proof="test_plugin::test_an_end_is_what_it_is",
+        params={"case": "exit-0"},
+        patch=Patch(
+            "harness/plugin.py",
+            "        return self.never_ran > 0 or self.uncollected > 0 or self.known is None",
+            "        return False",
+        ),
+        reason=r"assert 0 == 3",
+        installed=False,
+    ),
+    Sabotage(
+        id="an-older-run-stays-green",
+        guardrail="V7",
+        breaks="a run that is killed leaves the verdicts of the one before",
+        proof="test_plugin::test_an_end_is_what_it_is",
+        params={"case": "killed"},
+        patch=Patch(
+            "harness/plugin.py",
+            '        _write_report(run.options.reports / VERDICTS, _summary(run, "running"))',
+            "        pass",
+        ),
+        reason=r"assert 'green' != 'green'",
+        installed=False,
+    ),
+    Sabotage(
+        id="only-assertions-refute",
+        guardrail="V3",
+        breaks="a promise whose breach shows as a timeout or as text that is no number counts as unproven",
+        proof="test_plugin::test_a_broken_promise_is_refuted_however_it_is_noticed",
+        patch=Patch("harness/verdict.py", "            return file in proof_files", "            return None"),
+        reason=r"'unproven'} != .*'refuted'}",
+        installed=False,
     ),
     Sabotage(
         id="proven-without-evidence",

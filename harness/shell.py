@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from harness.clock import Clock, OsClock
-from harness.errors import CommandFailed, Unavailable
+from harness.errors import CommandFailed, RecorderError, Unavailable
 from harness.recorder import Record
 
 KILL_SECS = 5.0
@@ -87,17 +87,20 @@ class Process:
 
 class _Killed:
     """Kills the command that was put in it, with all that it started, when the block is left by an exception, such as
-    Ctrl-C."""
+    Ctrl-C, and waits until it is gone: whoever goes on may close what its last words are written to."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[Any], object]) -> None:
+        """wait: until a killed command is gone; at most KILL_SECS."""
+        self._wait = wait
+        self._started: Any = None
         self._group = 0
 
     def put(self, start: Callable[[], Any]) -> Any:
         """Start a command that gets a process group of its own. An interrupt waits until it can be killed."""
         with _uninterrupted():
-            started = start()
-            self._group = int(started.pid)
-        return started
+            self._started = start()
+            self._group = int(self._started.pid)
+        return self._started
 
     def kill(self) -> None:
         if self._group > 1:
@@ -108,8 +111,11 @@ class _Killed:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        if kind is not None and self._started is not None:
             self.kill()
+            # A process that moved to another group may hold the pipes.
+            with suppress(subprocess.TimeoutExpired):
+                self._wait(self._started)
 
 
 @contextmanager
@@ -149,7 +155,7 @@ class Shell:
         intent = self.recorder.intent(argv, str(cwd or Path.cwd()))
         started = self._clock.monotonic()
         overdue = False
-        with _Killed() as spawned:
+        with _Killed(lambda running: running.communicate(timeout=KILL_SECS)) as spawned:
             running = spawned.put(lambda: _spawn(argv, cwd))
             try:
                 out, err = running.communicate(timeout=timeout_secs)
@@ -175,10 +181,12 @@ class Shell:
             on_line(line)
 
         def done(_command: Any, _success: bool, status: int) -> None:
-            self._result(intent, argv, status, "".join(lines).encode("utf-8", "surrogateescape"), b"", started)
+            # In sh's thread nobody hears of it; the record remembers that a line of it could not be written.
+            with suppress(RecorderError):
+                self._result(intent, argv, status, "".join(lines).encode("utf-8", "surrogateescape"), b"", started)
             ended.set()
 
-        with _Killed() as spawned:
+        with _Killed(lambda _: ended.wait(KILL_SECS)) as spawned:
             return Process(spawned.put(lambda: _start(argv, keep, done)), ended)
 
     def _result(

@@ -181,7 +181,9 @@ class Unit:
             restarted = poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), self.deadline_secs)
         if restarted is None:
             count = self.show().n_restarts
-            raise self._refuted(f"{self.name} was restarted {count} times within {self.deadline_secs:g} s")
+            raise self._refuted(
+                f"{self.name} was restarted {count} times within {self.deadline_secs:g} s", "Restart", "RestartSec"
+            )
 
     def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
         """Wait for a journal entry of the unit since the mark. Refuted when none has come in time."""
@@ -195,24 +197,38 @@ class Unit:
     def _counts(self, entry: Entry) -> bool:
         return entry.unit == self.name and entry.sent_us >= self._since_us
 
-    def expect(self, condition: bool, message: str) -> None:
-        """Refute with the unit's state and journal unless `condition` holds."""
+    def expect(self, condition: bool, message: str, *directives: str) -> None:
+        """Refute with the unit's state and journal unless `condition` holds. directives: what of the unit's file it
+        depends on, for the reader to know where that is set."""
         if not condition:
-            raise self._refuted(message)
+            raise self._refuted(message, *directives)
 
-    def _refuted(self, message: str) -> Refuted:
-        lines = [f"    {entry.identifier}[{entry.pid}]: {entry.message}" for entry in self.journal()[-SHOWN_LINES:]]
+    def _refuted(self, message: str, *directives: str) -> Refuted:
+        entries, state = self.journal(), str(self.show())
+        lines = [f"    {entry.identifier}[{entry.pid}]: {entry.message}" for entry in entries[-SHOWN_LINES:]]
+        set_by = self._set_by(directives) if directives else ""
         return Refuted(
             "\n".join(
                 [
                     message,
-                    f"  state: {self.show()}",
+                    f"  state: {state}",
+                    *([f"  set by: {set_by}"] if set_by else []),
                     f"  last journal lines ({len(lines)}):",
                     *lines,
                     f"  look further: {self.machine.journal_command(self.name)}",
                 ]
-            )
+            ),
+            observed=message,
+            state=f"{self.name} {state}",
+            set_by=set_by,
+            journal=entries,
         )
+
+    def _set_by(self, directives: Collection[str]) -> str:
+        # What cannot be looked up must not take the place of the refutation.
+        cat = self.machine.systemctl("cat", self.name).stdout
+        found = [(name, unit.set_by(cat, name)) for name in directives]
+        return "; ".join(f"{name}={told[0]} in {told[1]}" if told else f"{name}= in no file" for name, told in found)
 
 
 class Metronome:

@@ -90,3 +90,15 @@ def parse(text: str) -> UnitState:
         invocation_id=found["InvocationID"],
         status_text=found["StatusText"],
     )
+
+
+def set_by(cat: str, directive: str) -> tuple[str, str] | None:
+    """(value, file) of the last line that sets a directive, from what `systemctl cat` prints; None: no file does."""
+    file, found = "", None
+    for line in cat.splitlines():
+        name, equals, value = line.partition("=")
+        if line.startswith("# /"):
+            file = line.removeprefix("# ")
+        elif equals and name.strip() == directive:
+            found = (value.strip(), file)
+    return found

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import buglog, recorder
-from harness.errors import HarnessError
+from harness import buglog, lines, recorder
+from harness.errors import HarnessError, RecorderError
 
 _RUN = r"(?P<run>[\w-]+) (?P<sha256>[0-9a-f]{64})"
 _POINTER = re.compile(rf'(?:<meta name="|<!-- )(?P<kind>flight|sabotage)-record(?:" content="| ){_RUN}(?:">| -->)')
@@ -28,8 +28,19 @@ def made(record: Path, sabotage: Path | None) -> dict[str, str]:
     return buglog.render(doc)
 
 
+def story(record: Path, proof: str) -> tuple[bool, list[str]]:
+    """Whether one proof is named, and all that a record holds of it, as lines. Raises RecorderError as made()."""
+    return buglog.story(_lines(record), proof)
+
+
 def _lines(record: Path) -> Callable[[], Iterator[dict[str, Any]]]:
-    return lambda: recorder.read(record)
+    def whole() -> Iterator[dict[str, Any]]:
+        for number, entry in enumerate(recorder.read(record), start=1):
+            if lacking := lines.missing(entry):
+                raise RecorderError(f"{record}:{number} has no {', '.join(lacking)}")
+            yield entry
+
+    return whole
 
 
 def check(path: Path, reports: Path | None = None, trusted_keys: Sequence[str] = ()) -> str:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import buglog
+from harness import buglog, escape
 from harness.buglog import Document, Steps
 
 pytestmark = pytest.mark.claim("V2")
@@ -191,6 +191,65 @@ def test_a_record_without_an_end_proves_nothing() -> None:
     assert [(one.verdict, "cut off" in one.reason) for one in doc.proofs] == [("unproven", True)]
     for text in rendered(doc):
         assert "The record has no end" in text
+
+
+@pytest.mark.claim("V7")
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ({"state": "interrupted", "interrupted": True, "selected": 22, "never_ran": 16, "collected": 30},
+         "16 of the 22 proofs"),
+        ({"state": "partial", "selected": 1, "never_ran": 0, "collected": 30}, "1 of 30 were chosen"),
+        ({"interrupted": True}, "was interrupted"),
+    ],
+    ids=["interrupted", "partial", "older-record"],
+)  # fmt: skip
+def test_less_than_all_is_not_green(end: dict[str, Any], says: str) -> None:
+    all_proven = [one for one in RECORD if one["proof"] != PROOF and one["type"] != "end"]
+    doc = document([*all_proven, line(33, "end", proof="", **{**END, **end})])
+    assert (doc.verdict, doc.counts["proven"]) == ("unproven", 1)
+    for text in rendered(doc):
+        assert says in " ".join(text.split())
+    assert document([*all_proven, line(33, "end", proof="", **END, state="complete")]).verdict == "proven"
+
+
+@pytest.mark.claim("V8")
+@given(st.lists(st.text("ab\x00\x07\x1b\x7f\x9b\u200b\u202e\u2066\ufeff\ud800", min_size=1), min_size=11, max_size=11))
+def test_nothing_is_obeyed_or_hidden(texts: list[str]) -> None:
+    """Whatever stands in a record, a document shows it, and a terminal that prints one does nothing else."""
+    record = [
+        line(1, "run", proof="", systemd=texts[0], facts={texts[1]: texts[2]},
+             clauses={"G0": f"| G0 | {texts[3]} | x |"}),
+        line(2, "intent", texts[4], argv=["echo", texts[5]], cwd="", environment=""),
+        line(3, "result", texts[4], intent=2, status=0, stdout=texts[6], stderr=texts[7], seconds=0.1),
+        line(4, "journal", texts[4], by=texts[8], message=json.dumps({"fields": {"message": texts[9]}})),
+        line(5, "write", texts[4], path=texts[10], text=texts[0]),
+        line(6, "unit", proof="", name=texts[1], text=texts[2]),
+        line(6, "sabotage", proof=texts[4], id=texts[0], guardrail=texts[1], breaks=texts[2], confirmed="",
+             verdict="refuted", reason=texts[3]),
+        verdict(7, texts[4], ["G0", texts[5]], "refuted", texts[6]) | {"told": texts[7], "about": texts[8]},
+        line(8, "end", proof="", **END),
+    ]  # fmt: skip
+    documents = rendered(document(record, record))
+    for text in (*documents, "\n".join(buglog.story(lambda: record, texts[4])[1])):
+        assert escape.shown(text) == text
+
+
+def test_the_story_of_one_proof() -> None:
+    told = [*RECORD[:-3], RECORD[-3] | {"told": "E  all that pytest said"}, *RECORD[-2:]]
+    for name in (PROOF, "stays_down", buglog.anchor(PROOF)[:10]):
+        found, lines = buglog.story(lambda: told, name)
+        text = "\n".join(lines)
+        assert found
+        assert lines[0] == f"refuted  {PROOF}"
+        for part in ("$ systemctl start 'a b.service'  (exit 1, 250 ms)", "<script>", "E  all that pytest said",
+                     "E2: * E2 Exit 12", "Restart=on-failure", "> /etc/hybrid-engine/config.toml"):  # fmt: skip
+            assert part in text, part
+        assert "test_fine" not in text
+    for name in ("nobody", "test_"):
+        found, lines = buglog.story(lambda: told, name)
+        assert not found
+        assert any(PROOF in one for one in lines)
 
 
 def test_output_cannot_become_markup() -> None:

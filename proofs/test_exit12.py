@@ -56,6 +56,7 @@ def prove_not_restarted(engine: EngineUnit) -> None:
     engine.expect(
         last.n_restarts == 0,
         f"the unit restarted {last.n_restarts} times on exit status 12, which no restart can heal",
+        "RestartPreventExitStatus",
     )
     engine.expect(last.active == "failed", f"expected the unit to be failed, it is {last.active}")
     engine.expect(last.exec_main_status == 12, f"expected exit status 12, got {last.exec_main_status}")

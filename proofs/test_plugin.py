@@ -75,22 +75,124 @@ def run(tmp_path: Path, text: str, *args: str) -> tuple[int, str, dict[str, Any]
         env=environ(),
     )
     report = tmp_path / "reports" / "verdicts.json"
-    return done.returncode, done.stdout, json.loads(report.read_text()) if report.exists() else {}
+    return done.returncode, done.stdout + done.stderr, json.loads(report.read_text()) if report.exists() else {}
 
 
-@pytest.mark.claim("V3")
-@pytest.mark.parametrize(
-    ("text", "status"),
-    [
-        (PROVEN, 0),
-        (PROVEN + PLAIN_FAILURE, 1),
-        (PROVEN + UNPROVEN + PLAIN_FAILURE, 1),
-    ],
-    ids=["proven", "plain-failure", "plain-failure-and-unproven"],
-)
-def test_exit_status(tmp_path: Path, text: str, status: int) -> None:
-    """Those of something refuted (1) and something unproven (3) are looked at below."""
-    assert run(tmp_path, text)[0] == status
+@pytest.mark.claim("V7")
+@pytest.mark.parametrize("status", [0, 1, 3])
+def test_make_tells_the_status_by_its_name(pytestconfig: pytest.Config, tmp_path: Path, status: int) -> None:
+    """Of its own make knows but 2; what it says is the recipe's."""
+    (tmp_path / "pytest").write_text(f"#!/bin/sh\nexit {status}\n")
+    (tmp_path / "pytest").chmod(0o755)
+    (tmp_path / "ready").touch()
+    argv = ["make", "proofs", f"BIN={tmp_path}", f"READY={tmp_path / 'ready'}", "--old-file=machine-tools"]
+    done = subprocess.run(argv, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (2 if status else 0)
+    assert (f"Error {status}\n" in done.stderr) == bool(status), done.stderr
+
+
+LATER = """
+@claim("E4")
+def test_z_later():
+    pass
+"""
+
+
+def interrupting(how: str) -> str:
+    """Three proofs; in the second the run is interrupted."""
+    return f"""
+import os, signal, time
+
+def later():
+    # A signal to another process takes a moment; this one is ended by whoever got it.
+    time.sleep(60)
+
+@claim("E2")
+def test_a():
+    pass
+
+@claim("E3")
+def test_b():
+    {how}
+{LATER}"""
+
+
+DIES_IN_A_PROOF = interrupting("os._exit(9)")
+WORKER_CONFTEST = "import os\ndef pytest_configure(config):\n    if hasattr(config, 'workerinput'):\n        "
+LOGFINISH = "def pytest_runtest_logfinish(nodeid):\n    assert 'test_a' not in nodeid"
+SLOW = "".join(LATER.replace("later():\n    pass", f"{n}():\n    import time; time.sleep(0.1)") for n in range(20))
+DIES_ELSEWHERE = "def test_b():\n    import os; os._exit(9)\n"
+DIES_EARLY = WORKER_CONFTEST + "os._exit(9)"
+CANNOT_COLLECT = WORKER_CONFTEST + "import nothing_of_this_name"
+
+ENDS = {
+    # case: (tests, arguments, conftest, exit status, state, how many of the chosen proofs never ran)
+    "proven": (PROVEN, [], "", 0, "complete", 0),
+    "plain-failure": (PROVEN + PLAIN_FAILURE, [], "", 1, "complete", 0),
+    "plain-failure-and-unproven": (PROVEN + UNPROVEN + PLAIN_FAILURE, [], "", 1, "complete", 0),
+    "first-refuted": (REFUTED + LATER, ["-x"], "", 1, "interrupted", 1),
+    "first-refuted-2-workers": (REFUTED + SLOW, ["-x", "-n2"], "", 1, "interrupted", None),
+    "first-unproven": (UNPROVEN + LATER, ["--maxfail=1"], "", 3, "interrupted", 4),
+    "ctrl-c": (interrupting("raise KeyboardInterrupt"), [], "", 2, "interrupted", 2),
+    "ctrl-c-after-refuted": (REFUTED + interrupting("raise KeyboardInterrupt"), [], "", 1, "interrupted", 2),
+    "sigterm": (interrupting("os.kill(os.getpid(), signal.SIGTERM)"), [], "", 2, "interrupted", 2),
+    "sighup": (interrupting("os.kill(os.getpid(), signal.SIGHUP)"), [], "", 2, "interrupted", 2),
+    "sigterm-2-workers": (
+        interrupting("os.kill(os.getppid(), signal.SIGTERM); later()"), ["-n2"], "", 2, "interrupted", None,
+    ),
+    "killed": (interrupting("os.kill(os.getpid(), signal.SIGKILL)"), [], "", -9, "running", 3),
+    "exit-0": (interrupting("pytest.exit('enough', returncode=0)"), [], "", 3, "interrupted", 2),
+    "exit-7": (interrupting("pytest.exit('enough', returncode=7)"), [], "", 7, "interrupted", 2),
+    "worker-dies": (DIES_IN_A_PROOF, ["-n1"], "", 3, "complete", 0),
+    "worker-dies-for-good": (DIES_IN_A_PROOF, ["-n1", "--max-worker-restart=0"], "", 3, "interrupted", None),
+    "worker-dies-in-a-test-without-claims": (PROVEN + DIES_ELSEWHERE, ["-n1"], "", 1, "complete", 0),
+    "worker-does-not-start": (PROVEN, ["-n1", "--max-worker-restart=0"], DIES_EARLY, 3, "interrupted", 0),
+    "worker-cannot-collect": (PROVEN, ["-n1", "--max-worker-restart=1"], CANNOT_COLLECT, 3, "interrupted", 0),
+    "not-collected": (PROVEN + "import nothing_of_this_name\n", [], "", 2, None, None),
+    "not-collected-and-on": (PROVEN, ["--continue-on-collection-errors"], "", 3, "interrupted", 0),
+    "internal-error": (interrupting("pass"), [], LOGFINISH, 3, "interrupted", 2),
+    "internal-error-after-refuted": (REFUTED.replace("wrong", "a") + LATER, [], LOGFINISH, 1, "interrupted", 1),
+    "chosen-by-name": (PROVEN + LATER, ["-k", "fine"], "", 0, "partial", 0),
+    "deselected": (PROVEN + LATER, ["--deselect", "test_sample.py::test_fine"], "", 0, "partial", 0),
+    "path": (PROVEN + LATER, ["test_sample.py::test_fine"], "", 0, "partial", 0),
+    "nothing-chosen": (PROVEN, ["-k", "nothing"], "", 5, None, None),
+    "only-set-up": (PROVEN, ["--setup-plan"], "", 3, "complete", 0),
+    "no-terminal": (REFUTED, ["-p", "no:terminal"], "", 1, "complete", 0),
+    "no-xdist": (PROVEN + UNPROVEN, ["-p", "no:xdist"], "", 3, "complete", 0),
+    "undecodable": (
+        "@claim('E2')\ndef test_a():\n    assert False, '\\udcff \\x00 \\x1b[31m \\u202e'\n", [], "", 1, "complete", 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.claim("V3", "V7")
+@pytest.mark.parametrize("case", ENDS)
+def test_an_end_is_what_it_is(tmp_path: Path, case: str) -> None:
+    """Exit status and verdicts.json of runs that end in every way; an earlier run was green."""
+    text, args, conftest, status, state, never_ran = ENDS[case]
+    (tmp_path / "conftest.py").write_text(conftest)
+    if case == "not-collected-and-on":
+        (tmp_path / "test_broken.py").write_text("import nothing_of_this_name\n")
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "verdicts.json").write_text('{"run_id": "green", "verdicts": []}')
+    ended, output, report = run(tmp_path, text, *args)
+    assert ended == status, output
+    if case == "nothing-chosen":
+        assert report["run_id"] == "green"
+        return
+    assert report["run_id"] != "green", output
+    if state is not None:
+        assert report["state"] == state, output
+        assert report["complete"] == (state == "complete" or "-k" in args or "--deselect" in args)
+    if never_ran is not None:
+        assert (report["never_ran"], len(report["verdicts"])) == (never_ran, report["selected"] - never_ran)
+    if report.get("never_ran"):
+        assert case == "killed" or f"{report['never_ran']} of {report['selected']} never ran" in output
+    if status == 0 and state == "partial":
+        assert "partial: 1 of 2 proofs were chosen" in output or case == "path"
+    if report.get("record"):
+        *_, end = flight.read(tmp_path / "reports" / report["record"]["path"])
+        assert (end["state"], end["never_ran"], end["selected"]) == (state, report["never_ran"], report["selected"])
 
 
 @pytest.mark.claim("V1", "V3")
@@ -250,10 +352,81 @@ sys.exit(pytest.main(sys.argv[2:]))
 
 
 @pytest.mark.claim("G5")
-def test_a_claim_that_is_no_clause_stops_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_claim_that_is_no_clause_stops_the_run(tmp_path: Path, workers: str) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "contract.toml").write_text('E2 = { digest = "x" }\n')
-    assert run(tmp_path, PROVEN + '@claim("Z9")\ndef test_z():\n    pass\n')[0] == 4
+    status, output, report = run(tmp_path, PROVEN + '@claim("Z9")\ndef test_z():\n    pass\n', "-n", workers)
+    assert (status, report) == (4, {})
+    assert "Z9 is claimed by a proof but is no clause" in output
+
+
+NOTICED = """
+import asyncio, errno, json, subprocess
+from hypothesis import given, strategies as st, find
+from harness.clock import OsClock
+
+def parse(text):
+    return json.loads(text)
+
+async def nothing_comes():
+    await asyncio.wait_for(asyncio.Event().wait(), 0.01)
+
+@pytest.fixture
+def late():
+    raise ValueError("in a fixture")
+
+@pytest.fixture
+def fails_after():
+    yield
+    assert False, "in a teardown"
+
+
+"""
+REFUTE = {
+    "a failed claim": "assert 1 == 2",
+    "a refutation": "raise Refuted('it restarted')",
+    "pytest.fail": "pytest.fail('it restarted')",
+    "an exception that did not come": "with pytest.raises(ValueError):\n        pass",
+    "a command that takes too long": "subprocess.run(['sleep', '60'], timeout=0.01)",
+    "a command that fails": "subprocess.run(['false'], check=True)",
+    "text that is no JSON": "json.loads('{')",
+    "text that is no JSON, in a helper": "parse('{')",
+    "text that is no number": "int('x')",
+    "a key that is not there": "{}['verdict']",
+    "a file that is not there": "open('/nowhere/at/all')",
+    "nobody listens": "import socket; socket.create_connection(('127.0.0.1', 1))",
+    "nothing came in time": "asyncio.run(nothing_comes())",
+    "several at once": "raise ExceptionGroup('both', [AssertionError('a'), MachineError('b')])",
+    "an example of a property": "given(st.just(1))(lambda n: parse('{'))()",
+}
+DO_NOT = {
+    "the harness": "raise MachineError('vanished')",
+    "what cannot be had": "raise Unavailable('no pressure', 'boot with psi=1')",
+    "inside the harness": "OsClock().sleep('x')",
+    "a full disk": "raise OSError(errno.ENOSPC, 'No space left on device')",
+    "no memory": "raise MemoryError",
+    "a package that is missing": "import nothing_of_this_name",
+    "a fixture that was asked for in the call": "request.getfixturevalue('late')",
+    "a skip": "pytest.skip('not today')",
+    "an expected failure": "pytest.xfail('known')",
+    "a property without examples": "find(st.nothing(), lambda n: True)",
+}
+
+
+@pytest.mark.claim("V3")
+def test_a_broken_promise_is_refuted_however_it_is_noticed(tmp_path: Path) -> None:
+    """And what says nothing about the system is not."""
+    proofs = [
+        f'@claim("E2")\ndef test_{number}(request):\n    {code}\n'
+        for number, code in enumerate([*REFUTE.values(), *DO_NOT.values()])
+    ]
+    after = '@claim("E2")\ndef test_after(fails_after):\n    pass\n'
+    status, _, report = run(tmp_path, NOTICED + "".join(proofs) + after)
+    found = {one["proof"].rpartition("_")[2]: one["verdict"] for one in report["verdicts"]}
+    named = {name: found[str(number)] for number, name in enumerate([*REFUTE, *DO_NOT])}
+    assert named == {**dict.fromkeys(REFUTE, "refuted"), **dict.fromkeys(DO_NOT, "unproven")}
+    assert (found["after"], status) == ("unproven", 1)
 
 
 def test_ctrl_c_halts_the_machine(pytestconfig: pytest.Config, tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_a_secret_appears_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         elif where == "file":
             recorder.write("write", path="/etc/x", text=f"[vault]\npassword = {json.dumps(secret)}\n")
         elif where == "verdict":
-            recorder.write("verdict", reason=f"it logged token={secret}", about={"password": secret})
+            recorder.write("verdict", reason=f"it logged token={secret}", more={"password": secret})
         else:
             recorder.proof = f"test_x[api_key={secret}]"
             run("true")

@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from harness import recorder as flight
 from harness import shell as module
 from harness.clock import OsClock, poll
 from harness.errors import CommandFailed, Unavailable
 from harness.recorder import Recorder
 from harness.shell import Shell
+
+pytestmark = pytest.mark.filterwarnings("error:subprocess .* is still running:ResourceWarning")
+"""A command that nobody waited for."""
 
 # A length that nobody else sleeps, to be recognised by.
 SLEEP = f"86{os.getpid()}.25"
@@ -57,6 +61,34 @@ def interrupted_by(monkeypatch: pytest.MonkeyPatch, start: str) -> None:
         return running
 
     monkeypatch.setattr(module, start, started)
+
+
+@pytest.mark.claim("V1")
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_no_thread_outlives_the_record_and_complains(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    """What a command says last is in the record when the interrupt is passed on, also when its writer is slow; and a
+    record that was closed under a command that goes on ends no thread with an exception (see pyproject.toml)."""
+    recorder = shell.recorder
+    assert isinstance(recorder, Recorder)
+    if not interrupted:
+        process = shell.start("sh", "-c", SLEEPERS, on_line=print)
+        wait_sleepers(2)
+        recorder.close()
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait(10.0)
+        assert recorder.failure is not None
+        return
+    write = recorder.write
+    monkeypatch.setattr(
+        recorder, "write", lambda kind, **facts: (kind == "result" and OsClock().sleep(0.3), write(kind, **facts))[1]
+    )
+    interrupted_by(monkeypatch, "_start")
+    with pytest.raises(KeyboardInterrupt):
+        shell.start("sh", "-c", SLEEPERS, on_line=print)
+    *_, last = flight.read(recorder.path)
+    assert (last["type"], last["status"]) == ("result", -signal.SIGKILL)
 
 
 def test_an_interrupt_while_a_command_starts_ends_it(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import harness
+import harness.journal
+import harness.unit
 from harness.errors import MachineError, Refuted
-from harness.verdict import Verdict, claims_in_name, exit_status, is_accepted, judge, merge
+from harness.verdict import Verdict, claims_in_name, exit_status, is_accepted, judge, merge, refutes, run_state
 
 VERDICTS = st.sampled_from(Verdict)
+
+
+HERE = {__file__}
+HARNESS = str(Path(harness.__file__).parent)
 
 
 @pytest.mark.claim("V3")
@@ -21,15 +32,53 @@ VERDICTS = st.sampled_from(Verdict)
         ("failed", AssertionError("1 == 2"), "call", Verdict.REFUTED),
         ("failed", MachineError("did not boot"), "setup", Verdict.UNPROVEN),
         ("failed", MachineError("vanished"), "call", Verdict.UNPROVEN),
-        ("failed", KeyError("a bug in the proof"), "call", Verdict.UNPROVEN),
+        ("failed", KeyError("of nobody's"), "call", Verdict.UNPROVEN),
         ("failed", AssertionError("a fixture's"), "setup", Verdict.UNPROVEN),
         ("failed", AssertionError("a fixture's"), "teardown", Verdict.UNPROVEN),
+        ("failed", None, "call", Verdict.UNPROVEN),
         ("skipped", None, "setup", Verdict.UNPROVEN),
         ("skipped", None, "call", Verdict.UNPROVEN),
     ],
 )
 def test_outcomes(outcome: str, raised: BaseException | None, when: str, verdict: Verdict) -> None:
-    assert judge(outcome, raised=raised, when=when) is verdict
+    assert judge(outcome, raised=raised, when=when, proof_files=HERE, harness=HARNESS) is verdict
+
+
+def raised_by(code: str, file: str, call: Callable[[], object] = str) -> BaseException:
+    """What code in a file raises; it may call()."""
+    try:
+        exec(compile(code, file, "exec"), {"call": call, "harness": harness, "json": json})
+    except Exception as error:
+        return error
+    raise AssertionError("it raised nothing")
+
+
+@pytest.mark.claim("V3")
+@pytest.mark.parametrize(
+    ("code", "refuted"),
+    [
+        ("json.loads('{')", True),
+        ("int('x')", True),
+        ("assert 0", True),
+        ("harness.nothing_of_this_name", True),
+        ("harness.unit.parse('')", False),
+        ("harness.journal.parse(None, 0)", False),
+        ("import nothing_of_this_name", False),
+        ("raise MemoryError", False),
+        ("raise OSError(28, 'full')", False),
+        ("raise OSError(2, 'gone')", True),
+        ("raise TimeoutError", True),
+    ],
+)
+def test_who_met_it_decides(code: str, refuted: bool) -> None:
+    assert refutes(raised_by(code, __file__), HERE, HARNESS) is refuted
+    # Through a helper of the proofs' too; and never from the harness's own code.
+    assert refutes(raised_by("call()", __file__, lambda: raised_by_helper(code)), HERE, HARNESS) is refuted
+    assert not refutes(raised_by(code, f"{HARNESS}/x.py"), HERE, HARNESS)
+
+
+def raised_by_helper(code: str) -> None:
+    raise raised_by(code, "/project/helpers.py")
 
 
 @pytest.mark.claim("V3")
@@ -47,9 +96,38 @@ def test_nothing_proves_nothing() -> None:
 
 @pytest.mark.claim("V3")
 def test_exit_statuses_differ() -> None:
-    assert exit_status([Verdict.PROVEN]) == 0
-    assert exit_status([Verdict.PROVEN, Verdict.REFUTED, Verdict.UNPROVEN]) == 1
-    assert exit_status([Verdict.PROVEN, Verdict.UNPROVEN]) == 3
+    def status(pytests: int, *verdicts: Verdict) -> int:
+        return exit_status(pytests, verdicts, accepted=[False] * len(verdicts), plain_failures=False, missing=False)
+
+    assert status(0, Verdict.PROVEN) == 0
+    assert status(1, Verdict.PROVEN, Verdict.REFUTED, Verdict.UNPROVEN) == 1
+    assert status(1, Verdict.PROVEN, Verdict.UNPROVEN) == 3
+
+
+@pytest.mark.claim("V3", "V7")
+@given(
+    st.sampled_from([0, 1, 2, 3, 4, 5, 7]), st.lists(st.tuples(VERDICTS, st.booleans())), st.booleans(), st.booleans()
+)
+def test_green_means_all_of_it(pytests: int, found: list[tuple[Verdict, bool]], plain: bool, missing: bool) -> None:
+    verdicts, accepted = [one for one, _ in found], [waved and one is Verdict.UNPROVEN for one, waved in found]
+    status = exit_status(pytests, verdicts, accepted=accepted, plain_failures=plain, missing=missing)
+    wanting = [one for one, waved in zip(verdicts, accepted, strict=True) if one is not Verdict.PROVEN and not waved]
+    assert status in (0, 1, 3) or status == pytests
+    if status == 0:
+        assert not wanting
+        assert not plain
+        assert not missing
+        assert pytests == 0 or (pytests == 1 and Verdict.UNPROVEN in verdicts)
+    assert (status == 1) >= (plain or Verdict.REFUTED in verdicts)
+    if pytests == 0 and not wanting and not plain and not missing:
+        assert status == 0
+
+
+@pytest.mark.claim("V7")
+def test_how_much_a_run_has_judged() -> None:
+    assert run_state(ended_early=False, left_out=False) == "complete"
+    assert run_state(ended_early=False, left_out=True) == "partial"
+    assert run_state(ended_early=True, left_out=False) == run_state(ended_early=True, left_out=True) == "interrupted"
 
 
 @pytest.mark.parametrize(

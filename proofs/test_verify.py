@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import verify
+from harness import recorder, verify
 from harness.__main__ import main
 from harness.clock import FakeClock
 from harness.errors import HarnessError
@@ -120,3 +124,114 @@ def test_what_is_no_evidence_is_said_to_be_none(tmp_path: Path, capsys: pytest.C
     ):
         assert main(["verify", str(tmp_path / name)]) == 1
         assert message in capsys.readouterr().err
+
+
+# --- records of anybody's ------------------------------------------------------------------------------------------
+
+NASTY = st.sampled_from([
+    "\\ud800", "\\u0000", "\\u001b[31m", "\\u202e", "1e400", "-1e400", "NaN", "9" * 5000, "null", "true", "[[[]]]",
+    "{}",
+    '{"blob":"x"}', '{"blob":null}', '{"blob":"../../etc/passwd","bytes":1,"binary":true}', '{"base64":"?"}',
+    "[" * 50_000 + "]" * 50_000, '{"a":' * 50_000 + "1" + "}" * 50_000, "1" * 400, "-1", "0.5", '""', '[""]', '{"":""}',
+])  # fmt: skip
+"""As they stand in a line; those that begin like an escape stand within a string."""
+
+
+def chained(bodies: list[bytes]) -> bytes:
+    """Lines with true digests, as anybody can make them."""
+    data, previous = b"", recorder.GENESIS
+    for body in bodies:
+        line = re.sub(rb'"prev":"[0-9a-f]*"', f'"prev":"{previous}"'.encode(), body)
+        previous = hashlib.sha256(line).hexdigest()
+        data += line[:-1] + f',"sha256":"{previous}"}}\n'.encode()
+    return data
+
+
+def bodies(record: Path) -> list[bytes]:
+    """The lines without their digests."""
+    return [line[: -len(',"sha256":"}"\n') - 64] + b"}" for line in record.read_bytes().splitlines(keepends=True)]
+
+
+def answered(path: Path, reports: Path) -> None:
+    """Fine, or refused with the record and a line of it."""
+    try:
+        verify.check(path, reports)
+        for text in verify.made(path, None).values():
+            verify.encoded(text)
+    except HarnessError as error:
+        refused = str(error)
+    else:
+        return
+    assert re.search(r"record\.jsonl(:\d+| has no end after line \d+)", refused), refused
+
+
+@pytest.fixture(scope="module")
+def crafted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]:
+    """Where crafted records go, and the lines of a true one, of every kind."""
+    reports = tmp_path_factory.mktemp("crafted")
+    made = Recorder(verify.record_of(reports, "true"), "true", "main", FakeClock(1_795_423_471.5))
+    made.write("run", systemd="private", facts={"kernel": "Linux"}, clauses={"G0": "| G0 | SHADOW | x |"})
+    made.proof = "proofs/test_x.py::test_x"
+    Shell(made, FakeClock()).run("echo", "hello")
+    made.write("write", path="/etc/x", text="x")
+    made.write("machine", name="m", variant="private", event="booted")
+    made.write("unit", name="u.service", text="[Service]")
+    for ticks in range(4):
+        fields = {"message": "HEARTBEAT (G4)", "ingest_received": 5 + ticks}
+        made.write("journal", unit="u", by="engine", message=json.dumps({"level": "INFO", "fields": fields}))
+    sabotage = {"id": "s", "guardrail": "G0", "breaks": "x", "confirmed": "", "verdict": "refuted", "reason": "r"}
+    made.write("sabotage", **sabotage)
+    made.write("verdict", claims=["G0"], verdict="refuted", reason="r", seconds=0.1, about="", told="t")
+    made.end(**END, state="complete", collected=1, selected=1, never_ran=0)
+    made.close()
+    recorder.verify(made.path)
+    return reports, bodies(made.path)
+
+
+@pytest.mark.claim("V8")
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_in_any_member_is_answered(crafted: tuple[Path, list[bytes]], data: st.DataObject) -> None:
+    """With true digests: no recorder of ours wrote it, and nobody changed it afterwards."""
+    reports, true = crafted
+    changed = list(true)
+    for _ in range(data.draw(st.integers(1, 3))):
+        number = data.draw(st.integers(0, len(changed) - 1))
+        members = [name for name in json.loads(true[number]) if name != "prev"]
+        name, value = data.draw(st.sampled_from(members)), data.draw(NASTY)
+        text = f'"{value}"' if value.startswith("\\u") else value
+        member = re.compile(rb'"%s":(?:"(?:[^"\\]|\\.)*"|\[[^\]]*\]|\{[^}]*\}|[^,}]*)' % re.escape(name.encode()))
+        changed[number] = member.sub(
+            lambda _, text=text, name=name: f'"{name}":{text}'.encode(), changed[number], count=1
+        )
+    path = verify.record_of(reports, "1")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(chained(changed))
+    answered(path, reports)
+
+
+@pytest.mark.claim("V8")
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_answered(crafted: tuple[Path, list[bytes]], data: st.DataObject) -> None:
+    """Cut, joined, doubled, with bytes in the middle that are no text."""
+    reports, true = crafted
+    whole = chained(true)
+    cut = data.draw(st.integers(0, len(whole)))
+    between = data.draw(
+        st.binary(max_size=20) | st.sampled_from([b"", whole, b"\0" * 100, b"\xff", b"\r\n", b"x" * (1 << 20)])
+    )
+    path = verify.record_of(reports, "2")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(whole[:cut] + between + whole[data.draw(st.integers(cut, len(whole))) :])
+    answered(path, reports)
+
+
+@pytest.mark.claim("V8")
+def test_what_is_no_file_is_answered(tmp_path: Path) -> None:
+    """A pipe would be waited for."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "directory.jsonl").mkdir()
+    for name in ("pipe", "directory"):
+        with pytest.raises(HarnessError, match=r"not a regular file|Is a directory"):
+            verify.check(tmp_path / f"{name}.jsonl")
