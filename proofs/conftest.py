@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
     waits, rest = [], []
     for item in items:
-        (waits if "machine" in getattr(item, "fixturenames", ()) else rest).append(item)
+        (waits if {"machine", "stage"} & set(getattr(item, "fixturenames", ())) else rest).append(item)
     each = -(-len(rest) // workers)
     items[:] = [
         item for worker in range(workers) for item in waits[worker::workers] + rest[worker * each : (worker + 1) * each]
