@@ -341,12 +341,18 @@ class HostMachine(_BorrowedManager):
 
     def __init__(self, shell: Shell, stage: Stage, name: str) -> None:
         super().__init__(shell, stage, name, RUN_DIR / name)
-        self.layout = Layout()
+        self.layout = Layout(state="/var/lib/hybrid-proof")
         binds = " ".join(f"{source}:{target}" for source, target in stage.binds(units=False))
-        # The user goes when the unit does, and is not left on a computer that is only borrowed.
+        # The user goes when the unit does, and is not left on a computer that is only borrowed; nor does the unit take
+        # over the state of an engine that was installed here once.
         self.base_drop_in = f"""\
 [Service]
 DynamicUser=yes
+User=hybrid-proof
+StateDirectory=
+StateDirectory=hybrid-proof
+StateDirectoryMode=0750
+WorkingDirectory=%S/hybrid-proof
 BindReadOnlyPaths={binds}
 BindPaths={self._work}/etc:/etc/hybrid-engine
 """

@@ -57,6 +57,9 @@ GENESIS = "0" * 64
 INLINE_BYTES = 16 * 1024
 """A longer text goes to a file of its own."""
 
+PROOF_CHARS_MAX = 1000
+"""How much of a proof's name a line has: pytest makes names of arguments, which may be of any length."""
+
 EXCERPT_CHARS = 4096
 """How much of a long text's beginning, and of its end, stands in the line."""
 
@@ -172,7 +175,7 @@ class Recorder:
             self._seq += 1
             line = {
                 "run": self.run_id, "worker": self.worker, "seq": self._seq, "at": self._clock.wall(),
-                "proof": self.redactor.text(self.proof), "type": kind, **kept, "prev": self._head(),
+                "proof": self.redactor.text(self.proof)[:PROOF_CHARS_MAX], "type": kind, **kept, "prev": self._head(),
             }  # fmt: skip
             body = _ENCODER.encode(line).encode()
             data = body[:-1] + _SUFFIX % hashlib.sha256(body).hexdigest().encode()
