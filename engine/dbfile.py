@@ -137,10 +137,16 @@ class DatabaseFile:
         self._released = False
 
     def open_index(self) -> None:
-        """Once SQLite has opened its files, and again when it has done so anew."""
+        """Once SQLite has opened its files, and again when it has done so anew.
+
+        Raises ConfigError when there is no index of a WAL that others share.
+        """
         if self._index is not None:
             os.close(self._index)
-        self._index = os.open(self._shm, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._index = os.open(self._shm, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{self._path}: no wal-index: not in WAL mode, or not shared", path=self._path) from error
         if not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
             raise Crash(f"{self._path}: was replaced while it was opened", path=self._path)
 
@@ -186,8 +192,14 @@ class DatabaseFile:
         return os.pread(self._descriptor, _HEADER_BYTES, 0)
 
     def sync(self) -> None:
-        """Bring to the disk what a checkpoint has copied into the file."""
+        """Bring to the disk what a checkpoint has copied into the file, and drop the WAL from the cache."""
         os.fsync(self._descriptor)
+        # Unlike the other files it has no locks that closing it would drop.
+        wal = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(wal, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(wal)
 
     def release(self) -> None:
         """Let others have it. Only once SQLite has closed it; may be called again."""

@@ -738,7 +738,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the database has no write-ahead log, and the verification agrees",
         proof="test_g3::test_another_process_sees_the_wal",
         patch=Patch("engine/ledger.py", '"journal_mode": ("WAL", "wal")', '"journal_mode": ("DELETE", "delete")'),
-        reason=r"does not see WAL mode",
+        reason=r"no wal-index",
     ),
     Sabotage(
         id="nobody-reads-pragmas-back",
@@ -938,8 +938,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_concurrency::test_five_readers_beside_the_writer",
         patch=Patch(
             "engine/ledger.py",
-            '    "temp_store": ("MEMORY", 2),\n',
-            '    "temp_store": ("MEMORY", 2),\n    "locking_mode": ("EXCLUSIVE", "exclusive"),\n',
+            "        files.open_index()\n",
+            '        files.open_index()\n        connection.execute("PRAGMA locking_mode = EXCLUSIVE")\n',
         ),
         reason=r"readers failed|of 100 after",
     ),

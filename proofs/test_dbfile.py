@@ -5,6 +5,7 @@ Each fault is done to real files, by a process that is not the one that has the 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -212,6 +214,25 @@ def test_D6_a_lock_file_that_was_removed_does_not_let_a_second_engine_in(databas
     store.close()
 
 
+def test_D6_a_lock_file_that_is_removed_while_it_is_taken_is_taken_anew(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder ends between our opening it and our locking it, and takes the name away."""
+    lockf, lock = fcntl.lockf, database.with_name("bot.db.lock")
+    removed = []
+
+    def too_late(descriptor: int, how: int) -> None:
+        if not removed:
+            removed.append(lock.unlink())
+        lockf(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "lockf", too_late)
+    store = opened(database)
+    assert removed
+    assert lock.read_text() == f"{os.getpid()}\n"
+    store.close()
+
+
 def test_D6_a_database_that_was_replaced_is_still_the_first_ones(database: Path) -> None:
     """The WAL beside it is the first one's: a second engine would write into it."""
     store = opened(database)
@@ -305,6 +326,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         "has lost its WAL: another",
     ),
     "WAL truncated": (restored_by("os.truncate(sys.argv[1] + '-wal', 0)"), "WAL that was cut off|malformed"),
+    "index replaced": (
+        restored_by("i = sys.argv[1] + '-shm'; shutil.copy(i, i + 'x'); os.replace(i + 'x', i)"),
+        "has lost its WAL's index: another",
+    ),
     "index deleted": (lambda db: db.with_name(db.name + "-shm").unlink(), "is not there any more: .*-shm"),
 }
 
@@ -381,12 +406,11 @@ def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
     if fault == "restored by SQLite":
         # Nobody else can write in the midst of a transaction.
         FAULTS[fault][0](flowing.path)
-    else:
-        monkeypatch.setattr(Ledger, "_write_rows", and_then)
+        and_then = write_rows
     written = 0
-    with suppress(ConfigError, ledger.DiskTrouble):
+    with monkeypatch.context() as patch, suppress(ConfigError, ledger.DiskTrouble):
+        patch.setattr(Ledger, "_write_rows", and_then)
         written = flowing.write(ticks(2011, 7)).ticks
-    monkeypatch.undo()
     error = look_until_it_shows(flowing)
     assert error.details["rows"] == written
     assert (f"{written} rows were committed since 20" if written else "nothing was committed since 20") in str(error)
@@ -402,10 +426,12 @@ def test_D7_a_restore_just_before_a_batch_is_noticed_in_its_transaction(
         look(self)
         FAULTS["restored by SQLite"][0](self.path)
 
-    monkeypatch.setattr(Ledger, "look", and_then)
-    with pytest.raises(ConfigError, match="was restored over"):
-        flowing.write(ticks(2011))
-    monkeypatch.undo()
+    monkeypatch.setattr(ledger, "LOOK_PAUSE_SECS", 0.0)
+    flowing.look()
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "look", and_then)
+        with pytest.raises(ConfigError, match="was restored over"):
+            flowing.write(ticks(2011))
     flowing.close()
     assert whole(flowing.path) == (10, "ok")
 
@@ -618,7 +644,16 @@ def test_D9_a_long_reader_is_told_of_and_when_it_lets_go_the_wal_is_cut(
     monkeypatch.setattr(ledger, "WAL_BYTES_MAX", 512 * 1024)
     monkeypatch.setattr(ledger, "CHECKPOINT_PAUSE_SECS", 0.02)
     caplog.set_level(logging.INFO, "engine.ledger")
+    copy, bulk = Ledger._copy, []
+
+    def watched(self: Ledger, connection: sqlite3.Connection, how: str) -> bool:
+        if self._files.frames().left_bytes > ledger.WAL_BYTES_MAX:
+            bulk.append(threading.current_thread().name)
+        return copy(self, connection, how)
+
+    monkeypatch.setattr(Ledger, "_copy", watched)
     store = opened(database)
+    monkeypatch.setattr(ledger, "LOOK_PAUSE_SECS", 0.0)
     number = 1
     pids = []
     processes = []
@@ -649,6 +684,7 @@ def test_D9_a_long_reader_is_told_of_and_when_it_lets_go_the_wal_is_cut(
         number += 1
     assert store.wal_bytes <= ledger.WAL_BYTES_MAX
     assert database.with_name("bot.db-wal").stat().st_size <= ledger.WAL_BYTES_MAX
+    assert set(bulk) == {"checkpoint"}
     assert "the WAL is short again" in [line.message for line in caplog.records]
     store.close()
     assert query(database, "SELECT count(*) FROM ticks") == [(number - 1,)]
