@@ -35,6 +35,9 @@ _INDEX: Final = struct.Struct("=14xHI12xII56xI")
 """Of the wal-index, in the computer's byte order (https://www.sqlite.org/walformat.html, 2.1): page size, frames in the
 WAL, the two salts, and frames that were copied into the database."""
 
+_SALTS: Final = struct.Struct("=II")
+"""As the wal-index has them, which are the bytes of each frame."""
+
 _CHECKPOINT_BYTE: Final = 121
 _READ_BYTES: Final = range(124, 128)
 """Of the wal-index: whoever copies the WAL, or reads a snapshot that needs it, has a lock on one of them (2.2.4)."""
@@ -133,7 +136,10 @@ class DatabaseFile:
         self._real, self._wal, self._shm = real, f"{real}-wal", f"{real}-shm"
         self._lock = lock
         self._descriptor = descriptor
+        self._inode = os.fstat(descriptor).st_ino
         self._index: int | None = None
+        # It has no locks, unlike SQLite's other files.
+        self._wal_descriptor: int | None = None
         self._released = False
 
     def open_index(self) -> None:
@@ -147,6 +153,9 @@ class DatabaseFile:
             self._index = os.open(self._shm, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise ConfigError(f"{self._path}: no wal-index: not in WAL mode, or not shared", path=self._path) from error
+        if self._wal_descriptor is not None:
+            os.close(self._wal_descriptor)
+        self._wal_descriptor = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
         if not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
             raise Crash(f"{self._path}: was replaced while it was opened", path=self._path)
 
@@ -154,8 +163,10 @@ class DatabaseFile:
         """The files as they are. Raises FileNotFoundError or NotADirectoryError when one is not there."""
         frames = self.frames()
         database, wal, shm = os.stat(self._path), os.stat(self._wal), os.stat(self._shm)
+        # A link in its place may lead to the same file; but whoever follows it looks for the WAL beside the other name.
+        found = database if database.st_ino != self._inode else os.lstat(self._real)
         return Look(
-            (database.st_dev, database.st_ino, database.st_size, database.st_mtime_ns),
+            (found.st_dev, found.st_ino, database.st_size, database.st_mtime_ns),
             (wal.st_dev, wal.st_ino),
             (shm.st_dev, shm.st_ino),
             wal.st_size,
@@ -172,6 +183,15 @@ class DatabaseFile:
         page_bytes, written, salt_1, salt_2, copied = _INDEX.unpack(read)
         # 65536 does not fit into its sixteen bits, and is written as 1.
         return Frames(65536 if page_bytes == 1 else page_bytes, written, (salt_1, salt_2), copied)
+
+    def has_tail(self, frames: Frames) -> bool:
+        """Whether the last frame of the WAL is where the index says. It is not once the file has been cut, even if it
+        has grown again since. To be asked under SQLite's write lock, when nobody begins the WAL anew."""
+        if not frames.written:
+            return True
+        assert self._wal_descriptor is not None
+        read = os.pread(self._wal_descriptor, 16, WAL_HEADER_BYTES + frames.bytes_of(frames.written - 1))
+        return read[8:] == _SALTS.pack(*frames.salts)
 
     def find(self) -> Found:
         """Which files have the names now, whatever a link in the given path leads to by now."""
@@ -206,8 +226,9 @@ class DatabaseFile:
         if self._released:
             return
         self._released = True
-        if self._index is not None:
-            os.close(self._index)
+        for descriptor in (self._index, self._wal_descriptor):
+            if descriptor is not None:
+                os.close(descriptor)
         os.close(self._descriptor)
         _drop_lock(self._lock_path, self._lock)
 
@@ -242,12 +263,13 @@ def _claim(path: Path, lock_path: Path) -> DatabaseFile:
 def set_aside_orphans(path: Path) -> list[tuple[Path, int]]:
     """Rename what a database that is gone or empty has left beside it; where to, and its size in bytes.
 
-    SQLite would delete it, unread.
+    SQLite would delete it, unread. What lies beside a link belongs to no database: SQLite looks beside what it leads to.
     """
-    real = Path(os.path.realpath(path))
-    if real.exists() and real.stat().st_size:
-        return []
-    found = [(real.with_name(real.name + suffix), least) for suffix, least in _ORPHANS.items()]
+    real, given = Path(os.path.realpath(path)), Path(os.path.abspath(path))
+    owners = [given] if given.is_symlink() else []
+    if not real.exists() or not real.stat().st_size:
+        owners.append(real)
+    found = [(owner.with_name(owner.name + suffix), least) for owner in owners for suffix, least in _ORPHANS.items()]
     return [
         (set_aside(orphan), orphan_bytes)
         for orphan, least in found

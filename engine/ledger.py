@@ -744,7 +744,10 @@ class Ledger:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            self._notice_others(self._files.frames())
+            frames = self._files.frames()
+            if not self._files.has_tail(frames):
+                self._give_up("has a WAL that was cut off")
+            self._notice_others(frames)
             written = self._write_rows(batch)
             connection.execute("COMMIT")
         except BaseException as error:

@@ -299,6 +299,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         "is not there any more",
     ),
     "renamed": (lambda db: db.rename(db.with_name("old.db")) and None, "is not there any more"),
+    "moved, and a link in its place": (
+        lambda db: db.symlink_to(db.rename(db.parent.parent / "real.db")),
+        "was replaced",
+    ),
     "directory renamed": (lambda db: db.parent.rename(db.parent.with_name("old")) and None, "is not there any more"),
     "directory deleted": (lambda db: shutil.rmtree(db.parent), "is not there any more"),
     "replaced by nothing": (
@@ -415,6 +419,31 @@ def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
     assert error.details["rows"] == written
     assert (f"{written} rows were committed since 20" if written else "nothing was committed since 20") in str(error)
     flowing.close()
+
+
+@pytest.mark.parametrize("left", ["0", "32", "os.path.getsize(sys.argv[1]) // 2"])
+def test_D7_a_wal_that_was_cut_is_noticed_by_the_next_write_although_it_would_grow_again(
+    flowing: Ledger, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """Its length says nothing: SQLite writes on behind the hole."""
+    monkeypatch.setattr(ledger, "LOOK_PAUSE_SECS", 3600.0)
+    flowing.write(ticks(2011, 7))
+    before = flowing.path.read_bytes()
+    run_elsewhere(f"os.truncate(sys.argv[1], {left})", flowing.path.with_name("bot.db-wal"))
+    with pytest.raises(ConfigError, match="has a WAL that was cut off; 7 rows were committed since 20"):
+        flowing.write(ticks(2018, 7))
+    flowing.close()
+    assert flowing.path.read_bytes() == before, "holes were copied into the database"
+
+
+def test_D8_what_lies_beside_a_link_belongs_to_no_database(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.db", tmp_path / "bot.db"
+    opened(real).close()
+    link.symlink_to(real)
+    link.with_name("bot.db-wal").write_bytes(bytes(100))
+    opened(link).close()
+    [orphan] = tmp_path.glob("bot.db-wal.orphan-*")
+    assert orphan.read_bytes() == bytes(100)
 
 
 def test_D7_a_restore_just_before_a_batch_is_noticed_in_its_transaction(
