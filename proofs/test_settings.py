@@ -87,7 +87,6 @@ def test_the_example_sources_load() -> None:
     ]
 
 
-@pytest.mark.claim("N13")
 @pytest.mark.parametrize(
     ("symbol", "told"),
     [
