@@ -9,6 +9,8 @@ stream of a source has the source's own name.
 
 What URLs mean: Binance "WebSocket Streams" (spot; USD-M and COIN-M futures; testnet), "SBE Market Data Streams" and
 "WebSocket API", Gemini "Market Data" versions 1 and 2 and "Fast API", as their documentation stood in November 2026.
+USD-M futures since April 2026: "Important WebSocket Change Notice" (developers.binance.com, USDS-Margined Futures,
+WebSocket Market Streams) gives `@aggTrade` to /market alone; elsewhere the connection opens and stays silent.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from itertools import pairwise
 from sys import intern
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -67,6 +70,12 @@ AGGREGATED: Final = "aggTrade"
 
 _TESTNETS: Final = ("testnet.binance.vision", "binancefuture.com", "sandbox.gemini.com")
 _TRADE_STREAM: Final = re.compile(rf"([A-Za-z0-9_.\-]+)@({TRADE}|{AGGREGATED})")
+_ROUTED: Final = "fstream.binance.com"
+_FUTURES_HOST: Final = re.compile(r"[a-z-]*[fd]stream[a-z-]*\.binance\.com|(.+\.)?binancefuture\.com")
+_SPOT_MARKET: Final = re.compile(r"[a-z0-9]+")
+_FUTURES_MARKET: Final = re.compile(r"[a-z0-9]+(_(perp|[0-9]{6}))?")
+_PAIR: Final = re.compile(r"[A-Z0-9]+[/_-][A-Z0-9]+.*|[A-Z0-9]{2,}(USD|USDT|USDC|FDUSD|GUSD|EUR|GBP|TRY|BTC|ETH|BNB)")
+_CONTRACT: Final = re.compile(r"(:.*|[-_/ ]?PERP|[-_ ][0-9]{6})$")
 _GEMINI_ENTRIES: Final = ("bids", "offers", "trades", "auctions")
 
 
@@ -95,8 +104,13 @@ def subscription(venue: str | None, url: str) -> Subscription:
             kind, doubts=(f"{host} is not a host of a known venue: its messages are read as MOCK_WS's",)
         )
     read = _binance if kind is Kind.BINANCE else _gemini
-    if kind_for(None, url) is not kind:
+    its_kind = kind_for(None, url)
+    if its_kind not in (kind, Kind.MOCK):
+        return _hopeless(kind, f"{host} speaks {its_kind}, not {kind}: leave venue out")
+    if its_kind is Kind.MOCK:
         return Subscription(kind, read("", unquote(parts.path), parts.query).markets)
+    if parts.scheme == "ws":
+        return _hopeless(kind, f"{host} serves wss:// only")
     found = read(host, unquote(parts.path), parts.query)
     if any(_is_below(host, net) for net in _TESTNETS):
         doubt = f"{host} is a test network: its prices are not the market's, and its ids start over"
@@ -130,21 +144,54 @@ def _binance(host: str, path: str, query: str) -> Subscription:
             Kind.BINANCE,
             "it names no stream, and the engine sends no SUBSCRIBE; ask for one, such as /ws/btcusdt@trade",
         )
+    route = path.removesuffix("/stream").partition("/ws/")[0].strip("/")
     markets: list[str] = []
     wrong: list[str] = []
-    for name in asked:
-        match = _TRADE_STREAM.fullmatch(name)
-        # European options write their symbols in upper case, and what an unknown host does nobody knows.
-        if match is None:
-            is_near = re.search(r"@(trade|aggtrade)\b", name, re.IGNORECASE)
-            wrong.append(f"{name!r} is not spelled as the venue does" if is_near else f"{name!r} carries no trades")
-        elif match[1] != match[1].lower() and host and not host.startswith("nbstream."):
-            wrong.append(f"{name!r} must be written in lower case: {name.lower().replace('aggtrade', 'aggTrade')!r}")
-        elif match[1].upper() not in markets:
-            markets.append(match[1].upper())
+    doubts: list[str] = []
+    for before, name in pairwise(("@", *asked)):
+        problem, doubt = _binance_stream(host, route, before, name)
+        if problem is not None:
+            wrong.append(problem)
+            continue
+        if doubt is not None:
+            doubts.append(doubt)
+        market = name.partition("@")[0].upper()
+        if market not in markets:
+            markets.append(market)
     if not markets:
         return _hopeless(Kind.BINANCE, "; ".join(wrong[:3]))
-    return Subscription(Kind.BINANCE, tuple(markets), doubts=tuple(wrong[:3]))
+    return Subscription(Kind.BINANCE, tuple(markets), doubts=tuple((wrong + doubts)[:3]))
+
+
+def _binance_stream(host: str, route: str, before: str, name: str) -> tuple[str | None, str | None]:
+    """Why a stream brings no trades, or None; and what is doubtful of one that may. `route`: what stands before /ws;
+    `before`: the stream that is asked for before it."""
+    match = _TRADE_STREAM.fullmatch(name)
+    if match is None:
+        is_near = re.search(r"@(trade|aggtrade)\b", name, re.IGNORECASE)
+        return f"{name!r} is not spelled as the venue does" if is_near else f"{name!r} carries no trades", None
+    market, kind = match.groups()
+    # European options write their symbols in upper case, and what an unknown host does nobody knows.
+    if not host or host.startswith("nbstream."):
+        return None, None
+    is_futures = _FUTURES_HOST.fullmatch(host) is not None
+    meant = re.sub(r"[^a-z0-9]", "", market.lower())
+    if is_futures and (contract := re.search(r"[-_.]?(perp|[0-9]{6})$", market.lower())):
+        meant = f"{re.sub(r'[^a-z0-9]', '', market.lower()[: contract.start()])}_{contract[1]}"
+    # A "/" within a market's name parts it in two streams, the first of no kind. A user's key is longer.
+    if re.fullmatch(r"[A-Za-z0-9]{1,20}", before):
+        return f"'{before}/{name}' must be written without the slash: '{before.lower()}{meant}@{kind}'", None
+    if not (_FUTURES_MARKET if is_futures else _SPOT_MARKET).fullmatch(market):
+        how = "in lower case" if market.lower() == meant else "without separators, in lower case"
+        return f"{name!r} must be written {how}: '{meant}@{kind}'", None
+    if host == _ROUTED and route != "market" and (kind == AGGREGATED or route == "private"):
+        where = f"/{route} is silent" if route else "silent without a route"
+        return f"{name!r}: {where} since April 2026; use wss://{host}/market/ws/{market}@{AGGREGATED}", None
+    if is_futures and kind == TRADE:
+        return None, f"{name!r} is not documented for futures and may be silent; {market}@{AGGREGATED} is"
+    if route and not is_futures:
+        return None, f"the venue documents no /{route} for its spot markets"
+    return None, None
 
 
 def _gemini(host: str, path: str, query: str) -> Subscription:
@@ -172,6 +219,17 @@ def plain(name: str) -> str:
     return re.sub(r"[^A-Z0-9]", "", name.upper())
 
 
+def misnomer(market: str, name: str) -> str | None:
+    """What is doubtful of calling `market` by `name`: that it is another pair's. A name that is no pair is an alias."""
+    is_other = _PAIR.fullmatch(name.upper()) and plain(market) != plain(name) and _pair(market) != _pair(name)
+    return f"{market.upper()} is called {name}, the name of another market" if is_other else None
+
+
+def _pair(name: str) -> str:
+    """What a market trades: of a future, "BTC/USDT:USDT", "BTC/USDT-PERP" or "BTCUSDT_260925", its underlying."""
+    return plain(_CONTRACT.sub("", name.upper()))
+
+
 def asked(found: Subscription, table: Mapping[str, str] | None, symbol: str) -> dict[str, str] | None:
     """Market -> what its ticks are called, for one source; None when neither its URL nor its `markets` say.
 
@@ -192,14 +250,18 @@ def misfit(found: Subscription, table: Mapping[str, str]) -> tuple[str | None, t
     wanted = [market.upper() for market in table]
     if len(set(wanted)) < len(wanted):
         return "the same market stands there twice", ()
+    if len(set(table.values())) < len(table):
+        return "two markets are called by the same name, and would share positions", ()
+    misnomers = [doubt for market, name in table.items() if (doubt := misnomer(market, name)) is not None]
     if not found.markets:
-        return None, ()
+        return None, tuple(misnomers)
     if not set(wanted) & set(found.markets):
         return f"its URL asks for {', '.join(found.markets)}", ()
     unasked = [market for market in wanted if market not in found.markets]
     unnamed = [market for market in found.markets if market not in wanted]
     doubts = [f"{market} will not come: the URL does not ask for it" for market in unasked]
-    return None, (*doubts, *(f"trades of {market} are left out: markets does not name it" for market in unnamed))
+    doubts += [f"trades of {market} are left out: markets does not name it" for market in unnamed]
+    return None, (*misnomers, *doubts)
 
 
 def _market(key: str) -> str:

@@ -209,9 +209,12 @@ def _check_source(source: Source, path: Path, default_symbol: str) -> list[tuple
         called = markets.asked(found, None, source.symbol or default_symbol) or {}
         listed = ", ".join(f"{market} as {name}" for market, name in list(called.items())[:4])
         doubts.append(f"it asks for {len(called)} markets and has no `markets` table to name them: {listed}")
-    elif source.symbol is None and found.markets:
+    elif found.markets:
         [market] = found.markets
-        if markets.plain(market) != markets.plain(default_symbol):
+        if source.symbol is not None:
+            doubt = markets.misnomer(market, source.symbol)
+            doubts += [] if doubt is None else [doubt]
+        elif markets.plain(market) != markets.plain(default_symbol):
             doubts.append(f"ticks of its market {market} will be called {default_symbol}: give it a symbol of its own")
     return [(f"source {source.name}: {doubt}", where) for doubt in doubts]
 

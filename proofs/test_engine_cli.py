@@ -118,7 +118,7 @@ def test_check_config_says_beforehand_that_nobody_trades_on_made_up_prices(tmp_p
         assert (result.returncode, result.stdout) == (12, "")
         assert f'ingest_mode is \\"{mode}\\"' in result.stderr
     config = write_config(tmp_path, {"engine": {"ingest_mode": "REAL_WS"}}, mode="LIVE")
-    for url, status in (("ws://stream.binance.com/ws/solusdc@trade", 12), ("ws://localhost:9001", 0)):
+    for url, status in (("ws://192.0.2.1/ws/solusdc@trade", 12), ("ws://localhost:9001", 0)):
         source(tmp_path, url)
         assert call(tmp_path, "--config", str(config), "--check-config").returncode == status
 

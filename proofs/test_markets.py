@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.markets import AGGREGATED, TRADE, Kind, Markets, Streams, asked, misfit, plain, subscription
+from engine.markets import AGGREGATED, TRADE, Kind, Markets, Streams, asked, misfit, misnomer, plain, subscription
 
 BINANCE = "wss://stream.binance.com:9443"
 GEMINI = "wss://api.gemini.com"
@@ -24,8 +24,11 @@ GEMINI = "wss://api.gemini.com"
         (f"{BINANCE}/stream?streams=btcusdt@trade/btcusdt@kline_1m", ("BTCUSDT",)),
         ("wss://data-stream.binance.vision/ws/solusdc@trade", ("SOLUSDC",)),
         ("wss://stream.binance.us:9443/ws/btcusd@trade", ("BTCUSD",)),
-        ("wss://fstream.binance.com/ws/btcusdt_260925@aggTrade", ("BTCUSDT_260925",)),
+        ("wss://fstream.binance.com/market/ws/btcusdt_260925@aggTrade", ("BTCUSDT_260925",)),
         ("wss://fstream.binance.com/market/ws/btcusdt@aggTrade", ("BTCUSDT",)),
+        ("wss://fstream.binance.com/market/stream?streams=btcusdt@aggTrade/ethusdt@aggTrade", ("BTCUSDT", "ETHUSDT")),
+        ("wss://fstream.binancefuture.com/ws/btcusdt@aggTrade", ("BTCUSDT",)),
+        ("wss://dstream.binance.com/ws/btcusd_perp@aggTrade", ("BTCUSD_PERP",)),
         ("wss://nbstream.binance.com/eoptions/ws/BTC-260630-9000-P@trade", ("BTC-260630-9000-P",)),
         (f"{GEMINI}/v1/marketdata/btcusd", ("BTCUSD",)),
         (f"{GEMINI}/v1/marketdata/BTCUSD?trades=true", ("BTCUSD",)),
@@ -57,6 +60,22 @@ def test_N12_N13_a_url_tells_its_markets(url: str, markets: tuple[str, ...]) -> 
         (f"{BINANCE}/ws/!miniTicker@arr", "carries no trades"),
         (f"{BINANCE}/stream?streams=btcusdt@kline_1m@+08:00/ethusdt@ticker", "carries no trades"),
         ("wss://fstream.binance.com/ws/btcusdt@markPrice", "carries no trades"),
+        ("wss://fstream.binance.com/ws/btcusdt@aggTrade", "use wss://fstream.binance.com/market/ws/btcusdt@aggTrade"),
+        ("wss://fstream.binance.com/stream?streams=btcusdt@aggTrade", "silent without a route"),
+        ("wss://fstream.binance.com/public/ws/btcusdt@aggTrade", "/public is silent"),
+        ("wss://fstream.binance.com/public/stream?streams=btcusdt@aggTrade", "/public is silent"),
+        ("wss://fstream.binance.com/private/ws/btcusdt@trade", "use wss://fstream.binance.com/market/ws/btcusdt@aggT"),
+        ("wss://fstream.binance.com/market/ws/btc-usdt@aggTrade", "without separators, in lower case: 'btcusdt@agg"),
+        ("wss://fstream.binance.com/market/ws/btc_usdt-260925@aggTrade", ": 'btcusdt_260925@aggTrade'"),
+        ("wss://dstream.binance.com/ws/BTCUSD_PERP@aggTrade", "in lower case: 'btcusd_perp@aggTrade'"),
+        (f"{BINANCE}/ws/btc-usdt@trade", "without separators, in lower case: 'btcusdt@trade'"),
+        (f"{BINANCE}/ws/BTC_USDT@trade", "without separators, in lower case: 'btcusdt@trade'"),
+        (f"{BINANCE}/ws/btc.usdt@aggTrade", "without separators, in lower case: 'btcusdt@aggTrade'"),
+        (f"{BINANCE}/ws/btcusdt_260925@trade", "without separators"),
+        (f"{BINANCE}/ws/btc/usdt@trade", "without the slash: 'btcusdt@trade'"),
+        (f"{BINANCE}/stream?streams=BTC/USDT@trade", "without the slash: 'btcusdt@trade'"),
+        (BINANCE.replace("wss", "ws") + "/ws/btcusdt@trade", "serves wss:// only"),
+        (GEMINI.replace("wss", "ws") + "/v1/marketdata/btcusd", "serves wss:// only"),
         ("wss://stream-sbe.binance.com/ws/btcusdt@trade", "binary SBE"),
         ("wss://ws-api.binance.com:443/ws-api/v3", "answers requests"),
         ("wss://api.binance.com/ws/btcusdt@trade", "answers requests"),
@@ -85,7 +104,13 @@ def test_N13_a_url_that_can_never_deliver_a_trade_says_why(url: str, why: str) -
         ("wss://api.sandbox.gemini.com/v1/marketdata/btcusd", "test network"),
         ("wss://ws.kraken.com/v2", "not a host of a known venue"),
         ("wss://stream.binance.com.example.org/ws/btcusdt@trade", "not a host of a known venue"),
+        ("wss://fstream.binance.com/ws/btcusdt@trade", "not documented for futures"),
+        ("wss://fstream.binance.com/public/ws/btcusdt@trade", "not documented for futures"),
+        ("wss://fstream.binance.com/market/ws/btcusdt@trade", "btcusdt@aggTrade is"),
+        ("wss://dstream.binance.com/ws/btcusd_perp@trade", "not documented for futures"),
+        (f"{BINANCE}/market/ws/btcusdt@trade", "no /market"),
         (f"{BINANCE}/stream?streams=btcusdt@trade/ETHUSDT@trade", "lower case"),
+        (f"{BINANCE}/stream?streams=btcusdt@trade/eth-usdt@trade", "without separators"),
         (f"{BINANCE}/stream?streams=btcusdt@trade/ethusdt@ticker", "carries no trades"),
     ],
 )
@@ -93,6 +118,18 @@ def test_N13_what_may_work_yet_surprise_is_told(url: str, doubt: str) -> None:
     found = subscription(None, url)
     assert found.problem is None
     assert doubt in " ".join(found.doubts)
+
+
+@pytest.mark.parametrize(
+    ("venue", "url", "why"),
+    [
+        ("binance", f"{GEMINI}/v1/marketdata/btcusd", "api.gemini.com speaks gemini, not binance"),
+        ("Gemini", f"{BINANCE}/ws/btcusdt@trade", "stream.binance.com speaks binance, not gemini"),
+        ("gemini", "wss://stream.binance.com/v1/marketdata/btcusd", "speaks binance"),
+    ],
+)
+def test_N13_a_venue_on_the_host_of_another_is_refused(venue: str, url: str, why: str) -> None:
+    assert why in (subscription(venue, url).problem or "")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:9001", "localhost", "[::1]:9001", "proxy.example"])
@@ -143,6 +180,42 @@ def test_N13_markets_that_do_not_fit_their_url() -> None:
         (),
     )
     assert misfit(subscription("binance", "ws://127.0.0.1/"), {"A": "a"}) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("market", "name", "is_other"),
+    [
+        ("BTCUSDT", "ETH/USDT", True),
+        ("btcusdt", "eth-usdt", True),
+        ("BTCUSDT", "ETHUSDT", True),
+        ("BTCUSDT", "BTC/USD", True),
+        ("BTCUSDT_260925", "ETH/USDT", True),
+        ("BTCUSDT", "BTC/USDT", False),
+        ("BTCUSDT", "btc_usdt", False),
+        ("BTCUSDT", "BTC/USDT:USDT", False),
+        ("BTCUSDT", "BTC/USDT-PERP", False),
+        ("BTCUSD_PERP", "BTC/USD", False),
+        ("BTCUSDT_260925", "BTC/USDT", False),
+        ("BTCUSDT_260925", "BTCUSDT_260925", False),
+        ("BTCGUSDPERP", "BTC/GUSD", False),
+        ("BTCUSDT", "Bitcoin", False),
+        ("BTCUSDT", "X", False),
+    ],
+)
+def test_N12_N13_a_name_of_another_pair_is_told(market: str, name: str, is_other: bool) -> None:
+    told = misnomer(market, name)
+    assert (told is not None) == is_other
+    # Whether or not its URL says what it asks for.
+    for url in (f"{BINANCE}/ws/{market.lower()}@trade", "wss://proxy.example/"):
+        found = subscription("binance", url)
+        if found.problem is None:
+            assert misfit(found, {market: name}) == (None, () if told is None else (told,))
+
+
+def test_N12_N13_two_markets_never_share_a_name() -> None:
+    for url in (f"{BINANCE}/ws/btcusdt@trade/ethusdt@trade", "ws://127.0.0.1/"):
+        problem, _ = misfit(subscription("binance", url), {"BTCUSDT": "X", "ETHUSDT": "X"})
+        assert problem == "two markets are called by the same name, and would share positions"
 
 
 def test_N12_each_market_and_each_kind_of_trade_has_a_stream_of_its_own() -> None:

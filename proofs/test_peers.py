@@ -214,6 +214,26 @@ def test_N17_what_breaks_the_protocol_is_counted_and_ends_the_connection(tmp_pat
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+def test_N8_N17_text_that_is_not_utf8_is_malformed_where_it_is_read(tmp_path: Path, transport: str) -> None:
+    """What nobody reads is looked at by `websockets` alone, which then disconnects."""
+    tick = mock_tick(1).encode()
+    read = tick.replace(b"BTC", b"\xffBTC")
+    unread = tick[:-1] + b',"x":"\xed\xa0\x80"}'
+    messages = [read, unread] if transport == "picows" else [read, unread, tick]
+
+    def script(client: socket.socket, number: int) -> None:
+        upgrade(client, and_then=b"".join(map(frame, messages)) if transport == "picows" else frame(messages[number]))
+        until_closed(client)
+
+    with raw_server(script) as server, started(tmp_path, transport, server.url) as running:
+        beat = running.wait_heartbeat(lambda beat: beat["ingest_received"] == 1)
+        counted = 1 if transport == "picows" else 2
+        assert (beat["parse_errors"], beat["reconnects"]) == (counted, counted if transport == "websockets" else 0)
+        assert running.stop() == 0
+        assert_calm(running)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N17_an_answer_to_the_upgrade_that_makes_no_sense_is_a_failure_like_others(
     tmp_path: Path, transport: str
 ) -> None:

@@ -87,6 +87,26 @@ def test_the_example_sources_load() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("symbol", "told"),
+    [
+        ("BTC/USDT", []),
+        ("Bitcoin", []),
+        ("ETH/USDT", ["source a: BTCUSDT is called ETH/USDT, the name of another market"]),
+    ],
+)
+def test_N13_a_symbol_of_another_pair_is_a_warning(tmp_path: Path, symbol: str, told: list[str]) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[engine]\ningest_mode = "REAL_WS"\n')
+    path.with_name("ws_sources.toml").write_text(
+        '[[source]]\nname = "a"\nurl = "wss://stream.binance.com/ws/btcusdt@trade"\npriority = 1\n'
+        f'symbol = "{symbol}"\n'
+    )
+    assert [message for message, _ in load(str(path), {}).warnings] == told
+    # What is shipped surprises nobody.
+    assert load(str(path), {}, str(ROOT / "config" / "ws_sources.toml")).warnings == ()
+
+
 def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in table.items():
