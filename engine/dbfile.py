@@ -263,7 +263,8 @@ def _claim(path: Path, lock_path: Path) -> DatabaseFile:
 def set_aside_orphans(path: Path) -> list[tuple[Path, int]]:
     """Rename what a database that is gone or empty has left beside it; where to, and its size in bytes.
 
-    SQLite would delete it, unread. What lies beside a link belongs to no database: SQLite looks beside what it leads to.
+    SQLite would delete it, unread. What lies beside a link belongs to no database: SQLite looks
+    beside what it leads to.
     """
     real, given = Path(os.path.realpath(path)), Path(os.path.abspath(path))
     owners = [given] if given.is_symlink() else []

@@ -109,11 +109,10 @@ class _Seen:
 
     @classmethod
     def restored(cls, stored: Numbering) -> _Seen:
-        """As it was when it was last stored."""
+        """As it was when it was last stored, or as the ticks tell it: those holes are on disk with the next move."""
         seen = cls(stored.stream, stored.number, stored.first, stored.last, 0, stored.newest_ts)
         seen.starts = [start for start, _ in stored.missing or ()]
         seen.ends = [end for _, end in stored.missing or ()]
-        seen.changed = False
         seen.before = stored.last
         if stored.segments:
             upto, since, until = zip(*stored.segments, strict=True)
@@ -385,6 +384,11 @@ class Intake:
         """The numberings that have moved since the last call: what goes to disk with the ticks that moved them."""
         moved, self._moved = self._moved, {}
         return [seen.stored() for seen in moved.values()]
+
+    def moving(self) -> dict[str, tuple[str, int]]:
+        """Label -> (stream, number) of what `take_moved` would give: what has to be on disk before ticks that go there
+        without it, so that it is known whose they are."""
+        return {label: (seen.stream, seen.number) for label, seen in self._moved.items()}
 
     @property
     def has_moved(self) -> bool:

@@ -129,15 +129,16 @@ class DiskTrouble(Unwritten):
 
 
 class Batch(msgspec.Struct):
-    """What one transaction takes. `numberings` maps a label (`Tick.source`) to the trade ids seen, `streams` the names
-    of new streams to (source, market), `barred` a source's name to the time (ms) before which its venue must not be
-    contacted (N5)."""
+    """What one transaction takes. `numberings` maps a label (`Tick.source`) to the trade ids seen, `labels` to (stream,
+    number) where the ids follow in a later batch, `streams` the names of new streams to (source, market), `barred` a
+    source's name to the time (ms) before which its venue must not be contacted (N5)."""
 
     ticks: list[Tick] = []
     signals: list[Signal] = []
     orders: list[OrderEvent] = []
     fills: list[Fill] = []
     numberings: dict[str, Numbering] = {}
+    labels: dict[str, tuple[str, int]] = {}
     streams: dict[str, tuple[str, str]] = {}
     barred: dict[str, int] = {}
 
@@ -1041,6 +1042,12 @@ class Ledger:
                 "INSERT INTO sources(name, source, market) VALUES (?, ?, ?)"
                 " ON CONFLICT(name) DO UPDATE SET source = excluded.source, market = excluded.market",
                 [(name, *owner) for name, owner in batch.streams.items()],
+            )
+        if batch.labels:
+            self._connection.executemany(
+                "INSERT INTO sources(name, stream, number) VALUES (?, ?, ?)"
+                " ON CONFLICT(name) DO UPDATE SET stream = excluded.stream, number = excluded.number",
+                [(label, *whose) for label, whose in batch.labels.items()],
             )
         if batch.numberings:
             self._write_numberings(batch.numberings)

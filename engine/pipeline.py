@@ -258,7 +258,12 @@ class Ingest:
             if room:
                 ticks, self.rest = self.rest[:room], self.rest[room:]
                 self._ticks.put_nowait(ticks, len(ticks))
-                batch = ledger.Batch(ticks=ticks, numberings=self.numberings(), streams=self._streams.take_new())
+                batch = ledger.Batch(
+                    ticks=ticks,
+                    labels=self.intake.moving() if self.rest else {},
+                    numberings=self.numberings(),
+                    streams=self._streams.take_new(),
+                )
                 self._rows.put_nowait(batch, len(ticks))
         if self.rest:
             self._ticks.refused()
@@ -915,6 +920,7 @@ def _merge(batches: list[ledger.Batch]) -> ledger.Batch:
             if one.missing is None and (before := merged.numberings.get(label)) is not None:
                 one.missing = before.missing
             merged.numberings[label] = one
+        merged.labels |= batch.labels
         merged.streams |= batch.streams
         merged.barred |= batch.barred
     return merged

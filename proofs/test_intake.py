@@ -407,8 +407,9 @@ class World:
         fresh = self.books.admit(ticks)
         assert self.books.parsed == self.books.received + self.books.duplicates
         if flush:
+            labels = {} if told else self.books.moving()
             moved = self.books.take_moved() if told else []
-            self.store.write(Batch(ticks=fresh, numberings={one.label: one for one in moved}))
+            self.store.write(Batch(ticks=fresh, labels=labels, numberings={one.label: one for one in moved}))
             self.flushed |= set(trades)
 
     def trades(self, count: int) -> list[Trade]:

@@ -397,6 +397,7 @@ def test_D2_a_migration_that_fails_changes_nothing(database: Path, monkeypatch: 
 def test_D2_a_second_start_migrates_nothing(database: Path, caplog: pytest.LogCaptureFixture) -> None:
     opened(database).close()
     caplog.set_level(logging.INFO, "engine.ledger")
+    caplog.clear()
     opened(database).close()
     assert "schema migrated" not in logged(caplog)
 
