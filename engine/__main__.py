@@ -1,7 +1,7 @@
 """`python -m engine`, `hybrid-engine`: the first and the last thing the process does (contract section 3, E6, C7).
 
-What takes time to import, and whatever may be missing from a damaged installation, is imported once signals are taken
-care of and errors can be told.
+Whatever may be missing from a damaged installation, this package's other modules included, is imported only where its
+absence can be told; what takes time to import, only once signals are taken care of.
 """
 
 from __future__ import annotations
@@ -10,20 +10,29 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from engine.signals import Signals
+if TYPE_CHECKING:
+    from engine.exits import EngineError
+    from engine.signals import Signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the engine and returns its exit status (contract section 3)."""
     _open_missing_descriptors()
-    signals = Signals()
-    signals.install()
     argv = sys.argv[1:] if argv is None else argv
-    from engine import logs
-
     # --check-config prints its answer on stdout, so what it has to complain about goes to stderr.
-    handler = logs.configure(fd=2 if "--check-config" in argv else 1)
+    fd = 2 if "--check-config" in argv else 1
+    try:
+        from engine.signals import Signals
+
+        signals = Signals()
+        signals.install()
+        from engine import logs
+
+        handler = logs.configure(fd)
+    except Exception as error:
+        return _fail_early(error, fd)
     try:
         return _status(argv, signals)
     finally:
@@ -35,26 +44,47 @@ def _status(argv: Sequence[str], signals: Signals) -> int:
     import logging
 
     from engine import logs
-    from engine.exits import ConfigError, Crash, EngineError
+    from engine.exits import EngineError, explain
 
     try:
         from engine import command
 
         return command.run(argv, signals)
     except EngineError as error:
-        failure, cause = error, None
-    except (ImportError, SyntaxError) as error:
-        # Nothing heals an installation that lacks a part, or has one for another interpreter.
-        failure, cause = ConfigError(f"installation is damaged: {error}", error=repr(error)), None
+        failure = error
     except Exception as error:
-        failure, cause = Crash("unexpected error"), error
-    logs.report(logging.getLogger("engine"), failure, cause)
-    with suppress(ImportError, SyntaxError):
+        failure = explain(error, "unexpected error")
+    logs.report(logging.getLogger("engine"), failure)
+    if "--check-config" not in argv:
+        _tell_systemd(failure)
+    return failure.code
+
+
+def _tell_systemd(failure: EngineError) -> None:
+    # Whatever keeps us from it, a part of the installation included: the log has the reason already.
+    with suppress(Exception):
         from engine import notify, settings
 
-        if "--check-config" not in argv:
-            notify.tell_reason(settings.notify_socket(), failure)
-    return failure.code
+        notify.tell_reason(settings.notify_socket(), failure)
+
+
+def _fail_early(error: Exception, fd: int) -> int:
+    """Tells of an error as M1 says, with nothing but the standard library: what else does it could not be imported."""
+    # Built in, both of these: an import that needs a file may fail for the same reason.
+    import time
+
+    from engine import is_damage
+
+    code, name, what = (12, "CONFIG", "installation is damaged") if is_damage(error) else (1, "CRASH", "cannot start")
+    message = "".join(char if " " <= char <= "~" and char not in '"\\' else "?" for char in f"{what}: {error!r}")
+    now, ns = divmod(time.time_ns(), 1_000_000_000)
+    line = (
+        f'{{"timestamp":"{time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))}.{ns // 1000:06}Z","level":"ERROR",'
+        f'"fields":{{"message":"{message}","exit_code":{code},"exit_name":"{name}"}},"target":"engine"}}\n'
+    )
+    with suppress(OSError):
+        os.write(fd, line.encode())
+    return code
 
 
 def _open_missing_descriptors() -> None:

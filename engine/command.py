@@ -15,6 +15,8 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine import __version__, logs, redaction, settings
@@ -37,6 +39,8 @@ _OVERRIDES = {
     "replay_file": "engine.replay_file",
 }
 
+_DESCRIPTORS_MIN = 24
+"""More than database and event loop open; connections come on top."""
 
 _EPILOG = """\
 Exit status: 0 complete, 1 crash, 10 network, 11 parse, 12 config, 13 overload.
@@ -147,6 +151,12 @@ def run(argv: Sequence[str], signals: Signals) -> int:
 
             gate.check_prices(loaded)
             logger.warning("mode LIVE: whether its gate opens is known when the unit starts, and not before")
+        replayed = loaded.settings.engine.replay_file if loaded.settings.engine.ingest_mode == "REPLAY" else None
+        # What this user may not read the unit's may.
+        if replayed is not None and os.access(replayed, os.R_OK):
+            from engine import feeds
+
+            feeds.open_lines(Path(replayed)).close()
         _print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True, allow_nan=False) + "\n", signals)
         return ExitCode.COMPLETE
     if arguments.lift_bars:
@@ -192,12 +202,24 @@ def _lift_bars(loaded: settings.Loaded) -> int:
     return ExitCode.COMPLETE
 
 
+def _check_descriptors() -> None:
+    """Raises Crash while there are too few. Where the database gets none, SQLite calls it unusable; where the event
+    loop gets none, libuv aborts the process."""
+    try:
+        with ExitStack() as opened:
+            for _ in range(_DESCRIPTORS_MIN):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise Crash(f"too few file descriptors: {error.strerror}", needed=_DESCRIPTORS_MIN) from None
+
+
 def _trade(
     loaded: settings.Loaded,
     environment: settings.Environment,
     adapter: ExecutionAdapter | None,
     signals: Signals,
 ) -> int:
+    _check_descriptors()
     from engine import ledger
 
     options = loaded.settings

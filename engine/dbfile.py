@@ -48,8 +48,9 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 _ORPHANS: Final = {"-wal": WAL_HEADER_BYTES, "-journal": 512}
 """What a lost database leaves beside it, and how long it is without holding anything."""
 
-_FOR_A_HUMAN: Final = frozenset({
+FOR_A_HUMAN: Final = frozenset({
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
+    errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP,
 })  # fmt: skip
 
 
@@ -242,7 +243,9 @@ def claim(path: Path) -> DatabaseFile:
     try:
         return _claim(path, _lock_path(path))
     except OSError as error:
-        kind = ConfigError if error.errno in _FOR_A_HUMAN else Crash
+        # In /proc, /sys and their like there are directories in which nobody can make a file.
+        hopeless = error.errno == errno.ENOENT and path.parent.is_dir()
+        kind = ConfigError if hopeless or error.errno in FOR_A_HUMAN else Crash
         raise kind(f"{error.filename}: {error.strerror}{_owner(_lock_path(path))}", path=str(path)) from error
 
 

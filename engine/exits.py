@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from engine import is_damage
+
 
 class ExitCode(IntEnum):
     """The process exit status of the engine (contract section 3)."""
@@ -64,3 +66,16 @@ class Overload(EngineError):
     """A bounded channel stayed full longer than `overload_grace_ms`."""
 
     code = ExitCode.OVERLOAD
+
+
+def explain(error: Exception, message: str, **details: object) -> EngineError:
+    """What ends the engine when `error` was not expected: a crash that `message` names, or a damaged installation,
+    which nothing but a new one heals (C7)."""
+    failure: EngineError
+    if is_damage(error):
+        reason = str(error) or type(error).__name__
+        failure = ConfigError(f"installation is damaged: {reason}", error=repr(error), **details)
+    else:
+        failure = Crash(message, **details)
+    failure.__cause__ = error
+    return failure

@@ -33,7 +33,7 @@ from urllib.parse import urlsplit
 from engine import refusal, schema, session, settings
 from engine.dialing import Dialer
 from engine.events import Tick
-from engine.exits import ConfigError, Crash, EngineError, NetworkLost, ProtocolChanged
+from engine.exits import ConfigError, EngineError, NetworkLost, ProtocolChanged, explain
 from engine.logs import RateLimited
 from engine.markets import Kind, Markets, Streams, kind_for
 from engine.wire import MAX_MESSAGE_BYTES, Parser
@@ -266,7 +266,7 @@ class FileReplayFeed(ReplayFeed):
 
     def __init__(self, inlet: Inlet, path: Path, parse_error_limit: int) -> None:
         """Raises ConfigError when `path` is not a readable regular file, or one of another format."""
-        self._file = _open_lines(path)
+        self._file = open_lines(path)
         self._limit = parse_error_limit
         super().__init__(inlet, self._read(), str(path))
 
@@ -364,7 +364,7 @@ def why_no_lines(head: bytes) -> str | None:
     return None
 
 
-def _open_lines(path: Path) -> IO[bytes]:
+def open_lines(path: Path) -> IO[bytes]:
     """The replay file. Raises ConfigError when it is not a readable regular file, or not one of lines."""
     refused: str | None
     try:
@@ -763,9 +763,7 @@ class WebSocketFeed:
             self._report_failure(line, failure)
         except Exception as error:
             # No failure of the network: the library cannot be loaded, or is not what we take it for.
-            crash = Crash(f"transport failed: {why(error)}")
-            crash.__cause__ = error
-            self._fail(crash)
+            self._fail(explain(error, f"transport failed: {why(error)}"))
         finally:
             line.task = None
 

@@ -474,7 +474,9 @@ def _check_place(path: Path) -> None:
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"{path}: {error.strerror}: {error.filename}", path=str(path)) from error
     except OSError as error:
-        kind = ConfigError if error.errno == errno.EROFS else Crash
+        # Its parents are there: it is in /proc or the like, where nobody can make a directory.
+        hopeless = error.errno == errno.ENOENT or error.errno in dbfile.FOR_A_HUMAN
+        kind = ConfigError if hopeless else Crash
         raise kind(f"{path}: {error.strerror}: {error.filename}", path=str(path)) from error
 
 

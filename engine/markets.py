@@ -57,7 +57,7 @@ def kind_for(venue: str | None, url: str) -> Kind:
     """
     if venue is not None:
         try:
-            return _VENUES[venue.lower()]
+            return _VENUES[venue.lower() if venue.isascii() else venue]
         except KeyError:
             raise ValueError(f"venue {venue!r}: allowed are {', '.join(map(repr, _VENUES))}") from None
     host = (urlsplit(url).hostname or "").rstrip(".")
@@ -216,7 +216,7 @@ def _hopeless(kind: Kind, problem: str) -> Subscription:
 
 def plain(name: str) -> str:
     """A market's or symbol's name without what is written differently here and there: "btc-usdt" -> "BTCUSDT"."""
-    return re.sub(r"[^A-Z0-9]", "", name.upper())
+    return re.sub(r"[^A-Za-z0-9]", "", name).upper()
 
 
 def misnomer(market: str, name: str) -> str | None:
@@ -348,7 +348,8 @@ class Markets:
     def place(self, market: str, kind: str) -> tuple[str, str] | None:
         """The stream and the symbol of a trade; None when nobody asked for its market. `market`: as the message says,
         "" when it does not; `kind`: TRADE or AGGREGATED."""
-        market = market.upper()
+        # What is not ASCII is no venue's market, and stays what it is: of "\u0131" upper() makes an I.
+        market = market.upper() if market.isascii() else market
         if not market:
             if not self.is_single:
                 return None

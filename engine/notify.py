@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from engine.exits import EngineError
+from engine.logs import RateLimited
 from engine.redaction import redact
 
 logger = logging.getLogger("engine.notify")
@@ -31,6 +33,7 @@ class Notifier:
         """`address` is a path, or "@name" in the abstract namespace; None when nobody listens."""
         self._address = address
         self._socket: socket.socket | None = None
+        self._failures = RateLimited(logger, logging.WARNING)
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             # The queue may hold as few as ten datagrams (net.unix.max_dgram_qlen), and a READY must not be lost
@@ -48,7 +51,7 @@ class Notifier:
         try:
             self._socket.sendto("\n".join(lines).encode(), target)
         except OSError as error:
-            logger.warning("sd_notify failed", extra={"fields": {"error": str(error), "sent": lines}})
+            self._failures.log(time.monotonic(), "sd_notify failed", error=str(error), sent=lines)
 
     def close(self) -> None:
         if self._socket is not None:

@@ -31,7 +31,7 @@ from engine import execution, feeds, ledger, logs, metrics, notify, risk, strate
 from engine.channels import Channel
 from engine.clock_skew import VenueClocks
 from engine.events import Mode, Numbering, OrderStatus, Reason, Signal, Tick
-from engine.exits import Crash, EngineError, ExitCode
+from engine.exits import EngineError, ExitCode, explain
 from engine.intake import Break, Intake
 from engine.markets import CONSECUTIVE_IDS, Streams, kind_for
 from engine.schema import Source
@@ -46,6 +46,9 @@ _TASKS = ("ingest", "strategy", "execution", "persist")
 _LAG_INTERVAL_SECS = 0.1
 
 _OVERLOAD_RECHECK_SECS = 0.01
+
+# systemd may ask for more often, and then nothing else would be done.
+_WATCHDOG_PAUSE_SECS_MIN = 0.01
 
 # Waits between attempts at a batch that could not be written; SQLite has itself waited busy_timeout_ms before
 # it says locked, so only a full or failing disk needs the longer ones.
@@ -518,8 +521,7 @@ class Pipeline:
         except EngineError as error:
             self._failures[name] = error
         except Exception as error:
-            self._failures[name] = crash = Crash(f"{name} failed", task=name)
-            crash.__cause__ = error
+            self._failures[name] = explain(error, f"{name} failed", task=name)
         else:
             return True
         self._end(self._failures[name])
@@ -759,9 +761,7 @@ class Pipeline:
         if isinstance(outcome, EngineError):
             self._end(outcome)
         else:
-            crash = Crash("writer failed", task="writer")
-            crash.__cause__ = outcome
-            self._end(crash)
+            self._end(explain(outcome, "writer failed", task="writer"))
 
     # --- timers ---------------------------------------------------------------------------------------------
 
@@ -810,16 +810,18 @@ class Pipeline:
                     channel.check_overload(grace)
 
     async def _feed_watchdog(self, watchdog_secs: float) -> None:
+        pause_secs = max(watchdog_secs / 4, _WATCHDOG_PAUSE_SECS_MIN)
+        unfed = logs.RateLimited(logger, logging.WARNING)
         while True:
             self._liveness.next_epoch()
             for channel in (self._ticks, self._signals, self._rows):
                 channel.nudge()
             self._feed.nudge()
-            await asyncio.sleep(watchdog_secs / 4)
+            await asyncio.sleep(pause_secs)
             while silent := self._liveness.silent():
-                logger.warning("watchdog not fed", extra={"fields": {"silent": silent}})
+                unfed.log(self._loop.time(), "watchdog not fed", silent=silent)
                 self._rows.nudge()
-                await asyncio.sleep(watchdog_secs / 4)
+                await asyncio.sleep(pause_secs)
             self._notifier.send(WATCHDOG=1)
 
     # --- books ----------------------------------------------------------------------------------------------

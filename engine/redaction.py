@@ -5,7 +5,8 @@ What is taken out, rather too much than too little:
 * of a URL: user name and password, all from the first `?`, `#` or `;` on, and of the path what looks like a key; the
   whole URL where its host is not one, since that may be half of a password
 * what stands before an `@` as if it were `user:password`
-* what a telling name is set to: `password = ...`, `token: ...`, `?key=...`, in any spelling of ours or of a venue
+* what a telling name is set to: `password = ...`, `token: ...`, `?key=...`, in any spelling of ours or of a venue; what
+  follows the word Bearer
 
 What is left cannot be told from a symbol, a stream or a file name.
 """
@@ -26,22 +27,30 @@ TELLING: Final = re.compile(
 _CHARS_MAX: Final = 16_384
 
 # What any of the expressions below needs: most text has none of it.
-_SUSPICIOUS: Final = re.compile(r"[:=@%]")
+_SUSPICIOUS: Final = re.compile(r"[:=@%]|bearer\s", re.IGNORECASE)
 
 # Bounded, so that no text takes time in the square of its length.
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]{0,31})(?:://|%3a%2f%2f)(\S*)", re.IGNORECASE)
 _HOST: Final = re.compile(r"(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{0,5})?", re.IGNORECASE)
 _URL_PATH_END: Final = re.compile(r"[?#;]|%(?:3[bdf]|23|40)", re.IGNORECASE)
-_KEY_IN_PATH: Final = re.compile(r"[\w-]{32,}|(?<=/)[^/]*=[^/]*")
-_TELLING_SEGMENT: Final = re.compile(rf"((?:{TELLING.pattern})[^/]*/)[^/]+", re.IGNORECASE)
+# Between slashes: what is long; what is of letters and digits and no stream, which has an @; what is set to something.
+_KEY_IN_PATH: Final = re.compile(
+    r"[\w-]{32,}|(?<=/)(?![^/]*@)(?=[^/]*[0-9])(?=[^/]*[A-Za-z])[\w.~%+!$*-]{16,}|(?<=/)[^/]*=[^/]*"
+)
+_TELLING_SEGMENT: Final = re.compile(
+    rf"((?:(?:{TELLING.pattern})[^/]*|(?<=/)(?:pw|keys?))/)(?:\[redacted\]|[^/]+)", re.IGNORECASE
+)
 
 _QUERY: Final = re.compile(r"\?[\w.%-]+=[^\s'\"]*")
 _USER_AND_PASSWORD: Final = re.compile(r"[^\s/@:'\"]{1,64}(?::|%3a)[^\s'\"]*(?:@|%40)(?=[\w\[])", re.IGNORECASE)
 _NAMED: Final = re.compile(
-    rf"((?:{TELLING.pattern})[\w.-]{{0,64}}[\"']?\s{{0,8}}(?:[=:]|%3d)\s*)"
+    # `pw` and `key` alone, for they are parts of harmless words.
+    rf"((?:(?:{TELLING.pattern})[\w.-]{{0,64}}|(?<![\w.-])(?:pw|key)(?![\w.-]))[\"']?\s{{0,8}}(?:[=:]|%3d)\s*)"
     r"(\[redacted\]|(?:bearer|basic)\s+\S+|\"[^\"]*\"|'[^']*'|[^\s,;&\"')\]}]+)",
     re.IGNORECASE,
 )
+
+_BEARER: Final = re.compile(r"(\bbearer\s+[\"']?)(?:\[redacted\]|[^\s'\"]+)", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
@@ -93,4 +102,4 @@ def _redact_url(scheme: str, rest: str) -> str:
 def _redact_words(text: str) -> str:
     text = _QUERY.sub(f"?{MARK}", text)
     text = _USER_AND_PASSWORD.sub(f"{MARK}@", text)
-    return _NAMED.sub(rf"\g<1>{MARK}", text)
+    return _BEARER.sub(rf"\g<1>{MARK}", _NAMED.sub(rf"\g<1>{MARK}", text))

@@ -27,9 +27,14 @@ INGEST_MODES: Final[tuple[str, ...]] = get_args(IngestMode)
 _STRICT: Final = core.CoreConfig(strict=True, allow_inf_nan=False)
 
 
+def upper(name: str) -> str:
+    """`name` in upper case where it is ASCII. Of other letters str.upper makes ours: LIVE of "l\u0131ve"."""
+    return name.upper() if name.isascii() else name
+
+
 def _mode(value: object) -> object:
     """Any case is accepted; what is no mode is left as it came, for the error to show."""
-    return value.upper() if isinstance(value, str) and value.upper() in MODES else value
+    return upper(value) if isinstance(value, str) and upper(value) in MODES else value
 
 
 def _ingest_mode(value: object) -> object:
@@ -37,12 +42,12 @@ def _ingest_mode(value: object) -> object:
     short_forms = {"MOCKWS": "MOCK_WS", "REALWS": "REAL_WS"}
     if not isinstance(value, str):
         return value
-    name = short_forms.get(value.upper(), value.upper())
+    name = short_forms.get(upper(value), upper(value))
     return name if name in INGEST_MODES else value
 
 
 def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
+    return value.lower() if isinstance(value, str) and value.isascii() else value
 
 
 def _ws_url(value: str) -> str:

@@ -32,6 +32,10 @@ MAX_FILE_BYTES = 1024 * 1024
 _SHOWN_CHARS_MAX = 80
 _PROBLEMS_MAX = 20
 
+# Linux' limit for a name, and SQLite's for a path.
+_NAME_BYTES_MAX = 255
+_PATH_BYTES_MAX = 512
+
 # In one line of a file.
 _DOTS_MAX = 1000
 
@@ -65,8 +69,9 @@ def read_environment(environ: Mapping[str, str] | None = None, pid: int | None =
     none of the allowed ones."""
     environ = os.environ if environ is None else environ
     pid = os.getpid() if pid is None else pid
-    log_level = environ.get("HYBRID_LOG", "INFO").upper()
-    transport = environ.get("HYBRID_TRANSPORT", TRANSPORTS[0]).lower()
+    log_level = schema.upper(environ.get("HYBRID_LOG", "INFO"))
+    named = environ.get("HYBRID_TRANSPORT", TRANSPORTS[0])
+    transport = named.lower() if named.isascii() else named
     for name, value, allowed in (
         ("HYBRID_LOG", log_level, LOG_LEVELS),
         ("HYBRID_TRANSPORT", transport, TRANSPORTS),
@@ -112,7 +117,7 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
 
     origins: dict[str, str] = {}
     for key, (flag, value) in flags.items():
-        if key == "mode" and isinstance(value, str) and value.upper() not in schema.MODES:
+        if key == "mode" and isinstance(value, str) and schema.upper(value) not in schema.MODES:
             # C1: a typo must never become LIVE, nor leave a LIVE of the file in force.
             shown = shorten(redact_value(value))
             warnings.append(("unknown --mode, running SHADOW", {"value": shown, "allowed": list(schema.MODES)}))
@@ -140,7 +145,9 @@ def _check_places(settings: Settings, path: Path, origins: Mapping[str, str]) ->
     for key, place in places.items():
         allowed = None
         try:
-            if not stat.S_ISREG(os.stat(place).st_mode):
+            if key == "app.db_path" and not _fits(place):
+                allowed = "too long a name, with what SQLite appends to it (-journal)"
+            elif not stat.S_ISREG(os.stat(place).st_mode):
                 allowed = "not a regular file"
         except FileNotFoundError as error:
             # The database is made when there is none.
@@ -155,6 +162,12 @@ def _check_places(settings: Settings, path: Path, origins: Mapping[str, str]) ->
             raise ConfigError(
                 f"{name} = {shown}: {allowed}", config_path=str(path), key=key, value=shown, allowed=allowed
             )
+
+
+def _fits(database: str) -> bool:
+    """Whether there can be files of its name and of those beside it, in directories that may not be there yet."""
+    path = os.fsencode(os.path.realpath(database)) + b"-journal"
+    return len(path) <= _PATH_BYTES_MAX and all(len(name) <= _NAME_BYTES_MAX for name in path.split(b"/"))
 
 
 def load_sources(path: Path) -> tuple[Source, ...]:

@@ -5,7 +5,7 @@
     TTIN, TTOU                nothing, so that an engine in the background of a shell is not halted by its terminal
 
 What was ignored when the process started stays ignored, as `nohup` and the background of a shell expect, except TERM:
-something has to be able to stop an engine.
+something has to be able to stop an engine. What was blocked does not stay so: nobody asks for that.
 
 Python's own handlers do it, not the event loop's: those begin only with the loop, and when the loop is closed they
 leave the default behind, by which the next signal kills. A handler only takes notes, because it may interrupt anything,
@@ -61,6 +61,8 @@ class Signals:
             if signal.getsignal(signum) is not signal.SIG_IGN or signum == signal.SIGTERM:
                 signal.signal(signum, self._note)
                 self._handled.append(signum)
+        # Whoever started us may have blocked them, and a mask is inherited. Before any thread begins, which takes ours.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
         for signum in _TERMINAL:
             signal.signal(signum, signal.SIG_IGN)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
@@ -229,19 +232,131 @@ def test_C7_a_start_and_a_check_agree(tmp_path: Path, text: str) -> None:
         json.loads(check.stdout)
 
 
-@pytest.mark.parametrize(
-    ("damage", "status"),
-    [("import nowhere", 12), ("def (", 12), ("raise MemoryError", 1), ("raise OSError(24, 'files')", 1)],
-)
-@pytest.mark.parametrize("module", ["settings", "pipeline"])
-def test_C7_a_damaged_installation_exits_12_and_what_may_be_over_1(
-    tmp_path: Path, module: str, damage: str, status: int
-) -> None:
-    shutil.copytree(ROOT / "engine", tmp_path / "engine", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "engine" / f"{module}.py").write_text(damage)
+def damaged(directory: Path, module: str, damage: str) -> None:
+    """A copy of the engine in which one module is not what it was."""
+    shutil.copytree(ROOT / "engine", directory / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+    path = directory / "engine" / f"{module}.py"
+    source = path.read_bytes()
+    path.unlink()
+    if damage == "a directory":
+        path.mkdir()
+    elif damage == "a loop of links":
+        path.symlink_to(path.name)
+    elif damage != "missing":
+        content = {"empty": b"", "NULs": bytes(len(source)), "cut off": source[: len(source) // 2]}
+        path.write_bytes(content[damage] if damage in content else damage.encode() + b"\n" + source)
+
+
+DAMAGES = ["missing", "empty", "NULs", "a directory", "a loop of links", "def (", "import nowhere", "a = 1 / 0"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("module", ["signals", "logs", "exits", "redaction", "settings", "risk", "ledger"])
+def test_C7_a_damaged_installation_exits_12(tmp_path: Path, module: str, damage: str) -> None:
+    damaged(tmp_path, module, damage)
     result = call(tmp_path, "--seconds", "0.1", "--db", "bot.db", PYTHONPATH=str(tmp_path))
-    assert result.returncode == status
+    assert result.returncode == 12, result.stdout + result.stderr
+    assert "raceback" not in result.stdout + result.stderr
+    assert "installation is damaged" in error_of(result)
+
+
+EVERY = sorted({path.stem for path in (ROOT / "engine").glob("*.py")} - {"__init__", "__main__"})
+
+
+@pytest.mark.parametrize("module", EVERY)
+def test_C7_whatever_module_is_missing_none_is_a_crash(tmp_path: Path, module: str) -> None:
+    """One that this run does not need is not missed."""
+    damaged(tmp_path, module, "missing")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"ws://127.0.0.1:{nobody.getsockname()[1]}/"
+        args = ["--ingest", "mockws", "--ws-url", url, "--seconds", "0.3", "--db", "bot.db"]
+        result = call(tmp_path, *args, PYTHONPATH=str(tmp_path))
+    assert result.returncode in (0, 12), result.stdout + result.stderr
+    assert "raceback" not in result.stdout + result.stderr
+    if result.returncode:
+        assert "installation is damaged" in error_of(result)
+
+
+@pytest.mark.parametrize("module", ["signals", "exits", "pipeline"])
+def test_C7_the_installed_command_says_so_too(tmp_path: Path, module: str) -> None:
+    damaged(tmp_path, module, "missing")
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from engine.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-I", "-c", script, "--seconds", "0.1", "--db", "bot.db"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=15, check=False)
+    assert result.returncode == 12, result.stderr
+    assert "installation is damaged" in error_of(result)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_C7_a_module_that_may_not_be_read_is_damage(
+    monkeypatch: pytest.MonkeyPatch, early: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Root may read whatever it likes, so the loader is made to say it."""
+    from engine import __main__
+
+    def get_data(self: SourceFileLoader, path: str) -> bytes:
+        raise PermissionError(13, "Permission denied", path)
+
+    module = "engine.logs" if early else "engine.command"
+    monkeypatch.setattr(SourceFileLoader, "get_data", get_data)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr(sys.modules["engine"], module.rpartition(".")[2], raising=False)
+    status = __main__.main(["--check-config"])
+    assert (status, "Permission denied" in capfd.readouterr().err) == (12, True)
+
+
+@pytest.mark.parametrize("damage", ["raise MemoryError", "raise OSError(24, 'files')", "raise OSError(28, 'disk')"])
+@pytest.mark.parametrize("module", ["logs", "settings", "pipeline"])
+def test_C7_what_may_be_over_at_the_next_start_exits_1(tmp_path: Path, module: str, damage: str) -> None:
+    damaged(tmp_path, module, damage)
+    path = tmp_path / "engine" / f"{module}.py"
+    path.write_text(damage)
+    result = call(tmp_path, "--seconds", "0.1", "--db", "bot.db", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
     error_of(result)
+
+
+@pytest.mark.parametrize("limit", [8, 12, 13, 20])
+def test_C7_too_few_descriptors_are_told(tmp_path: Path, limit: int) -> None:
+    """libuv ends the process by SIGABRT when it gets none."""
+    script = "import resource, sys; from engine.__main__ import main\n"
+    script += f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit})); sys.exit(main())"
+    result = subprocess.run(
+        [sys.executable, "-c", script, "--seconds", "0.1", "--db", "bot.db"], env={"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=15, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "file descriptors" in error_of(result)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["/proc/x.db", "/proc/x/y.db", "/sys/x.db", "/dev/fd/x.db", *("d" * n for n in (248, 250, 252)), "x" + "/e" * 250],
+)
+def test_C7_a_database_that_can_never_be_exits_12(tmp_path: Path, place: str) -> None:
+    result = call(tmp_path, "--seconds", "0.1", "--db", place)
+    assert result.returncode == 12, result.stdout
+    assert "traceback" not in result.stdout
+    if not place.startswith(("/proc", "/sys", "/dev")):
+        assert call(tmp_path, "--check-config", "--db", place).returncode == 12
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name_bytes", [240, 247])
+def test_C7_the_longest_names_are_databases(tmp_path: Path, name_bytes: int) -> None:
+    assert call(tmp_path, "--seconds", "0.1", "--db", "d" * name_bytes).returncode == 0
+
+
+@pytest.mark.parametrize("raw", [gzip.compress(b"{}\n"), b'[{"price":1}]', "{}\n".encode("utf-16"), None], ids=range(4))
+def test_C7_a_check_and_a_start_agree_about_a_replay_file(tmp_path: Path, raw: bytes | None) -> None:
+    path = Path("/proc/self/mem")
+    if raw is not None:
+        path = tmp_path / "ticks"
+        path.write_bytes(raw)
+    args = ["--ingest", "replay", "--replay-file", str(path), "--db", "bot.db"]
+    assert [call(tmp_path, *more, *args).returncode for more in ([], ["--check-config"])] == [12, 12]
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,13 @@ POSITIONS = [
     'secret_token = "{}"',
     "Authorization: Bearer {}",
     "/etc/engine/password={}/config.toml",
+    "wss://host/key/{}/x",
+    "wss://host/pw/{}",
+    "wss://host/keys/{}",
+    "pw={}",
+    "key: {}",
+    "Bearer {}",
+    "bearer  '{}",
 ]
 """Where a secret may stand."""
 
@@ -84,6 +91,11 @@ def test_C8_a_secret_is_not_shown_wherever_it_stands(position: str, secret: str,
         "wss://stream.binance.com:9443/ws/btcusdt@trade",
         "wss://stream.binance.com/ws/!ticker@arr",
         "wss://api.gemini.com/v1/marketdata/BTCUSD",
+        "wss://api.gemini.com/v1/marketdata/btcusd",
+        "wss://fstream.binance.com/ws/btcusdt_260925@aggTrade",
+        "wss://nbstream.binance.com/eoptions/ws/BTC-260630-9000-P@trade",
+        "wss://stream.binance.com/ws/1000000mogusdt@trade/btcusdt@trade",
+        "monkey: no key",
         "ws://localhost:9001",
         "ws://[::1]:9001/feed",
         "SOL/USDC",
@@ -99,6 +111,20 @@ def test_C8_a_secret_is_not_shown_wherever_it_stands(position: str, secret: str,
 def test_what_is_no_secret_is_shown(text: str) -> None:
     assert redact(text) == text
     assert redact_value(text) == text
+
+
+@given(
+    st.text(string.ascii_letters + string.digits + "-_.~", min_size=16, max_size=60).filter(
+        lambda key: any(c in string.digits for c in key) and any(c in string.ascii_letters for c in key)
+    ),
+    st.sampled_from(["wss://host/{}", "wss://host/ws/{}/x", "connecting to 'wss://host:1/{}?x': refused"]),
+)
+@example("Zq9xW7vK3pL8mN4tR6yB2cDe", "wss://host/ws/{}")
+@example("sk-proj-Abc123Def456Ghi789Jkl0", "wss://host/{}")
+@example("AKIAIOSFODNN7EXAMPLE", "wss://host/{}")
+@example("a1" * 8, "wss://host/{}")
+def test_C8_what_looks_like_a_key_in_a_path_is_not_shown(key: str, position: str) -> None:
+    assert key not in redact(position.format(key))
 
 
 @given(st.text() | st.text("ws:/@?#;%=.'\" abp[]"))
@@ -124,6 +150,8 @@ PLACES = {
     "database": (["--db", "postgres://u:{}@h/db"], ""),
     "replay file": (["--ingest", "replay", "--replay-file", "file:x?key={}"], ""),
     "mode": (["--mode", "password={}"], ""),
+    "bearer": (["--ingest", "Bearer {}"], ""),
+    "bearer in the file": ([], "engine.ingest_mode = 'Bearer {}'"),
     "config": (["--config", "wss://u:{}@h/c.toml"], ""),
     "sources": (["--ingest", "realws", "--sources", "x?password={}"], ""),
     "unknown key": ([], "engine.pasword = '{}'"),

@@ -254,6 +254,24 @@ def test_M6_the_end_waits_for_a_reader_but_not_for_long() -> None:
         reader.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_M6_the_end_cuts_no_line_but_the_last(kind: str) -> None:
+    """Nobody reads before the process has ended, and then it is too late for what did not fit."""
+    reader = Reader(kind)
+    try:
+        for number in range(3000):
+            reader.handler.emit(record("x" * 300, number=number))
+        reader.handler.drain(0.05)
+        reader.read()
+        *whole, last = reader.raw.split(b"\n")
+        assert [json.loads(line)["fields"]["number"] for line in whole] == list(range(len(whole)))
+        assert len(whole) > 5
+        if kind != "terminal":
+            assert last == b""
+    finally:
+        reader.close()
+
+
 def test_M6_a_full_disk_tears_no_line(tmp_path: Path) -> None:
     """A file that may not grow stops in the middle of a line; when it may, that line is finished first."""
     path = tmp_path / "log"

@@ -242,6 +242,14 @@ def test_N12_without_a_word_the_first_market_that_comes_is_meant() -> None:
     assert (markets.guessed, markets.is_single) == ("BTCUSDT", True)
 
 
+def test_N12_a_market_is_spelled_in_ascii() -> None:
+    """Of the dotless i upper() makes an I, and a trade of nobody knows what would be one of ours."""
+    asked = Markets("one", "BTC/USD", Streams(), {"BIT": "BIT/USD"})
+    assert asked.place("bit", TRADE) is not None
+    assert asked.place("b\u0131t", TRADE) is None
+    assert plain("b\u0131t") != plain("BIT")
+
+
 def test_N12_a_restart_finds_the_streams_by_their_names() -> None:
     """Repointed to another market, and back: each time the stream is the one it was."""
     stored: dict[str, tuple[str, str] | None] = {"a": ("a", "BTCUSDT"), "a ETHUSDT": ("a", "ETHUSDT"), "old": None}

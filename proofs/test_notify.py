@@ -47,6 +47,14 @@ def test_M4_a_listener_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> None
     notifier.close()
 
 
+def test_M4_that_nobody_hears_is_told_once_a_second(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    notifier = Notifier(str(tmp_path / "nobody"))
+    for _ in range(100):
+        notifier.send(WATCHDOG=1)
+    notifier.close()
+    assert 1 <= len(caplog.records) <= 3
+
+
 def test_E5_only_when_every_task_answered_is_nobody_silent() -> None:
     liveness = Liveness(("ingest", "strategy", "persist"))
     assert liveness.silent() == ["ingest", "strategy", "persist"]

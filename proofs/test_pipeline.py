@@ -1123,6 +1123,27 @@ def test_E5_a_write_that_hangs_starves_the_watchdog(tmp_path: Path, monkeypatch:
     assert 1 <= fed <= 6
 
 
+@pytest.mark.parametrize("usec", ["1", "1000"])
+def test_E5_M4_a_watchdog_of_no_time_leaves_time_for_the_rest(tmp_path: Path, usec: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(DEADLINE_SECS)
+        config = write_config(tmp_path, {"engine": {"tick_interval_ms": 1}})
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": usec}
+        with engine(tmp_path, "--config", str(config), **environ) as running:
+            fed: list[float] = []
+            while len(fed) < 20:
+                if systemd.recv(4096) == b"WATCHDOG=1":
+                    fed.append(time.monotonic())
+            assert fed[-1] - fed[0] > 19 * 0.009
+            systemd.close()
+            running.wait_heartbeat(lambda beat: beat["ingest_received"] > 1000)
+            assert running.stop() == 0
+            seconds = time.monotonic() - fed[-1]
+            assert 1 <= len(running.messages("sd_notify failed")) <= seconds + 2
+            assert len(running.messages("watchdog not fed")) <= seconds + 2
+
+
 def test_M4_there_is_no_ready_without_a_database(tmp_path: Path) -> None:
     (tmp_path / "bot.db").write_text("this is a letter, not a database. " * 50)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

@@ -6,7 +6,9 @@ import base64
 import json
 import os
 import socket
+import sys
 import tomllib
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from hypothesis import strategies as st
 
 from engine import schema
 from engine.exits import ConfigError
-from engine.schema import Settings
+from engine.schema import INGEST_MODES, MODES, Settings
 from engine.settings import (
+    LOG_LEVELS,
+    TRANSPORTS,
     effective,
     load,
     load_sources,
@@ -140,6 +144,53 @@ def test_C4_an_unknown_mode_in_the_file_is_refused(tmp_path: Path) -> None:
 def test_C2_an_unknown_ingest_is_refused_by_the_name_of_the_flag(tmp_path: Path) -> None:
     error = refused(tmp_path, "", engine__ingest_mode="synthetc")
     assert str(error).startswith("--engine__ingest_mode = 'synthetc'")
+
+
+# What is not ASCII until Python's upper(), lower() or casefold() makes it so: dotless i, long s, the sign of Kelvin,
+# ligatures.
+FOLDED = [
+    (char, folded)
+    for char in map(chr, range(128, sys.maxunicode + 1))
+    for folded in {char.upper(), char.lower(), char.casefold()}
+    if folded.isascii()
+]
+
+
+def misspelled(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        for written in (name.upper(), name.lower()):
+            for char, folded in FOLDED:
+                for spelled in {folded.upper(), folded.lower()}:
+                    if spelled in written:
+                        yield written.replace(spelled, char, 1)
+
+
+def test_C1_a_mode_is_spelled_in_ascii(tmp_path: Path) -> None:
+    found = {*misspelled(MODES)}
+    assert "l\u0131ve" in found
+    path = tmp_path / "config.toml"
+    path.write_text('mode = "LIVE"\nlive_armed = true\n')
+    for typo in found:
+        loaded = load(str(path), {"mode": ("--mode", typo)})
+        assert (loaded.settings.mode, len(loaded.warnings)) == ("SHADOW", 1), typo
+        assert refused(tmp_path, f'mode = "{typo}"').code == 12
+
+
+def test_C2_an_ingest_is_spelled_in_ascii(tmp_path: Path) -> None:
+    found = {*misspelled([*INGEST_MODES, "mockws", "realws"])}
+    assert "\u017fynthetic" in found
+    for typo in found:
+        refused(tmp_path, "", engine__ingest_mode=typo)
+        refused(tmp_path, f'engine.ingest_mode = "{typo}"')
+
+
+def test_C7_what_the_environment_names_is_spelled_in_ascii() -> None:
+    for name, allowed in (("HYBRID_LOG", LOG_LEVELS), ("HYBRID_TRANSPORT", TRANSPORTS)):
+        found = {*misspelled(allowed)}
+        assert found
+        for typo in found:
+            with pytest.raises(ConfigError, match=name):
+                read_environment({name: typo}, 7)
 
 
 @pytest.mark.parametrize(

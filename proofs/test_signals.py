@@ -125,6 +125,32 @@ def test_E6_what_was_ignored_stays_ignored(tmp_path: Path, signum: int) -> None:
     assert sum('"SIGTERM"' in line for line in seen) == 1
 
 
+@pytest.mark.parametrize("signum", signals.STOPS)
+def test_E6_what_was_blocked_is_obeyed(tmp_path: Path, signum: int) -> None:
+    """A mask is inherited. Every thread that the engine starts while it trades is there when the signal comes."""
+    code = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals());"
+        "os.execv(sys.executable, [sys.executable, '-m', 'engine', *sys.argv[1:]])"
+    )
+    config = write_config(tmp_path, LAZY)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "--config", str(config), "--db", str(tmp_path / "bot.db")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            seen = [next(line for line in process.stdout if "HEARTBEAT" in line)]
+            process.send_signal(signum)
+            process.wait(DEADLINE_SECS)
+        finally:
+            process.kill()
+        seen += process.stdout.readlines()
+    assert process.returncode == 0
+    assert sum("shutdown signal received" in line for line in seen) == 1
+
+
 @pytest.fixture
 def installed() -> signals.Signals:
     return signals.Signals()
