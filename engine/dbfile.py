@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -141,6 +142,7 @@ class DatabaseFile:
         self._index: int | None = None
         # It has no locks, unlike SQLite's other files.
         self._wal_descriptor: int | None = None
+        self._map: mmap.mmap | None = None
         self._released = False
 
     def open_index(self) -> None:
@@ -148,12 +150,13 @@ class DatabaseFile:
 
         Raises ConfigError when there is no index of a WAL that others share.
         """
-        if self._index is not None:
-            os.close(self._index)
+        self._close_index()
         try:
             self._index = os.open(self._shm, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise ConfigError(f"{self._path}: no wal-index: not in WAL mode, or not shared", path=self._path) from error
+        # Mapped, as SQLite has it: a system call would hand the interpreter over to the event loop, in each batch.
+        self._map = mmap.mmap(self._index, _INDEX.size, mmap.MAP_SHARED, mmap.PROT_READ)
         if self._wal_descriptor is not None:
             os.close(self._wal_descriptor)
         self._wal_descriptor = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
@@ -176,12 +179,8 @@ class DatabaseFile:
 
     def frames(self) -> Frames:
         """What the wal-index says now."""
-        assert self._index is not None
-        read = os.pread(self._index, _INDEX.size, 0)
-        if len(read) < _INDEX.size:
-            # SQLite, which maps it, cannot go on either; when it is opened anew, it makes a new one.
-            raise Crash(f"{self._shm}: was cut off", path=self._path)
-        page_bytes, written, salt_1, salt_2, copied = _INDEX.unpack(read)
+        assert self._map is not None
+        page_bytes, written, salt_1, salt_2, copied = _INDEX.unpack_from(self._map)
         # 65536 does not fit into its sixteen bits, and is written as 1.
         return Frames(65536 if page_bytes == 1 else page_bytes, written, (salt_1, salt_2), copied)
 
@@ -227,11 +226,19 @@ class DatabaseFile:
         if self._released:
             return
         self._released = True
-        for descriptor in (self._index, self._wal_descriptor):
-            if descriptor is not None:
-                os.close(descriptor)
+        self._close_index()
+        if self._wal_descriptor is not None:
+            os.close(self._wal_descriptor)
         os.close(self._descriptor)
         _drop_lock(self._lock_path, self._lock)
+
+    def _close_index(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        if self._index is not None:
+            os.close(self._index)
+            self._index = None
 
 
 def claim(path: Path) -> DatabaseFile:

@@ -93,9 +93,9 @@ WAL_ALARM_BYTES: Final = 64 * 1024 * 1024
 CHECKPOINT_PAUSE_SECS: Final = 1.0
 """Between two checkpoints of which the first could not do anything."""
 
-LOOK_PAUSE_SECS: Final = 0.005
-"""A batch that follows another so soon is written without a look at the files before: one takes 10 to 20 us, and there
-may be a thousand batches a second."""
+LOOK_PAUSE_SECS: Final = 0.02
+"""A batch that follows another so soon is written without a look at the files before. One takes 10 us and hands the
+interpreter over to the event loop three times, and there may be a thousand batches a second."""
 
 ASIDE_STOP_SECS: Final = 3.0
 """How long a stop waits for the copy of the WAL that is going on, and then for it to obey."""
