@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 FOR_EVER_SECS: Final = 1e10
@@ -61,6 +60,9 @@ def _values(header: str) -> Iterator[str]:
 
 
 def _wait(text: str, now: datetime) -> float | None:
+    # Few refusals have a date, and each start would wait for it.
+    from email.utils import parsedate_to_datetime
+
     try:
         if _NUMBER.fullmatch(text):
             number = float(text)
