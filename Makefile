@@ -71,7 +71,7 @@ canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it
 	@$(BIN)/pytest -q proofs/canary.py; test $$? -eq 1 && echo "the canary is refuted, as it must be"
 
 scale: $(READY)  ## A million trades from a foreign server in each of four samplings, twenty cuts, twenty kills
-	PROOFS_SCALE_TICKS=1000000 PROOFS_SCALE_KILLS=20 $(BIN)/pytest proofs/test_scale.py $(ARGS)
+	PROOFS_SCALE_TICKS=1000000 PROOFS_SCALE_KILLS=20 $(BIN)/pytest proofs/engine/test_scale.py $(ARGS)
 
 SECONDS ?= 7200
 soak: $(READY)  ## Watch the installed unit for SECONDS=7200, throttle and restart it (as root)

@@ -20,7 +20,7 @@ import msgspec
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from engine import ledger
+from engine.storage import ledger
 
 ROWS_PER_STATEMENT = 128
 ORDERS_PER_STATEMENT = 32

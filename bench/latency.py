@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from engine import __main__ as engine_main
-from engine import pipeline, strategy, via_picows
-from engine.events import Signal, Tick
+from engine import pipeline
+from engine.base.events import Signal, Tick
+from engine.ingest import via_picows
+from engine.trading import strategy
 
 arrived = array("q")
 decided = array("q")

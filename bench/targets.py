@@ -22,9 +22,9 @@ from statistics import median
 from bench import floor, report, subject
 from bench.report import Figure, Target
 from bench.subject import Load, Run, SubjectFailed
-from harness import ledger_view
-from harness.recorder import Recorder, Unrecorded
-from harness.shell import Shell
+from harness.evidence.recorder import Recorder, Unrecorded
+from harness.evidence.shell import Shell
+from harness.observing import ledger_view
 
 PYTHON = sys.executable
 SIGNAL_EVERY = 10

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.exits import EngineError
+    from engine.base.exits import EngineError
     from engine.signals import Signals
 
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         signals = Signals()
         signals.install()
-        from engine import logs
+        from engine.base import logs
 
         handler = logs.configure(fd)
     except Exception as error:
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _status(argv: Sequence[str], signals: Signals) -> int:
     import logging
 
-    from engine import logs
-    from engine.exits import EngineError, explain
+    from engine.base import logs
+    from engine.base.exits import EngineError, explain
 
     try:
         from engine import command
@@ -63,7 +63,8 @@ def _status(argv: Sequence[str], signals: Signals) -> int:
 def _tell_systemd(failure: EngineError) -> None:
     # Whatever keeps us from it, a part of the installation included: the log has the reason already.
     with suppress(Exception):
-        from engine import notify, settings
+        from engine.base import notify
+        from engine.config import settings
 
         notify.tell_reason(settings.notify_socket(), failure)
 

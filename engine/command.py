@@ -19,12 +19,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engine import __version__, logs, redaction, settings
-from engine.exits import ConfigError, Crash, ExitCode
+from engine import __version__
+from engine.base import logs, redaction
+from engine.base.exits import ConfigError, Crash, ExitCode
+from engine.config import settings
 from engine.signals import Signals
 
 if TYPE_CHECKING:
-    from engine.execution import ExecutionAdapter
+    from engine.trading.execution import ExecutionAdapter
 
 logger = logging.getLogger("engine")
 
@@ -147,14 +149,14 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         logger.warning(message, extra={"fields": fields})
     if arguments.check_config:
         if loaded.settings.mode == "LIVE":
-            from engine import gate
+            from engine.live import gate
 
             gate.check_prices(loaded)
             logger.warning("mode LIVE: whether its gate opens is known when the unit starts, and not before")
         replayed = loaded.settings.engine.replay_file if loaded.settings.engine.ingest_mode == "REPLAY" else None
         # What this user may not read the unit's may.
         if replayed is not None and os.access(replayed, os.R_OK):
-            from engine import feeds
+            from engine.ingest import feeds
 
             feeds.open_lines(Path(replayed)).close()
         _print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True, allow_nan=False) + "\n", signals)
@@ -163,7 +165,7 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         return _lift_bars(loaded)
     adapter = None
     if loaded.settings.mode == "LIVE":
-        from engine import gate
+        from engine.live import gate
 
         adapter = gate.check(loaded)
     return _trade(loaded, environment, adapter, signals)
@@ -185,7 +187,7 @@ def _print(text: str, signals: Signals) -> None:
 
 def _lift_bars(loaded: settings.Loaded) -> int:
     """For an operator who knows better than the venue's Retry-After, while the engine is stopped."""
-    from engine import ledger
+    from engine.storage import ledger
 
     options = loaded.settings
     # Opening makes a database where there is none, which would hide a mistyped path.
@@ -220,7 +222,7 @@ def _trade(
     signals: Signals,
 ) -> int:
     _check_descriptors()
-    from engine import ledger
+    from engine.storage import ledger
 
     options = loaded.settings
     logger.info(

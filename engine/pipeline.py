@@ -27,16 +27,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
-from engine import execution, feeds, ledger, logs, metrics, notify, risk, strategy
-from engine.channels import Channel
-from engine.clock_skew import VenueClocks
-from engine.events import Mode, Numbering, OrderStatus, Reason, Signal, Tick
-from engine.exits import EngineError, ExitCode, explain
-from engine.intake import Break, Intake
-from engine.markets import CONSECUTIVE_IDS, Streams, kind_for
-from engine.schema import Source
-from engine.settings import Environment, Loaded, redact_url
+from engine.base import logs, metrics, notify
+from engine.base.channels import Channel
+from engine.base.events import Mode, Numbering, OrderStatus, Reason, Signal, Tick
+from engine.base.exits import EngineError, ExitCode, explain
+from engine.config.schema import Source
+from engine.config.settings import Environment, Loaded, redact_url
+from engine.ingest import feeds
+from engine.ingest.clock_skew import VenueClocks
+from engine.ingest.intake import Break, Intake
+from engine.ingest.venues.markets import CONSECUTIVE_IDS, Streams, kind_for
 from engine.signals import Signals
+from engine.storage import ledger
+from engine.trading import execution, risk, strategy
 
 logger = logging.getLogger("engine.pipeline")
 
@@ -81,8 +84,8 @@ def run(
 ) -> int:
     """Runs the engine on `store`, which it closes, until it is told to stop or cannot go on; returns the exit status.
 
-    `adapter`: what LIVE trades through; the gate hands it out (engine/gate.py). `signals`: those of the process; None
-    when they are somebody else's business.
+    `adapter`: what LIVE trades through; the gate hands it out (gate.py). `signals`: those of the process; None when
+    they are somebody else's business.
     Raises EngineError for what fails before the pipeline runs: a replay file that is not there.
     """
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:

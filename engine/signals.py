@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from engine.logs import RateLimited
+    from engine.base.logs import RateLimited
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -112,7 +112,7 @@ class Signals:
         import logging
         import time
 
-        from engine.logs import RateLimited
+        from engine.base.logs import RateLimited
 
         logger = logging.getLogger("engine.signals")
         if self._ignored is None:

@@ -10,33 +10,36 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import contract, terminal, verify
-from harness.errors import HarnessError
+from harness.base import terminal
+from harness.base.errors import HarnessError
+from harness.proving import contract, verify
 
 # Name -> where its arguments and its work are, and what it is for. Only what is asked for is imported: it takes longer
 # than the work of most commands.
 _ELSEWHERE = {
     "soak": (
-        "harness.soak", "add_arguments", "run",
+        "harness.soak.controller", "add_arguments", "run",
         "watch the running unit, throttle and restart it, keep a decision log",
     ),
-    "soak-report": ("harness.soak", "add_report_arguments", "run_report", "render the report of a soak again"),
+    "soak-report": (
+        "harness.soak.controller", "add_report_arguments", "run_report", "render the report of a soak again",
+    ),
     "healthcheck": (
-        "harness.health", "add_arguments", "run",
+        "harness.observing.health", "add_arguments", "run",
         "one line a check, PASS or FAIL last; exit status 0 or 1",
     ),
-    "backup": ("harness.backup", "add_arguments", "run", "copy the engine's database while the engine runs"),
+    "backup": ("harness.upkeep.backup", "add_arguments", "run", "copy the engine's database while the engine runs"),
     "publish": (
-        "harness.publish", "add_arguments", "run",
+        "harness.upkeep.publish", "add_arguments", "run",
         "verdicts and buglog to where the installed dashboard shows them",
     ),
-    "bundle": ("harness.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
+    "bundle": ("harness.bundle.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
     "dashboard": (
-        "harness.dashboard", "add_arguments", "run",
+        "harness.dashboard.command", "add_arguments", "run",
         "serve one live page about the engine, /healthz and /metrics",
     ),
     "diagnose": (
-        "harness.diagnose", "add_arguments", "run",
+        "harness.diagnosis.diagnose", "add_arguments", "run",
         "what presses on this computer, and which unit causes it",
     ),
 }  # fmt: skip
@@ -161,7 +164,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 def _doctor(_options: argparse.Namespace) -> int:
     # It looks at machines, which an installation that only operates the engine has nothing for.
-    from harness import doctor
+    from harness.machines import doctor
 
     findings = doctor.examine()
     print(doctor.report(findings, colour=terminal.coloured(sys.stdout)))
@@ -234,7 +237,7 @@ def _contract(options: argparse.Namespace) -> int:
         planned = [clause for clause in texts if clause not in listed or listed[clause].planned]
         table.write_text(contract.as_toml(texts, planned))
         listed = contract.listed(tomllib.loads(table.read_text()))
-        sources = {path.name: path.read_text() for path in Path("proofs").glob("test_*.py")}
+        sources = {path.name: path.read_text() for path in Path("proofs").rglob("test_*.py")}
         text.write_text(contract.with_table(text.read_text(), listed, sources))
         return 0
     for clause, entry in listed.items():

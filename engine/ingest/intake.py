@@ -1,0 +1,519 @@
+"""The books of ingest: which ticks are new, which are processed, and what number they get (N7, N9, N11, I3).
+
+Every parsed tick goes through `Intake.admit`, and every one ends in exactly one column of the books (M3):
+
+    parsed   == received + duplicates
+    received == processed + sampled_out
+    processed == received // sample_every
+
+A trade is its stream, its id and its time. A **stream** is what one source says of one market (venues/markets.py
+names it); its ids arrive nearly in order, so remembering them takes only the lowest, the highest and the holes between:
+an id above the highest is new and leaves a hole, one in a hole is new and late. `gaps` counts the ids in the holes:
+those of trades that the venue numbered and we have not seen (yet).
+
+Venues start their ids over, jump, print one absurd id, and sources are pointed elsewhere (N11). Then an id that lies
+between lowest and highest may be of a trade that was never seen, and its time tells: each numbering remembers, in
+segments of its ids, between which times they came. A trade whose id was seen at another time is another trade. It
+begins a new **numbering** of its stream, with a lowest, highest and holes of its own; `Tick.source` names it, so that
+the same id can be stored for both; and the break is told. A jump too wide to be missed trades begins one too, so that a
+single absurd id moves nobody's highest. An id that goes on where an earlier numbering ended goes on there.
+Why so: docs/decisions/0004-trade-identity.md.
+
+Memory is bounded whatever the feed does (B1). Of a numbering's holes the newest 1024 are remembered; a hole that is
+forgotten stays in `gaps`, and a trade of it that arrives after all is taken for a duplicate, because losing a very
+late trade is better than storing one twice. A numbering keeps 512 segments; the older ones are joined. A stream has at
+most 32 numberings; whatever fits none of them is remembered by the text of its id and time. Of such texts, and of
+textual ids, the 65536 used last are remembered.
+
+After a restart the numberings on disk go on: ids up to their highest are duplicates if their time fits, and the hole
+between the highest and the first id after the restart is counted, for those trades were missed. A stream that is seen
+for the first time counts no gap for its first id.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from engine.base.events import Numbering, Tick, numbering_label
+
+MISSING_INTERVALS_MAX: Final = 1024
+"""Holes remembered per numbering. Enough for one lost frame a second over a quarter of an hour, in 80 kB."""
+
+MISSING_STORED_MAX: Final = 64
+"""Of these the newest so many go to disk, whenever they have changed."""
+
+EVENT_IDS_MAX: Final = 65536
+"""Textual event ids remembered per source; what a feed resends after a reconnect lies well within it."""
+
+SEGMENTS_MAX: Final = 512
+"""Segments of ids with their times, remembered per numbering."""
+
+NUMBERINGS_MAX: Final = 32
+"""Numberings of one stream: two and a half years of a test network that is wiped each month."""
+
+BREAK_FROM: Final = 10_000
+"""A jump of more ids than this is told, and as many may lie before the first one seen."""
+
+JUMP_MAX: Final = 1_000_000
+"""A jump of more ids than this begins a new numbering. Binance's busiest market prints as many trades in six hours."""
+
+SPARSE_JUMP_MAX: Final = 10**12
+"""The same for a source whose ids are those of a whole venue."""
+
+
+class Break(msgspec.Struct, frozen=True):
+    """A venue's ids did not go on from where they were: told as one WARNING (N11)."""
+
+    stream: str
+    old_id: int
+    """The highest id of the numbering that was in use."""
+    new_id: int
+
+
+class _Seen:
+    """The integer ids seen of one numbering, and when.
+
+    The holes are `starts[i]..ends[i]`, inclusive, disjoint and ascending. Segment i holds the ids above that of segment
+    i - 1 up to `upto[i]`; their times lay in `since[i]..until[i]`. All five lists are bounded.
+    """
+
+    __slots__ = (
+        "before", "changed", "ends", "gaps", "highest", "label", "lowest", "newest_ts", "number", "since", "starts",
+        "stream", "until", "upto",
+    )  # fmt: skip
+
+    def __init__(self, stream: str, number: int, lowest: int, highest: int, since: int, until: int) -> None:
+        """Everything in `lowest`..`highest`, inclusive, counts as seen between the times `since` and `until`."""
+        self.stream = stream
+        self.number = number
+        self.label = numbering_label(stream, number)
+        self.lowest = lowest
+        self.highest = highest
+        self.newest_ts = until
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        # Ids between lowest and highest that were never seen in this run, those of forgotten holes included.
+        self.gaps = 0
+        # The highest id of the runs before: holes up to there are not this run's.
+        self.before = -1
+        # Whether the holes have changed since they were last stored.
+        self.changed = True
+        self.upto = [highest]
+        self.since = [since]
+        self.until = [until]
+
+    @classmethod
+    def restored(cls, stored: Numbering) -> _Seen:
+        """As it was when it was last stored, or as the ticks tell it: those holes are on disk with the next move."""
+        seen = cls(stored.stream, stored.number, stored.first, stored.last, 0, stored.newest_ts)
+        seen.starts = [start for start, _ in stored.missing or ()]
+        seen.ends = [end for _, end in stored.missing or ()]
+        seen.before = stored.last
+        if stored.segments:
+            upto, since, until = zip(*stored.segments, strict=True)
+            seen.upto, seen.since, seen.until = list(upto), list(since), list(until)
+            if upto[-1] < stored.last:
+                seen.pass_segment(stored.last, until[-1], max(until[-1], stored.newest_ts))
+        return seen
+
+    def stored(self) -> Numbering:
+        """What goes to disk. The holes only when they have changed."""
+        missing = None
+        if self.changed:
+            missing = list(zip(self.starts, self.ends, strict=True))[-MISSING_STORED_MAX:]
+            self.changed = False
+        return Numbering(self.stream, self.number, self.lowest, self.highest, self.newest_ts, missing)
+
+    def knows(self, trade_id: int, ts: int) -> bool:
+        """Whether a trade of this id and time was seen."""
+        if not self.lowest <= trade_id <= self.highest:
+            return False
+        segment = min(bisect_left(self.upto, trade_id), len(self.upto) - 1)
+        return self.since[segment] <= ts <= self.until[segment] and self._hole(trade_id) is None
+
+    def fill(self, trade_id: int, ts: int) -> bool:
+        """Takes a late trade into the hole it left; False when there is none, or its time is not that of one."""
+        if not self.lowest < trade_id < self.highest:
+            return False
+        hole = self._hole(trade_id)
+        segment = bisect_left(self.upto, trade_id)
+        if hole is None or ts > self.until[segment] or (segment and ts < self.since[segment - 1]):
+            return False
+        self._close(hole, trade_id)
+        self.since[segment] = min(self.since[segment], ts)
+        return True
+
+    def precede(self, trade_id: int, ts: int) -> bool:
+        """Takes a trade from before the first one; False when its id or its time does not say that it is one."""
+        if not self.lowest - BREAK_FROM <= trade_id < self.lowest or ts > self.until[0]:
+            return False
+        # A feed that starts out of order, or resends more after a reconnect than we had.
+        if trade_id < self.lowest - 1:
+            self._open_hole(0, trade_id + 1, self.lowest - 1)
+        self.lowest = trade_id
+        self.since[0] = min(self.since[0], ts)
+        return True
+
+    def extend(self, trade_id: int, ts: int) -> None:
+        """Takes a trade above the highest."""
+        if trade_id > self.highest + 1:
+            self._open_hole(len(self.starts), self.highest + 1, trade_id - 1)
+        self.highest = trade_id
+        self.newest_ts = max(self.newest_ts, ts)
+        self.pass_segment(trade_id, ts, ts)
+
+    def pass_segment(self, upto: int, since: int, until: int) -> None:
+        """The ids above the last segment, up to `upto`, came between these times."""
+        self.upto.append(upto)
+        self.since.append(since)
+        self.until.append(until)
+        if len(self.upto) > SEGMENTS_MAX:
+            # The older half becomes half as many, so that for ever some memory of all times is left.
+            half = SEGMENTS_MAX // 2
+            pairs = range(0, half, 2)
+            self.since[:half] = [min(self.since[i : i + 2]) for i in pairs]
+            self.until[:half] = [max(self.until[i : i + 2]) for i in pairs]
+            self.upto[:half] = self.upto[1:half:2]
+
+    def _hole(self, trade_id: int) -> int | None:
+        """The index of the hole in which an id lies."""
+        index = bisect_right(self.starts, trade_id) - 1
+        return index if index >= 0 and trade_id <= self.ends[index] else None
+
+    def _open_hole(self, index: int, start: int, end: int) -> None:
+        self.gaps += end - start + 1
+        self.starts.insert(index, start)
+        self.ends.insert(index, end)
+        self._forget_oldest()
+
+    def _close(self, index: int, trade_id: int) -> None:
+        if trade_id > self.before:
+            self.gaps -= 1
+        start, end = self.starts[index], self.ends[index]
+        if start == end:
+            del self.starts[index], self.ends[index]
+        elif trade_id == start:
+            self.starts[index] += 1
+        elif trade_id == end:
+            self.ends[index] -= 1
+        else:
+            self.ends[index] = trade_id - 1
+            self.starts.insert(index + 1, trade_id + 1)
+            self.ends.insert(index + 1, end)
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        self.changed = True
+        if len(self.starts) > MISSING_INTERVALS_MAX:
+            del self.starts[0], self.ends[0]
+
+
+class _Stream:
+    """The numberings of one stream. One of them is in use: the one that the last new trade belongs to."""
+
+    __slots__ = ("floor_ts", "jump_max", "name", "now", "numberings", "sparse")
+
+    def __init__(self, name: str, sparse: bool) -> None:
+        self.name = name
+        self.sparse = sparse
+        self.jump_max = SPARSE_JUMP_MAX if sparse else JUMP_MAX
+        self.numberings: list[_Seen] = []
+        self.now: _Seen | None = None
+        # A trade later than this belongs to no numbering but the one in use.
+        self.floor_ts = -1
+
+    def restore(self, stored: Numbering) -> None:
+        seen = _Seen.restored(stored)
+        self.numberings.append(seen)
+        self._use(max(self.numberings, key=lambda one: one.newest_ts))
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.numberings) >= NUMBERINGS_MAX
+
+    def next_expected(self) -> tuple[_Seen | None, int, int, str]:
+        """The numbering in use; the id that goes on there, if its time is later than the next; and its label."""
+        now = self.now
+        # The label is the very object that the ticks have, while there is one numbering, so that `is` tells.
+        if now is None:
+            return None, -1, -1, self.name
+        return now, now.highest + 1, self.floor_ts, self.name if now.number == 1 else now.label
+
+    def known(self, trade_id: int, ts: int) -> bool:
+        """Whether a trade of this id and time was seen."""
+        return any(seen.knows(trade_id, ts) for seen in self.numberings)
+
+    def place(self, trade_id: int, ts: int) -> tuple[_Seen | None, Break | None]:
+        """The numbering that takes a trade that was never seen, and the break that it is, if any. None: no room for
+        another numbering."""
+        now = self.now
+        if now is None:
+            return self._begin(trade_id, ts), None
+        others = [seen for seen in self.numberings if seen is not now]
+        for seen in (now, *others):
+            if seen.fill(trade_id, ts):
+                return seen, None
+        # The nearest one that it may go on from; of two, the one in use.
+        before = max(
+            (one for one in (now, *others) if one.highest < trade_id), key=lambda one: one.highest, default=None
+        )
+        if before is not None and trade_id - before.highest <= self.jump_max:
+            wide = not self.sparse and trade_id - before.highest > BREAK_FROM
+            told = Break(self.name, before.highest, trade_id) if wide else None
+            before.extend(trade_id, ts)
+            self._use(before)
+            return before, told
+        for seen in (now, *others):
+            if seen.precede(trade_id, ts):
+                return seen, None
+        told = Break(self.name, now.highest, trade_id)
+        return (None if self.is_full else self._begin(trade_id, ts)), told
+
+    def pass_number(self, trade_id: int, ts: int) -> None:
+        """An id that bears no trade was used up (N12)."""
+        if self.now is not None and not self.known(trade_id, ts):
+            self.place(trade_id, ts)
+
+    def _begin(self, trade_id: int, ts: int) -> _Seen:
+        number = max((seen.number for seen in self.numberings), default=0) + 1
+        seen = _Seen(self.name, number, trade_id, trade_id, ts, ts)
+        self.numberings.append(seen)
+        self._use(seen)
+        return seen
+
+    def _use(self, seen: _Seen) -> None:
+        self.now = seen
+        self.floor_ts = max((other.newest_ts for other in self.numberings if other is not seen), default=-1)
+
+
+class _Recent:
+    """The textual ids used last of one source."""
+
+    __slots__ = ("_ids",)
+
+    def __init__(self, event_ids: Iterable[str]) -> None:
+        self._ids: OrderedDict[str, None] = OrderedDict()
+        for event_id in event_ids:
+            self.add(event_id)
+
+    def __contains__(self, event_id: str) -> bool:
+        return event_id in self._ids
+
+    def add(self, event_id: str) -> bool:
+        """Whether `event_id` is new; from now on it is not, until 65536 others were used after it."""
+        if event_id in self._ids:
+            self._ids.move_to_end(event_id)
+            return False
+        self._ids[event_id] = None
+        if len(self._ids) > EVENT_IDS_MAX:
+            self._ids.popitem(last=False)
+        return True
+
+
+class Intake:
+    """Decides which ticks enter the pipeline. One per run, for all sources, across all reconnects (N7)."""
+
+    parsed: int
+    """Ticks given to `admit` and `readmit`."""
+
+    received: int
+    """Ticks among them that were new (`ingest_received`)."""
+
+    processed: int
+    """New ticks that entered the pipeline (`ingest_processed`, `tick_count`)."""
+
+    duplicates: int
+    """Ticks that had been seen before (N9)."""
+
+    def __init__(
+        self,
+        sample_every: int,
+        next_tick_id: int,
+        numberings: Iterable[Numbering] = (),
+        recent_event_ids: Mapping[str, Iterable[str]] | None = None,
+        is_sparse: Callable[[str], bool] = lambda stream: False,
+        predecessor: Callable[[str], str | None] = lambda stream: None,
+    ) -> None:
+        """`sample_every` >= 1: every Nth new tick is processed. `next_tick_id`: the id of the first one,
+        greater than any in the database. `numberings`: what is on disk of each stream's ids. `recent_event_ids`:
+        stream -> textual ids on disk, oldest first. `is_sparse`: whether the ids of a stream rise with holes that mean
+        nothing (all kinds but `markets.CONSECUTIVE_IDS`); it counts no gaps. `predecessor`: the stream on disk in whose
+        place a new one has come, because its source was pointed elsewhere.
+
+        ValueError when `sample_every` < 1.
+        """
+        if sample_every < 1:
+            raise ValueError(f"sample_every {sample_every}: allowed is 1 or more")
+        self.parsed = 0
+        self.received = 0
+        self.processed = 0
+        self.duplicates = 0
+        self._sample_every = sample_every
+        self._next_tick_id = next_tick_id
+        self._is_sparse = is_sparse
+        self._predecessor = predecessor
+        self._streams: dict[str, _Stream] = {}
+        for stored in numberings:
+            self._stream(stored.stream).restore(stored)
+        self._recent = {source: _Recent(event_ids) for source, event_ids in (recent_event_ids or {}).items()}
+        self._breaks: list[Break] = []
+        # Numberings with ids that are not on disk yet, by their label.
+        self._moved: dict[str, _Seen] = {}
+
+    @property
+    def sampled_out(self) -> int:
+        """New ticks that sampling left out."""
+        return self.received - self.processed
+
+    @property
+    def gaps(self) -> int:
+        """Trade ids that were skipped and never seen, over all sources with consecutive ids (N9)."""
+        return sum(seen.gaps for stream in self._streams.values() if not stream.sparse for seen in stream.numberings)
+
+    def take_breaks(self) -> list[Break]:
+        """What was found of breaks since the last call (N11)."""
+        breaks, self._breaks = self._breaks, []
+        return breaks
+
+    def take_moved(self) -> list[Numbering]:
+        """The numberings that have moved since the last call: what goes to disk with the ticks that moved them."""
+        moved, self._moved = self._moved, {}
+        return [seen.stored() for seen in moved.values()]
+
+    def moving(self) -> dict[str, tuple[str, int]]:
+        """Label -> (stream, number) of what `take_moved` would give: what has to be on disk before ticks that go there
+        without it, so that it is known whose they are."""
+        return {label: (seen.stream, seen.number) for label, seen in self._moved.items()}
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether `take_moved` would give any."""
+        return bool(self._moved)
+
+    def admit(self, ticks: list[Tick]) -> list[Tick]:
+        """The ticks of `ticks` to process, in order: new ones, every Nth of them, with `id` set, and `source` where a
+        stream's ids have started over.
+
+        A tick with a `trade_id` is judged by that and its time, one with only an `event_id` by that, one with neither
+        is always new. The list given is not changed.
+        """
+        fresh = []
+        source: str | None = None
+        stream: _Stream | None = None
+        # Of the numbering in use, as long as its ids come one by one: the next id, the time after which it can belong
+        # to no other numbering, and the name that its ticks get.
+        seen: _Seen | None = None
+        expected, floor, label = -1, -1, ""
+        # The times of the ids since the last segment; both below 0 while there are none.
+        since = until = -1
+        for tick in ticks:
+            trade_id = tick.trade_id
+            if trade_id is None:
+                if tick.event_id is None or self._recent_of(tick.source).add(tick.event_id):
+                    fresh.append(tick)
+                continue
+            ts = tick.ts
+            if tick.source != source:
+                self._pass(seen, expected - 1, since, until)
+                since = until = -1
+                source = tick.source
+                stream = self._stream(source)
+                seen, expected, floor, label = stream.next_expected()
+            if trade_id == expected and ts > floor:
+                expected += 1
+                # Mostly as late as the one before, or later.
+                if ts != until:
+                    if ts > until:
+                        since = ts if until < 0 else since
+                        until = ts
+                    elif ts < since:
+                        since = ts
+                if label is not source:
+                    tick.source = label
+                fresh.append(tick)
+                continue
+            assert stream is not None
+            self._pass(seen, expected - 1, since, until)
+            since = until = -1
+            if self._admit_slowly(stream, tick):
+                fresh.append(tick)
+            seen, expected, floor, label = stream.next_expected()
+        self._pass(seen, expected - 1, since, until)
+        self.parsed += len(ticks)
+        self.duplicates += len(ticks) - len(fresh)
+        sampled = self._sample(fresh)
+        tick_id = self._next_tick_id
+        for tick in sampled:
+            tick.id = tick_id
+            tick_id += 1
+        self._next_tick_id = tick_id
+        return sampled
+
+    def _pass(self, seen: _Seen | None, highest: int, since: int, until: int) -> None:
+        """Books ids that came one by one, up to `highest`, at these times; nothing when `until` is below 0."""
+        if seen is not None and until >= 0:
+            seen.highest = highest
+            seen.newest_ts = max(seen.newest_ts, until)
+            seen.pass_segment(highest, since, until)
+            self._moved[seen.label] = seen
+
+    def _admit_slowly(self, stream: _Stream, tick: Tick) -> bool:
+        """Judges a tick that does not simply go on; returns whether it is new."""
+        trade_id, ts = tick.trade_id, tick.ts
+        assert trade_id is not None
+        text = f"{trade_id}@{ts}"
+        if stream.known(trade_id, ts) or (stream.is_full and text in self._recent_of(stream.name)):
+            return False
+        if stream.now is None:
+            self._tell_of_another(stream.name, trade_id)
+        seen, told = stream.place(trade_id, ts)
+        if told is not None:
+            self._breaks.append(told)
+        if seen is None:
+            tick.trade_id, tick.event_id = None, text
+            return self._recent_of(stream.name).add(text)
+        tick.source = seen.label
+        self._moved[seen.label] = seen
+        return True
+
+    def _tell_of_another(self, name: str, trade_id: int) -> None:
+        """A stream's first trade is a break where another stream of its source ended."""
+        ended = self._streams.get(self._predecessor(name) or "")
+        if ended is not None and ended.now is not None:
+            self._breaks.append(Break(name, ended.now.highest, trade_id))
+
+    def pass_number(self, stream: str, trade_id: int, ts: int) -> None:
+        """An id of a stream was used up by what is no trade: it is not missing (N12)."""
+        found = self._streams.get(stream)
+        if found is not None:
+            found.pass_number(trade_id, ts)
+
+    def readmit(self, ticks: list[Tick]) -> list[Tick]:
+        """Like `admit`, for ticks that are rows of this database (REPLAY): they keep their ids and are all new,
+        because no row is there twice, while in time order the venue's ids may look like gaps and duplicates."""
+        self.parsed += len(ticks)
+        return self._sample(ticks)
+
+    def _sample(self, fresh: list[Tick]) -> list[Tick]:
+        every = self._sample_every
+        sampled = fresh if every == 1 else fresh[every - 1 - self.received % every :: every]
+        self.received += len(fresh)
+        self.processed += len(sampled)
+        return sampled
+
+    def _stream(self, name: str) -> _Stream:
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = _Stream(name, self._is_sparse(name))
+        return stream
+
+    def _recent_of(self, stream: str) -> _Recent:
+        recent = self._recent.get(stream)
+        if recent is None:
+            recent = self._recent[stream] = _Recent(())
+        return recent

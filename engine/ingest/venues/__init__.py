@@ -1,0 +1,1 @@
+"""What venues say and mean: streams, markets, messages."""

@@ -1,0 +1,150 @@
+"""The other transport (HYBRID_TRANSPORT=websockets), which the proofs use as a second opinion. Sole importer of
+websockets."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections.abc import Coroutine
+from typing import Any, cast
+
+from websockets.asyncio import client
+from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed
+
+from engine.ingest.feeds import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, Line, refused, why
+from engine.ingest.refusal import HEAD_BYTES_MAX, read_head
+from engine.ingest.session import CONNECT_TIMEOUT_SECS
+from engine.ingest.venues.wire import MAX_MESSAGE_BYTES
+
+# websockets reads one frame less than this ahead of us; a paused feed holds that much per connection.
+_QUEUE_FRAMES = 64
+
+
+class _Client(client.ClientConnection):
+    """A connection of the library's with the bounds that it lacks: on what the peer does not read, and on when the end
+    has come."""
+
+    def __init__(self, line: Line, head: bytearray, protocol: ClientProtocol, **options: Any) -> None:
+        super().__init__(protocol, **options)
+        self._line = line
+        # As much of the answer to the upgrade as was read.
+        self._head = head
+        self._ending = False
+
+    def data_received(self, data: bytes) -> None:
+        if self.response is None and not self._head_is_good(data):
+            # A refusal is known from its head. Its body is nothing to us, and may have no end.
+            self.transport.abort()
+            return
+        super().data_received(data)
+        if self.close_deadline is not None and not self._ending:
+            # The library leaves it to the peer to end the TCP connection.
+            self._ending = True
+            self.loop.call_at(self.close_deadline, self.transport.abort)
+
+    def _head_is_good(self, data: bytes) -> bool:
+        self._head += data[: HEAD_BYTES_MAX - len(self._head)]
+        if b"\r\n\r\n" in self._head:
+            return read_head(bytes(self._head))[0] in (None, 101)
+        return len(self._head) < HEAD_BYTES_MAX
+
+    def pause_writing(self) -> None:
+        """More than SEND_BUFFER_BYTES wait for the peer to read them."""
+        super().pause_writing()
+        self._line.unread()
+        # Not while the library is in the middle of writing.
+        self.loop.call_soon(self.transport.abort)
+
+
+class _WebsocketsConnection:
+    def __init__(self, line: Line, websocket: client.ClientConnection) -> None:
+        self._line = line
+        self._websocket = websocket
+        self._may_read = asyncio.Event()
+        self._may_read.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        line.opened(self)
+        self._spawn(self._read())
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        # The event loop itself holds tasks only weakly.
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._line.closed(why(error))
+
+    def ping(self) -> None:
+        self._spawn(self._ping())
+
+    def pause(self) -> None:
+        self._may_read.clear()
+
+    def resume(self) -> None:
+        self._may_read.set()
+
+    def close(self) -> None:
+        self._may_read.set()
+        self._spawn(self._websocket.close())
+
+    async def _ping(self) -> None:
+        try:
+            await (await self._websocket.ping())
+        except ConnectionClosed:
+            return
+        self._line.pong()
+
+    async def _read(self) -> None:
+        line = self._line
+        try:
+            while not line.dead:
+                await self._may_read.wait()
+                message = await self._websocket.recv()
+                if isinstance(message, str):
+                    line.text(message.encode())
+                else:
+                    line.refuse("binary message")
+                line.flush()
+        except ConnectionClosed as error:
+            sent = error.sent
+            # What we closed the connection for.
+            if error.rcvd is None and sent is not None:
+                if sent.code == 1009:
+                    line.refuse(f"message over {MAX_MESSAGE_BYTES} bytes")
+                elif sent.code == 1007:
+                    line.refuse("message is not UTF-8")
+                elif sent.code != 1000:
+                    line.refuse(f"protocol error: {sent.reason}")
+            line.closed(why(error))
+
+
+class _Direct(client.connect):
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+async def connect(url: str, line: Line, connected: socket.socket) -> None:
+    """A `feeds.Connect`."""
+    head = bytearray()
+    try:
+        websocket = await _Direct(
+            url,
+            sock=connected,
+            proxy=None,
+            compression=None,
+            ping_interval=None,
+            open_timeout=CONNECT_TIMEOUT_SECS,
+            close_timeout=CLOSE_GRACE_SECS,
+            max_size=MAX_MESSAGE_BYTES,
+            max_queue=_QUEUE_FRAMES,
+            write_limit=SEND_BUFFER_BYTES,
+            create_connection=cast("type[client.ClientConnection]", functools.partial(_Client, line, head)),
+        )
+    except Exception as error:
+        raise refused(bytes(head), error) from error
+    _WebsocketsConnection(line, websocket)

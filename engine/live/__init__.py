@@ -1,0 +1,1 @@
+"""The LIVE gate: what a proof bundle attests, and what really runs."""

@@ -1,0 +1,1 @@
+"""The database: its files, its schema, its batches."""

@@ -1,0 +1,1 @@
+"""From ticks to orders: strategy, risk, execution."""

@@ -1,0 +1,240 @@
+"""Whether a signal may become an order (R2, R3): the exposure it could lead to, and the age of its tick.
+
+Exposure of a symbol is the furthest its position can get with the orders that are open, whichever of them
+fill and in whatever order, at the symbol's latest price:
+
+    max(position + open buys, open sells - position) x price
+
+A signal is vetoed if it would raise the exposure of its symbol, or of all symbols together, to more than the
+cap. One that does not raise it always passes, so that an operator can get out of a position that the market
+has carried over the cap. Prices move the exposure too; no order does, beyond the cap (I2).
+
+Work and memory are bounded however many symbols there are (B5). What all symbols are exposed to together is a running
+sum, kept exactly; a symbol without position and open orders is forgotten; and a signal that would open one more than
+HOLDINGS_MAX is vetoed.
+
+The book knows only what it is told: after `assess` lets a signal through, what the executor made of it must be
+given to `record` before the next `assess`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_CEILING, Context, Decimal
+from typing import Final
+
+import msgspec
+
+from engine.base.events import EXACT, WIDE, Fill, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
+from engine.trading.execution import SeenIds
+
+BOOKED_IDS_MAX: Final = 1024
+"""How many ids of fills and of ended orders the book remembers (I3). What comes to it twice comes close together: the
+executor has refused a repeated signal before, and what is older the database refuses."""
+
+HOLDINGS_MAX: Final = 16_384
+"""So many symbols have a position or open orders at once, in about 16 MiB: four times what one run takes from a feed
+(wire.SYMBOLS_MAX), so that a few restarts, or the replay of many markets, do not reach it."""
+
+_TERMINAL: Final = frozenset({OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.REJECTED})
+
+# Exposure is compared, not booked: a price too long for exact arithmetic is rounded up, against us.
+_UP: Final = Context(prec=60, rounding=ROUND_CEILING)
+
+_ZERO: Final = Decimal(0)
+
+
+class Caps(msgspec.Struct, frozen=True):
+    """`[risk_caps]` in exact numbers, and `[engine] max_staleness_ms`."""
+
+    max_exposure_usd: Decimal
+    max_symbol_exposure_usd: Decimal
+    max_open_orders: int
+    max_staleness_ms: int
+
+
+class _Holding(msgspec.Struct):
+    """One symbol: position (negative when short), unfilled quantity of open orders, latest price."""
+
+    position: Decimal = _ZERO
+    buys: Decimal = _ZERO
+    sells: Decimal = _ZERO
+    price: Decimal = _ZERO
+    exposure: Decimal = _ZERO  # as it is in the book's sum; stale between a change and `Book._reckon`
+
+    @property
+    def is_flat(self) -> bool:
+        return not (self.position or self.buys or self.sells)
+
+    def reach(self, extra_buys: Decimal = _ZERO, extra_sells: Decimal = _ZERO) -> Decimal:
+        """The exposure, with an order more."""
+        up = _UP.add(_UP.add(self.position, self.buys), extra_buys)
+        down = _UP.subtract(_UP.add(self.sells, extra_sells), self.position)
+        return _UP.multiply(max(up, down), self.price)
+
+
+class Book:
+    """Positions and open orders of one mode, and the judgement on new signals. Decimal throughout (R5)."""
+
+    def __init__(self, caps: Caps, positions: Mapping[str, tuple[Decimal, Decimal]] | None = None) -> None:
+        """`positions`: what earlier runs left, symbol -> (quantity, last known price). Open orders they left are
+        given to `record` like any others."""
+        self._caps = caps
+        self._holdings: dict[str, _Holding] = {}
+        self._total = _ZERO  # the exact sum of the holdings' exposures
+        for symbol, (qty, price) in (positions or {}).items():
+            if qty:
+                self._holdings[symbol] = holding = _Holding(position=qty, price=price)
+                self._reckon(holding)
+        # The symbol assessed last: it keeps its price until its order is recorded, although it may be flat.
+        self._assessed = ""
+        self._open: dict[str, OrderEvent] = {}  # by order id; the latest transition
+        self._seen_fills = SeenIds(BOOKED_IDS_MAX)
+        self._ended_orders = SeenIds(BOOKED_IDS_MAX)
+
+    @property
+    def open_orders(self) -> int:
+        return len(self._open)
+
+    def position(self, symbol: str) -> Decimal:
+        """Quantity held; negative when short."""
+        return self._holdings[symbol].position if symbol in self._holdings else _ZERO
+
+    def exposure(self, symbol: str | None = None) -> Decimal:
+        """In quote currency, at the latest prices; of all symbols together for None."""
+        if symbol is None:
+            return self._total
+        return self._holdings[symbol].exposure if symbol in self._holdings else _ZERO
+
+    def mark(self, ticks: Sequence[Tick]) -> None:
+        """Take the latest price of each symbol that is held or has open orders."""
+        unmarked = len(self._holdings)
+        seen: set[str] = set()
+        for tick in reversed(ticks):
+            if not unmarked:
+                return
+            if tick.symbol in seen:
+                continue
+            seen.add(tick.symbol)
+            holding = self._holdings.get(tick.symbol)
+            if holding is not None:
+                holding.price = Decimal(repr(tick.price))
+                self._reckon(holding)
+                unmarked -= 1
+
+    def assess(self, signal: Signal, now_ms: int) -> Signal:
+        """The signal as it is, or with `veto` and `veto_detail` set. Marks its symbol at its price unless stale.
+
+        `now_ms` is wall time, or replay time in REPLAY. A tick from further in the future than
+        `max_staleness_ms` is as stale as one from that far in the past: one of the two clocks is wrong.
+        """
+        age_ms = now_ms - signal.ts
+        if abs(age_ms) > self._caps.max_staleness_ms:
+            return _veto(
+                signal,
+                Reason.STALE_DATA,
+                f"tick is {age_ms} ms old, allowed are {self._caps.max_staleness_ms} in either direction",
+            )
+        for name, value in (("size", signal.size), ("price", signal.price)):
+            if not value.is_finite() or value <= 0:
+                return _veto(signal, Reason.RISK_CAP, f"{name} {value} is not a positive number")
+        if self.open_orders >= self._caps.max_open_orders:
+            return _veto(
+                signal,
+                Reason.RISK_CAP,
+                f"{self.open_orders} open orders, allowed are {self._caps.max_open_orders}",
+            )
+        excess = self._excess(signal)
+        return signal if excess is None else _veto(signal, Reason.RISK_CAP, excess)
+
+    def record(self, events: Iterable[OrderEvent], fills: Iterable[Fill]) -> None:
+        """Book what an executor returned. Transitions and fills that were booked before change nothing (I3)."""
+        touched: set[str] = set()
+        for event in events:
+            touched.add(event.symbol)
+            self._record_event(event)
+        for fill in fills:
+            if self._seen_fills.add(fill.event_id):
+                touched.add(fill.symbol)
+                holding = self._holding(fill.symbol)
+                change = fill.qty if fill.side is Side.BUY else EXACT.minus(fill.qty)
+                holding.position = EXACT.add(holding.position, change)
+                if not holding.price:
+                    holding.price = fill.price
+        # Only now: a fill that closes an order comes after the order's last transition, and needs the price it had.
+        for symbol in touched:
+            self._reckon(self._holding(symbol))
+            self._forget_flat(symbol)
+
+    def _holding(self, symbol: str) -> _Holding:
+        holding = self._holdings.get(symbol)
+        if holding is None:
+            holding = self._holdings[symbol] = _Holding()
+        return holding
+
+    def _reckon(self, holding: _Holding) -> None:
+        """Bring the sum up to date with a holding that has changed."""
+        exposure = holding.reach()
+        # Normalized, or the finest price ever seen would make every later sum as long as itself.
+        self._total = WIDE.normalize(WIDE.add(WIDE.subtract(self._total, holding.exposure), exposure))
+        holding.exposure = exposure
+
+    def _forget_flat(self, symbol: str) -> None:
+        holding = self._holdings.get(symbol)
+        if holding is not None and holding.is_flat:
+            del self._holdings[symbol]
+
+    def _excess(self, signal: Signal) -> str | None:
+        """Mark the signal's symbol; name the cap its full fill could break, or None."""
+        self._forget_flat(self._assessed)
+        if signal.symbol not in self._holdings and len(self._holdings) >= HOLDINGS_MAX:
+            return f"positions or open orders in {len(self._holdings)} symbols, allowed are {HOLDINGS_MAX}"
+        self._assessed = signal.symbol
+        holding = self._holding(signal.symbol)
+        holding.price = signal.price
+        self._reckon(holding)
+        before = holding.exposure
+        if signal.side is Side.BUY:
+            after = holding.reach(extra_buys=signal.size)
+        else:
+            after = holding.reach(extra_sells=signal.size)
+        if after <= before:
+            return None
+        cap = self._caps.max_symbol_exposure_usd
+        if after > cap:
+            return f"exposure of {signal.symbol} could become {after:f}, allowed is {cap:f}"
+        total = WIDE.add(WIDE.subtract(self._total, before), after)
+        cap = self._caps.max_exposure_usd
+        if total > cap:
+            return f"exposure could become {total:f}, allowed is {cap:f}"
+        return None
+
+    def _record_event(self, event: OrderEvent) -> None:
+        if event.order_id in self._ended_orders:
+            return
+        known = self._open.get(event.order_id)
+        if known is not None:
+            if event.seq <= known.seq:
+                return
+            self._rest(known, -1)
+            del self._open[event.order_id]
+        if event.status in _TERMINAL:
+            self._ended_orders.add(event.order_id)
+        else:
+            self._open[event.order_id] = event
+            self._rest(event, +1)
+
+    def _rest(self, event: OrderEvent, sign: int) -> None:
+        """Add (or take away) what is unfilled of an open order."""
+        holding = self._holding(event.symbol)
+        change = EXACT.multiply(EXACT.subtract(event.qty, event.filled_qty), Decimal(sign))
+        if event.side is Side.BUY:
+            holding.buys = EXACT.add(holding.buys, change)
+        else:
+            holding.sells = EXACT.add(holding.sells, change)
+        if not holding.price:
+            holding.price = event.price
+
+
+def _veto(signal: Signal, reason: Reason, detail: str) -> Signal:
+    return msgspec.structs.replace(signal, veto=reason, veto_detail=detail)

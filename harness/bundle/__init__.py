@@ -1,0 +1,1 @@
+"""Proof bundles: what they state of an installation, signed and verified."""

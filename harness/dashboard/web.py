@@ -1,0 +1,390 @@
+"""The dashboard's site: one live page about the engine, /healthz and /metrics.
+
+One lookout looks once a refresh, whoever watches and however many; each client is sent the newest state when it has
+taken the one before, so a slow one misses states instead of holding them up, and one that takes nothing at all is cut
+off by the kernel (TCP_USER_TIMEOUT). No request makes anybody look, so load on the page is no load on the engine.
+
+uvicorn has no deadline for a request that does not come, and refuses everybody when it has too many connections. So
+here each connection has one (`Deadlines`), and where there are too many, the one that has waited for its client longest
+makes room for the new one: whoever asks is answered, however many there are who say nothing.
+
+Nothing a client sends reaches a query, a command or a path: there are no parameters, and the one name in an address,
+that of a buglog, is looked up among the files that are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import importlib.resources
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import ClassVar
+
+import uvicorn
+from cysystemd.daemon import Notification, notify
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from harness.base import jsontext
+from harness.base.clock import OsClock
+from harness.dashboard import panel
+from harness.dashboard.lookout import Lookout, read_buglog
+from harness.dashboard.panel import Observation
+
+WATCHERS_MAX = 50
+"""Pages that may be open at once; one more is told to come back."""
+
+CONNECTIONS_MAX = 256
+"""One more takes the place of the one that has been without a request for longest."""
+
+BACKLOG = 512
+"""So many clients wait in the kernel, and are taken in at once; both together stay below the unit's LimitNOFILE=."""
+
+REQUEST_SECS = 5.0
+"""How long a request may take to come: from the connection, or the answer before, to the end of its headers."""
+
+ANSWER_SECS = 60.0
+"""How long a client may take to take an answer; a page's events go on for ever."""
+
+BUGLOGS_MAX = 4
+"""Buglogs that may be on their way at once: they are large."""
+
+CHUNK_BYTES = 64 * 1024
+
+FEED_SECS = 10.0
+"""So often systemd is told that all is well where looks are further apart: a third of the unit's WatchdogSec."""
+
+GRACE_SECS = 2
+"""How long answers may take to end when the dashboard is told to."""
+
+BUGLOG_URL, EVENTS_URL = "/buglog/", "/events"
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": CSP,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Of every answer, where it has no other."""
+
+STATIC = {
+    "/": ("dashboard.html", "text/html; charset=utf-8"),
+    "/dashboard.css": ("dashboard.css", "text/css; charset=utf-8"),
+    "/dashboard.js": ("dashboard.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+
+class Board:
+    """The newest observation, and everybody who waits for the next."""
+
+    def __init__(self, lookout: Lookout) -> None:
+        self._lookout = lookout
+        self._news = asyncio.Event()
+        self._closing = asyncio.Event()
+        # What was seen last; None before the first look.
+        self._seen: Observation | None = None
+        self._text = ""
+        self.watchers = 0
+
+    @property
+    def seen(self) -> Observation:
+        """The newest observation; there is one before anybody is served."""
+        assert self._seen is not None
+        return self._seen
+
+    async def look_on(self, refresh_secs: float) -> None:
+        """Look once a refresh until closed. Whatever goes wrong with a look ends the process: better restarted than
+        stale."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "lookout") as thread:
+            while not self._closing.is_set():
+                due = loop.time() + refresh_secs
+                self._show(await loop.run_in_executor(thread, self._lookout.look))
+                _tell_systemd(Notification.WATCHDOG)
+                while (left := due - loop.time()) > 0 and not self._closing.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._closing.wait(), min(left, FEED_SECS))
+                    _tell_systemd(Notification.WATCHDOG)
+
+    async def first_look(self) -> None:
+        """Return when there is something to show."""
+        await self._news.wait()
+
+    def _show(self, seen: Observation) -> None:
+        self._seen = seen
+        self._text = jsontext.write(panel.page(seen))
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def states(self) -> AsyncIterator[str]:
+        """The page's states as server-sent events, the newest first; ends when the dashboard does."""
+        self.watchers += 1
+        try:
+            while not self._closing.is_set():
+                news = self._news
+                yield f"data: {self._text}\n\n"
+                await news.wait()
+        finally:
+            self.watchers -= 1
+
+    def close(self) -> None:
+        """Send everybody home."""
+        self._closing.set()
+        self._news.set()
+
+
+def _tell_systemd(what: Notification) -> None:
+    # Without anybody who listens, cysystemd complains.
+    if "NOTIFY_SOCKET" in os.environ:
+        notify(what)
+
+
+class _Exporter(Collector):
+    """The observation as Prometheus metrics."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def collect(self) -> Iterable[Metric]:
+        for metric, samples in panel.metrics(self._board.seen):
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=[metric.label] if metric.label else [])
+            for label, value in samples:
+                family.add_metric([label] if metric.label else [], value)
+            yield family
+
+
+class Guard:
+    """Refuses a Host that is not ours, and gives every answer the security headers."""
+
+    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if len(given) == 1 and panel.host_allowed(given[0], self._names, scope["server"][0]):
+            await self._app(scope, receive, send_guarded)
+        else:
+            refusal = PlainTextResponse("This Host is not the dashboard's.\n", status_code=421)
+            await refusal(scope, receive, send_guarded)
+
+
+def application(board: Board, reports: Path, names: frozenset[str], refresh_secs: float) -> ASGIApp:
+    """The whole site. reports: directory of the buglogs; names: what the dashboard may be called in Host headers."""
+    registry = CollectorRegistry()
+    registry.register(_Exporter(board))
+    directory = importlib.resources.files("harness.dashboard") / "static"
+    # Read once: what is served does not depend on what an address says.
+    files = {url: ((directory / name).read_bytes(), kind) for url, (name, kind) in STATIC.items()}
+
+    # One token for each buglog that is on its way.
+    sending: set[object] = set()
+
+    async def static(request: Request) -> Response:
+        body, kind = files[request.url.path]
+        return Response(body, media_type=kind)
+
+    async def events(_: Request) -> Response:
+        if board.watchers >= WATCHERS_MAX:
+            return PlainTextResponse("Too many open pages.\n", status_code=503, headers={"Retry-After": "10"})
+        return StreamingResponse(board.states(), media_type="text/event-stream")
+
+    async def healthz(_: Request) -> Response:
+        seen = board.seen
+        found = panel.problems(seen)
+        if panel.is_stale(seen.at, OsClock().wall(), refresh_secs):
+            found = ["dashboard: it has not looked for a while, what it shows is old", *found]
+        answer = jsontext.write({"ok": not found, "problems": found, "at": seen.at})
+        return Response(answer, media_type="application/json", status_code=503 if found else 200)
+
+    async def metrics(request: Request) -> Response:
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=kind)
+
+    async def buglog(request: Request) -> Response:
+        if len(sending) >= BUGLOGS_MAX:
+            busy = "Too many large documents at once.\n"
+            return PlainTextResponse(busy, status_code=503, headers={"Retry-After": "5"})
+        token = object()
+        sending.add(token)
+        try:
+            body = await asyncio.to_thread(read_buglog, reports, request.path_params["name"])
+            if body is None:
+                raise HTTPException(404)
+            return _Document(body, await asyncio.to_thread(_own_csp, body), lambda: sending.discard(token))
+        except BaseException:
+            sending.discard(token)
+            raise
+
+    routes = [Route(url, static) for url in files]
+    routes += [Route(EVENTS_URL, events), Route("/healthz", healthz), Route("/metrics", metrics)]
+    routes.append(Route(f"{BUGLOG_URL}{{name}}", buglog))
+    return Guard(Starlette(routes=routes), names)
+
+
+class _Document(StreamingResponse):
+    """A document piece by piece, so that a slow client has little of it waiting in our memory. ended: is called when it
+    has been sent or its client has gone."""
+
+    def __init__(self, body: bytes, policy: str, ended: Callable[[], None]) -> None:
+        pieces = (body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES))
+        super().__init__(pieces, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
+
+
+def _own_csp(html: bytes) -> str:
+    """A policy under which a self-contained document may use the styles and scripts that stand in it, and no other."""
+    none = "'none'"
+
+    def hashes(tag: bytes) -> str:
+        found = re.findall(rb"<%s>(.*?)</%s>" % (tag, tag), html, re.DOTALL)
+        return (
+            " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in found) or none
+        )
+
+    return (
+        f"default-src 'none'; style-src {hashes(b'style')}; script-src {hashes(b'script')}; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+class Deadlines(H11Protocol):
+    """uvicorn's HTTP/1.1, with a deadline for each connection and a way to make room.
+
+        waiting --request complete--> answering --answer complete--> waiting (again)
+
+    A connection that waits longer than REQUEST_SECS is closed, whatever of a request it has sent meanwhile; so is one
+    that has not taken its answer after ANSWER_SECS, unless that is a page's events.
+    """
+
+    crowd: ClassVar[dict[Deadlines, None]] = {}
+    """All connections, those that have changed last at the end."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _answering = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        if len(self.crowd) >= CONNECTIONS_MAX:
+            waiting = (one for one in self.crowd if not one._answering)
+            next(waiting, next(iter(self.crowd))).cut_off()
+        self._turn(answering=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or was cut off."""
+        self.crowd.pop(self, None)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        """Take what has come of a request."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before and not self.transport.is_closing():
+            self._turn(answering=not self.cycle.response_complete)
+
+    def on_response_complete(self) -> None:
+        """An answer has been given to the transport."""
+        self._turn(answering=False)
+        super().on_response_complete()
+
+    def cut_off(self) -> None:
+        """Close it at once."""
+        self.crowd.pop(self, None)
+        self.transport.abort()
+
+    def _turn(self, *, answering: bool) -> None:
+        if self.transport.is_closing():
+            return
+        self._answering = answering
+        self.crowd.pop(self, None)
+        self.crowd[self] = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if answering and self.scope["path"] == EVENTS_URL:
+            self._deadline = None
+        else:
+            self._deadline = self.loop.call_later(ANSWER_SECS if answering else REQUEST_SECS, self.cut_off)
+
+
+def options(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves the site."""
+    return uvicorn.Config(
+        app, http=Deadlines, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none",
+        proxy_headers=False, backlog=BACKLOG, timeout_graceful_shutdown=GRACE_SECS,
+    )  # fmt: skip
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with an end that is clean: open pages are ended, and the exit status is 0."""
+
+    def __init__(self, config: uvicorn.Config, board: Board) -> None:
+        super().__init__(config)
+        self._board = board
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn would raise the signal again at its end, which turns an ordinary stop into a death by signal.
+        self.should_exit = True
+        self._loop.call_soon_threadsafe(self._board.close)
+
+
+async def serve(
+    lookout: Lookout, sock: socket.socket, *, refresh_secs: float, reports: Path, names: frozenset[str]
+) -> None:
+    """Serve on a listening socket until SIGTERM or SIGINT. reports, names: as of `application`."""
+    board = Board(lookout)
+    server = _Server(options(application(board, reports, names, refresh_secs)), board)
+
+    async def answer() -> None:
+        await board.first_look()
+        _tell_systemd(Notification.READY)
+        await server.serve([sock])
+        board.close()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(board.look_on(refresh_secs))
+        tasks.create_task(answer())

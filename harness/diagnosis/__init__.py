@@ -1,0 +1,1 @@
+"""What presses a computer, and which unit causes it."""

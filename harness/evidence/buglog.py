@@ -1,0 +1,710 @@
+"""The evidence document: a pure function of a run's flight record (contract V2).
+
+The same record renders to the same bytes: nothing here looks at the clock, the host or the file system beside its own
+templates. That is also how a document is checked: render its record again and compare.
+
+A document stays readable and below SIZE_MAX whatever the record holds. So each proof has a budget, larger where
+something was not proven; what does not fit is left out from the middle, with a note, and is in the record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from html import escape
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.base.escape import shown
+from harness.base.plots import Series, figure
+from harness.evidence import timeline
+from harness.evidence.timeline import Bar
+from harness.evidence.verdict import Verdict, claims_in_name, merge
+
+Lines = Iterable[Mapping[str, Any]]
+
+SIZE_MAX = 5_000_000
+"""Bytes of a document."""
+
+STEPS_SIZE = 2_400_000
+"""What all steps of all proofs may take, about."""
+
+ROWS_SIZE, SECTIONS_SIZE = 900_000, 600_000
+"""What the table of proofs may take, and what stands above the steps of each; proofs without room are counted."""
+
+SHARE_MAX = 150_000
+"""What the steps of one proof may take."""
+
+NOT_PROVEN_WEIGHT = 20
+"""How much larger the share of a proof is that was refuted or is unproven."""
+
+STEP_SIZE = 420
+"""What a step takes beside its texts: its markup, and its bar in the drawing."""
+
+ROW_SIZE = 300
+"""What a proof's row takes beside its texts."""
+
+SHOWN_OUTPUT_CHARS = 6000
+"""Longer outputs are cut in the document, with a note; the record holds them whole."""
+
+SHOWN_TITLE_CHARS = 1200
+
+SHOWN_CELL_CHARS = 300
+"""Of a text in a table."""
+
+CHARTS_MAX, HEARTBEATS_MAX = 60, 120
+
+LANES_MAX, UNITS_MAX, SABOTAGES_MAX, WAITING_MAX = 16, 8, 400, 10_000
+
+NUMBER_MAX = 1e15
+"""What is larger is no count of ticks, and is not drawn."""
+
+FIELDS_MAX = 8
+"""A log line with more fields is shown without those that are 0."""
+
+_SYMBOLS = {"proven": "✔", "refuted": "✘", "unproven": "?", "planned": "…", "not run": "–"}
+_GUARDRAILS = ("G0", "G1", "G2", "G3", "G4", "G5", "exit12", "stall", "sampling", "psi", "concurrency")
+
+
+@dataclass
+class Step:
+    """One thing that happened during a proof, ready to be shown."""
+
+    kind: str
+    """command, write, journal, machine, or omitted."""
+    at: float
+    """Seconds since the epoch."""
+    title: str
+    body: str = ""
+    note: str = ""
+    ok: bool = True
+    level: str = ""
+    """Of a log line: INFO, WARN, ERROR...; systemd for what systemd says; else empty."""
+    seconds: float = 0.0
+    """How long a command took."""
+
+    @property
+    def time(self) -> str:
+        """Time of day, UTC."""
+        return f"{datetime.fromtimestamp(self.at, UTC):%H:%M:%S.%f}"[:-3]
+
+    @property
+    def size(self) -> int:
+        """What it takes in a document, about."""
+        return STEP_SIZE + len(escape(self.title)) + len(escape(self.body)) + len(escape(self.note))
+
+
+class Steps:
+    """The steps that fit into a budget: the first ones and the last ones, and how many were between them."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget // 2
+        self._first: list[Step] = []
+        self._last: deque[Step] = deque()
+        self._first_size = self._last_size = 0
+        self._full = False
+        self.omitted = 0
+
+    def add(self, step: Step) -> None:
+        """Keep a step, at the cost of one from the middle where there is no room."""
+        size = step.size
+        if not self._full and self._first_size + size <= self._budget:
+            self._first.append(step)
+            self._first_size += size
+            return
+        self._full = True
+        self._last.append(step)
+        self._last_size += size
+        while self._last_size > self._budget and self._last:
+            self._last_size -= self._last.popleft().size
+            self.omitted += 1
+
+    def __iter__(self) -> Iterator[Step]:
+        # A command is added when it has ended, and stands where it began.
+        yield from sorted(self._first, key=lambda step: step.at)
+        if self.omitted:
+            at = self._last[0].at if self._last else self._first[-1].at if self._first else 0.0
+            yield Step("omitted", at, f"{self.omitted} more steps are in the record")
+        yield from sorted(self._last, key=lambda step: step.at)
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._last) + self.omitted
+
+
+def anchor(proof: str) -> str:
+    """The id in the document under which a proof is told of."""
+    return f"p-{hashlib.sha256(proof.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+@dataclass
+class ProofLog:
+    """One proof: its verdict, and what was done and seen on the way to it."""
+
+    proof: str
+    claims: list[str]
+    verdict: str
+    reason: str
+    seconds: float
+    about: str
+    """What the proof says of itself."""
+    ended: float
+    worker: str
+    told: str = ""
+    """All that pytest said of it when it ended, of one that is not proven."""
+    steps: Steps = field(default_factory=lambda: Steps(0))
+    heartbeats: list[tuple[float, Mapping[str, Any]]] = field(default_factory=list)
+    shown: bool = False
+    """Whether the document has room for what was done."""
+    chart: Markup = Markup("")  # noqa: RUF009
+    """Ticks as the heartbeats tell them, as SVG; empty when there are too few."""
+
+    @property
+    def cell_reason(self) -> str:
+        """The reason's beginning, for the table."""
+        return _cut(self.reason.partition("\n")[0], SHOWN_CELL_CHARS)
+
+    @property
+    def module(self) -> str:
+        """The test module's name, without `test_`."""
+        return self.proof.partition("::")[0].rpartition("/")[2].removesuffix(".py").removeprefix("test_")
+
+    @property
+    def title(self) -> str:
+        """The test's name as words, with its parameters, cut to a line or two."""
+        name, bracket, params = (self.proof.partition("::")[2] or self.proof).partition("[")
+        words = name.removeprefix("test_").split("_")[len(claims_in_name(name)) :]
+        return _cut((" ".join(words) or name) + (f" [{params}" if bracket else ""), SHOWN_CELL_CHARS)
+
+    @property
+    def anchor(self) -> str:
+        """An id for links within the document."""
+        return anchor(self.proof)
+
+    @property
+    def began(self) -> float:
+        return self.ended - self.seconds
+
+    @property
+    def timeline(self) -> Markup:
+        """What happened when, as SVG; empty when too little did."""
+        steps = [step for step in self.steps if step.kind != "omitted"]
+        if len(steps) < 4:
+            return Markup("")
+        begun = min(self.began, steps[0].at)
+        lanes: dict[str, list[Bar]] = {"commands": [], "systemd": [], "log": []}
+        for step in steps:
+            if step.kind == "command":
+                bar = Bar(step.at - begun, step.seconds, "command" if step.ok else "failed", step.title[:160])
+                lanes["commands"].append(bar)
+            elif step.kind == "journal":
+                lane = "systemd" if step.level == "systemd" else "log"
+                lanes[lane].append(Bar(step.at - begun, 0.0, step.level or "none", step.title[:160]))
+        end = max(self.ended, *(step.at + step.seconds for step in steps))
+        kinds = ("none", "DEBUG", "INFO", "systemd", "command", "WARN", "ERROR", "failed")
+        return Markup(timeline.lanes("What happened when", lanes, seconds=end - begun, priority=kinds))
+
+    def take(self, at: float, beat: Mapping[str, Any]) -> None:
+        """Keep a heartbeat; of too many, every second."""
+        if len(self.heartbeats) == HEARTBEATS_MAX:
+            del self.heartbeats[1::2]
+        self.heartbeats.append((at, beat))
+
+    def draw(self) -> None:
+        """Make the chart."""
+        if len(self.heartbeats) < 3 or not self.heartbeats[-1][1].get("ingest_received"):
+            return
+        begun = self.heartbeats[0][0]
+        names = {"received": "ingest_received", "processed": "ingest_processed", "rows on disk": "tick_rows_written"}
+        series = [
+            Series(name, [(at - begun, _number(fields.get(key))) for at, fields in self.heartbeats])
+            for name, key in names.items()
+        ]
+        seconds = self.heartbeats[-1][0] - begun
+        self.chart = Markup(figure("Ticks since the start", series, unit="by heartbeat", seconds=seconds))
+
+
+@dataclass(frozen=True)
+class Clause:
+    """What became of one clause of the contract."""
+
+    id: str
+    text: str
+    verdict: str
+    """proven, refuted, unproven, planned, or "not run"."""
+    proofs: int
+
+    @property
+    def symbol(self) -> str:
+        return _SYMBOLS[self.verdict]
+
+
+@dataclass(frozen=True)
+class SabotageRun:
+    """How the sabotages went; of a run of its own, most times."""
+
+    run_id: str
+    started: str
+    sha256: str
+    lines: int
+    facts: Mapping[str, str]
+    entries: list[Mapping[str, Any]]
+
+    @property
+    def caught(self) -> int:
+        return sum(entry["verdict"] == Verdict.REFUTED for entry in self.entries)
+
+
+@dataclass(frozen=True)
+class Document:
+    """Everything the templates show."""
+
+    name: str
+    """File name without its ending: BUG_<date>_<slug>."""
+    run_id: str
+    sha256: str
+    """Digest of the record's last line, which stands for all of it."""
+    lines: int
+    systemd: str
+    verdict: str
+    cut_off: bool
+    """Whether the record has no end."""
+    state: str
+    """How much of the project's proofs the run judged: complete, partial or interrupted; empty when it has no end."""
+    collected: int
+    selected: int
+    never_ran: int
+    """How many proofs there were, were chosen, and have no verdict."""
+    counts: Mapping[str, int]
+    planned: list[str]
+    accepted: list[str]
+    started: str
+    seconds: float
+    facts: Mapping[str, str]
+    units: list[tuple[str, str]]
+    """(name, text) of each effective unit that proofs ran against."""
+    guardrails: list[Clause]
+    clauses: dict[str, list[Clause]]
+    """The others, by their letter."""
+    texts: Mapping[str, str]
+    """Clause -> its words."""
+    proofs: list[ProofLog]
+    """All of them, worst first."""
+    rows: list[ProofLog]
+    """Those that the table has room for."""
+    setting_up: Steps
+    """What happened between proofs: booting, installing."""
+    overview: Markup
+    sabotage: SabotageRun | None
+
+
+def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = None) -> Document:
+    """The document of one run.
+
+    read: gives the lines of its flight record, in file order, each time it is called (twice: what is shown of a proof
+    depends on its verdict, which comes last). sabotage: likewise of the run that has the sabotages.
+    """
+    pass_ = _FirstPass(read())
+    proofs = pass_.proofs
+    weights = {name: 1 if proof.verdict == Verdict.PROVEN else NOT_PROVEN_WEIGHT for name, proof in proofs.items()}
+    share = _share([(size, weights[name]) for name, size in pass_.sizes.items() if name in weights])
+    for name, proof in proofs.items():
+        proof.steps = Steps(int(min(SHARE_MAX, share * weights[name])))
+    between = Steps(SHARE_MAX)
+    _second_pass(read(), pass_.run_id, proofs, between)
+    ordered = sorted(proofs.values(), key=_worst_first)
+    rows = _within(ROWS_SIZE, ordered, lambda proof: (proof.title, proof.module, *proof.claims, proof.cell_reason))
+    busy = [proof for proof in ordered if len(proof.steps)]
+    for proof in _within(
+        SECTIONS_SIZE, busy, lambda proof: (proof.proof, proof.title, proof.reason, proof.about, proof.told)
+    ):
+        proof.shown = True
+    for proof in busy[:CHARTS_MAX]:
+        proof.draw()
+    end = pass_.end or {}
+    state = str(end.get("state", "interrupted" if end.get("interrupted") else "complete")) if end else ""
+    # A cut-off record may have lost its worst line, and what never ran is proven to nobody.
+    verdicts = [Verdict(one.verdict) for one in proofs.values()] + [Verdict.UNPROVEN] * (state != "complete")
+    planned = list(map(shown, end.get("planned", [])))
+    broken = _FirstPass(sabotage()) if sabotage is not None else None
+    # That proofs can fail is shown by the sabotages alone.
+    judges = [
+        *proofs.values(),
+        *(broken.proofs.values() if broken is not None and broken.run_id != pass_.run_id else ()),
+    ]
+    clauses = _judged(pass_.clauses, judges, planned)
+    by_letter: dict[str, list[Clause]] = {}
+    for clause in clauses:
+        if clause.id not in _GUARDRAILS:
+            by_letter.setdefault(clause.id[:1], []).append(clause)
+    day = datetime.fromtimestamp(pass_.started, UTC)
+    return Document(
+        name=f"BUG_{day:%Y-%m-%d}_proofs-{pass_.run_id}",
+        run_id=pass_.run_id,
+        sha256=pass_.sha256,
+        lines=pass_.lines,
+        systemd=shown(str(end.get("systemd") or pass_.systemd)),
+        verdict=merge(verdicts).value,
+        cut_off=pass_.end is None,
+        state=state,
+        collected=int(end.get("collected", 0)),
+        selected=int(end.get("selected", 0)),
+        never_ran=int(end.get("never_ran", 0)),
+        counts={verdict.value: sum(one.verdict == verdict for one in proofs.values()) for verdict in Verdict},
+        planned=planned,
+        accepted=list(map(shown, end.get("accepted_unproven", []))),
+        started=f"{day:%Y-%m-%d %H:%M:%S} UTC",
+        seconds=pass_.ended - pass_.started,
+        facts=pass_.facts,
+        units=pass_.units,
+        guardrails=[clause for clause in clauses if clause.id in _GUARDRAILS],
+        clauses=by_letter,
+        texts=pass_.clauses,
+        proofs=ordered,
+        rows=rows,
+        setting_up=between,
+        overview=_overview(proofs.values(), pass_.started, pass_.ended),
+        sabotage=_sabotage_run(broken) if broken is not None else None,
+    )
+
+
+def _within(size: int, proofs: Iterable[ProofLog], texts: Callable[[ProofLog], Iterable[str]]) -> list[ProofLog]:
+    """The first proofs whose texts fit into `size`."""
+    found = []
+    for proof in proofs:
+        size -= ROW_SIZE + sum(len(escape(text)) for text in texts(proof))
+        if size < 0:
+            break
+        found.append(proof)
+    return found
+
+
+def _share(wanted: Sequence[tuple[int, int]]) -> float:
+    """What a proof of weight 1 may take, so that all together take STEPS_SIZE: what one does not need, others have.
+
+    wanted: (size of all its steps, weight) of each proof.
+    """
+    left, weights = float(STEPS_SIZE), sum(weight for _, weight in wanted)
+    for size, weight in sorted(wanted, key=lambda one: one[0] / one[1]):
+        if size > left / weights * weight:
+            return left / weights
+        left -= size
+        weights -= weight
+    return float(SHARE_MAX)
+
+
+class _FirstPass:
+    """What a run was, and how its proofs ended."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.run_id, self.sha256, self.systemd = "", "", ""
+        self.lines = 0
+        self.started = self.ended = 0.0
+        self.facts: Mapping[str, str] = {}
+        self.clauses: Mapping[str, str] = {}
+        self.proofs: dict[str, ProofLog] = {}
+        self.units: list[tuple[str, str]] = []
+        self.sabotages: list[Mapping[str, Any]] = []
+        self.sizes: dict[str, int] = {}
+        """Proof -> what all its steps would take, about; only of proofs that have some."""
+        self.end: Mapping[str, Any] | None = None
+        unfinished: dict[str, Mapping[str, Any]] = {}
+        for line in lines:
+            self.lines += 1
+            self.sha256 = str(line["sha256"])
+            self.run_id = self.run_id or shown(str(line["run"]))
+            self.started = self.started or float(line["at"])
+            self.ended = max(self.ended, float(line["at"]))
+            self.end = None
+            kind, proof = line["type"], str(line["proof"])
+            if kind == "run":
+                self.facts, self.clauses = _all_shown(line["facts"]), _all_shown(line["clauses"])
+                self.systemd = shown(line["systemd"])
+            elif kind == "verdict":
+                self.proofs[proof] = _proof(line)
+                unfinished.pop(proof, None)
+            elif kind == "unit":
+                unit = (_text(line["name"]), _text(line["text"]))
+                self.units += [unit] if unit not in self.units and len(self.units) < UNITS_MAX else []
+            elif kind == "sabotage" and len(self.sabotages) < SABOTAGES_MAX:
+                words = {name: _text(value) for name, value in line.items() if isinstance(value, str)}
+                reason = _cut(_text(line["reason"]), SHOWN_CELL_CHARS)
+                self.sabotages.append({**line, **words, "reason": reason})
+            elif kind == "end":
+                self.end = line
+            elif proof and proof not in self.proofs:
+                unfinished[proof] = line
+            if proof and kind != "verdict":
+                texts = (line.get(name) for name in ("argv", "text", "message", "stdout", "stderr"))
+                size = STEP_SIZE + 2 * sum(min(len(str(text)), SHOWN_OUTPUT_CHARS) for text in texts if text)
+                self.sizes[proof] = self.sizes.get(proof, 0) + size
+        for proof, line in unfinished.items():
+            why = "no verdict was recorded: the run was cut off in the middle of it"
+            missing = {"claims": [], "verdict": Verdict.UNPROVEN.value, "reason": why, "seconds": 0.0, "about": ""}
+            self.proofs[proof] = _proof({**line, **missing, "proof": proof})
+
+
+def _all_shown(texts: Mapping[str, Any]) -> dict[str, str]:
+    return {shown(name): shown(str(text)) for name, text in texts.items()}
+
+
+def _proof(line: Mapping[str, Any]) -> ProofLog:
+    return ProofLog(
+        proof=shown(str(line["proof"])),
+        claims=[shown(claim) for claim in line["claims"]],
+        verdict=str(line["verdict"]),
+        reason=_cut(_text(line["reason"])),
+        seconds=float(line["seconds"]),
+        about=_text(line["about"])[:SHOWN_TITLE_CHARS],
+        ended=float(line["at"]),
+        worker=shown(str(line["worker"])),
+        told=_cut(_text(line.get("told", ""))),
+    )
+
+
+def _second_pass(lines: Lines, run_id: str, proofs: Mapping[str, ProofLog], between: Steps) -> None:
+    waiting: dict[tuple[str, int], tuple[Step, Steps]] = {}
+    for line in lines:
+        if line["run"] != run_id:
+            continue
+        proof = proofs.get(line["proof"])
+        steps = between if proof is None else proof.steps
+        if line["type"] == "intent":
+            waiting[line["worker"], line["seq"]] = (_step(line), steps)
+            if len(waiting) > WAITING_MAX:
+                oldest, its_steps = waiting.pop(next(iter(waiting)))
+                its_steps.add(oldest)
+        elif line["type"] == "result":
+            started, its_steps = waiting.pop((line["worker"], line["intent"]), (None, steps))
+            if started is not None:
+                _finish(started, line)
+                its_steps.add(started)
+        elif line["type"] in ("write", "journal", "machine"):
+            steps.add(step := _step(line))
+            beat = _heartbeat(line)
+            if proof is not None and beat is not None:
+                proof.take(step.at, beat)
+    for started, its_steps in waiting.values():
+        its_steps.add(started)
+
+
+def _judged(texts: Mapping[str, str], proofs: Iterable[ProofLog], planned: Iterable[str]) -> list[Clause]:
+    found: dict[str, list[Verdict]] = {}
+    for proof in proofs:
+        for claim in proof.claims:
+            found.setdefault(claim, []).append(Verdict(proof.verdict))
+    later = set(planned)
+    judged = []
+    for clause in (*texts, *(claim for claim in sorted(found) if claim not in texts)):
+        verdicts = found.get(clause, [])
+        verdict = "planned" if clause in later else merge(verdicts).value if verdicts else "not run"
+        judged.append(Clause(clause, texts.get(clause, ""), verdict, len(verdicts)))
+    return judged
+
+
+def _sabotage_run(found: _FirstPass) -> SabotageRun:
+    return SabotageRun(
+        run_id=found.run_id,
+        started=f"{datetime.fromtimestamp(found.started, UTC):%Y-%m-%d %H:%M:%S} UTC",
+        sha256=found.sha256,
+        lines=found.lines,
+        facts=found.facts,
+        entries=found.sabotages,
+    )
+
+
+def _overview(proofs: Iterable[ProofLog], started: float, ended: float) -> Markup:
+    rows: dict[str, list[Bar]] = {}
+    for proof in sorted(proofs, key=lambda proof: (proof.worker, proof.ended)):
+        bar = Bar(proof.began - started, proof.seconds, proof.verdict, f"{proof.module}: {proof.title}"[:160])
+        if proof.worker in rows or len(rows) < LANES_MAX:
+            rows.setdefault(proof.worker, []).append(bar)
+    if not rows:
+        return Markup("")
+    kinds = ("proven", "unproven", "refuted")
+    drawing = timeline.lanes("When each proof ran, by worker", rows, seconds=ended - started, priority=kinds)
+    return Markup(drawing)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("harness.evidence"),
+        autoescape=lambda name: bool(name and ".html" in name),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"fence": _fence, "cell": _cell, "clause": _clause_cells}
+    return environment
+
+
+def render(doc: Document) -> dict[str, str]:
+    """The document as {file name: text}, Markdown and HTML."""
+    environment = _environment()
+    return {
+        f"{doc.name}.md": environment.get_template("buglog.md.j2").render(doc=doc),
+        f"{doc.name}.html": environment.get_template("buglog.html.j2").render(doc=doc),
+    }
+
+
+def _worst_first(proof: ProofLog) -> tuple[int, str]:
+    return (list(Verdict).index(Verdict(proof.verdict)), proof.proof)
+
+
+def _step(line: Mapping[str, Any]) -> Step:
+    at, kind = float(line["at"]), line["type"]
+    if kind == "intent":
+        argv, where = list(map(str, line["argv"])), " on the host"
+        if argv[:2] == ["nsenter", "-t"] and argv[3:4] == ["-a"]:
+            argv, where = argv[4:], ""
+        title = _cut(shown(shlex.join(argv)), SHOWN_TITLE_CHARS)
+        return Step("command", at, title, note=f"interrupted{where}: no result was recorded", ok=False)
+    if kind == "write":
+        # A file of a machine is written through the root of its PID 1.
+        path = _text(line["path"])
+        inside = path.partition("/root/")[2] if path.startswith("/proc/") else ""
+        body = "(removed)" if line["text"] is None else _cut(_text(line["text"]))
+        return Step("write", at, _cut(f"/{inside}" if inside else path, SHOWN_TITLE_CHARS), body)
+    if kind == "journal":
+        level, message = _one_line(_kept(line["message"]))
+        by_systemd = line["by"] == "systemd"
+        title = _cut(shown(message if by_systemd else f"{line['by']}: {message}"), SHOWN_TITLE_CHARS)
+        return Step("journal", at, title, level="systemd" if by_systemd else level, ok=level != "ERROR")
+    return Step("machine", at, shown(f"{line['variant']} machine {line['name']} {line['event']}"))
+
+
+def _finish(step: Step, line: Mapping[str, Any]) -> None:
+    where = " on the host" if "on the host" in step.note else ""
+    step.body = _cut((_text(line["stdout"]) + _text(line["stderr"])).rstrip("\n"))
+    step.seconds = float(line["seconds"])
+    step.note = f"{_status(line['status'])}{where}, {step.seconds * 1000:.0f} ms"
+    step.ok = line["status"] == 0
+
+
+def _text(value: Any) -> str:
+    """What the record keeps of a text, as far as a document shows it (harness/evidence/recorder.py)."""
+    return shown(_kept(value))
+
+
+def _kept(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    if "base64" in value:
+        return f"[no text; base64: {value['base64']}]"
+    where = f"{value['bytes']} bytes in blobs/{value['blob']}"
+    if value.get("binary"):
+        return f"[no text; {where}]"
+    return f"{value['head']}\n[... {where} ...]\n{value['tail']}"
+
+
+def _status(status: int) -> str:
+    return f"exit {status}" if status >= 0 else f"signal {-status}"
+
+
+def _cut(text: str, chars: int = SHOWN_OUTPUT_CHARS) -> str:
+    if len(text) <= chars:
+        return text
+    return f"{text[:chars]}\n[{len(text) - chars} more characters in the record]"
+
+
+def _number(value: object) -> float | None:
+    # A journal line is anybody's text, and JSON numbers have no largest one.
+    return float(value) if isinstance(value, int | float) and abs(value) < NUMBER_MAX else None
+
+
+def _fields(message: str) -> tuple[str, dict[str, Any]] | None:
+    """Level and fields of a log line in the contract's form (M1)."""
+    try:
+        log = json.loads(message)
+        return str(log.get("level", "")), {"message": log["fields"].pop("message"), **log["fields"]}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _heartbeat(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if line["type"] != "journal" or not isinstance(line["message"], str) or "HEARTBEAT" not in line["message"]:
+        return None
+    found = _fields(line["message"])
+    return found[1] if found is not None and str(found[1]["message"]).startswith("HEARTBEAT") else None
+
+
+def _one_line(message: str) -> tuple[str, str]:
+    # The engine logs JSON; its event and fields read better than the envelope.
+    found = _fields(message)
+    if found is None:
+        return "", message
+    level, fields = found
+    event = fields.pop("message")
+    shown = fields if len(fields) <= FIELDS_MAX else {key: value for key, value in fields.items() if value != 0}
+    zeros = f" (0: {len(fields) - len(shown)} others)" if len(shown) < len(fields) else ""
+    return level, f"{level} {event} {' '.join(f'{key}={value}' for key, value in shown.items())}".strip() + zeros
+
+
+def _clause_cells(text: str) -> tuple[str, str]:
+    """What a clause is and what its proof is, from its row or bullet in the contract."""
+    if text.startswith("|"):
+        cells = [cell.strip() for cell in text.strip("| ").split(" | ")]
+        return cells[1] if len(cells) > 1 else "", cells[2] if len(cells) > 2 else ""
+    return text.partition(" ")[2].partition(" ")[2] if text.startswith("* ") else text, ""
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a Markdown table, where neither markup nor the table's own signs may come from it."""
+    entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "[": "\\[", "\n": " ", "\r": " "}
+    return "".join(entities.get(char, char) for char in text)
+
+
+def _fence(text: str) -> str:
+    # A fence must be longer than any run of backticks inside it (CommonMark 4.5).
+    longest = run = 0
+    for char in text:
+        run = run + 1 if char == "`" else 0
+        longest = max(longest, run)
+    ticks = "`" * max(3, longest + 1)
+    return f"{ticks}\n{text}\n{ticks}"
+
+
+def story(read: Callable[[], Lines], wanted: str) -> tuple[bool, list[str]]:
+    """Whether one proof is named, and all that the record holds of it, as lines for a terminal; else those there are.
+
+    wanted: the proof's id, a part of it, or the beginning of its anchor().
+    """
+    pass_ = _FirstPass(read())
+    everybody = pass_.proofs.values()
+    found = [proof for proof in everybody if wanted in proof.proof or anchor(proof.proof).startswith(wanted)]
+    exact = [proof for proof in found if proof.proof == wanted]
+    if len(exact or found) != 1:
+        listed = sorted(f"{anchor(proof.proof)}  {proof.verdict:<8}  {proof.proof}" for proof in found or everybody)
+        return False, [f"{len(found)} proofs of run {pass_.run_id} are named by {shown(wanted)}; there are:", *listed]
+    (proof,) = exact or found
+    proof.steps = Steps(STEPS_SIZE)
+    _second_pass(read(), pass_.run_id, {proof.proof: proof}, Steps(0))
+    lines = [
+        f"{proof.verdict}  {proof.proof}",
+        f"run {pass_.run_id}, {proof.worker}, {proof.seconds:.3f} s, claims {', '.join(proof.claims)}",
+        *(f"  {clause}: {pass_.clauses[clause]}" for clause in proof.claims if clause in pass_.clauses),
+    ]
+    if proof.about:
+        lines += ["", proof.about]
+    if proof.verdict != Verdict.PROVEN:
+        lines += ["", "--- what pytest said ---", *(proof.told or proof.reason).splitlines()]
+    lines += ["", "--- what was done and seen (UTC) ---"]
+    for step in proof.steps:
+        note = f"  ({step.note})" if step.note else ""
+        sign = {"command": "$ ", "write": "> "}.get(step.kind, "")
+        lines += [
+            f"{step.time}  {sign}{step.title}{note}",
+            *(f"              {line}" for line in step.body.splitlines()),
+        ]
+    for name, text in pass_.units:
+        lines += ["", f"--- the effective unit {name} ---", *text.splitlines()]
+    return True, lines

@@ -1,0 +1,1 @@
+"""What disturbs an engine under proof: the mock exchange and the nemesis."""

@@ -1,0 +1,278 @@
+"""A mock WebSocket exchange in the test process, on an ephemeral loopback port.
+
+Built on `websockets`, so that the engine's own transport meets another implementation on the wire. It has its own
+JSON and imports nothing of the engine's. It counts what it sent: `sent` is what the engine must account for.
+
+Each method may be called from the test's thread; the server runs on a loop in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from harness.base.clock import Clock, OsClock, poll
+from harness.base.errors import HarnessError
+from harness.base.waiting import awaiting
+
+T = TypeVar("T")
+
+CALL_SECS = 30.0
+"""Deadline of one call from the test into the server's loop."""
+
+_MUTE_LOOK_SECS = 0.02
+
+# Ticks whose stamp is remembered: more than any proof lets a venue send again.
+_STAMPS_MAX = 200_000
+
+
+class Exchange:
+    """One server on `ws://127.0.0.1:<port>`. Use as a context manager."""
+
+    def __init__(self, symbol: str = "SOL/USDC", clock: Clock | None = None) -> None:
+        self.symbol = symbol
+        self.sent = 0
+        """Distinct ticks that were sent."""
+        self.sent_again = 0
+        """Ticks that were sent a second time."""
+        self.sent_raw = 0
+        """Messages of `send_raw` that went out, one for each client."""
+        self.connections = 0
+        """Clients that ever connected."""
+        self.port = 0
+        self._clock = clock or OsClock()
+        self.refusals: list[float] = []
+        """When handshakes were answered with an HTTP error, in monotonic seconds."""
+        self._next_id = 1
+        self._frozen: set[ServerConnection] = set()
+        self._refusal: tuple[int, dict[str, str]] | None = None
+        self.late_handshakes = 0
+        """Handshakes that were answered after `delay_handshakes`."""
+        self._delay_secs = 0.0
+        self._mute = False
+        self._clients: set[ServerConnection] = set()
+        self._stamps: dict[int, int] = {}
+        self._changed = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="exchange", daemon=True)
+        self._server: Server | None = None
+        self._on_connect: Callable[[ServerConnection], Awaitable[None]] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Exchange:
+        self._thread.start()
+        self._server = self._call(self._serve())
+        self.port = next(iter(self._server.sockets)).getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CALL_SECS)
+        self._loop.close()
+
+    def wait_client(self, deadline_secs: float = 10.0, *, connections: int = 1) -> None:
+        """Wait until a client is connected, and so many have ever been. Raises HarnessError when none comes."""
+        with self._changed, awaiting("a client of the exchange"):
+            if not self._changed.wait_for(lambda: self._clients and self.connections >= connections, deadline_secs):
+                raise HarnessError(f"no client connected to {self.url} within {deadline_secs:g} s")
+
+    def wait_sent(self, count: int, deadline_secs: float = 10.0) -> None:
+        """Wait until `count` ticks were sent. Raises HarnessError when clients do not take them."""
+        with awaiting(f"{count} ticks to be sent"):
+            sent = poll(lambda: True if self.sent >= count else None, self._clock, deadline_secs)
+        if sent is None:
+            raise HarnessError(f"{self.sent} of {count} ticks sent to {self.url} within {deadline_secs:g} s")
+
+    def wait_refusals(self, count: int, deadline_secs: float = 10.0) -> None:
+        """Wait until `count` handshakes were refused. Raises HarnessError when nobody tries so often."""
+        with awaiting(f"{count} refused handshakes"):
+            refused = poll(lambda: True if len(self.refusals) >= count else None, self._clock, deadline_secs)
+        if refused is None:
+            raise HarnessError(f"{len(self.refusals)} of {count} handshakes refused within {deadline_secs:g} s")
+
+    def send_ticks(self, count: int, *, price: float = 100.0, again: int = 0) -> None:
+        """Send `count` new ticks with consecutive event ids to every client, at full speed.
+
+        price: of each tick, in quote units. again: how many of the ticks sent last are sent once more before, as
+        venues do after a reconnect; they count as `sent_again`, not as `sent`.
+        """
+        first = self._next_id - again
+        self._next_id += count
+        self._call(self._broadcast(self.tick(number, price) for number in range(first, self._next_id)))
+        self.sent += count
+        self.sent_again += again
+
+    def feed(self, *, interval_secs: float, price: float = 100.0, again: int = 0) -> None:
+        """From now on, send every client that connects a tick each `interval_secs`, for as long as it stays.
+
+        again: how many of the ticks sent last each of them is sent first, as venues do after a reconnect.
+        """
+
+        async def forever(client: ServerConnection) -> None:
+            for number in range(max(1, self._next_id - again), self._next_id):
+                await client.send(self.tick(number, price))
+                self.sent_again += 1
+            while client not in self._frozen:
+                if self._mute:
+                    await asyncio.sleep(_MUTE_LOOK_SECS)
+                    continue
+                number, self._next_id = self._next_id, self._next_id + 1
+                await client.send(self.tick(number, price))
+                self.sent += 1
+                await asyncio.sleep(interval_secs)
+
+        self._on_connect = forever
+
+    def number_from(self, next_id: int) -> None:
+        """The next new tick has this id, as after a venue was wiped; ids that come again are of other trades."""
+        self._next_id = next_id
+        self._stamps.clear()
+
+    def send_raw(self, messages: Iterable[str | bytes]) -> None:
+        """Send messages as they are: garbage, acknowledgements, whatever a venue might say."""
+        self.sent_raw += self._call(self._broadcast(messages))
+
+    def on_connect_send(self, messages: list[str]) -> None:
+        """From now on, greet every client that connects with these messages."""
+
+        async def greet(client: ServerConnection) -> None:
+            for message in messages:
+                await client.send(message)
+
+        self._on_connect = greet
+
+    def drop_clients(self) -> int:
+        """Cut every connection without a closing handshake, as a network does. Returns how many there were."""
+
+        async def cut() -> int:
+            clients = list(self._clients)
+            for client in clients:
+                client.transport.abort()
+            return len(clients)
+
+        return self._call(cut())
+
+    def freeze_clients(self) -> int:
+        """Neither read from nor write to the present clients any more, so that not even a pong goes out: what a
+        half-open connection looks like from the other end. Returns how many there were."""
+
+        async def freeze() -> int:
+            clients = list(self._clients)
+            for client in clients:
+                client.transport.pause_reading()
+                self._frozen.add(client)
+            return len(clients)
+
+        return self._call(freeze())
+
+    def refuse(self, status: int | None, headers: dict[str, str] | None = None) -> None:
+        """From now on, answer every handshake with this HTTP status; None lets clients in again."""
+        self._refusal = None if status is None else (status, headers or {})
+
+    def mute(self, muted: bool) -> None:
+        """Whether `feed` sends nothing for now. Connections stay, pings are answered."""
+        self._mute = muted
+
+    def delay_handshakes(self, seconds: float) -> None:
+        """From now on, answer every handshake so late; 0: at once."""
+        self._delay_secs = seconds
+
+    def close_port(self) -> None:
+        """Cut every connection and listen no more: who connects now is refused by the kernel."""
+        self._call(self._close())
+        self._server = None
+
+    def open_port(self) -> None:
+        """Listen on the same port again."""
+        self._server = self._call(self._serve())
+
+    def flood_on_connect(self) -> None:
+        """From now on, send every client that connects ticks as fast as it takes them."""
+        self.feed(interval_secs=0.0)
+
+    def tick(self, number: int, price: float = 100.0, *, volume: float = 1.0, age_secs: float = 0.0) -> str:
+        """The wire form of a tick (contract N3), stamped so long before the present; the same stamp whenever it is sent
+        again, as a venue's trades have."""
+        stamp = self._stamps.setdefault(number, int((self._clock.wall() - age_secs) * 1000))
+        if len(self._stamps) > _STAMPS_MAX:
+            del self._stamps[next(iter(self._stamps))]
+        return json.dumps(
+            {
+                "event_id": str(number),
+                "symbol": self.symbol,
+                "price": price,
+                "volume": volume,
+                "ts": stamp,
+            }
+        )
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(CALL_SECS)
+
+    async def _serve(self) -> Server:
+        return await serve(
+            self._handle,
+            "127.0.0.1",
+            self.port,
+            process_request=self._answer,
+            compression=None,
+            ping_interval=None,
+            close_timeout=0.2,
+        )
+
+    async def _answer(self, client: ServerConnection, _request: Request) -> Response | None:
+        if self._delay_secs:
+            await asyncio.sleep(self._delay_secs)
+            self.late_handshakes += 1
+        if self._refusal is None:
+            return None
+        status, headers = self._refusal
+        self.refusals.append(self._clock.monotonic())
+        response = client.respond(HTTPStatus(status), "refused\n")
+        for name, value in headers.items():
+            response.headers[name] = value
+        return response
+
+    async def _handle(self, client: ServerConnection) -> None:
+        with self._changed:
+            self._clients.add(client)
+            self.connections += 1
+            self._changed.notify_all()
+        try:
+            if self._on_connect is not None:
+                await self._on_connect(client)
+            await client.wait_closed()
+        except ConnectionClosed:
+            pass  # The engine may go at any moment: killing it is what proofs do.
+        finally:
+            with self._changed:
+                self._clients.discard(client)
+                self._changed.notify_all()
+
+    async def _broadcast(self, messages: Iterable[str | bytes]) -> int:
+        sent = 0
+        for message in messages:
+            for client in list(self._clients):
+                try:
+                    await client.send(message)
+                except ConnectionClosed:
+                    continue
+                sent += 1
+        return sent
+
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close(close_connections=True)
+            await self._server.wait_closed()

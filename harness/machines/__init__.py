@@ -1,0 +1,1 @@
+"""Private, host and user machines, and the units that run on them."""

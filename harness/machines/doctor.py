@@ -1,0 +1,136 @@
+"""What this computer can prove, line by line, and what to install for the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.machines.machine import why_not_private
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+"""Names under which distributions install a browser that playwright can drive."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    subject: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+    """What to do about it; empty when it is ok or nothing can be done."""
+    needed: bool = True
+    """Whether proofs stay unproven without it."""
+
+
+def examine() -> list[Finding]:
+    """Look at everything a proof may need. Changes nothing."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python, _private, _host, _user, _journal, _pressure, _cgroup_controllers, _browser, _tools,
+    )  # fmt: skip
+    return [check() for check in checks]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    real = Path(sys.executable).resolve()
+    hidden = real.is_relative_to("/root") or real.is_relative_to("/home")
+    return Finding(
+        "python",
+        not hidden,
+        f"{version} at {real}",
+        "make clean, then make with PYTHON=/usr/bin/python3: the unit's user cannot read an interpreter under a home"
+        if hidden
+        else "",
+    )
+
+
+def _private() -> Finding:
+    reason = why_not_private()
+    if reason is None:
+        return Finding("private systemd", True, "systemd-nspawn can boot one for each worker")
+    return Finding("private systemd", False, reason.reason, reason.remedy)
+
+
+def _host() -> Finding:
+    booted = Path("/run/systemd/system").is_dir()
+    detail = "PID 1 is systemd" if booted else "PID 1 is not systemd"
+    return Finding("host systemd", booted and os.geteuid() == 0, detail, "" if booted else "not needed", needed=False)
+
+
+def _user() -> Finding:
+    socket = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"), "systemd", "private")
+    detail = f"a manager answers at {socket}" if socket.exists() else "no user manager runs"
+    return Finding("user systemd", socket.exists(), detail, "" if socket.exists() else "not needed", needed=False)
+
+
+def _journal() -> Finding:
+    found = shutil.which("journalctl")
+    return Finding("journalctl", bool(found), found or "not installed", "" if found else "apt-get install systemd")
+
+
+def _pressure() -> Finding:
+    readable = os.access("/proc/pressure/cpu", os.R_OK)
+    return Finding(
+        "pressure (PSI)",
+        readable,
+        "/proc/pressure is readable" if readable else "/proc/pressure is missing",
+        "" if readable else "boot a kernel with CONFIG_PSI=y and psi=1",
+    )
+
+
+def _cgroup_controllers() -> Finding:
+    try:
+        controllers = Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()
+    except OSError:
+        controllers = []
+    ok = {"cpu", "memory"} <= set(controllers)
+    return Finding(
+        "cgroup v2 cpu, memory",
+        ok,
+        "available" if ok else "not available: CPUQuota= and MemoryMax= do nothing here",
+        "" if ok else "not needed: the caged neighbour uses CPUSchedulingPolicy=idle",
+        needed=False,
+    )
+
+
+def _browser() -> Finding:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    return Finding(
+        "browser",
+        bool(found),
+        found or f"none of {', '.join(BROWSERS)}",
+        "" if found else "apt-get install chromium: the tests of the dashboard's page need it, no proof does",
+        needed=False,
+    )
+
+
+def _tools() -> Finding:
+    missing = [tool for tool in ("unshare", "nsenter", "setpriv", "mount", "make", "git") if shutil.which(tool) is None]
+    return Finding(
+        "tools",
+        not missing,
+        f"missing: {', '.join(missing)}" if missing else "unshare, nsenter, setpriv, mount, make and git are here",
+        "apt-get install util-linux mount make git" if missing else "",
+    )
+
+
+def report(findings: list[Finding], *, colour: bool) -> str:
+    """The findings as text, one line each, and a last line that says what follows."""
+    lines = []
+    for finding in findings:
+        mark, code = ("ok", 32) if finding.ok else ("missing", 31) if finding.needed else ("absent", 33)
+        shown = f"\x1b[{code}m{mark:<8}\x1b[0m" if colour else f"{mark:<8}"
+        lines.append(f"{shown} {finding.subject:<22} {finding.detail}")
+        if finding.remedy:
+            lines.append(f"{'':<8} {'':<22} -> {finding.remedy}")
+    lacking = [finding.subject for finding in findings if finding.needed and not finding.ok]
+    lines.append(
+        f"Proofs that need {', '.join(lacking)} will be unproven here." if lacking else "Everything can be proven here."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,550 @@
+"""Machines: a real systemd to run the unit under. `private` boots one; `host` and `user` use one that runs.
+
+A private machine is the host's own root, read through a throw-away overlay, booted by systemd-nspawn to a
+target that holds journald, D-Bus and nothing else. It shares the host's loopback, so that an exchange in the
+test process is reachable from the unit, and it has its own PID 1, journal, cgroup tree and /run.
+
+States: absent -> booting -> running -> halted. nspawn tells "running" through NOTIFY_SOCKET, once with the
+PID of the machine's PID 1 (the leader) and once when that has reached its target, so nothing here polls.
+
+What can go wrong: the boot hangs (deadline, then the console is in the error); the test run is killed. Then
+the kernel ends nspawn (its parent-death signal) but not the machine's PID 1, which goes on in its own
+cgroup. The next start finds the machine's state directory without a living owner, kills what is in that
+cgroup and removes both. The mounts live in nspawn's own mount namespace and vanish with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cysystemd.reader import JournalOpenMode, JournalReader
+
+from harness.base.clock import Clock, OsClock, poll
+from harness.base.errors import MachineError, Unavailable
+from harness.base.waiting import awaiting
+from harness.evidence.shell import CommandResult, Process, Shell
+from harness.machines.stage import SYSUSERS, UNITS, Stage
+
+RUN_DIR = Path("/run/hybrid-proofs")
+"""One directory for each private machine, named as the machine is."""
+
+ENGINE_UNIT = "hybrid-engine.service"
+
+JOURNALS = (Path("/run/log/journal"), Path("/var/log/journal"))
+
+BOOT_SECS = 20.0
+"""Deadline of a boot. Measured: 0.2 s to 0.3 s alone, 0.9 s with four at once on two cores."""
+
+HALT_SECS = 5.0
+
+NO_GENERATORS = "/run/no-generators"
+"""Where the machine's systemd looks for generators: nowhere. They make units of the host's fstab, ttys and init
+scripts, of which a machine has none, and each daemon-reload runs all of them, which takes twice as long as the rest."""
+
+TARGET = """\
+[Unit]
+Description=A machine for proofs
+DefaultDependencies=no
+Requires=systemd-journald.service systemd-journald.socket dbus.socket
+After=systemd-journald.service dbus.socket
+"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the installed engine's files are, as the unit sees them."""
+
+    config: str = "/etc/hybrid-engine/config.toml"
+    sources: str = "/etc/hybrid-engine/ws_sources.toml"
+    state: str = "/var/lib/hybrid-engine"
+    """The unit's working directory; the default `db_path` is relative to it."""
+
+    @property
+    def database(self) -> str:
+        return f"{self.state}/data/bot.db"
+
+
+class Machine(Protocol):
+    """A place with a systemd, seen from the test process."""
+
+    kind: str
+    """private, host or user."""
+    name: str
+    layout: Layout
+    unit_dir: str
+    """Where runtime units and drop-ins go, as the machine sees it."""
+    base_drop_in: str
+    """What the installed unit needs to run here at all, as drop-in text; empty when nothing."""
+
+    def boot(self) -> None:
+        """Make it usable. Raises MachineError, or Unavailable when this computer cannot have one."""
+        ...
+
+    def halt(self) -> None:
+        """End it and leave nothing behind. Does nothing when it is not running."""
+        ...
+
+    def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
+        """Run a command in the machine."""
+        ...
+
+    def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
+        """Run systemctl against the manager that runs the unit."""
+        ...
+
+    def open_journal(self, reader: JournalReader) -> None:
+        """Open the machine's journal, placed so that what comes from now on is read next."""
+        ...
+
+    def journal_command(self, unit: str) -> str:
+        """What a human types to read on."""
+        ...
+
+    def path(self, inside: str) -> Path:
+        """Where a file of the machine is seen from the test process."""
+        ...
+
+
+class PrivateMachine:
+    """A systemd of our own, in systemd-nspawn. Needs root."""
+
+    kind = "private"
+    unit_dir = "/run/systemd/system"
+    base_drop_in = ""
+
+    def __init__(self, shell: Shell, binds: Sequence[tuple[Path, str]], name: str, clock: Clock | None = None) -> None:
+        """binds: (directory or file of this computer, where the machine sees it, read-only). Unit files are copied, and
+        the users that files of sysusers.d(5) name are made."""
+        self.name = name
+        self.layout = Layout()
+        self._shell = shell
+        self._units = [source for source, target in binds if Path(target).parent == UNITS]
+        self._users = [source for source, target in binds if Path(target).parent == SYSUSERS]
+        self._binds = [(source, target) for source, target in binds if source not in self._units + self._users]
+        self._clock = clock or OsClock()
+        self._work = RUN_DIR / name
+        self._leader = 0
+        self._nspawn: Process | None = None
+        self._console: list[str] = []
+
+    def boot(self) -> None:
+        reason = why_not_private()
+        if reason:
+            raise reason
+        for directory in ("root", "run", "etc", "lib", "state"):
+            (self._work / directory).mkdir(parents=True)
+        (self._work / "run" / "proofs.target").write_text(TARGET)
+        # None of the directories beside them (`sysinit.target.wants`), nor what was enabled below /etc: nothing is
+        # started, or even loaded, that nobody asked for. A daemon-reload takes a third of the time with 40 units
+        # loaded instead of 150.
+        for unit in (*UNITS.iterdir(), *self._units):
+            if unit.is_symlink() or unit.is_file():
+                shutil.copy(unit, self._work / "lib", follow_symlinks=False)
+        owner = {"pid": os.getpid(), "started": process_start(os.getpid())}
+        (self._work / "owner.json").write_text(json.dumps(owner))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            address = self._work / "notify"
+            notify.bind(str(address))
+            try:
+                self._nspawn = self._shell.start(
+                    "unshare", "--mount", "--propagation", "private", "sh", "-c", self._boot_script(address),
+                    on_line=self._console.append,
+                )  # fmt: skip
+                with awaiting(f"machine {self.name} to boot"):
+                    self._await_boot(notify)
+                self._complete()
+            except BaseException:
+                self.halt()
+                raise
+        self._shell.recorder.write("machine", name=self.name, variant=self.kind, event="booted", leader=self._leader)
+
+    def _boot_script(self, notify: Path) -> str:
+        # The shell moves itself into the machine's own cgroup before it becomes nspawn: two machines in one
+        # cgroup collide in nspawn's /payload. /tmp is covered, so that nspawn's overlay directory is never
+        # left on the host's; a stage that lies in there is bound to a place outside before. The parent-death
+        # signal ends nspawn when a test run is killed.
+        lines = [f"mkdir -p {path} && echo $$ >{path}/cgroup.procs" for path in self._cgroups()]
+        lines.append(shlex.join(["mount", "--bind", "/", str(self._work / "root")]))
+        binds = [
+            f"--bind={self._work / 'run'}:{self.unit_dir}",
+            f"--bind={self._work / 'etc'}:/etc/systemd/system",
+            f"--bind-ro={self._work / 'lib'}:{UNITS}",
+            f"--bind={self._work / 'state'}:{self.layout.state}",
+        ]
+        for number, (source, target) in enumerate(self._binds):
+            place = self._work / f"stage-{number}"
+            if source.is_dir():
+                place.mkdir()
+            else:
+                place.touch()
+            lines.append(shlex.join(["mount", "--bind", str(source), str(place)]))
+            binds.append(f"--bind-ro={place}:{target}")
+        lines += [
+            "mount -t tmpfs tmpfs /tmp",
+            # As on a current distribution, whatever the host has. The v1 hierarchies would be ten mounts more, and each
+            # start of a sandboxed unit reads the list of all mounts again and again.
+            f"export NOTIFY_SOCKET={shlex.quote(str(notify))} SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1",
+            shlex.join(["exec", "setpriv", "--pdeathsig", "KILL", *self._nspawn_argv(binds)]),
+        ]
+        return " && ".join(lines)
+
+    def _nspawn_argv(self, binds: list[str]) -> list[str]:
+        return [
+            "systemd-nspawn", "--register=no", "--keep-unit", "--quiet", f"--machine={self.name}",
+            f"--directory={self._work / 'root'}", "--volatile=overlay", "--link-journal=no",
+            "--resolv-conf=off", "--timezone=off", "--console=pipe", "--notify-ready=yes",
+            f"--setenv=SYSTEMD_GENERATOR_PATH={NO_GENERATORS}",
+            *binds, "--boot", "systemd.unit=proofs.target",
+        ]  # fmt: skip
+
+    def _complete(self) -> None:
+        """What a boot does for all units beyond starting them."""
+        # The journal is its group's to read.
+        self.run("systemd-tmpfiles", "--create", "--prefix=/run/log/journal").expect(0)
+        lines = [line for path in self._users for line in path.read_text().splitlines()]
+        # As an argument, a remark is not understood.
+        wanted = [line for line in lines if line and not line.startswith("#")]
+        if wanted:
+            self.run("systemd-sysusers", "--inline", *wanted).expect(0)
+
+    def _await_boot(self, notify: socket.socket) -> None:
+        end = self._clock.monotonic() + BOOT_SECS
+        while True:
+            notify.settimeout(max(0.05, min(0.5, end - self._clock.monotonic())))
+            try:
+                message = notify.recv(4096).decode("utf-8", "replace")
+            except TimeoutError:
+                message = ""
+            for line in message.splitlines():
+                if line.startswith("X_NSPAWN_LEADER_PID="):
+                    self._leader = int(line.partition("=")[2])
+                if line == "READY=1" and self._leader > 1:
+                    return
+            assert self._nspawn is not None
+            if not self._nspawn.alive or self._clock.monotonic() > end:
+                how = f"is not up after {BOOT_SECS:g} s" if self._nspawn.alive else "ended while it booted"
+                raise MachineError(f"machine {self.name} {how}; its console:\n{''.join(self._console[-20:])}")
+
+    def halt(self) -> None:
+        if not self._work.exists():
+            return
+        if self._nspawn is not None:
+            if self._leader > 1 and self._nspawn.alive:
+                # As a power cut: nothing in the overlay is worth an orderly shutdown of 2 s.
+                self._shell.run(*self._enter("systemctl", "poweroff", "--force", "--force"))
+            if not self._nspawn.wait(HALT_SECS):
+                self._nspawn.kill()
+        self._nspawn = None
+        self._leader = 0
+        remove_machine(self.name, self._clock)
+        self._shell.recorder.write("machine", name=self.name, variant=self.kind, event="halted")
+
+    def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
+        with awaiting(shlex.join(argv)):
+            return self._shell.run(*self._enter(*argv), timeout_secs=timeout_secs)
+
+    def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
+        return self.run("systemctl", *args, timeout_secs=timeout_secs)
+
+    def open_journal(self, reader: JournalReader) -> None:
+        # The machine is as old as the run, so its journal is read from the start.
+        (directory,) = self.path("/run/log/journal").iterdir()
+        reader.open_directory(str(directory))
+
+    def journal_command(self, unit: str) -> str:
+        return shlex.join(self._enter("journalctl", "-u", unit))
+
+    def path(self, inside: str) -> Path:
+        if self._leader <= 1:
+            raise MachineError(f"machine {self.name} is not running")
+        if inside == self.layout.state or inside.startswith(f"{self.layout.state}/"):
+            # SQLite resolves links itself and would take /proc/<pid>/root for our own root: the state directory,
+            # which holds the database, is a directory of the host's.
+            return self._work / f"state{inside.removeprefix(self.layout.state)}"
+        return Path(f"/proc/{self._leader}/root{inside}")
+
+    def _enter(self, *argv: str) -> tuple[str, ...]:
+        if self._leader <= 1:
+            raise MachineError(f"machine {self.name} is not running")
+        return ("nsenter", "-t", str(self._leader), "-a", *argv)
+
+    def _cgroups(self) -> list[str]:
+        return [f"{parent}/{self.name}" for parent in cgroup_parents()]
+
+
+class _BorrowedManager:
+    """A systemd that runs anyway: units are lent to it for the run, below a runtime directory, and taken back."""
+
+    unit_dir: str
+    _manager: tuple[str, ...]
+    """How systemctl and journalctl are told which manager is meant."""
+
+    def __init__(self, shell: Shell, stage: Stage, name: str, work: Path) -> None:
+        self.name = name
+        self._shell = shell
+        self._stage = stage
+        self._work = work
+
+    def halt(self) -> None:
+        self.systemctl("stop", ENGINE_UNIT, "proof-*.service")
+        for path in Path(self.unit_dir).glob("proof-*.service"):
+            path.unlink()
+        Path(self.unit_dir, ENGINE_UNIT).unlink(missing_ok=True)
+        shutil.rmtree(Path(self.unit_dir, f"{ENGINE_UNIT}.d"), ignore_errors=True)
+        shutil.rmtree(self._work, ignore_errors=True)
+        self.systemctl("daemon-reload")
+
+    def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
+        with awaiting(shlex.join(argv)):
+            return self._shell.run(*argv, timeout_secs=timeout_secs)
+
+    def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
+        return self.run("systemctl", *self._manager, *args, timeout_secs=timeout_secs)
+
+    def journal_command(self, unit: str) -> str:
+        return shlex.join(["journalctl", *self._manager, "-u", unit])
+
+    def _lend(self) -> None:
+        """Put the installed unit and its configuration where the manager finds them.
+
+        Raises Unavailable when an engine is installed there: its unit is never touched.
+        """
+        fragment = self.systemctl("show", ENGINE_UNIT, "--property=FragmentPath", "--value").stdout.strip()
+        if fragment == f"{self.unit_dir}/{ENGINE_UNIT}":
+            # Nobody but us installs into a runtime directory: a killed run left it.
+            self.halt()
+        elif fragment:
+            raise Unavailable(f"this manager has a {ENGINE_UNIT} of its own ({fragment})", "use --systemd=private")
+        for directory in (self._work / "etc", self._work / "state"):
+            directory.mkdir(parents=True)
+        shutil.copytree(self._stage.etc, self._work / "etc", dirs_exist_ok=True)
+        Path(self.unit_dir).mkdir(parents=True, exist_ok=True)
+        shutil.copy(self._stage.unit(ENGINE_UNIT), self.unit_dir)
+
+
+class HostMachine(_BorrowedManager):
+    """The computer's own system manager. Needs root, and leaves an installed engine alone."""
+
+    kind = "host"
+    unit_dir = "/run/systemd/system"
+    _manager = ()
+
+    def __init__(self, shell: Shell, stage: Stage, name: str) -> None:
+        super().__init__(shell, stage, name, RUN_DIR / name)
+        self.layout = Layout(state="/var/lib/hybrid-proof")
+        binds = " ".join(f"{source}:{target}" for source, target in stage.binds(units=False))
+        # The user goes when the unit does, and is not left on a computer that is only borrowed; nor does the unit take
+        # over the state of an engine that was installed here once.
+        self.base_drop_in = f"""\
+[Service]
+DynamicUser=yes
+User=hybrid-proof
+StateDirectory=
+StateDirectory=hybrid-proof
+StateDirectoryMode=0750
+WorkingDirectory=%S/hybrid-proof
+BindReadOnlyPaths={binds}
+BindPaths={self._work}/etc:/etc/hybrid-engine
+"""
+
+    def boot(self) -> None:
+        if os.geteuid() != 0 or not Path(self.unit_dir).is_dir():
+            raise Unavailable("PID 1 is not a systemd that we may drive", "use --systemd=private, as root")
+        self._lend()
+
+    def open_journal(self, reader: JournalReader) -> None:
+        reader.open(JournalOpenMode.SYSTEM)
+        reader.seek_tail()
+        reader.previous()
+
+    def path(self, inside: str) -> Path:
+        if inside.startswith("/etc/hybrid-engine/"):
+            return self._work / "etc" / inside.removeprefix("/etc/hybrid-engine/")
+        return Path(inside)
+
+
+class UserMachine(_BorrowedManager):
+    """The invoking user's own manager: no root, and so none of the unit's sandbox."""
+
+    kind = "user"
+    _manager = ("--user",)
+
+    def __init__(self, shell: Shell, stage: Stage, name: str) -> None:
+        runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+        super().__init__(shell, stage, name, Path(runtime, "hybrid-proofs", name))
+        self.unit_dir = f"{runtime}/systemd/user"
+        self.layout = Layout(
+            config=f"{self._work}/etc/config.toml",
+            sources=f"{self._work}/etc/ws_sources.toml",
+            state=f"{self._work}/state",
+        )
+        # A user manager cannot give a service another user, another root or fewer capabilities than it has.
+        self.base_drop_in = f"""\
+[Service]
+ExecStart=
+ExecStart={stage.prefix}/bin/python -I {stage.prefix}/bin/hybrid-engine --config {self.layout.config}
+WorkingDirectory={self.layout.state}
+User=
+StateDirectory=
+ConfigurationDirectory=
+ProtectSystem=no
+ProtectHome=no
+ProtectProc=default
+ProcSubset=all
+PrivateTmp=no
+PrivateDevices=no
+PrivateUsers=no
+ProtectClock=no
+ProtectControlGroups=no
+ProtectHostname=no
+ProtectKernelLogs=no
+ProtectKernelModules=no
+ProtectKernelTunables=no
+DevicePolicy=auto
+CapabilityBoundingSet=~
+"""
+
+    def boot(self) -> None:
+        if self.systemctl("show-environment").status != 0:
+            raise Unavailable("no user manager answers", "log in through systemd-logind, or run as root")
+        self._lend()
+
+    def open_journal(self, reader: JournalReader) -> None:
+        # A journal that is not kept on disk has no file for each user, so all that may be read are opened.
+        files = [path for top in JOURNALS for path in top.glob("*/*.journal") if os.access(path, os.R_OK)]
+        if not files:
+            raise Unavailable("no journal may be read by this user", "add the user to the group systemd-journal")
+        reader.open(JournalOpenMode.LOCAL_ONLY)
+        reader.seek_tail()
+        reader.previous()
+
+    def path(self, inside: str) -> Path:
+        return Path(inside)
+
+
+def why_not_private() -> Unavailable | None:
+    """What keeps this computer from booting a private machine, or None when nothing does."""
+    if os.geteuid() != 0:
+        return Unavailable("a private systemd needs root", "run as root, or use --systemd=user")
+    for program, package in (
+        ("systemd-nspawn", "systemd-container"),
+        ("nsenter", "util-linux"),
+        ("dbus-daemon", "dbus"),
+    ):
+        if shutil.which(program) is None:
+            return Unavailable(f"{program} is not installed", f"apt-get install {package}")
+    if not cgroup_parents():
+        return Unavailable("no writable cgroup hierarchy for systemd", "mount cgroup2 on /sys/fs/cgroup")
+    return None
+
+
+def choose(kind: str) -> str:
+    """The variant that `auto` stands for on this computer; any other kind as it is.
+
+    Raises Unavailable when `auto` finds no systemd at all.
+    """
+    if kind != "auto":
+        return kind
+    reason = why_not_private()
+    if reason is None:
+        return "private"
+    if Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"), "systemd", "private").exists():
+        return "user"
+    raise reason
+
+
+def make(kind: str, shell: Shell, stage: Stage | None, name: str) -> Machine:
+    """A machine of the given kind (private, host, user), not booted yet.
+
+    stage: the engine that is installed in it; None for a private machine without one, for services of one's own.
+    """
+    if kind == "private":
+        return PrivateMachine(shell, stage.binds() if stage else [], name)
+    if stage is None:
+        raise Unavailable(f"a {kind} systemd is not ours to install services of your own in", "use --systemd=private")
+    if kind == "host":
+        return HostMachine(shell, stage, name)
+    if kind == "user":
+        return UserMachine(shell, stage, name)
+    raise ValueError(f"no such systemd variant: {kind!r}; one of private, host, user, auto")
+
+
+def cgroup_parents() -> list[str]:
+    """The cgroup directories under which a machine needs one of its own: hybrid layout, or pure v2."""
+    hybrid = [path for path in ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified") if _has_procs(path)]
+    return hybrid or [path for path in ("/sys/fs/cgroup",) if _has_procs(path)]
+
+
+def _has_procs(path: str) -> bool:
+    return os.access(f"{path}/cgroup.procs", os.W_OK)
+
+
+def process_start(pid: int) -> str:
+    """When a process started, in clock ticks since boot (proc(5), stat field 22); empty when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+def sweep(clock: Clock | None = None) -> list[str]:
+    """Remove what killed runs left behind: machines whose owner is gone. Returns their names."""
+    swept = []
+    for work in sorted(RUN_DIR.glob("*")) if RUN_DIR.is_dir() and os.geteuid() == 0 else []:
+        try:
+            owner: Mapping[str, object] = json.loads((work / "owner.json").read_text())
+            alive = process_start(int(str(owner["pid"]))) == owner["started"]
+        except (OSError, ValueError, KeyError):
+            # A directory that is being made or removed right now has a living owner that will deal with it.
+            alive = process_start(_pid_in_name(work.name)) != ""
+        if not alive:
+            remove_machine(work.name, clock or OsClock())
+            swept.append(work.name)
+    return swept
+
+
+def _pid_in_name(name: str) -> int:
+    digits = name.split("-")[1] if name.count("-") else ""
+    return int(digits) if digits.isdigit() else 0
+
+
+def remove_machine(name: str, clock: Clock) -> None:
+    """Kill whatever is left in a machine's cgroup, then remove cgroup and state directory."""
+    trees = [Path(parent, name) for parent in cgroup_parents()]
+
+    def empty() -> bool | None:
+        pids = {pid for tree in trees for pid in _pids_below(tree)}
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return None if pids else True
+
+    if poll(empty, clock, HALT_SECS) is None:
+        raise MachineError(f"processes of machine {name} survive SIGKILL; see {trees[0]}/cgroup.procs")
+    for tree in trees:
+        for directory, _, _ in os.walk(tree, topdown=False):
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(directory)
+    shutil.rmtree(RUN_DIR / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        RUN_DIR.rmdir()
+
+
+def _pids_below(tree: Path) -> Iterator[int]:
+    for directory, _, _ in os.walk(tree):
+        try:
+            text = Path(directory, "cgroup.procs").read_text()
+        except OSError:
+            continue
+        yield from (pid for pid in map(int, text.split()) if pid > 1)

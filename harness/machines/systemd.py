@@ -1,0 +1,276 @@
+"""A unit on a machine: start, stop, kill, look, and wait for what happens to it.
+
+Waiting follows the journal, which carries both what the service logs and what systemd says about it, so a wait
+ends with the event and not with the next poll. Every wait has a deadline; when it passes, the error holds the
+unit's state, its last journal lines and the command to look further.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+
+from cysystemd.reader import JournalReader
+
+from harness.base import journal, unit
+from harness.base.clock import POLL_SECS, Clock, OsClock, poll
+from harness.base.errors import MachineError, Refuted
+from harness.base.journal import Entry
+from harness.base.unit import UnitState
+from harness.base.waiting import awaiting
+from harness.evidence.recorder import Recorder
+from harness.evidence.shell import CommandResult
+from harness.machines.machine import Machine
+
+DEADLINE_SECS = 10.0
+"""Default deadline of a wait: far above what anything here takes, far below a bored reader's patience."""
+
+SHOWN_LINES = 20
+"""Journal lines in the message of a failed wait."""
+
+METRONOME = "proof-metronome.service"
+
+
+class JournalStream:
+    """The journal of one machine as it grows. Entries are kept in order; waiting is for the next to come.
+
+    A thread reads the journal files themselves: journald wakes `journalctl --follow` only four times a second
+    (its post-change timer), while a new entry can be read at once.
+    """
+
+    def __init__(self, recorder: Recorder, machine: Machine, units: Collection[str]) -> None:
+        self._recorder = recorder
+        self._units = units
+        self._entries: list[Entry] = []
+        self._grown = threading.Condition()
+        self._stopping = threading.Event()
+        self._failure: Exception | None = None
+        self._reader = JournalReader()
+        machine.open_journal(self._reader)
+        self._thread = threading.Thread(target=self._follow, name="journal", daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                raw = self._reader.next()
+                if raw is None:
+                    # Notices files that were added or rotated away.
+                    self._reader.process_events()
+                    self._stopping.wait(POLL_SECS)
+                    continue
+                entry = journal.parse(raw.data, raw.get_realtime_usec())
+                if entry is not None and entry.unit in self._units:
+                    self._take(entry)
+        except Exception as error:
+            with self._grown:
+                self._failure = error
+                self._grown.notify_all()
+
+    def _take(self, entry: Entry) -> None:
+        with self._grown:
+            self._entries.append(entry)
+            self._grown.notify_all()
+        if entry.unit != METRONOME:
+            self._recorder.write("journal", unit=entry.unit, by=entry.identifier, message=entry.message)
+
+    def mark(self) -> int:
+        """The position of the next entry."""
+        with self._grown:
+            return len(self._entries)
+
+    def since(self, mark: int) -> list[Entry]:
+        """What came from `mark` on."""
+        with self._grown:
+            return self._entries[mark:]
+
+    def wait(self, match: Callable[[Entry], bool], mark: int, deadline_secs: float) -> Entry | None:
+        """The first entry from `mark` on that matches, or None when none has come within the deadline."""
+        clock: Clock = OsClock()
+        end = clock.monotonic() + deadline_secs
+        with self._grown:
+            while True:
+                for entry in self._entries[mark:]:
+                    mark += 1
+                    if match(entry):
+                        return entry
+                left = end - clock.monotonic()
+                if left <= 0:
+                    return None
+                if self._failure is not None:
+                    raise MachineError(f"the machine's journal cannot be read any more: {self._failure}")
+                self._grown.wait(left)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._stopping.set()
+        self._thread.join()
+
+
+class Unit:
+    """One unit of a machine. Verbs act and check; what systemd refuses is a Refuted with the evidence."""
+
+    def __init__(self, machine: Machine, stream: JournalStream, name: str) -> None:
+        self.machine = machine
+        self.name = name
+        self.deadline_secs = DEADLINE_SECS
+        """Of every wait that names none of its own."""
+        self._stream = stream
+        self._mark = 0
+        self._since_us = 0
+
+    def show(self) -> UnitState:
+        """Look at the unit now."""
+        (state,) = look(self.machine, self.name)
+        return state
+
+    def property(self, name: str) -> str:
+        """One property's value as `systemctl show` prints it."""
+        return self.machine.systemctl("show", self.name, f"--property={name}", "--value").expect(0).stdout.strip()
+
+    def start(self) -> None:
+        """Start it and wait until it says READY=1. Refuted when it does not come up."""
+        started = self.try_start()
+        if started.status != 0:
+            raise self._refuted(f"{self.name} did not start: {started.stderr.strip()}")
+
+    def try_start(self, *beside: str) -> CommandResult:
+        """Start it, and other units beside it, whatever comes of it. Waits for the start jobs' end. Forgets the
+        journal so far. The status is 0 only when every unit came up."""
+        self.forget()
+        return self.machine.systemctl("start", self.name, *beside)
+
+    def stop(self) -> None:
+        """Stop it and wait until it is down. Does nothing to a unit that is down."""
+        self.machine.systemctl("stop", self.name).expect(0)
+
+    def kill(self, signal_name: str = "KILL") -> None:
+        """Send the main process a signal through systemd, which knows its PID."""
+        self.machine.systemctl("kill", f"--signal={signal_name}", "--kill-whom=main", self.name).expect(0)
+
+    def mark(self) -> None:
+        """Waits and journal() look at what comes from now on."""
+        self._mark = self._stream.mark()
+
+    def forget(self) -> None:
+        """As mark(), for a unit that is down: what was sent until now does not count either when it is read later."""
+        self.mark()
+        self._since_us = int(OsClock().wall() * 1e6)
+
+    def journal(self) -> list[Entry]:
+        """What was logged by or about the unit since it was last started (or marked) by hand."""
+        return [entry for entry in self._stream.since(self._mark) if self._counts(entry)]
+
+    def wait_log(
+        self, event: str, match: Callable[[Entry], bool] | None = None, deadline_secs: float | None = None
+    ) -> Entry:
+        """Wait for the service itself to log `event` (its M1 message), with fields that satisfy `match`."""
+        return self.wait(
+            f"the log line {event!r}",
+            lambda entry: entry.event == event and (match is None or match(entry)),
+            deadline_secs,
+        )
+
+    def wait_restarts(self, times: int) -> None:
+        """Wait until systemd counts `times` automatic restarts of the unit since it was started by hand.
+
+        Looks at the unit again and again, because a look also wakes systemd: a timer of its own, such as
+        RestartSec=, may otherwise come up to 250 ms late (the default accuracy of sd_event_add_time(3)).
+        """
+        with awaiting(f"restart {times} of {self.name}"):
+            restarted = poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), self.deadline_secs)
+        if restarted is None:
+            count = self.show().n_restarts
+            raise self._refuted(
+                f"{self.name} was restarted {count} times within {self.deadline_secs:g} s", "Restart", "RestartSec"
+            )
+
+    def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
+        """Wait for a journal entry of the unit since the mark. Refuted when none has come in time."""
+        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
+        with awaiting(what):
+            entry = self._stream.wait(lambda e: self._counts(e) and match(e), self._mark, deadline)
+        if entry is None:
+            raise self._refuted(f"{self.name}: {what} has not come within {deadline:g} s")
+        return entry
+
+    def _counts(self, entry: Entry) -> bool:
+        return entry.unit == self.name and entry.sent_us >= self._since_us
+
+    def expect(self, condition: bool, message: str, *directives: str) -> None:
+        """Refute with the unit's state and journal unless `condition` holds. directives: what of the unit's file it
+        depends on, for the reader to know where that is set."""
+        if not condition:
+            raise self._refuted(message, *directives)
+
+    def _refuted(self, message: str, *directives: str) -> Refuted:
+        entries, state = self.journal(), str(self.show())
+        lines = [f"    {entry.identifier}[{entry.pid}]: {entry.message}" for entry in entries[-SHOWN_LINES:]]
+        set_by = self._set_by(directives) if directives else ""
+        return Refuted(
+            "\n".join(
+                [
+                    message,
+                    f"  state: {state}",
+                    *([f"  set by: {set_by}"] if set_by else []),
+                    f"  last journal lines ({len(lines)}):",
+                    *lines,
+                    f"  look further: {self.machine.journal_command(self.name)}",
+                ]
+            ),
+            observed=message,
+            state=f"{self.name} {state}",
+            set_by=set_by,
+            journal=entries,
+        )
+
+    def _set_by(self, directives: Collection[str]) -> str:
+        # What cannot be looked up must not take the place of the refutation.
+        cat = self.machine.systemctl("cat", self.name).stdout
+        found = [(name, unit.set_by(cat, name)) for name in directives]
+        return "; ".join(f"{name}={told[0]} in {told[1]}" if told else f"{name}= in no file" for name, told in found)
+
+
+class Metronome:
+    """Counts restart delays with systemd's own hands.
+
+    "It was not restarted, although several RestartSec= have passed" needs a measure of those that is neither a
+    sleep nor our clock: a second unit with the same Restart= and RestartSec= that fails at once, started beside
+    the first. Each of its restarts shows that this systemd, now, does restart what it should, after that delay.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    @staticmethod
+    def text(restart_sec: str) -> str:
+        """The unit file."""
+        return (
+            "[Unit]\nDescription=Fails at once, and is restarted each RestartSec\nStartLimitIntervalSec=0\n"
+            f"[Service]\nExecStart=/bin/false\nRestart=on-failure\nRestartSec={restart_sec}\n"
+        )
+
+    def beats(self, count: int, watched: Unit) -> list[UnitState]:
+        """Let `count` restart delays pass, from now on. Returns how `watched` looked all the while, first to last.
+
+        Raises MachineError when the metronome does not beat.
+        """
+        seen: list[UnitState] = []
+        beats: list[int] = []
+
+        def enough() -> bool | None:
+            state, own = look(self._machine, watched.name, METRONOME)
+            seen.append(state)
+            beats.append(own.n_restarts)
+            return True if own.n_restarts >= beats[0] + count else None
+
+        with awaiting(f"{count} beats of the metronome"):
+            beaten = poll(enough, OsClock(), DEADLINE_SECS)
+        if beaten is None:
+            raise MachineError(f"the metronome beat {beats[-1] - beats[0]} of {count} times: nothing can be said")
+        return seen
+
+
+def look(machine: Machine, *names: str) -> list[UnitState]:
+    """How units look now, all at the same moment."""
+    return unit.parse_all(machine.systemctl(*unit.show_argv(*names)).expect(0).stdout)

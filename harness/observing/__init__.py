@@ -1,0 +1,1 @@
+"""What can be seen of a running engine, and the one judgement of its health."""

@@ -1,0 +1,281 @@
+"""`hybrid-healthcheck`: is the engine well, right now? One line a check, PASS or FAIL last (contract M5, G1, G2).
+
+All checks run at once, each with its own deadline, and whoever has not answered when time is up has failed: a
+healthcheck that hangs is worse than one that fails. What cannot be learned is a failure too. It changes nothing. What
+is well and what is not stands in harness/observing/judgement.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.base import jsontext, terminal, trusted
+from harness.base.clock import Clock, OsClock, poll
+from harness.base.errors import HarnessError
+from harness.evidence.recorder import Unrecorded
+from harness.evidence.shell import Shell
+from harness.observing import judgement, ledger_view, observe
+from harness.observing.judgement import PROGRESS_SECS, Finding
+from harness.observing.stall import Progress
+
+UNIT = "hybrid-engine.service"
+CONFIG = Path("/etc/hybrid-engine/config.toml")
+
+ALL_SECS = 4.5
+"""When every check must have answered: M5 allows 5 s, and the process has to start and end as well."""
+
+COMMAND_SECS = 3.0
+
+CONFIG_BYTES_MAX = 256 * 1024
+"""A configuration is far smaller, and TOML can be made to take long."""
+
+Check = Callable[[], tuple[bool, str]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The engine to be examined."""
+
+    unit: str
+    database: Path
+    """Relative to the unit's working directory, or absolute."""
+    heartbeat_interval_secs: float
+    dashboard_url: str | None
+    """Base URL; None when there is no dashboard here."""
+    pressure_dir: Path = observe.PRESSURE_DIR
+
+
+def checks(target: Target, shell: Shell, clock: Clock) -> dict[str, Check]:
+    """Every check for `target`, by name, in the order of their lines."""
+    found: dict[str, Check] = {
+        "unit": lambda: check_unit(shell, target.unit),
+        "database": lambda: check_database(placed(target.database, shell, target.unit), clock),
+        "heartbeat": lambda: check_heartbeat(shell, target, clock),
+    }
+    if target.dashboard_url is not None:
+        url = target.dashboard_url
+        found["dashboard"] = lambda: check_dashboard(url)
+    found["pressure"] = lambda: check_pressure(target.pressure_dir)
+    return found
+
+
+def examine(wanted: Mapping[str, Check], clock: Clock, deadline_secs: float = ALL_SECS) -> list[Finding]:
+    """Run the checks side by side and return what they found, in their order, after `deadline_secs` at most."""
+    answers: dict[str, Finding] = {}
+    changed = threading.Condition()
+
+    def run(name: str, check: Check) -> None:
+        try:
+            finding = Finding(name, *check())
+        except Exception as error:
+            # Whatever keeps a check from answering, the answer is no.
+            finding = Finding(name, False, f"{error or type(error).__name__}".splitlines()[0])
+        with changed:
+            answers[name] = finding
+            changed.notify_all()
+
+    end = clock.monotonic() + deadline_secs
+    for name, check in wanted.items():
+        # A daemon, so that a check that never ends does not keep the process from ending.
+        threading.Thread(target=run, args=(name, check), name=f"check-{name}", daemon=True).start()
+    with changed:
+        changed.wait_for(lambda: len(answers) == len(wanted), max(0.0, end - clock.monotonic()))
+        return judgement.whole(
+            [answers.get(name) or Finding(name, False, f"no answer within {deadline_secs:g} s") for name in wanted]
+        )
+
+
+def check_unit(shell: Shell, unit_name: str) -> tuple[bool, str]:
+    """systemd calls the unit active."""
+    return _answer(judgement.unit(observe.show(shell, unit_name, COMMAND_SECS)))
+
+
+def check_database(path: Path, clock: Clock, within_secs: float = PROGRESS_SECS) -> tuple[bool, str]:
+    """The database can be read, and its newest tick changes between two looks."""
+    started, first = clock.monotonic(), ledger_view.look(path)
+
+    def grown() -> Progress | None:
+        second = ledger_view.look(path)
+        return second if second.tick_id_max != first.tick_id_max else None
+
+    second = poll(grown, clock, within_secs)
+    if second is None:
+        return _answer(judgement.progress(within_secs, first.tick_id_max))
+    return True, f"tick {first.tick_id_max} -> {second.tick_id_max} in {clock.monotonic() - started:.1f} s"
+
+
+def check_heartbeat(shell: Shell, target: Target, clock: Clock) -> tuple[bool, str]:
+    """The run of the engine that is active now has logged a heartbeat lately, and its books balance."""
+    limit = judgement.HEARTBEAT_INTERVALS_MAX * target.heartbeat_interval_secs
+    invocation = observe.show(shell, target.unit, COMMAND_SECS).invocation_id
+    if not invocation:
+        return False, f"{target.unit} does not run"
+    entries = observe.read_journal(
+        shell, f"--since=@{clock.wall() - limit:.6f}", f"_SYSTEMD_INVOCATION_ID={invocation}", timeout_secs=COMMAND_SECS
+    )
+    entry = observe.heartbeat(entries, invocation)
+    age_secs = None if entry is None else clock.wall() - entry.realtime_us / 1e6
+    found = [judgement.heartbeat(age_secs, target.heartbeat_interval_secs)]
+    found += [] if entry is None else judgement.books(entry.fields)
+    return all(one.ok for one in found), "; ".join(one.detail for one in found)
+
+
+def check_dashboard(url: str) -> tuple[bool, str]:
+    """The dashboard answers `/healthz` with 200."""
+    # Here, because an HTTP library takes 25 ms, and few configurations have a dashboard.
+    import urllib.error
+    import urllib.request
+
+    healthz = f"{url.rstrip('/')}/healthz"
+    # A proxy that the environment names knows nothing of this computer's loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(healthz, timeout=COMMAND_SECS) as response:
+            return response.status == 200, f"{healthz} answers {response.status}"
+    except urllib.error.HTTPError as error:
+        return False, f"{healthz} answers {error.code}{_problems(error.read(10_000))}"
+    except OSError as error:
+        return False, f"{healthz}: {getattr(error, 'reason', error)}"
+
+
+def check_pressure(directory: Path) -> tuple[bool, str]:
+    """PSI is known, and the limits of K1 are not exceeded for long."""
+    return _answer(judgement.pressure(observe.read_pressure(directory)))
+
+
+def _answer(finding: Finding) -> tuple[bool, str]:
+    return finding.ok, finding.detail
+
+
+def _problems(healthz: bytes) -> str:
+    """What the dashboard finds wrong, as far as it says so."""
+    try:
+        said = jsontext.parse(healthz)["problems"]
+        return f": {'; '.join(map(jsontext.text, said))}"
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+def report(findings: Sequence[Finding], *, colour: bool) -> str:
+    """One line a finding, and the whole's PASS or FAIL as the last line."""
+
+    def mark(ok: bool) -> str:
+        word = "PASS" if ok else "FAIL"
+        return f"\x1b[{32 if ok else 31}m{word}\x1b[0m" if colour else word
+
+    lines = [f"{mark(finding.ok)} {finding.name:<10} {finding.detail}" for finding in findings]
+    return "\n".join([*lines, mark(all(finding.ok for finding in findings))])
+
+
+# --- where the engine is -----------------------------------------------------------------------------------
+
+
+def load_tables(path: Path) -> dict[str, Any]:
+    """A configuration's tables. HarnessError, which names the file, for one that cannot be read or is no TOML."""
+    try:
+        return tomllib.loads(trusted.read_named(path, CONFIG_BYTES_MAX).decode("utf-8"))
+    except OSError as error:
+        raise HarnessError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise HarnessError(f"{path}: {error}") from error
+    except RecursionError:
+        raise HarnessError(f"{path}: nested too deeply") from None
+
+
+def database_of(tables: Mapping[str, Any]) -> Path:
+    """The engine's database: its config's `[app] db_path`, absolute or relative to the unit's working directory."""
+    return Path(str(_table(tables, "app").get("db_path", "data/bot.db")))
+
+
+def placed(path: Path, shell: Shell, unit_name: str) -> Path:
+    """A path of the config as the unit's process understands it."""
+    return path if path.is_absolute() else observe.working_directory(shell, unit_name, COMMAND_SECS) / path
+
+
+def dashboard_of(tables: Mapping[str, Any]) -> str:
+    """The base URL under which the config's `[dashboard]` listens, seen from this computer."""
+    table = _table(tables, "dashboard")
+    host = str(table.get("host", "127.0.0.1"))
+    # A server that listens everywhere is asked at home.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{table.get('port', 8501)}"
+
+
+def heartbeat_interval_of(tables: Mapping[str, Any]) -> float:
+    """The config's `heartbeat_interval_secs` (default 10, also for what is no number of seconds)."""
+    return float(jsontext.number(_table(tables, "engine").get("heartbeat_interval_secs")) or 10)
+
+
+def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = tables.get(name, {})
+    return table if isinstance(table, Mapping) else {}
+
+
+# --- command line ------------------------------------------------------------------------------------------
+
+DESCRIPTION = "Is the engine well? One line a check, PASS or FAIL last. Takes less than 5 s, changes nothing."
+EPILOG = """\
+Exit status: 0 when every check passed, 1 otherwise.
+
+examples:
+  hybrid-healthcheck
+  hybrid-healthcheck --without-dashboard
+  hybrid-healthcheck --dashboard http://127.0.0.1:9000 --db /srv/engine/bot.db
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The healthcheck's options."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--unit", default=UNIT, help="the engine's unit (default: %(default)s)")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="the engine's config (default: %(default)s)")
+    parser.add_argument("--db", type=Path, help="its database (default: [app] db_path of the config)")
+    dashboard = parser.add_mutually_exclusive_group()
+    dashboard.add_argument("--dashboard", metavar="URL", help="its dashboard (default: [dashboard] of the config)")
+    dashboard.add_argument("--without-dashboard", action="store_true", help="this box has no dashboard")
+    parser.add_argument(
+        "--pressure-dir", type=Path, default=observe.PRESSURE_DIR, help="directory of PSI files (default: %(default)s)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Examine, print, and return the exit status."""
+    clock = OsClock()
+    # What only looks leaves no record of its own: its lines are the record.
+    shell = Shell(Unrecorded())
+    try:
+        findings = examine(checks(_target(options), shell, clock), clock)
+    except HarnessError as error:
+        findings = [Finding("config", False, str(error).splitlines()[0])]
+    print(report(findings, colour=terminal.coloured(sys.stdout)), flush=True)
+    return int(not all(finding.ok for finding in findings))
+
+
+def _target(options: argparse.Namespace) -> Target:
+    tables = load_tables(options.config)
+    return Target(
+        unit=options.unit,
+        database=options.db.absolute() if options.db else database_of(tables),
+        heartbeat_interval_secs=heartbeat_interval_of(tables),
+        dashboard_url=None if options.without_dashboard else options.dashboard or dashboard_of(tables),
+        pressure_dir=options.pressure_dir,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`hybrid-healthcheck`."""
+    parser = argparse.ArgumentParser(prog="hybrid-healthcheck")
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

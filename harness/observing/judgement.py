@@ -1,0 +1,140 @@
+"""Is the engine well? One table of rules for everybody who asks: the healthcheck, the dashboard's /healthz, the start
+of a soak (contract M5).
+
+    what        is well when
+    unit        systemd calls it active, and it has a process
+    database    it can be read, and its newest tick is another than PROGRESS_SECS ago
+    heartbeat   the present run's last is at most three of its intervals old
+    books       the last heartbeat's numbers balance (M3)
+    pressure    no limit of K1 is exceeded over ten seconds and over a minute as well
+
+Engine and computer are different things: pressure alone says nothing against the engine, and that is said with it. A
+moment of it, such as the start of a compiler, is no fault of anything. What cannot be learned is not well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.base import jsontext
+from harness.base.pressure import LIMITS, RESOURCES, Pressure, Unknown
+from harness.base.unit import UnitState
+
+PROGRESS_SECS = 3.5
+"""How long the database may take to show a new tick: the engine's default tick interval (0.5 s) and flush interval
+(1 s), and twice that again."""
+
+HEARTBEAT_INTERVALS_MAX = 3
+"""A heartbeat older than so many intervals is not fresh (G4)."""
+
+EQUATIONS = (
+    ("ticks parsed", "ticks_parsed", "received + duplicates", ("ingest_received", "duplicates")),
+    ("received", "ingest_received", "processed + sampled out", ("ingest_processed", "sampled_out")),
+    ("ticks", "tick_count", "processed", ("ingest_processed",)),
+    (
+        "ticks", "tick_count", "written + known before + queued + dropped",
+        ("tick_rows_written", "tick_rows_known", "tick_rows_queued", "bp_drops_tick", "bp_drops_persist"),
+    ),
+)  # fmt: skip
+"""M3, as a reader says it and as the heartbeat's fields have it."""
+
+BESIDE_THE_ENGINE = {"pressure", "dashboard"}
+"""Checks that say nothing about the engine."""
+
+NAMES = {"cpu": "CPU", "memory": "memory", "io": "I/O"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    name: str
+    ok: bool
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{'PASS' if self.ok else 'FAIL'} {self.name} {self.detail}"
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One equation of the books, with the numbers of a heartbeat."""
+
+    ok: bool | None
+    """None when the heartbeat does not tell all of its numbers."""
+    left: str
+    right: str
+    says: str
+    number: int | None
+    """What its left side comes to."""
+
+
+def unit(state: UnitState) -> Finding:
+    """systemd calls the unit active."""
+    return Finding("unit", state.active == "active" and state.main_pid > 0, str(state))
+
+
+def progress(still_secs: float, newest_id: int) -> Finding:
+    """The database grows. still_secs: for how long its newest tick has been the same."""
+    if still_secs >= PROGRESS_SECS:
+        return Finding("database", False, f"no new tick within {still_secs:g} s, the last is {newest_id}")
+    return Finding("database", True, f"its newest tick is {newest_id}")
+
+
+def heartbeat(age_secs: float | None, interval_secs: float) -> Finding:
+    """The present run of the engine has logged a heartbeat within three of its intervals. age_secs: None for none."""
+    limit = HEARTBEAT_INTERVALS_MAX * interval_secs
+    if age_secs is None:
+        return Finding("heartbeat", False, f"none from this run of the engine within {limit:g} s")
+    return Finding("heartbeat", age_secs <= limit, f"the last is {age_secs:.1f} s old, at most {limit:g} s")
+
+
+def equations(beat: Mapping[str, Any]) -> list[Equation]:
+    """M3 with the numbers of a heartbeat's fields."""
+    found = []
+    for left, key, right, parts in EQUATIONS:
+        numbers = [jsontext.whole(beat.get(name)) for name in (key, *parts)]
+        known = [number for number in numbers if number is not None]
+        if len(known) != len(numbers):
+            found.append(Equation(None, left, right, f"{left} = {right}: no heartbeat tells", numbers[0]))
+        else:
+            ok, total = known[0] == sum(known[1:]), sum(known[1:])
+            says = f"{left} {known[0]} {'=' if ok else '≠'} {right} {total}"
+            found.append(Equation(ok, left, right, says, known[0]))
+    return found
+
+
+def books(beat: Mapping[str, Any]) -> list[Finding]:
+    """One finding for each equation that a heartbeat breaks."""
+    return [Finding("books", False, line.says) for line in equations(beat) if line.ok is False]
+
+
+def pressure(reading: Pressure | Unknown) -> Finding:
+    """The computer's pressure is known, and no limit is exceeded for long."""
+    if isinstance(reading, Unknown):
+        return Finding("pressure", False, f"unknown: {reading.reason}")
+    over = [name for name in RESOURCES if reading.some(name) > LIMITS[name]]
+    lasting = [name for name in over if reading.some_minute(name) > LIMITS[name]]
+    if not over:
+        shown = ", ".join(f"{NAMES[name]} {reading.some(name):g} % of {LIMITS[name]:g} %" for name in RESOURCES)
+        return Finding("pressure", True, shown)
+    shown = ", ".join(
+        f"{NAMES[name]} {reading.some(name):g} % over 10 s and {reading.some_minute(name):g} % over 60 s, "
+        f"limit {LIMITS[name]:g} %"
+        for name in lasting or over
+    )
+    how = "is" if lasting else "was for a moment"
+    return Finding("pressure", not lasting, f"the computer {how} under pressure: {shown}")
+
+
+def whole(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings, with a word for the engine where the computer alone is at fault."""
+    failed = {finding.name for finding in findings if not finding.ok}
+    if not failed <= BESIDE_THE_ENGINE:
+        return list(findings)
+    said = "; the engine itself is well"
+    return [
+        replace(one, detail=f"{one.detail}{said}") if one.name == "pressure" and not one.ok else one for one in findings
+    ]

@@ -1,0 +1,1 @@
+"""The pytest plugin: claims, verdicts, sabotages, and whether evidence stands up."""

@@ -1,0 +1,172 @@
+"""The behaviour contract as data: docs/contract.md -> clauses, config/contract.toml -> what is promised of them.
+
+G5 holds three things together: the contract's text, the list of its clauses, and the proofs. The list keeps a
+digest of each clause's text, so that nobody rewords a promise without saying so, and marks as planned what is
+not built yet. A planned clause counts as not proven.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from harness.evidence.verdict import claims_in_name
+
+TABLE_HEADING = "## 14. Where each clause is proved"
+"""The part of docs/contract.md that is generated."""
+
+_BULLET = re.compile(r"^\* ([A-Z]\d{1,2}b?) ")
+_ROW = re.compile(r"^\| (G\d|exit12|stall|sampling|psi|concurrency|[ISL]\d{1,2}) \| ")
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One line of the list."""
+
+    id: str
+    digest: str
+    """First 16 hex digits of the SHA-256 of the clause's text, white space folded."""
+    planned: bool
+
+
+def clauses(markdown: str) -> dict[str, str]:
+    """Clause id -> its text, white space folded, in the order of the contract.
+
+    A clause is a bullet that starts with its id and goes on while lines are indented, or a table row whose first
+    cell is an id (guardrails, invariants, scenarios, limits). Raises ValueError when an id stands twice.
+    """
+    found: dict[str, str] = {}
+    current = ""
+    for line in markdown.partition(TABLE_HEADING)[0].splitlines():
+        match = _BULLET.match(line) or _ROW.match(line)
+        if match:
+            current = match[1]
+            if current in found:
+                raise ValueError(f"clause {current} stands twice in the contract")
+            found[current] = line
+        elif current and line.startswith("  ") and not found[current].startswith("|"):
+            found[current] += f" {line}"
+        else:
+            current = ""
+    return {clause: " ".join(text.split()) for clause, text in found.items()}
+
+
+def digest(text: str) -> str:
+    """The digest that the list keeps of a clause's folded text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def listed(table: Mapping[str, object]) -> dict[str, Clause]:
+    """The clauses of a parsed config/contract.toml: `ID = {digest = "...", planned = true}`.
+
+    Raises ValueError that names the entry when it has another form.
+    """
+    found = {}
+    for clause, entry in table.items():
+        if (
+            not isinstance(entry, dict)
+            or set(entry) - {"digest", "planned"}
+            or not isinstance(entry.get("digest"), str)
+        ):
+            raise ValueError(
+                f'{clause}: expected {{ digest = "..." }}, with `planned = true` where it is not built yet'
+            )
+        found[clause] = Clause(clause, entry["digest"], bool(entry.get("planned", False)))
+    return found
+
+
+def as_toml(texts: Mapping[str, str], planned: Collection[str]) -> str:
+    """The list for these clauses, as the text of config/contract.toml."""
+    lines = [
+        "# Every clause of docs/contract.md. `planned`: not built yet, shown as such, counts as not proven.",
+        "# `python -m harness contract --update` takes over a text that was changed on purpose.",
+    ]
+    for clause, text in texts.items():
+        planning = ", planned = true" if clause in planned else ""
+        lines.append(f'{clause} = {{ digest = "{digest(text)}"{planning} }}')
+    return "\n".join(lines) + "\n"
+
+
+def disagreements(texts: Mapping[str, str], table: Mapping[str, Clause]) -> list[str]:
+    """How the contract's text and the list differ, one sentence each."""
+    found = [
+        f"{clause} is in docs/contract.md but not in config/contract.toml" for clause in texts if clause not in table
+    ]
+    found += [
+        f"{clause} is in config/contract.toml but not in docs/contract.md" for clause in table if clause not in texts
+    ]
+    found += [
+        f"the text of {clause} in docs/contract.md is not the one that config/contract.toml has the digest of"
+        for clause, text in texts.items()
+        if clause in table and digest(text) != table[clause].digest
+    ]
+    return found
+
+
+def unproved(table: Mapping[str, Clause], claimed: Collection[str]) -> list[str]:
+    """Clauses that are built but that no proof claims."""
+    return [clause.id for clause in table.values() if not clause.planned and clause.id not in claimed]
+
+
+def unknown(table: Mapping[str, Clause], claimed: Iterable[str]) -> list[str]:
+    """Claims that are no clause."""
+    return sorted(set(claimed) - set(table))
+
+
+def claims_in_source(source: str) -> dict[str, list[str]]:
+    """Test function -> the clauses it claims, read from a test module's text without importing it.
+
+    Sees what the plugin sees: `claim` marks on the function or on the module (`pytestmark`), else the name.
+    """
+    module = ast.parse(source)
+    everywhere = [
+        clause
+        for node in module.body
+        if isinstance(node, ast.Assign) and any(ast.unparse(target) == "pytestmark" for target in node.targets)
+        for clause in _marked(node.value)
+    ]
+    found = {}
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            marked = everywhere + [clause for decorator in node.decorator_list for clause in _marked(decorator)]
+            found[node.name] = marked or claims_in_name(node.name)
+    return found
+
+
+def _marked(node: ast.AST) -> list[str]:
+    return [
+        argument.value
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("mark.claim")
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    ]
+
+
+def with_table(markdown: str, table: Mapping[str, Clause], sources: Mapping[str, str]) -> str:
+    """The contract's text with its generated part made anew.
+
+    sources: test module's file name -> its text.
+    """
+    proofs: dict[str, list[str]] = defaultdict(list)
+    for file, source in sorted(sources.items()):
+        for test, claimed in claims_in_source(source).items():
+            for clause in dict.fromkeys(claimed):
+                proofs[clause].append(f"`{file.removesuffix('.py')}::{test.removeprefix('test_')}`")
+    lines = [
+        TABLE_HEADING,
+        "",
+        "Made by `python -m harness contract --update`. A planned clause is not built yet and counts as not proven.",
+        "",
+        "| clause | status | proofs |",
+        "|---|---|---|",
+    ]
+    for entry in table.values():
+        status = "planned" if entry.planned else "built"
+        listed_proofs = f" {'<br>'.join(proofs[entry.id])}" if proofs[entry.id] else ""
+        lines.append(f"| {entry.id} | {status} |{listed_proofs} |")
+    return markdown.partition(TABLE_HEADING)[0].rstrip() + "\n\n" + "\n".join(lines) + "\n"

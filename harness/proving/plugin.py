@@ -1,0 +1,817 @@
+"""pytest plugin: a test with claims is a proof, and a proof gets a verdict.
+
+A test claims contract clauses by `@pytest.mark.claim("E2", "L1")` or by the start of its name
+(`test_N7_every_nth`). Its outcome becomes proven, refuted or unproven (harness/evidence/verdict.py). At the end the
+plugin prints the verdicts, writes `reports/verdicts.json`, and sets the exit status: 0 all proven, 1 something refuted
+(or a test without claims failed), 3 nothing refuted but something unproven or never run (contract V7).
+
+`reports/verdicts.json` says from the moment in which the tests were chosen that a run is going on, so that nothing that
+happens to this process leaves the verdicts of an earlier run behind. With pytest-xdist each worker has its own machine;
+all append to one flight record, and each announces the run, since the controller collects nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import linecache
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import sys
+import textwrap
+import threading
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.base import settings, terminal
+from harness.base.clock import OsClock
+from harness.base.errors import HarnessError, RecorderError, Refuted, Unavailable
+from harness.base.escape import shown
+from harness.base.settings import Settings
+from harness.bundle import installed, statement
+from harness.evidence import host
+from harness.evidence.recorder import Recorder, Unrecorded, verify
+from harness.evidence.shell import Shell
+from harness.evidence.verdict import Verdict, claims_in_name, exit_status, is_accepted, judge, merge, run_state
+from harness.machines.machine import ENGINE_UNIT, Machine, choose, make, sweep
+from harness.machines.stage import Stage
+from harness.machines.systemd import METRONOME, JournalStream
+from harness.proving import contract, live, refutation
+from harness.proving.refutation import Refutation
+
+KEPT_RUNS = 10
+"""Flight records of earlier runs that stay under reports/runs."""
+
+RUNNING_SECS = 600.0
+"""A younger run is not forgotten: it may be going on beside this one."""
+
+VERDICTS = "verdicts.json"
+
+_RUN = pytest.StashKey["Run"]()
+_PARTS = pytest.StashKey[list[tuple[Verdict, str]]]()
+_STARTED = pytest.StashKey[float]()
+_TOLD = pytest.StashKey[list[str]]()
+_CALLED = pytest.StashKey[bool]()
+_HANDLERS = pytest.StashKey[dict[int, Any]]()
+
+SUMMED_UP = {
+    pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR,
+    pytest.ExitCode.NO_TESTS_COLLECTED,
+}  # fmt: skip
+"""The ends after which pytest asks for a summary: not after an internal error, or with a status of somebody's own."""
+
+HARNESS = str(Path(__file__).resolve().parents[1]) + os.sep
+
+
+class Run:
+    """One pytest session in one process: the controller's, or a worker's."""
+
+    def __init__(self, options: Settings, run_id: str, worker: str) -> None:
+        self.options = options
+        self.id = run_id
+        self.worker = worker
+        self.clock = OsClock()
+        self.verdicts: list[dict[str, Any]] = []
+        self.sabotages: list[dict[str, Any]] = []
+        """What the tests marked `sabotage` recorded under that property."""
+        self.plain_failures = 0
+        self.accepted: list[str] = []
+        """Clauses whose proofs may be unproven (--accept-unproven)."""
+        self.known: dict[str, list[str]] | None = None
+        """Every proof that was collected, whether -k and -m leave it in or not, and its claims. None: nothing was."""
+        self.chosen: set[str] = set()
+        """Every test that is to run, by its id."""
+        self.ran: set[str] = set()
+        """The proofs that have a verdict, by the ids they have in `known`: a verdict's own is redacted."""
+        self.crashed: list[str] = []
+        """Tests in the middle of which their worker died."""
+        self.uncollected = 0
+        """How many files could not be collected: what is in them nobody knows."""
+        self.refusal = ""
+        """Why nothing may run, such as a claim that is no clause; empty as long as all may."""
+        self.ended_early = False
+        """Whether pytest did not come to its end by itself."""
+        self.complete = False
+        """Whether all of the project's test files were collected."""
+        self.signed = ""
+        """What came of the proof bundle, in a line; empty when none was asked for."""
+        self.systemd = options.systemd
+        self.fault: str | None = None
+        """Why the flight record is no evidence; None as long as it is."""
+        self.only_sabotage = True
+        """Whether no proof ran but as the subject of a sabotage."""
+        self._recorder: Recorder | None = None
+
+    @property
+    def record(self) -> Path:
+        return self.options.reports / "runs" / self.id / "record.jsonl"
+
+    @property
+    def recorder(self) -> Recorder:
+        """Opened on first use, so that a session without proofs writes nothing."""
+        if self._recorder is None:
+            self._recorder = Recorder(self.record, self.id, self.worker)
+            if self._recorder.began:
+                facts = host.facts(Shell(self._recorder), self.options.checkout)
+                # With the contract's words, for whoever reads the record without the checkout.
+                self._recorder.write("run", systemd=self.options.systemd, facts=facts, clauses=self.clauses)
+        return self._recorder
+
+    def record_verdict(self, facts: dict[str, Any], told: str = "") -> dict[str, Any]:
+        """Record a verdict, and return it as recorded: without secrets, and unproven when the record has a fault.
+
+        told: all that pytest had to say about a proof that is not proven, for the record alone.
+        """
+        facts = {name: shown(value) if isinstance(value, str) else value for name, value in facts.items()}
+        try:
+            recorder = self.recorder
+            if recorder.failure is None:
+                facts = recorder.redactor.value(facts)
+                recorder.write("verdict", **facts, told=shown(told))
+                recorder.proof = ""
+                return facts
+            fault = recorder.failure
+        except RecorderError as error:
+            fault = str(error)
+        return _without_evidence({**facts, "fault": fault})
+
+    def end(self) -> dict[str, object]:
+        """Write the record's last line and check the whole of it. Returns what identifies it; sets `fault`."""
+        try:
+            self.recorder.proof = ""
+            for sabotage in self.sabotages:
+                self.recorder.write("sabotage", **sabotage)
+            self.recorder.end(
+                counts=_counts(self.verdicts), interrupted=self.state == "interrupted", systemd=self.systemd,
+                planned=self.planned, accepted_unproven=self.accepted, state=self.state, **self.extent,
+            )  # fmt: skip
+            lines, digest = verify(self.record)
+        except RecorderError as error:
+            self.fault = self.fault or str(error)
+            return {}
+        return {"path": str(self.record.relative_to(self.options.reports)), "lines": lines, "sha256": digest}
+
+    @cached_property
+    def contract(self) -> dict[str, contract.Clause]:
+        """The project's clauses; empty for a project that keeps no list."""
+        path = self.options.checkout / "config" / "contract.toml"
+        try:
+            return contract.listed(tomllib.loads(path.read_text("utf-8"))) if path.exists() else {}
+        except ValueError as error:
+            raise pytest.UsageError(f"{path}: {error}") from error
+
+    @cached_property
+    def clauses(self) -> dict[str, str]:
+        """The contract's words; empty where there is none, as in an installation."""
+        path = self.options.checkout / "docs" / "contract.md"
+        return contract.clauses(path.read_text("utf-8")) if path.exists() else {}
+
+    @property
+    def chosen_proofs(self) -> set[str]:
+        """The proofs among what is to run. When no worker lived to say which tests are proofs: all of it."""
+        return self.chosen & self.known.keys() if self.known is not None else self.chosen
+
+    @property
+    def never_ran(self) -> int:
+        """How many of the chosen proofs have no verdict."""
+        return len(self.chosen_proofs - self.ran)
+
+    @property
+    def missing(self) -> bool:
+        """Whether something that was to run did not, as far as anybody can tell."""
+        return self.never_ran > 0 or self.uncollected > 0 or self.known is None
+
+    @property
+    def state(self) -> str:
+        """How much of the project's proofs this run has judged."""
+        return run_state(
+            ended_early=self.ended_early or self.missing,
+            left_out=not self.complete or bool(_left_out(self)),
+        )
+
+    @property
+    def extent(self) -> dict[str, int]:
+        """How many proofs there are, were chosen, and never ran."""
+        return {
+            "collected": len(self.known or {}), "selected": len(self.chosen_proofs), "never_ran": self.never_ran,
+        }  # fmt: skip
+
+    @property
+    def planned(self) -> list[str]:
+        """The clauses that are not built yet."""
+        return [clause.id for clause in self.contract.values() if clause.planned]
+
+    def close(self) -> None:
+        """End the record of this process."""
+        if self._recorder is not None:
+            self._recorder.close()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("proofs", "guardrail proofs")
+    group.addoption(
+        "--systemd",
+        choices=settings.VARIANTS,
+        default=None,
+        help="which systemd to prove against: a private one booted for the run, the host's, the user's, or the "
+        "best that can be had (auto). Default: $PROOFS_SYSTEMD, else auto.",
+    )
+    group.addoption(
+        "--accept-unproven",
+        action="append",
+        default=[],
+        metavar="CLAIM",
+        help="for a computer that cannot show everything: let proofs of this clause be unproven without failing the "
+        "run. Repeatable; printed, recorded, and no ground for a proof bundle.",
+    )
+    group.addoption(
+        "--sign-key",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="sign a proof bundle at the end, reports/proof_bundle.json, with this private key "
+        "(`python -m harness bundle keygen` makes one)",
+    )
+    group.addoption(
+        "--sign-config",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="the configuration that the bundle is to be about (default: the example). `python -m harness bundle sign` "
+        "does the same afterwards, and knows drop-ins too",
+    )
+    group.addoption(
+        "--engine-cmd",
+        default=None,
+        metavar="CMD",
+        help="judge another engine that keeps the contract: the command the unit runs, `{config}` standing for the "
+        "configuration's path, for example '/usr/bin/my-engine --config {config}'",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "claim(*clauses): the contract clauses that this proof is about")
+    config.addinivalue_line("markers", "sabotage: shows that a proof can fail; `make sabotage` runs these")
+    try:
+        options = settings.load(config.rootpath, config.getoption("--systemd"), config.getoption("--engine-cmd"))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
+    worker = getattr(config, "workerinput", None)
+    if worker is None:
+        run = Run(options, f"{OsClock().wall():.0f}-{secrets.token_hex(4)}", "main")
+        sweep()
+    else:
+        run = Run(options, worker["proof_run"], worker["workerid"])
+    run.accepted = config.getoption("--accept-unproven")
+    partial = config.getoption("ignore", None) or config.getoption("ignore_glob", None)
+    # A project that names no paths has all its tests below its root.
+    everything = config.getini("testpaths") or [str(config.rootpath)]
+    run.complete = set(config.args) == set(everything) and not partial
+    if worker is None and (key := config.getoption("--sign-key")) is not None:
+        # Here, because the cryptography takes 40 ms that no other run needs to wait for.
+        from harness.bundle import bundle
+
+        try:
+            # Now, and not after a minute of proofs.
+            bundle.check_key(key)
+        except HarnessError as error:
+            raise pytest.UsageError(str(error)) from error
+    config.stash[_RUN] = run
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    for number, handler in config.stash.get(_HANDLERS, {}).items():
+        signal.signal(number, handler)
+    if _RUN in config.stash:
+        config.stash[_RUN].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["proof_run"] = node.config.stash[_RUN].id
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    node.config.stash[_RUN].chosen |= set(ids)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    # All workers collect the same. One that died says nothing.
+    run, told = node.config.stash[_RUN], getattr(node, "workeroutput", {})
+    if told.get("proof_known") is not None:
+        run.known = told["proof_known"]
+    run.refusal = run.refusal or told.get("proof_refusal", "")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # So that `-m claim` selects every proof, also those that claim by name.
+    if item.get_closest_marker("claim") is None and (names := claims_in_name(item.name.partition("[")[0])):
+        item.add_marker(pytest.mark.claim(*names))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Before -k and -m take proofs away. Those marked sabotage are proofs about the proofs, and have runs of their own.
+    run = config.stash[_RUN]
+    run.known = {
+        item.nodeid: of_item
+        for item in items
+        if (of_item := claims(item)) and item.get_closest_marker("sabotage") is None
+    }
+    # G5, for a project that keeps a list of clauses.
+    listed = run.contract
+    if not listed:
+        return
+    claimed = {clause for item in items for clause in claims(item)}
+    wrong = [f"{clause} is claimed by a proof but is no clause" for clause in contract.unknown(listed, claimed)]
+    if set(config.args) == set(config.getini("testpaths")):
+        wrong += [f"clause {clause} has no proof" for clause in contract.unproved(listed, claimed)]
+    if wrong:
+        _refuse(config, items, "config/contract.toml: " + "; ".join(wrong))
+
+
+def _refuse(config: pytest.Config, items: list[pytest.Item], reason: str) -> None:
+    """Let nothing run. What a worker of pytest-xdist raises here is lost, so the controller has to say it."""
+    config.stash[_RUN].refusal = reason
+    if not hasattr(config, "workerinput"):
+        raise pytest.UsageError(reason)
+    items.clear()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    config, run = session.config, session.config.stash[_RUN]
+    run.chosen = {item.nodeid for item in session.items}
+    if run.refusal or config.getoption("collectonly") or not run.chosen_proofs:
+        return
+    try:
+        run.options.reports.mkdir(exist_ok=True)
+        _write_report(run.options.reports / VERDICTS, _summary(run, "running"))
+    except OSError as error:
+        _refuse(config, session.items, f"cannot write {error.filename or run.options.reports}: {error.strerror}")
+
+
+def claims(item: pytest.Item) -> list[str]:
+    """The clauses a test claims, from all its claim marks."""
+    return sorted({str(clause) for mark in item.iter_markers("claim") for clause in mark.args})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    run = item.config.stash[_RUN]
+    if _PARTS not in item.stash:
+        # Else a plugin runs it again, because it failed: what it showed then stands.
+        item.stash[_STARTED] = run.clock.monotonic()
+        item.stash[_PARTS] = []
+        item.stash[_TOLD] = []
+    item.stash[_CALLED] = False
+    if claims(item):
+        run.recorder.proof = shown(item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    claimed = claims(item)
+    if claimed and _PARTS in item.stash:
+        raised = call.excinfo.value if call.excinfo else None
+        files = _proof_files(item)
+        part = judge(report.outcome, raised=raised, when=report.when or "", proof_files=files, harness=HARNESS)
+        item.stash[_PARTS].append((part, "" if raised is None else _reason(raised)))
+        item.stash[_CALLED] |= report.when == "call"
+        if report.failed:
+            told = [report.longreprtext, *(f"{title}\n{text}" for title, text in report.sections)]
+            item.stash[_TOLD].append("\n".join(told))
+        if part is Verdict.REFUTED and raised is not None and item.config.getoption("tbstyle", "auto") == "auto":
+            report.longrepr = "\n".join(refutation.block(_refutation(item, raised, report)))
+            report.sections = []
+        if report.when == "teardown":
+            report.user_properties.append(("verdict", _verdict(item, claimed)))
+    return report  # type: ignore[return-value]
+
+
+def _verdict(item: pytest.Item, claimed: list[str]) -> dict[str, Any]:
+    """The verdict of a proof that has come to its end, as recorded."""
+    run, parts, told = item.config.stash[_RUN], item.stash[_PARTS], item.stash[_TOLD]
+    if not item.stash[_CALLED]:
+        parts = [*parts, (Verdict.UNPROVEN, "it was set up and not called")]
+    verdict = merge(part for part, _ in parts)
+    facts = {
+        "proof": item.nodeid,
+        "claims": claimed,
+        "verdict": verdict.value,
+        "reason": next((reason for part, reason in parts if part is verdict), ""),
+        "seconds": round(run.clock.monotonic() - item.stash[_STARTED], 3),
+        "about": _about(item),
+    }
+    return run.record_verdict(facts, "\n".join(told))
+
+
+def _proof_files(item: pytest.Item) -> set[str]:
+    """Where a proof's own code is, as its frames name it."""
+    function = getattr(item, "function", None)
+    code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+    return {str(item.path)} | ({code.co_filename} if code is not None else set())
+
+
+def _refutation(item: pytest.Item, raised: BaseException, report: pytest.TestReport) -> Refutation:
+    """What a reader of a refuted proof asks for; without what the record must not know either."""
+    # Rendering takes longer to load than most proofs take to run.
+    from harness.evidence.buglog import anchor
+
+    run, redact = item.config.stash[_RUN], item.config.stash[_RUN].recorder.redactor.text
+    parts = raised if isinstance(raised, Refuted) else Refuted(_message(raised))
+    found = refutation.innermost(raised, _proof_files(item))
+    expected = where = ""
+    if found is not None:
+        file, line, function = found
+        expected = refutation.expectation("".join(linecache.getlines(file)), line)
+        where = f"{os.path.relpath(file, item.config.rootpath)}:{line}, {function}()"
+    # With links followed, a virtual environment's Python would be the system's.
+    binaries = os.path.relpath(os.path.dirname(sys.executable), item.config.invocation_params.dir)
+    options = [
+        f"--{name}={value}" for name in ("systemd", "engine-cmd") if (value := item.config.getoption(f"--{name}"))
+    ]
+    notes = getattr(raised, "__notes__", [])
+    return Refutation(
+        proof=redact(item.nodeid),
+        claims={clause: run.clauses.get(clause, "") for clause in claims(item)},
+        expected=redact(expected),
+        observed=redact("\n".join([parts.observed, *notes])),
+        where=where,
+        state=parts.state,
+        set_by=redact(parts.set_by),
+        journal=[
+            dataclasses.replace(one, message=redact(one.message), fields=run.recorder.redactor.value(one.fields))
+            for one in parts.journal
+        ],
+        printed=redact("\n".join(text for _, text in report.sections)),
+        again=redact(shlex.join([f"{binaries}/pytest", *options, item.nodeid])),
+        look=f"{binaries}/python -m harness show {anchor(shown(redact(item.nodeid)))[:10]} --run {run.id}",
+    )
+
+
+def _about(item: pytest.Item) -> str:
+    """What the proof says of itself: the first paragraph of its docstring, else of its module's."""
+    for thing in (getattr(item, "function", None), getattr(item, "module", None)):
+        if text := inspect.getdoc(thing) if thing is not None else None:
+            return " ".join(text.partition("\n\n")[0].split())
+    return ""
+
+
+def _without_evidence(verdict: dict[str, Any]) -> dict[str, Any]:
+    """A verdict of which no record stands up: what was proven is unproven (contract V1)."""
+    if verdict["verdict"] != Verdict.PROVEN:
+        return verdict
+    return {**verdict, "verdict": Verdict.UNPROVEN.value, "reason": f"no evidence: {verdict['fault']}"}
+
+
+def _message(raised: BaseException) -> str:
+    text = str(raised).strip() or repr(raised)
+    return text if isinstance(raised, AssertionError) else f"{type(raised).__name__}: {text}"
+
+
+def _reason(raised: BaseException) -> str:
+    return _message(raised).splitlines()[0]
+
+
+class _Verdicts:
+    """Collects on the controller what the workers report."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        properties = dict(report.user_properties)
+        verdict = properties.get("verdict")
+        if report.when == "teardown" and isinstance(sabotage := properties.get("sabotage"), dict):
+            self.run.sabotages.append(sabotage)
+        if report.when == "teardown" and isinstance(verdict, dict):
+            self.run.verdicts.append(verdict)
+            self.run.ran.add(report.nodeid)
+            self.run.only_sabotage &= "sabotage" in report.keywords
+            self.run.fault = self.run.fault or verdict.get("fault")
+        elif report.when not in ("setup", "call", "teardown"):
+            # xdist reports a worker that died in the middle of a test with a phase of its own.
+            self.run.crashed.append(report.nodeid)
+        elif report.failed and "claim" not in report.keywords:
+            self.run.plain_failures += 1
+        if report.failed and isinstance(report.longrepr, str) and report.longrepr.startswith("REFUTED "):
+            report.longrepr = _Block(report.longrepr)  # type: ignore[assignment]
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.run.uncollected += report.failed
+
+
+class _Block:
+    """A refutation's block, in colour where there is any."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def toterminal(self, writer: Any) -> None:
+        """Labels are bold, what was observed instead of what was expected is red."""
+        label = ""
+        for line in self._text.splitlines():
+            # A command stands below its label, which is a line of its own.
+            end = refutation.LABEL_COLUMNS if line[refutation.LABEL_COLUMNS - 1 :][:1] in ("", " ") else len(line)
+            head, rest = line[:end], line[end:]
+            label = head.strip() or label
+            writer.write(head, bold=not line.startswith("  "), red=head.startswith("REFUTED"))
+            writer.line(rest, red=label in ("observed", "REFUTED"), cyan=label == "expected")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
+    live.attach(config)
+    if hasattr(config, "workerinput"):
+        return
+    config.pluginmanager.register(_Verdicts(config.stash[_RUN]), "proof-verdicts")
+    if threading.current_thread() is threading.main_thread():
+        # As Ctrl-C: machines are taken down, and what has not run is told. `nohup` and the like stay what they are.
+        ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+        before: dict[int, Any] = {number: signal.signal(number, signal.default_int_handler) for number in ours}
+        config.stash[_HANDLERS] = before
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    run = session.config.stash[_RUN]
+    if hasattr(session.config, "workerinput"):
+        session.config.workeroutput["proof_known"] = run.known  # type: ignore[attr-defined]
+        session.config.workeroutput["proof_refusal"] = run.refusal  # type: ignore[attr-defined]
+        return
+    if run.refusal:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        return
+    if session.config.getoption("collectonly"):
+        return
+    run.ended_early = exitstatus not in (
+        pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED,
+    )  # fmt: skip
+    _take_crashed(run)
+    if run.verdicts or run.missing:
+        _report(run)
+    if (key := session.config.getoption("--sign-key")) is not None and run.verdicts and not run.only_sabotage:
+        run.signed = _sign(run, key, session.config.getoption("--sign-config"))
+    session.exitstatus = exit_status(
+        exitstatus,
+        [Verdict(one["verdict"]) for one in run.verdicts],
+        accepted=[is_accepted(Verdict(one["verdict"]), one["claims"], run.accepted) for one in run.verdicts],
+        plain_failures=run.plain_failures > 0,
+        missing=run.missing,
+    )
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and exitstatus not in SUMMED_UP:
+        _sum_up(reporter)
+
+
+def _take_crashed(run: Run) -> None:
+    """Judge the tests in the middle of which their worker died: a proof is unproven, any other test has failed."""
+    for nodeid in run.crashed:
+        if run.known is not None and nodeid not in run.known:
+            run.plain_failures += 1
+            continue
+        run.only_sabotage = False
+        run.ran.add(nodeid)
+        facts = {
+            "proof": nodeid, "claims": (run.known or {}).get(nodeid, []), "verdict": Verdict.UNPROVEN.value,
+            "reason": "the worker that ran it died", "seconds": 0.0, "about": "",
+        }  # fmt: skip
+        run.verdicts.append(run.record_verdict(facts))
+
+
+def _report(run: Run) -> None:
+    """End the record, and write what this run has shown to verdicts.json and sabotage.json."""
+    run.verdicts.sort(key=lambda one: str(one["proof"]))
+    run.sabotages.sort(key=lambda one: (one["guardrail"], one["id"]))
+    try:
+        run.systemd = choose(run.options.systemd)
+    except Unavailable:
+        run.systemd = "none"
+    record = run.end() if run.verdicts else {}
+    if run.fault is not None:
+        run.verdicts = [_without_evidence({**one, "fault": run.fault}) for one in run.verdicts]
+    reports = run.options.reports
+    # Without any proof, as when no file could be collected, there is only an earlier run's report to put right.
+    of_proofs = not run.only_sabotage or run.chosen_proofs or (not run.verdicts and (reports / VERDICTS).exists())
+    try:
+        if of_proofs:
+            _write_report(reports / VERDICTS, {**_summary(run, run.state), "record": record, "proved": _proved(run)})
+        if run.sabotages:
+            _write_report(reports / "sabotage.json", {"run_id": run.id, "sabotages": run.sabotages, "record": record})
+    except OSError as error:
+        run.fault = f"cannot write {error.filename or reports}: {error.strerror}"
+        run.verdicts = [_without_evidence({**one, "fault": run.fault}) for one in run.verdicts]
+    if run.fault is None:
+        _forget_old_runs(reports)
+
+
+def _summary(run: Run, state: str) -> dict[str, Any]:
+    """The content of verdicts.json, but for what is known at the end only."""
+    return {
+        "run_id": run.id,
+        "state": state,
+        **run.extent,
+        "systemd": run.systemd,
+        "verdicts": run.verdicts,
+        "counts": _counts(run.verdicts),
+        "accepted_unproven": run.accepted,
+        "planned": run.planned,
+        "complete": run.complete and state in ("complete", "partial"),
+        "left_out": _left_out(run),
+    }
+
+
+def _left_out(run: Run) -> dict[str, int]:
+    """Clause -> how many of its proofs were collected and have no verdict: deselected, or not reached."""
+    left = [claimed for proof, claimed in (run.known or {}).items() if proof not in run.ran]
+    return dict(sorted(Counter(clause for claimed in left for clause in claimed).items()))
+
+
+def _proved(run: Run) -> dict[str, Any]:
+    """What the proofs ran: digest of the staged engine's tree, what it ran on, and its unit file. Empty where nothing
+    is staged."""
+    stage = Stage(run.options.checkout)
+    try:
+        engine = statement.digest(installed.engine_files(stage.prefix))
+        runtime = installed.runtime(Shell(Unrecorded()), stage.prefix)
+        unit = installed.unit_files(stage.unit(ENGINE_UNIT))
+    except HarnessError:
+        engine, runtime, unit = "", {}, []
+    return {"engine": engine, "runtime": runtime, "unit": unit, "engine_cmd": run.options.engine_cmd}
+
+
+def _sign(run: Run, key: Path, config: Path | None) -> str:
+    """Sign what the run has shown; what came of it, in a line."""
+    from harness.bundle import bundle
+
+    checkout, target = run.options.checkout, run.options.reports / bundle.BUNDLE_NAME
+    try:
+        raw, made = bundle.sign(Shell(Unrecorded()), run.options.reports, bundle.Target.staged(checkout, config), key)
+        bundle.write(target, raw)
+        return f"proof bundle {target.relative_to(checkout)}: {bundle.verdict_on(made, checkout, key)}"
+    except HarnessError as error:
+        return f"no proof bundle: {error}"
+
+
+def _write_report(target: Path, content: dict[str, Any]) -> None:
+    """Put a report in the place of the one before. Whoever reads it sees the one or the other."""
+    partial = target.with_suffix(f".partial-{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(target)
+
+
+def _counts(verdicts: list[dict[str, Any]]) -> dict[str, int]:
+    return {verdict.value: sum(one["verdict"] == verdict for one in verdicts) for verdict in Verdict}
+
+
+def _forget_old_runs(reports: Path) -> None:
+    reported = {
+        str(json.loads(report.read_text("utf-8"))["run_id"])
+        for report in (reports / "verdicts.json", reports / "sabotage.json")
+        if report.exists()
+    }
+    still = OsClock().wall() - RUNNING_SECS
+    for old in sorted((reports / "runs").glob("*"))[:-KEPT_RUNS]:
+        record = old / "record.jsonl"
+        written = (record if record.exists() else old).stat().st_mtime
+        if old.name not in reported and written < still:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    _sum_up(terminalreporter)
+
+
+def _sum_up(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the verdicts, and what is missing."""
+    run = terminalreporter.config.stash[_RUN]
+    if run.refusal and terminalreporter.config.pluginmanager.has_plugin("dsession"):
+        terminalreporter.write_line(f"ERROR: {run.refusal}", red=True)
+    if run.refusal or not (run.verdicts or run.missing) or terminalreporter.config.getoption("collectonly"):
+        return
+    colour = {Verdict.PROVEN: "green", Verdict.REFUTED: "red", Verdict.UNPROVEN: "yellow"}
+    by_file: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in run.verdicts:
+        by_file[str(one["proof"]).partition("::")[0].removeprefix("proofs/")].append(one)
+    terminalreporter.section(f"verdicts (systemd: {run.systemd})")
+    for file, members in by_file.items():
+        verdict = merge(Verdict(one["verdict"]) for one in members)
+        claimed = sorted({clause for one in members for clause in one["claims"]}, key=_clause_order)
+        seconds = sum(one["seconds"] for one in members)
+        counted = f"{len(members)} {'proofs' if len(members) > 1 else 'proof'}"
+        _row(terminalreporter, verdict.value, colour[verdict], f"{file:<19} {counted:>10} {seconds:7.2f} s", claimed)
+    for one in run.verdicts:
+        verdict = Verdict(one["verdict"])
+        if verdict is not Verdict.PROVEN:
+            _row(terminalreporter, verdict.value, colour[verdict], "", [f"{one['proof']}:", *one["reason"].split()])
+    counts = ", ".join(f"{_counts(run.verdicts)[verdict]} {verdict.value}" for verdict in reversed(Verdict))
+    if run.sabotages:
+        terminalreporter.section("sabotages")
+        for one in run.sabotages:
+            caught = one["verdict"] == Verdict.REFUTED
+            told = f"{one['guardrail']:<11} {one['id']:<28}"
+            _row(
+                terminalreporter,
+                "caught" if caught else "MISSED",
+                "green" if caught else "red",
+                told,
+                one["breaks"].split(),
+            )
+    if run.fault is not None:
+        terminalreporter.write_line(f"NOTHING IS PROVEN without evidence: {run.fault}", red=True)
+    if run.accepted:
+        terminalreporter.write_line(f"ACCEPTED UNPROVEN, and so proven to nobody: {' '.join(run.accepted)}", red=True)
+    if run.planned:
+        terminalreporter.write_line(f"planned, not built and so not proven: {' '.join(run.planned)}", yellow=True)
+    if run.signed:
+        terminalreporter.write_line(run.signed)
+    terminalreporter.write_line(counts)
+    if run.never_ran:
+        terminalreporter.write_line(
+            f"{run.never_ran} of {len(run.chosen_proofs)} never ran to their end: nothing is said of them", red=True
+        )
+    if run.known is None:
+        terminalreporter.write_line("no worker came to its end: nobody knows what never ran", red=True)
+    if run.uncollected:
+        terminalreporter.write_line("files that could not be collected: what is in them never ran", red=True)
+    if run.chosen_proofs and run.known is not None and len(run.chosen_proofs) < len(run.known):
+        terminalreporter.write_line(
+            f"partial: {len(run.chosen_proofs)} of {len(run.known)} proofs were chosen", yellow=True
+        )
+    terminalreporter.write_line(f"record: {run.record.relative_to(run.options.checkout)}")
+
+
+def _row(reporter: pytest.TerminalReporter, word: str, colour: str, told: str, rest: list[str]) -> None:
+    """One row of a table; what does not fit into the terminal goes on below its own column."""
+    first = f"{word:<8} {told}{'  ' if told else ''}"
+    # At least so much room for the last column, whatever there is.
+    width = max(terminal.columns() - 1, len(first) + 20)
+    lines = textwrap.wrap(
+        " ".join(rest), width, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False,
+        break_long_words=False,
+    ) or [first]  # fmt: skip
+    reporter.write(lines[0][: len(word)], **{colour: True, "bold": True})
+    reporter.write("\n".join([lines[0][len(word) :], *lines[1:]]) + "\n")
+
+
+def _clause_order(clause: str) -> tuple[str, int, str]:
+    digits = "".join(filter(str.isdigit, clause))
+    return (clause.rstrip("0123456789b"), int(digits or 0), clause)
+
+
+@pytest.fixture(scope="session")
+def proof_run(pytestconfig: pytest.Config) -> Run:
+    """This session: its options, id and record."""
+    return pytestconfig.stash[_RUN]
+
+
+@pytest.fixture(scope="session")
+def shell(proof_run: Run) -> Shell:
+    """Runs commands on this computer, each of them recorded."""
+    return Shell(proof_run.recorder)
+
+
+@pytest.fixture(scope="session")
+def stage(proof_run: Run, shell: Shell) -> Stage | None:
+    """The installed engine that machines run. Override it to return None for machines without one."""
+    built = Stage(proof_run.options.checkout)
+    built.build(shell)
+    return built
+
+
+@pytest.fixture(scope="session")
+def machine(proof_run: Run, shell: Shell, stage: Stage | None) -> Iterator[Machine]:
+    """A booted machine of this worker's own; halted at the end of the session."""
+    kind = choose(proof_run.options.systemd)
+    booted = make(kind, shell, stage, f"proof-{os.getpid()}-{proof_run.worker}")
+    booted.boot()
+    try:
+        yield booted
+    finally:
+        booted.halt()
+
+
+@pytest.fixture(scope="session")
+def journal_stream(proof_run: Run, machine: Machine) -> Iterator[JournalStream]:
+    """The machine's journal, followed from before the first proof on."""
+    stream = JournalStream(proof_run.recorder, machine, (ENGINE_UNIT, METRONOME))
+    yield stream
+    stream.close()

@@ -1,0 +1,105 @@
+"""Whether evidence stands up: a flight record, a buglog against its record, a proof bundle (contract V1, V2, V5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.base.errors import HarnessError, RecorderError
+from harness.evidence import buglog, lines, recorder
+
+_RUN = r"(?P<run>[\w-]+) (?P<sha256>[0-9a-f]{64})"
+_POINTER = re.compile(rf'(?:<meta name="|<!-- )(?P<kind>flight|sabotage)-record(?:" content="| ){_RUN}(?:">| -->)')
+
+POINTERS_BYTES = 4096
+"""A buglog names its records within its first bytes."""
+
+
+def record_of(reports: Path, run_id: str) -> Path:
+    """The flight record of a run below a reports directory."""
+    return reports / "runs" / run_id / "record.jsonl"
+
+
+def made(record: Path, sabotage: Path | None) -> dict[str, str]:
+    """The buglog of these records, as {file name: text}. Raises RecorderError for a record that does not stand up."""
+    doc = buglog.document(_lines(record), _lines(sabotage) if sabotage is not None else None)
+    return buglog.render(doc)
+
+
+def story(record: Path, proof: str) -> tuple[bool, list[str]]:
+    """Whether one proof is named, and all that a record holds of it, as lines. Raises RecorderError as made()."""
+    return buglog.story(_lines(record), proof)
+
+
+def _lines(record: Path) -> Callable[[], Iterator[dict[str, Any]]]:
+    def whole() -> Iterator[dict[str, Any]]:
+        for number, entry in enumerate(recorder.read(record), start=1):
+            if lacking := lines.missing(entry):
+                raise RecorderError(f"{record}:{number} has no {', '.join(lacking)}")
+            yield entry
+
+    return whole
+
+
+def check(path: Path, reports: Path | None = None, trusted_keys: Sequence[str] = ()) -> str:
+    """Check a record (`*.jsonl`), a buglog (`*.html`, `*.md`) or a bundle (`*.json`). Returns what was found to be
+    right.
+
+    reports: where the records of a buglog are, by default its own place's parent, or that of a bundle, by default its
+    own place. Raises HarnessError that names the first bad line.
+    """
+    if path.suffix == ".jsonl":
+        lines, digest = recorder.verify(path)
+        return f"{path}: {lines} lines, unchanged and whole; last digest {digest}"
+    if path.suffix in (".html", ".md"):
+        return _check_buglog(path, reports or path.resolve().parent.parent)
+    if path.suffix == ".json":
+        return _check_bundle(path, reports or path.parent, trusted_keys)
+    raise HarnessError(f"{path}: neither a flight record (.jsonl) nor a buglog (.html, .md) nor a bundle (.json)")
+
+
+def _check_bundle(path: Path, reports: Path, trusted_keys: Sequence[str]) -> str:
+    # Signing needs more libraries than all else here.
+    from harness.bundle import bundle
+
+    if not trusted_keys:
+        raise HarnessError(f"{path}: whose signature to trust must be said: --trust ed25519:...")
+    made = bundle.verify(path, trusted_keys)
+    record = record_of(reports, str(made["predicate"]["record"]["run_id"]))
+    if not record.exists():
+        return f"{path}: signed by a trusted key, and consistent; its record {record} is not here"
+    bundle.verify(path, trusted_keys, record)
+    return f"{path}: signed by a trusted key, and consistent; {record} is the record it is about"
+
+
+def _check_buglog(path: Path, reports: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise HarnessError(f"cannot read {path}: {error.strerror}") from error
+    pointers = {match["kind"]: match for match in _POINTER.finditer(data[:POINTERS_BYTES].decode("utf-8", "replace"))}
+    if "flight" not in pointers:
+        raise HarnessError(f"{path} names no flight record: it is no buglog, or its first lines were changed")
+    records = {kind: record_of(reports, match["run"]) for kind, match in pointers.items()}
+    for kind, record in records.items():
+        _, digest = recorder.verify(record)
+        if digest != pointers[kind]["sha256"]:
+            raise HarnessError(f"{path} was made from another record: {record} ends with {digest}")
+    text = made(records["flight"], records.get("sabotage")).get(path.name)
+    if text is None:
+        raise HarnessError(f"{path} does not bear the name that its record gives it")
+    theirs, ours = data.splitlines(keepends=True), encoded(text).splitlines(keepends=True)
+    for number, (their, our) in enumerate(zip([*theirs, b""], [*ours, b""], strict=False), start=1):
+        if their != our:
+            raise HarnessError(
+                f"{path}:{number} is not what {records['flight']} renders to: it was changed, or made by another "
+                "version of the project"
+            )
+    return f"{path}: exactly what {' and '.join(map(str, records.values()))} render to, which are unchanged and whole"
+
+
+def encoded(text: str) -> bytes:
+    """A document's text as its file's bytes."""
+    return text.encode("utf-8", "replace")

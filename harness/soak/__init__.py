@@ -1,0 +1,1 @@
+"""The soak controller: observe, decide, act, put back, report."""

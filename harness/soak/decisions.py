@@ -1,0 +1,188 @@
+"""The soak controller's decisions as JSON lines, and the samples that its plots are made of (contract K6).
+
+A decision is on disk before it is acted on. The file is shared by all runs; a run is told by its `run_id`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from harness.base import files
+from harness.base.clock import Clock
+from harness.base.errors import RecorderError
+
+KEPT_BYTES = 64 * 1024 * 1024
+"""A samples file or flight record larger than this is set aside (`.1`) when a run starts: some hundred nights."""
+
+
+class Action(StrEnum):
+    """Everything a controller decides (K6)."""
+
+    STARTUP = "STARTUP"
+    ENGINE_RESTART = "ENGINE_RESTART"
+    ENGINE_STOP = "ENGINE_STOP"
+    ENGINE_EXIT = "ENGINE_EXIT"
+    STALL = "STALL"
+    THROTTLE_MAX = "THROTTLE_MAX"
+    PSI_LOGONLY = "PSI_LOGONLY"
+    ABORT = "ABORT"
+    COMPLETE = "COMPLETE"
+    STOP = "STOP"
+    CONFIG_ERROR = "CONFIG_ERROR"
+    PUT_BACK = "PUT_BACK"
+
+
+def new_run_id() -> str:
+    """A random uuid4, as text."""
+    return str(uuid.uuid4())
+
+
+def timestamp(wall: float) -> str:
+    """Seconds since the epoch as RFC 3339, UTC, with microseconds."""
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def line(
+    *,
+    wall: float,
+    run_id: str,
+    ingest_mode: str,
+    psi_actions: str,
+    state: str,
+    sample_every: int,
+    action: Action,
+    reason: str,
+    facts: Mapping[str, object],
+) -> dict[str, object]:
+    """One decision. wall: seconds since the epoch; state: the rung's name; facts: PSI and what the action needs."""
+    return {
+        "timestamp": timestamp(wall),
+        "run_id": run_id,
+        "ingest_mode": ingest_mode,
+        "psi_actions": psi_actions,
+        "state": state,
+        "current_sample_every": sample_every,
+        "action": action.value,
+        "reason": reason,
+        **facts,
+    }
+
+
+class Log:
+    """A file of JSON lines, appended to. Each line is one write, on disk when `write` returns if `sync` is set."""
+
+    def __init__(self, path: Path, *, sync: bool, keep_bytes: int | None = None) -> None:
+        """keep_bytes: a file larger than this is set aside first. Raises RecorderError, also from `write`."""
+        self.path = path
+        self._sync = sync
+        try:
+            if keep_bytes is not None:
+                set_aside(path, keep_bytes)
+            with files.found(path, make=True) as place:
+                self._fd = place.open(os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            self._end_torn_line()
+        except OSError as error:
+            raise self._trouble(error) from error
+
+    def write(self, entry: Mapping[str, object]) -> None:
+        """Append one line."""
+        data = json.dumps(entry, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            written = os.write(self._fd, data)
+            if self._sync:
+                os.fsync(self._fd)
+        except OSError as error:
+            raise self._trouble(error) from error
+        if written != len(data):
+            raise RecorderError(f"{self.path} took {written} of {len(data)} bytes: disk full?")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _end_torn_line(self) -> None:
+        # A power cut or a full disk may have cut a line; what follows must not become part of it.
+        size = os.fstat(self._fd).st_size
+        if size and os.pread(self._fd, 1, size - 1) != b"\n":
+            os.write(self._fd, b"\n")
+
+    def _trouble(self, error: OSError) -> RecorderError:
+        return RecorderError(f"cannot write {self.path}: {error.strerror}")
+
+
+class DecisionLog(Log):
+    """The decision log of one run."""
+
+    def __init__(self, path: Path, run_id: str, clock: Clock) -> None:
+        super().__init__(path, sync=True)
+        self.run_id = run_id
+        self._clock = clock
+
+    def decide(
+        self,
+        action: Action,
+        reason: str,
+        *,
+        ingest_mode: str,
+        psi_actions: str,
+        state: str,
+        sample_every: int,
+        facts: Mapping[str, object],
+    ) -> None:
+        """Put one decision on disk; arguments as of `line`."""
+        self.write(
+            line(
+                wall=self._clock.wall(),
+                run_id=self.run_id,
+                ingest_mode=ingest_mode,
+                psi_actions=psi_actions,
+                state=state,
+                sample_every=sample_every,
+                action=action,
+                reason=reason,
+                facts=facts,
+            )
+        )
+
+
+def set_aside(path: Path, keep_bytes: int) -> None:
+    """Rename a file that is larger than `keep_bytes` to `<name>.1`, over an older one."""
+    with files.found(path, make=True) as place:
+        status = place.status()
+        if status is not None and status.st_size > keep_bytes:
+            place.rename(f"{path.name}.1")
+
+
+def read(path: Path, run_id: str | None = None) -> list[dict[str, Any]]:
+    """The lines of one run, by default of the last one in the file. Raises RecorderError as `read_all`."""
+    found = read_all(path)
+    wanted = run_id or (found[-1]["run_id"] if found else None)
+    return [entry for entry in found if entry["run_id"] == wanted]
+
+
+def read_all(path: Path) -> list[dict[str, Any]]:
+    """The lines of all runs; those that were cut by a crash are left out.
+
+    Raises RecorderError when the file cannot be read.
+    """
+    found = []
+    try:
+        # Lines of bytes end at a line feed only; JSON is UTF-8, and what is not is not a line of ours.
+        with files.found(path) as place, os.fdopen(place.open(os.O_RDONLY), "rb") as lines:
+            for text in lines:
+                try:
+                    entry = json.loads(text)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(entry, dict) and "run_id" in entry:
+                    found.append(entry)
+    except OSError as error:
+        raise RecorderError(f"cannot read {path}: {error.strerror}") from error
+    return found

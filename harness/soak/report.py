@@ -1,0 +1,177 @@
+"""Decisions and samples of one soak -> one self-contained HTML page with plots (contract K7).
+
+A pure function: the same files give the same page. Times on the page are seconds since the STARTUP decision, UTC
+where they are times of day.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.base.plots import Mark, Series, figure
+from harness.base.pressure import LIMITS, RESOURCES
+from harness.soak.exit_actions import SOAK_END, SOAK_START
+from harness.soak.ladder import RUNGS
+
+OUTCOMES = ("COMPLETE", "STOP", "ABORT", "CONFIG_ERROR")
+
+_ENVELOPE = {"timestamp", "run_id", "ingest_mode", "psi_actions", "state", "current_sample_every", "action", "reason"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One decision, ready to be shown."""
+
+    at: str
+    """Time of day, UTC."""
+    state: str
+    sample_every: int
+    action: str
+    reason: str
+    facts: str
+    """What the line says beyond the envelope and PSI."""
+    pressure: str
+
+
+def render(decisions: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]]) -> str:
+    """The page. decisions, samples: the lines of one run, in order; at least one decision."""
+    begun = _seconds(decisions[0])
+    spans = [_seconds(line) - begun for line in (*decisions, *samples)]
+    length = max(spans)
+    marks = [
+        mark
+        for number, line in enumerate(decisions, start=1)
+        if (mark := _mark(number, line, _seconds(line) - begun)) is not None
+    ]
+    outcome = next((line for line in reversed(decisions) if line["action"] in OUTCOMES), None)
+    environment = Environment(
+        loader=PackageLoader("harness.evidence"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("soak.html.j2").render(
+        outcome=str(outcome["action"]) if outcome else "CUT OFF",
+        reason=str(outcome["reason"]) if outcome else "the log ends without an outcome: the controller was killed",
+        facts=_facts(decisions, samples, length) | {"restarts": _restarts(marks)},
+        charts=[Markup(svg) for svg in _charts(samples, begun, length, marks)],
+        rows=[_row(line) for line in decisions],
+    )
+
+
+def _facts(
+    decisions: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]], length: float
+) -> dict[str, str]:
+    first = decisions[0]
+    ids = [sample["tick_id_max"] for sample in samples if sample.get("tick_id_max") is not None]
+    facts = {
+        "run": str(first["run_id"]),
+        "started": f"{datetime.fromisoformat(str(first['timestamp'])):%Y-%m-%d %H:%M:%S} UTC",
+        "length": f"{length:.0f} s, {len(samples)} looks",
+        "feed": " then ".join(dict.fromkeys(str(line["ingest_mode"]) for line in decisions)),
+        "PSI actions": str(first["psi_actions"]),
+        "ticks stored": f"{max(ids) - min(ids)}" if ids else "unknown",
+        "stalls": str(sum(line["action"] == "STALL" for line in decisions)),
+    }
+    unknown = sum("psi_error" in sample for sample in samples)
+    if unknown:
+        facts["PSI unknown"] = f"in {unknown} of {len(samples)} looks"
+    return facts
+
+
+def _restarts(marks: Sequence[Mark]) -> str:
+    by = Counter(mark.kind for mark in marks if mark.kind != "stall")
+    return ", ".join(f"{count} by {kind}" for kind, count in by.items()) or "none"
+
+
+def _charts(samples: Sequence[Mapping[str, Any]], begun: float, length: float, marks: Sequence[Mark]) -> list[str]:
+    def series(name: str, key: str, scale: float = 1.0, *, stepped: bool = False) -> Series:
+        points = [(_seconds(sample) - begun, _scaled(sample.get(key), scale)) for sample in samples]
+        return Series(name, points, stepped)
+
+    rungs = [rung.sample_every for rung in RUNGS]
+    every: list[tuple[str, str, list[Series], dict[str, Any]]] = [
+        (
+            "Ticks received and processed", "a second, as the heartbeats count them",
+            [_rate(samples, begun, name, f"ingest_{name}") for name in ("received", "processed")],
+            {},
+        ),
+        ("Ticks stored", "a second", [series("ticks/s", "ticks_per_sec")], {}),
+        ("Resident memory", "MiB", [series("RSS", "rss_bytes", 2.0**-20)], {}),
+        (
+            "Pressure (PSI)", "% of the last 10 s in which some task waited",
+            [series(name, f"{name}_some_avg10") for name in RESOURCES], {"limits": LIMITS},
+        ),
+        (
+            "Rung", f"sample_every: {', '.join(f'{rung.name} {rung.sample_every}' for rung in RUNGS)}",
+            [series("sample_every", "sample_every", stepped=True)], {"ticks": rungs},
+        ),
+        ("Event-loop lag", "ms, 99th percentile", [series("lag", "loop_lag_ms_p99", stepped=True)], {}),
+    ]  # fmt: skip
+    return [figure(title, lines, unit=unit, seconds=length, marks=marks, **more) for title, unit, lines, more in every]
+
+
+def _rate(samples: Sequence[Mapping[str, Any]], begun: float, name: str, key: str) -> Series:
+    """A counter of the heartbeats as a rate. It changes only with a heartbeat, and begins anew with each run of the
+    engine, which is a gap."""
+    points: list[tuple[float, float | None]] = []
+    last: tuple[float, float] | None = None
+    for sample in samples:
+        at, count = _seconds(sample) - begun, sample.get(key)
+        if not isinstance(count, int | float):
+            last = None
+            points.append((at, None))
+        elif last is None or count < last[1]:
+            last = (at, float(count))
+            points.append((at, None))
+        elif count > last[1]:
+            points.append((at, (count - last[1]) / (at - last[0])))
+            last = (at, float(count))
+    return Series(name, points)
+
+
+def _mark(number: int, line: Mapping[str, Any], at: float) -> Mark | None:
+    text = f"{str(line['timestamp'])[11:19]} {line['action']}: {line['reason']}"
+    match line["action"]:
+        case "ENGINE_RESTART" if not str(line["reason"]).startswith((SOAK_START, SOAK_END)):
+            return Mark(at, "controller", text, number)
+        case "ENGINE_EXIT" if line.get("restarted_by") in ("systemd", "watchdog", "operator"):
+            return Mark(at, str(line["restarted_by"]), text, number)
+        case "STALL":
+            return Mark(at, "stall", text, number)
+    return None
+
+
+def _row(line: Mapping[str, Any]) -> Row:
+    psi = {key for key in line if key.endswith(("_raw", "_avg10")) or key in ("psi", "psi_error")}
+    facts = {key: value for key, value in line.items() if key not in _ENVELOPE | psi}
+    if "psi_error" in line:
+        pressure = f"unknown: {line['psi_error']}"
+    else:
+        known = [(name, line[f"{name}_some_avg10"]) for name in RESOURCES if f"{name}_some_avg10" in line]
+        pressure = ", ".join(f"{name} {value:g}" for name, value in known)
+    return Row(
+        at=str(line["timestamp"])[11:23],
+        state=str(line["state"]),
+        sample_every=int(line["current_sample_every"]),
+        action=str(line["action"]),
+        reason=str(line["reason"]),
+        facts=" ".join(f"{key}={value}" for key, value in facts.items()),
+        pressure=pressure,
+    )
+
+
+def _seconds(line: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(str(line["timestamp"])).timestamp()
+
+
+def _scaled(value: object, scale: float) -> float | None:
+    return float(value) * scale if isinstance(value, int | float) else None

@@ -1,0 +1,739 @@
+"""Contract D6 to D9, as files: one engine a database, what became of it meanwhile, what it left behind.
+
+Each fault is done to real files, by a process that is not the one that has the database open.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.base.events import Tick
+from engine.base.exits import ConfigError
+from engine.storage import dbfile, ledger
+from engine.storage.ledger import Batch, Ledger
+from harness.base.errors import Unavailable
+
+DEADLINE_SECS = 15.0
+
+OPEN = """
+import os, sys
+from engine.base.exits import EngineError
+from engine.storage.ledger import open_ledger
+for gate in sys.argv[2:]:
+    os.read(int(gate), 1)
+try:
+    store = open_ledger(sys.argv[1], busy_timeout_ms=1000)
+except EngineError as error:
+    print(int(error.code), error)
+else:
+    print("open", os.getpid(), flush=True)
+    sys.stdin.read()
+    store.close()
+"""
+"""Waits at the gate, if there is one; opens, says so, and closes when its stdin does."""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "bot.db"
+
+
+def opened(path: Path) -> Ledger:
+    return ledger.open_ledger(path, busy_timeout_ms=1000)
+
+
+def ticks(first: int, count: int = 10) -> Batch:
+    return Batch(
+        ticks=[
+            Tick("feed", "SOL/USDC", 100.0, 1.0, 1_700_000_000_000 + n, n, None, n) for n in range(first, first + count)
+        ]
+    )
+
+
+def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+@contextmanager
+def another(path: Path | str, *prefix: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Another process that opens the database at `path`."""
+    command = [*prefix, sys.executable, "-c", OPEN, str(path)]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        command, cwd=cwd, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        if process.poll() is None:
+            process.kill()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+# --- D6: one engine ----------------------------------------------------------------------------------------
+
+
+def same(database: Path) -> Path:
+    return database
+
+
+def relative(database: Path) -> Path:
+    return Path(os.path.relpath(database, Path.cwd()))
+
+
+def dotted(database: Path) -> Path:
+    return database.parent / ".." / database.parent.name / "." / database.name
+
+
+def link(database: Path) -> Path:
+    path = database.parent.parent / "link.db"
+    path.symlink_to(database)
+    return path
+
+
+def linked_directory(database: Path) -> Path:
+    path = database.parent.parent / "current"
+    path.symlink_to(database.parent)
+    return path / database.name
+
+
+def hard_link(database: Path) -> Path:
+    path = database.parent.parent / "hard.db"
+    path.hardlink_to(database)
+    return path
+
+
+@pytest.mark.parametrize("name", [same, relative, dotted, link, linked_directory, hard_link])
+def test_D6_a_second_engine_is_told_who_has_the_database(database: Path, name: Callable[[Path], Path]) -> None:
+    store = opened(database)
+    named = name(database)
+    with another(named) as process:
+        line = said(process)
+        assert line.startswith("12 ")
+        assert f"another engine has this database: pid {os.getpid()}" in line
+    # It has done no harm: what we write is ours.
+    assert store.write(ticks(1)).ticks == 10
+    store.close()
+    with another(named) as process:
+        assert said(process).startswith("open ")
+
+
+def test_D6_a_bind_mount_is_the_same_database(database: Path, tmp_path: Path) -> None:
+    store = opened(database)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if subprocess.run(["mount", "--bind", database.parent, elsewhere], capture_output=True).returncode != 0:
+        raise Unavailable("nothing can be mounted here", "run as root, with CAP_SYS_ADMIN")
+    try:
+        with another(elsewhere / database.name) as process:
+            assert f"pid {os.getpid()}" in said(process)
+    finally:
+        subprocess.run(["umount", elsewhere], check=True)
+        store.close()
+
+
+def test_D6_of_engines_that_start_at_the_same_instant_one_has_it(database: Path) -> None:
+    for _ in range(3):
+        gate_read, gate_write = os.pipe()
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        engines = [
+            subprocess.Popen(
+                [sys.executable, "-c", OPEN, str(database), str(gate_read)],
+                env=environ,
+                pass_fds=[gate_read],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(6)
+        ]
+        os.close(gate_read)
+        os.close(gate_write)
+        lines = [said(process) for process in engines]
+        winners = [line.split()[1] for line in lines if line.startswith("open ")]
+        assert len(winners) == 1
+        assert all(f"pid {winners[0]};" in line for line in lines if line.startswith("12 ")), lines
+        assert len(lines) == 6
+        for process in engines:
+            process.communicate(timeout=DEADLINE_SECS)
+        database.unlink()
+
+
+def test_D6_the_lock_dies_with_the_process_and_what_it_leaves_is_in_nobodys_way(database: Path) -> None:
+    database.parent.mkdir()
+    with another(database) as process:
+        assert said(process) == f"open {process.pid}"
+        lock = database.with_name("bot.db.lock")
+        assert lock.read_text() == f"{process.pid}\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait(DEADLINE_SECS)
+    assert lock.exists()
+    # The PID may be another process's by now.
+    lock.write_text(f"{os.getppid()}\n")
+    store = opened(database)
+    assert lock.read_text() == f"{os.getpid()}\n"
+    store.close()
+    assert not lock.exists()
+
+
+def test_D6_children_of_an_engine_do_not_inherit_the_lock(database: Path) -> None:
+    store = opened(database)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as child:
+        store.close()
+        with another(database) as process:
+            assert said(process).startswith("open ")
+        assert child.poll() is None
+        child.communicate()
+
+
+def test_D6_a_lock_file_that_was_removed_does_not_let_a_second_engine_in(database: Path) -> None:
+    store = opened(database)
+    database.with_name("bot.db.lock").unlink()
+    with another(database) as process:
+        assert f"pid {os.getpid()}" in said(process)
+    store.close()
+
+
+def test_D6_a_lock_file_that_is_removed_while_it_is_taken_is_taken_anew(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder ends between our opening it and our locking it, and takes the name away."""
+    lockf, lock = fcntl.lockf, database.with_name("bot.db.lock")
+    removed = []
+
+    def too_late(descriptor: int, how: int) -> None:
+        if not removed:
+            removed.append(lock.unlink())
+        lockf(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "lockf", too_late)
+    store = opened(database)
+    assert removed
+    assert lock.read_text() == f"{os.getpid()}\n"
+    store.close()
+
+
+def test_D6_a_database_that_was_replaced_is_still_the_first_ones(database: Path) -> None:
+    """The WAL beside it is the first one's: a second engine would write into it."""
+    store = opened(database)
+    shutil.copy(database, database.with_name("new"))
+    database.with_name("new").replace(database)
+    with another(database) as process:
+        assert f"pid {os.getpid()}" in said(process)
+    with pytest.raises(ConfigError):
+        store.close()
+
+
+def test_D6_the_lock_file_of_another_user_is_told(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        raise Unavailable("nobody else's file can be made here", "run as root")
+    place = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    try:
+        os.chown(place, 65534, 65534)
+        lock = place / "bot.db.lock"
+        lock.touch(0o600)
+        pid = os.fork()
+        if pid == 0:
+            code = 99
+            try:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                opened(place / "bot.db")
+            except ConfigError as error:
+                code = 12 if "belongs to uid 0, mode 600, and this is uid 65534" in str(error) else 98
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 12
+        assert not (place / "bot.db").exists()
+    finally:
+        shutil.rmtree(place)
+
+
+def test_D6_an_engine_outside_of_the_pid_namespace_is_told_by_the_pid_it_wrote(database: Path) -> None:
+    probe = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*probe, "true"], capture_output=True).returncode != 0:
+        raise Unavailable("no PID namespace can be made here", "run as root")
+    store = opened(database)
+    with another(database, *probe) as process:
+        assert f"pid {os.getpid()} of another PID namespace" in said(process)
+    store.close()
+
+
+# --- D7: the file is watched -------------------------------------------------------------------------------
+
+
+def run_elsewhere(code: str, *args: Path | str) -> None:
+    """In a process of its own: this one has the database open, and closing a file would drop its locks."""
+    subprocess.run([sys.executable, "-c", "import os, shutil, sqlite3, sys\n" + code, *map(str, args)], check=True)
+
+
+def restored_by(code: str) -> Callable[[Path], None]:
+    return lambda database: run_elsewhere(code, database, database.parent.parent / "backup.db")
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "deleted": (lambda db: db.unlink(), "is not there any more"),
+    "all deleted": (
+        lambda db: [db.with_name(db.name + suffix).unlink() for suffix in ("", "-wal", "-shm")] and None,
+        "is not there any more",
+    ),
+    "renamed": (lambda db: db.rename(db.with_name("old.db")) and None, "is not there any more"),
+    "moved, and a link in its place": (
+        lambda db: db.symlink_to(db.rename(db.parent.parent / "real.db")),
+        "was replaced",
+    ),
+    "directory renamed": (lambda db: db.parent.rename(db.parent.with_name("old")) and None, "is not there any more"),
+    "directory deleted": (lambda db: shutil.rmtree(db.parent), "is not there any more"),
+    "replaced by nothing": (
+        restored_by("open(sys.argv[1] + '.new', 'w').close(); os.replace(sys.argv[1] + '.new', sys.argv[1])"),
+        "was replaced",
+    ),
+    "replaced by a backup": (restored_by("os.replace(sys.argv[2], sys.argv[1])"), "was replaced"),
+    "overwritten by a backup": (restored_by("shutil.copyfile(sys.argv[2], sys.argv[1])"), "not by SQLite"),
+    "restored by SQLite": (
+        restored_by("sqlite3.connect(sys.argv[2]).backup(sqlite3.connect(sys.argv[1]))"),
+        "was restored over: its newest tick has id 10, and 2010 was written",
+    ),
+    "truncated": (restored_by("os.truncate(sys.argv[1], 0)"), "was truncated to nothing"),
+    "cut in half": (
+        restored_by("os.truncate(sys.argv[1], os.path.getsize(sys.argv[1]) // 2048 * 1024)"),
+        "bytes shorter, and not by SQLite",
+    ),
+    "overwritten by garbage": (
+        restored_by("f = open(sys.argv[1], 'r+b'); f.seek(3072); f.write(os.urandom(4096)); f.close()"),
+        "was changed in place, and not by SQLite",
+    ),
+    "WAL deleted": (lambda db: db.with_name(db.name + "-wal").unlink(), "is not there any more: .*-wal"),
+    "WAL replaced": (
+        restored_by("w = sys.argv[1] + '-wal'; shutil.copy(w, w + 'x'); os.replace(w + 'x', w)"),
+        "has lost its WAL: another",
+    ),
+    "WAL truncated": (restored_by("os.truncate(sys.argv[1] + '-wal', 0)"), "WAL that was cut off|malformed"),
+    "index replaced": (
+        restored_by("i = sys.argv[1] + '-shm'; shutil.copy(i, i + 'x'); os.replace(i + 'x', i)"),
+        "has lost its WAL's index: another",
+    ),
+    "index deleted": (lambda db: db.with_name(db.name + "-shm").unlink(), "is not there any more: .*-shm"),
+}
+
+
+def whole(path: Path) -> tuple[int, str]:
+    """Ticks and integrity of a copy, as another engine would find it."""
+    copy = path.with_name("copy.db")
+    for suffix in ("", "-wal"):
+        shutil.copy(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
+    with closing(sqlite3.connect(copy)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM ticks").fetchone()
+        (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
+    for leftover in copy.parent.glob("copy.db*"):
+        leftover.unlink()
+    return count, verdict
+
+
+@pytest.fixture
+def flowing(database: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """A database of 2010 ticks, most of them in the file and some in the WAL; ten in a backup beside its directory."""
+    monkeypatch.setattr(ledger, "ODD_SECS", 0.05)
+    store = opened(database)
+    store.write(ticks(1))
+    with closing(sqlite3.connect(database.parent.parent / "backup.db")) as backup:
+        store._connection.backup(backup)
+    store.write(ticks(11, 1000))
+    store._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    store.look()
+    store.write(ticks(1011, 1000))
+    store.look()
+    return store
+
+
+def look_until_it_shows(store: Ledger) -> ConfigError:
+    deadline = time.monotonic() + DEADLINE_SECS
+    while time.monotonic() < deadline:
+        try:
+            store.look()
+        except ConfigError as error:
+            return error
+    raise AssertionError("nothing was noticed")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_D7_whatever_becomes_of_the_files_is_noticed_and_nothing_more_is_written(flowing: Ledger, fault: str) -> None:
+    database = flowing.path
+    do, words = FAULTS[fault]
+    do(database)
+    left = database.read_bytes() if database.exists() else None
+    error = look_until_it_shows(flowing)
+    assert error.code == 12
+    with pytest.raises(ConfigError, match=words):
+        flowing.write(ticks(3000))
+    assert "nothing was committed since 20" in str(error)
+    flowing.close()
+    after = database.read_bytes() if database.exists() else None
+    if "WAL" not in fault:
+        assert after == left, "what was left of the database was written to"
+
+
+# Of a WAL that is truncated in the midst of a transaction the commit makes one of the right length again.
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "WAL truncated"])
+def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
+    flowing: Ledger, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """It happens between the look before a batch and the commit of the batch."""
+    write_rows = Ledger._write_rows
+
+    def and_then(self: Ledger, batch: Batch) -> ledger.Written:
+        written = write_rows(self, batch)
+        FAULTS[fault][0](self.path)
+        return written
+
+    if fault == "restored by SQLite":
+        # Nobody else can write in the midst of a transaction.
+        FAULTS[fault][0](flowing.path)
+        and_then = write_rows
+    written = 0
+    with monkeypatch.context() as patch, suppress(ConfigError, ledger.DiskTrouble):
+        patch.setattr(Ledger, "_write_rows", and_then)
+        written = flowing.write(ticks(2011, 7)).ticks
+    error = look_until_it_shows(flowing)
+    assert error.details["rows"] == written
+    assert (f"{written} rows were committed since 20" if written else "nothing was committed since 20") in str(error)
+    flowing.close()
+
+
+@pytest.mark.parametrize("left", ["0", "32", "os.path.getsize(sys.argv[1]) // 2"])
+def test_D7_a_wal_that_was_cut_is_noticed_by_the_next_write_although_it_would_grow_again(
+    flowing: Ledger, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """Its length says nothing: SQLite writes on behind the hole."""
+    monkeypatch.setattr(ledger, "LOOK_PAUSE_SECS", 3600.0)
+    flowing.write(ticks(2011, 7))
+    before = flowing.path.read_bytes()
+    run_elsewhere(f"os.truncate(sys.argv[1], {left})", flowing.path.with_name("bot.db-wal"))
+    with pytest.raises(ConfigError, match="has a WAL that was cut off; 7 rows were committed since 20"):
+        flowing.write(ticks(2018, 7))
+    flowing.close()
+    assert flowing.path.read_bytes() == before, "holes were copied into the database"
+
+
+def test_D8_what_lies_beside_a_link_belongs_to_no_database(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.db", tmp_path / "bot.db"
+    opened(real).close()
+    link.symlink_to(real)
+    link.with_name("bot.db-wal").write_bytes(bytes(100))
+    opened(link).close()
+    [orphan] = tmp_path.glob("bot.db-wal.orphan-*")
+    assert orphan.read_bytes() == bytes(100)
+
+
+def test_D7_a_restore_just_before_a_batch_is_noticed_in_its_transaction(
+    flowing: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Ledger.look
+
+    def and_then(self: Ledger) -> None:
+        look(self)
+        FAULTS["restored by SQLite"][0](self.path)
+
+    monkeypatch.setattr(ledger, "LOOK_PAUSE_SECS", 0.0)
+    flowing.look()
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "look", and_then)
+        with pytest.raises(ConfigError, match="was restored over"):
+            flowing.write(ticks(2011))
+    flowing.close()
+    assert whole(flowing.path) == (10, "ok")
+
+
+def test_D7_a_wal_that_lost_its_name_is_copied_into_the_file(flowing: Ledger) -> None:
+    wal = flowing.path.with_name("bot.db-wal")
+    wal.unlink()
+    assert "all that was committed is in the file" in str(look_until_it_shows(flowing))
+    flowing.close()
+    assert query(flowing.path, "SELECT count(*) FROM ticks") == [(2010,)]
+    assert query(flowing.path, "PRAGMA integrity_check") == [("ok",)]
+
+
+@pytest.mark.parametrize("fault", ["overwritten by a backup", "replaced by a backup"])
+def test_D7_a_restored_backup_is_left_as_it_is_and_the_next_start_has_it(flowing: Ledger, fault: str) -> None:
+    """The WAL beside it belonged to what was there before; SQLite would play it into the backup."""
+    FAULTS[fault][0](flowing.path)
+    error = look_until_it_shows(flowing)
+    flowing.close()
+    orphan = Path(str(error.details["wal_set_aside"]))
+    assert orphan.stat().st_size > 0
+    again = opened(flowing.path)
+    assert again.restore().next_tick_id == 11
+    again.close()
+    assert query(flowing.path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_D7_files_that_were_changed_in_place_stay_as_after_a_kill(flowing: Ledger) -> None:
+    """The WAL holds what the file may have lost."""
+    FAULTS["overwritten by garbage"][0](flowing.path)
+    wal = flowing.path.with_name("bot.db-wal")
+    before = wal.read_bytes()
+    error = look_until_it_shows(flowing)
+    flowing.close()
+    assert error.details["wal_set_aside"] is None
+    assert wal.read_bytes() == before
+
+
+def test_D7_it_shows_at_the_latest_when_the_engine_stops(flowing: Ledger) -> None:
+    FAULTS["overwritten by garbage"][0](flowing.path)
+    with pytest.raises(ConfigError, match="not by SQLite"):
+        flowing.close()
+
+
+def test_D7_a_link_that_leads_elsewhere_is_a_replaced_database(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    current = tmp_path / "current"
+    current.symlink_to("one")
+    store = opened(current / "bot.db")
+    store.write(ticks(1))
+    shutil.copy(tmp_path / "one" / "bot.db", tmp_path / "two" / "bot.db")
+    current.unlink()
+    current.symlink_to("two")
+    with pytest.raises(ConfigError, match="was replaced"):
+        store.look()
+    store.close()
+    # Where it was written it is whole.
+    assert whole(tmp_path / "one" / "bot.db") == (10, "ok")
+
+
+HARMLESS = {
+    "a reader": "c.execute('SELECT count(*) FROM ticks').fetchone()",
+    "a checkpoint": "c.execute('PRAGMA wal_checkpoint(PASSIVE)')",
+    "a checkpoint that cuts the WAL": "c.execute('PRAGMA wal_checkpoint(TRUNCATE)')",
+    "another writer": "c.execute('UPDATE ticks SET price = 1')",
+    "an index": "c.execute('CREATE INDEX mine ON ticks(ts)'); c.execute('PRAGMA wal_checkpoint(PASSIVE)')",
+    "retention": "c.execute('DELETE FROM ticks WHERE id < 1500'); c.execute('VACUUM');"
+    " c.execute('PRAGMA wal_checkpoint(TRUNCATE)')",
+    "a transaction taken back": "c.execute('PRAGMA cache_size = 5'); c.execute('BEGIN');"
+    " c.execute('UPDATE ticks SET price = 2'); c.execute('ROLLBACK')",
+    "a mode": "os.chmod(sys.argv[1], 0o640)",
+}
+
+
+@pytest.mark.parametrize("what", HARMLESS)
+def test_D7_what_others_do_by_sqlite_is_no_fault(flowing: Ledger, what: str) -> None:
+    run_elsewhere(f"c = sqlite3.connect(sys.argv[1], isolation_level=None); {HARMLESS[what]}", flowing.path)
+    deadline = time.monotonic() + 3 * ledger.ODD_SECS
+    while time.monotonic() < deadline:
+        flowing.look()
+    assert flowing.write(ticks(2011)).ticks == 10
+    flowing.close()
+    assert query(flowing.path, "PRAGMA integrity_check") == [("ok",)]
+    assert query(flowing.path, "SELECT max(id) FROM ticks") == [(2020,)]
+
+
+def test_D7_a_checkpoint_of_another_process_may_take_its_time(flowing: Ledger) -> None:
+    """It has changed the file and not said so yet: held up by strace's place, a lock on the byte that it holds."""
+    hold = (
+        "import fcntl; f = open(sys.argv[1] + '-shm', 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX, 1, 121);"
+        " d = open(sys.argv[1], 'r+b'); d.seek(24); h = d.read(4); d.seek(24); d.write(h); d.flush();"
+        " print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; " + hold, flowing.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert said(holder) == "held"
+        deadline = time.monotonic() + 4 * ledger.ODD_SECS
+        while time.monotonic() < deadline:
+            flowing.look()
+        holder.communicate(timeout=DEADLINE_SECS)
+    assert "changed in place" in str(look_until_it_shows(flowing))
+    flowing.close()
+
+
+# --- D8: what a lost database leaves -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def killed(database: Path) -> Path:
+    """As a kill leaves it: ten ticks, in the WAL alone."""
+    store = opened(database)
+    store.write(ticks(1))
+    for suffix in ("", "-wal"):
+        shutil.copy(database.with_name(database.name + suffix), database.parent.parent)
+    store.close()
+    for suffix in ("", "-wal"):
+        (database.parent.parent / (database.name + suffix)).replace(database.with_name(database.name + suffix))
+    return database
+
+
+@pytest.mark.parametrize("lost", ["gone", "empty", "linked and gone"])
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_D8_what_a_lost_database_left_is_set_aside_and_named(
+    killed: Path, caplog: pytest.LogCaptureFixture, lost: str, suffix: str
+) -> None:
+    left = killed.with_name(killed.name + "-wal").rename(killed.with_name(killed.name + suffix))
+    before = left.read_bytes()
+    killed.unlink()
+    path = killed
+    if lost == "empty":
+        killed.touch()
+    elif lost == "linked and gone":
+        path = killed.parent.parent / "link.db"
+        path.symlink_to(killed)
+    caplog.set_level(logging.WARNING, "engine.storage.ledger")
+    opened(path).close()
+    (warning,) = caplog.records
+    fields = vars(warning)["fields"]
+    orphan = Path(fields["orphan"])
+    assert (warning.levelname, fields["bytes"]) == ("WARNING", len(before))
+    assert orphan.name.startswith(f"bot.db{suffix}.orphan-20")
+    assert orphan.read_bytes() == before
+    assert query(killed, "SELECT count(*) FROM ticks") == [(0,)]
+
+
+def test_D8_nothing_that_was_set_aside_is_ever_overwritten(killed: Path) -> None:
+    wal = killed.with_name("bot.db-wal")
+    kept = wal.read_bytes()
+    names = set()
+    for number in range(3):
+        wal.write_bytes(kept + bytes([number]))
+        names.add(dbfile.set_aside(wal))
+    assert sorted(path.read_bytes()[-1] for path in names) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("content", [b"", bytes(32)])
+def test_D8_a_wal_without_anything_in_it_is_not_worth_a_word(
+    killed: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    killed.with_name("bot.db-wal").write_bytes(content)
+    killed.unlink()
+    opened(killed).close()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_D8_a_wal_with_its_database_is_what_it_is_for(killed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    killed.with_name("bot.db-shm").write_bytes(os.urandom(32768))
+    store = opened(killed)
+    assert store.restore().next_tick_id == 11
+    store.close()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+# --- D9: the WAL is kept short -----------------------------------------------------------------------------
+
+
+@given(left=st.integers(0, 2**40), more=st.integers(0, 2**40))
+def test_D9_the_bulk_is_never_copied_while_the_writer_waits(left: int, more: int) -> None:
+    how = ledger.plan_checkpoint(left, left + more)
+    assert (how == "ASIDE") == (left > ledger.WAL_BYTES_MAX)
+    if how is None:
+        assert left < ledger.WAL_BYTES
+        assert left + more <= ledger.WAL_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("mib", "level"), [(0, 0), (63.9, 0), (64, 1), (127.9, 1), (128, 2), (255, 2), (256, 3), (1024, 5)]
+)
+def test_D9_a_long_wal_is_told_of_at_64_MiB_and_at_each_doubling(mib: float, level: int) -> None:
+    assert ledger.wal_alarm_level(int(mib * 1024 * 1024)) == level
+
+
+READER = (
+    "c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN');"
+    " c.execute('SELECT count(*) FROM ticks').fetchone(); print('reading', flush=True); sys.stdin.read()"
+)
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_D9_a_long_reader_is_told_of_and_when_it_lets_go_the_wal_is_cut(
+    database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, readers: int
+) -> None:
+    monkeypatch.setattr(ledger, "WAL_ALARM_BYTES", 1024 * 1024)
+    monkeypatch.setattr(ledger, "WAL_BYTES", 256 * 1024)
+    monkeypatch.setattr(ledger, "WAL_BYTES_MAX", 512 * 1024)
+    monkeypatch.setattr(ledger, "CHECKPOINT_PAUSE_SECS", 0.02)
+    caplog.set_level(logging.INFO, "engine.storage.ledger")
+    copy, bulk = Ledger._copy, []
+
+    def watched(self: Ledger, connection: sqlite3.Connection, how: str) -> bool:
+        if self._files.frames().left_bytes > ledger.WAL_BYTES_MAX:
+            bulk.append(threading.current_thread().name)
+        return copy(self, connection, how)
+
+    monkeypatch.setattr(Ledger, "_copy", watched)
+    store = opened(database)
+    monkeypatch.setattr(ledger, "LOOK_PAUSE_SECS", 0.0)
+    number = 1
+    pids = []
+    processes = []
+    for _ in range(readers):
+        store.write(ticks(number, 100))
+        number += 100
+        process = subprocess.Popen(
+            [sys.executable, "-c", "import sqlite3, sys; " + READER, database],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert said(process) == "reading"
+        processes.append(process)
+        pids.append(process.pid)
+    while store.wal_bytes < 2 * 1024 * 1024:
+        store.write(ticks(number, 100))
+        number += 100
+    told = [vars(line)["fields"] for line in caplog.records if line.message == "the WAL grows and cannot be cut"]
+    assert [fields["wal_bytes"] >> 20 for fields in told] == [1, 2]
+    assert set(told[0]["reader_pids"]) <= set(pids)
+    assert told[0]["reader_pids"]
+    for process in processes:
+        process.communicate(timeout=DEADLINE_SECS)
+    deadline = time.monotonic() + DEADLINE_SECS
+    while store.wal_bytes > ledger.WAL_BYTES_MAX and time.monotonic() < deadline:
+        store.write(ticks(number, 1))
+        number += 1
+    assert store.wal_bytes <= ledger.WAL_BYTES_MAX
+    assert database.with_name("bot.db-wal").stat().st_size <= ledger.WAL_BYTES_MAX
+    assert set(bulk) == {"checkpoint"}
+    assert "the WAL is short again" in [line.message for line in caplog.records]
+    store.close()
+    assert query(database, "SELECT count(*) FROM ticks") == [(number - 1,)]
+    assert query(database, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_D9_the_wal_is_cut_although_nothing_more_is_written(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "WAL_BYTES", 64 * 1024)
+    monkeypatch.setattr(ledger, "WAL_BYTES_MAX", 128 * 1024)
+    monkeypatch.setattr(ledger, "CHECKPOINT_PAUSE_SECS", 0.02)
+    store = opened(database)
+    store.write(ticks(1, 100))
+    with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM ticks").fetchone()
+        store.write(ticks(101, 20_000))
+        store.look()
+        assert store.wal_bytes > ledger.WAL_BYTES_MAX
+    deadline = time.monotonic() + DEADLINE_SECS
+    while store.wal_bytes > ledger.WAL_BYTES_MAX and time.monotonic() < deadline:
+        store.look()
+    assert store.wal_bytes <= ledger.WAL_BYTES_MAX
+    store.close()

@@ -1,0 +1,383 @@
+"""`python -m engine`: flags and exit codes, as a real process (C1-C4, R6, G0, G1)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import __version__, command
+from engine.base.exits import ConfigError
+from engine.signals import Signals
+from proofs.engine.test_settings import unusual
+from proofs.fixtures.engine_process import ROOT, engine, write_config
+
+
+def call(directory: Path, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "engine", *args],
+        cwd=directory,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environ},
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+
+
+def error_of(result: subprocess.CompletedProcess[str]) -> str:
+    lines = [json.loads(line) for line in (result.stdout + result.stderr).splitlines() if line.startswith("{")]
+    (error,) = [line["fields"] for line in lines if line["level"] == "ERROR"]
+    assert error["exit_code"] == result.returncode
+    return str(error["message"])
+
+
+def test_version(tmp_path: Path) -> None:
+    result = call(tmp_path, "--version")
+    assert (result.returncode, result.stdout) == (0, f"hybrid-engine {__version__}\n")
+
+
+def test_check_config_prints_the_effective_config_and_touches_nothing(tmp_path: Path) -> None:
+    result = call(tmp_path, "--check-config", "--sample-every", "5", "--seconds", "1", "--mode", "typo")
+    assert result.returncode == 0
+    shown = json.loads(result.stdout)
+    assert (shown["engine"]["sample_every"], shown["engine"]["run_seconds"], shown["mode"]) == (5, 1.0, "SHADOW")
+    assert list(shown) == sorted(shown)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--config", "nope.toml"], "nope.toml"),
+        (["--ingest", "synthetc"], "--ingest = 'synthetc'"),
+        (["--sample-every", "0"], "--sample-every = 0"),
+        (["--sample-every", "many"], "--sample-every"),
+        (["--seconds", "nan"], "--seconds = nan"),
+        (["--sample", "5"], "--sample"),
+        (["--db"], "--db"),
+        (["--ingest", "realws"], "ws_sources.toml"),
+    ],
+)
+def test_C2_C3_C4_a_mistake_on_the_command_line_exits_12_and_touches_nothing(
+    tmp_path: Path, args: list[str], says: str
+) -> None:
+    result = call(tmp_path, *args)
+    assert result.returncode == 12
+    assert says in error_of(result)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_C4_a_bad_environment_exits_12(tmp_path: Path) -> None:
+    assert call(tmp_path, HYBRID_TRANSPORT="pigeon").returncode == 12
+
+
+@pytest.mark.parametrize("armed", [False, True])
+@pytest.mark.parametrize("bundle", [False, True])
+def test_R6_G1_G0_S14_L1_live_exits_12_and_says_exactly_what_is_missing(
+    tmp_path: Path, armed: bool, bundle: bool
+) -> None:
+    config = write_config(tmp_path, {"gate": {"proof_bundle": "bundle.json"}}, mode="live", live_armed=armed)
+    if bundle:
+        # `touch` opened the earlier engine's gate.
+        (tmp_path / "bundle.json").touch()
+    result = call(tmp_path, "--config", str(config))
+    assert result.returncode == 12
+    message = error_of(result)
+    assert ("live_armed" in message) is (not armed)
+    assert ("proof bundle: bundle.json is missing" in message) is (not bundle)
+    assert ("envelope: proof bundle bundle.json is empty" in message) is bundle
+    assert "hybrid_engine.execution must have one, has none" in message
+    assert not (tmp_path / "data").exists()
+
+
+def test_check_config_does_not_ask_the_gate(tmp_path: Path) -> None:
+    """Only the unit itself can pass it; what a bundle is signed for must be known before there is one."""
+    config = write_config(tmp_path, {"engine": {"ingest_mode": "REAL_WS"}}, mode="LIVE", live_armed=True)
+    source(tmp_path, "wss://stream.binance.com:9443/ws/solusdc@trade")
+    result = call(tmp_path, "--config", str(config), "--check-config")
+    assert (result.returncode, json.loads(result.stdout)["mode"]) == (0, "LIVE")
+    assert "when the unit starts" in result.stderr
+
+
+def source(directory: Path, url: str) -> None:
+    """The one source of a sources file."""
+    (directory / "ws_sources.toml").write_text(f'[[source]]\nname = "here"\nurl = "{url}"\npriority = 1\n')
+
+
+@pytest.mark.claim("R7")
+def test_check_config_says_beforehand_that_nobody_trades_on_made_up_prices(tmp_path: Path) -> None:
+    for mode in ("SYNTHETIC", "REPLAY", "MOCK_WS"):
+        config = write_config(tmp_path, {"engine": {"ingest_mode": mode}}, mode="LIVE")
+        result = call(tmp_path, "--config", str(config), "--check-config")
+        assert (result.returncode, result.stdout) == (12, "")
+        assert f'ingest_mode is \\"{mode}\\"' in result.stderr
+    config = write_config(tmp_path, {"engine": {"ingest_mode": "REAL_WS"}}, mode="LIVE")
+    for url, status in (("ws://192.0.2.1/ws/solusdc@trade", 12), ("ws://localhost:9001", 0)):
+        source(tmp_path, url)
+        assert call(tmp_path, "--config", str(config), "--check-config").returncode == status
+
+
+def test_C1_G0_a_mode_typo_warns_and_records_nothing_but_shadow_orders(tmp_path: Path) -> None:
+    config = write_config(tmp_path, mode="LIVE", live_armed=True)
+    with engine(tmp_path, "--config", str(config), "--mode", "lvie") as running:
+        running.wait_line("unknown --mode, running SHADOW")
+        running.wait_heartbeat(lambda beat: beat["shadow_orders"] > 0)
+        assert running.stop() == 0
+        assert running.query("SELECT count(*) FROM orders WHERE NOT is_shadow") == [(0,)]
+
+
+def test_exit_12_on_a_database_that_is_not_one(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    (tmp_path / "bot.db").write_text("this is a letter, not a database. " * 50)
+    with engine(tmp_path, "--config", str(config)) as running:
+        assert running.wait_exit() == 12
+
+
+def test_exit_1_on_a_database_locked_at_start(tmp_path: Path) -> None:
+    config = write_config(tmp_path, {"persist": {"busy_timeout_ms": 1000}})
+    with sqlite3.connect(tmp_path / "bot.db", isolation_level=None) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with engine(tmp_path, "--config", str(config)) as running:
+            assert running.wait_exit() == 1
+    holder.close()
+
+
+REFUSED: list[list[str]] = [
+    ["--seconds", "1e999"],
+    ["--seconds", "9" * 5000],
+    ["--seconds", "٣"],
+    ["--seconds", "1_0"],
+    ["--seconds", "-1"],
+    ["--seconds", ""],
+    ["--sample-every", "9" * 5000],
+    ["--sample-every", "9" * 20],
+    ["--sample-every", "٣"],
+    ["--sample-every", " 5"],
+    ["--sample-every", "1e1"],
+    ["-"],
+    [""],
+    ["--"],
+    ["\udcff\udcfe"],
+    ["--\udcff=\udcfe"],
+    ["--db", "\udcff" + "x" * 300],
+    ["--db", "x" * 120_000],
+    ["--mode=" + "x" * 120_000, "--ingest", "y" * 120_000],
+    ["--ingest", "\udcff"],
+    ["--check-config=yes"],
+    ["--config", "\udcff"],
+    ["--config", "\udcff" * 3000],
+    ["--ws-url", "ws://h\udcff"],
+    ["--replay-file", "\udcff", "--ingest", "replay"],
+]
+
+
+@pytest.mark.parametrize("args", REFUSED, ids=range(len(REFUSED)))
+def test_C7_a_command_line_is_refused_in_few_words(args: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        command.run(["--check-config", *args], Signals())
+    assert len(str(refused.value)) < 10_000
+
+
+@pytest.mark.parametrize("args", REFUSED[::6], ids=range(len(REFUSED[::6])))
+def test_C7_no_command_line_is_a_crash(tmp_path: Path, args: list[str]) -> None:
+    result = call(tmp_path, *args)
+    assert result.returncode == 12
+    assert "raceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--db", "--replay-file"])
+def test_C7_no_path_is_a_crash_or_waited_for(tmp_path: Path, flag: str) -> None:
+    """What a check finds, test_settings.py says; a start opens these, too."""
+    ingest = "replay" if flag == "--replay-file" else "synthetic"
+    places = unusual(tmp_path)
+    for what in ("pipe", "socket", "memory", "too long"):
+        place = places[what]
+        db = [] if flag == "--db" else ["--db", "bot.db"]
+        args = [*db, "--ingest", ingest, "--seconds", "0.01", flag, place]
+        result = call(tmp_path, *args)
+        assert result.returncode == 12, f"{what}: {result.stdout}"
+        assert "traceback" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'engine.ingest_mode = "REPLAY"\nengine.replay_file = "nope.jsonl"',
+        'engine.ingest_mode = "REAL_WS"',
+        "engine.start_price = 1.7e308\nengine.price_step = 1.7e308\nengine.tick_interval_ms = 1",
+        "engine.heartbeat_interval_secs = 0.001",
+        "engine.heartbeat_interval_secs = 5e-324",
+        "engine.volume = 0x" + "f" * 5000,
+        'app.symbol = "\\u2028\\ud7ff\\U0010ffff"',
+        "strategy = []",
+    ],
+    ids=range(8),
+)
+def test_C7_a_start_and_a_check_agree(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    args = ["--config", "c.toml", "--seconds", "0.05", "--db", "bot.db"]
+    check, start = call(tmp_path, "--check-config", *args), call(tmp_path, *args)
+    assert check.returncode == start.returncode
+    assert start.returncode in (0, 12)
+    if check.returncode == 0:
+        json.loads(check.stdout)
+
+
+def damaged(directory: Path, module: str, damage: str) -> Path:
+    """A copy of the engine in which one module is not what it was; returns that module's path."""
+    shutil.copytree(ROOT / "engine", directory / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+    (path,) = (directory / "engine").rglob(f"{module}.py")
+    source = path.read_bytes()
+    path.unlink()
+    if damage == "a directory":
+        path.mkdir()
+    elif damage == "a loop of links":
+        path.symlink_to(path.name)
+    elif damage != "missing":
+        content = {"empty": b"", "NULs": bytes(len(source)), "cut off": source[: len(source) // 2]}
+        path.write_bytes(content[damage] if damage in content else damage.encode() + b"\n" + source)
+    return path
+
+
+DAMAGES = ["missing", "empty", "NULs", "a directory", "a loop of links", "def (", "import nowhere", "a = 1 / 0"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("module", ["signals", "logs", "exits", "redaction", "settings", "risk", "ledger"])
+def test_C7_a_damaged_installation_exits_12(tmp_path: Path, module: str, damage: str) -> None:
+    damaged(tmp_path, module, damage)
+    result = call(tmp_path, "--seconds", "0.1", "--db", "bot.db", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 12, result.stdout + result.stderr
+    assert "raceback" not in result.stdout + result.stderr
+    assert "installation is damaged" in error_of(result)
+
+
+EVERY = sorted({path.stem for path in (ROOT / "engine").rglob("*.py")} - {"__init__", "__main__"})
+
+
+@pytest.mark.parametrize("module", EVERY)
+def test_C7_whatever_module_is_missing_none_is_a_crash(tmp_path: Path, module: str) -> None:
+    """One that this run does not need is not missed."""
+    damaged(tmp_path, module, "missing")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"ws://127.0.0.1:{nobody.getsockname()[1]}/"
+        args = ["--ingest", "mockws", "--ws-url", url, "--seconds", "0.3", "--db", "bot.db"]
+        result = call(tmp_path, *args, PYTHONPATH=str(tmp_path))
+    assert result.returncode in (0, 12), result.stdout + result.stderr
+    assert "raceback" not in result.stdout + result.stderr
+    if result.returncode:
+        assert "installation is damaged" in error_of(result)
+
+
+@pytest.mark.parametrize("module", ["signals", "exits", "pipeline"])
+def test_C7_the_installed_command_says_so_too(tmp_path: Path, module: str) -> None:
+    damaged(tmp_path, module, "missing")
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from engine.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-I", "-c", script, "--seconds", "0.1", "--db", "bot.db"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=15, check=False)
+    assert result.returncode == 12, result.stderr
+    assert "installation is damaged" in error_of(result)
+
+
+@pytest.mark.parametrize("module", ["logs", "command"])
+def test_C7_a_module_that_may_not_be_read_is_damage(tmp_path: Path, module: str) -> None:
+    """Root may read whatever it likes, so the loader is made to say it. In a process of its own: the engine leaves
+    signals ignored behind it, which the engines of other proofs would inherit."""
+    script = f"""
+import sys
+from importlib.machinery import SourceFileLoader
+
+read = SourceFileLoader.get_data
+
+def get_data(self, path):
+    if self.name.split(".")[0] == "engine" and self.name.endswith(".{module}"):
+        raise PermissionError(13, "Permission denied", path)
+    return read(self, path)
+
+SourceFileLoader.get_data = get_data
+sys.path.insert(0, {str(ROOT)!r})
+from engine.__main__ import main
+sys.exit(main(["--check-config"]))
+"""
+    command = [sys.executable, "-B", "-c", script]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=15, check=False)
+    assert (result.returncode, "Permission denied" in result.stderr) == (12, True), result.stderr
+
+
+@pytest.mark.parametrize("damage", ["raise MemoryError", "raise OSError(24, 'files')", "raise OSError(28, 'disk')"])
+@pytest.mark.parametrize("module", ["logs", "settings", "pipeline"])
+def test_C7_what_may_be_over_at_the_next_start_exits_1(tmp_path: Path, module: str, damage: str) -> None:
+    damaged(tmp_path, module, damage).write_text(damage)
+    result = call(tmp_path, "--seconds", "0.1", "--db", "bot.db", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    error_of(result)
+
+
+@pytest.mark.parametrize("limit", [8, 12, 13, 20])
+def test_C7_too_few_descriptors_are_told(tmp_path: Path, limit: int) -> None:
+    """libuv ends the process by SIGABRT when it gets none."""
+    script = "import resource, sys; from engine.__main__ import main\n"
+    script += f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit})); sys.exit(main())"
+    result = subprocess.run(
+        [sys.executable, "-c", script, "--seconds", "0.1", "--db", "bot.db"], env={"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=15, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "file descriptors" in error_of(result)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["/proc/x.db", "/proc/x/y.db", "/sys/x.db", "/dev/fd/x.db", *("d" * n for n in (248, 250, 252)), "x" + "/e" * 250],
+)
+def test_C7_a_database_that_can_never_be_exits_12(tmp_path: Path, place: str) -> None:
+    result = call(tmp_path, "--seconds", "0.1", "--db", place)
+    assert result.returncode == 12, result.stdout
+    assert "traceback" not in result.stdout
+    if not place.startswith(("/proc", "/sys", "/dev")):
+        assert call(tmp_path, "--check-config", "--db", place).returncode == 12
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name_bytes", [240, 247])
+def test_C7_the_longest_names_are_databases(tmp_path: Path, name_bytes: int) -> None:
+    assert call(tmp_path, "--seconds", "0.1", "--db", "d" * name_bytes).returncode == 0
+
+
+@pytest.mark.parametrize("raw", [gzip.compress(b"{}\n"), b'[{"price":1}]', "{}\n".encode("utf-16"), None], ids=range(4))
+def test_C7_a_check_and_a_start_agree_about_a_replay_file(tmp_path: Path, raw: bytes | None) -> None:
+    path = Path("/proc/self/mem")
+    if raw is not None:
+        path = tmp_path / "ticks"
+        path.write_bytes(raw)
+    args = ["--ingest", "replay", "--replay-file", str(path), "--db", "bot.db"]
+    assert [call(tmp_path, *more, *args).returncode for more in ([], ["--check-config"])] == [12, 12]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HYBRID_LOG": "\udcff"},
+        {"HYBRID_LOG": "x" * 120_000},
+        {"WATCHDOG_USEC": "9" * 5000},
+        {"WATCHDOG_USEC": "9" * 30},
+        {"WATCHDOG_USEC": "²"},
+        {"NOTIFY_SOCKET": "@"},
+        {"NOTIFY_SOCKET": "/\udcff" * 100},
+        {"NOTIFY_SOCKET": "vsock:2:1234", "WATCHDOG_USEC": "1000"},
+    ],
+    ids=range(8),
+)
+def test_C7_no_environment_is_a_crash(tmp_path: Path, variables: dict[str, str]) -> None:
+    result = call(tmp_path, "--seconds", "0.05", "--db", "bot.db", **variables)
+    assert result.returncode == (12 if "HYBRID_LOG" in variables else 0)
+    assert "traceback" not in result.stdout

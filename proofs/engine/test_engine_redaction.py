@@ -1,0 +1,218 @@
+"""engine/base/redaction.py: a secret is shown nowhere, and what is none is shown (C8)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from engine import command
+from engine.base import logs
+from engine.base.exits import ConfigError
+from engine.base.redaction import redact, redact_value
+from engine.config.settings import effective, load
+from engine.signals import Signals
+from proofs.engine.test_engine_cli import call
+from proofs.fixtures.engine_process import write_config
+
+SECRET = "hunter2"
+
+POSITIONS = [
+    "wss://user:{}@host/ws/btcusdt@trade",
+    "wss://{}@host:9443/x",
+    "wss://:{}@host",
+    "wss://user:{}/x@host",
+    "wss://user:{}@more@host/x",
+    "wss://user:a/{}@host.example",
+    "wss://user:a?{}@host",
+    "wss://user:a#{}@host",
+    "wss://user:a;{}@host",
+    "wss://user:{}",
+    "wss://host:{}/x",
+    "WSS://user:{}@host",
+    "wss%3A%2F%2Fuser%3A{}%40host",
+    "wss://user%3A{}%40host/x",
+    "wss://host/x?token={}",
+    "wss://host/x?streams=a@trade&signature={}",
+    "wss://host/x;token={}",
+    "wss://host/x;{}",
+    "wss://host/x%3Ftoken%3D{}",
+    "wss://host/x#{}",
+    "wss://host/token/{}/x",
+    "wss://host/key={}/x",
+    "wss://[::1]:9001/x?key={}",
+    "postgres://u:{}@h/db",
+    "file:bot.db?key={}",
+    "file:///bot.db?password={}",
+    "user:{}@host:9001",
+    "user:{}@host/x",
+    "password={}",
+    "pasword = {}",
+    "passwd: {}",
+    "api-key={}",
+    "API_KEY: '{}'",
+    'secret_token = "{}"',
+    "Authorization: Bearer {}",
+    "/etc/engine/password={}/config.toml",
+    "wss://host/key/{}/x",
+    "wss://host/pw/{}",
+    "wss://host/keys/{}",
+    "pw={}",
+    "key: {}",
+    "Bearer {}",
+    "bearer  '{}",
+]
+"""Where a secret may stand."""
+
+WORD = st.text(string.ascii_letters + string.digits + "-_.~!$*+", min_size=1, max_size=12).map(
+    lambda tail: SECRET + tail
+)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@given(
+    secret=WORD,
+    before=st.sampled_from(["", "cannot connect to ", "'", '("']),
+    after=st.sampled_from(["", "'", ": refused"]),
+)
+def test_C8_a_secret_is_not_shown_wherever_it_stands(position: str, secret: str, before: str, after: str) -> None:
+    text = before + position.format(secret) + after
+    assert SECRET not in redact(text)
+    assert SECRET not in redact_value(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "wss://stream.binance.com:9443/ws/btcusdt@trade",
+        "wss://stream.binance.com/ws/!ticker@arr",
+        "wss://api.gemini.com/v1/marketdata/BTCUSD",
+        "wss://api.gemini.com/v1/marketdata/btcusd",
+        "wss://fstream.binance.com/ws/btcusdt_260925@aggTrade",
+        "wss://nbstream.binance.com/eoptions/ws/BTC-260630-9000-P@trade",
+        "wss://stream.binance.com/ws/1000000mogusdt@trade/btcusdt@trade",
+        "monkey: no key",
+        "ws://localhost:9001",
+        "ws://[::1]:9001/feed",
+        "SOL/USDC",
+        "data/bot.db",
+        "/var/lib/hybrid-engine/bot.db",
+        "HTTP 429 (Retry-After: 30)",
+        "2026-01-09T16:31:49.074508Z",
+        "books do not balance: tick_count = 3, but ingest_processed = 4",
+        "connecting to 'ws://127.0.0.1:9001/feed': [Errno 111] Connection refused",
+        "btcusdt@trade: gap",
+    ],
+)
+def test_what_is_no_secret_is_shown(text: str) -> None:
+    assert redact(text) == text
+    assert redact_value(text) == text
+
+
+@given(
+    st.text(string.ascii_letters + string.digits + "-_.~", min_size=16, max_size=60).filter(
+        lambda key: any(c in string.digits for c in key) and any(c in string.ascii_letters for c in key)
+    ),
+    st.sampled_from(["wss://host/{}", "wss://host/ws/{}/x", "connecting to 'wss://host:1/{}?x': refused"]),
+)
+@example("Zq9xW7vK3pL8mN4tR6yB2cDe", "wss://host/ws/{}")
+@example("sk-proj-Abc123Def456Ghi789Jkl0", "wss://host/{}")
+@example("AKIAIOSFODNN7EXAMPLE", "wss://host/{}")
+@example("a1" * 8, "wss://host/{}")
+def test_C8_what_looks_like_a_key_in_a_path_is_not_shown(key: str, position: str) -> None:
+    assert key not in redact(position.format(key))
+
+
+@given(st.text() | st.text("ws:/@?#;%=.'\" abp[]"))
+@example("password=[redacted]")
+def test_C8_what_is_redacted_stays_as_it_is(text: str) -> None:
+    """An error is redacted where it is made and where it is logged."""
+    once = redact(text)
+    assert redact(once) == once
+
+
+PLACES = {
+    # flags or a configuration, with a secret in it
+    "mistyped flag": (["--pasword={}"], ""),
+    "mistyped flag, apart": (["--pasword", "{}"], ""),
+    "short flag": (["-p{}"], ""),
+    "no flag": (["{}"], ""),
+    "flag that takes none": (["--check-config={}"], ""),
+    "whole number": (["--sample-every", "ws://u:{}@h"], ""),
+    "number": (["--seconds", "token={}"], ""),
+    "url": (["--ws-url", "wss://user:{}@host"], ""),
+    "url's port": (["--ws-url", "wss://host:{}/"], ""),
+    "url's query": (["--ws-url", "wss://host/x?token={}"], ""),
+    "database": (["--db", "postgres://u:{}@h/db"], ""),
+    "replay file": (["--ingest", "replay", "--replay-file", "file:x?key={}"], ""),
+    "mode": (["--mode", "password={}"], ""),
+    "bearer": (["--ingest", "Bearer {}"], ""),
+    "bearer in the file": ([], "engine.ingest_mode = 'Bearer {}'"),
+    "config": (["--config", "wss://u:{}@h/c.toml"], ""),
+    "sources": (["--ingest", "realws", "--sources", "x?password={}"], ""),
+    "unknown key": ([], "engine.pasword = '{}'"),
+    "unknown key of another kind": ([], "engine.colour = '{}'"),
+    "unknown table": ([], "[vault]\nanything = '{}'"),
+    "unknown list": ([], "engine.x = ['{}']"),
+    "telling key": ([], "secret = '{}'"),
+    "trusted key": ([], "gate.trusted_keys = ['{}']"),
+    "url in the file": ([], "engine.ws_url = 'wss://user:{}@host'"),
+    "key that is a url": ([], "'wss://user:{}@host' = 1"),
+    "name": ([], "app.symbol = 'wss://user:{}@host'"),
+    "syntax error": ([], "password = {}"),
+    "syntax error in a line": ([], "password '{}'"),
+    "key twice": ([], "'{}' = 1\n'{}' = 2"),
+    "table twice": ([], "['{}']\n['{}']"),
+    "inline table": ([], "a = {{'{}' = 1, '{}' = 2}}"),
+}
+
+
+def command_line(directory: Path, place: str) -> list[str]:
+    args, text = PLACES[place]
+    config = write_config(directory, {"engine": {"run_seconds": 0.01}})
+    config.write_text(text.format(SECRET, SECRET) + "\n" + config.read_text())
+    return ["--config", str(config), *(argument.format(SECRET) for argument in args)]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_C8_no_output_of_a_check_shows_it(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    try:
+        command.run(["--check-config", *command_line(tmp_path, place)], Signals())
+    except ConfigError as error:
+        logs.report(logging.getLogger("engine"), error)
+    said = [*capsys.readouterr(), *map(logs.format_record, caplog.records)]
+    assert len("".join(said)) > 10
+    assert SECRET not in "".join(said)
+
+
+@pytest.mark.parametrize("place", ["mistyped flag", "url", "database", "unknown key", "syntax error", "name"])
+def test_C8_no_output_of_a_start_shows_it(tmp_path: Path, place: str) -> None:
+    result = call(tmp_path, *command_line(tmp_path, place))
+    assert result.returncode in (0, 12)
+    assert result.stdout + result.stderr
+    assert SECRET not in result.stdout + result.stderr
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    secret=WORD,
+    position=st.sampled_from(POSITIONS),
+    key=st.sampled_from(["app.symbol", "engine.ws_url", "x", "app.db_path"]),
+)
+def test_C8_neither_an_error_nor_the_effective_configuration_shows_it(
+    tmp_path: Path, secret: str, position: str, key: str
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"{key} = {json.dumps(position.format(secret))}\n")
+    try:
+        shown = json.dumps(effective(load(str(path), {})))
+    except ConfigError as error:
+        shown = str(error) + json.dumps(error.details, default=str)
+    assert SECRET not in shown

@@ -1,0 +1,477 @@
+"""Contract N7, N9, N11, N12, I3, M3: which ticks are new, which are processed, and what the books say."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.base.events import Numbering, Tick
+from engine.ingest import intake
+from engine.ingest.intake import (
+    BREAK_FROM,
+    EVENT_IDS_MAX,
+    JUMP_MAX,
+    MISSING_INTERVALS_MAX,
+    MISSING_STORED_MAX,
+    NUMBERINGS_MAX,
+    SEGMENTS_MAX,
+    Break,
+    Intake,
+)
+from engine.storage.ledger import Batch, Ledger, open_ledger
+
+ABSURD = 2**63 - 1
+
+
+def tick(trade_id: int | None = None, event_id: str | None = None, source: str = "a", ts: int = 0) -> Tick:
+    return Tick(source, "SYM", 1.0, 1.0, ts, trade_id, event_id)
+
+
+def fresh_intake(sample_every: int = 1, **watermarks: int) -> Intake:
+    return Intake(sample_every, 1, [Numbering(source, 1, 0, highest, 0) for source, highest in watermarks.items()])
+
+
+def admitted(books: Intake, *trade_ids: int, source: str = "a", ts: int = 0) -> list[int | None]:
+    return [t.trade_id for t in books.admit([tick(i, source=source, ts=ts) for i in trade_ids])]
+
+
+def highest(books: Intake) -> dict[str, int]:
+    """Label -> highest id, of what has moved since the last look."""
+    return {one.label: one.last for one in books.take_moved()}
+
+
+def assert_balanced(books: Intake, sample_every: int) -> None:
+    assert books.parsed == books.received + books.duplicates
+    assert books.received == books.processed + books.sampled_out
+    assert books.processed == books.received // sample_every
+
+
+def test_N9_a_trade_seen_before_is_a_duplicate() -> None:
+    books = fresh_intake()
+    assert admitted(books, 7, 8, 8, 7, 9) == [7, 8, 9]
+    assert (books.received, books.duplicates, books.gaps) == (3, 2, 0)
+
+
+def test_N9_the_first_id_of_a_source_is_no_gap() -> None:
+    books = fresh_intake()
+    admitted(books, 1_000_000)
+    assert books.gaps == 0
+
+
+def test_N9_a_late_arrival_closes_its_gap() -> None:
+    books = fresh_intake()
+    assert admitted(books, 10, 15) == [10, 15]
+    assert books.gaps == 4
+    assert admitted(books, 13, 11, 11, 14) == [13, 11, 14]
+    assert (books.gaps, books.duplicates) == (1, 1)
+    assert admitted(books, 12, 12) == [12]
+    assert (books.gaps, books.duplicates) == (0, 2)
+
+
+def test_N9_a_feed_that_starts_out_of_order_loses_nothing() -> None:
+    books = fresh_intake()
+    assert admitted(books, 5, 3, 4, 3, 6) == [5, 3, 4, 6]
+    assert (books.gaps, books.duplicates) == (0, 1)
+
+
+def test_N2_N7_rows_of_the_database_keep_their_ids_and_are_all_new() -> None:
+    """In time order the ids of a venue may go back and forth; a row is there once all the same."""
+    books = fresh_intake(2)
+    rows = [tick(9), tick(7), tick(7, source="b"), tick(event_id="x"), tick()]
+    for row_id, row in enumerate(rows, 100):
+        row.id = row_id
+    assert [row.id for row in books.readmit(rows[:3]) + books.readmit(rows[3:])] == [101, 103]
+    assert (books.received, books.duplicates, books.gaps, books.take_moved()) == (5, 0, 0, [])
+    assert_balanced(books, 2)
+
+
+def test_N9_same_id_of_two_sources_is_two_trades() -> None:
+    books = fresh_intake()
+    ticks = [tick(1, source="a"), tick(1, source="b"), tick(2, source="a"), tick(1, source="b")]
+    assert len(books.admit(ticks)) == 3
+    assert books.duplicates == 1
+
+
+def test_N9_I3_the_watermark_of_the_database_counts_as_seen() -> None:
+    """After a restart: what is on disk is a duplicate, and what was missed meanwhile is a gap."""
+    books = fresh_intake(a=100)
+    assert admitted(books, 99, 100) == []
+    assert highest(books) == {}
+    assert admitted(books, 103) == [103]
+    assert (books.duplicates, books.gaps) == (2, 2)
+    assert admitted(books, 0, 101) == [101]
+    assert books.gaps == 1
+    assert highest(books) == {"a": 103}
+
+
+def test_N9_ids_of_a_sparse_source_make_no_gaps_but_are_still_deduplicated() -> None:
+    """Gemini's trade ids rise with holes that belong to other markets."""
+    books = Intake(1, 1, [Numbering("g", 1, 0, 50, 0)], is_sparse=lambda stream: stream == "g")
+    assert admitted(books, 90, 70, 90, 70, 50, source="g") == [90, 70]
+    admitted(books, 1, 3, source="a")
+    assert (books.gaps, books.duplicates) == (1, 3)
+
+
+def test_N9_textual_ids_are_remembered_within_the_window() -> None:
+    books = Intake(1, 1, (), {"a": ["old"]})
+    assert books.admit([tick(event_id="old")]) == []
+    assert len(books.admit([tick(event_id="x"), tick(event_id="x"), tick(event_id="x", source="b")])) == 2
+    books.admit([tick(event_id=str(n)) for n in range(EVENT_IDS_MAX - 1)])
+    assert books.admit([tick(event_id="x")]) == []
+    books.admit([tick(event_id=f"n{n}") for n in range(EVENT_IDS_MAX)])
+    assert len(books.admit([tick(event_id="x")])) == 1
+    assert_balanced(books, 1)
+
+
+def test_N9_ticks_without_ids_are_always_new() -> None:
+    books = fresh_intake()
+    assert len(books.admit([tick(), tick(), tick()])) == 3
+    assert books.duplicates == 0
+
+
+def test_N7_duplicates_do_not_move_the_sampling_counter() -> None:
+    books = fresh_intake(3)
+    assert admitted(books, 1, 1, 2, 2, 1) == []
+    assert admitted(books, 3, 3, 4, 5, 6) == [3, 6]
+    assert_balanced(books, 3)
+
+
+def test_N7_sample_every_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="sample_every 0: allowed is 1 or more"):
+        fresh_intake(0)
+
+
+def test_B1_N9_memory_is_bounded_and_a_forgotten_hole_stays_a_gap() -> None:
+    books = fresh_intake()
+    holes = MISSING_INTERVALS_MAX + 10
+    admitted(books, *range(0, 2 * holes + 1, 2))
+    assert books.gaps == holes
+    [seen] = books._streams["a"].numberings
+    assert len(seen.starts) == len(seen.ends) == MISSING_INTERVALS_MAX
+    assert admitted(books, 1) == []
+    assert admitted(books, 2 * holes - 1) == [2 * holes - 1]
+    assert books.gaps == holes - 1
+    # Splitting a hole at the limit forgets the oldest one, and so does a hole below all others.
+    admitted(books, 10 * holes, 9 * holes, 8 * holes, -10)
+    assert len(seen.starts) == len(seen.ends) == MISSING_INTERVALS_MAX
+    [stored] = books.take_moved()
+    assert stored.missing == list(zip(seen.starts, seen.ends, strict=True))[-MISSING_STORED_MAX:]
+    # What has not changed is not stored again.
+    admitted(books, 10 * holes + 1)
+    assert [one.missing for one in books.take_moved()] == [None]
+
+
+def test_N9_N11_an_absurd_jump_costs_no_memory_and_no_gap() -> None:
+    books = fresh_intake()
+    assert admitted(books, 0, ABSURD, 2**62) == [0, ABSURD, 2**62]
+    assert books.gaps == 0
+
+
+# --- breaks (N11) -------------------------------------------------------------------------------------------
+
+
+def test_N11_ids_that_start_over_are_new_trades_and_told_once() -> None:
+    books = fresh_intake()
+    assert admitted(books, *range(1, 41), ts=10) == list(range(1, 41))
+    assert admitted(books, 1, 2, 3, ts=20) == [1, 2, 3]
+    assert books.take_breaks() == [Break("a", 40, 1)]
+    assert admitted(books, 2, 4, 5, ts=20) == [4, 5]
+    assert admitted(books, 39, 40, 1, ts=10) == []
+    assert books.take_breaks() == []
+    assert (books.gaps, books.duplicates) == (0, 4)
+    assert highest(books) == {"a": 40, "a (numbering 2)": 5}
+    # In full flow beyond the old highest, and beyond what was seen again in between.
+    assert admitted(books, *range(6, 60), ts=30) == list(range(6, 60))
+    assert (books.gaps, books.take_breaks(), highest(books)) == (0, [], {"a (numbering 2)": 59})
+
+
+def test_N11_the_ticks_of_a_numbering_are_stored_apart() -> None:
+    books = fresh_intake()
+    ticks = [*(tick(n, ts=10) for n in (7, 8)), *(tick(n, ts=20) for n in (7, 8))]
+    books.admit(ticks)
+    assert [one.source for one in ticks] == ["a", "a", *["a (numbering 2)"] * 2]
+
+
+@pytest.mark.parametrize("absurd", [ABSURD, 5_000_000, 0])
+def test_N11_one_outlier_moves_nobodys_highest(absurd: int) -> None:
+    books = fresh_intake()
+    assert admitted(books, 1000, 1001, ts=10) == [1000, 1001]
+    assert admitted(books, absurd, ts=20) == [absurd]
+    assert admitted(books, 1002, 1003, ts=30) == [1002, 1003]
+    assert admitted(books, absurd, ts=20) == []
+    assert admitted(books, 1004, 1002, ts=30) == [1004]
+    assert books.take_breaks() == [Break("a", 1001, absurd)]
+    assert highest(books) == {"a": 1004, "a (numbering 2)": absurd}
+    assert books.gaps == 0
+
+
+@pytest.mark.parametrize(
+    ("jump", "gaps", "told"),
+    [
+        (BREAK_FROM, BREAK_FROM - 1, 0),
+        (BREAK_FROM + 1, BREAK_FROM, 1),
+        (JUMP_MAX, JUMP_MAX - 1, 1),
+        (JUMP_MAX + 1, 0, 1),
+    ],
+)
+def test_N11_a_jump_is_a_gap_then_a_break_then_an_outlier(jump: int, gaps: int, told: int) -> None:
+    books = fresh_intake(a=100)
+    assert admitted(books, 100 + jump, 101 + jump, ts=5) == [100 + jump, 101 + jump]
+    assert books.gaps == gaps
+    assert books.take_breaks() == [Break("a", 100, 100 + jump)] * told
+
+
+def test_N11_a_restarted_engine_tells_a_resend_from_a_trade_whose_id_came_again() -> None:
+    stored = Numbering("a", 1, 50, 100, 1000, [(60, 61)], [(70, 0, 500), (100, 500, 1000)])
+    books = Intake(1, 1, [stored])
+    assert admitted(books, 65, ts=400) == []
+    assert admitted(books, 80, 100, ts=800) == []
+    # A late one fills its hole; it was missed by an earlier run, so it is no gap of this one that closes.
+    assert admitted(books, 60, ts=450) == [60]
+    assert (books.gaps, books.take_breaks()) == (0, [])
+    # Another time is another trade: later than all, and later than ids of that time were.
+    assert admitted(books, 65, ts=1001) == [65]
+    assert books.take_breaks() == [Break("a", 100, 65)]
+    assert admitted(books, 66, ts=900) == [66]
+    assert admitted(books, 65, ts=1001) == []
+
+
+def test_N11_what_no_numbering_has_room_for_is_told_apart_by_id_and_time() -> None:
+    books = fresh_intake()
+    for n in range(NUMBERINGS_MAX + 20):
+        assert len(books.admit([tick(7, ts=n)])) == 1
+    assert len(books._streams["a"].numberings) == NUMBERINGS_MAX
+    overflow = tick(7, ts=NUMBERINGS_MAX + 30)
+    assert len(books.admit([overflow])) == 1
+    assert (overflow.trade_id, overflow.event_id) == (None, f"7@{NUMBERINGS_MAX + 30}")
+    assert books.admit([tick(7, ts=n) for n in range(NUMBERINGS_MAX + 20)]) == []
+
+
+def test_N11_the_first_trade_of_a_source_that_was_pointed_elsewhere_is_a_break() -> None:
+    stored = [Numbering("a", 1, 1, 40, 10), Numbering("b", 1, 1, 7, 10)]
+    books = Intake(1, 1, stored, predecessor={"a ETH": "a", "new": None}.get)
+    for source in ("a ETH", "b", "new", "a ETH"):
+        admitted(books, 900, 901, source=source, ts=20)
+    assert books.take_breaks() == [Break("a ETH", 40, 900)]
+
+
+def test_N12_an_id_that_bears_no_trade_is_no_gap() -> None:
+    books = fresh_intake()
+    books.pass_number("a", 3, 0)
+    admitted(books, 1, 2, 4)
+    books.pass_number("a", 3, 0)
+    books.pass_number("a", 5, 0)
+    admitted(books, 6)
+    assert (books.gaps, books.received, highest(books)) == (0, 4, {"a": 6})
+
+
+def test_B1_N11_times_are_remembered_in_bounded_memory() -> None:
+    """Each tick of its own read, for long: of the newest the exact time is known, of the oldest roughly."""
+    books = fresh_intake()
+    count = 20 * SEGMENTS_MAX
+    for n in range(1, count + 1):
+        admitted(books, n, ts=n * 10)
+    [seen] = books._streams["a"].numberings
+    assert len(seen.upto) == len(seen.since) == len(seen.until) <= SEGMENTS_MAX
+    assert seen.upto == sorted(seen.upto)
+    assert all(admitted(books, n, ts=n * 10) == [] for n in range(1, count, 7))
+    assert admitted(books, count - 5, ts=(count - 4) * 10) == [count - 5]
+
+
+# --- properties ---------------------------------------------------------------------------------------------
+
+BATCHES = st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40)), max_size=12), min_size=1, max_size=12)
+
+
+@given(
+    batches=BATCHES,
+    sample_every=st.integers(1, 7),
+    watermarks=st.dictionaries(st.sampled_from("ab"), st.integers(0, 25)),
+)
+def test_N7_N9_M3_I3_agree_with_a_set_of_everything_seen(
+    batches: list[list[tuple[str, int]]], sample_every: int, watermarks: dict[str, int]
+) -> None:
+    """The naive model: remember every id for ever, count one by one."""
+    books = Intake(sample_every, 500, [Numbering(source, 1, 0, highest, 0) for source, highest in watermarks.items()])
+    told = dict(watermarks)
+    seen = {source: set(range(highest + 1)) for source, highest in watermarks.items()}
+    new_so_far, next_id = 0, 500
+    for batch in batches:
+        expected = []
+        for source, trade_id in batch:
+            ids = seen.setdefault(source, set())
+            if trade_id not in ids:
+                ids.add(trade_id)
+                new_so_far += 1
+                if new_so_far % sample_every == 0:
+                    expected.append((next_id, source, trade_id))
+                    next_id += 1
+        ticks = [tick(trade_id, source=source) for source, trade_id in batch]
+        got = books.admit(ticks)
+        assert [(t.id, t.source, t.trade_id) for t in got] == expected
+        assert books.received == new_so_far
+        assert books.gaps == sum(max(ids) - min(ids) + 1 - len(ids) for ids in seen.values())
+        told |= highest(books)
+        assert told == {s: max(ids) for s, ids in seen.items()}
+        assert_balanced(books, sample_every)
+
+
+@given(sample_every=st.integers(1, 50), sizes=st.lists(st.integers(0, 60), max_size=20))
+def test_N7_every_nth_new_tick_is_processed_however_they_are_batched(sample_every: int, sizes: list[int]) -> None:
+    books = fresh_intake(sample_every)
+    processed: list[int | None] = []
+    start = 1
+    for size in sizes:
+        processed += admitted(books, *range(start, start + size))
+        start += size
+        assert_balanced(books, sample_every)
+    assert processed == list(range(sample_every, start, sample_every))
+
+
+@given(ids=st.lists(st.integers(0, 60), max_size=60), limit=st.integers(1, 5))
+def test_N9_with_forgotten_holes_nothing_is_ever_admitted_twice(ids: list[int], limit: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "MISSING_INTERVALS_MAX", limit)
+        books = fresh_intake()
+        got = [trade_id for i in ids for trade_id in admitted(books, i)]
+    assert all(len(seen.starts) <= limit for one in books._streams.values() for seen in one.numberings)
+    assert len(got) == len(set(got))
+    assert books.gaps == (max(got) - min(got) + 1 - len(got) if got else 0)
+
+
+@given(events=st.lists(st.text("xyz", min_size=1, max_size=2), max_size=40))
+def test_I3_textual_ids_are_admitted_once(events: list[str]) -> None:
+    books = fresh_intake()
+    got = [t.event_id for t in books.admit([tick(event_id=e) for e in events])]
+    assert got == list(dict.fromkeys(events))
+    assert_balanced(books, 1)
+
+
+# --- histories (N11) ----------------------------------------------------------------------------------------
+
+Trade = tuple[str, int, int]  # market, id, time
+
+STEP = st.one_of(
+    st.tuples(st.just("trades"), st.integers(1, 30)),
+    st.tuples(st.just("lost"), st.integers(1, 50)),
+    st.tuples(st.just("late"), st.integers(1, 5)),
+    st.tuples(st.just("overlap"), st.integers(1, 40)),
+    st.tuples(st.just("reset"), st.sampled_from([0, 1, 2, 100])),
+    st.tuples(st.just("jump"), st.sampled_from([9_000, 20_000, 2_000_000, 10**12])),
+    st.tuples(st.just("poison"), st.sampled_from([0, 1, 2**63 - 1, 2**62])),
+    st.tuples(st.just("repoint"), st.integers(0, 2)),
+    st.tuples(st.just("restart"), st.just(0)),
+    st.tuples(st.just("kill"), st.just(0)),
+    st.tuples(st.just("torn"), st.integers(1, 5)),
+)
+
+
+class Venue:
+    """Numbers the trades of one market, in its own time."""
+
+    def __init__(self, market: str, first: int) -> None:
+        self.market = market
+        self.next_id = first
+        self.sent: list[Trade] = []
+        self.unsent: list[Trade] = []
+
+    def trade(self, now: int) -> Trade:
+        self.next_id += 1
+        return self.market, self.next_id - 1, now
+
+
+class World:
+    """An engine on a real database, and venues that it is pointed at. Each step is a read of a socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now = 1_700_000_000_000
+        self.venues = [Venue("a", 5_000_000), Venue("b", 1), Venue("a", 10)]
+        self.venue = self.venues[0]
+        self.flushed: set[Trade] = set()
+        self.start()
+
+    def start(self) -> None:
+        self.store: Ledger = open_ledger(self.path, busy_timeout_ms=1000)
+        restored = self.store.restore()
+        self.books = Intake(1, restored.next_tick_id, restored.numberings, restored.recent_event_ids)
+
+    def deliver(self, trades: list[Trade], *, flush: bool = True, told: bool = True) -> None:
+        """flush: to disk before anything else happens. told: with what is known of the ids."""
+        ticks = [tick(number, source=market, ts=ts) for market, number, ts in trades]
+        fresh = self.books.admit(ticks)
+        assert self.books.parsed == self.books.received + self.books.duplicates
+        if flush:
+            labels = {} if told else self.books.moving()
+            moved = self.books.take_moved() if told else []
+            self.store.write(Batch(ticks=fresh, labels=labels, numberings={one.label: one for one in moved}))
+            self.flushed |= set(trades)
+
+    def trades(self, count: int) -> list[Trade]:
+        made = []
+        for _ in range(count):
+            self.now += self.now % 3
+            made.append(self.venue.trade(self.now))
+        self.venue.sent += made
+        return made
+
+    def act(self, what: str, how: int) -> None:
+        venue = self.venue
+        # Whatever happens to a venue takes time.
+        self.now += 1 + self.now % 2
+        if what == "trades":
+            self.deliver(self.trades(how))
+        elif what == "lost":
+            venue.unsent = self.trades(how)
+        elif what == "late":
+            self.deliver(venue.unsent[:how])
+        elif what == "overlap":
+            self.deliver(venue.sent[-how:])
+        elif what == "reset":
+            venue.next_id, venue.sent, venue.unsent = how, [], []
+            self.deliver(self.trades(5))
+        elif what == "jump":
+            venue.next_id += how
+            self.deliver(self.trades(3))
+        elif what == "poison":
+            self.deliver([*self.trades(2), (venue.market, how, self.now), *self.trades(2)])
+        elif what == "repoint":
+            self.venue = self.venues[how]
+        elif what == "restart":
+            self.store.close()
+            self.start()
+        else:
+            if what == "torn":
+                made = self.trades(2 * how)
+                venue.unsent = made[::2]
+                self.deliver(made[1::2], told=False)
+            self.deliver(self.trades(7), flush=False)
+            self.store.close()
+            self.start()
+
+    def stored(self) -> Counter[Trade]:
+        rows = self.store._connection.execute(
+            "SELECT coalesce(stream, name), coalesce(trade_id, substr(event_id, 1, instr(event_id, '@') - 1)), ts"
+            " FROM ticks JOIN sources ON sources.id = ticks.source"
+        ).fetchall()
+        return Counter((market, int(number), ts) for market, number, ts in rows)
+
+
+@given(steps=st.lists(STEP, min_size=1, max_size=25))
+def test_N11_N9_D3_every_distinct_trade_is_stored_once_whatever_a_venue_does_with_its_ids(
+    steps: list[tuple[str, int]],
+) -> None:
+    """Against a set of (market, id, time): what was delivered and flushed is there, once, and nothing else."""
+    with tempfile.TemporaryDirectory() as directory:
+        world = World(Path(directory) / "bot.db")
+        for what, how in steps:
+            world.act(what, how)
+        stored = world.stored()
+        world.store.close()
+    assert set(stored) == world.flushed
+    assert max(stored.values(), default=1) == 1

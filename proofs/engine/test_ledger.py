@@ -1,0 +1,835 @@
+"""Contract D1-D5, S1, S12, I3, I4, N2: what is on disk, after a crash, a lock, a full disk, an old schema."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import itertools
+import logging
+import os
+import random
+import shutil
+import signal as signals_of_posix
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.base.events import EXACT, Fill, Mode, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
+from engine.base.exits import ConfigError, Crash, EngineError
+from engine.storage import ledger
+from engine.storage.ledger import RECENT_TIMES, Batch, Busy, DiskTrouble, Ledger, Position, Written
+from proofs.fixtures import seed_database
+from proofs.fixtures.small_disk import mounted
+
+BUSY_MS = 1_000
+
+
+def opened(path: Path, busy_timeout_ms: int = BUSY_MS) -> Ledger:
+    return ledger.open_ledger(path, busy_timeout_ms=busy_timeout_ms)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "bot.db"
+
+
+@pytest.fixture
+def store(database: Path) -> Iterator[Ledger]:
+    store = opened(database)
+    yield store
+    store.close()
+
+
+def query(path: Path, sql: str) -> list[Any]:
+    """As any other reader of the file would see it."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        rows = connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+    return [row[0] if len(row) == 1 else row for row in rows]
+
+
+def tick(n: int, trade_id: int | None = None, event_id: str | None = None, **changes: Any) -> Tick:
+    fields: dict[str, Any] = {
+        "source": "binance", "symbol": "SOL/USDC", "price": 100.0 + n, "volume": 1.5, "ts": 1_700_000_000_000 + n,
+    }  # fmt: skip
+    return Tick(**fields | changes, trade_id=trade_id, event_id=event_id, id=n)
+
+
+def numbering(stream: str, first: int, last: int, number: int = 1, **changes: Any) -> Numbering:
+    return Numbering(stream, number, first, last, 1_700_000_000_000 + last, **changes)
+
+
+def traded(n: int, side: Side = Side.BUY, qty: str = "0.1", price: str = "100.05") -> Batch:
+    """One signal of tick n with the order, transition and fill that SHADOW makes of it."""
+    size, at, fees = Decimal(qty), Decimal(price), Decimal("0.010005")
+    cash = -size * at - fees if side is Side.BUY else size * at - fees
+    order_id = f"shadow-s:{n}"
+    return Batch(
+        signals=[Signal(f"s:{n}", n, "SOL/USDC", side, Reason.PERIODIC_TRIGGER, 0.75, size, at, 1_000 + n)],
+        orders=[order_event(n, 0, OrderStatus.FILLED, size, side=side, qty=size, price=at)],
+        fills=[Fill(f"{order_id}/0", order_id, "SOL/USDC", side, size, at, fees, cash, 1_000 + n, True)],
+    )
+
+
+def order_event(
+    n: int, seq: int, status: OrderStatus, filled: Decimal, mode: Mode = Mode.SHADOW, **changes: Any
+) -> OrderEvent:
+    fields: dict[str, Any] = {
+        "order_id": f"{mode.lower()}-s:{n}", "seq": seq, "signal_id": f"s:{n}", "symbol": "SOL/USDC",
+        "side": Side.BUY, "qty": Decimal("1"), "price": Decimal("100.000000000001"), "filled_qty": filled,
+        "status": status, "reason": Reason.SHADOW_RECORDED, "ts": 1_000 + seq, "is_shadow": True, "mode": mode,
+    }  # fmt: skip
+    return OrderEvent(**fields | changes)
+
+
+# --- opening -----------------------------------------------------------------------------------------------
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, Any]]:
+    return {record.getMessage(): vars(record)["fields"] for record in caplog.records}
+
+
+def test_D1_S1_pragmas_are_applied_read_back_and_logged(database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "engine.storage.ledger")
+    opened(database, busy_timeout_ms=5_000).close()
+    lines = logged(caplog)
+    assert list(lines) == [
+        "PRAGMA verification", "all PRAGMAs verified", "schema migrated", "initial database state",
+    ]  # fmt: skip
+    assert lines["PRAGMA verification"] == {
+        "journal_mode": "wal", "synchronous": 1, "busy_timeout": 5_000, "temp_store": 2,
+    }  # fmt: skip
+    assert lines["schema migrated"] == {"from_version": 0, "to_version": 3, "rows": 0}
+
+
+def test_D1_another_process_sees_the_wal(store: Ledger) -> None:
+    assert query(store.path, "PRAGMA journal_mode") == ["wal"]
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("journal_mode", ("DELETE", "wal")),
+        ("synchronous", ("FULL", 1)),
+        ("temp_store", ("FILE", 2)),
+    ],
+)
+def test_D1_G3_a_pragma_that_reads_back_wrong_refuses_to_start(
+    database: Path, monkeypatch: pytest.MonkeyPatch, name: str, broken: tuple[str, str | int]
+) -> None:
+    monkeypatch.setitem(ledger.PRAGMAS, name, broken)
+    with pytest.raises(ConfigError, match="PRAGMA mismatch") as raised:
+        opened(database)
+    assert raised.value.details["differing"] == [name]
+
+
+def test_D1_a_busy_timeout_under_a_second_is_refused(database: Path) -> None:
+    with pytest.raises(ConfigError, match="busy_timeout_ms = 999: at least 1000"):
+        opened(database, busy_timeout_ms=999)
+    assert not database.exists()
+
+
+def test_D5_a_reader_that_opens_at_the_same_moment_does_no_harm(database: Path) -> None:
+    """The files beside the database may be another user's for an instant: root's healthcheck makes them so."""
+    opened(database).close()
+    in_the_way = database.with_name(database.name + "-shm")
+    in_the_way.symlink_to("nowhere")
+    with concurrent.futures.ThreadPoolExecutor() as elsewhere:
+        opening = elsewhere.submit(opened, database)
+        with pytest.raises(TimeoutError):
+            opening.result(timeout=0.1)
+        in_the_way.unlink()
+        opening.result(timeout=10).close()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY])
+def test_D5_whatever_sqlite_says_of_files_that_are_anothers_is_waited_for(
+    database: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Root may write everything, so what SQLite says to an engine that is not root is said in its place."""
+    real, said = ledger._open, []
+
+    def other(*args: Any) -> Ledger:
+        if len(said) < 3:
+            said.append(error := sqlite3.OperationalError("of another user"))
+            error.sqlite_errorcode = code
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(ledger, "_open", other)
+    opened(database).close()
+    assert len(said) == 3
+
+
+def test_D5_files_beside_the_database_that_stay_beyond_us_are_a_configuration_error(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "OPEN_PATIENCE_SECS", 0.05)
+    opened(database).close()
+    database.with_name(database.name + "-shm").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match="cannot be opened: unable to open database file"):
+        opened(database)
+
+
+def test_S1_missing_directories_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "deep" / "bot.db"
+    opened(path).close()
+    assert path.exists()
+
+
+def text_file(path: Path) -> None:
+    path.write_text("price,volume\n" * 50)
+
+
+def damaged(path: Path) -> None:
+    seed_database.build(path, ticks=2_000)
+    with path.open("r+b") as file:
+        file.seek(3 * 4096)
+        file.write(b"\xa5" * 4096 * 4)
+
+
+def cut_off(path: Path) -> None:
+    seed_database.build(path, ticks=2_000)
+    os.truncate(path, 4096 * 3)
+
+
+def header_only(path: Path) -> None:
+    path.write_bytes(b"SQLite format 3\0")
+
+
+@pytest.mark.parametrize("spoil", [Path.mkdir, text_file, damaged, cut_off, header_only])
+def test_D2_a_file_that_is_no_usable_database_is_a_configuration_error(
+    database: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(database)
+    with pytest.raises(ConfigError, match=r"bot\.db"):
+        opened(database)
+
+
+def test_D2_a_damaged_file_of_this_engine_is_a_configuration_error(database: Path) -> None:
+    store = opened(database)
+    store.write(Batch(ticks=[tick(n, trade_id=n) for n in range(1, 3_000)]))
+    store.close()
+    with database.open("r+b") as file:
+        file.seek(40 * 1024)
+        file.write(b"\xa5" * 8 * 1024)
+    with pytest.raises(ConfigError, match=r"damaged|malformed"):
+        opened(database)
+
+
+def test_D2_a_parent_that_is_a_file_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(ConfigError):
+        opened(tmp_path / "data" / "bot.db")
+
+
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """A directory that an ordinary user can look into; pytest's own are closed to all but their owner."""
+    path = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("protect", ["file", "directory"])
+def test_D2_a_file_this_user_may_not_write_is_a_configuration_error(public_directory: Path, protect: str) -> None:
+    path = public_directory / "bot.db"
+    opened(path).close()
+    before = path.read_bytes()
+    path.chmod(0o444 if protect == "file" else 0o666)
+    public_directory.chmod(0o777 if protect == "file" else 0o555)
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            if os.geteuid() == 0:  # root may write anything: become somebody who may not
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            opened(path)
+        except EngineError as error:
+            code = error.code
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 12
+    public_directory.chmod(0o755)
+    assert path.read_bytes() == before
+
+
+# --- migration ---------------------------------------------------------------------------------------------
+
+
+def test_D2_the_earlier_engines_database_is_migrated_without_loss(
+    database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of it, row by row; proofs/engine/test_scale.py has as many as there were."""
+    seed_database.build(database, ticks=15_000)
+    old = {
+        table: query(database, f"SELECT * FROM {table} ORDER BY id")
+        for table in ("ticks", "signals", "orders", "trades")
+    }
+    assert len(old["ticks"]) == 15_000
+    caplog.set_level(logging.INFO, "engine.storage.ledger")
+    store = opened(database)
+    assert logged(caplog)["schema migrated"] == {"from_version": 0, "to_version": 3, "rows": 19_500}
+    store.close()
+
+    columns = {
+        "ticks": "id, symbol, price, volume, ts / 1000",
+        "signals": "id, symbol, kind, value, ts / 1000",
+        "orders": "id, symbol, side, qty, price, status, ts / 1000",
+        "trades": "id, event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts / 1000, is_shadow",
+    }
+    for table, names in columns.items():
+        assert query(database, f"SELECT {names} FROM {table} ORDER BY id") == old[table]
+        assert query(database, f"SELECT count(*) FROM {table} WHERE ts % 1000 != 0") == [0]
+    assert query(database, "SELECT DISTINCT side || ' ' || reason FROM signals ORDER BY 1") == [
+        "BUY PERIODIC_TRIGGER", "SELL PERIODIC_TRIGGER",
+    ]  # fmt: skip
+    assert query(database, "PRAGMA user_version") == [3]
+    assert query(database, "PRAGMA integrity_check") == ["ok"]
+
+
+def schema(path: Path) -> dict[str, set[str]]:
+    tables = query(path, "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    found = {name: set(query(path, f"SELECT name FROM pragma_table_info('{name}')")) for name in tables}
+    found["indexes"] = set(query(path, "SELECT name FROM sqlite_master WHERE type = 'index'"))
+    return found
+
+
+BENT = {
+    "a table is missing": ["DROP TABLE signals", "DROP TABLE trades"],
+    "columns are missing": [
+        "DROP INDEX idx_trades_ts", "ALTER TABLE trades DROP COLUMN is_shadow", "ALTER TABLE trades DROP COLUMN ts",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("statements", BENT.values(), ids=BENT.keys())
+def test_D2_old_databases_and_new_ones_end_with_the_same_schema(tmp_path: Path, statements: list[str]) -> None:
+    for name, build in (("new", None), ("seed", []), ("bent", statements)):
+        if build is not None:
+            seed_database.build(tmp_path / name, ticks=100, statements=build)
+        opened(tmp_path / name).close()
+    assert schema(tmp_path / "new") == schema(tmp_path / "seed") == schema(tmp_path / "bent")
+
+
+def test_D2_extra_columns_and_tables_are_kept_and_writing_works(database: Path) -> None:
+    seed_database.build(database, 20, ["ALTER TABLE ticks ADD COLUMN note TEXT DEFAULT 'x'", "CREATE TABLE own(a)"])
+    store = opened(database)
+    assert store.write(Batch(ticks=[tick(21)])).ticks == 1
+    store.close()
+    assert query(database, "SELECT DISTINCT note FROM ticks") == ["x"]
+    assert query(database, "SELECT count(*) FROM own") == [0]
+
+
+@pytest.mark.parametrize(
+    ("statements", "column"),
+    [
+        (["DROP TABLE ticks", "CREATE TABLE ticks(id TEXT PRIMARY KEY, symbol TEXT)"], "id"),
+        (["DROP TABLE orders", "CREATE TABLE orders(id INTEGER PRIMARY KEY, trader TEXT NOT NULL)"], "trader"),
+    ],
+)
+def test_D2_a_schema_the_engine_cannot_write_is_refused_and_left_alone(
+    database: Path, statements: list[str], column: str
+) -> None:
+    seed_database.build(database, 20, statements)
+    before = schema(database)
+    with pytest.raises(ConfigError, match=f"column {column}"):
+        opened(database)
+    assert schema(database) == before
+    assert query(database, "PRAGMA user_version") == [0]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.endswith("-shm")}
+
+
+@pytest.mark.parametrize("version", [4, 99, -1])
+def test_D2_a_version_unknown_to_this_engine_is_left_untouched(database: Path, version: int) -> None:
+    seed_database.build(database, 200, [f"PRAGMA user_version = {version}"])
+    before = contents(database.parent)
+    with pytest.raises(ConfigError, match=f"schema version {version}"):
+        opened(database)
+    assert contents(database.parent) == before
+
+
+def test_D2_a_newer_version_that_is_only_in_the_wal_is_left_untouched(tmp_path: Path) -> None:
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    seed_database.build(tmp_path / "bot.db", 200)
+    writer = sqlite3.connect(tmp_path / "bot.db")
+    writer.execute("PRAGMA user_version = 7")
+    for name in ("bot.db", "bot.db-wal"):
+        shutil.copy(tmp_path / name, crashed / name)
+    writer.close()
+    before = contents(crashed)
+    assert len(before["bot.db-wal"]) > 0
+    assert before["bot.db"][60:64] == bytes(4)
+    with pytest.raises(ConfigError, match="schema version 7"):
+        opened(crashed / "bot.db")
+    assert contents(crashed) == before
+
+
+def test_D2_a_migration_that_fails_changes_nothing(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed_database.build(database, 200)
+    before = schema(database)
+    monkeypatch.setattr(ledger, "_STATEMENTS_V1", (*ledger._STATEMENTS_V1, "CREATE NONSENSE"))
+    with pytest.raises(ConfigError, match="NONSENSE"):
+        opened(database)
+    assert schema(database) == before
+    assert query(database, "SELECT max(ts) FROM ticks") == [seed_database.FIRST_TS + 200]
+
+
+def test_D2_a_second_start_migrates_nothing(database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened(database).close()
+    caplog.set_level(logging.INFO, "engine.storage.ledger")
+    caplog.clear()
+    opened(database).close()
+    assert "schema migrated" not in logged(caplog)
+
+
+# --- writing -----------------------------------------------------------------------------------------------
+
+
+def test_D3_a_batch_is_written_whole(store: Ledger) -> None:
+    batch = traded(3)
+    batch.ticks = [tick(n, trade_id=n) for n in range(1, 101)]
+    batch.numberings = {"binance": numbering("binance", 1, 100)}
+    assert store.write(batch) == Written(ticks=100, ticks_known=0, signals=1, orders=1, fills=1)
+    assert query(store.path, "SELECT count(*), min(ts), max(ts), sum(volume) FROM ticks") == [
+        (100, 1_700_000_000_001, 1_700_000_000_100, 150.0)
+    ]
+    assert query(store.path, "SELECT symbol, kind, value, ts, event_id, tick_id, size, price FROM signals") == [
+        ("SOL/USDC", "BUY:PERIODIC_TRIGGER", 0.75, 1_003, "s:3", 3, "0.1", "100.05")
+    ]
+    assert query(store.path, "SELECT order_id, side, qty, price, status, reason, is_shadow FROM orders") == [
+        ("shadow-s:3", "BUY", 0.1, 100.05, "FILLED", "SHADOW_RECORDED", 1)
+    ]
+    assert query(store.path, "SELECT event_id, fill_qty, fill_price, fees, cash_delta FROM trades") == [
+        ("shadow-s:3/0", 0.1, 100.05, 0.010005, "-10.015005")
+    ]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 31, 32, 33, 40, 41, 100])
+def test_D3_every_size_of_batch_is_written_whole(store: Ledger, rows: int) -> None:
+    batches = [traded(n) for n in range(1, rows + 1)]
+    batch = Batch(
+        ticks=[tick(n) for n in range(1, rows + 1)],
+        signals=[one for b in batches for one in b.signals],
+        orders=[one for b in batches for one in b.orders],
+        fills=[one for b in batches for one in b.fills],
+    )
+    assert store.write(batch) == Written(rows, 0, rows, rows, rows)
+    assert store.write(batch) == Written(0, rows, 0, 0, 0)
+
+
+def test_S7_a_veto_is_stored_with_its_reason(store: Ledger) -> None:
+    [wish] = traded(1).signals
+    veto = {"veto": Reason.STALE_DATA, "veto_detail": "tick is 9000 ms old"}
+    store.write(Batch(signals=[Signal(*[getattr(wish, f) for f in wish.__struct_fields__[:9]], **veto)]))
+    assert query(store.path, "SELECT veto, veto_detail FROM signals") == [("STALE_DATA", "tick is 9000 ms old")]
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (tick(1), tick(1)),
+        (tick(1, trade_id=7), tick(2, trade_id=7)),
+        (tick(1, event_id="e"), tick(2, event_id="e")),
+    ],
+    ids=["row id", "trade id", "event id"],
+)
+def test_I3_N9_a_tick_stored_before_is_known(store: Ledger, first: Tick, again: Tick) -> None:
+    store.write(Batch(ticks=[first]))
+    assert store.write(Batch(ticks=[again, tick(9)])) == Written(1, 1, 0, 0, 0)
+
+
+def test_N9_sources_have_trade_ids_of_their_own(store: Ledger) -> None:
+    assert store.write(Batch(ticks=[tick(1, trade_id=7), tick(2, trade_id=7, source="gemini")])).ticks == 2
+
+
+def test_L3_a_value_sqlite_would_turn_into_null_is_not_taken_for_a_known_tick(store: Ledger) -> None:
+    with pytest.raises(Crash, match="NOT NULL"):
+        store.write(Batch(ticks=[tick(1), tick(2, price=float("nan"))]))
+    assert query(store.path, "SELECT count(*) FROM ticks") == [0]
+
+
+def test_S10_every_transition_is_stored_and_the_order_shows_the_last(store: Ledger) -> None:
+    steps = [
+        order_event(1, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_SUBMITTED),
+        order_event(1, 1, OrderStatus.ACKNOWLEDGED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_ACKNOWLEDGED),
+        order_event(1, 2, OrderStatus.PARTIAL_FILL, Decimal("0.25"), Mode.PAPER, reason=Reason.PAPER_FILL),
+        order_event(1, 3, OrderStatus.CANCELED, Decimal("0.25"), Mode.PAPER, detail="requested"),
+    ]
+    assert store.write(Batch(orders=steps[:2])).orders == 2
+    assert store.restore().open_orders == [steps[1]]
+    assert store.write(Batch(orders=steps[1:])).orders == 2
+    assert query(store.path, "SELECT seq, status, filled_qty, detail FROM order_events ORDER BY seq") == [
+        (0, "SUBMITTED", "0", None), (1, "ACKNOWLEDGED", "0", None), (2, "PARTIAL_FILL", "0.25", None),
+        (3, "CANCELED", "0.25", "requested"),
+    ]  # fmt: skip
+    final = [("CANCELED", 3, "0.25", 1_000, 1_003, "PAPER")]
+    columns = "SELECT status, seq, filled_qty, ts, updated_ts, mode FROM orders"
+    assert query(store.path, columns) == final
+    assert store.write(Batch(orders=steps[:1])).orders == 0
+    assert query(store.path, columns) == final
+    assert store.restore().open_orders == []
+
+
+FILLS = st.lists(
+    st.tuples(
+        st.integers(1, 6),
+        st.sampled_from(Side),
+        st.decimals("0.000000000001", "99999", places=12),
+        st.decimals("0.000000000001", "999999", places=12),
+        st.sampled_from(list(Mode)),
+    ),
+    max_size=12,
+)
+
+
+@given(fills=FILLS, cuts=st.lists(st.integers(0, 12), max_size=3))
+def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
+    tmp_path_factory: pytest.TempPathFactory, fills: list[tuple[Any, ...]], cuts: list[int]
+) -> None:
+    made = [
+        Fill(
+            f"{mode}-{n}", f"{mode}-{n}", f"S{n % 2}", side, qty, price, Decimal("0.01"),
+            EXACT.subtract(EXACT.multiply(-qty if side is Side.BUY else qty, price), Decimal("0.01")), 1,
+            mode is not Mode.LIVE, mode,
+        )
+        for n, side, qty, price, mode in fills
+    ]  # fmt: skip
+    distinct: dict[str, Fill] = {}
+    for fill in made:
+        distinct.setdefault(fill.event_id, fill)
+    expected: dict[Mode, dict[str, Position]] = {}
+    for fill in distinct.values():
+        held = expected.setdefault(fill.mode, {})
+        before = held.get(fill.symbol, Position(Decimal(0), Decimal(0), Decimal(0), Decimal(0)))
+        signed = fill.qty if fill.side is Side.BUY else -fill.qty
+        held[fill.symbol] = Position(
+            EXACT.add(before.qty, signed), EXACT.add(before.cash, fill.cash_delta), before.fees + fill.fees, fill.price
+        )
+    store = opened(tmp_path_factory.mktemp("fills") / "bot.db")
+    try:
+        edges = sorted({0, *cuts, len(made)})
+        for start, end in itertools.pairwise(edges):
+            store.write(Batch(fills=made[start:end]))
+        store.write(Batch(fills=made))
+        assert store.restore().positions == expected
+    finally:
+        store.close()
+
+
+def test_I3_a_replay_touches_neither_the_live_book_nor_what_a_live_run_recorded(database: Path) -> None:
+    def run(batch: Batch, replay: bool = False) -> Written:
+        store = ledger.open_ledger(database, busy_timeout_ms=BUSY_MS, replay=replay)
+        try:
+            return store.write(batch)
+        finally:
+            store.close()
+
+    def book() -> tuple[dict[Mode, dict[str, Position]], list[OrderEvent]]:
+        store = opened(database)
+        restored = store.restore()
+        store.close()
+        return restored.positions, restored.open_orders
+
+    resting = order_event(1, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_SUBMITTED)
+    run(Batch(orders=[resting]))
+    run(traded(2))
+    live = book()
+    # The replay fills the order that rests, repeats a fill at another price, and makes one of its own.
+    filled = order_event(1, 1, OrderStatus.FILLED, Decimal(1), Mode.PAPER, reason=Reason.PAPER_FILL)
+    fill = Fill(
+        "paper-s:1/1", "paper-s:1", "SOL/USDC", Side.BUY, Decimal(1), Decimal(5), Decimal(0), Decimal(-5), 1, True
+    )
+    assert run(Batch(orders=[resting, filled], fills=[fill]), replay=True) == Written(0, 0, 0, 0, 0)
+    assert run(traded(2, price="7"), replay=True) == Written(0, 0, 0, 0, 0)
+    assert run(traded(3, side=Side.SELL), replay=True) == Written(0, 0, 1, 1, 1)
+    assert run(traded(3, side=Side.SELL), replay=True) == Written(0, 0, 0, 0, 0)
+    left_open = order_event(4, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_SUBMITTED)
+    run(Batch(orders=[left_open]), replay=True)
+    assert book() == live
+    columns = "SELECT event_id, fill_price, replayed FROM trades ORDER BY id"
+    assert query(database, columns) == [("shadow-s:2/0", 100.05, 0), ("shadow-s:3/0", 100.05, 1)]
+    # A live run that comes to the same tick takes it over, on its own terms.
+    assert run(traded(3, price="50")) == Written(0, 0, 1, 1, 1)
+    assert query(database, columns) == [("shadow-s:2/0", 100.05, 0), ("shadow-s:3/0", 50.0, 0)]
+    assert query(database, "SELECT event_id, side, price, replayed FROM signals ORDER BY id") == [
+        ("s:2", "BUY", "100.05", 0), ("s:3", "BUY", "50", 0),
+    ]  # fmt: skip
+    assert query(database, "SELECT side, price, replayed FROM orders WHERE order_id = 'shadow-s:3'") == [
+        ("BUY", 50.0, 0)
+    ]
+    assert book()[0][Mode.SHADOW]["SOL/USDC"].qty == Decimal("0.2")
+
+
+def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
+    assert store.restore().next_tick_id == 1
+    store.write(
+        Batch(
+            ticks=[tick(1, trade_id=70), tick(2, event_id="e1", source="mock"), tick(3, event_id="e2", source="mock")],
+            numberings={"binance": numbering("binance", 70, 71, missing=[(5, 9)])},
+            streams={"binance": ("binance", "BTCUSDT")},
+        )
+    )  # fmt: skip
+    again = numbering("binance", 1, 2, number=2, missing=[])
+    store.write(
+        Batch(
+            numberings={"binance": numbering("binance", 69, 75), again.label: again},
+            barred={"binance": 1000, "gemini": 2000},
+        )
+    )
+    store.write(Batch(barred={"binance": 3000}))
+    restored = store.restore()
+    assert restored.next_tick_id == 4
+    # Holes are as they were last told, and times those of the ticks.
+    first, second = restored.numberings
+    assert first == numbering("binance", 69, 75, missing=[(5, 9)], segments=[(70, 0, 1_700_000_000_001)])
+    assert (second, second.label) == (again, "binance (numbering 2)")
+    assert restored.streams == {"binance": ("binance", "BTCUSDT"), "gemini": None, "mock": None}
+    assert restored.barred == {"binance": 3000, "gemini": 2000}
+    assert restored.recent_event_ids == {"mock": ["e1", "e2"]}
+    for n in (7, 8):
+        store.write(traded(n))
+    assert store.restore().recent_signal_ids == ["s:7", "s:8"]
+
+
+def test_N11_ticks_that_are_ahead_of_what_is_said_of_their_ids_count_as_seen(store: Ledger) -> None:
+    """A kill between the ticks and what is said of their ids: the holes between them are still holes."""
+    store.write(Batch(ticks=[tick(n, trade_id=n) for n in (1, 2)], numberings={"binance": numbering("binance", 1, 2)}))
+    store.write(Batch(ticks=[tick(n, trade_id=n) for n in (3, 6, 7, 9)]))
+    store.write(Batch(ticks=[tick(20, trade_id=50, source="new"), tick(21, trade_id=52, source="new")]))
+    first, second = store.restore().numberings
+    assert (first.first, first.last, first.missing) == (1, 9, [(4, 5), (8, 8)])
+    assert (first.newest_ts, first.segments[-1]) == (1_700_000_000_009, (9, 1_700_000_000_007, 1_700_000_000_009))
+    assert (second.stream, second.first, second.last, second.missing) == ("new", 50, 52, [(51, 51)])
+
+
+def test_N11_times_are_restored_of_the_newest_ticks_and_of_some_of_the_older_ones(store: Ledger) -> None:
+    store.write(Batch(ticks=[tick(n, trade_id=n) for n in range(1, 20_001)]))
+    [found] = store.restore().numberings
+    assert [upto for upto, _, _ in found.segments[-RECENT_TIMES:]] == list(range(20_001 - RECENT_TIMES, 20_001))
+    older = found.segments[:-RECENT_TIMES]
+    assert 5 <= len(older) <= 10
+    assert all(until == 1_700_000_000_000 + upto for upto, _, until in found.segments)
+    assert [since for _, since, _ in found.segments] == [0, *(until for _, _, until in found.segments[:-1])]
+
+
+def test_D2_N11_a_watermark_of_version_2_becomes_the_first_numbering(database: Path) -> None:
+    store = opened(database)
+    store.write(Batch(ticks=[tick(n, trade_id=n) for n in (40, 41, 45)]))
+    store.close()
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as old:
+        for column in ("source", "market", "stream", "number", "first_trade_id", "last_ts", "missing"):
+            old.execute(f"ALTER TABLE sources DROP COLUMN {column}")
+        old.execute("UPDATE sources SET last_trade_id = 45")
+        old.execute("INSERT INTO sources(name, last_trade_id) VALUES ('pruned', 7)")
+        old.execute("PRAGMA user_version = 2")
+    store = opened(database)
+    first, pruned = store.restore().numberings
+    store.close()
+    assert (first.stream, first.number, first.first, first.last, first.newest_ts) == (
+        "binance", 1, 40, 45, 1_700_000_000_045,
+    )  # fmt: skip
+    assert (pruned.first, pruned.last, pruned.newest_ts) == (7, 7, 0)
+
+
+def test_N2_read_ticks_gives_all_ticks_in_time_order(store: Ledger) -> None:
+    stored = [tick(n, trade_id=n, ts=1_000_000 - n // 2) for n in range(1, 51)]
+    stored[7] = tick(8, event_id="e8", source="gemini", ts=5)
+    store.write(Batch(ticks=stored))
+
+    async def read() -> list[list[Tick]]:
+        return [chunk async for chunk in store.read_ticks(chunk=20)]
+
+    chunks = asyncio.run(read())
+    assert [len(chunk) for chunk in chunks] == [20, 20, 10]
+    assert [one for chunk in chunks for one in chunk] == sorted(stored, key=lambda one: (one.ts, one.id))
+
+
+def test_N2_read_ticks_does_not_see_what_is_written_meanwhile(store: Ledger) -> None:
+    store.write(Batch(ticks=[tick(n) for n in range(1, 11)]))
+
+    async def read() -> int:
+        seen = 0
+        async for chunk in store.read_ticks(chunk=2):
+            seen += len(chunk)
+            store.write(Batch(ticks=[tick(100 + seen)]))
+        return seen
+
+    assert asyncio.run(read()) == 10
+
+
+def test_D5_readers_and_the_writer_do_not_disturb_each_other(store: Ledger) -> None:
+    reader = sqlite3.connect(f"file:{store.path}?mode=ro", uri=True, isolation_level=None, timeout=0)
+    counts = []
+    for n in range(1, 200):
+        reader.execute("BEGIN")
+        counts.append(reader.execute("SELECT count(*) FROM ticks").fetchone()[0])
+        store.write(Batch(ticks=[tick(n)]))
+        assert reader.execute("SELECT count(*) FROM ticks").fetchone()[0] == counts[-1]
+        reader.execute("COMMIT")
+    reader.close()
+    assert counts == list(range(199))
+
+
+# --- trouble -----------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def lock_holder(store: Ledger) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the database exclusively until its stdin closes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(store.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_D4_S12_a_lock_is_waited_for_and_the_same_batch_then_written(
+    store: Ledger, lock_holder: subprocess.Popen[str]
+) -> None:
+    batch = traded(1)
+    batch.ticks = [tick(1)]
+    store._connection.execute("PRAGMA busy_timeout = 100")  # rather than the second that D1 asks for
+    began = time.monotonic()
+    with pytest.raises(Busy, match="locked"):
+        store.write(batch)
+    assert time.monotonic() - began >= 0.1
+    lock_holder.communicate(timeout=10)
+    assert store.write(batch) == Written(1, 0, 1, 1, 1)
+
+
+def test_D4_a_lock_at_start_is_a_crash_not_a_configuration_error(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "BUSY_TIMEOUT_MS_MIN", 0)
+    seed_database.build(database, 20)
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(Crash, match="locked"):
+        opened(database, busy_timeout_ms=50)
+    connection.close()
+
+
+def test_D4_a_full_database_keeps_the_batch_for_later(store: Ledger) -> None:
+    limit = store._connection
+    pages = limit.execute("PRAGMA page_count").fetchone()[0]
+    limit.execute(f"PRAGMA max_page_count = {pages + 2}")
+    batch = traded(1)
+    batch.ticks = [tick(n, trade_id=n) for n in range(1, 1_001)]
+    batch.numberings = {"binance": numbering("binance", 1, 1_000)}
+    with pytest.raises(DiskTrouble) as raised:
+        store.write(batch)
+    assert raised.value.reason == "SQLITE_FULL"
+    for table in ("ticks", "signals", "sources", "positions"):
+        assert query(store.path, f"SELECT count(*) FROM {table}") == [0]
+    limit.execute("PRAGMA max_page_count = 1000000")
+    assert store.write(batch) == Written(1_000, 0, 1, 1, 1)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 KiB, for root where mounting is allowed."""
+    with mounted(tmp_path / "disk", "512k") as path:
+        yield path
+
+
+def fill_up(disk: Path) -> None:
+    """Write to the file `ballast` until nothing more fits."""
+    with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
+
+
+def test_D4_a_full_disk_keeps_the_batch_for_later(small_disk: Path) -> None:
+    store = opened(small_disk / "bot.db")
+    try:
+        fill_up(small_disk)
+        batch = Batch(ticks=[tick(n, trade_id=n) for n in range(1, 501)])
+        with pytest.raises(DiskTrouble):
+            store.write(batch)
+        (small_disk / "ballast").unlink()
+        assert store.write(batch).ticks == 500
+        assert query(store.path, "PRAGMA integrity_check") == ["ok"]
+    finally:
+        store.close()
+
+
+def test_D4_a_full_disk_at_start_is_a_crash_not_a_configuration_error(small_disk: Path) -> None:
+    fill_up(small_disk)
+    with pytest.raises(Crash):
+        opened(small_disk / "bot.db")
+
+
+ROWS = 37
+WRITER = f"""
+import sys
+from engine.base.events import Numbering, Tick
+from engine.storage.ledger import Batch, open_ledger
+store = open_ledger(sys.argv[1], busy_timeout_ms=1000)
+number = store.restore().next_tick_id
+while True:
+    name = f"batch-{{number}}"
+    store.write(Batch(
+        ticks=[Tick("feed", name, 1.0, 1.0, 1, number + n, None, number + n) for n in range({ROWS})],
+        numberings={{"feed": Numbering("feed", 1, 1, number + {ROWS} - 1, 1)}},
+    ))
+    print(name, flush=True)
+    number += {ROWS}
+"""
+
+
+def test_D3_no_half_batch_after_sigkill_at_any_moment(database: Path) -> None:
+    moments = random.Random(20_231_114)
+    reported: set[str] = set()
+    for _ in range(5):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(database)], stdout=subprocess.PIPE, text=True
+        ) as writer:
+            assert writer.stdout is not None
+            for _ in range(moments.randrange(1, 400)):
+                reported.add(writer.stdout.readline().strip())
+            writer.send_signal(signals_of_posix.SIGKILL)
+            reported |= {line.strip() for line in writer.stdout if line.endswith("\n")}
+        assert writer.returncode == -signals_of_posix.SIGKILL
+    store = opened(database)
+    restored = store.restore()
+    store.close()
+    assert query(database, "PRAGMA integrity_check") == ["ok"]
+    batches = dict(query(database, "SELECT symbol, count(*) FROM ticks GROUP BY symbol"))
+    assert set(batches.values()) == {ROWS}
+    assert len(reported) > 5
+    assert reported <= batches.keys()
+    assert restored.next_tick_id == len(batches) * ROWS + 1
+    assert [(one.label, one.last) for one in restored.numberings] == [("feed", len(batches) * ROWS)]

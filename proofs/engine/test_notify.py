@@ -1,0 +1,85 @@
+"""engine/base/notify.py: sd_notify and the probe that feeds the watchdog (M4, E5)."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from pathlib import Path
+
+import pytest
+
+from engine.base import notify
+from engine.base.exits import ConfigError, Overload
+from engine.base.notify import Liveness, Notifier
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_M4_datagrams_reach_the_socket_systemd_names(tmp_path: Path, abstract: bool) -> None:
+    name = f"proof-{secrets.token_hex(8)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(f"\0{name}" if abstract else str(tmp_path / name))
+        listener.settimeout(5)
+        notifier = Notifier(f"@{name}" if abstract else str(tmp_path / name))
+        notifier.send(READY=1, STATUS="two\nlines")
+        assert listener.recv(4096) == b"READY=1\nSTATUS=two lines"
+        notifier.close()
+
+
+def test_M4_without_the_variable_nothing_happens() -> None:
+    notifier = Notifier(None)
+    notifier.send(READY=1)
+    notifier.close()
+
+
+def test_M4_the_reason_comes_first_and_has_no_secret(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        notify.tell_reason(str(tmp_path / "notify"), ConfigError("c.toml: ws_url = wss://u:hunter2@h/: no\nuser"))
+        assert systemd.recv(4096) == b"STATUS=c.toml: ws_url = wss://[redacted]@h/: no user (exit 12 CONFIG)"
+        notify.tell_reason(str(tmp_path / "notify"), Overload("x" * 10_000))
+        assert len(systemd.recv(4096)) < 600
+    notify.tell_reason(None, Overload("nobody listens"))
+
+
+def test_M4_a_listener_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> None:
+    notifier = Notifier(str(tmp_path / "nobody"))
+    notifier.send(WATCHDOG=1)
+    notifier.close()
+
+
+def test_M4_that_nobody_hears_is_told_once_a_second(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    notifier = Notifier(str(tmp_path / "nobody"))
+    for _ in range(100):
+        notifier.send(WATCHDOG=1)
+    notifier.close()
+    assert 1 <= len(caplog.records) <= 3
+
+
+def test_E5_only_when_every_task_answered_is_nobody_silent() -> None:
+    liveness = Liveness(("ingest", "strategy", "persist"))
+    assert liveness.silent() == ["ingest", "strategy", "persist"]
+    liveness.answer("ingest")
+    liveness.answer("strategy")
+    assert liveness.silent() == ["persist"]
+    liveness.answer("persist")
+    assert liveness.silent() == []
+
+
+def test_E5_an_old_answer_does_not_count_in_the_next_epoch() -> None:
+    liveness = Liveness(("strategy",))
+    liveness.answer("strategy")
+    liveness.next_epoch()
+    assert liveness.silent() == ["strategy"]
+
+
+def test_E5_who_waits_for_room_is_not_stuck_but_its_consumer_must_answer() -> None:
+    liveness = Liveness(("strategy", "persist"))
+    with liveness.waiting("strategy"):
+        assert liveness.silent() == ["persist"]
+    assert liveness.silent() == ["strategy", "persist"]
+
+
+def test_E5_a_task_that_ended_as_it_should_is_not_missed() -> None:
+    liveness = Liveness(("ingest",))
+    liveness.finished("ingest")
+    assert liveness.silent() == []

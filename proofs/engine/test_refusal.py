@@ -1,0 +1,117 @@
+"""Contract N5: what a server that refuses to upgrade says, and what is made of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.ingest.refusal import FOR_EVER_SECS, read_head, wait_secs
+
+NOW = datetime(2024, 3, 1, tzinfo=UTC)
+NOW_SECS = int(NOW.timestamp())
+
+
+@pytest.mark.parametrize(
+    ("headers", "secs"),
+    [
+        ([], None),
+        (["120"], 120.0),
+        ([" 0 "], 0.0),
+        (["2.5"], 2.5),
+        ([".5"], 0.5),
+        (["9" * 400], FOR_EVER_SECS),
+        (["9" * 5000], FOR_EVER_SECS),
+        (["999999999"], 999999999.0),
+        # The three forms of RFC 9110 section 5.6.7, and what else there is.
+        (["Fri, 01 Mar 2024 00:01:00 GMT"], 60.0),
+        (["Friday, 01-Mar-24 00:01:00 GMT"], 60.0),
+        (["Fri Mar  1 00:01:00 2024"], 60.0),
+        (["Fri, 01 Mar 2024 00:01:00"], 60.0),
+        (["Fri, 01 Mar 2024 01:01:00 +0100"], 60.0),
+        (["Thu, 29 Feb 2024 00:00:00 GMT"], 0.0),
+        (["Mon, 01 Jan 0001 00:00:00 +2359"], 0.0),
+        (["Fri, 31 Dec 9999 23:59:59 GMT"], FOR_EVER_SECS),
+        (["Fri, 31 Dec 9999 23:59:59 -2359"], FOR_EVER_SECS),
+        (["Mon, 01 Jan 2024 00:00:00 +9999"], None),
+        (["Mon, 01 Jan 2024 00:00:00 +99999999999999999999"], None),
+        (["Fri, 99 Foo 99999 25:61:61 GMT"], None),
+        # A time since 1970, in seconds and in milliseconds, to come and gone by.
+        ([str(NOW_SECS + 60)], 60.0),
+        ([f"{NOW_SECS + 60}.5"], 60.5),
+        ([str((NOW_SECS + 60) * 1000)], 60.0),
+        ([str(NOW_SECS - 60)], 0.0),
+        ([str((NOW_SECS - 60) * 1000)], 0.0),
+        (["1000000000"], 0.0),
+        (["1000000000000"], 0.0),
+        # Twice.
+        (["30, 30"], 30.0),
+        (["30", "90", "60"], 90.0),
+        (["30,soon,-7"], 30.0),
+        (["Fri, 01 Mar 2024 00:01:00 GMT, Fri, 01 Mar 2024 00:02:00 GMT, 7"], 120.0),
+        # Nothing that anybody could understand.
+        (["soon"], None),
+        (["-5"], None),
+        (["+5"], None),
+        (["1e3"], None),
+        ([""], None),
+        ([",,,"], None),
+        (["\u00b2"], None),
+        (["\uff13\uff10"], None),
+        (["30\u2028"], 30.0),
+        (["\ud800"], None),
+        (["nan"], None),
+        (["inf"], None),
+    ],
+)  # fmt: skip
+def test_N5_retry_after_is_read_as_it_is_found(headers: list[str], secs: float | None) -> None:
+    assert wait_secs(headers, NOW) == (secs if secs is None else pytest.approx(secs))
+
+
+DATE_LIKE = st.text(alphabet="0123456789 ,:+-.eEGMTJanFribMoSu\u00b2\u2028", max_size=60)
+ODD_ZONE = st.builds(
+    "{} {:+05d}".format, st.sampled_from(["Mon, 01 Jan 0001 00:00:00", "Fri, 31 Dec 9999 23:59:59"]), st.integers()
+)
+
+
+@given(headers=st.lists(st.one_of(st.text(), DATE_LIKE, ODD_ZONE, st.integers().map(str)), max_size=4))
+def test_N5_any_retry_after_is_survived(headers: list[str]) -> None:
+    secs = wait_secs(headers, NOW)
+    assert secs is None or 0.0 <= secs <= FOR_EVER_SECS
+
+
+@given(secs=st.integers(0, 10**8), form=st.sampled_from(["secs", "date", "epoch", "epoch_ms"]))
+def test_N5_all_forms_of_retry_after_mean_the_same(secs: int, form: str) -> None:
+    at = NOW + timedelta(seconds=secs)
+    said = {
+        "secs": str(secs),
+        "date": format_datetime(at, usegmt=True),
+        "epoch": str(NOW_SECS + secs),
+        "epoch_ms": str((NOW_SECS + secs) * 1000),
+    }
+    assert wait_secs([said[form]], NOW) == secs
+
+
+@pytest.mark.parametrize(
+    ("head", "read"),
+    [
+        (b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nX: y\r\n\r\nRetry-After: 8\r\n", (429, ["7"])),
+        (b"HTTP/1.0 418 \r\nretry-after:1\r\nRETRY-AFTER :\t 2 \r\n", (418, ["1", "2"])),
+        (b"HTTP/1.1 429\r\nRetry-After: \xb2\x01\r\n\r\n", (429, ["\u00b2\x01"])),
+        (b"HTTP/1.1 503 No\r\nX-Retry-After: 7\r\nNot-Retry-After: 8\r\n\r\n", (503, [])),
+        (b"HTTP/1.1 4290 \r\n\r\n", (None, [])),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", (None, [])),
+        (b"", (None, [])),
+    ],
+)
+def test_N5_the_head_of_a_refusal_is_read_as_it_came(head: bytes, read: tuple[int | None, list[str]]) -> None:
+    assert read_head(head) == read
+
+
+@given(st.binary())
+def test_N5_any_head_is_survived(head: bytes) -> None:
+    read_head(head)
+    read_head(b"HTTP/1.1 429 x\r\nRetry-After:" + head)

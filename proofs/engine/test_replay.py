@@ -1,0 +1,178 @@
+"""A replay says what it could not read (N2b): files of lines, of something else, and of nothing."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import json
+import lzma
+import sqlite3
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.ingest.feeds import why_no_lines
+from proofs.fixtures.engine_process import Engine, engine, write_config
+
+TS = 1_700_000_000_000
+
+
+def line(number: int, **fields: object) -> bytes:
+    return json.dumps({"symbol": "BTC/USD", "price": 100.0 + number, "volume": 1, "ts": TS + number} | fields).encode()
+
+
+LINES = [line(number) for number in range(5)]
+JSONL = b"\n".join(LINES) + b"\n"
+OBJECTS = [json.loads(one) for one in LINES]
+
+
+def zipped() -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("t.jsonl", JSONL)
+    return made.getvalue()
+
+
+def database() -> bytes:
+    with sqlite3.connect(":memory:") as connection:
+        connection.execute("CREATE TABLE ticks (price)")
+        made = connection.serialize()
+    connection.close()
+    return made
+
+
+OTHERS = {
+    # what it is: (its bytes, the remedy)
+    "gzip": (gzip.compress(JSONL), "gunzip"),
+    "bzip2": (bz2.compress(JSONL), "bunzip2"),
+    "xz": (lzma.compress(JSONL), "unxz"),
+    "zip": (zipped(), "unzip"),
+    "zstd": (b"\x28\xb5\x2f\xfd\x04\x00" + bytes(range(64)), "unzstd"),
+    "SQLite": (database(), "--db"),
+    "Parquet": (b"PAR1" + bytes(range(64)) + b"PAR1", "one object a line"),
+    "UTF-16": (JSONL.decode().encode("utf-16"), "iconv"),
+    "UTF-16, big end first": (codecs.BOM_UTF16_BE + JSONL.decode().encode("utf-16-be"), "iconv"),
+    "UTF-16 without a mark": (JSONL.decode().encode("utf-16-le"), "iconv"),
+    "UTF-32": (JSONL.decode().encode("utf-32"), "iconv"),
+    "array": (json.dumps(OBJECTS).encode(), "jq -c '.[]'"),
+    "array over many lines": (json.dumps(OBJECTS, indent=2).encode(), "jq -c '.[]'"),
+    "array behind a mark and blanks": (codecs.BOM_UTF8 + b"\r\n  [\r\n  {}]", "jq -c '.[]'"),
+    "empty array": (b"[ ]", "jq -c '.[]'"),
+}
+
+READ = {
+    # how the five lines are written
+    "as usual": JSONL,
+    "mark": codecs.BOM_UTF8 + JSONL,
+    "CRLF": b"\r\n".join(LINES) + b"\r\n",
+    "CRLF and a mark": codecs.BOM_UTF8 + b"\r\n".join(LINES),
+    "mixed": LINES[0] + b"\r\n" + LINES[1] + b"\n" + b"\n".join(LINES[2:]),
+    "blank lines": b"\n\n \t\r\n" + b"\n\n\r\n".join(LINES) + b"\n\n",
+    "no last newline": b"\n".join(LINES),
+    "NULs at the end": JSONL + b"\0" * 5000,
+    "NULs behind the last line": b"\n".join(LINES) + b"\0" * 5000,
+    "NULs in a gap": LINES[0] + b"\n" + b"\0" * 5000 + b"\n".join(LINES[1:]),
+}
+
+UNUSABLE = {
+    # what is wrong with each line: (the lines, what the reason must say)
+    "microseconds": ([line(0, ts=TS * 1000)], "microseconds, expected milliseconds"),
+    "nanoseconds": ([line(0, ts=TS * 1_000_000)], "nanoseconds, expected milliseconds"),
+    "null": ([line(0, price=None), b"{}"], "`$.price`"),
+    "csv": ([b"symbol,price,volume,ts", b"BTC/USD,1,1,1"], "line 1: not JSON"),
+    "arrays": ([b'[1700000000000,"100.0"]'], "line 1: not a JSON object"),
+    "other messages": ([b'{"type": "heartbeat"}'], "line 1: not a tick"),
+    "text": ([b"\xff\xfe\x00"[1:]] * 3, "line 1"),
+    "more than the limit": ([b"{}"] * 150, "line 1: bad tick"),
+}
+
+
+def replayed(directory: Path, raw: bytes) -> tuple[Engine, int]:
+    (directory / "t.jsonl").write_bytes(raw)
+    with engine(directory, "--config", str(write_config(directory)), "--ingest", "replay", "--replay-file",
+                str(directory / "t.jsonl")) as running:  # fmt: skip
+        status = running.wait_exit()
+    assert not any("traceback" in found["fields"] for found in running.lines)
+    return running, status
+
+
+def ticks(running: Engine) -> list[tuple[Any, ...]]:
+    return running.query("SELECT price, ts FROM ticks ORDER BY id")
+
+
+@pytest.mark.parametrize("how", READ)
+def test_N2b_lines_are_read_however_they_end(tmp_path: Path, how: str) -> None:
+    running, status = replayed(tmp_path, READ[how])
+    assert status == 0
+    assert ticks(running) == [(100.0 + number, TS + number) for number in range(5)]
+    assert running.final()["parse_errors"] == 0
+    assert not running.messages("nothing to replay")
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_N2b_what_is_not_lines_is_known_by_its_beginning(what: str) -> None:
+    raw, remedy = OTHERS[what]
+    assert remedy in str(why_no_lines(raw))
+
+
+@pytest.mark.parametrize("what", ["gzip", "UTF-16", "array over many lines"])
+def test_N2b_what_is_not_lines_exits_12_with_the_remedy(tmp_path: Path, what: str) -> None:
+    raw, remedy = OTHERS[what]
+    running, status = replayed(tmp_path, raw)
+    assert status == 12
+    (error,) = [found["fields"]["message"] for found in running.lines if found["level"] == "ERROR"]
+    assert remedy in error
+    assert "t.jsonl" in error
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_N2b_no_usable_line_exits_11_with_the_reason_of_the_first(tmp_path: Path, what: str) -> None:
+    lines, reason = UNUSABLE[what]
+    running, status = replayed(tmp_path, b"\n".join(lines))
+    assert status == 11
+    (error,) = [found["fields"]["message"] for found in running.lines if found["level"] == "ERROR"]
+    assert "no usable line" in error
+    assert reason in error
+
+
+def test_N2b_one_usable_line_is_enough(tmp_path: Path) -> None:
+    running, status = replayed(tmp_path, b"\n".join([b"{}", *LINES[:1], line(2, ts=TS * 1000), b"[]"]))
+    assert status == 0
+    assert len(ticks(running)) == 1
+    assert running.final()["parse_errors"] == 3
+
+
+@pytest.mark.parametrize("raw", [b"", b"\n\r\n  \n", b"\0" * 100, codecs.BOM_UTF8], ids=range(4))
+def test_N2b_an_empty_file_is_0_with_a_warning(tmp_path: Path, raw: bytes) -> None:
+    running, status = replayed(tmp_path, raw)
+    assert status == 0
+    assert running.wait_line("nothing to replay")["replay"] == str(tmp_path / "t.jsonl")
+
+
+def test_N2b_a_database_without_ticks_is_0_with_a_warning(tmp_path: Path) -> None:
+    with engine(tmp_path, "--config", str(write_config(tmp_path)), "--ingest", "replay") as running:
+        assert running.wait_exit() == 0
+        assert running.wait_line("nothing to replay")["replay"] == str(tmp_path / "bot.db")
+
+
+def test_N2b_a_stop_is_not_a_replay_that_read_nothing(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(b"\n" * 50_000_000 + JSONL)
+    config = write_config(tmp_path)
+    with engine(tmp_path, "--config", str(config), "--ingest", "replay", "--replay-file", "t.jsonl") as running:
+        running.wait_line("pipeline running")
+        assert running.stop() == 0
+        assert not running.messages("nothing to replay")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=40), st.sampled_from([b"", *(raw[:6] for raw, _ in OTHERS.values()), b"{", b"[", b" [ {"]))
+def test_N2b_the_first_bytes_decide_and_never_raise(tail: bytes, head: bytes) -> None:
+    reason = why_no_lines(head + tail)
+    assert reason is None or "first" in reason or "jq" in reason
+    assert why_no_lines(b"{" + tail.replace(b"\0", b"")) is None

@@ -1,0 +1,626 @@
+"""engine/config/settings.py: what loads, what exits 12 and what the error says (C1-C6)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.base.exits import ConfigError
+from engine.config import schema
+from engine.config.schema import INGEST_MODES, MODES, Settings
+from engine.config.settings import (
+    LOG_LEVELS,
+    TRANSPORTS,
+    effective,
+    load,
+    load_sources,
+    read_environment,
+    redact_url,
+)
+from proofs.engine.test_ed25519 import SMALL_ORDER
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SEED_CONFIG = """\
+[app]
+symbol = "SOL/USDC"
+db_path = "data/bot.db"
+
+[engine]
+tick_interval_ms = 500
+start_price = 100.0
+price_step = 0.05
+volume = 1.0
+sample_every = 1
+
+[dashboard]
+host = "127.0.0.1"
+port = 8501
+refresh_seconds = 1
+"""
+
+KEYS = (
+    "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+    "ed25519:PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=",
+)
+"""Public keys of RFC 8032."""
+
+
+def refused(tmp_path: Path, text: str | bytes, **flags: object) -> ConfigError:
+    path = tmp_path / "config.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as raised:
+        load(str(path), {key.replace("__", "."): (f"--{key}", value) for key, value in flags.items()})
+    assert str(tmp_path) in str(raised.value) or flags
+    return raised.value
+
+
+def accepted(tmp_path: Path, text: str, **flags: object) -> Settings:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return load(str(path), {key.replace("__", "."): (f"--{key}", value) for key, value in flags.items()}).settings
+
+
+def test_C5_the_config_of_an_older_deployment_loads_unchanged(tmp_path: Path) -> None:
+    assert accepted(tmp_path, SEED_CONFIG) == Settings()
+
+
+def test_the_example_config_shows_every_key_at_its_default(tmp_path: Path) -> None:
+    text = (ROOT / "config" / "config.toml").read_text()
+    assert accepted(tmp_path, text) == Settings()
+    shown = tomllib.loads(text.replace("# run_seconds", "run_seconds").replace("# replay_file", "replay_file"))
+    assert flatten(shown).keys() == {key for key, _ in schema.keys(Settings)} - shown.keys() | {"mode", "live_armed"}
+
+
+def test_the_example_sources_load() -> None:
+    assert [source.name for source in load_sources(ROOT / "config" / "ws_sources.toml")] == [
+        "binance_btcusdt",
+        "gemini_btcusd",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "told"),
+    [
+        ("BTC/USDT", []),
+        ("Bitcoin", []),
+        ("ETH/USDT", ["source a: BTCUSDT is called ETH/USDT, the name of another market"]),
+    ],
+)
+def test_N13_a_symbol_of_another_pair_is_a_warning(tmp_path: Path, symbol: str, told: list[str]) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[engine]\ningest_mode = "REAL_WS"\n')
+    path.with_name("ws_sources.toml").write_text(
+        '[[source]]\nname = "a"\nurl = "wss://stream.binance.com/ws/btcusdt@trade"\npriority = 1\n'
+        f'symbol = "{symbol}"\n'
+    )
+    assert [message for message, _ in load(str(path), {}).warnings] == told
+    # What is shipped surprises nobody.
+    assert load(str(path), {}, str(ROOT / "config" / "ws_sources.toml")).warnings == ()
+
+
+def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+@pytest.mark.parametrize("mode", ["shadow", "Paper", "LIVE"])
+def test_modes_may_be_written_in_any_case(tmp_path: Path, mode: str) -> None:
+    assert accepted(tmp_path, f'mode = "{mode}"').mode == mode.upper()
+    assert accepted(tmp_path, "", mode=mode).mode == mode.upper()
+
+
+@pytest.mark.parametrize("typo", ["shdow", "", "LIVE ", "live\n", "0"])
+def test_C1_G0_an_unknown_mode_flag_runs_shadow_even_over_a_live_file(tmp_path: Path, typo: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('mode = "LIVE"\nlive_armed = true\n')
+    loaded = load(str(path), {"mode": ("--mode", typo)})
+    assert loaded.settings.mode == "SHADOW"
+    ((message, fields),) = loaded.warnings
+    assert "SHADOW" in message
+    assert fields["value"] == typo
+
+
+def test_C4_an_unknown_mode_in_the_file_is_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, 'mode = "shdow"')
+    assert "mode = 'shdow'" in str(error)
+    assert "'SHADOW', 'PAPER' or 'LIVE'" in str(error)
+
+
+def test_C2_an_unknown_ingest_is_refused_by_the_name_of_the_flag(tmp_path: Path) -> None:
+    error = refused(tmp_path, "", engine__ingest_mode="synthetc")
+    assert str(error).startswith("--engine__ingest_mode = 'synthetc'")
+
+
+# What is not ASCII until Python's upper(), lower() or casefold() makes it so: dotless i, long s, the sign of Kelvin,
+# ligatures.
+FOLDED = [
+    (char, folded)
+    for char in map(chr, range(128, sys.maxunicode + 1))
+    for folded in {char.upper(), char.lower(), char.casefold()}
+    if folded.isascii()
+]
+
+
+def misspelled(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        for written in (name.upper(), name.lower()):
+            for char, folded in FOLDED:
+                for spelled in {folded.upper(), folded.lower()}:
+                    if spelled in written:
+                        yield written.replace(spelled, char, 1)
+
+
+def test_C1_a_mode_is_spelled_in_ascii(tmp_path: Path) -> None:
+    found = {*misspelled(MODES)}
+    assert "l\u0131ve" in found
+    path = tmp_path / "config.toml"
+    path.write_text('mode = "LIVE"\nlive_armed = true\n')
+    for typo in found:
+        loaded = load(str(path), {"mode": ("--mode", typo)})
+        assert (loaded.settings.mode, len(loaded.warnings)) == ("SHADOW", 1), typo
+        assert refused(tmp_path, f'mode = "{typo}"').code == 12
+
+
+def test_C2_an_ingest_is_spelled_in_ascii(tmp_path: Path) -> None:
+    found = {*misspelled([*INGEST_MODES, "mockws", "realws"])}
+    assert "\u017fynthetic" in found
+    for typo in found:
+        refused(tmp_path, "", engine__ingest_mode=typo)
+        refused(tmp_path, f'engine.ingest_mode = "{typo}"')
+
+
+def test_C7_what_the_environment_names_is_spelled_in_ascii() -> None:
+    for name, allowed in (("HYBRID_LOG", LOG_LEVELS), ("HYBRID_TRANSPORT", TRANSPORTS)):
+        found = {*misspelled(allowed)}
+        assert found
+        for typo in found:
+            with pytest.raises(ConfigError, match=name):
+                read_environment({name: typo}, 7)
+
+
+@pytest.mark.parametrize(
+    ("flag", "mode"), [("mockws", "MOCK_WS"), ("realws", "REAL_WS"), ("replay", "REPLAY"), ("Synthetic", "SYNTHETIC")]
+)
+def test_ingest_flags(tmp_path: Path, flag: str, mode: str) -> None:
+    (tmp_path / "ws_sources.toml").write_text('[[source]]\nname="a"\nurl="ws://h"\npriority=1\n')
+    assert accepted(tmp_path, "", engine__ingest_mode=flag).engine.ingest_mode == mode
+
+
+def test_C3_a_config_that_was_named_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nope\.toml: cannot be read: No such file"):
+        load(str(tmp_path / "nope.toml"), {})
+
+
+def test_C3_only_the_default_path_may_be_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load(None, {})
+    assert (loaded.settings, loaded.config_path) == (Settings(), None)
+    assert "defaults" in loaded.warnings[0][0]
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.toml").symlink_to("nowhere")
+    with pytest.raises(ConfigError):
+        load(None, {})
+
+
+def test_flags_override_the_file_and_the_file_the_defaults(tmp_path: Path) -> None:
+    got = accepted(tmp_path, "[engine]\nsample_every = 5\nvolume = 2\n", engine__sample_every=7)
+    assert (got.engine.sample_every, got.engine.volume, got.engine.price_step) == (7, 2.0, 0.05)
+
+
+def test_C4_a_mistake_in_a_flag_is_told_by_the_flag(tmp_path: Path) -> None:
+    error = refused(tmp_path, "[engine]\nsample_every = 5\n", engine__sample_every=0)
+    assert str(error).startswith("--engine__sample_every = 0: should be greater than or equal to 1")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "risk_caps.max_exposure_usd = 0",
+        "risk_caps.max_exposure_usd = -1.5",
+        "risk_caps.max_symbol_exposure_usd = nan",
+        "risk_caps.max_open_orders = 0",
+        "channels.tick_channel_size = 0",
+        "channels.signal_channel_size = 1_000_001",
+        "channels.persist_channel_size = 1.5",
+        "engine.tick_interval_ms = -500",
+        "engine.tick_interval_ms = 0",
+        "engine.heartbeat_interval_secs = 0",
+        "engine.heartbeat_interval_secs = inf",
+        "engine.feed_silence_secs = -1",
+        "engine.sample_every = 0",
+        "engine.sample_every = true",
+        "engine.sample_every = 1.0",
+        'engine.sample_every = "1"',
+        "engine.volume = true",
+        'engine.volume = "1"',
+        "engine.start_price = 0",
+        "engine.run_seconds = 0",
+        "engine.parse_error_limit = 0",
+        'engine.ws_url = "http://localhost"',
+        'engine.ws_url = "ws://"',
+        'engine.ws_url = "ws://h:99999"',
+        'engine.ws_url = "ws://h ost"',
+        'engine.ingest_mode = "MOCK"',
+        "engine.ingest_mode = 1",
+        "engine = 3",
+        "engine.ws_url = 1979-05-27",
+        "execution.fee_rate = 1.01",
+        "execution.fee_rate = -0.1",
+        "execution.slippage_bps = -1",
+        "execution.order_size = 0",
+        "persist.busy_timeout_ms = 999",
+        "persist.batch_size = 0",
+        "strategy.sma_short = 20",
+        'strategy.name = "hodl"',
+        "dashboard.port = 0",
+        "dashboard.port = 65536",
+        'app.db_path = ""',
+        'app.db_path = ":memory:"',
+        'app.db_path = "a\\u0000b"',
+        'app.symbol = ""',
+        'live_armed = "yes"',
+        "live_armed = 1",
+        "gate.trusted_keys = [1]",
+        'gate.trusted_keys = "k"',
+        'gate.trusted_keys = ["k"]',
+        f'gate.trusted_keys = ["{"A" * 43}="]',
+        f'gate.trusted_keys = ["ed25519:{"A" * 42}="]',
+        f'gate.trusted_keys = ["ed25519:{"A" * 42}B="]',
+        f'gate.trusted_keys = ["ed25519:{"A" * 43}="]',
+        f'gate.trusted_keys = ["{KEYS[0]}", "{KEYS[1]}", "{KEYS[0]}"]',
+        "gate.max_age_hours = 0",
+        "mode = 1",
+    ],
+)
+def test_C4_out_of_range_and_wrong_types_are_refused(tmp_path: Path, line: str) -> None:
+    error = refused(tmp_path, line)
+    key = line.partition(" ")[0]
+    assert str(error.details["key"]).startswith(key.partition(".")[0])
+    assert error.details["allowed"]
+    assert error.code == 12
+
+
+@pytest.mark.claim("R8", "C4")
+@pytest.mark.parametrize(("encoded", "says"), SMALL_ORDER, ids=range(len(SMALL_ORDER)))
+def test_a_key_for_which_anybody_can_sign_is_refused(tmp_path: Path, encoded: str, says: str) -> None:
+    weak = f"ed25519:{base64.b64encode(bytes.fromhex(encoded)).decode()}"
+    error = refused(tmp_path, f'gate.trusted_keys = ["{KEYS[0]}", "{weak}"]')
+    assert (error.code, error.details["key"]) == (12, "gate.trusted_keys[1]")
+    assert says in str(error)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "engine.heartbeat_interval_secs = 1",
+        "engine.feed_silence_secs = 0",
+        "execution.slippage_bps = 2.5",
+        "execution.fee_rate = 0",
+        "channels.tick_channel_size = 1",
+        "channels.tick_channel_size = 1_000_000",
+        f'gate.trusted_keys = ["{KEYS[0]}", "{KEYS[1]}"]',
+        'engine.ws_url = "wss://host:443/path?stream=x"',
+        "engine.run_seconds = 0.5",
+    ],
+)
+def test_C4_the_edges_of_the_ranges_are_allowed(tmp_path: Path, line: str) -> None:
+    accepted(tmp_path, line)
+
+
+@pytest.mark.parametrize(
+    ("line", "nearest"),
+    [
+        ("engine.sampl_every = 1", "engine.sample_every"),
+        ("engine.max_open_orders = 1", "risk_caps.max_open_orders"),
+        ("[enginee]", "engine"),
+        ("risk_caps.max_exposure = 1", "risk_caps.max_exposure_usd"),
+        ('ingest_mode = "REPLAY"', "engine.ingest_mode"),
+        ("engine.SAMPLE_EVERY = 1", "engine.sample_every"),
+    ],
+)
+def test_C4_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, line: str, nearest: str) -> None:
+    error = refused(tmp_path, line)
+    assert f"the nearest known one is {nearest}" in str(error)
+    assert error.details["nearest"] == nearest
+
+
+def test_C4_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    error = refused(tmp_path, "[engine]\nsample_every = 0\nvolume = -1\n[risk_caps]\nmax_open_orders = 0\n")
+    # The first one is the message, and stands nowhere a second time.
+    problems = error.details["problems"]
+    assert isinstance(problems, list)
+    assert len({str(error).removesuffix(" (and 2 more)"), *problems}) == 3
+    assert str(error).endswith(" (and 2 more)")
+
+
+def test_C4_a_syntax_error_has_line_and_column(tmp_path: Path) -> None:
+    error = refused(tmp_path, 'mode = "SHADOW"\ninvalid = [toml\n')
+    assert (error.details["line"], error.details["column"]) == (2, 12)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xef\xbb\xbfmode = 'SHADOW'",
+        b"mode = '\xff'",
+        b"a = " + b"[" * 5000,
+        b"a = 1\na = 2",
+        b"x" * (1024 * 1024 + 1),
+        b"engine.volume = 1" + b"0" * 5000,
+        b"\x00",
+    ],
+)
+def test_C4_what_is_no_toml_is_refused(tmp_path: Path, raw: bytes) -> None:
+    refused(tmp_path, raw)
+
+
+def test_C4_a_directory_is_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load(str(tmp_path), {})
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(raw=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_C4_any_bytes_load_or_raise_config_error(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(raw)
+    with suppress(ConfigError):
+        load(str(path), {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[engine]\napi_key = "HUSH"',
+        '[engine]\nws_url = "ws://user:HUSH@host/x"',
+        '[engine]\nws_url = "http://user:HUSH@host/x"',
+        '[engine]\nws_url = "http://host/x?token=HUSH"',
+        'secret_token = "HUSH"',
+        '[vault]\npassword = "HUSH"',
+        'keys = ["HUSH"]',
+    ],
+)
+def test_C4_secrets_never_appear(tmp_path: Path, text: str) -> None:
+    error = refused(tmp_path, text)
+    assert "HUSH" not in str(error) + json.dumps(error.details, default=str)
+
+
+def test_effective_config_is_plain_and_redacted(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[engine]\nws_url = "ws://h/x?token=HUSH"\ningest_mode = "REAL_WS"\n')
+    sources = path.with_name("ws_sources.toml")
+    sources.write_text('[[source]]\nname = "a"\nurl = "wss://h/y?token=HUSH"\npriority = 1\n')
+    shown = json.dumps(effective(load(str(path), {})))
+    assert "HUSH" not in shown
+    assert "ws://h/x?[redacted, SHA-256 " in shown
+    assert "wss://h/y?[redacted, SHA-256 " in shown
+    # What is not shown may say which market is streamed, so that another one is not the same configuration.
+    sources.write_text(sources.read_text().replace("HUSH", "SHHH"))
+    assert json.dumps(effective(load(str(path), {}))) != shown
+    assert redact_url("wss://u:p@h:1/x") == "wss://[redacted]@h:1/x"
+
+
+GOOD = '[[source]]\nname = "a"\nurl = "ws://h"\nkind = "ticker"\npriority = 1\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "source = []",
+        "[source]\nname = 'a'",
+        GOOD.replace("ws://h", "http://h"),
+        GOOD.replace("ws://h", "ws:///x"),
+        GOOD.replace('url = "ws://h"\n', ""),
+        GOOD.replace('name = "a"\n', ""),
+        GOOD.replace("priority = 1", 'priority = "1"'),
+        GOOD + 'venue = "kraken"',
+        GOOD + "colour = 3",
+        GOOD + GOOD,
+        "source = 3",
+        "not toml",
+    ],
+)
+def test_C6_real_ws_without_good_sources_is_refused(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "ws_sources.toml").write_text(text)
+    error = refused(tmp_path, '[engine]\ningest_mode = "REAL_WS"')
+    assert "ws_sources.toml" in str(error)
+
+
+def test_C6_the_earlier_sources_file_loads_best_priority_first(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(
+        '[[source]]\nname="gemini_btcusd"\nurl="wss://api.gemini.com/v1/marketdata/btcusd"\nkind="ticker"\npriority=99\n'
+        '[[source]]\nname="binance_btcusdt"\nurl="wss://stream.binance.com:9443/ws/btcusdt@trade"\nkind="ticker"\n'
+        "priority=1\n"
+    )
+    assert [source.name for source in load_sources(path)] == ["binance_btcusdt", "gemini_btcusd"]
+
+
+def test_C6_sources_are_not_looked_at_in_other_modes(tmp_path: Path) -> None:
+    (tmp_path / "ws_sources.toml").write_text("not toml")
+    accepted(tmp_path, "")
+
+
+def test_environment_defaults_and_mistakes() -> None:
+    assert read_environment({}, 7) == ("INFO", "picows", None, None)
+    with pytest.raises(ConfigError, match="HYBRID_LOG"):
+        read_environment({"HYBRID_LOG": "loud"}, 7)
+    with pytest.raises(ConfigError, match="HYBRID_TRANSPORT"):
+        read_environment({"HYBRID_TRANSPORT": "pigeon"}, 7)
+
+
+@pytest.mark.parametrize(
+    ("variables", "secs"),
+    [
+        ({"WATCHDOG_USEC": "2000000"}, 2.0),
+        ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "7"}, 2.0),
+        ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "8"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "x"}, None),
+    ],
+)
+def test_E5_the_watchdog_is_ours_only_when_it_names_us(variables: dict[str, str], secs: float | None) -> None:
+    assert read_environment(variables, 7).watchdog_secs == secs
+
+
+# --- any value at any key (C7) -------------------------------------------------------------------------------
+
+BARE = st.one_of(
+    st.integers().map(str),
+    st.integers(10**19, 10**400).map(str),
+    st.sampled_from(
+        ["9" * 5000, "0x" + "f" * 5000, "-0x1", "0x" + "f" * 20, "1e400", "-1e400", "1e308", "5e-324", "0.0"]
+    ),
+    st.sampled_from(["nan", "inf", "-inf", "true", "false", "1979-05-27", "07:32:00", "1979-05-27T07:32:00Z"]),
+    st.floats().map(repr),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20).map(json.dumps),
+    st.sampled_from(
+        ["ws://h", "ws://h:1/?a=b", "binance", "LIVE", "replay", "realws", "/", ".", "\\u0000", "x" * 5000]
+    ).map(lambda text: f'"{text}"'),
+)
+VALUE = st.recursive(
+    BARE,
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]")
+        | st.lists(inner, max_size=3).map(
+            lambda items: f"{{{', '.join(f'k{n} = {item}' for n, item in enumerate(items))}}}"
+        )
+        | st.integers(1, 400).map(lambda depth: "[" * depth + "]" * depth)
+    ),
+    max_leaves=6,
+)
+DOTTED_KEYS = [key for key, _ in schema.keys(Settings)]
+
+
+def outcome(path: Path) -> str:
+    """What becomes of a configuration: the effective one, or an error that names the key, what it is and what it may
+    be. Anything else that is raised is exit 1."""
+    try:
+        return json.dumps(effective(load(str(path), {})), allow_nan=False)
+    except ConfigError as refusal:
+        error = refusal
+    assert error.code == 12
+    assert len(str(error)) < 2000
+    json.dumps(error.details)
+    if "key" in error.details:
+        assert str(error.details["key"]) in str(error)
+        assert error.details.get("allowed")
+    return ""
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.dictionaries(st.sampled_from(DOTTED_KEYS), VALUE, min_size=1, max_size=3))
+def test_C7_any_type_at_any_key_is_taken_or_refused(tmp_path: Path, values: dict[str, str]) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
+    outcome(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["'x'", "0x" + "f" * 5000, "-1", "1e400", "nan", "true", "1979-05-27", "07:32:00", "[]", "[[1]]", "{}"],
+    ids=range(11),
+)
+def test_C7_each_type_at_each_key_is_taken_or_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "config.toml"
+    for key in DOTTED_KEYS:
+        path.write_text(f"{key} = {value}\n")
+        outcome(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.dictionaries(
+        st.sampled_from(["name", "url", "priority", "kind", "venue", "symbol", "markets", "x"]), VALUE, max_size=4
+    ),
+    whole=st.booleans(),
+)
+def test_C7_any_type_at_any_key_of_a_source_is_taken_or_refused(
+    tmp_path: Path, values: dict[str, str], whole: bool
+) -> None:
+    good = {"name": '"a"', "url": '"ws://h"', "priority": "1"} if whole else {}
+    path = tmp_path / "s.toml"
+    path.write_text("[[source]]\n" + "".join(f"{key} = {value}\n" for key, value in (good | values).items()))
+    with suppress(ConfigError):
+        load_sources(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a." * 400_000 + "a = 1",
+        "engine." + "a." * 400_000 + "a = 1",
+        "[" + "a." * 20_000 + "a]",
+        "engine.x = " + "[" * 900 + "]" * 900,
+        "engine.x = " + "{a = " * 300 + "1" + "}" * 300,
+        "".join(f"k{number} = 1\n" for number in range(50_000)),
+        f'"{"k" * 900_000}" = 1',
+        f'app.symbol = "{"s" * 900_000}"',
+    ],
+    ids=range(8),
+)
+def test_C7_depth_and_size_are_refused_in_few_words(tmp_path: Path, text: str) -> None:
+    error = refused(tmp_path, text)
+    assert len(str(error)) + len(json.dumps(error.details)) < 10_000
+
+
+def unusual(directory: Path) -> dict[str, str]:
+    """Paths at which there is no file."""
+    (directory / "directory").mkdir()
+    os.mkfifo(directory / "pipe")
+    (directory / "loop").symlink_to("loop")
+    (directory / "file").touch()
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(directory / "socket"))
+    return {
+        **{name: str(directory / name) for name in ("directory", "pipe", "loop", "socket")},
+        "too long": str(directory / ("x" * 300)),
+        "below a file": str(directory / "file" / "x"),
+        "device": "/dev/zero",
+        "memory": "/proc/self/mem",
+        "empty": "",
+    }
+
+
+def test_C7_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    for what, place in unusual(tmp_path).items():
+        with pytest.raises(ConfigError):
+            load(place, {})
+        with pytest.raises(ConfigError):
+            load("/dev/null", {"engine.ingest_mode": ("--ingest", "realws")}, place)
+        for key in ("app.db_path", "engine.replay_file"):
+            if what == "memory":
+                # A regular file by its mode; whoever opens it refuses it.
+                continue
+            with pytest.raises(ConfigError, match=key):
+                load("/dev/null", {"engine.ingest_mode": ("--ingest", "replay"), key: (f"--{key}", place)})
+
+
+@pytest.mark.parametrize("usec", ["", "-1", "1e6", "\u00b2", "\u0663", "9" * 5000, "1" + "0" * 30, " 1", "1_000"])
+def test_C7_a_watchdog_time_that_is_none(usec: str) -> None:
+    assert read_environment({"WATCHDOG_USEC": usec}, 7).watchdog_secs is None
+
+
+@given(st.text(st.characters(codec=None)))
+def test_C7_any_environment_is_taken_or_refused(value: str) -> None:
+    for name in ("HYBRID_LOG", "HYBRID_TRANSPORT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        with suppress(ConfigError):
+            read_environment({name: value}, 7)

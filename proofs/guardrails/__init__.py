@@ -1,0 +1,1 @@
+"""Guardrails, proven on the unit that an operator starts."""

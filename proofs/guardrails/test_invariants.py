@@ -1,0 +1,100 @@
+"""The invariants I1 to I6 as they show on the real unit; the property tests are beside the pure modules."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from harness.faults import nemesis
+from harness.faults.exchange import Exchange
+from proofs.fixtures.engine_unit import EngineUnit
+
+LAG_MS_MAX = 500.0
+"""Far below the busy timeout of 1000 ms for which a write that blocked the loop would stop it."""
+
+
+EACH_TICK = {"signal_every_n_ticks": 1}
+
+
+@pytest.mark.claim("I1", "R4")
+def test_orders_make_no_network_call(engine: EngineUnit, exchange: Exchange) -> None:
+    """With orders in full flow, the process has one connection: to the feed."""
+    engine.connect(exchange, engine=EACH_TICK)
+    exchange.send_ticks(50)
+    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=50)
+    pid = engine.show().main_pid
+    lines = engine.machine.run("ss", "--tcp", "--udp", "--numeric", "--processes", "--all", "--no-header").stdout
+    own = [line.split() for line in lines.splitlines() if f"pid={pid}," in line]
+    peers = [line[5] for line in own]
+    engine.expect(peers == [f"127.0.0.1:{exchange.port}"], f"connections of the engine: {own}")
+
+
+@pytest.mark.claim("I2", "R3")
+def test_caps_are_never_exceeded(engine: EngineUnit, exchange: Exchange) -> None:
+    """A position of at most 350 in orders of about 400: what would exceed it is vetoed, and the veto persisted."""
+    engine.connect(
+        exchange, engine=EACH_TICK,
+        strategy={"name": "sma_crossover", "sma_short": 1, "sma_long": 2},
+        execution={"order_size": 4.0}, risk_caps={"max_exposure_usd": 350.0, "max_symbol_exposure_usd": 350.0},
+    )  # fmt: skip
+    prices = [100.0 + (5.0 if number % 2 else -5.0) for number in range(40)]
+    exchange.send_raw([exchange.tick(number, price) for number, price in enumerate(prices, start=1)])
+    engine.wait_rows("SELECT COUNT(*) FROM signals WHERE veto = 'RISK_CAP'", at_least=5)
+    engine.mark()
+    beat = engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == len(prices)).fields
+    vetoed = engine.query("SELECT COUNT(*) FROM signals WHERE veto = 'RISK_CAP'")[0][0]
+    engine.expect(beat["risk_vetoes"] == vetoed, f"{beat['risk_vetoes']} vetoes counted, {vetoed} persisted")
+    position = Decimal(0)
+    for side, qty, price in engine.query("SELECT side, fill_qty, fill_price FROM trades ORDER BY id"):
+        position += Decimal(str(qty)) * (1 if side == "BUY" else -1)
+        engine.expect(abs(position) * Decimal(str(price)) <= 350, f"exposure {abs(position) * Decimal(str(price))}")
+
+
+@pytest.mark.claim("I3", "N9")
+def test_the_same_events_again_change_nothing(engine: EngineUnit, exchange: Exchange) -> None:
+    """Sent twice, over a reconnect and over a restart of the unit: the same rows."""
+    tables = ("ticks", "signals", "orders", "trades")
+    engine.connect(exchange, engine=EACH_TICK)
+    exchange.send_ticks(20)
+    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=20)
+    before = [engine.query(f"SELECT COUNT(*) FROM {table}") for table in tables]
+    with nemesis.disconnected(exchange):
+        engine.wait_log("connection lost")
+    exchange.wait_client(connections=2)
+    exchange.send_ticks(0, again=20)
+    engine.stop()
+    engine.start()
+    exchange.wait_client(connections=3)
+    exchange.send_ticks(0, again=20)
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == 20)
+    after = [engine.query(f"SELECT COUNT(*) FROM {table}") for table in tables]
+    engine.expect(after == before, f"rows before {before}, after {after}")
+
+
+@pytest.mark.claim("I4", "R5")
+def test_cash_position_and_fees_balance(engine: EngineUnit, exchange: Exchange) -> None:
+    engine.connect(exchange, engine=EACH_TICK, execution={"slippage_bps": 7, "fee_rate": 0.00075, "order_size": 0.3})
+    exchange.send_raw([exchange.tick(number, 100.0 + number / 7) for number in range(1, 41)])
+    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=40)
+    for side, qty, price, fees, cash in engine.query("SELECT side, fill_qty, fill_price, fees, cash_delta FROM trades"):
+        notional = Decimal(str(qty)) * Decimal(str(price)) * (1 if side == "BUY" else -1)
+        balance = Decimal(str(cash)) + notional + Decimal(str(fees))
+        engine.expect(balance == 0, f"{side} {qty} x {price}, fees {fees}, cash {cash}: off by {balance}")
+
+
+@pytest.mark.claim("I6", "B3")
+def test_loop_does_not_wait_for_the_disk(engine: EngineUnit, exchange: Exchange) -> None:
+    """Locked for longer than a write may wait: ticks are taken all the while and the loop stays prompt."""
+    engine.connect(exchange, engine=EACH_TICK)
+    exchange.send_ticks(5)
+    engine.wait_ticks(5)
+    with nemesis.locked(engine.database):
+        exchange.send_ticks(100)
+        engine.mark()
+        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == 105)
+        engine.wait("the word that a batch could not be written", lambda e: e.level == "WARN" and "lock" in e.message)
+        engine.mark()
+        beat = engine.wait_log("HEARTBEAT (G4)").fields
+    engine.expect(beat["loop_lag_ms_p99"] < LAG_MS_MAX, f"the loop was late by {beat['loop_lag_ms_p99']} ms")
+    engine.wait_ticks(105)

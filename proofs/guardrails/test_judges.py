@@ -1,0 +1,167 @@
+"""Each judge can still say no: what waits and expects, and the receipts of faults that did not land (contract V4).
+
+The sabotages rest on these, and run at night; a judge that always nods would leave all else green.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+
+import pytest
+
+from harness.base.clock import OsClock, poll
+from harness.base.errors import HarnessError, MachineError, Refuted
+from harness.faults import nemesis
+from harness.faults.exchange import Exchange
+from harness.faults.nemesis import Receipt
+from harness.machines.systemd import METRONOME
+from proofs.fixtures import soak_run
+from proofs.fixtures.dashboard_unit import DashboardUnit
+from proofs.fixtures.engine_process import Engine
+from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.soak_run import SOAK, WORK, SoakRun
+
+pytestmark = pytest.mark.claim("V4")
+
+SOON_SECS = 0.2
+
+
+def says_no(judge: Callable[[], object], why: str, kind: type[Exception] = Refuted) -> None:
+    """The judge must refuse, for this reason."""
+    with pytest.raises(kind, match=why):
+        judge()
+
+
+def test_judges_of_the_unit_say_no(engine: EngineUnit, exchange: Exchange) -> None:
+    """To what has not come, and to one more than has."""
+    engine.deadline_secs = SOON_SECS
+    says_no(lambda: engine.wait_ticks(1), "0 of 1 after")
+    says_no(lambda: engine.metronome.beats(1, watched=engine), "beat 0 of 1 times", MachineError)
+    engine.configure({"engine": {"sample_every": 0}})
+    says_no(engine.start, r"(?s)hybrid-engine.service did not start.*last journal lines")
+    engine.deadline_secs = 10.0
+    engine.connect(exchange)
+    exchange.send_ticks(5)
+    engine.wait_ticks(5)
+    engine.deadline_secs = SOON_SECS
+    says_no(lambda: engine.wait_ticks(6), "5 of 6 after")
+    says_no(lambda: engine.wait_rows("SELECT COUNT(*) FROM ticks WHERE price < 0", 1), "0 of 1 after")
+    says_no(lambda: engine.wait_log("no such event"), "'no such event' has not come within 0.2 s")
+    says_no(lambda: engine.wait_log("engine starting", lambda _: False), "has not come")
+    says_no(lambda: engine.wait("anything", lambda _: False), "anything has not come")
+    engine.wait_log("engine starting")
+    engine.mark()
+    says_no(lambda: engine.wait_log("engine starting"), "has not come")
+    engine.expect(True, "never said")
+    says_no(
+        lambda: engine.expect(False, "it is not so", "Restart"),
+        r"(?s)it is not so.*state: active.*set by: Restart=on-failure in",
+    )
+    engine.deadline_secs = 10.0
+    engine.kill()
+    engine.wait_restarts(1)
+    engine.deadline_secs = SOON_SECS
+    says_no(lambda: engine.wait_restarts(2), "was restarted 1 times within 0.2 s")
+    seen = engine.machine.systemctl("start", METRONOME) and engine.metronome.beats(2, watched=engine)
+    assert len(seen) >= 2
+
+
+def test_judges_of_the_controller_say_no(engine: EngineUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a decision that was not made, to one that is another, and to a controller that does not look or end."""
+    monkeypatch.setattr(soak_run, "DEADLINE_SECS", SOON_SECS)
+    engine.deadline_secs = SOON_SECS
+    soak = SoakRun(engine)
+    soak.prepare()
+    says_no(lambda: soak.wait("STALL"), "no STALL decision within 0.2 s")
+    decision = {"timestamp": "t", "state": "NORMAL", "action": "STALL", "reason": "r"}
+    engine.machine.path(f"{WORK}/soak_decisions.jsonl").write_text(json.dumps(decision) + "\n")
+    assert soak.wait("STALL") == decision
+    says_no(lambda: soak.wait("STALL", lambda one: one["reason"] == "another"), "no STALL decision")
+    says_no(lambda: soak.wait("ABORT"), "no ABORT decision")
+    engine.machine.path(f"{WORK}/soak_samples.jsonl").write_text("{}\n")
+    says_no(lambda: soak.wait_looks(1), "does not look any more")
+    says_no(lambda: soak.expect(False, "it is not so"), "(?s)it is not so.*STALL: r")
+    soak.expect(True, "never said")
+    engine.machine.run("systemd-run", f"--unit={SOAK}", "--collect", "sleep", "60").expect(0)
+    try:
+        says_no(lambda: soak.wait_end(SOON_SECS), "still runs after 0.2 s")
+    finally:
+        soak.stop()
+    soak.wait_end(SOON_SECS)
+
+
+def test_judges_of_the_dashboard_say_no(engine: EngineUnit) -> None:
+    dashboard = DashboardUnit(engine)
+    says_no(lambda: dashboard.expect(False, "it is not so"), "it is not so")
+    dashboard.expect(True, "never said")
+    says_no(lambda: dashboard.get("/"), "the dashboard does not answer /")
+
+
+def test_judges_of_the_exchange_say_no(exchange: Exchange) -> None:
+    says_no(lambda: exchange.wait_client(SOON_SECS), "no client connected", HarnessError)
+    says_no(lambda: exchange.wait_sent(1, SOON_SECS), "0 of 1 ticks sent", HarnessError)
+    says_no(lambda: exchange.wait_refusals(1, SOON_SECS), "0 of 1 handshakes refused", HarnessError)
+
+
+def test_judges_of_a_process_say_no(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, "--seconds", "0.1")
+    engine.wait_line("engine starting")
+    assert engine.wait_exit() == 0
+    says_no(lambda: engine.wait_line("no such line"), "no line 'no such line'", AssertionError)
+    says_no(lambda: engine.wait_line("engine starting", lambda _: False), "no line", AssertionError)
+    says_no(lambda: engine.wait_heartbeats(1000), "no line 'HEARTBEAT", AssertionError)
+
+
+def no_receipt(fault: AbstractContextManager[Receipt], why: str) -> None:
+    """The fault must say that it did not land, before anybody believes in it."""
+    with pytest.raises(HarnessError, match=why), fault as receipt:
+        pytest.fail(f"a receipt for nothing: {receipt}")
+
+
+def test_a_fault_that_did_not_land_has_no_receipt(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nemesis, "LAND_SECS", SOON_SECS)
+    monkeypatch.setattr(nemesis._await, "__defaults__", (SOON_SECS,))
+    no_receipt(nemesis.disconnected(exchange), "nobody was connected, so no connection was cut")
+    no_receipt(nemesis.half_open(exchange), "nobody was connected, so no connection is half-open")
+    no_receipt(nemesis.garbage(exchange, ["{"]), "nobody was connected, so nobody got any garbage")
+    no_receipt(nemesis.refusing(exchange, 503), "did not land: waited 0.2 s for a handshake to be refused")
+    no_receipt(nemesis.slow(exchange, 0.1), "did not land: waited 0.2 s for a handshake")
+    # Whoever opened the port again in between.
+    for name in ("close_port", "open_port"):
+        monkeypatch.setattr(exchange, name, lambda: None)
+    no_receipt(nemesis.unreachable(exchange), "answers 0")
+    # A database in a mode in which a lock excludes nobody.
+    database = tmp_path / "x.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    monkeypatch.setattr(
+        nemesis.sqlite3, "connect", lambda *args, **options: sqlite3.dbapi2.connect(":memory:", isolation_level=None)
+    )
+    no_receipt(nemesis.locked(database), "takes a second writer")
+
+
+def test_a_fault_of_the_unit_that_did_not_land_has_no_receipt(
+    engine: EngineUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signals that reach nobody, pressure that does not rise, a disk with room left."""
+    monkeypatch.setattr(nemesis._await, "__defaults__", (SOON_SECS,))
+    engine.configure({})
+    engine.start()
+    monkeypatch.setattr(engine, "kill", lambda name="KILL": None)
+    no_receipt(nemesis.paused(engine), r"did not land: waited 0.2 s for process \d+ to stop")
+    no_receipt(nemesis.killed(engine), r"did not land: waited 0.2 s for process \d+ to die")
+    machine, run = engine.machine, engine.machine.run
+    monkeypatch.setattr(
+        machine, "run", lambda *argv, **more: run(*(["true"] if argv[0] == "systemd-run" else argv), **more)
+    )
+    no_receipt(nemesis.cpu_load(machine), "did not land: waited 0.2 s for the hog to run")
+
+
+def test_poll_says_no() -> None:
+    assert poll(lambda: None, OsClock(), SOON_SECS) is None

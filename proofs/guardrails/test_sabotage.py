@@ -1,0 +1,157 @@
+"""Every proof can fail: under its sabotage it is refuted, for the expected reason (contract V4).
+
+The baseline is proven first, with the same call. Then the sabotage is put in place and confirmed to be in effect,
+the proof must be refuted, and afterwards the unit is as it was.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.base.errors import HarnessError, Refuted
+from harness.faults.exchange import Exchange
+from harness.proving.sabotage import CATALOGUE, Patch, Sabotage, find
+from proofs.fixtures.dashboard_unit import served
+from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.soak_run import controller
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SABOTAGED_DEADLINE_SECS = 3.0
+"""What a sabotaged unit is waited for: the baseline just did it in less."""
+
+EFFECTIVE = ("DropInPaths", "BindReadOnlyPaths", "Restart", "RestartPreventExitStatus", "KillSignal", "User")
+
+
+def proof_of(entry: Sabotage) -> Callable[..., object]:
+    """The function that a sabotage is for, in whichever room of the proofs it is."""
+    module, _, function = entry.proof.partition("::")
+    (path,) = (ROOT / "proofs").rglob(f"{module}.py")
+    return getattr(importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)), function)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def called(entry: Sabotage, request: pytest.FixtureRequest) -> Iterator[Callable[[], object]]:
+    """The proof as a call without arguments, on a fresh unit and with an exchange of its own."""
+    proof = proof_of(entry)
+    engine = request.getfixturevalue("engine")
+    with ExitStack() as stack:
+        # Last of all: a controller that still runs would start it again meanwhile.
+        stack.callback(engine.down)
+        arguments = dict(entry.params)
+        for name, parameter in inspect.signature(proof).parameters.items():
+            if parameter.annotation == Exchange.__name__:
+                arguments[name] = stack.enter_context(Exchange())
+            elif name == "soak":
+                arguments[name] = stack.enter_context(controller(engine))
+            elif name == "dashboard":
+                arguments[name] = stack.enter_context(served(engine))
+            elif name not in arguments:
+                arguments[name] = request.getfixturevalue(name)
+        engine.down()
+        engine.wipe()
+        yield lambda: proof(**arguments)
+
+
+def reported(entry: Sabotage, record_property: Callable[[str, object], None]) -> dict[str, object]:
+    """The entry's line in the report, to be filled in as it goes."""
+    result: dict[str, object] = {
+        "id": entry.id, "guardrail": entry.guardrail, "breaks": entry.breaks, "proof": entry.proof,
+        "confirmed": "", "verdict": "proven", "reason": "",
+    }  # fmt: skip
+    record_property("sabotage", result)
+    return result
+
+
+def expect_refuted(entry: Sabotage, proof: Callable[[], object], result: dict[str, object]) -> None:
+    """The proof must turn red, for the expected reason."""
+    try:
+        with pytest.raises(AssertionError, match=entry.reason) as refuted:
+            proof()
+    except AssertionError as error:
+        result.update(verdict="refuted for another reason", reason=str(error).splitlines()[0])
+        raise
+    result.update(verdict="refuted", reason=str(refuted.value).splitlines()[0])
+
+
+@pytest.mark.sabotage
+@pytest.mark.claim("V4")
+@pytest.mark.parametrize("entry", [entry for entry in CATALOGUE if entry.installed], ids=lambda entry: entry.id)
+def test_sabotage_is_caught(
+    entry: Sabotage,
+    engine: EngineUnit,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
+) -> None:
+    with called(entry, request) as proof:
+        try:
+            proof()
+        except Refuted as error:
+            raise HarnessError(f"{entry.proof} is refuted without any sabotage: {error}") from error
+    before = [engine.property(name) for name in EFFECTIVE]
+    result = reported(entry, record_property)
+    with engine.sabotaged(entry) as confirmed, called(entry, request) as proof:
+        result["confirmed"] = confirmed
+        engine.deadline_secs = SABOTAGED_DEADLINE_SECS
+        expect_refuted(entry, proof, result)
+    after = [engine.property(name) for name in EFFECTIVE]
+    assert after == before, "the sabotage left something behind"
+
+
+@pytest.mark.sabotage
+@pytest.mark.claim("V4")
+@pytest.mark.parametrize("entry", [entry for entry in CATALOGUE if not entry.installed], ids=lambda entry: entry.id)
+def test_sabotage_of_what_a_proof_imports_is_caught(
+    entry: Sabotage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The proof's processes find a patched package before the true one."""
+    assert entry.patch is not None
+    proof = proof_of(entry)
+    (tmp_path / "true").mkdir()
+    proof(tmp_path / "true", **entry.params)
+    result = reported(entry, record_property)
+    package = entry.patch.module.partition("/")[0]
+    patched = tmp_path / "packages" / entry.patch.module
+    shutil.copytree(ROOT / package, tmp_path / "packages" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    patched.write_text(entry.patch.apply(patched.read_text()))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    find_it = f"import {package}; print({package}.__file__)"
+    found = subprocess.run([sys.executable, "-c", find_it], cwd=tmp_path, capture_output=True, text=True, check=True)
+    if found.stdout.strip() != str(tmp_path / "packages" / package / "__init__.py"):
+        raise HarnessError(f"sabotage {entry.id} is not in effect: processes import {found.stdout}")
+    result["confirmed"] = found.stdout.strip()
+    (tmp_path / "sabotaged").mkdir()
+    expect_refuted(entry, lambda: proof(tmp_path / "sabotaged", **entry.params), result)
+
+
+def test_catalogue() -> None:
+    ids = [entry.id for entry in CATALOGUE]
+    assert len(set(ids)) == len(ids)
+    for entry in CATALOGUE:
+        assert entry.directives or entry.patch, f"{entry.id} breaks nothing"
+        proof = proof_of(entry)
+        taken = set(inspect.signature(proof).parameters)
+        assert taken >= set(entry.params), f"{entry.id}: {entry.proof} takes {taken}"
+        assert entry.installed or taken == {"tmp_path", *entry.params}, f"{entry.id}: {entry.proof} takes {taken}"
+        assert find(entry.id) is entry
+    with pytest.raises(KeyError, match="restart-on-12"):
+        find("no-such")
+
+
+def test_a_patch_must_fit_exactly_once() -> None:
+    assert Patch("m.py", "a = 1", "a = 2").apply("a = 1\nb = 1\n") == "a = 2\nb = 1\n"
+    for source in ("b = 1", "a = 1 a = 1"):
+        with pytest.raises(ValueError, match="expected once"):
+            Patch("m.py", "a = 1", "a = 2").apply(source)

@@ -1,0 +1,47 @@
+"""sampling: of what the exchange sent, every Nth tick is processed, exactly, across reconnects (contract N7, N9)."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.faults import nemesis
+from harness.faults.exchange import Exchange
+from proofs.fixtures.engine_unit import EngineUnit
+
+TICKS = 600
+CUTS = 3
+
+
+@pytest.mark.claim("sampling", "N7", "N9", "S3")
+@pytest.mark.parametrize("every", [1, 5, 10, 20])
+def test_processed_is_received_over_n_across_reconnects(engine: EngineUnit, exchange: Exchange, every: int) -> None:
+    engine.configure(
+        {
+            "engine": {
+                "ingest_mode": "MOCK_WS", "ws_url": exchange.url, "sample_every": every, "max_backoff_secs": 0.1,
+                "max_connects_per_minute": 60_000,
+            },
+            "persist": {"flush_interval_ms": 10},
+        }
+    )  # fmt: skip
+    engine.start()
+    for part in range(CUTS + 1):
+        exchange.wait_client(connections=part + 1)
+        exchange.send_ticks(TICKS // (CUTS + 1), again=20 if part else 0)
+        engine.wait_ticks(exchange.sent // every)
+        if part < CUTS:
+            with nemesis.disconnected(exchange):
+                engine.wait_log("connection lost")
+            engine.mark()
+    engine.stop()
+    final = engine.wait_log("FINAL METRICS").fields
+    engine.expect(exchange.sent == TICKS, f"the exchange sent {exchange.sent} distinct ticks, not {TICKS}")
+    engine.expect(final["ingest_received"] == exchange.sent, f"{final['ingest_received']} of {exchange.sent} received")
+    engine.expect(
+        final["ingest_processed"] == exchange.sent // every,
+        f"processed {final['ingest_processed']}, expected {exchange.sent} // {every}",
+    )
+    engine.expect(final["duplicates"] == exchange.sent_again > 0, f"duplicates: {final['duplicates']}")
+    engine.expect(final["reconnects"] >= CUTS, f"{final['reconnects']} reconnects, {CUTS} cuts")
+    stored = engine.tick_count()
+    engine.expect(stored == exchange.sent // every, f"{stored} rows, expected {exchange.sent // every}")

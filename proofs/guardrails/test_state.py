@@ -1,0 +1,73 @@
+"""Where the engine keeps its state, and as whom: a static user, also with a disk of its own, and after an older install
+(contract O1)."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.base.errors import Unavailable
+from proofs.fixtures.engine_unit import EngineUnit
+
+FAST = {"engine": {"tick_interval_ms": 20, "heartbeat_interval_secs": 0.5}, "persist": {"flush_interval_ms": 20}}
+
+OLD_UID = "61234"
+"""Of those that systemd gives to dynamic users."""
+
+MOVED = """\
+[Service]
+StateDirectory=
+StateDirectory=hybrid-moved
+StateDirectoryMode=0750
+WorkingDirectory=%S/hybrid-moved
+"""
+
+
+def in_private_machine(engine: EngineUnit) -> None:
+    if engine.machine.kind != "private":
+        raise Unavailable("a disk is mounted, and another state directory used", "use --systemd=private")
+
+
+@pytest.mark.claim("O1")
+def test_a_disk_of_its_own_below_the_state_directory(engine: EngineUnit) -> None:
+    """Mounted before the start and owned by the engine's user, as docs/operating.md says."""
+    in_private_machine(engine)
+    place = f"{engine.machine.layout.state}/data"
+    engine.machine.path(place).mkdir()
+    engine.machine.run("mount", "-t", "tmpfs", "-o", "mode=0750", "disk", place).expect(0)
+    try:
+        engine.machine.run("chown", "hybrid-engine:hybrid-engine", place).expect(0)
+        engine.configure(FAST)
+        engine.start()
+        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields.get("persist_count", 0) > 0)
+        found = engine.machine.run("stat", "--format=%U:%G %a", f"{place}/bot.db", f"{place}/bot.db-shm").stdout
+        engine.expect(found == "hybrid-engine:hybrid-engine 640\n" * 2, f"the database is {found!r}")
+    finally:
+        engine.down()
+        engine.machine.run("umount", place).expect(0)
+
+
+@pytest.mark.claim("O1")
+def test_what_a_dynamic_user_left_is_taken_over(engine: EngineUnit) -> None:
+    """An older install had DynamicUser=yes: its state lies below /var/lib/private, under a user id that nobody has."""
+    in_private_machine(engine)
+    engine.configure(FAST)
+    old, new = "/var/lib/private/hybrid-moved", "/var/lib/hybrid-moved"
+    engine.write_drop_in("40-moved", MOVED)
+    try:
+        engine.drop_in("50-old", "[Service]\nDynamicUser=yes\n")
+        engine.start()
+        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields.get("persist_count", 0) > 0)
+        engine.stop()
+        engine.machine.run("chown", "-R", f"{OLD_UID}:{OLD_UID}", old).expect(0)
+        engine.remove_drop_in("50-old")
+        engine.start()
+        state = engine.wait_log("initial database state")
+        engine.expect(state.fields["ticks_id_max"] > 0, f"it began anew: {state.fields}")
+        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields.get("persist_count", 0) > 0)
+        found = engine.machine.run("stat", "--format=%F %U %a", new).stdout.strip()
+        engine.expect(found == "directory hybrid-engine 750", f"the state directory is {found!r}")
+        engine.expect(engine.machine.run("test", "-e", old).status == 1, f"{old} is still there")
+    finally:
+        engine.down()
+        engine.remove_drop_in("40-moved")
+        engine.machine.run("rm", "-rf", old, new).expect(0)

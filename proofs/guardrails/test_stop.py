@@ -1,0 +1,96 @@
+"""Stopping is clean: exit 0, and everything that was received is on disk (contract E4, S13)."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.faults import nemesis
+from harness.faults.exchange import Exchange
+from proofs.fixtures.engine_unit import EngineUnit
+
+
+def run_and_feed(engine: EngineUnit, exchange: Exchange) -> None:
+    exchange.feed(interval_secs=0.001)
+    engine.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url}})
+    engine.start()
+    exchange.wait_sent(100)
+
+
+def expect_clean_end(engine: EngineUnit) -> None:
+    final = engine.wait_log("FINAL METRICS").fields
+    state = engine.show()
+    engine.expect(
+        (state.active, state.result, state.exec_main_status) == ("inactive", "success", 0),
+        "the engine did not end cleanly",
+    )
+    stored = engine.tick_count()
+    engine.expect(
+        stored == final["ingest_received"] > 0,
+        f"{final['ingest_received']} ticks received, {stored} in the database",
+    )
+    engine.expect(engine.query("PRAGMA integrity_check") == [("ok",)], "the database is damaged")
+
+
+@pytest.mark.claim("E4", "S13")
+def test_systemctl_stop_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
+    run_and_feed(engine, exchange)
+    engine.stop()
+    expect_clean_end(engine)
+
+
+@pytest.mark.claim("E4", "S13")
+def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
+    """Ctrl-C: a clean end by itself, so systemd does not restart it."""
+    run_and_feed(engine, exchange)
+    engine.kill("INT")
+    engine.wait("the end of the unit", lambda e: e.message.endswith("Deactivated successfully."))
+    expect_clean_end(engine)
+    engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
+
+
+@pytest.mark.claim("E6", "S13")
+@pytest.mark.parametrize("signal", ["HUP", "QUIT"])
+def test_hangup_and_quit_in_full_flow(engine: EngineUnit, exchange: Exchange, signal: str) -> None:
+    """The terminal that started it is closed, or somebody presses Ctrl-\\."""
+    run_and_feed(engine, exchange)
+    engine.kill(signal)
+    engine.wait("the end of the unit", lambda e: e.message.endswith("Deactivated successfully."))
+    expect_clean_end(engine)
+    engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
+
+
+@pytest.mark.claim("E6")
+@pytest.mark.parametrize("signal", ["USR1", "USR2", "ALRM", "RTMIN+1"])
+def test_a_signal_that_means_nothing(engine: EngineUnit, exchange: Exchange, signal: str) -> None:
+    """Neither the run nor its end is another one."""
+    run_and_feed(engine, exchange)
+    pid = engine.show().main_pid
+    engine.kill(signal)
+    told = engine.wait_log("signal ignored")
+    engine.expect(told.fields["signal"] == f"SIG{signal}", f"the log says {told.fields['signal']}")
+    exchange.wait_sent(exchange.sent + 100)
+    engine.expect(engine.show().main_pid == pid, "another process runs")
+    engine.stop()
+    expect_clean_end(engine)
+
+
+@pytest.mark.claim("D3", "N9")
+def test_sigkill_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
+    """Whole batches only, the engine goes on where it was, and what is sent again is not stored again."""
+    exchange.feed(interval_secs=0.001, again=100)
+    engine.connect(exchange, engine={"signal_every_n_ticks": 2})
+    engine.wait_ticks(50)
+    with nemesis.killed(engine):
+        engine.wait_restarts(1)
+    before = engine.tick_count()
+    engine.expect(engine.query("PRAGMA integrity_check") == [("ok",)], "the database is damaged")
+    engine.wait_ticks(before + 200)
+    # What one batch holds is there together: a signal with its order, its transition and its fill.
+    (counts,) = engine.query(
+        "SELECT (SELECT count(*) FROM signals WHERE veto IS NULL), (SELECT count(*) FROM orders),"
+        " (SELECT count(*) FROM order_events), (SELECT count(*) FROM trades)"
+    )
+    engine.expect(len(set(counts)) == 1, f"a batch is there by half: signals, orders, transitions, fills {counts}")
+    twice = engine.query("SELECT COUNT(*) FROM (SELECT 1 FROM ticks GROUP BY trade_id HAVING COUNT(*) > 1)")
+    engine.expect(twice == [(0,)], f"a trade is stored twice: {twice}")
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] > 0)

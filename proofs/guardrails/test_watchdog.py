@@ -1,0 +1,91 @@
+"""Without any controller, systemd's watchdog ends what hangs, and leaves alone what is merely quiet (contract E5)."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.faults import nemesis
+from harness.faults.exchange import Exchange
+from harness.proving.sabotage import Patch
+from proofs.fixtures.engine_unit import EngineUnit
+
+
+@pytest.mark.claim("E5", "stall")
+def test_paused_engine_is_restarted_by_the_watchdog(watched: EngineUnit) -> None:
+    watched.configure({"engine": {"tick_interval_ms": 10}})
+    watched.start()
+    before = watched.show()
+    with nemesis.paused(watched):
+        watched.expect(watched.show().active == "active", "systemd noticed a pause that it cannot see")
+        watched.wait("the watchdog report of systemd", lambda e: "Watchdog timeout" in e.message)
+        watched.wait_restarts(1)
+    watched.wait_log("HEARTBEAT (G4)", lambda entry: entry.pid != before.main_pid)
+
+
+@pytest.mark.claim("E5")
+def test_quiet_market_is_not_stuck(watched: EngineUnit, exchange: Exchange) -> None:
+    """Connected, and not one tick for several watchdog periods."""
+    watched.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "heartbeat_interval_secs": 0.7}})
+    watched.start()
+    exchange.wait_client()
+    for _ in range(3):
+        watched.wait_log("HEARTBEAT (G4)")
+        watched.mark()
+    state = watched.show()
+    watched.expect((state.active, state.n_restarts) == ("active", 0), "a quiet market was taken for a hang")
+
+
+@pytest.mark.claim("E5", "N5")
+def test_slow_server_is_no_hang(watched: EngineUnit, exchange: Exchange) -> None:
+    """A handshake that takes longer than the watchdog's period is waited for, and the engine lives meanwhile."""
+    exchange.feed(interval_secs=0.02)
+    watched.connect(exchange)
+    # The fault's receipt comes with the late handshake itself, so the mark must be set before the fault.
+    watched.wait_log("connected")
+    watched.mark()
+    with nemesis.slow(exchange, 1.0):
+        watched.wait_log("connected")
+    before = watched.tick_count()
+    watched.wait_ticks(before + 5)
+    watched.expect(watched.show().n_restarts == 0, "a slow server was taken for a hang of the engine")
+
+
+STUCK = {
+    "event-loop": Patch(
+        "engine/pipeline.py",
+        '            self._liveness.answer("strategy")\n',
+        '            self._liveness.answer("strategy")\n'
+        '            __import__("time").sleep(3600 if self._ingest.tick_count > 5 else 0)\n',
+    ),
+    "strategy": Patch(
+        "engine/pipeline.py",
+        '            self._liveness.answer("strategy")\n',
+        '            self._liveness.answer("strategy")\n'
+        "            await asyncio.sleep(3600 if self._ingest.tick_count > 5 else 0)\n",
+    ),
+    "ingest": Patch(
+        "engine/ingest/feeds.py",
+        "            await self._bell.wait(next_at)\n",
+        "            await asyncio.sleep(3600)\n",
+    ),
+    "persist": Patch(
+        "engine/storage/ledger.py",
+        "            written = self._write_rows(batch)\n",
+        '            __import__("time").sleep(3600)\n            written = self._write_rows(batch)\n',
+    ),
+}
+
+
+@pytest.mark.claim("E5")
+@pytest.mark.parametrize("what", STUCK)
+def test_stuck_part_is_restarted_by_the_watchdog(watched: EngineUnit, what: str) -> None:
+    """One part of the engine hangs, the rest lives: READY was sent, the process runs, and yet it is ended."""
+    # So few ticks that a stuck writer does not end in an overload before.
+    watched.configure(
+        {"engine": {"tick_interval_ms": 50}, "persist": {"busy_timeout_ms": 1000, "flush_interval_ms": 50}}
+    )
+    with watched.patched(STUCK[what]):
+        watched.start()
+        watched.wait("the watchdog report of systemd", lambda e: "Watchdog timeout" in e.message)
+        watched.wait_restarts(1)
+        watched.down()

@@ -1,0 +1,374 @@
+"""The buglog is a pure function of the record (contract V2)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import tracemalloc
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.base import escape
+from harness.evidence import buglog
+from harness.evidence.buglog import Document, Steps
+
+pytestmark = pytest.mark.claim("V2")
+
+RUN = "1795423471-79f75afc"
+PROOF = "proofs/guardrails/test_exit12.py::test_stays_down[case]"
+CLAUSES = {
+    "G0": "| G0 | SHADOW is the default | no config: SHADOW |",
+    "exit12": "| exit12 | E2, E3 | the matrix |",
+    "E2": "* E2 Exit 12 under the real unit: state `failed`.",
+    "V5": "* V5 **Proof bundle.** An in-toto statement.",
+}
+
+
+def line(seq: int, kind: str, proof: str = PROOF, **facts: Any) -> dict[str, Any]:
+    at = 1795423471.5 + seq
+    envelope = {"run": RUN, "worker": "gw0", "seq": seq, "at": at, "proof": proof, "type": kind}
+    return {**envelope, "sha256": f"{seq:064x}", **facts}
+
+
+def verdict(
+    seq: int, proof: str, claims: list[str], verdict: str, reason: str = "", seconds: float = 0.5
+) -> dict[str, Any]:
+    facts = {"claims": claims, "verdict": verdict, "reason": reason, "seconds": seconds, "about": "What it is about."}
+    return line(seq, "verdict", proof, **facts)
+
+
+END: dict[str, Any] = {
+    "lines": 15, "counts": {}, "interrupted": False, "systemd": "private", "planned": [], "accepted_unproven": [],
+}  # fmt: skip
+BEATS = [
+    line(
+        20 + number, "journal", by="hybrid-engine",
+        message=json.dumps({"level": "INFO", "fields": {
+            "message": "HEARTBEAT (G4)", "ingest_received": 10 * number, "ingest_processed": 5 * number,
+            "tick_rows_written": number, **{f"zero_{zero}": 0 for zero in range(9)},
+        }}),
+    )
+    for number in range(1, 4)
+]  # fmt: skip
+RECORD = [
+    line(1, "run", proof="", systemd="private", facts={"kernel": "Linux 6.18"}, clauses=CLAUSES),
+    line(2, "machine", proof="", variant="private", name="proof-1-gw0", event="booted"),
+    line(3, "write", path="/proc/77/root/etc/hybrid-engine/config.toml", text="invalid = [toml\n"),
+    line(4, "intent", argv=["nsenter", "-t", "77", "-a", "systemctl", "start", "a b.service"], cwd="/", environment=""),
+    line(
+        5,
+        "journal",
+        by="engine",
+        message='{"level":"ERROR","fields":{"message":"bad <config>","key":"x"},"target":"t"}',
+    ),
+    line(6, "result", intent=4, status=1, stdout="", stderr="<script>alert(1)</script> ```\n", seconds=0.25),
+    line(7, "journal", by="systemd", message="Started."),
+    line(8, "intent", argv=["systemctl", "show"], cwd="/", environment=""),
+    *BEATS,
+    line(30, "unit", proof="", name="hybrid-engine.service", text="[Service]\nRestart=on-failure\n"),
+    verdict(31, PROOF, ["E2", "exit12"], "refuted", "it | restarted\n  state: <failed>", 1.25),
+    verdict(32, "proofs/test_a.py::test_fine", ["G0"], "proven"),
+    line(33, "end", proof="", **{**END, "planned": ["V5"]}),
+]  # fmt: skip
+SABOTAGE = [
+    line(1, "run", proof="", systemd="private", facts={"commit": "c" * 40, "tree": "clean"}, clauses={}) | {"run": "2"},
+    line(2, "sabotage", proof="", id="restart-on-12", guardrail="exit12", breaks="it is restarted <for ever>",
+         confirmed="x", verdict="refuted", reason="restarted 3 times"),
+    verdict(4, "proofs/guardrails/test_sabotage.py::test_sabotage_is_caught[x]", ["V4"], "proven") | {"run": "2"},
+    line(3, "sabotage", proof="", id="blind", guardrail="G0", breaks="nothing is seen",
+         confirmed="x", verdict="proven", reason=""),
+]  # fmt: skip
+
+
+def document(record: list[dict[str, Any]] = RECORD, sabotage: list[dict[str, Any]] | None = None) -> Document:
+    return buglog.document(lambda: record, None if sabotage is None else lambda: sabotage)
+
+
+def rendered(doc: Document | None = None) -> tuple[str, str]:
+    """Markdown and HTML."""
+    texts = buglog.render(doc or document())
+    return next(text for name, text in texts.items() if name.endswith(".md")), next(
+        text for name, text in texts.items() if name.endswith(".html")
+    )
+
+
+class Page(HTMLParser):
+    """What a browser would make of it: elements with their attributes, and all text that is no script or style."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "br", "input", "line", "rect", "polyline", "circle"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._open:
+            while self._open.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self._open):
+            self.text += data
+
+
+def test_same_record_same_bytes() -> None:
+    assert rendered() == rendered()
+    assert buglog.render(document(sabotage=SABOTAGE)) == buglog.render(document(sabotage=SABOTAGE))
+
+
+def test_named_after_date_and_run() -> None:
+    assert set(buglog.render(document())) == {f"BUG_2026-11-23_proofs-{RUN}.md", f"BUG_2026-11-23_proofs-{RUN}.html"}
+
+
+def test_refuted_comes_first_and_makes_the_whole_refuted() -> None:
+    doc = document()
+    assert (doc.verdict, doc.counts) == ("refuted", {"refuted": 1, "unproven": 0, "proven": 1})
+    assert [proof.verdict for proof in doc.proofs] == ["refuted", "proven"]
+
+
+def test_guardrails_and_clauses_with_their_verdicts() -> None:
+    doc = document()
+    assert [(clause.id, clause.verdict, clause.proofs) for clause in doc.guardrails] == [
+        ("G0", "proven", 1),
+        ("exit12", "refuted", 1),
+    ]
+    assert {clause.id: clause.verdict for members in doc.clauses.values() for clause in members} == {
+        "E2": "refuted",
+        "V5": "planned",
+    }
+    for text in rendered(doc):
+        assert "SHADOW is the default" in text
+
+
+def test_commands_show_status_output_and_interruption() -> None:
+    steps = list(document().proofs[0].steps)
+    assert [step.kind for step in steps][:5] == ["write", "command", "journal", "journal", "command"]
+    assert steps[0].title == "/etc/hybrid-engine/config.toml"
+    assert steps[1].title == "systemctl start 'a b.service'"
+    assert steps[1].note == "exit 1, 250 ms"
+    assert steps[2].title == "engine: ERROR bad <config> key=x"
+    assert steps[3].level == "systemd"
+    assert steps[4].note == "interrupted on the host: no result was recorded"
+    assert steps[5].title.endswith("ingest_received=10 ingest_processed=5 tick_rows_written=1 (0: 9 others)")
+
+
+def test_pictures() -> None:
+    """When each proof ran, what happened in one, and its ticks."""
+    proof = document().proofs[0]
+    assert "<svg" in proof.timeline
+    assert "<svg" in proof.chart
+    assert sum(tag == "svg" for tag, _ in Page(rendered()[1]).elements) == 3
+
+
+def test_unit_and_sabotages() -> None:
+    for text in rendered(document(sabotage=SABOTAGE)):
+        assert "Restart=on-failure" in text
+        assert "MISSED" in text
+        assert "restarted 3 times" in text
+        assert "<for ever>" not in text
+    by_letter = document(sabotage=SABOTAGE).clauses
+    assert [(clause.id, clause.verdict) for clause in by_letter["V"]] == [("V5", "planned"), ("V4", "proven")]
+    assert "None were run" in rendered()[1]
+
+
+def test_a_record_without_an_end_proves_nothing() -> None:
+    """Neither the whole, nor the proof in the middle of which it was cut off."""
+    all_proven = [one for one in RECORD if one["proof"] != PROOF]
+    assert document(all_proven).verdict == "proven"
+    assert document(all_proven[:-1]).verdict == "unproven"
+    doc = document([one for one in RECORD if one["type"] not in ("end", "verdict")])
+    assert [(one.verdict, "cut off" in one.reason) for one in doc.proofs] == [("unproven", True)]
+    for text in rendered(doc):
+        assert "The record has no end" in text
+
+
+@pytest.mark.claim("V7")
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ({"state": "interrupted", "interrupted": True, "selected": 22, "never_ran": 16, "collected": 30},
+         "16 of the 22 proofs"),
+        ({"state": "partial", "selected": 1, "never_ran": 0, "collected": 30}, "1 of 30 were chosen"),
+        ({"interrupted": True}, "was interrupted"),
+    ],
+    ids=["interrupted", "partial", "older-record"],
+)  # fmt: skip
+def test_less_than_all_is_not_green(end: dict[str, Any], says: str) -> None:
+    all_proven = [one for one in RECORD if one["proof"] != PROOF and one["type"] != "end"]
+    doc = document([*all_proven, line(33, "end", proof="", **{**END, **end})])
+    assert (doc.verdict, doc.counts["proven"]) == ("unproven", 1)
+    for text in rendered(doc):
+        assert says in " ".join(text.split())
+    assert document([*all_proven, line(33, "end", proof="", **END, state="complete")]).verdict == "proven"
+
+
+@pytest.mark.claim("V8")
+@given(st.lists(st.text("ab\x00\x07\x1b\x7f\x9b\u200b\u202e\u2066\ufeff\ud800", min_size=1), min_size=11, max_size=11))
+def test_nothing_is_obeyed_or_hidden(texts: list[str]) -> None:
+    """Whatever stands in a record, a document shows it, and a terminal that prints one does nothing else."""
+    record = [
+        line(1, "run", proof="", systemd=texts[0], facts={texts[1]: texts[2]},
+             clauses={"G0": f"| G0 | {texts[3]} | x |"}),
+        line(2, "intent", texts[4], argv=["echo", texts[5]], cwd="", environment=""),
+        line(3, "result", texts[4], intent=2, status=0, stdout=texts[6], stderr=texts[7], seconds=0.1),
+        line(4, "journal", texts[4], by=texts[8], message=json.dumps({"fields": {"message": texts[9]}})),
+        line(5, "write", texts[4], path=texts[10], text=texts[0]),
+        line(6, "unit", proof="", name=texts[1], text=texts[2]),
+        line(6, "sabotage", proof=texts[4], id=texts[0], guardrail=texts[1], breaks=texts[2], confirmed="",
+             verdict="refuted", reason=texts[3]),
+        verdict(7, texts[4], ["G0", texts[5]], "refuted", texts[6]) | {"told": texts[7], "about": texts[8]},
+        line(8, "end", proof="", **END),
+    ]  # fmt: skip
+    documents = rendered(document(record, record))
+    for text in (*documents, "\n".join(buglog.story(lambda: record, texts[4])[1])):
+        assert escape.shown(text) == text
+
+
+def test_the_story_of_one_proof() -> None:
+    told = [*RECORD[:-3], RECORD[-3] | {"told": "E  all that pytest said"}, *RECORD[-2:]]
+    for name in (PROOF, "stays_down", buglog.anchor(PROOF)[:10]):
+        found, lines = buglog.story(lambda: told, name)
+        text = "\n".join(lines)
+        assert found
+        assert lines[0] == f"refuted  {PROOF}"
+        for part in ("$ systemctl start 'a b.service'  (exit 1, 250 ms)", "<script>", "E  all that pytest said",
+                     "E2: * E2 Exit 12", "Restart=on-failure", "> /etc/hybrid-engine/config.toml"):  # fmt: skip
+            assert part in text, part
+        assert "test_fine" not in text
+    for name in ("nobody", "test_"):
+        found, lines = buglog.story(lambda: told, name)
+        assert not found
+        assert any(PROOF in one for one in lines)
+
+
+def test_output_cannot_become_markup() -> None:
+    markdown, html = rendered()
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
+    assert "````\nsystemctl start" in markdown
+    assert "it \\| restarted" in markdown
+
+
+INJECTIONS = st.sampled_from(
+    ["<script>alert(1)</script>", "</pre><img src=x onerror=alert(1)>", "\" onmouseover=\"alert(1)",
+     "' onload='alert(1)", "</svg><script>", "</title><script>", "]]>", "<!--", "-->", "{{ 7 * 7 }}", "{% x %}",
+     "&lt;b&gt;", "\x00\x1b[31m", "javascript:alert(1)", "| a | b |", "```\n# heading\n```", "\u2028\u202e", "\ud800"]
+)  # fmt: skip
+
+
+@given(st.lists(st.one_of(INJECTIONS, st.text(max_size=30)), min_size=12, max_size=12))
+def test_nothing_in_a_record_can_become_markup(texts: list[str]) -> None:
+    """Whatever a command printed, a proof is called, or a reason says: the page has the same elements as ever."""
+    proof = f"proofs/test_x.py::test_x[{texts[0]}]"
+
+    def record(texts: list[str], proof: str) -> list[dict[str, Any]]:
+        return [
+            line(1, "run", proof="", systemd=texts[1], facts={"kernel": texts[2]},
+                 clauses={"G0": f"| G0 | {texts[3]} | x |"}),
+            line(2, "intent", proof, argv=["echo", texts[4]], cwd="", environment=""),
+            line(3, "result", proof, intent=2, status=0, stdout=f"!{texts[5]}", stderr=texts[6], seconds=0.1),
+            line(4, "journal", proof, by=texts[7], message=texts[8]),
+            line(5, "write", proof, path=texts[9], text=f"!{texts[10]}"),
+            line(6, "unit", proof="", name="u", text=texts[11]),
+            verdict(7, proof, ["G0"], "refuted", f"!{texts[5]}"),
+            line(8, "end", proof="", **END),
+        ]  # fmt: skip
+
+    def shape(html: str) -> list[tuple[str, tuple[str, ...]]]:
+        return [(tag, tuple(attributes)) for tag, attributes in Page(html).elements]
+
+    _, html = rendered(document(record(texts, proof)))
+    _, harmless = rendered(document(record(["x"] * 12, "proofs/test_x.py::test_x[x]")))
+    assert shape(html) == shape(harmless)
+
+
+def test_self_contained() -> None:
+    """Nothing is fetched from anywhere."""
+    for tag, attributes in Page(rendered(document(sabotage=SABOTAGE))[1]).elements:
+        assert tag not in ("link", "iframe", "object", "img")
+        assert "src" not in attributes
+        assert str(attributes.get("href", "#")).startswith("#")
+
+
+def test_links_lead_somewhere() -> None:
+    elements = Page(rendered(document(sabotage=SABOTAGE))[1]).elements
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    for tag, attributes in elements:
+        if tag == "a" and "href" in attributes:
+            assert str(attributes["href"])[1:] in ids
+
+
+def test_steps_within_a_budget() -> None:
+    """The first and the last are kept."""
+    steps = Steps(40 * (buglog.STEP_SIZE + 1))
+    for number in range(1000):
+        steps.add(buglog.Step("journal", float(number), "x"))
+    shown = list(steps)
+    assert len(steps) == 1000
+    assert [step.at for step in shown[:20]] == list(range(20))
+    assert [step.at for step in shown[-20:]] == list(range(980, 1000))
+    assert [step.title for step in shown if step.kind == "omitted"] == ["960 more steps are in the record"]
+    assert list(Steps(0)) == []
+
+
+def flood(megabytes: int, piece: str) -> Iterator[dict[str, Any]]:
+    """A record of this size, of many and of talkative proofs."""
+    yield RECORD[0]
+    size, seq = 0, 1
+    for number in itertools.count():
+        proof = f"proofs/test_flood.py::test_x[{number}{piece}]"
+        for _ in range(5 if number % 50 else 2000):
+            seq += 2
+            yield line(seq, "intent", proof, argv=["echo", piece], cwd="", environment="")
+            yield line(seq + 1, "result", proof, intent=seq, status=0, stdout=piece * 100, stderr="", seconds=0.1)
+            size += 800 + 101 * len(piece)
+        yield BEATS[0] | {"proof": proof, "seq": seq}
+        yield verdict(seq, proof, ["G0", "E2"], "refuted" if number % 7 == 0 else "proven", piece * 50)
+        if size > megabytes * 1e6:
+            break
+    yield RECORD[-1]
+
+
+@pytest.mark.parametrize("piece", ["x", '"<&>', "word \n", "`|`"], ids=["plain", "markup", "lines", "markdown"])
+def test_a_large_record_makes_a_document_of_bounded_size(piece: str) -> None:
+    for text in rendered(buglog.document(lambda: flood(8, piece))):
+        assert len(text.encode()) < buglog.SIZE_MAX
+
+
+def test_a_large_record_takes_bounded_memory() -> None:
+    """Ten times the record, the same memory."""
+    peaks = []
+    for megabytes in (2, 20):
+        tracemalloc.start()
+        buglog.document(lambda size=megabytes: flood(size, "word " * 200))  # type: ignore[misc]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] + 5e6
+
+
+def test_log_lines_of_any_form() -> None:
+    for message in ("", "plain", "{}", "[1]", '{"fields": 5}', '{"fields": {}}', '{"fields": {"message": 1}}', "null"):
+        steps = list(document([RECORD[0], line(2, "journal", by="x", message=message), *RECORD[-3:]]).proofs[0].steps)
+        assert re.match(r"x: ", steps[0].title)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3 * buglog.STEPS_SIZE), st.sampled_from([1, buglog.NOT_PROVEN_WEIGHT]))))
+def test_shares_use_all_there_is_and_no_more(wanted: list[tuple[int, int]]) -> None:
+    share = buglog._share(wanted)
+    taken = sum(min(size, share * weight) for size, weight in wanted)
+    assert taken <= buglog.STEPS_SIZE * (1 + 1e-9)
+    if any(size > share * weight for size, weight in wanted):
+        assert taken >= min(buglog.STEPS_SIZE * (1 - 1e-9), buglog.SHARE_MAX)

@@ -1,0 +1,199 @@
+"""What the controller does about an exit (contract K4)."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.base.unit import UnitState
+from harness.soak import exit_actions
+from harness.soak.exit_actions import Action, Answer, Endings, Exit, ExitPolicy
+
+
+def ended(status: int, *, code: str = "exited", result: str | None = None) -> Exit:
+    verdict = result or ("success" if status == 0 else "exit-code")
+    return Exit("a" * 32, code, status, verdict, 100.0)
+
+
+def state(active: str, sub: str, result: str = "success", code: int = 0, status: int = 0) -> UnitState:
+    values = dict.fromkeys(UnitState.__dataclass_fields__)
+    values |= {
+        "active": active, "sub": sub, "result": result, "exec_main_code": code, "exec_main_status": status,
+        "invocation_id": "b" * 32,
+    }  # fmt: skip
+    return UnitState(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.claim("K4")
+@pytest.mark.parametrize(
+    ("one", "action"),
+    [
+        (ended(0), Action.STOP),
+        (ended(1), Action.ABORT),
+        (ended(2), Action.ABORT),
+        (ended(10), Action.RESTART),
+        (ended(11), Action.RESTART),
+        (ended(12), Action.ABORT),
+        (ended(13), Action.STEP_UP),
+        (ended(203), Action.ABORT),
+        (ended(9, code="killed", result="signal"), Action.ABORT),
+        # Signal numbers are no exit statuses, and neither is the status of a run that systemd gave up on.
+        (ended(13, code="killed", result="signal"), Action.ABORT),
+        (ended(10, code="killed", result="signal"), Action.ABORT),
+        (ended(0, result="protocol"), Action.ABORT),
+        (ended(0, result="timeout"), Action.ABORT),
+        (ended(9, code="killed", result="oom-kill"), Action.ABORT),
+        (ended(6, code="killed", result="watchdog"), Action.RESTART),
+        (ended(6, code="dumped", result="watchdog"), Action.RESTART),
+        (Exit("a", "", None, "resources", None), Action.ABORT),
+    ],
+)
+def test_what_follows_from_an_exit(one: Exit, action: Action) -> None:
+    assert ExitPolicy().answer(one, 0.0).action is action
+
+
+def test_K4_lost_network_backs_off_up_to_a_cap() -> None:
+    policy = ExitPolicy()
+    delays = [policy.answer(ended(10), 0.0).delay_secs for _ in range(10)]
+    assert delays == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    policy.progressed()
+    assert policy.answer(ended(10), 0.0).delay_secs == 2
+
+
+def test_K4_three_retries_then_the_mock_feed_then_abort() -> None:
+    policy = ExitPolicy()
+    actions = [policy.answer(ended(11), 10.0 * number).action for number in range(8)]
+    assert actions == [*[Action.RESTART] * 3, Action.FALL_BACK, *[Action.RESTART] * 3, Action.ABORT]
+
+
+def test_K4_parse_ends_far_apart_are_not_in_a_row() -> None:
+    policy = ExitPolicy()
+    assert [policy.answer(ended(11), 601.0 * number).action for number in range(20)] == [Action.RESTART] * 20
+
+
+def test_K4_progress_does_not_forgive_a_protocol() -> None:
+    policy = ExitPolicy()
+    for number in range(3):
+        policy.answer(ended(11), number)
+        policy.progressed()
+    assert policy.answer(ended(11), 4.0).action is Action.FALL_BACK
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (state("active", "running"), None),
+        (state("activating", "start"), None),
+        (state("deactivating", "stop-sigterm"), None),
+        (state("inactive", "dead"), None),
+        (state("inactive", "dead", code=1), Exit("b" * 32, "exited", 0, "success", None)),
+        (state("failed", "failed", "exit-code", 1, 12), Exit("b" * 32, "exited", 12, "exit-code", None)),
+        (state("activating", "auto-restart", "watchdog", 3, 6), Exit("b" * 32, "dumped", 6, "watchdog", None)),
+        (state("failed", "failed", "resources"), Exit("b" * 32, "", None, "resources", None)),
+    ],
+)
+def test_K4_what_systemctl_show_tells_of_an_end(shown: UnitState, expected: Exit | None) -> None:
+    assert exit_actions.from_unit(shown) == expected
+
+
+@pytest.mark.claim("R7", "K4")
+def test_a_live_engine_that_is_put_on_the_mock_feed_ends_the_soak() -> None:
+    """LIVE refuses made-up prices with 12, and nobody restarts it on them."""
+    policy = ExitPolicy()
+    answers = [policy.answer(ended(11), float(second)).action for second in range(4)]
+    assert answers[-1] is Action.FALL_BACK
+    assert policy.answer(ended(12), 5.0).action is Action.ABORT
+
+
+def process_exit(invocation: str, status: int, code: str = "exited", command: str = "ExecStart") -> dict[str, str]:
+    """As systemd 252 logs it."""
+    return {
+        "MESSAGE_ID": "98e322203f7a4ed290d09fe03c09fe15", "COMMAND": command, "EXIT_CODE": code,
+        "EXIT_STATUS": str(status), "INVOCATION_ID": invocation, "__MONOTONIC_TIMESTAMP": "4481510243",
+        "UNIT": "hybrid-engine.service",
+        "MESSAGE": f"hybrid-engine.service: Main process exited, code={code}, status={status}",
+    }  # fmt: skip
+
+
+def failure(invocation: str, result: str) -> dict[str, str]:
+    return {
+        "MESSAGE_ID": "d9b373ed55a64feb8242e02dbe79a49c", "UNIT_RESULT": result, "INVOCATION_ID": invocation,
+        "__MONOTONIC_TIMESTAMP": "4481510361", "MESSAGE": f"hybrid-engine.service: Failed with result '{result}'.",
+    }  # fmt: skip
+
+
+def success(invocation: str) -> dict[str, str]:
+    return {
+        "MESSAGE_ID": "7ad2d189f7e94e70a38c781354912448", "INVOCATION_ID": invocation,
+        "__MONOTONIC_TIMESTAMP": "4477170136", "MESSAGE": "hybrid-engine.service: Deactivated successfully.",
+    }  # fmt: skip
+
+
+def stopping(invocation: str) -> dict[str, str]:
+    return {
+        "MESSAGE_ID": "de5b426a63be47a7b6ac3eaac82e2f6f", "INVOCATION_ID": invocation, "JOB_TYPE": "stop",
+        "MESSAGE": "Stopping hybrid-engine.service - Hybrid trading engine...", "_PID": "1",
+    }  # fmt: skip
+
+
+@pytest.mark.claim("K11")
+def test_a_run_that_somebody_stopped_did_not_end_by_itself() -> None:
+    endings = Endings()
+    assert len(endings.take([success("one"), stopping("two"), success("two")])) == 2
+    assert endings.stopped == {"two"}
+
+
+@pytest.mark.claim("K8")
+def test_what_a_service_logs_in_the_name_of_systemd_is_not_believed() -> None:
+    endings = Endings()
+    assert endings.take([entry | {"_PID": "42"} for entry in (stopping("one"), success("one"))]) == []
+    assert endings.stopped == set()
+
+
+@pytest.mark.claim("K4")
+def test_the_journal_tells_of_ends_that_were_restarted_since() -> None:
+    endings = Endings()
+    found = endings.take(
+        [
+            process_exit("one", 13), failure("one", "exit-code"), success("two"),
+            process_exit("three", 6, "killed"), failure("three", "watchdog"),
+            {"MESSAGE": "of the engine itself", "_SYSTEMD_INVOCATION_ID": "four"},
+        ]
+    )  # fmt: skip
+    assert [(one.invocation_id, one.code, one.status, one.result) for one in found] == [
+        ("one", "exited", 13, "exit-code"),
+        ("two", "exited", 0, "success"),
+        ("three", "killed", 6, "watchdog"),
+    ]
+    assert found[0].at == 4481.510361
+    assert [one.exit_code for one in found] == [13, 0, None]
+
+
+def test_K4_an_end_is_told_of_when_systemd_has_said_its_last_word() -> None:
+    endings = Endings()
+    assert endings.take([process_exit("one", 11)]) == []
+    (one,) = endings.take([failure("one", "exit-code")])
+    assert one.exit_code == 11
+
+
+def test_K4_another_command_of_the_unit_is_not_the_engine() -> None:
+    (one,) = Endings().take([process_exit("one", 7, command="ExecStopPost"), failure("one", "exit-code")])
+    assert one.status is None
+    assert ExitPolicy().answer(one, 0.0).action is Action.ABORT
+
+
+@pytest.mark.parametrize(
+    ("one", "text"),
+    [
+        (ended(13), "exit 13 (OVERLOAD)"),
+        (ended(77), "exit 77 (unknown to the contract)"),
+        (ended(9, code="killed", result="signal"), "signal: killed 9"),
+        (ended(6, code="killed", result="watchdog"), "watchdog"),
+        (Exit("a", "", None, "resources", None), "resources"),
+    ],
+)
+def test_an_exit_in_words(one: Exit, text: str) -> None:
+    assert str(one) == text
+
+
+def test_an_answer_has_no_delay_unless_it_says_so() -> None:
+    assert Answer(Action.RESTART, "why").delay_secs == 0.0

@@ -1,0 +1,94 @@
+"""Journal fields as typed entries."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.base import journal
+from harness.base.journal import Entry
+
+M1 = json.dumps(
+    {
+        "timestamp": "2026-01-09T16:31:49.065123Z",
+        "level": "INFO",
+        "fields": {"message": "HEARTBEAT (G4)", "tick_count": 7},
+        "target": "engine.pipeline",
+    }
+)
+
+
+def parse(**fields: str) -> Entry:
+    entry = journal.parse({"_PID": "62", **fields}, 1795421139037929)
+    assert entry is not None
+    return entry
+
+
+def test_a_line_of_the_service() -> None:
+    entry = parse(MESSAGE=M1, _SYSTEMD_UNIT="a.service", _SYSTEMD_INVOCATION_ID="ff", SYSLOG_IDENTIFIER="engine")
+    assert (entry.unit, entry.invocation_id, entry.pid, entry.level) == ("a.service", "ff", 62, "INFO")
+    assert (entry.event, entry.identifier) == ("HEARTBEAT (G4)", "engine")
+    assert entry.fields["tick_count"] == 7
+
+
+def test_a_line_of_systemd_about_a_unit_belongs_to_that_unit() -> None:
+    entry = parse(MESSAGE="Failed", UNIT="a.service", _SYSTEMD_UNIT="init.scope", INVOCATION_ID="ee")
+    assert (entry.unit, entry.invocation_id, entry.event) == ("a.service", "ee", "Failed")
+
+
+def test_what_systemd_sent_before_a_start_is_known_however_late_it_is_received() -> None:
+    late = parse(MESSAGE="Main process exited", _SOURCE_REALTIME_TIMESTAMP="1795421139000000")
+    assert (late.sent_us, late.realtime_us) == (1795421139000000, 1795421139037929)
+    assert parse(MESSAGE=M1).sent_us == 1795421139037929
+
+
+def test_what_has_no_message_is_no_entry() -> None:
+    assert journal.parse({"_PID": "1"}, 0) is None
+
+
+@given(st.text() | st.just('{"fields": 1}') | st.just("{") | st.just('{"a":' * 20_000) | st.just('{"a":' + "9" * 9999))
+def test_any_message_survives(message: str) -> None:
+    assert parse(MESSAGE=message).message == message
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)
+)
+"""Any value that a field may have; objects in one are no form of journalctl's."""
+
+
+@pytest.mark.claim("K8")
+@given(st.lists(st.dictionaries(st.text(max_size=5), JSON, max_size=4) | JSON, max_size=4))
+def test_entries_of_any_form_survive(printed: list[object]) -> None:
+    """Also those of which every separator that Unicode knows stands in the text as it is."""
+    output = "\n".join(json.dumps(one, ensure_ascii=False) for one in printed)
+    expected = [one for one in printed if isinstance(one, dict) and one]
+    found = journal.entries(output)
+    assert len(found) == len(expected)
+    for entry, raw in zip(found, expected, strict=True):
+        assert {name: value for name, value in raw.items() if isinstance(value, str)}.items() <= entry.items()
+        journal.parse(entry | {"_PID": "1"}, 0)
+
+
+@pytest.mark.claim("K8")
+@given(st.binary() | st.just("a\u2028b\x85c\x1e".encode()))
+def test_what_is_not_text_is_printed_as_numbers_and_read_as_text(message: bytes) -> None:
+    (entry,) = journal.entries(json.dumps({"_PID": "7", "MESSAGE": list(message)})) or [{}]
+    assert entry.get("MESSAGE", "") == message.decode("utf-8", "replace")
+
+
+@pytest.mark.claim("K8")
+@pytest.mark.parametrize("text", ["", "\n\n", "{", "[1]", "null", "\x00", "{" * 100_000, '{"a":' * 100_000])
+def test_what_is_no_entry_is_left_out(text: str) -> None:
+    good = '{"MESSAGE": "x"}'
+    assert journal.entries(f"{good}\n{text}\n{good}\n") == [{"MESSAGE": "x"}] * 2
+
+
+@pytest.mark.claim("K8")
+def test_a_field_that_stands_several_times_or_was_too_long() -> None:
+    assert journal.entries('{"A": ["x", "y"], "B": [[104, 105], "z"], "C": null, "D": [300]}') == [
+        {"A": "x", "B": "hi"}
+    ]

@@ -1,0 +1,80 @@
+"""One judgement of health for healthcheck, /healthz and the start of a soak (contract M5, W4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from harness.base import pressure
+from harness.base.unit import UnitState
+from harness.observing import judgement
+from harness.observing.judgement import Finding
+
+RUNNING = UnitState("active", "running", "success", 42, 0, 0, 0, "b" * 32, "")
+
+
+def psi(**cpu: float) -> pressure.Pressure | pressure.Unknown:
+    ten, sixty = cpu.get("ten", 0.0), cpu.get("sixty", 0.0)
+    calm, text = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0", f"avg10={ten:.2f} avg60={sixty:.2f}"
+    return pressure.parse({"cpu": f"some {text} avg300=0.00 total=0", "memory": calm, "io": calm})
+
+
+@pytest.mark.claim("M5", "W4")
+@pytest.mark.parametrize(
+    ("ten", "sixty", "ok", "says"),
+    [
+        (20.0, 20.0, True, "CPU 20 % of 20 %"),
+        (20.01, 20.0, True, "the computer was for a moment under pressure: CPU 20.01 % over 10 s and 20 % over 60 s"),
+        (100.0, 5.0, True, "the computer was for a moment under pressure"),
+        (20.0, 100.0, True, "CPU 20 % of 20 %"),
+        (
+            20.01,
+            20.01,
+            False,
+            "the computer is under pressure: CPU 20.01 % over 10 s and 20.01 % over 60 s, limit 20 %",
+        ),
+    ],
+)
+def test_pressure_alone_fails_only_when_it_lasts(ten: float, sixty: float, ok: bool, says: str) -> None:
+    found = judgement.pressure(psi(ten=ten, sixty=sixty))
+    assert found.ok is ok
+    assert says in found.detail
+
+
+@pytest.mark.claim("M5")
+def test_what_is_not_known_is_not_well() -> None:
+    assert judgement.pressure(pressure.Unknown("cpu: missing")) == Finding("pressure", False, "unknown: cpu: missing")
+    assert not judgement.heartbeat(None, 10.0).ok
+    assert judgement.equations({})[0].ok is None
+
+
+@pytest.mark.claim("W4")
+def test_engine_and_computer_are_different_things() -> None:
+    well, squeezed = judgement.unit(RUNNING), judgement.pressure(psi(ten=50.0, sixty=50.0))
+    assert "; the engine itself is well" in judgement.whole([well, squeezed])[1].detail
+    assert (
+        "; the engine itself is well" in judgement.whole([well, Finding("dashboard", False, "503"), squeezed])[2].detail
+    )
+    down = judgement.unit(replace(RUNNING, active="failed"))
+    assert judgement.whole([down, squeezed]) == [down, squeezed]
+    assert judgement.whole([well, judgement.pressure(psi())]) == [well, judgement.pressure(psi())]
+
+
+@pytest.mark.claim("M5")
+def test_the_edges_of_the_rules() -> None:
+    assert judgement.heartbeat(30.0, 10.0).ok
+    assert not judgement.heartbeat(30.1, 10.0).ok
+    assert judgement.progress(3.4, 7).ok
+    assert judgement.progress(3.5, 7) == Finding("database", False, "no new tick within 3.5 s, the last is 7")
+    assert not judgement.unit(replace(RUNNING, main_pid=0)).ok
+
+
+@pytest.mark.claim("M3", "W4")
+def test_books_that_do_not_balance_are_found() -> None:
+    beat = {"ticks_parsed": 12, "ingest_received": 10, "duplicates": 2}
+    assert judgement.books(beat) == []
+    assert judgement.books({**beat, "duplicates": 1}) == [
+        Finding("books", False, "ticks parsed 12 ≠ received + duplicates 11")
+    ]
+    assert judgement.books({**beat, "duplicates": 10**5000}) == []

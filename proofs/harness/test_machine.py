@@ -1,0 +1,131 @@
+"""Private machines come and go, and leave nothing behind even when their test run is killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.base import settings
+from harness.base.clock import OsClock, poll
+from harness.base.errors import Unavailable
+from harness.evidence.shell import Shell
+from harness.machines import machine as machines
+from harness.machines.machine import Machine, PrivateMachine
+from harness.machines.stage import Stage
+
+BOOT_AND_WAIT = """
+import sys
+from pathlib import Path
+from harness.machines.machine import PrivateMachine
+from harness.evidence.recorder import Recorder
+from harness.evidence.shell import Shell
+from harness.machines.stage import Stage
+import os
+shell = Shell(Recorder(Path(sys.argv[2]), "run", "killed"))
+machine = PrivateMachine(shell, Stage(Path(sys.argv[1])).binds(), f"proof-{os.getpid()}-killed")
+machine.boot()
+print(machine.name, flush=True)
+sys.stdin.read()
+"""
+
+
+def left_of(name: str) -> list[str]:
+    """What exists of a machine: cgroups, state directory, mounts, processes."""
+    found = [f"{parent}/{name}" for parent in machines.cgroup_parents() if Path(parent, name).exists()]
+    found += [str(machines.RUN_DIR / name)] if (machines.RUN_DIR / name).exists() else []
+    found += [line for line in Path("/proc/mounts").read_text().splitlines() if name in line]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"/{name}/" in (process / "cgroup").read_text() + "/":
+                found.append(f"process {process.name}")
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def can_boot() -> None:
+    reason = machines.why_not_private()
+    if reason:
+        raise reason
+
+
+def test_the_staged_engine_is_compiled(stage: Stage) -> None:
+    """Its unit cannot write there: without bytecode beside it, each start of the engine would compile it anew."""
+    (package,) = stage.prefix.glob("lib/python3*/site-packages/engine")
+    for source in package.glob("*.py"):
+        # The name only: where this process keeps its own is another matter.
+        compiled = package / "__pycache__" / Path(importlib.util.cache_from_source(str(source))).name
+        made_from = int.from_bytes(compiled.read_bytes()[8:12], "little")
+        assert made_from == int(source.stat().st_mtime), f"{compiled} is of another {source.name}"
+
+
+def test_halted_machine_leaves_nothing(can_boot: None, shell: Shell, stage: Stage) -> None:
+    machine = PrivateMachine(shell, stage.binds(), f"proof-{os.getpid()}-halts")
+    machine.boot()
+    assert machine.systemctl("is-system-running").stdout.strip() == "running"
+    assert left_of(machine.name)
+    machine.halt()
+    assert left_of(machine.name) == []
+
+
+def test_killed_run_leaves_nothing_after_the_next_start(
+    can_boot: None, stage: Stage, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    checkout = pytestconfig.rootpath
+    run = subprocess.Popen(
+        [sys.executable, "-c", BOOT_AND_WAIT, str(checkout), str(tmp_path / "record.jsonl")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=checkout,
+    )
+    with run:
+        assert run.stdout is not None
+        name = run.stdout.readline().strip()
+        assert name, "the run to be killed did not boot a machine"
+        os.kill(run.pid, signal.SIGKILL)
+    assert left_of(name), "the kill came too late to leave anything"
+    assert name in machines.sweep()
+    assert poll(lambda: True if left_of(name) == [] else None, OsClock(), 5.0), left_of(name)
+
+
+def test_a_running_machine_is_not_swept(machine: Machine) -> None:
+    assert machine.name not in machines.sweep()
+    assert machine.run("true").status == 0
+
+
+def test_a_boot_that_fails_says_why_and_leaves_nothing(
+    can_boot: None, shell: Shell, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "TARGET", "[Unit]\nRequires=no-such.service\n")
+    monkeypatch.setattr(machines, "BOOT_SECS", 2.0)
+    machine = PrivateMachine(shell, stage.binds(), f"proof-{os.getpid()}-fails")
+    with pytest.raises(machines.MachineError, match=r"is not up after|ended while it booted"):
+        machine.boot()
+    assert left_of(machine.name) == []
+
+
+def test_auto_takes_the_best_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machines, "why_not_private", lambda: None)
+    assert machines.choose("auto") == "private"
+    monkeypatch.setattr(machines, "why_not_private", lambda: Unavailable("no root", "be root"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(Unavailable, match="no root"):
+        machines.choose("auto")
+    (tmp_path / "systemd").mkdir()
+    (tmp_path / "systemd" / "private").touch()
+    assert machines.choose("auto") == "user"
+    assert machines.choose("host") == "host"
+
+
+def test_an_unknown_variant_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PROOFS_SYSTEMD", "docker")
+    with pytest.raises(ValueError, match=r"PROOFS_SYSTEMD='docker'.*private"):
+        settings.load(tmp_path)

@@ -1,0 +1,98 @@
+"""Series -> SVG."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.base.plots import STRETCHED, Mark, Series, figure
+
+
+def drawn(svg: str) -> ElementTree.Element:
+    return ElementTree.fromstring(svg)
+
+
+def points(html: str) -> list[list[tuple[float, float]]]:
+    lines = [path.attrib["d"] for path in drawn(html).iter("path") if path.attrib["class"].startswith("line")]
+    return [[(float(x), float(y)) for x, y in (pair.split() for pair in line[1:].split("L"))] for line in lines]
+
+
+def test_what_is_unknown_is_a_gap() -> None:
+    html = figure("t", [Series("a", [(0, 1.0), (1, 2.0), (2, None), (3, 2.0), (4, 1.0)])], unit="u", seconds=4)
+    assert [len(line) for line in points(html)] == [2, 2]
+
+
+def test_a_point_between_two_gaps_is_seen() -> None:
+    """As a line of no length with round ends: a dot, however the drawing is stretched."""
+    ((first, second),) = points(figure("t", [Series("a", [(0, None), (1, 2.0), (2, None)])], unit="u", seconds=2))
+    assert first == second == (500.0, 0.0)
+
+
+def test_a_stepped_series_holds_its_value() -> None:
+    (line,) = points(figure("t", [Series("a", [(0, 1.0), (10, 5.0)], stepped=True)], unit="u", seconds=10))
+    assert len(line) == 3
+    assert line[0][1] == line[1][1]
+    assert line[1][0] == line[2][0]
+
+
+def test_an_empty_chart_is_drawn() -> None:
+    page = drawn(figure("nothing <yet>", [Series("a", [])], unit="", seconds=0))
+    assert [svg.attrib["aria-label"] for svg in page.iter("svg")] == ["nothing <yet>"]
+
+
+def test_a_day_has_no_more_to_draw_than_an_hour_and_keeps_its_peak() -> None:
+    series = [(5.0 * n, 1000.0 if n == 12345 else 1.0) for n in range(17280)]
+    (line,) = points(figure("t", [Series("a", series)], unit="u", seconds=86400))
+    assert len(line) <= 2 * STRETCHED
+    assert sum(y == min(y for _, y in line) for _, y in line) == 1
+
+
+VALUE = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1e6)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e5), VALUE), max_size=40).map(lambda p: sorted(p, key=lambda q: q[0])))
+def test_any_series_is_well_formed_and_stays_inside(series: list[tuple[float, float | None]]) -> None:
+    html = figure("t", [Series("a", series)], unit="u", seconds=1e5)
+    assert not re.search(r"\b(nan|inf)\b", html)
+    for line in points(html):
+        assert all(0 <= x <= STRETCHED and 0 <= y <= STRETCHED for x, y in line)
+
+
+def test_a_figure_has_its_words_outside_of_what_stretches() -> None:
+    html = figure(
+        "Pressure",
+        [Series("cpu", [(0, 1.0), (50, None), (60, 40.0), (70, None)]), Series("io", [(0, 2.0), (100, 3.0)])],
+        unit="% <of>", seconds=100, limits={"cpu": 20.0}, ticks=(0, 20, 50),
+        marks=[Mark(25.0, "stall", "12:00:00 <stuck>", 7), Mark(50.0, "controller", "no row")],
+    )  # fmt: skip
+    page = drawn(html)
+    assert not list(page.iter("text"))
+    paths = {path.attrib["class"]: path.attrib["d"] for path in page.iter("path")}
+    assert paths["limit series-0"] == "M0 600.0H1000"
+    assert paths["mark mark-stall"] == "M250.0 0V1000"
+    # A point between two gaps is a dot: a line of no length.
+    assert paths["line series-0"] == "M600.0 200.0L600.0 200.0"
+    assert paths["line series-1"] == "M0.0 960.0L1000.0 940.0"
+    assert [span.text for span in page.iter("span") if span.get("class") == "y"] == ["0", "20", "50"]
+    (link,) = page.iter("a")
+    assert (link.text, link.attrib["href"], link.attrib["title"]) == ("7", "#decision-7", "12:00:00 <stuck>")
+    assert "% <of>" in "".join(page.itertext())
+
+
+def test_times_are_as_exact_as_the_axis_is_long() -> None:
+    for seconds, times in ((2.0, ["0.0 s", "0.5 s", "1.0 s", "1.5 s", "2.0 s"]),
+                           (7200, ["0:00:00", "0:30:00", "1:00:00", "1:30:00", "2:00:00"])):  # fmt: skip
+        (axis,) = (
+            div for div in drawn(figure("t", [], unit="u", seconds=seconds)).iter("div") if div.get("class") == "x"
+        )
+        assert [span.text for span in axis] == times
+
+
+def test_numbers_of_marks_do_not_lie_upon_each_other() -> None:
+    marks = [Mark(at, "stall", "t", number) for number, at in enumerate((50.0, 50.0, 51.0, 53.0), start=1)]
+    page = drawn(figure("t", [Series("a", [])], unit="u", seconds=100, marks=marks))
+    assert [link.text for link in page.iter("a")] == ["1", "4"]
+    assert sum(path.attrib["class"] == "mark mark-stall" for path in page.iter("path")) == 4

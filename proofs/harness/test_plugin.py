@@ -1,0 +1,459 @@
+"""The plugin's own promises: verdicts, exit statuses, the report, and tidiness when interrupted (contract V3)."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.base.clock import OsClock, poll
+from harness.evidence import recorder as flight
+from harness.machines import machine as machines
+from proofs.fixtures.bytecode import QUICK, environ
+
+HEADER = """
+import pytest
+from harness.base.errors import MachineError, Refuted, Unavailable
+
+claim = pytest.mark.claim
+"""
+
+PROVEN = """
+@claim("E2")
+def test_fine():
+    pass
+"""
+REFUTED = """
+@claim("E3")
+def test_wrong():
+    raise Refuted("it restarted 3 times\\n  journal: ...")
+"""
+UNPROVEN = """
+@claim("K2")
+def test_cannot():
+    raise Unavailable("no pressure here", "boot with psi=1")
+
+@claim("K3")
+def test_skipped():
+    pytest.skip("not today")
+
+@claim("K4")
+def test_crashes():
+    raise MachineError("vanished")
+
+@pytest.fixture
+def broken():
+    assert False, "in a fixture"
+
+@claim("K5")
+def test_needs_broken(broken):
+    pass
+"""
+PLAIN_FAILURE = """
+def test_plain():
+    assert 1 == 2
+"""
+
+
+def run(tmp_path: Path, text: str, *args: str) -> tuple[int, str, dict[str, Any]]:
+    """Exit status, output and verdicts.json of a pytest run on a test file with this text."""
+    (tmp_path / "test_sample.py").write_text(HEADER + text)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *QUICK, *args],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environ(),
+    )
+    report = tmp_path / "reports" / "verdicts.json"
+    return done.returncode, done.stdout + done.stderr, json.loads(report.read_text()) if report.exists() else {}
+
+
+@pytest.mark.claim("V7")
+@pytest.mark.parametrize("status", [0, 1, 3])
+def test_make_tells_the_status_by_its_name(pytestconfig: pytest.Config, tmp_path: Path, status: int) -> None:
+    """Of its own make knows but 2; what it says is the recipe's."""
+    (tmp_path / "pytest").write_text(f"#!/bin/sh\nexit {status}\n")
+    (tmp_path / "pytest").chmod(0o755)
+    (tmp_path / "ready").touch()
+    argv = ["make", "proofs", f"BIN={tmp_path}", f"READY={tmp_path / 'ready'}", "--old-file=machine-tools"]
+    done = subprocess.run(argv, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (2 if status else 0)
+    assert (f"Error {status}\n" in done.stderr) == bool(status), done.stderr
+
+
+LATER = """
+@claim("E4")
+def test_z_later():
+    pass
+"""
+
+
+def interrupting(how: str) -> str:
+    """Three proofs; in the second the run is interrupted."""
+    return f"""
+import os, signal, time
+
+def later():
+    # A signal to another process takes a moment; this one is ended by whoever got it.
+    time.sleep(60)
+
+@claim("E2")
+def test_a():
+    pass
+
+@claim("E3")
+def test_b():
+    {how}
+{LATER}"""
+
+
+DIES_IN_A_PROOF = interrupting("os._exit(9)")
+WORKER_CONFTEST = "import os\ndef pytest_configure(config):\n    if hasattr(config, 'workerinput'):\n        "
+LOGFINISH = "def pytest_runtest_logfinish(nodeid):\n    assert 'test_a' not in nodeid"
+SLOW = "".join(LATER.replace("later():\n    pass", f"{n}():\n    import time; time.sleep(0.1)") for n in range(20))
+DIES_ELSEWHERE = "def test_b():\n    import os; os._exit(9)\n"
+DIES_EARLY = WORKER_CONFTEST + "os._exit(9)"
+CANNOT_COLLECT = WORKER_CONFTEST + "import nothing_of_this_name"
+
+ENDS = {
+    # case: (tests, arguments, conftest, exit status, state, how many of the chosen proofs never ran)
+    "proven": (PROVEN, [], "", 0, "complete", 0),
+    "plain-failure": (PROVEN + PLAIN_FAILURE, [], "", 1, "complete", 0),
+    "plain-failure-and-unproven": (PROVEN + UNPROVEN + PLAIN_FAILURE, [], "", 1, "complete", 0),
+    "first-refuted": (REFUTED + LATER, ["-x"], "", 1, "interrupted", 1),
+    "first-refuted-2-workers": (REFUTED + SLOW, ["-x", "-n2"], "", 1, "interrupted", None),
+    "first-unproven": (UNPROVEN + LATER, ["--maxfail=1"], "", 3, "interrupted", 4),
+    "ctrl-c": (interrupting("raise KeyboardInterrupt"), [], "", 2, "interrupted", 2),
+    "ctrl-c-after-refuted": (REFUTED + interrupting("raise KeyboardInterrupt"), [], "", 1, "interrupted", 2),
+    "sigterm": (interrupting("os.kill(os.getpid(), signal.SIGTERM)"), [], "", 2, "interrupted", 2),
+    "sighup": (interrupting("os.kill(os.getpid(), signal.SIGHUP)"), [], "", 2, "interrupted", 2),
+    "sigterm-2-workers": (
+        interrupting("os.kill(os.getppid(), signal.SIGTERM); later()"), ["-n2"], "", 2, "interrupted", None,
+    ),
+    "killed": (interrupting("os.kill(os.getpid(), signal.SIGKILL)"), [], "", -9, "running", 3),
+    "exit-0": (interrupting("pytest.exit('enough', returncode=0)"), [], "", 3, "interrupted", 2),
+    "exit-7": (interrupting("pytest.exit('enough', returncode=7)"), [], "", 7, "interrupted", 2),
+    "worker-dies": (DIES_IN_A_PROOF, ["-n1"], "", 3, "complete", 0),
+    "worker-dies-for-good": (DIES_IN_A_PROOF, ["-n1", "--max-worker-restart=0"], "", 3, "interrupted", None),
+    "worker-dies-in-a-test-without-claims": (PROVEN + DIES_ELSEWHERE, ["-n1"], "", 1, "complete", 0),
+    "worker-does-not-start": (PROVEN, ["-n1", "--max-worker-restart=0"], DIES_EARLY, 3, "interrupted", 0),
+    "worker-cannot-collect": (PROVEN, ["-n1", "--max-worker-restart=1"], CANNOT_COLLECT, 3, "interrupted", 0),
+    "not-collected": (PROVEN + "import nothing_of_this_name\n", [], "", 2, None, None),
+    "not-collected-and-on": (PROVEN, ["--continue-on-collection-errors"], "", 3, "interrupted", 0),
+    "internal-error": (interrupting("pass"), [], LOGFINISH, 3, "interrupted", 2),
+    "internal-error-after-refuted": (REFUTED.replace("wrong", "a") + LATER, [], LOGFINISH, 1, "interrupted", 1),
+    "chosen-by-name": (PROVEN + LATER, ["-k", "fine"], "", 0, "partial", 0),
+    "deselected": (PROVEN + LATER, ["--deselect", "test_sample.py::test_fine"], "", 0, "partial", 0),
+    "path": (PROVEN + LATER, ["test_sample.py::test_fine"], "", 0, "partial", 0),
+    "nothing-chosen": (PROVEN, ["-k", "nothing"], "", 5, None, None),
+    "only-set-up": (PROVEN, ["--setup-plan"], "", 3, "complete", 0),
+    "no-terminal": (REFUTED, ["-p", "no:terminal"], "", 1, "complete", 0),
+    "no-xdist": (PROVEN + UNPROVEN, ["-p", "no:xdist"], "", 3, "complete", 0),
+    "undecodable": (
+        "@claim('E2')\ndef test_a():\n    assert False, '\\udcff \\x00 \\x1b[31m \\u202e'\n", [], "", 1, "complete", 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.claim("V3", "V7")
+@pytest.mark.parametrize("case", ENDS)
+def test_an_end_is_what_it_is(tmp_path: Path, case: str) -> None:
+    """Exit status and verdicts.json of runs that end in every way; an earlier run was green."""
+    text, args, conftest, status, state, never_ran = ENDS[case]
+    (tmp_path / "conftest.py").write_text(conftest)
+    if case == "not-collected-and-on":
+        (tmp_path / "test_broken.py").write_text("import nothing_of_this_name\n")
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "verdicts.json").write_text('{"run_id": "green", "verdicts": []}')
+    ended, output, report = run(tmp_path, text, *args)
+    assert ended == status, output
+    if case == "nothing-chosen":
+        assert report["run_id"] == "green"
+        return
+    assert report["run_id"] != "green", output
+    if state is not None:
+        assert report["state"] == state, output
+        assert report["complete"] == (state == "complete" or "-k" in args or "--deselect" in args)
+    if never_ran is not None:
+        assert (report["never_ran"], len(report["verdicts"])) == (never_ran, report["selected"] - never_ran)
+    if report.get("never_ran"):
+        assert case == "killed" or f"{report['never_ran']} of {report['selected']} never ran" in output
+    if status == 0 and state == "partial":
+        assert "partial: 1 of 2 proofs were chosen" in output or case == "path"
+    if report.get("record"):
+        *_, end = flight.read(tmp_path / "reports" / report["record"]["path"])
+        assert (end["state"], end["never_ran"], end["selected"]) == (state, report["never_ran"], report["selected"])
+
+
+@pytest.mark.claim("V1", "V3")
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_report(tmp_path: Path, workers: str) -> None:
+    """Every kind of verdict, reported and on a record that stands up."""
+    status, output, report = run(tmp_path, PROVEN + REFUTED + UNPROVEN, "-n", workers)
+    assert status == 1
+    by_name = {one["proof"].partition("::")[2]: one for one in report["verdicts"]}
+    assert {name: one["verdict"] for name, one in by_name.items()} == {
+        "test_fine": "proven",
+        "test_wrong": "refuted",
+        "test_cannot": "unproven",
+        "test_skipped": "unproven",
+        "test_crashes": "unproven",
+        "test_needs_broken": "unproven",
+    }
+    assert report["counts"] == {"proven": 1, "refuted": 1, "unproven": 4}
+    assert by_name["test_wrong"]["reason"] == "it restarted 3 times"
+    assert by_name["test_wrong"]["claims"] == ["E3"]
+    assert "psi=1" in by_name["test_cannot"]["reason"]
+    assert "not today" in by_name["test_skipped"]["reason"]
+    assert set(report) >= {"run_id", "systemd", "verdicts", "counts"}
+    assert "1 proven, 4 unproven, 1 refuted" in output
+    record = tmp_path / "reports" / report["record"]["path"]
+    assert record == tmp_path / "reports" / "runs" / report["run_id"] / "record.jsonl"
+    assert flight.verify(record) == (report["record"]["lines"], report["record"]["sha256"])
+    *_, end = lines = list(flight.read(record))
+    assert (end["counts"], end["interrupted"]) == (report["counts"], False)
+    recorded = {line["proof"]: line["verdict"] for line in lines if line["type"] == "verdict"}
+    assert recorded == {one["proof"]: one["verdict"] for one in report["verdicts"]}
+
+
+@pytest.mark.claim("V3")
+def test_a_worker_that_dies_leaves_its_proof_unproven(tmp_path: Path) -> None:
+    status, _, report = run(
+        tmp_path,
+        '@claim("E2")\ndef test_dies():\n    import os\n    os._exit(9)\n',
+        "-n",
+        "1",
+        "--max-worker-restart=0",
+    )
+    assert status != 0
+    assert [one["verdict"] for one in report["verdicts"]] == ["unproven"]
+
+
+@pytest.mark.claim("V3")
+def test_accepted_unproven_is_loud_and_recorded(tmp_path: Path) -> None:
+    accept = [flag for clause in ("K2", "K3", "K4", "K5") for flag in ("--accept-unproven", clause)]
+    status, output, report = run(tmp_path, PROVEN + UNPROVEN, *accept)
+    assert (status, report["counts"]["unproven"], report["accepted_unproven"]) == (0, 4, ["K2", "K3", "K4", "K5"])
+    assert "ACCEPTED UNPROVEN" in output
+    assert run(tmp_path, PROVEN + UNPROVEN, *accept[2:])[0] == 3
+
+
+TAMPERS = """
+@claim("E2")
+def test_tampers(proof_run):
+    lines = proof_run.record.read_bytes().splitlines(keepends=True)
+    proof_run.record.write_bytes(b"".join([*lines[:-1], lines[-1].replace(b"main", b"mine")]))
+"""
+CUTS = """
+@claim("E2")
+def test_cuts(proof_run):
+    with open(proof_run.record, "ab") as lines:
+        lines.write(b"{")
+"""
+
+
+FAULTS = {
+    "changed": (TAMPERS, r"record.jsonl:\d+ was changed"),
+    "cut": (CUTS, r"ends in the middle of a line"),
+}
+
+
+@pytest.mark.claim("V1", "V3")
+@pytest.mark.parametrize("end", FAULTS)
+def test_nothing_is_proven_when_the_record_is_no_evidence(tmp_path: Path, end: str) -> None:
+    text, fault = FAULTS[end]
+    status, output, report = run(tmp_path, PROVEN + text + PROVEN.replace("fine", "fine_too"))
+    assert (status, report["counts"]) == (3, {"proven": 0, "unproven": 3, "refuted": 0})
+    assert all(re.search(f"no evidence: .*{fault}", one["reason"]) for one in report["verdicts"])
+    assert "NOTHING IS PROVEN without evidence" in output
+
+
+@pytest.mark.claim("V1", "V3")
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_record_that_cannot_be_written_proves_nothing(tmp_path: Path, workers: str) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "runs").write_text("in the way")
+    status, output, report = run(tmp_path, PROVEN + REFUTED, "-n", workers)
+    assert (status, report["counts"]) == (3, {"proven": 0, "unproven": 2, "refuted": 0})
+    assert "cannot write the flight record" in output
+
+
+@pytest.mark.claim("V1")
+def test_secrets_of_a_proof_appear_nowhere_in_its_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted in arguments, environment, output, a URL, a parameter and the reason of a refutation."""
+    planted = {
+        place: f"{place}-{secrets.token_hex(12)}" for place in ("argument", "environ", "output", "url", "reason")
+    }
+    monkeypatch.setenv("VENUE_API_SECRET", planted["environ"])
+    (tmp_path / "output").write_text(f"api_key={planted['output']}\n")
+    run(
+        tmp_path,
+        f"""
+@claim("E2")
+@pytest.mark.parametrize("token", ["token={planted["argument"]}"])
+def test_leaks(shell, token):
+    shell.run("curl", "-V", "--password", {planted["argument"]!r}, "wss://me:{planted["url"]}@venue.example/x")
+    shell.run("sh", "-c", "env; cat output; echo {planted["argument"]}")
+    raise Refuted("it said {planted["argument"]}, password={planted["reason"]}, and {planted["environ"]} to that")
+""",
+    )
+    buglog = subprocess.run([sys.executable, "-m", "harness", "buglog"], cwd=tmp_path, capture_output=True, check=True)
+    assert buglog.stdout
+    files = [file for file in (tmp_path / "reports").rglob("*") if file.is_file()]
+    assert len(files) >= 4
+    for file in files:
+        found = [place for place, secret in planted.items() if secret.encode() in file.read_bytes()]
+        assert not found, f"{file}: {found}"
+
+
+def test_a_session_without_proofs_writes_nothing(tmp_path: Path) -> None:
+    run(tmp_path, "def test_plain():\n    pass\n")
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.claim("V3")
+def test_no_systemd_is_unproven_and_says_what_to_install(tmp_path: Path) -> None:
+    """A user without root and without a manager of its own, as in a container."""
+    text = (
+        '@claim("E2")\ndef test_needs(machine):\n    pass\n\n@pytest.fixture(scope="session")\ndef stage():\n    pass\n'
+    )
+    (tmp_path / "test_sample.py").write_text(HEADER + text)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, str(tmp_path), *QUICK],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**environ(), "XDG_RUNTIME_DIR": str(tmp_path / "none")},
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "a private systemd needs root" in done.stdout
+
+
+AS_NOBODY = """
+import os, sys
+import pytest
+from harness.machines import machine
+os.chmod(sys.argv[1], 0o777)
+machine.os.geteuid = lambda: 65534
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.claim("G5")
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_claim_that_is_no_clause_stops_the_run(tmp_path: Path, workers: str) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "contract.toml").write_text('E2 = { digest = "x" }\n')
+    status, output, report = run(tmp_path, PROVEN + '@claim("Z9")\ndef test_z():\n    pass\n', "-n", workers)
+    assert (status, report) == (4, {})
+    assert "Z9 is claimed by a proof but is no clause" in output
+
+
+NOTICED = """
+import asyncio, errno, json, subprocess
+from hypothesis import given, strategies as st, find
+from harness.base.clock import OsClock
+
+def parse(text):
+    return json.loads(text)
+
+async def nothing_comes():
+    await asyncio.wait_for(asyncio.Event().wait(), 0.01)
+
+@pytest.fixture
+def late():
+    raise ValueError("in a fixture")
+
+@pytest.fixture
+def fails_after():
+    yield
+    assert False, "in a teardown"
+
+
+"""
+REFUTE = {
+    "a failed claim": "assert 1 == 2",
+    "a refutation": "raise Refuted('it restarted')",
+    "pytest.fail": "pytest.fail('it restarted')",
+    "an exception that did not come": "with pytest.raises(ValueError):\n        pass",
+    "a command that takes too long": "subprocess.run(['sleep', '60'], timeout=0.01)",
+    "a command that fails": "subprocess.run(['false'], check=True)",
+    "text that is no JSON": "json.loads('{')",
+    "text that is no JSON, in a helper": "parse('{')",
+    "text that is no number": "int('x')",
+    "a key that is not there": "{}['verdict']",
+    "a file that is not there": "open('/nowhere/at/all')",
+    "nobody listens": "import socket; socket.create_connection(('127.0.0.1', 1))",
+    "nothing came in time": "asyncio.run(nothing_comes())",
+    "several at once": "raise ExceptionGroup('both', [AssertionError('a'), MachineError('b')])",
+    "an example of a property": "given(st.just(1))(lambda n: parse('{'))()",
+}
+DO_NOT = {
+    "the harness": "raise MachineError('vanished')",
+    "what cannot be had": "raise Unavailable('no pressure', 'boot with psi=1')",
+    "inside the harness": "OsClock().sleep('x')",
+    "a full disk": "raise OSError(errno.ENOSPC, 'No space left on device')",
+    "no memory": "raise MemoryError",
+    "a package that is missing": "import nothing_of_this_name",
+    "a fixture that was asked for in the call": "request.getfixturevalue('late')",
+    "a skip": "pytest.skip('not today')",
+    "an expected failure": "pytest.xfail('known')",
+    "a property without examples": "find(st.nothing(), lambda n: True)",
+}
+
+
+@pytest.mark.claim("V3")
+def test_a_broken_promise_is_refuted_however_it_is_noticed(tmp_path: Path) -> None:
+    """And what says nothing about the system is not."""
+    proofs = [
+        f'@claim("E2")\ndef test_{number}(request):\n    {code}\n'
+        for number, code in enumerate([*REFUTE.values(), *DO_NOT.values()])
+    ]
+    after = '@claim("E2")\ndef test_after(fails_after):\n    pass\n'
+    status, _, report = run(tmp_path, NOTICED + "".join(proofs) + after)
+    found = {one["proof"].rpartition("_")[2]: one["verdict"] for one in report["verdicts"]}
+    named = {name: found[str(number)] for number, name in enumerate([*REFUTE, *DO_NOT])}
+    assert named == {**dict.fromkeys(REFUTE, "refuted"), **dict.fromkeys(DO_NOT, "unproven")}
+    assert (found["after"], status) == ("unproven", 1)
+
+
+def test_ctrl_c_halts_the_machine(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    """Interrupted in the middle of a proof, a run takes its machine with it."""
+    reason = machines.why_not_private()
+    if reason:
+        raise reason
+    marker = tmp_path / "booted"
+    (tmp_path / "conftest.py").write_text(
+        "import signal\nfrom pathlib import Path\nimport pytest\nfrom harness.machines.stage import Stage\n"
+        # What was started in the background of a script has SIGINT ignored, and so has all that it starts.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"@pytest.fixture(scope='session')\ndef stage():\n    return Stage(Path({str(pytestconfig.rootpath)!r}))\n"
+    )
+    (tmp_path / "test_sample.py").write_text(
+        "def test_waits(machine):\n"
+        f"    open({str(marker)!r}, 'w').write(machine.name)\n"
+        "    machine.run('sh', '-c', 'touch /var/lib/hybrid-engine/sleeps; exec sleep 60')\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    with subprocess.Popen([sys.executable, "-m", "pytest"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
+        name = poll(lambda: (marker.read_text() or None) if marker.exists() else None, OsClock(), 20.0)
+        assert name, "the machine did not boot"
+        # The command has to run before it can be interrupted.
+        sleeps = machines.RUN_DIR / name / "state" / "sleeps"
+        assert poll(lambda: True if sleeps.exists() else None, OsClock(), 20.0), "the command did not start"
+        running.send_signal(signal.SIGINT)
+        output, _ = running.communicate(timeout=20)
+    assert running.returncode == 2, output
+    assert not (machines.RUN_DIR / name).exists()

@@ -1,0 +1,78 @@
+"""The soak's line on the terminal (contract K7)."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.base import progress
+
+SAMPLE = {
+    "elapsed_secs": 1800.0, "active": "active", "state": "THROTTLE1", "ticks_per_sec": 812.04, "restarts": 2,
+    "rss_bytes": 44 * 2**20, "cpu_some_avg10": 3.14, "memory_some_avg10": 0.0, "io_some_avg10": 0.2,
+}  # fmt: skip
+
+
+def shown(sample: dict[str, object], seconds: float = 7200, *, colour: bool = False, columns: int | None = 120) -> str:
+    return progress.line(sample, seconds, colour=colour, columns=columns)
+
+
+def test_K7_a_line_says_rung_rate_pressure_and_time_left() -> None:
+    assert shown(SAMPLE) == (
+        "[#####---------------] 1:30:00 left  THROTTLE1  812.0 ticks/s  PSI cpu 3.1 mem 0.0 io 0.2 %  "
+        "2 restarts  RSS 44 MiB"
+    )
+    assert shown(SAMPLE, columns=80) == (
+        "[##------] 1:30:00 left  THROTTLE1  812.0 ticks/s  PSI cpu 3.1 mem 0.0 io 0.2 %"
+    )
+
+
+def test_K7_without_a_terminal_there_is_no_bar_and_no_colour() -> None:
+    assert shown(SAMPLE, columns=None) == (
+        "1:30:00 left  THROTTLE1  812.0 ticks/s  PSI cpu 3.1 mem 0.0 io 0.2 %  2 restarts  RSS 44 MiB"
+    )
+    assert "\x1b[33mTHROTTLE1\x1b[0m" in shown(SAMPLE, colour=True)
+
+
+def test_K7_what_is_unknown_is_shown_as_such() -> None:
+    sample = {
+        "elapsed_secs": 99.0, "active": "failed", "state": "NORMAL", "ticks_per_sec": None, "restarts": 0,
+        "rss_bytes": None, "psi": "unknown", "psi_error": "cpu: missing",
+    }  # fmt: skip
+    assert shown(sample, 10) == ("[####################] 0:00:00 left  down  ticks/s ?  PSI unknown  0 restarts  RSS ?")
+
+
+@given(
+    st.integers(20, 300), st.floats(0, 1e7), st.sampled_from(["NORMAL", "THROTTLE3"]), st.floats(0, 100),
+    st.booleans(), st.floats(0, 9e4),
+)  # fmt: skip
+def test_K7_a_line_never_fills_the_terminal(
+    columns: int, ticks: float, state: str, cpu: float, read: bool, elapsed: float
+) -> None:
+    sample = {**SAMPLE, "ticks_per_sec": ticks, "state": state, "elapsed_secs": elapsed, "cpu_some_avg10": cpu}
+    if not read:
+        sample = {key: value for key, value in sample.items() if not key.endswith("avg10")}
+    plain = shown(sample, 86400, columns=columns)
+    assert len(plain) < columns
+    assert re.sub(r"\x1b\[\d+m", "", shown(sample, 86400, columns=columns, colour=True)) == plain
+
+
+def test_K2_pressure_that_is_not_read_is_not_shown() -> None:
+    sample = {key: value for key, value in SAMPLE.items() if not key.endswith("avg10")}
+    assert "PSI" not in shown(sample)
+
+
+def test_a_wait_fits_the_terminal_and_says_what_it_is_for() -> None:
+    proof = "proofs/guardrails/test_stall.py::test_controller_restarts_a_paused_engine"
+    line = progress.waiting_line("gw0", proof, "the decision STALL", 3.21, 80)
+    assert line == "gw0    3.2 s  test_stall::controller_restarts_a_paused_eng…: the decision STALL"
+    assert progress.waiting_line("gw0", proof, "", 3.21, 80) == (
+        "gw0    3.2 s  test_stall::controller_restarts_a_paused_engine"
+    )
+
+
+@given(st.text(max_size=60), st.text(max_size=200), st.floats(0, 1e5), st.integers(10, 200))
+def test_a_wait_never_fills_the_terminal(proof: str, what: str, secs: float, columns: int) -> None:
+    assert len(progress.waiting_line("gw12", proof, what, secs, columns)) < columns

@@ -1,0 +1,205 @@
+"""A refutation is one block that is read in 30 seconds (contract V6)."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyte
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.base.journal import Entry
+from harness.proving import refutation
+from harness.proving.refutation import COLUMNS, JOURNAL_LINES, LINES_MAX, Refutation, block, expectation, that_matter
+from proofs.fixtures.bytecode import QUICK, environ
+
+pytestmark = pytest.mark.claim("V6")
+
+HERE = {__file__}
+
+
+def entry(message: str, identifier: str = "engine", level: str = "") -> Entry:
+    return Entry(message, "u.service", "", identifier, 1, 0, 0, {"message": message} if level else {}, level)
+
+
+FOUND = Refutation(
+    proof="proofs/guardrails/test_exit12.py::test_stays_down[unknown-key]",
+    claims={"E2": "* E2 Exit 12 under the real unit.", "exit12": "| exit12 | E2, E3 | the matrix |"},
+    expected="last.n_restarts == 0",
+    observed="the unit restarted 3 times on exit status 12",
+    where="proofs/guardrails/test_exit12.py:57, prove_not_restarted()",
+    state="hybrid-engine.service failed/failed result=exit-code status=12 restarts=3",
+    set_by="RestartPreventExitStatus= in /etc/systemd/system/u.service.d/90-sabotage.conf",
+    journal=[entry(f"line {number}") for number in range(20)],
+    printed="",
+    again=".venv/bin/pytest 'proofs/guardrails/test_exit12.py::test_stays_down[unknown-key]'",
+    look=".venv/bin/python -m harness show p-3fa2b81c --run 1-a",
+)
+
+
+def test_what_a_reader_asks_for_in_this_order() -> None:
+    lines = block(FOUND)
+    labels = [line[:10].strip() for line in lines if line[:1] not in ("", " ")]
+    assert labels == [
+        "REFUTED", "claim", "claim", "expected", "observed", "at", "unit", "set by", "journal", "run it aga",
+        "look furth",
+    ]  # fmt: skip
+    text = "\n".join(lines)
+    assert "claim     E2 Exit 12 under the real unit." in lines
+    assert "claim     exit12 E2, E3 the matrix" in lines
+    assert "5 of 20 lines" in text
+    assert lines[-3:] == [f"  {FOUND.again}", "look further, also later:", f"  {FOUND.look}"]
+
+
+ANY = st.text(max_size=3000) | st.text("x", min_size=200, max_size=3000) | st.text("ab \n\t\x1b\u202e", max_size=3000)
+
+
+@given(
+    ANY,
+    ANY,
+    ANY,
+    ANY,
+    st.dictionaries(st.text(max_size=6), ANY, max_size=8),
+    st.lists(st.builds(entry, ANY), max_size=30),
+)
+def test_at_most_40_lines_of_80_columns(
+    proof: str, expected: str, observed: str, rest: str, claims: dict[str, str], journal: list[Entry]
+) -> None:
+    lines = block(Refutation(proof, claims, expected, observed, rest, rest, rest, journal, rest, "again", "look"))
+    assert len(lines) <= LINES_MAX
+    assert max(map(len, lines)) <= COLUMNS
+    assert not set("\x1b\u202e\r\n") & set("".join(lines))
+    assert lines[-3] == "  again"
+
+
+def test_the_lines_that_matter() -> None:
+    """Errors and ends, then warnings and restarts, then the latest; in their order."""
+    entries = [
+        entry("bad key", level="ERROR"),
+        *(entry(f"chatter {number}") for number in range(30)),
+        entry("u.service: Main process exited, code=exited, status=12/n/a", "systemd"),
+        entry("slow", level="WARN"),
+        *(entry(f"later {number}") for number in range(30)),
+        entry("u.service: Scheduled restart job", "systemd"),
+        entry("the last"),
+    ]
+    assert [one.event for one in that_matter(entries)] == [
+        "bad key", "u.service: Main process exited, code=exited, status=12/n/a", "slow",
+        "u.service: Scheduled restart job", "the last",
+    ]  # fmt: skip
+    assert len(that_matter(entries[:3])) == 3
+    assert len(that_matter(entries)) == JOURNAL_LINES
+    long = block(Refutation("p", {}, "", "", "", "", "", [entry("y" * 1000)], "", "a", "l"))
+    assert any("[+" in line for line in long)
+
+
+SOURCE = """
+def test_x(engine):
+    assert 1 == 2, "no"
+    engine.expect(
+        engine.count() > 5,
+        "too few",
+    )
+    with pytest.raises(ValueError):
+        int("1")
+    engine.wait_log("x")
+    for one in two:
+        assert one
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (3, "1 == 2"), (4, "engine.count() > 5"), (6, "engine.count() > 5"), (8, "with pytest.raises(ValueError):"),
+        (9, "int('1')"), (10, "engine.wait_log('x')"), (12, "one"), (99, ""),
+    ],
+)  # fmt: skip
+def test_what_was_expected_is_what_the_line_asks_for(line: int, expected: str) -> None:
+    assert expectation(SOURCE, line) == expected
+    assert expectation("def", line) == ""
+
+
+def raiser() -> None:
+    raise ValueError("x")
+
+
+def test_the_proofs_own_line_is_named() -> None:
+    with pytest.raises(ValueError, match="x") as error:
+        raiser()
+    line = inspect.getsourcelines(raiser)[1] + 1
+    assert refutation.innermost(error.value, HERE) == (__file__, line, "raiser")
+    assert refutation.innermost(ValueError("nowhere"), HERE) is None
+
+
+SAMPLE = """
+import pytest
+from hypothesis import given, strategies as st
+
+@pytest.mark.claim("E2")
+@pytest.mark.parametrize("case", ["a b"])
+def test_wrong(case):
+    print("seen on the way")
+    value = 3
+    assert value == 2, "it was restarted 3 times \\x1b[31m"
+
+@pytest.mark.claim("E3")
+@given(st.integers())
+def test_property(number):
+    assert number < 7
+"""
+
+
+@pytest.mark.claim("V8")
+@pytest.mark.parametrize("colour", ["yes", "no"])
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_on_a_terminal_of_80_columns(tmp_path: Path, colour: str, workers: str) -> None:
+    """As pytest prints it, with and without colour, with workers too; and both commands do what they say."""
+    (tmp_path / "test_sample.py").write_text(SAMPLE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+
+    def pytest_run(*args: str) -> str:
+        argv = [sys.executable, "-m", "pytest", *QUICK, f"--color={colour}", "-n", workers, *args]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environ())
+        assert done.returncode == 1, done.stdout + done.stderr
+        return done.stdout
+
+    output = pytest_run()
+    assert ("\x1b[31m" in output) == (colour == "yes")
+    screen = pyte.Screen(COLUMNS, 200)
+    pyte.Stream(screen).feed(output.replace("\n", "\r\n"))
+    rows = [row.rstrip() for row in screen.display]
+    at = rows.index("REFUTED   test_sample.py::test_wrong[a b]")
+    assert rows[at + 1 : at + 6] == [
+        "claim     E2",
+        "expected  value == 2",
+        "observed  it was restarted 3 times \\x1b[31m",
+        "          assert 3 == 2",
+        "at        test_sample.py:10, test_wrong()",
+    ]
+    assert rows[at + 6] == "printed   seen on the way"
+    assert any("number=7" in row for row in rows)
+    if colour == "yes":
+        assert {screen.buffer[at + 3][column].fg for column in (0, 12)} == {"default", "red"}
+    assert "Traceback" not in output
+    assert "in test_wrong" in pytest_run("--tb=short")
+    # Here the paths are long, and a command is not folded.
+    plain = re.sub(r"\x1b\[[\d;]*m", "", output).partition("test_property")[0]
+    (look,) = re.findall(r"look further, also later:\n  \S+ -m (.*)", plain)
+    shown = subprocess.run(
+        [sys.executable, "-m", *look.split()], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environ()
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "refuted  test_sample.py::test_wrong[a b]" in shown.stdout
+    # All that the block leaves out.
+    assert '>       assert value == 2, "it was restarted 3 times' in shown.stdout
+    assert "seen on the way" in shown.stdout
+    unknown = subprocess.run(
+        [sys.executable, "-m", "harness", "show", "nobody"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert unknown.returncode == 1

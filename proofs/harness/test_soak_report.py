@@ -1,0 +1,94 @@
+"""The report of a soak (contract K7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.soak import decisions
+from harness.soak import report as soak_report
+from harness.soak.decisions import Action
+
+RUN = "9d02287d-d9ba-4bee-8d6b-3941e0295fea"
+BEGUN = 1767973370.0
+
+
+def decision(at: float, action: Action, reason: str, **facts: object) -> dict[str, Any]:
+    return decisions.line(
+        wall=BEGUN + at, run_id=RUN, ingest_mode="realws", psi_actions="on", state="NORMAL", sample_every=1,
+        action=action, reason=reason, facts=facts,
+    )  # fmt: skip
+
+
+DECISIONS = [
+    decision(0, Action.STARTUP, "Run ID", cpu_some_avg10=62.33, memory_some_avg10=0.0, io_some_avg10=0.0),
+    decision(1, Action.ENGINE_RESTART, "Soak Start"),
+    decision(30, Action.STALL, "Pipeline stalled", ticks_count=153972, seconds_since_progress=45.2),
+    decision(30, Action.ENGINE_RESTART, "Restarting due to STALL"),
+    decision(60, Action.ENGINE_EXIT, "watchdog <b>", restarted_by="watchdog", result="watchdog"),
+    decision(90, Action.COMPLETE, "Soak duration reached", psi="unknown", psi_error="cpu: missing"),
+    decision(91, Action.ENGINE_STOP, "Stopping service via systemctl"),
+]
+SAMPLES: list[dict[str, Any]] = [
+    {
+        "timestamp": decisions.timestamp(BEGUN + 5 * n), "run_id": RUN, "tick_id_max": 100 + n, "ticks_per_sec": 2.0,
+        "rss_bytes": 40 * 2**20, "sample_every": 1, "loop_lag_ms_p99": None if n < 3 else 1.5, "cpu_some_avg10": 3.0,
+        "memory_some_avg10": 0.0, "io_some_avg10": 0.0,
+    }
+    for n in range(18)
+]  # fmt: skip
+
+
+def test_K7_the_same_run_gives_the_same_page() -> None:
+    assert soak_report.render(DECISIONS, SAMPLES) == soak_report.render(DECISIONS, SAMPLES)
+
+
+def test_K7_the_page_has_outcome_plots_restarts_and_decisions() -> None:
+    page = soak_report.render(DECISIONS, SAMPLES)
+    assert "<title>Soak COMPLETE" in page
+    for title in (
+        "Ticks received and processed",
+        "Ticks stored",
+        "Resident memory",
+        "Pressure (PSI)",
+        "Rung",
+        "Event-loop lag",
+    ):
+        assert title in page
+    assert page.count("<svg") == 6
+    assert "1 by controller, 1 by watchdog" in page
+    assert "15:42:50 ENGINE_RESTART" not in page.replace("Soak Start", ""), "the start is no restart"
+    assert '<path class="mark mark-watchdog"' in page
+    # A mark tells its cause, and where to read on.
+    assert 'href="#decision-5" title="15:43:50 ENGINE_EXIT: watchdog &lt;b&gt;">5</a>' in page
+    assert '<tr id="decision-5">' in page
+    assert 'cpu, limit <i class="limit series-0"></i>20' in page
+    assert "ticks_count=153972" in page
+    assert "unknown: cpu: missing" in page
+
+
+def test_K7_the_page_is_self_contained_and_escaped() -> None:
+    page = soak_report.render(DECISIONS, SAMPLES)
+    assert "watchdog <b>" not in page
+    assert "watchdog &lt;b&gt;" in page
+    for outside in ("<script", "src=", "http://", "https://", "@import"):
+        assert outside not in page
+
+
+def test_K7_a_run_that_was_cut_off_says_so() -> None:
+    assert "CUT OFF" in soak_report.render(DECISIONS[:4], SAMPLES[:3])
+
+
+def test_K7_a_run_that_never_began_has_a_report_too() -> None:
+    page = soak_report.render([decision(0, Action.CONFIG_ERROR, "config.toml: cannot be read")], [])
+    assert "CONFIG_ERROR" in page
+    assert "ticks stored</dt><dd>unknown" in page
+
+
+def test_K7_counters_are_shown_as_rates_and_a_new_run_of_the_engine_as_a_gap() -> None:
+    counts = [None, 0, 0, 50, 100, 100, 0, 20, None, 30]
+    samples = [SAMPLES[0] | {"timestamp": decisions.timestamp(BEGUN + 5 * n), "ingest_received": count}
+               for n, count in enumerate(counts)]  # fmt: skip
+    rate = soak_report._rate(samples, BEGUN, "received", "ingest_received")
+    assert [(at, value) for at, value in rate.points] == [
+        (0, None), (5, None), (15, 5.0), (20, 10.0), (30, None), (35, 4.0), (40, None), (45, None),
+    ]  # fmt: skip

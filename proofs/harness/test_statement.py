@@ -1,0 +1,132 @@
+"""What a bundle says of a run: nothing is called proven that was not shown whole (V5)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.bundle import statement
+from harness.evidence.verdict import Verdict
+from proofs.fixtures import true_bundle
+
+ENGINE = {"gate.py": "1" * 64}
+UNIT = [("hybrid-engine.service", "2" * 64)]
+CONFIG = {"mode": "LIVE", "live_armed": True, "gate": {"trusted_keys": ["ed25519:A"]}, "engine": {"sample_every": 1}}
+MADE = true_bundle.made(ENGINE, UNIT, CONFIG, 1_800_000_000.5)
+
+Summary = dict[str, Any]
+
+
+def proof(name: str, verdict: str, *claims: str) -> dict[str, Any]:
+    return {"proof": name, "claims": list(claims), "verdict": verdict, "reason": ""}
+
+
+def summary(*verdicts: dict[str, Any], **changes: Any) -> Summary:
+    return {
+        "verdicts": list(verdicts), "left_out": {}, "planned": [], "accepted_unproven": [], "complete": True, **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.claim("V5")
+@pytest.mark.parametrize(
+    ("of_run", "verdicts"),
+    [
+        (summary(proof("a", "proven", "E1", "E2")), {"E1": "proven", "E2": "proven"}),
+        (summary(proof("a", "proven", "E1"), proof("b", "unproven", "E1")), {"E1": "unproven"}),
+        (summary(proof("a", "refuted", "E1"), proof("b", "unproven", "E1")), {"E1": "refuted"}),
+        (
+            summary(proof("a", "proven", "E1"), left_out={"E1": 1, "E2": 2}),
+            {"E1": "unproven", "E2": "unproven"},
+        ),
+        (summary(proof("a", "proven", "E1"), planned=["E1"]), {"E1": "unproven"}),
+        (summary(proof("a", "proven", "E1"), complete=False), {"E1": "unproven"}),
+        (summary(proof("a", "proven", "E1"), proof("died", "unproven")), {"E1": "unproven"}),
+        (summary(proof("a", "unproven", "E1"), accepted_unproven=["E1"]), {"E1": "unproven"}),
+    ],
+    ids=["all", "one-unproven", "one-refuted", "left-out", "planned", "part", "a-worker-died", "accepted"],
+)
+def test_a_clause_is_proven_only_as_a_whole(of_run: Summary, verdicts: dict[str, str]) -> None:
+    assert statement.clause_verdicts(of_run) == verdicts
+
+
+@pytest.mark.claim("V5")
+def test_the_statement_has_what_a_stranger_asks() -> None:
+    predicate = MADE["predicate"]
+    assert (MADE["_type"], MADE["predicateType"]) == (statement.STATEMENT_TYPE, statement.PREDICATE_TYPE)
+    assert {subject["name"]: subject["digest"]["sha256"] for subject in MADE["subject"]} == {
+        "engine": statement.digest(ENGINE), "runtime": statement.digest(true_bundle.RUNTIME),
+        "unit": statement.digest(UNIT), "config": statement.digest(CONFIG),
+    }  # fmt: skip
+    assert predicate["time"] == "2027-01-15T08:00:00Z"
+    assert predicate["record"] == {"run_id": "1", "sha256": "0" * 64, "lines": 1}
+    assert predicate["platform"] == {"kernel": "Linux 6.1", "systemd": "systemd 252"}
+    assert predicate["git"] == {"commit": "0" * 40, "tree": "clean"}
+    assert predicate["proved_on"]["drop_ins"] == {"10-proof.conf": "[Service]\nRestartSec=20ms\n"}
+    assert len(predicate["proofs"]) == len(true_bundle.GUARDRAILS) + 1
+    assert statement.problem(MADE) is None
+
+
+@given(st.permutations(sorted(CONFIG)))
+def test_V5_the_same_facts_are_the_same_bytes(order: list[str]) -> None:
+    config = {key: CONFIG[key] for key in order}
+    made = true_bundle.made(ENGINE, UNIT, config, 1_800_000_000.5)
+    made["predicate"]["signed"] = MADE["predicate"]["signed"]
+    assert statement.canonical(made) == statement.canonical(MADE)
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    made = copy.deepcopy(MADE)
+    change(made)
+    return made
+
+
+@pytest.mark.claim("V5")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda made: made.update(_type="x"), "_type is 'x'"),
+        (lambda made: made["subject"].pop(), "must be about"),
+        (lambda made: made["predicate"]["engine"].update({"gate.py": "0"}), "digest of engine"),
+        (lambda made: made["predicate"]["config"].update(mode="PAPER"), "digest of config"),
+        (lambda made: made["predicate"]["unit"].clear(), "digest of unit"),
+        (lambda made: made["predicate"]["runtime"]["packages"].clear(), "digest of runtime"),
+        (lambda made: made["predicate"]["proofs"].pop(0), "clause G0 is called proven"),
+        (lambda made: made["predicate"]["proofs"][0].update(verdict="refuted"), "its proofs are refuted"),
+    ],
+    ids=range(8),
+)
+def test_a_statement_that_contradicts_itself(change: Callable[[dict[str, Any]], object], says: str) -> None:
+    assert says in (statement.problem(changed(change)) or "nothing")
+
+
+@pytest.mark.claim("V5")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda made: made["predicate"]["config"].update(mode="SHADOW"), "mode SHADOW and live_armed true"),
+        (lambda made: made["predicate"]["config"].update(live_armed=False), "live_armed false"),
+        (true_bundle.verdict("I7", "unproven"), "required and not proven: I7"),
+        (true_bundle.verdict("psi", "refuted"), "refuted: proofs/test_all.py::test_psi; required and not proven: psi"),
+        (true_bundle.listed("accepted_unproven", "S3"), "required and not proven: S3"),
+        (lambda made: made["predicate"]["clauses"].clear(), "required and not proven: G0 G1"),
+    ],
+    ids=range(6),
+)
+def test_why_a_bundle_opens_nothing(change: Callable[[dict[str, Any]], object], says: str) -> None:
+    clauses = [*true_bundle.GUARDRAILS, "V1", "R6"]
+    assert statement.objections(MADE, clauses) == []
+    assert says in "; ".join(statement.objections(changed(change), clauses))
+
+
+def test_V5_pace_and_looks_are_no_part_of_it() -> None:
+    effective = {"mode": "LIVE", "engine": {"sample_every": 5, "ws_url": "ws://x"}, "dashboard": {"port": 1}}
+    assert statement.safety_part(effective) == {"mode": "LIVE", "engine": {"ws_url": "ws://x"}}
+
+
+def test_V5_verdicts_are_those_of_the_harness() -> None:
+    assert {one["verdict"] for one in MADE["predicate"]["proofs"]} <= {verdict.value for verdict in Verdict}

@@ -1,0 +1,147 @@
+"""Every command in the documents works."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from harness.evidence.recorder import Recorder
+from harness.machines.machine import why_not_private
+from proofs.fixtures.proven_run import ProvenRun
+
+ROOT = Path(__file__).resolve().parents[2]
+OF_ITS_OWN = ROOT / "docs" / "operating.md"
+"""Its commands change the computer: proofs/guardrails/test_operating.py types them into a machine."""
+DOCUMENTS = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md")} - {OF_ITS_OWN})
+
+NEVER_INSIDE_ITSELF = (
+    "make proofs",
+    "make test",
+    "make sabotage",
+    "make canary",
+    "make bench",
+    "make lint",
+    "make format",
+    ".venv/bin/pytest",
+)
+"""Commands that run this very suite, or rewrite the checkout: their spelling is checked, CI runs them for real."""
+
+
+def commands() -> list[str]:
+    found = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"^```console\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
+            found += [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
+    return sorted(set(found))
+
+
+def run(argv: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1"}
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+
+
+# Numbered, not named after the commands: `-k exit12` must not select a command that has these words.
+@pytest.mark.parametrize("command", commands(), ids=range(len(commands())))
+def test_documented_command(command: str, tmp_path: Path) -> None:
+    if command.startswith(NEVER_INSIDE_ITSELF):
+        done = dry_run(shlex.split(command))
+    else:
+        # A copy of what the commands read, so that none of them touches the checkout.
+        for name in (
+            "config",
+            "docs",
+            "Makefile",
+            "pyproject.toml",
+            "engine",
+            "harness",
+            "README.md",
+            ".venv",
+            "reports",
+        ):
+            if (ROOT / name).exists():
+                (tmp_path / name).symlink_to(ROOT / name)
+        if "--update" in command:
+            for name in ("config", "docs"):
+                (tmp_path / name).unlink()
+            (tmp_path / "config").mkdir()
+            shutil.copytree(ROOT / "docs", tmp_path / "docs")
+        if "buglog" in command or "harness verify" in command:
+            (tmp_path / "reports").unlink(missing_ok=True)
+            make_report(tmp_path / "reports")
+        if "--lift-bars" in command:
+            run(shlex.split(".venv/bin/hybrid-engine --config config/config.toml --seconds 0.1"), tmp_path)
+        if "harness bundle" in command:
+            (tmp_path / "reports").unlink(missing_ok=True)
+            ProvenRun(tmp_path).sign()
+            if "keygen" in command:
+                (tmp_path / "proof.key").unlink()
+        done = run(shlex.split(command.replace("~", str(tmp_path))), tmp_path)
+    assert done.returncode == 0, f"`{command}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+
+
+def dry_run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    if argv[0] == "make":
+        return run([*argv, "--dry-run"], ROOT)
+    return run([*argv, "--collect-only", "-q", "-p", "no:cacheprovider"], ROOT)
+
+
+def make_report(reports: Path) -> None:
+    """A run's leavings, as small as they can be."""
+    recorder = Recorder(reports / "runs" / "1" / "record.jsonl", "1", "main")
+    recorder.write("run", systemd="private", facts={}, clauses={})
+    recorder.end(counts={}, interrupted=False, systemd="private", planned=[], accepted_unproven=[])
+    recorder.close()
+    summary = {
+        "run_id": "1",
+        "systemd": "private",
+        "verdicts": [],
+        "counts": {"proven": 0, "refuted": 0, "unproven": 0},
+    }
+    (reports / "verdicts.json").write_text(json.dumps(summary))
+
+
+def test_example_of_a_service_of_ones_own(tmp_path: Path) -> None:
+    """The example in docs/hacking.md, as it stands there, in a project that has nothing else."""
+    reason = why_not_private()
+    if reason:
+        raise reason
+    (example,) = re.findall(
+        r"^```python\n# test_greeter.py\n(.*?)^```",
+        (ROOT / "docs" / "hacking.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    (tmp_path / "test_greeter.py").write_text(example)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    done = run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 proven, 0 unproven, 0 refuted" in done.stdout
+
+
+def shown_help(*argv: str) -> str:
+    done = run([sys.executable, "-m", *argv, "--help"], ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_command_shows_examples() -> None:
+    whole = shown_help("harness")
+    subcommands = re.findall(r"^    ([a-z-]+)(?:\s|$)", whole, re.MULTILINE)
+    assert {"soak", "diagnose", "healthcheck"} <= set(subcommands), whole
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    modules = [target.partition(":")[0].removesuffix(".__main__") for target in scripts.values()]
+    assert "examples:" in whole
+    for argv in [*(("harness", name) for name in subcommands), *((module,) for module in modules)]:
+        assert re.search(r"^examples?:", shown_help(*argv), re.MULTILINE | re.IGNORECASE), f"{argv}: no example"
+
+
+def test_there_are_commands() -> None:
+    assert {"make proofs", "make test", "make buglog"} <= set(commands())
