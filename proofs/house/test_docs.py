@@ -29,6 +29,7 @@ NEVER_INSIDE_ITSELF = (
     "make sabotage",
     "make canary",
     "make bench",
+    "make debian",
     "make lint",
     "make format",
     ".venv/bin/pytest",
