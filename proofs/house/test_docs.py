@@ -30,6 +30,7 @@ NEVER_INSIDE_ITSELF = (
     "make canary",
     "make bench",
     "make debian",
+    "make stress",
     "make lint",
     "make format",
     ".venv/bin/pytest",
