@@ -313,7 +313,7 @@ def health(seen: Observation) -> Json:
         return {"tone": "bad", "title": title, "lines": [*wrong, *odd]}
     if odd:
         return {"tone": "busy", "title": "The engine is well. To be noted:", "lines": odd}
-    return {"tone": "good", "title": "All well", "lines": []}
+    return {"tone": "good", "title": "Engine and computer are well", "lines": []}
 
 
 def _calm(look: UnitLook) -> str:
@@ -569,10 +569,14 @@ def _figures(seen: Observation) -> list[Json]:
             "note": "99th percentile, this run",
         },
         {
-            "name": "Memory", "value": _shown(None if rss is None else rss / 2**20, 0), "unit": "MiB",
-            "note": "resident",
+            "name": "Memory", "value": _shown(None if rss is None else rss / 2**20, 0) if _runs(seen) else "–",
+            "unit": "MiB", "note": "resident" if _runs(seen) else "the engine does not run",
         },
     ]  # fmt: skip
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _rung(seen: Observation) -> tuple[str, int | None]:
@@ -776,9 +780,9 @@ def _verdicts(seen: Observation) -> Json:
     if refuted := counts[Verdict.REFUTED.value]:
         word, tone = f"{refuted:,} refuted", "bad"
     elif seen.verdicts.state == "running":
-        word, tone = "not yet proven: a run is going on", "busy"
+        word, tone = "not proven: a run is going on, or was killed", "busy"
     elif seen.verdicts.state not in ("complete", "partial") or seen.verdicts.never_ran:
-        word, tone = f"{seen.verdicts.state}: {seen.verdicts.never_ran:,} proofs never ran", "busy"
+        word, tone = f"{seen.verdicts.state}: {_counted(seen.verdicts.never_ran, 'proof')} never ran", "busy"
     elif unproven := counts[Verdict.UNPROVEN.value]:
         word, tone = f"{unproven:,} unproven", "busy"
     elif not seen.verdicts.rows:

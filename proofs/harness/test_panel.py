@@ -185,6 +185,9 @@ def test_the_mode_is_what_the_engine_logged_and_live_alarms() -> None:
 def test_an_engine_that_is_down_stores_nothing() -> None:
     assert panel.page(SEEN)["figures"][0]["value"] == "20.0"
     assert panel.page(replace(SEEN, unit=unit(active="inactive")))["figures"][0]["value"] == "0.0"
+    memory = panel.page(replace(SEEN, unit=unit(active="inactive")))["figures"][3]
+    assert (memory["value"], memory["note"]) == ("–", "the engine does not run")
+    assert panel.page(SEEN)["figures"][3]["note"] == "resident"
 
 
 def test_the_rung_is_that_of_the_running_engine() -> None:
@@ -307,8 +310,8 @@ def test_a_guardrail_is_as_good_as_its_worst_proof() -> None:
 @pytest.mark.parametrize(
     ("state", "never_ran", "word"),
     [
-        ("complete", 0, "all proven"), ("partial", 0, "a part was proven"), ("running", 9, "a run is going on"),
-        ("interrupted", 16, "interrupted: 16 proofs never ran"), ("complete", 1, "1 proofs never ran"),
+        ("complete", 0, "all proven"), ("partial", 0, "a part was proven"), ("running", 9, "a run is going on, or was killed"),
+        ("interrupted", 16, "interrupted: 16 proofs never ran"), ("complete", 1, "1 proof never ran"),
         ("?", 0, "?: 0"),
     ],
 )  # fmt: skip
