@@ -1295,7 +1295,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_evidence::test_secrets_reach_no_file",
         patch=Patch(
             "harness/evidence/redaction.py",
-            "        for rule in (*(_compiled(_NAMED_RULES) if named else ()), *_compiled(_RULES)):",
+            "        for rule in _compiled(rules):",
             "        for rule in ():",
         ),
         reason=r"give away the secrets of \['output', 'url'\]",
