@@ -30,14 +30,22 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-$(READY): pyproject.toml
+DISTRIBUTIONS := . distributions/hybrid-harness distributions/pytest-hybrid-proofs
+LOCKED := -m pip install $(PIP_QUIET) --disable-pip-version-check --require-hashes
+# What builds wheels lies beside the environment: in it, its .pth file would take time of each start of Python.
+BACKEND := $(CURDIR)/.cache/backend
+
+$(READY): $(DISTRIBUTIONS:%=%/pyproject.toml) requirements/develop.txt requirements/build.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than 3.11; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && $(SUDO) apt-get install -y $(APT_QUIET) python3-venv; }
 	@echo "setting up $(VENV), which takes a minute or two and is done once" >&2
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python $(LOCKED) -r requirements/develop.txt
+	@$(BIN)/python $(LOCKED) --upgrade --target "$(BACKEND)" -r requirements/build.txt
+	@PYTHONPATH="$(BACKEND)" $(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check \
+	  --no-deps --no-build-isolation $(DISTRIBUTIONS:%=-e %)
 	@touch $@
 
 # systemd-nspawn boots the private machine, D-Bus lets systemctl talk to it, ss lists the engine's sockets. Without them
