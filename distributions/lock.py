@@ -35,7 +35,9 @@ FILES = {
 def wanted(name: str) -> list[str]:
     """The requirements that a lock file is made of: everything but our own distributions."""
     distributions, groups = FILES[name]
-    found = [line for path in distributions for line in tomllib.loads(path.read_text("utf-8"))["project"]["dependencies"]]
+    found = [
+        line for path in distributions for line in tomllib.loads(path.read_text("utf-8"))["project"]["dependencies"]
+    ]
     table = tomllib.loads(ENGINE.read_text("utf-8"))["dependency-groups"]
     found += [line for group in groups for line in table[group]]
     return sorted({line for line in found if not line.startswith(OURS)})

@@ -231,7 +231,9 @@ def begin(config: pytest.Config, run_id: str) -> None:
     """
     config.addinivalue_line("markers", "sabotage: shows that a proof can fail; `make sabotage` runs these")
     try:
-        options = settings.load(config.rootpath, config.getoption("proofs_systemd"), config.getoption("proofs_engine_cmd"))
+        options = settings.load(
+            config.rootpath, config.getoption("proofs_systemd"), config.getoption("proofs_engine_cmd")
+        )
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
     worker = getattr(config, "workerinput", None)

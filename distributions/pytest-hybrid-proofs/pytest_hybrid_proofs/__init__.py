@@ -86,7 +86,8 @@ class Sleeper:
         if "claim" in report.keywords:
             # pytest has already made the list of those whom it tells of this report.
             self.wake()
-            self.config.pluginmanager.get_plugin("proof-verdicts").pytest_runtest_logreport(report)
+            verdicts: Any = self.config.pluginmanager.get_plugin("proof-verdicts")
+            verdicts.pytest_runtest_logreport(report)
         elif report.when not in ("setup", "call", "teardown"):
             # pytest-xdist reports a worker that died in the middle of a test with a phase of its own.
             self.crashed.append(report.nodeid)
