@@ -1,8 +1,9 @@
 """`make lock`: the lock files in requirements/, with a hash for each file that may be installed.
 
 install.txt is what `make install` installs, develop.txt also what the proofs and the work on this repository need,
-build.txt what makes wheels of it, coverage.txt what counts lines that ran, tools.txt what makes releases and the site. All hold for Python 3.11 and later. What is
-installed in production is what was developed with: each file is made within the bounds of install.txt.
+build.txt what makes wheels of it, coverage.txt what counts the lines that ran, tools.txt what makes releases and the
+site. All hold for Python 3.11 and later. What is installed in production is what was developed with: each file is made
+within the bounds of install.txt.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from harness.evidence.shell import Shell
 
 SOURCES = (
     "engine", "harness", "distributions/hybrid-harness/pyproject.toml", "requirements/install.txt",
-    "requirements/build.txt", "systemd", "config", "docs/operating.md", "docs/live.md", "docs/metrics.md", "pyproject.toml", "Makefile",
+    "requirements/build.txt", "systemd", "config", "docs/operating.md", "docs/live.md", "docs/metrics.md",
+    "pyproject.toml", "Makefile",
 )  # fmt: skip
 """What an installation is made from."""
 

@@ -324,7 +324,10 @@ def test_a_session_without_proofs_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.claim("V3")
 def test_no_systemd_is_unproven_and_says_what_to_install(tmp_path: Path) -> None:
     """A user without root and without a manager of its own, as in a container."""
-    text = '@claim("E2")\ndef test_needs(proof_machine):\n    pass\n\n@pytest.fixture(scope="session")\ndef proof_stage():\n    pass\n'
+    text = (
+        '@claim("E2")\ndef test_needs(proof_machine):\n    pass\n'
+        '\n@pytest.fixture(scope="session")\ndef proof_stage():\n    pass\n'
+    )
     (tmp_path / "test_sample.py").write_text(HEADER + text)
     (tmp_path / "pytest.ini").write_text("[pytest]\nhybrid_proofs = true\n")
     done = subprocess.run(

@@ -1,9 +1,9 @@
 """pytest plugin: the part that every project pays for that has it installed, which is next to nothing.
 
-It defines the mark `claim`, options and fixtures with names of their own, and sleeps. The first test that bears the mark,
-or asks for one of the fixtures, wakes it: then harness.proving.plugin is loaded, which judges. A project that consists of
-proofs sets `hybrid_proofs = true` in its ini file. There it is awake from the start, so that it also judges a run of
-which nothing could be collected, and its options have short names too (`--systemd` for `--proofs-systemd`).
+It defines the mark `claim`, options and fixtures with names of their own, and sleeps. The first test that bears the
+mark, or asks for one of the fixtures, wakes it: then harness.proving.plugin is loaded, which judges. A project that
+consists of proofs sets `hybrid_proofs = true` in its ini file. There it is awake from the start, so that it also judges
+a run of which nothing could be collected, and its options have short names too (`--systemd` for `--proofs-systemd`).
 
 With pytest-xdist the workers collect, and wake the controller by the first report of a proof. What the controller saw
 until then it hands over.
