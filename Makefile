@@ -25,7 +25,8 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage canary scale soak bench doctor buglog lint format install uninstall clean
+.PHONY: help proofs test sabotage canary scale soak bench doctor buglog lint format coverage docs lock dist release \
+  install uninstall clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -103,6 +104,27 @@ format: $(READY)  ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What makes releases, locks and the site, in an environment that nothing else waits for.
+TOOLS := .cache/tools
+
+$(TOOLS)/.ready: requirements/tools.txt
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python $(LOCKED) -r requirements/tools.txt
+	@touch $@
+
+docs: $(TOOLS)/.ready  ## The documents as a site, with an API reference, in .cache/site
+	$(TOOLS)/bin/python distributions/site.py
+
+lock: $(TOOLS)/.ready  ## Choose the packages of requirements/ anew, with hashes (ARGS=develop.txt for one file)
+	$(TOOLS)/bin/python distributions/lock.py $(ARGS)
+
+dist: $(TOOLS)/.ready  ## Wheels, sdists, bill of materials and checksums in dist/, tried without the checkout
+	$(TOOLS)/bin/python distributions/dist.py
+
+release: $(TOOLS)/.ready  ## Give what is under "Unreleased" in CHANGELOG.md a version (VERSION=0.2.0), then `make dist`
+	$(TOOLS)/bin/python distributions/release.py $(VERSION)
+	$(MAKE) dist
+
 # The environment takes any path, also one with a space.
 install uninstall: export DESTDIR := $(DESTDIR)
 install uninstall: export PREFIX := $(PREFIX)
@@ -118,4 +140,4 @@ uninstall:  ## Stop and remove what was installed; configuration and data stay w
 	$(PYTHON) systemd/installation.py uninstall
 
 clean:  ## Remove everything that was generated (venv, stage, reports)
-	rm -rf $(VENV) .cache build reports *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache build dist reports *.egg-info distributions/*/build distributions/*/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
