@@ -10,9 +10,9 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import scripts
 from harness.base import terminal
 from harness.base.errors import HarnessError
-from harness.proving import contract, verify
 
 # Name -> where its arguments and its work are, and what it is for. Only what is asked for is imported: it takes longer
 # than the work of most commands.
@@ -56,9 +56,12 @@ _ELSEWHERE = {
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return the exit status: 0 fine, 1 not, 2 wrong usage."""
     words = sys.argv[1:] if argv is None else argv
-    options = _parser(words).parse_args(words)
     try:
+        options = _parser(words).parse_args(words)
         return int(options.run(options))
+    except ModuleNotFoundError as error:
+        print(f"harness: {scripts.missing(error)}", file=sys.stderr)
+        return 2
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
         return 1
@@ -170,8 +173,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+# What proves comes with pytest-hybrid-proofs, and is imported where it is asked for: an installation that only operates
+# the engine has none of it.
+
+
 def _doctor(_options: argparse.Namespace) -> int:
-    # It looks at machines, which an installation that only operates the engine has nothing for.
     from harness.machines import doctor
 
     findings = doctor.examine()
@@ -180,6 +186,8 @@ def _doctor(_options: argparse.Namespace) -> int:
 
 
 def _buglog(options: argparse.Namespace) -> int:
+    from harness.proving import verify
+
     record = verify.record_of(options.reports, options.run_id or _last_run(options.reports))
     sabotage = _sabotage_record(options.reports)
     target = options.reports / "buglog"
@@ -191,6 +199,8 @@ def _buglog(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from harness.proving import verify
+
     record = verify.record_of(options.reports, options.run_id or _last_run(options.reports))
     found, lines = verify.story(record, options.proof)
     print("\n".join(lines))
@@ -198,6 +208,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _last_evidence(reports: Path) -> list[Path]:
+    from harness.proving import verify
+
     run = _last_run(reports)
     return [verify.record_of(reports, run), *sorted((reports / "buglog").glob(f"*{run}.*"))]
 
@@ -214,6 +226,8 @@ def _last_run(reports: Path) -> str:
 
 def _sabotage_record(reports: Path) -> Path | None:
     """The record of the last sabotages, unless there were none or they were forgotten."""
+    from harness.proving import verify
+
     try:
         record = verify.record_of(reports, str(json.loads((reports / "sabotage.json").read_text())["run_id"]))
     except OSError:
@@ -222,6 +236,8 @@ def _sabotage_record(reports: Path) -> Path | None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from harness.proving import verify
+
     refused = 0
     for path in options.paths or _last_evidence(options.reports or Path("reports")):
         try:
@@ -233,6 +249,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _contract(options: argparse.Namespace) -> int:
+    from harness.proving import contract
+
     text, table = Path("docs/contract.md"), Path("config/contract.toml")
     try:
         texts = contract.clauses(text.read_text())

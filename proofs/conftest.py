@@ -1,4 +1,4 @@
-"""Fixtures of the proofs; the plugin in harness/ brings machine, shell and journal."""
+"""Fixtures of the proofs; the plugin pytest_hybrid_proofs brings machine, shell and journal."""
 
 import gc
 import random
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 pytest_plugins = [
+    "proofs.fixtures.short_names",
     "proofs.fixtures.engine_unit",
     "proofs.fixtures.soak_run",
     "proofs.fixtures.dashboard_unit",

@@ -232,7 +232,7 @@ class Redactor:
         named = any(stem in folded for stem in _STEMS)
         if named:
             text = _without_tables(_without_blocks(_without_nested(text)))
-        rules = _RULES
+        rules: tuple[str, ...] = _RULES
         if any(program in folded for program in _PROGRAMS):
             rules = _PROGRAM_RULES + rules
         if named:

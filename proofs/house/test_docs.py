@@ -65,6 +65,8 @@ def test_documented_command(command: str, tmp_path: Path) -> None:
             "pyproject.toml",
             "engine",
             "harness",
+            "distributions",
+            "requirements",
             "README.md",
             ".venv",
             "reports",
