@@ -42,6 +42,8 @@ $(READY): $(DISTRIBUTIONS:%=%/pyproject.toml) requirements/develop.txt requireme
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && $(SUDO) apt-get install -y $(APT_QUIET) python3-venv; }
 	@echo "setting up $(VENV), which takes a minute or two and is done once" >&2
+	@# What an earlier state of the checkout said of itself would be believed: Python looks for metadata here as well.
+	@rm -rf *.egg-info
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python $(LOCKED) -r requirements/develop.txt
 	@$(BIN)/python $(LOCKED) --upgrade --target "$(BACKEND)" -r requirements/build.txt
