@@ -113,7 +113,7 @@ $(TOOLS)/.ready: requirements/tools.txt
 	@touch $@
 
 docs: $(TOOLS)/.ready  ## The documents as a site, with an API reference, in .cache/site
-	$(TOOLS)/bin/python distributions/site.py
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --strict --quiet
 
 lock: $(TOOLS)/.ready  ## Choose the packages of requirements/ anew, with hashes (ARGS=develop.txt for one file)
 	$(TOOLS)/bin/python distributions/lock.py $(ARGS)
