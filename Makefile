@@ -25,8 +25,8 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage canary scale stress debian soak bench doctor buglog lint format coverage docs lock dist release \
-  install uninstall clean
+.PHONY: help proofs test sabotage canary scale stress debian soak bench doctor buglog lint format pure \
+  coverage docs lock dist release install uninstall clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -107,6 +107,16 @@ doctor: $(READY)  ## Say what this computer can prove, and what to install for t
 buglog: $(READY)  ## Render the last run's flight record and verdicts to reports/buglog/
 	$(BIN)/python -m harness buglog
 
+pure: $(READY)  ## What needs an interpreter and no machine (PYTHON=python3.13 VENV=.cache/3.13)
+	$(BIN)/pytest proofs $(PARALLEL) -m 'not machine and not sabotage' $(ARGS)
+
+# Beside the environment, as what builds wheels.
+COVERAGE := $(BIN)/python -c 'import sys; sys.path[:0] = [".", ".cache/coverage"]; import coverage.cmdline as c; sys.exit(c.main())'
+coverage: $(READY)  ## Which lines the tests run that need no machine; fails below the floor in pyproject.toml
+	@$(BIN)/python $(LOCKED) --upgrade --target .cache/coverage -r requirements/coverage.txt
+	$(COVERAGE) run -m pytest proofs -m 'not machine and not sabotage' -q $(ARGS)
+	$(COVERAGE) report
+
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -125,7 +135,7 @@ $(TOOLS)/.ready: requirements/tools.txt
 	@touch $@
 
 docs: $(TOOLS)/.ready  ## The documents as a site, with an API reference, in .cache/site
-	$(TOOLS)/bin/python distributions/site.py
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --strict --quiet
 
 lock: $(TOOLS)/.ready  ## Choose the packages of requirements/ anew, with hashes (ARGS=develop.txt for one file)
 	$(TOOLS)/bin/python distributions/lock.py $(ARGS)

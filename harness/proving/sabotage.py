@@ -1335,7 +1335,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="V2",
         breaks="a buglog can say what its record does not",
         proof="test_evidence::test_a_buglog_is_what_its_record_renders_to",
-        patch=Patch("harness/proving/verify.py", "        if their != our:", "        if number < 0:"),
+        patch=Patch("harness/evidence/verify.py", "        if their != our:", "        if number < 0:"),
         reason=r"a changed document passes",
     ),
     Sabotage(
