@@ -38,7 +38,8 @@ from engine.ingest.clock_skew import VenueClocks
 from engine.ingest.intake import Break, Intake
 from engine.ingest.venues.markets import CONSECUTIVE_IDS, Streams, kind_for
 from engine.signals import Signals
-from engine.storage import ledger
+from engine.storage.batch import Batch, Unwritten, Written, count_rows, merge
+from engine.storage.ledger import Ledger
 from engine.trading import execution, risk, strategy
 
 logger = logging.getLogger("engine.pipeline")
@@ -78,7 +79,7 @@ _Items = tuple[list[Tick], list[Signal]]
 def run(
     loaded: Loaded,
     environment: Environment,
-    store: ledger.Ledger,
+    store: Ledger,
     adapter: execution.ExecutionAdapter | None = None,
     signals: Signals | None = None,
 ) -> int:
@@ -104,7 +105,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 async def _run(
     loaded: Loaded,
     environment: Environment,
-    store: ledger.Ledger,
+    store: Ledger,
     adapter: execution.ExecutionAdapter | None,
     signals: Signals,
 ) -> int:
@@ -126,21 +127,19 @@ async def _run(
 class Writer:
     """The thread that owns the database while the pipeline runs. It holds at most one batch."""
 
-    def __init__(
-        self, store: ledger.Ledger, done: Callable[[ledger.Written | Exception], None], look_secs: float
-    ) -> None:
+    def __init__(self, store: Ledger, done: Callable[[Written | Exception], None], look_secs: float) -> None:
         """`done` is called on the event loop with the outcome of each batch, and when it shows between two that there
         can be no other: `store` looks after its files every `look_secs`."""
         self._store = store
         self._done = done
         self._look_secs = look_secs
         self._loop = asyncio.get_running_loop()
-        self._batches: queue.SimpleQueue[ledger.Batch | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         # A daemon, because a write that hangs in the kernel must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
 
-    def write(self, batch: ledger.Batch) -> None:
+    def write(self, batch: Batch) -> None:
         """Hands `batch` over; `done` follows. Not before `done` of the previous one."""
         self._batches.put(batch)
 
@@ -152,14 +151,14 @@ class Writer:
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
-            outcome: ledger.Written | Exception
+            outcome: Written | Exception
             try:
                 outcome = self._store.write(batch)
             except Exception as error:
                 outcome = error
             self._report(outcome)
 
-    def _next(self) -> ledger.Batch | None:
+    def _next(self) -> Batch | None:
         while True:
             try:
                 return self._batches.get(timeout=self._look_secs)
@@ -167,14 +166,14 @@ class Writer:
                 pass
             try:
                 self._store.look()
-            except ledger.Unwritten:
+            except Unwritten:
                 # It may pass; if it does not, the next batch will tell.
                 pass
             except Exception as error:
                 self._report(error)
                 return self._batches.get()
 
-    def _report(self, outcome: ledger.Written | Exception) -> None:
+    def _report(self, outcome: Written | Exception) -> None:
         # The loop may have ended at the shutdown deadline, and with it whoever wanted to know.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._done, outcome)
@@ -190,7 +189,7 @@ class Ingest:
         self,
         intake: Intake,
         ticks: Channel[list[Tick]],
-        rows: Channel[ledger.Batch],
+        rows: Channel[Batch],
         answer: Callable[[], None],
         streams: Streams,
         *,
@@ -254,7 +253,7 @@ class Ingest:
     def barred(self, source: str, secs: float) -> None:
         until_ms = _wall_ms() + int(secs * 1000)
         # It weighs nothing, so there is room for it: it has to reach the disk even when this run ends over it.
-        self._rows.put_nowait(ledger.Batch(barred={source: until_ms}), 0)
+        self._rows.put_nowait(Batch(barred={source: until_ms}), 0)
         self._rows.nudge()
 
     def _push(self) -> None:
@@ -264,7 +263,7 @@ class Ingest:
             if room:
                 ticks, self.rest = self.rest[:room], self.rest[room:]
                 self._ticks.put_nowait(ticks, len(ticks))
-                batch = ledger.Batch(
+                batch = Batch(
                     ticks=ticks,
                     labels=self.intake.moving() if self.rest else {},
                     numberings=self.numberings(),
@@ -299,7 +298,7 @@ class Pipeline:
         self,
         loaded: Loaded,
         environment: Environment,
-        store: ledger.Ledger,
+        store: Ledger,
         adapter: execution.ExecutionAdapter | None,
     ) -> None:
         options = loaded.settings
@@ -315,7 +314,7 @@ class Pipeline:
         now = self._loop.time
         self._ticks: Channel[list[Tick]] = Channel("tick", options.channels.tick_channel_size, now)
         self._signals: Channel[_Items] = Channel("signal", options.channels.signal_channel_size, now)
-        self._rows: Channel[ledger.Batch] = Channel("persist", options.channels.persist_channel_size, now)
+        self._rows: Channel[Batch] = Channel("persist", options.channels.persist_channel_size, now)
 
         self._strategy = strategy.make(
             options.strategy.name,
@@ -383,7 +382,7 @@ class Pipeline:
         # So that a file that is lost is noticed within a heartbeat although there is nothing to write (D7).
         self._writer = Writer(store, self._written, min(_LOOK_SECS, options.engine.heartbeat_interval_secs))
         # The batch in the writer thread, or waiting for another attempt; None when nothing is being written.
-        self._in_flight: ledger.Batch | None = None
+        self._in_flight: Batch | None = None
         self._attempt_started_at = 0.0  # of the batch in flight; meaningless without one
         self._attempt_failures = 0  # attempts at the batch in flight that failed so far
         # False once a write failed in a way that no retry can mend; the batch in flight is then lost.
@@ -413,7 +412,7 @@ class Pipeline:
         return ()
 
     def _make_feed(
-        self, store: ledger.Ledger, sources: tuple[Source, ...], barred: dict[str, int], streams: Streams
+        self, store: Ledger, sources: tuple[Source, ...], barred: dict[str, int], streams: Streams
     ) -> feeds.Feed:
         options = self._options
         if sources:
@@ -533,7 +532,7 @@ class Pipeline:
     async def _drain(self, stages: dict[str, asyncio.Task[None]]) -> None:
         """Stops the feed and lets each stage finish what is queued, in the order of the flow, as far as
         `shutdown_timeout_secs` allow."""
-        closes: dict[str, Channel[list[Tick]] | Channel[_Items] | Channel[ledger.Batch]] = {
+        closes: dict[str, Channel[list[Tick]] | Channel[_Items] | Channel[Batch]] = {
             "ingest": self._ticks,
             "strategy": self._signals,
             "execution": self._rows,
@@ -547,7 +546,7 @@ class Pipeline:
                         await self._ingest.empty.wait()
                         numberings = self._ingest.numberings()
                         if numberings:
-                            await self._rows.put(ledger.Batch(numberings=numberings), 0)
+                            await self._rows.put(Batch(numberings=numberings), 0)
                     if name in closes:
                         closes[name].close()
         except TimeoutError:
@@ -555,7 +554,7 @@ class Pipeline:
                 task.cancel()
             await asyncio.gather(*stages.values(), return_exceptions=True)
 
-    def _unwritten(self) -> list[ledger.Batch]:
+    def _unwritten(self) -> list[Batch]:
         """The batches that are not on disk yet, rows of the rest of ingest excluded."""
         in_flight = [] if self._in_flight is None else [self._in_flight]
         return [*in_flight, *self._rows.pending(), *self._rows.waiting()]
@@ -608,14 +607,14 @@ class Pipeline:
             if self._reports_secs is not None:
                 await self._book_reports()
         # What no tick of this run can fill any more must not look open to the next one (S11).
-        batch = ledger.Batch(orders=[], fills=[])
+        batch = Batch(orders=[], fills=[])
         self._book_outcome(self._executor.cancel_all(self._now_ms()), batch)
         await self._persist(batch)
         await self._settle()
 
     async def _book_reports(self) -> None:
         """Books what a venue has said since it was last asked."""
-        batch = ledger.Batch(orders=[], fills=[])
+        batch = Batch(orders=[], fills=[])
         self._book_outcome(self._executor.on_ticks([], self._now_ms()), batch)
         await self._persist(batch)
 
@@ -629,9 +628,9 @@ class Pipeline:
         if left:
             logger.error("orders left open at the venue", extra={"fields": {"order_ids": left}})
 
-    def _execute(self, ticks: list[Tick], signals: list[Signal]) -> ledger.Batch:
+    def _execute(self, ticks: list[Tick], signals: list[Signal]) -> Batch:
         """Risk and execution for one piece of the flow, as the rows that come of it."""
-        batch = ledger.Batch(signals=[], orders=[], fills=[])
+        batch = Batch(signals=[], orders=[], fills=[])
         if ticks:
             self._book.mark(ticks)
         for signal_ in signals:
@@ -648,7 +647,7 @@ class Pipeline:
             self._book_outcome(self._executor.on_ticks(ticks, self._now_ms()), batch)
         return batch
 
-    def _book_outcome(self, outcome: execution.Outcome, batch: ledger.Batch) -> None:
+    def _book_outcome(self, outcome: execution.Outcome, batch: Batch) -> None:
         events, fills = outcome
         if not events and not fills:
             return
@@ -677,8 +676,8 @@ class Pipeline:
         fields = {"event_id": vetoed.event_id, "reason": vetoed.veto, "detail": vetoed.veto_detail}
         logger.debug("signal vetoed", extra={"fields": fields})
 
-    async def _persist(self, batch: ledger.Batch) -> None:
-        rows = _rows(batch)
+    async def _persist(self, batch: Batch) -> None:
+        rows = count_rows(batch)
         self._outcomes_made += len(batch.orders) + len(batch.fills)
         if rows:
             with self._liveness.waiting("execution"):
@@ -706,13 +705,13 @@ class Pipeline:
                 if due_secs > 0:
                     await channel.wait(options.batch_size, due_secs)
                 else:
-                    self._start_write(_merge(channel.take_all()))
+                    self._start_write(merge(channel.take_all()))
             if self._writer_answers():
                 self._liveness.answer("persist")
 
     # --- writer ---------------------------------------------------------------------------------------------
 
-    def _start_write(self, batch: ledger.Batch) -> None:
+    def _start_write(self, batch: Batch) -> None:
         self._in_flight = batch
         self._attempt_failures = 0
         self._attempt()
@@ -729,22 +728,22 @@ class Pipeline:
         allowed = self._options.persist.busy_timeout_ms / 1000 + _WRITE_SLACK_SECS
         return self._loop.time() - self._attempt_started_at <= allowed
 
-    def _written(self, outcome: ledger.Written | Exception) -> None:
+    def _written(self, outcome: Written | Exception) -> None:
         """The writer thread is done with an attempt at the batch in flight."""
         counters = self._counters
-        if isinstance(outcome, ledger.Written):
+        if isinstance(outcome, Written):
             counters.tick_rows_written += outcome.ticks
             counters.tick_rows_known += outcome.ticks_known
             rows = outcome.ticks + outcome.signals + outcome.orders + outcome.fills
             counters.persist_count += rows
             assert self._in_flight is not None
-            self._derived_written += _rows(self._in_flight) - len(self._in_flight.ticks)
+            self._derived_written += count_rows(self._in_flight) - len(self._in_flight.ticks)
             self._in_flight = None
             logger.debug("batch flushed", extra={"fields": {"persisted": rows, "errors": counters.persist_errors}})
             self._rows.nudge()
             return
         counters.persist_errors += 1
-        if isinstance(outcome, ledger.Unwritten):
+        if isinstance(outcome, Unwritten):
             wait = _RETRY_SECS[min(self._attempt_failures, len(_RETRY_SECS) - 1)]
             self._attempt_failures += 1
             self._attempt_started_at = self._loop.time()
@@ -754,7 +753,7 @@ class Pipeline:
                 "batch not written, trying again",
                 error=str(outcome),
                 kind=type(outcome).__name__,
-                rows=_rows(self._in_flight),
+                rows=count_rows(self._in_flight),
                 attempt=self._attempt_failures,
             )
             self._loop.call_later(wait, self._attempt)
@@ -906,26 +905,3 @@ def _wall_ms() -> int:
 def _decimal(number: float) -> Decimal:
     """The number as it stands in the file: 0.1 is a tenth, not the double next to it."""
     return Decimal(repr(number))
-
-
-def _rows(batch: ledger.Batch) -> int:
-    return len(batch.ticks) + len(batch.signals) + len(batch.orders) + len(batch.fills)
-
-
-def _merge(batches: list[ledger.Batch]) -> ledger.Batch:
-    if len(batches) == 1:
-        return batches[0]
-    merged = ledger.Batch()
-    for batch in batches:
-        merged.ticks += batch.ticks
-        merged.signals += batch.signals
-        merged.orders += batch.orders
-        merged.fills += batch.fills
-        for label, one in batch.numberings.items():
-            if one.missing is None and (before := merged.numberings.get(label)) is not None:
-                one.missing = before.missing
-            merged.numberings[label] = one
-        merged.labels |= batch.labels
-        merged.streams |= batch.streams
-        merged.barred |= batch.barred
-    return merged

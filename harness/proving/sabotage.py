@@ -240,7 +240,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="a batch is committed in two halves, a moment apart",
         proof="test_stop::test_sigkill_in_full_flow",
         patch=Patch(
-            "engine/storage/ledger.py",
+            "engine/storage/rows.py",
             "            theirs = self._orders_of_others(batch)\n",
             '            self._connection.execute("COMMIT")\n'
             '            __import__("time").sleep(1.0)\n'
@@ -737,7 +737,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="G3",
         breaks="the database runs with synchronous OFF, and the verification agrees",
         proof="test_g3::test_pragmas_are_verified_before_ready",
-        patch=Patch("engine/storage/ledger.py", '"synchronous": ("NORMAL", 1)', '"synchronous": ("OFF", 0)'),
+        patch=Patch("engine/storage/opening.py", '"synchronous": ("NORMAL", 1)', '"synchronous": ("OFF", 0)'),
         reason=r"read back",
     ),
     Sabotage(
@@ -746,7 +746,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the database has no write-ahead log, and the verification agrees",
         proof="test_g3::test_another_process_sees_the_wal",
         patch=Patch(
-            "engine/storage/ledger.py", '"journal_mode": ("WAL", "wal")', '"journal_mode": ("DELETE", "delete")'
+            "engine/storage/opening.py", '"journal_mode": ("WAL", "wal")', '"journal_mode": ("DELETE", "delete")'
         ),
         reason=r"no wal-index",
     ),
@@ -756,7 +756,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="a PRAGMA that does not read back as it was set goes unnoticed",
         proof="test_g3::test_a_pragma_that_is_not_as_it_must_be_refuses_to_start",
         params={"right": '"synchronous": ("NORMAL", 1)', "wrong": '"synchronous": ("OFF", 1)'},
-        patch=Patch("engine/storage/ledger.py", "    if differing:", "    if differing and False:"),
+        patch=Patch("engine/storage/opening.py", "    if differing:", "    if differing and False:"),
         reason=r"runs on a PRAGMA",
     ),
     Sabotage(
@@ -949,7 +949,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="nobody else can read the database while the engine runs",
         proof="test_concurrency::test_five_readers_beside_the_writer",
         patch=Patch(
-            "engine/storage/ledger.py",
+            "engine/storage/opening.py",
             "        files.open_index()\n",
             '        files.open_index()\n        connection.execute("PRAGMA locking_mode = EXCLUSIVE")\n',
         ),
@@ -961,7 +961,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="two engines write to one database",
         proof="test_database::test_an_engine_that_is_started_by_hand_beside_the_unit_is_refused",
         patch=Patch(
-            "engine/storage/ledger.py",
+            "engine/storage/opening.py",
             "    files = dbfile.claim(path)\n",
             "    files = dbfile.DatabaseFile(path, os.dup(0), os.open(path, os.O_RDWR | os.O_CREAT))\n",
         ),
@@ -985,7 +985,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="D8",
         breaks="SQLite deletes the WAL of a database that is gone",
         proof="test_database::test_a_wal_whose_database_is_gone_is_kept",
-        patch=Patch("engine/storage/ledger.py", "in dbfile.set_aside_orphans(path):", "in ():"),
+        patch=Patch("engine/storage/opening.py", "in dbfile.set_aside_orphans(path):", "in ():"),
         reason=r"the WAL of the lost database was thrown away",
     ),
     Sabotage(
@@ -1198,7 +1198,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="of an order's transitions in one batch only the last is persisted",
         proof="test_scenarios::test_paper_orders_live_through_partial_fills",
         patch=Patch(
-            "engine/storage/ledger.py",
+            "engine/storage/rows.py",
             "        return self._insert(_ORDER_EVENTS, transitions)",
             "        return self._insert(_ORDER_EVENTS, transitions[-_ORDER_EVENTS.width :])",
         ),

@@ -28,7 +28,9 @@ from engine.base.events import Fill, Side, Tick
 from engine.base.exits import ConfigError
 from engine.config import schema, settings
 from engine.ingest import feeds
-from engine.storage.ledger import Batch, Ledger, Written, open_ledger
+from engine.storage.batch import Batch, Written
+from engine.storage.ledger import Ledger
+from engine.storage.opening import open_ledger
 from proofs.fixtures.engine_process import (
     DEADLINE_SECS,
     Server,

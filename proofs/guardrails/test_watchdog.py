@@ -70,8 +70,8 @@ STUCK = {
     ),
     "persist": Patch(
         "engine/storage/ledger.py",
-        "            written = self._write_rows(batch)\n",
-        '            __import__("time").sleep(3600)\n            written = self._write_rows(batch)\n',
+        "            written = self._rows.write(batch)\n",
+        '            __import__("time").sleep(3600)\n            written = self._rows.write(batch)\n',
     ),
 }
 
