@@ -254,9 +254,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="N9",
         breaks="after a kill, what the exchange sends again is taken for new",
         proof="test_stop::test_sigkill_in_full_flow",
-        patch=Patch(
-            "engine/pipeline.py", "            () if self._replay else restored.numberings,\n", "            (),\n"
-        ),
+        patch=Patch("engine/build.py", "        () if replay else restored.numberings,\n", "        (),\n"),
         reason=r"'HEARTBEAT \(G4\)' has not come",
     ),
     Sabotage(
@@ -527,8 +525,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="a stop does not wait for the answer to a cancellation",
         proof="test_gate_unit::test_the_true_bundle_opens_live_and_the_adapter_sees_the_orders",
         patch=Patch(
-            "engine/pipeline.py",
-            "        deadline = self._loop.time() + _SETTLE_SHARE * self._options.engine.shutdown_timeout_secs",
+            "engine/trading/desk.py",
+            "        deadline = self._loop.time() + self._settle_secs",
             "        deadline = 0.0",
         ),
         reason=r"the first three orders ended as",
@@ -765,7 +763,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the heartbeat comes four times too seldom",
         proof="test_g4::test_heartbeats_come_in_time_and_balance",
         patch=Patch(
-            "engine/pipeline.py",
+            "engine/watch.py",
             "        interval = self._options.engine.heartbeat_interval_secs\n",
             "        interval = 4 * self._options.engine.heartbeat_interval_secs\n",
         ),
@@ -777,7 +775,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the books do not balance: parsed ticks are counted twice",
         proof="test_g4::test_heartbeats_come_in_time_and_balance",
         patch=Patch(
-            "engine/pipeline.py",
+            "engine/ingest/inlet.py",
             "        self.ticks_parsed += len(ticks)",
             "        self.ticks_parsed += 2 * len(ticks)",
         ),
@@ -1141,7 +1139,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="N5",
         breaks="an operator cannot see why the engine contacts nobody",
         proof="test_peers_unit::test_a_bar_is_shown_and_outlasts_restarts",
-        patch=Patch("engine/pipeline.py", "        hindrance = self._feed.hindrance\n", '        hindrance = ""\n'),
+        patch=Patch("engine/watch.py", "        hindrance = self._ingest.feed.hindrance\n", '        hindrance = ""\n'),
         reason=r"the status does not say so",
     ),
     Sabotage(
@@ -1222,7 +1220,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="an order that cannot be booked vanishes from the log",
         proof="test_scenarios::test_what_cannot_be_booked_is_rejected_logged_and_persisted",
         patch=Patch(
-            "engine/pipeline.py",
+            "engine/trading/desk.py",
             "            if event.status is OrderStatus.REJECTED:",
             "            if event.status is None:",
         ),
@@ -1233,9 +1231,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="I3",
         breaks="after a restart, what the exchange sends again is taken for new",
         proof="test_invariants::test_the_same_events_again_change_nothing",
-        patch=Patch(
-            "engine/pipeline.py", "            () if self._replay else restored.numberings,\n", "            (),\n"
-        ),
+        patch=Patch("engine/build.py", "        () if replay else restored.numberings,\n", "        (),\n"),
         reason=r"'HEARTBEAT \(G4\)' has not come",
     ),
     Sabotage(
@@ -1244,7 +1240,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the event loop itself writes to the database",
         proof="test_invariants::test_loop_does_not_wait_for_the_disk",
         patch=Patch(
-            "engine/pipeline.py",
+            "engine/storage/persistence.py",
             "        self._batches.put(batch)\n",
             "        try:\n"
             "            outcome = self._store.write(batch)\n"
