@@ -642,7 +642,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="pressure that was only to be recorded is acted upon",
         proof="test_psi::test_logonly_and_off_do_nothing",
         params={"actions": "logonly"},
-        patch=Patch("harness/soak/controller.py", 'psi_actions == "logonly":', 'psi_actions == "never":'),
+        patch=Patch("harness/soak/reducer.py", 'psi_actions == "logonly":', 'psi_actions == "never":'),
         reason=r"no PSI_LOGONLY decision",
     ),
     Sabotage(
