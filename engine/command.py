@@ -187,7 +187,7 @@ def _print(text: str, signals: Signals) -> None:
 
 def _lift_bars(loaded: settings.Loaded) -> int:
     """For an operator who knows better than the venue's Retry-After, while the engine is stopped."""
-    from engine.storage import ledger
+    from engine.storage import opening
 
     options = loaded.settings
     # Opening makes a database where there is none, which would hide a mistyped path.
@@ -196,7 +196,7 @@ def _lift_bars(loaded: settings.Loaded) -> int:
         raise ConfigError(
             f"app.db_path = {shown!r}: there is no database, so no bar to lift", key="app.db_path", value=shown
         )
-    store = ledger.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
+    store = opening.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
     try:
         logger.info("bars lifted", extra={"fields": {"sources": store.lift_bars()}})
     finally:
@@ -222,7 +222,8 @@ def _trade(
     signals: Signals,
 ) -> int:
     _check_descriptors()
-    from engine.storage import ledger
+    from engine.storage import opening
+    from engine.storage.ledger import Ledger
 
     options = loaded.settings
     logger.info(
@@ -237,29 +238,29 @@ def _trade(
             }
         },
     )
-    opening: Future[ledger.Ledger] = Future()
+    store: Future[Ledger] = Future()
 
     def open_ledger() -> None:
         try:
-            opening.set_result(
-                ledger.open_ledger(
+            store.set_result(
+                opening.open_ledger(
                     options.app.db_path,
                     busy_timeout_ms=options.persist.busy_timeout_ms,
                     replay=options.engine.ingest_mode == "REPLAY",
                 )
             )
         except BaseException as error:
-            opening.set_exception(error)
+            store.set_exception(error)
 
     # The database waits for the disk meanwhile the pipeline and asyncio are imported. A daemon, because somebody else's
     # lock or a long migration, which is one transaction, must not hold up a stop.
     threading.Thread(target=open_ledger, name="open", daemon=True).start()
     from engine import pipeline
 
-    opened = signals.wait(opening)
+    opened = signals.wait(store)
     if signals.report():
-        if opened and opening.exception() is None:
-            opening.result().close()
+        if opened and store.exception() is None:
+            store.result().close()
         logger.info("shutdown complete", extra={"fields": {"exit_code": int(ExitCode.COMPLETE)}})
         return ExitCode.COMPLETE
-    return pipeline.run(loaded, environment, opening.result(), adapter, signals)
+    return pipeline.run(loaded, environment, store.result(), adapter, signals)

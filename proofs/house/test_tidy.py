@@ -25,7 +25,14 @@ IMPURE = {"asyncio", "socket", "subprocess", "time", "os", "threading", "pathlib
 
 SOLE_IMPORTERS = {
     # library: (packages the rule holds in, the modules that may import it, what everybody else uses)
-    "sqlite3": (("engine",), {"engine/storage/ledger.py"}, "the Ledger"),
+    "sqlite3": (
+        ("engine",),
+        {
+            f"engine/storage/{name}.py"
+            for name in ("ledger", "migrations", "opening", "restoring", "rows", "sqlite_codes")
+        },
+        "the Ledger",
+    ),
     "aiosqlite": (("engine",), {"engine/storage/ledger.py"}, "the Ledger"),
     "picows": (("engine",), {"engine/ingest/via_picows.py"}, "a feed"),
     "websockets": (("engine",), {"engine/ingest/via_websockets.py"}, "a feed"),
