@@ -36,7 +36,8 @@ from engine.config.settings import Environment, Loaded, redact_url
 from engine.ingest import feeds
 from engine.ingest.clock_skew import VenueClocks
 from engine.ingest.intake import Break, Intake
-from engine.ingest.venues.markets import CONSECUTIVE_IDS, Streams, kind_for
+from engine.ingest.venues import registry
+from engine.ingest.venues.markets import Streams
 from engine.signals import Signals
 from engine.storage import ledger
 from engine.trading import execution, risk, strategy
@@ -354,7 +355,7 @@ class Pipeline:
         self._notifier = notify.Notifier(environment.notify_socket)
         self._liveness = notify.Liveness(_TASKS)
         sources = self._sources(loaded)
-        sparse = {source.name for source in sources if kind_for(source.venue, source.url) not in CONSECUTIVE_IDS}
+        sparse = {source.name for source in sources if not registry.venue_of(source.venue, source.url).consecutive_ids}
         streams = Streams(restored.streams, (source.name for source in sources))
         from_database = self._replay and options.engine.replay_file is None
         intake = Intake(

@@ -910,7 +910,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="prints of the insurance fund are taken for market trades",
         proof="test_markets_unit::test_each_market_of_one_connection_has_its_name_and_its_ids",
         patch=Patch(
-            "engine/ingest/venues/wire.py",
+            "engine/ingest/venues/binance.py",
             '_Execution: TypeAlias = Literal["MARKET"] | None',
             "_Execution: TypeAlias = str | None",
         ),
@@ -1111,7 +1111,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="S5",
         breaks="malformed messages vanish without a trace",
         proof="test_scenarios::test_malformed_messages_are_counted_and_survived",
-        patch=Patch("engine/ingest/venues/wire.py", "        self.errors += 1\n", "        self.errors += 0\n"),
+        patch=Patch("engine/ingest/venues/port.py", "        self.errors += 1\n", "        self.errors += 0\n"),
         reason=r"parse errors, \d+ were sent",
     ),
     Sabotage(

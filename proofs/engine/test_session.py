@@ -454,7 +454,7 @@ def test_N4_a_session_that_could_not_work_is_refused() -> None:
         for wrong in (-1.0, float("nan"), float("inf"), 0.0):
             if key == "feed_silence_secs" and wrong == 0.0:
                 continue
-            values: list[Any] = [10, 10, 120, 30, 120, 0.5, 3600, 10]
+            values: list[Any] = [10, 10, 120, 30, 120, 10, 0.5, 3600, 10]
             values[position] = wrong
             with pytest.raises(ValueError, match=rf"policy\.{key} .*: allowed is a positive number"):
                 Session([BEST], Policy(*values), longest)
