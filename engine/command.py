@@ -53,6 +53,7 @@ examples:
   hybrid-engine --ingest mockws --ws-url ws://127.0.0.1:9001
   hybrid-engine --ingest realws --sources config/ws_sources.toml
   hybrid-engine --ingest replay --replay-file ticks.jsonl --db /tmp/replay.db
+  hybrid-engine venues
 """
 
 
@@ -131,6 +132,8 @@ def _parser(signals: Signals) -> _Parser:
 
 def run(argv: Sequence[str], signals: Signals) -> int:
     """Does what the command line says; returns the exit status. Raises EngineError when it cannot be done."""
+    if list(argv) == ["venues"]:
+        return _list_venues(signals)
     arguments = _parser(signals).read(argv)
     environment = settings.read_environment()
     logs.set_level(environment.log_level)
@@ -183,6 +186,22 @@ def _print(text: str, signals: Signals) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):
             raise Crash(f"stdout cannot be written: {error.strerror}") from None
+
+
+def _list_venues(signals: Signals) -> int:
+    """What an operator may write into the sources file."""
+    from engine.ingest.venues import registry
+
+    rows = [("venue", "market", "url", "documentation")]
+    for name in registry.names():
+        venue = registry.find(name)
+        rows.append((name, venue.example, venue.url, venue.documentation))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
+    _print("\n".join(lines) + "\n", signals)
+    return ExitCode.COMPLETE
 
 
 def _lift_bars(loaded: settings.Loaded) -> int:

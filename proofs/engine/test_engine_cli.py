@@ -381,3 +381,15 @@ def test_C7_no_environment_is_a_crash(tmp_path: Path, variables: dict[str, str])
     result = call(tmp_path, "--seconds", "0.05", "--db", "bot.db", **variables)
     assert result.returncode == (12 if "HYBRID_LOG" in variables else 0)
     assert "traceback" not in result.stdout
+
+
+def test_N19_venues_are_listed_with_what_they_need(tmp_path: Path) -> None:
+    listed = call(tmp_path, "venues")
+    assert listed.returncode == 0
+    header, *rows = listed.stdout.splitlines()
+    assert header.split() == ["venue", "market", "url", "documentation"]
+    assert [row.split()[:3] for row in rows][3:6] == [
+        ["coinbase", "BTC-USD", "wss://ws-feed.exchange.coinbase.com"],
+        ["gemini", "btcusd", "wss://ws.gemini.com"],
+        ["kraken", "BTC/USD", "wss://ws.kraken.com/v2"],
+    ]

@@ -62,8 +62,8 @@ _TRADES: Final = msgspec.json.Decoder(_Trades, strict=False)
 
 
 def _id(text: str) -> tuple[int | None, str | None]:
-    """A trade's id as a number, or as a text: one of the two is None. Raises ValueError for a text of too many bytes."""
-    if text.isdecimal() and text.isascii():
+    """A trade's id as a number, or as a text; the other is None. Raises ValueError for a text of too many bytes."""
+    if text.isdecimal():
         number = int(text)
         if number <= MAX_TRADE_ID:
             return number, None
@@ -116,9 +116,15 @@ class Bybit(Venue):
                 if frame.topic.startswith(_TOPIC):
                     for one in frame.data:
                         stream, symbol = placed[one.market]
-                        number, name = _id(one.id)
-                        if not one.is_block:
-                            out.append(Tick(stream, symbol, one.price, one.volume, one.ts, number, name))
+                        name = one.id
+                        if one.is_block:
+                            continue
+                        if name.isdecimal() and (number := int(name)) <= MAX_TRADE_ID:
+                            out.append(Tick(stream, symbol, one.price, one.volume, one.ts, number))
+                        elif name.isascii():
+                            out.append(Tick(stream, symbol, one.price, one.volume, one.ts, None, name))
+                        else:
+                            raise ValueError(name)
             except (*UNREADABLE, KeyError):
                 del out[before:]
             if len(out) > before:

@@ -22,7 +22,6 @@ from msgspec import Struct
 from engine.base.events import Tick
 from engine.ingest.venues.port import (
     EPOCH,
-    MILLISECOND,
     UNREADABLE,
     Ack,
     Id,
@@ -73,7 +72,7 @@ class Coinbase(Venue):
         match value.get("type"):
             case "match" | "last_match":
                 trade = msgspec.convert(value, _Match, strict=False)
-                return [Trade(trade.product_id, trade.price, trade.size, millis(trade.time), trade.trade_id)]
+                return [Trade(trade.product_id, trade.price, trade.size, millis(trade.time - EPOCH), trade.trade_id)]
             case "subscriptions":
                 channels = value.get("channels")
                 return [
@@ -99,7 +98,7 @@ class Coinbase(Venue):
             except (*UNREADABLE, KeyError):
                 read_into(message, out)
                 return
-            ts = (trade.time - EPOCH) // MILLISECOND
+            ts = millis(trade.time - EPOCH)
             if ts < 0:
                 read_into(message, out)
                 return

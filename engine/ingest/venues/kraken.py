@@ -2,9 +2,9 @@
 
 "Trade" of the Spot WebSocket v2 (docs.kraken.com/api/docs/websocket-v2/trade and
 docs.kraken.com/exchange/api-reference/spot-websocket-v2/trade, read in November 2026). A subscription names symbols;
-each is acknowledged, or refused with `success` false and an `error`, by itself. After the upgrade comes a `status`,
-in each second without other messages a `heartbeat`. A message may hold several trades, of several orders. Prices and quantities
-are JSON numbers, times RFC 3339. No snapshot is asked for; its trades would be good ones.
+each is acknowledged, or refused with `success` false and an `error`, by itself. After the upgrade comes a `status`, and
+a `heartbeat` in each second without other messages. A message may hold several trades, of several orders. Prices and
+quantities are JSON numbers, times RFC 3339. No snapshot is asked for; its trades would be good ones.
 
 `trade_id` is a sequence number, unique by book: consecutive by symbol.
 """
@@ -21,7 +21,6 @@ from msgspec import Struct
 from engine.base.events import Tick
 from engine.ingest.venues.port import (
     EPOCH,
-    MILLISECOND,
     UNREADABLE,
     Ack,
     Id,
@@ -61,7 +60,7 @@ _TRADES: Final = msgspec.json.Decoder(_Trades, strict=False)
 
 def _trade(row: Any) -> Trade:
     trade = msgspec.convert(row, _Row, strict=False)
-    return Trade(trade.symbol, trade.price, trade.qty, millis(trade.timestamp), trade.trade_id)
+    return Trade(trade.symbol, trade.price, trade.qty, millis(trade.timestamp - EPOCH), trade.trade_id)
 
 
 class Kraken(Venue):
@@ -100,7 +99,7 @@ class Kraken(Venue):
             try:
                 for one in decode(message).data:
                     stream, symbol = placed[one.symbol]
-                    ts = (one.timestamp - EPOCH) // MILLISECOND
+                    ts = millis(one.timestamp - EPOCH)
                     if ts < 0:
                         raise ValueError(ts)
                     out.append(Tick(stream, symbol, one.price, one.qty, ts, one.trade_id))

@@ -73,8 +73,6 @@ Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
 UNREADABLE: Final = (ValueError, RecursionError)
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-MILLISECOND: Final = timedelta(milliseconds=1)
-"""`(time - EPOCH) // MILLISECOND` is exact; a float of seconds would be a millisecond short now and then."""
 
 _WORDS_CHARS_MAX: Final = 200
 
@@ -402,8 +400,9 @@ def words(*said: object) -> str:
     return ascii(text)[1:-1][:_WORDS_CHARS_MAX] or "it does not say why"
 
 
-def millis(time: datetime) -> int:
-    return (time - EPOCH) // MILLISECOND
+def millis(span: timedelta) -> int:
+    """The time since EPOCH in whole ms: exact, where a float of seconds would be a millisecond short now and then."""
+    return span.days * 86_400_000 + span.seconds * 1000 + span.microseconds // 1000
 
 
 def why(decoder: msgspec.json.Decoder[Any], message: Message) -> str:
