@@ -25,19 +25,30 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage canary scale stress debian soak bench doctor buglog lint format install uninstall clean
+.PHONY: help proofs test sabotage canary scale stress debian soak bench doctor buglog lint format pure \
+  coverage docs lock dist release install uninstall clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-$(READY): pyproject.toml
+DISTRIBUTIONS := . distributions/hybrid-harness distributions/pytest-hybrid-proofs
+LOCKED := -m pip install $(PIP_QUIET) --disable-pip-version-check --require-hashes
+# What builds wheels lies beside the environment: in it, its .pth file would take time of each start of Python.
+BACKEND := $(CURDIR)/.cache/backend
+
+$(READY): $(DISTRIBUTIONS:%=%/pyproject.toml) requirements/develop.txt requirements/build.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than 3.11; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && $(SUDO) apt-get install -y $(APT_QUIET) python3-venv; }
 	@echo "setting up $(VENV), which takes a minute or two and is done once" >&2
+	@# What an earlier state of the checkout said of itself would be believed: Python looks for metadata here as well.
+	@rm -rf *.egg-info
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python $(LOCKED) -r requirements/develop.txt
+	@$(BIN)/python $(LOCKED) --upgrade --target "$(BACKEND)" -r requirements/build.txt
+	@PYTHONPATH="$(BACKEND)" $(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check \
+	  --no-deps --no-build-isolation $(DISTRIBUTIONS:%=-e %)
 	@touch $@
 
 # systemd-nspawn boots the private machine, D-Bus lets systemctl talk to it, ss lists the engine's sockets. Without them
@@ -96,6 +107,16 @@ doctor: $(READY)  ## Say what this computer can prove, and what to install for t
 buglog: $(READY)  ## Render the last run's flight record and verdicts to reports/buglog/
 	$(BIN)/python -m harness buglog
 
+pure: $(READY)  ## What needs an interpreter and no machine (PYTHON=python3.13 VENV=.cache/3.13)
+	$(BIN)/pytest proofs $(PARALLEL) -m 'not machine and not sabotage' $(ARGS)
+
+# Beside the environment, as what builds wheels.
+COVERAGE := $(BIN)/python -c 'import sys; sys.path[:0] = [".", ".cache/coverage"]; import coverage.cmdline as c; sys.exit(c.main())'
+coverage: $(READY)  ## Which lines the tests run that need no machine; fails below the floor in pyproject.toml
+	@$(BIN)/python $(LOCKED) --upgrade --target .cache/coverage -r requirements/coverage.txt
+	$(COVERAGE) run -m pytest proofs -m 'not machine and not sabotage' -q $(ARGS)
+	$(COVERAGE) report
+
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -104,6 +125,27 @@ lint: $(READY)  ## ruff and mypy --strict
 format: $(READY)  ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What makes releases, locks and the site, in an environment that nothing else waits for.
+TOOLS := .cache/tools
+
+$(TOOLS)/.ready: requirements/tools.txt
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python $(LOCKED) -r requirements/tools.txt
+	@touch $@
+
+docs: $(TOOLS)/.ready  ## The documents as a site, with an API reference, in .cache/site
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --strict --quiet
+
+lock: $(TOOLS)/.ready  ## Choose the packages of requirements/ anew, with hashes (ARGS=develop.txt for one file)
+	$(TOOLS)/bin/python distributions/lock.py $(ARGS)
+
+dist: $(TOOLS)/.ready  ## Wheels, sdists, bill of materials and checksums in dist/, tried without the checkout
+	$(TOOLS)/bin/python distributions/dist.py
+
+release: $(TOOLS)/.ready  ## Give what is under "Unreleased" in CHANGELOG.md a version (VERSION=0.2.0), then `make dist`
+	$(TOOLS)/bin/python distributions/release.py $(VERSION)
+	$(MAKE) dist
 
 # The environment takes any path, also one with a space.
 install uninstall: export DESTDIR := $(DESTDIR)
@@ -120,4 +162,4 @@ uninstall:  ## Stop and remove what was installed; configuration and data stay w
 	$(PYTHON) systemd/installation.py uninstall
 
 clean:  ## Remove everything that was generated (venv, stage, reports)
-	rm -rf $(VENV) .cache build reports *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache build dist reports *.egg-info distributions/*/build distributions/*/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -10,9 +10,10 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import scripts
 from harness.base import terminal
 from harness.base.errors import HarnessError
-from harness.proving import contract, verify
+from harness.evidence import verify
 
 # Name -> where its arguments and its work are, and what it is for. Only what is asked for is imported: it takes longer
 # than the work of most commands.
@@ -56,9 +57,12 @@ _ELSEWHERE = {
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return the exit status: 0 fine, 1 not, 2 wrong usage."""
     words = sys.argv[1:] if argv is None else argv
-    options = _parser(words).parse_args(words)
     try:
+        options = _parser(words).parse_args(words)
         return int(options.run(options))
+    except ModuleNotFoundError as error:
+        print(f"harness: {scripts.missing(error)}", file=sys.stderr)
+        return 2
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
         return 1
@@ -170,8 +174,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+# What proves comes with pytest-hybrid-proofs, and is imported where it is asked for: an installation that only operates
+# the engine has none of it.
+
+
 def _doctor(_options: argparse.Namespace) -> int:
-    # It looks at machines, which an installation that only operates the engine has nothing for.
     from harness.machines import doctor
 
     findings = doctor.examine()
@@ -225,7 +232,13 @@ def _verify(options: argparse.Namespace) -> int:
     refused = 0
     for path in options.paths or _last_evidence(options.reports or Path("reports")):
         try:
-            print(verify.check(path, options.reports, options.trust))
+            if path.suffix == ".json":
+                # Signatures need more libraries than all else here, and a distribution that an installation has not.
+                from harness.bundle import bundle
+
+                print(bundle.check(path, options.reports or path.parent, options.trust))
+            else:
+                print(verify.check(path, options.reports))
         except HarnessError as error:
             refused += 1
             print(f"harness: {error}", file=sys.stderr)
@@ -233,6 +246,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _contract(options: argparse.Namespace) -> int:
+    from harness.proving import contract
+
     text, table = Path("docs/contract.md"), Path("config/contract.toml")
     try:
         texts = contract.clauses(text.read_text())

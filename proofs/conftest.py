@@ -1,4 +1,4 @@
-"""Fixtures of the proofs; the plugin in harness/ brings machine, shell and journal."""
+"""Fixtures of the proofs; the plugin pytest_hybrid_proofs brings machine, shell and journal."""
 
 import gc
 import random
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 pytest_plugins = [
+    "proofs.fixtures.short_names",
     "proofs.fixtures.engine_unit",
     "proofs.fixtures.soak_run",
     "proofs.fixtures.dashboard_unit",
@@ -32,6 +33,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("proofs").addoption("--shuffle", type=int, metavar="SEED", help="run in the order that SEED makes")
 
 
+MACHINES = {"machine", "stage", "proof_machine", "proof_stage"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "machine: drives a machine, or looks at what is installed in one")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """So that `-m 'not machine'` selects what needs an interpreter and nothing else."""
+    if MACHINES & set(getattr(item, "fixturenames", ())):
+        item.add_marker("machine")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What drives a machine comes first: it waits more than it computes, and at the end would leave processors idle.
@@ -45,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
     waits, rest = [], []
     for item in items:
-        (waits if {"machine", "stage"} & set(getattr(item, "fixturenames", ())) else rest).append(item)
+        (rest if item.get_closest_marker("machine") is None else waits).append(item)
     each = -(-len(rest) // workers)
     items[:] = [
         item for worker in range(workers) for item in waits[worker::workers] + rest[worker * each : (worker + 1) * each]

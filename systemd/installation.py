@@ -15,6 +15,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ PREFIX = "/opt/hybrid-engine"
 
 CONFIGURATION = Path("/etc/hybrid-engine")
 DATA = tuple(Path("/var/lib", name) for name in ("hybrid-engine", "hybrid-soak", "hybrid-evidence"))
+DISTRIBUTIONS = (".", "distributions/hybrid-harness")
+"""What is installed: nothing that breaks an engine on purpose."""
+
 DOCUMENTS = ("operating.md", "live.md", "metrics.md")
 EXAMPLES = ("config.toml", "ws_sources.toml")
 
@@ -112,11 +116,20 @@ def _check(target: Target, home: Path) -> None:
 
 def _fetch(home: Path, target: Target) -> None:
     _run(sys.executable, "-m", "venv", str(home))
-    shutil.rmtree(CHECKOUT / "build", ignore_errors=True)
     # The units cannot write where they are installed, so what pip compiles has to lie there.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
     pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, ".[operate]"], check=True, cwd=CHECKOUT, env=environment)
+    locked = [*pip, "--require-hashes", "--requirement"]
+    subprocess.run([*locked, "requirements/install.txt"], check=True, cwd=CHECKOUT, env=environment)
+    with tempfile.TemporaryDirectory() as backend:
+        argv = [*locked, "requirements/build.txt", "--target", backend]
+        subprocess.run(argv, check=True, cwd=CHECKOUT, env=environment)
+        environment["PYTHONPATH"] = backend
+        # One after the other: an older hybrid-engine that goes takes harness/ with it, which was its own then.
+        for distribution in DISTRIBUTIONS:
+            shutil.rmtree(CHECKOUT / distribution / "build", ignore_errors=True)
+            argv = [*pip, "--no-deps", "--no-build-isolation", f"./{distribution}"]
+            subprocess.run(argv, check=True, cwd=CHECKOUT, env=environment)
     if target.destdir:
         _say_where(home, str(home), target.prefix)
 

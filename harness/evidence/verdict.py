@@ -127,7 +127,10 @@ def is_accepted(verdict: Verdict, claims: Iterable[str], accepted: Iterable[str]
 
 
 def claims_in_name(test_name: str) -> list[str]:
-    """The contract clauses a test's name starts with: `test_N7_N9_every_nth` claims N7 and N9."""
+    """The contract clauses a test's name starts with: `test_N7_N9_every_nth` is of N7 and N9.
+
+    For whoever reads the name: a claim is made by a mark, and the name only repeats it.
+    """
     claims = []
     for part in test_name.removeprefix("test_").split("_"):
         if not _CLAUSE.fullmatch(part):

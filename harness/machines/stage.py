@@ -16,8 +16,9 @@ from harness.base.waiting import awaiting
 from harness.evidence.shell import Shell
 
 SOURCES = (
-    "engine", "harness", "systemd", "config", "docs/operating.md", "docs/live.md", "docs/metrics.md", "pyproject.toml",
-    "Makefile",
+    "engine", "harness", "distributions/hybrid-harness/pyproject.toml", "requirements/install.txt",
+    "requirements/build.txt", "systemd", "config", "docs/operating.md", "docs/live.md", "docs/metrics.md",
+    "pyproject.toml", "Makefile",
 )  # fmt: skip
 """What an installation is made from."""
 
@@ -39,6 +40,11 @@ class Stage:
         self.etc = self.root / "etc/hybrid-engine"
         self._units = self.root / UNITS.relative_to("/")
         self.sysusers = self.root / SYSUSERS.relative_to("/")
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the checkout is one of the engine's, of which an installation can be made."""
+        return (self.checkout / "systemd" / "installation.py").is_file()
 
     def unit(self, name: str) -> Path:
         """An installed unit file."""

@@ -14,8 +14,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from harness.evidence.verdict import claims_in_name
-
 TABLE_HEADING = "## 14. Where each clause is proved"
 """The part of docs/contract.md that is generated."""
 
@@ -120,7 +118,7 @@ def unknown(table: Mapping[str, Clause], claimed: Iterable[str]) -> list[str]:
 def claims_in_source(source: str) -> dict[str, list[str]]:
     """Test function -> the clauses it claims, read from a test module's text without importing it.
 
-    Sees what the plugin sees: `claim` marks on the function or on the module (`pytestmark`), else the name.
+    Sees what the plugin sees: `claim` marks on the function or on the module (`pytestmark`).
     """
     module = ast.parse(source)
     everywhere = [
@@ -132,8 +130,9 @@ def claims_in_source(source: str) -> dict[str, list[str]]:
     found = {}
     for node in ast.walk(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-            marked = everywhere + [clause for decorator in node.decorator_list for clause in _marked(decorator)]
-            found[node.name] = marked or claims_in_name(node.name)
+            found[node.name] = everywhere + [
+                clause for decorator in node.decorator_list for clause in _marked(decorator)
+            ]
     return found
 
 

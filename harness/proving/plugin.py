@@ -1,9 +1,12 @@
 """pytest plugin: a test with claims is a proof, and a proof gets a verdict.
 
-A test claims contract clauses by `@pytest.mark.claim("E2", "L1")` or by the start of its name
-(`test_N7_every_nth`). Its outcome becomes proven, refuted or unproven (harness/evidence/verdict.py). At the end the
-plugin prints the verdicts, writes `reports/verdicts.json`, and sets the exit status: 0 all proven, 1 something refuted
-(or a test without claims failed), 3 nothing refuted but something unproven or never run (contract V7).
+A test claims contract clauses by `@pytest.mark.claim("E2", "L1")`. Its outcome becomes proven, refuted or unproven
+(harness/evidence/verdict.py). At the end the plugin prints the verdicts, writes `reports/verdicts.json`, and sets the
+exit status: 0 all proven, 1 something refuted (or a test without claims failed), 3 nothing refuted but something
+unproven or never run (contract V7).
+
+pytest_hybrid_proofs, the part that pytest itself loads, begins this one with the first proof, and brings options and
+fixtures.
 
 `reports/verdicts.json` says from the moment in which the tests were chosen that a run is going on, so that nothing that
 happens to this process leaves the verdicts of an earlier run behind. With pytest-xdist each worker has its own machine;
@@ -17,7 +20,6 @@ import inspect
 import json
 import linecache
 import os
-import secrets
 import shlex
 import shutil
 import signal
@@ -42,10 +44,9 @@ from harness.bundle import installed, statement
 from harness.evidence import host
 from harness.evidence.recorder import Recorder, Unrecorded, verify
 from harness.evidence.shell import Shell
-from harness.evidence.verdict import Verdict, claims_in_name, exit_status, is_accepted, judge, merge, run_state
-from harness.machines.machine import ENGINE_UNIT, Machine, choose, make, sweep
+from harness.evidence.verdict import Verdict, exit_status, is_accepted, judge, merge, run_state
+from harness.machines.machine import ENGINE_UNIT, choose, sweep
 from harness.machines.stage import Stage
-from harness.machines.systemd import METRONOME, JournalStream
 from harness.proving import contract, live, refutation
 from harness.proving.refutation import Refutation
 
@@ -217,67 +218,36 @@ class Run:
             self._recorder.close()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("proofs", "guardrail proofs")
-    group.addoption(
-        "--systemd",
-        choices=settings.VARIANTS,
-        default=None,
-        help="which systemd to prove against: a private one booted for the run, the host's, the user's, or the "
-        "best that can be had (auto). Default: $PROOFS_SYSTEMD, else auto.",
-    )
-    group.addoption(
-        "--accept-unproven",
-        action="append",
-        default=[],
-        metavar="CLAIM",
-        help="for a computer that cannot show everything: let proofs of this clause be unproven without failing the "
-        "run. Repeatable; printed, recorded, and no ground for a proof bundle.",
-    )
-    group.addoption(
-        "--sign-key",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="sign a proof bundle at the end, reports/proof_bundle.json, with this private key "
-        "(`python -m harness bundle keygen` makes one)",
-    )
-    group.addoption(
-        "--sign-config",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="the configuration that the bundle is to be about (default: the example). `python -m harness bundle sign` "
-        "does the same afterwards, and knows drop-ins too",
-    )
-    group.addoption(
-        "--engine-cmd",
-        default=None,
-        metavar="CMD",
-        help="judge another engine that keeps the contract: the command the unit runs, `{config}` standing for the "
-        "configuration's path, for example '/usr/bin/my-engine --config {config}'",
-    )
+def run_of(config: pytest.Config) -> Run:
+    """The run of proofs that this pytest session is."""
+    return config.stash[_RUN]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "claim(*clauses): the contract clauses that this proof is about")
+def begin(config: pytest.Config, run_id: str) -> None:
+    """Begin a run, before the hooks below are registered.
+
+    run_id: for the controller; a worker of pytest-xdist is told the controller's. Raises pytest.UsageError for options
+    that cannot be.
+    """
     config.addinivalue_line("markers", "sabotage: shows that a proof can fail; `make sabotage` runs these")
     try:
-        options = settings.load(config.rootpath, config.getoption("--systemd"), config.getoption("--engine-cmd"))
+        options = settings.load(
+            config.rootpath, config.getoption("proofs_systemd"), config.getoption("proofs_engine_cmd")
+        )
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
     worker = getattr(config, "workerinput", None)
     if worker is None:
-        run = Run(options, f"{OsClock().wall():.0f}-{secrets.token_hex(4)}", "main")
+        run = Run(options, run_id, "main")
         sweep()
     else:
         run = Run(options, worker["proof_run"], worker["workerid"])
-    run.accepted = config.getoption("--accept-unproven")
+    run.accepted = config.getoption("proofs_accept_unproven")
     partial = config.getoption("ignore", None) or config.getoption("ignore_glob", None)
     # A project that names no paths has all its tests below its root.
     everything = config.getini("testpaths") or [str(config.rootpath)]
     run.complete = set(config.args) == set(everything) and not partial
-    if worker is None and (key := config.getoption("--sign-key")) is not None:
+    if worker is None and (key := config.getoption("proofs_sign_key")) is not None:
         # Here, because the cryptography takes 40 ms that no other run needs to wait for.
         from harness.bundle import bundle
 
@@ -297,11 +267,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    node.workerinput["proof_run"] = node.config.stash[_RUN].id
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
     node.config.stash[_RUN].chosen |= set(ids)
 
@@ -313,12 +278,6 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     if told.get("proof_known") is not None:
         run.known = told["proof_known"]
     run.refusal = run.refusal or told.get("proof_refusal", "")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    # So that `-m claim` selects every proof, also those that claim by name.
-    if item.get_closest_marker("claim") is None and (names := claims_in_name(item.name.partition("[")[0])):
-        item.add_marker(pytest.mark.claim(*names))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -442,7 +401,9 @@ def _refutation(item: pytest.Item, raised: BaseException, report: pytest.TestRep
     # With links followed, a virtual environment's Python would be the system's.
     binaries = os.path.relpath(os.path.dirname(sys.executable), item.config.invocation_params.dir)
     options = [
-        f"--{name}={value}" for name in ("systemd", "engine-cmd") if (value := item.config.getoption(f"--{name}"))
+        f"--proofs-{name}={value}"
+        for name in ("systemd", "engine-cmd")
+        if (value := item.config.getoption(f"proofs_{name.replace('-', '_')}"))
     ]
     notes = getattr(raised, "__notes__", [])
     return Refutation(
@@ -568,8 +529,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     _take_crashed(run)
     if run.verdicts or run.missing:
         _report(run)
-    if (key := session.config.getoption("--sign-key")) is not None and run.verdicts and not run.only_sabotage:
-        run.signed = _sign(run, key, session.config.getoption("--sign-config"))
+    if (key := session.config.getoption("proofs_sign_key")) is not None and run.verdicts and not run.only_sabotage:
+        run.signed = _sign(run, key, session.config.getoption("proofs_sign_config"))
     session.exitstatus = exit_status(
         exitstatus,
         [Verdict(one["verdict"]) for one in run.verdicts],
@@ -775,43 +736,3 @@ def _row(reporter: pytest.TerminalReporter, word: str, colour: str, told: str, r
 def _clause_order(clause: str) -> tuple[str, int, str]:
     digits = "".join(filter(str.isdigit, clause))
     return (clause.rstrip("0123456789b"), int(digits or 0), clause)
-
-
-@pytest.fixture(scope="session")
-def proof_run(pytestconfig: pytest.Config) -> Run:
-    """This session: its options, id and record."""
-    return pytestconfig.stash[_RUN]
-
-
-@pytest.fixture(scope="session")
-def shell(proof_run: Run) -> Shell:
-    """Runs commands on this computer, each of them recorded."""
-    return Shell(proof_run.recorder)
-
-
-@pytest.fixture(scope="session")
-def stage(proof_run: Run, shell: Shell) -> Stage | None:
-    """The installed engine that machines run. Override it to return None for machines without one."""
-    built = Stage(proof_run.options.checkout)
-    built.build(shell)
-    return built
-
-
-@pytest.fixture(scope="session")
-def machine(proof_run: Run, shell: Shell, stage: Stage | None) -> Iterator[Machine]:
-    """A booted machine of this worker's own; halted at the end of the session."""
-    kind = choose(proof_run.options.systemd)
-    booted = make(kind, shell, stage, f"proof-{os.getpid()}-{proof_run.worker}")
-    booted.boot()
-    try:
-        yield booted
-    finally:
-        booted.halt()
-
-
-@pytest.fixture(scope="session")
-def journal_stream(proof_run: Run, machine: Machine) -> Iterator[JournalStream]:
-    """The machine's journal, followed from before the first proof on."""
-    stream = JournalStream(proof_run.recorder, machine, (ENGINE_UNIT, METRONOME))
-    yield stream
-    stream.close()

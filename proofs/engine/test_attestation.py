@@ -80,6 +80,7 @@ def test_a_flipped_byte_outside_of_the_payload_is_detected_at_every_position() -
             assert failed(flipped(TRUE, position, bit)) != [], TRUE[max(0, position - 20) : position + 20]
 
 
+@pytest.mark.claim("G1")
 @given(st.integers(0, len(TRUE) - 1))
 def test_G1_a_bundle_cut_short_or_with_a_byte_too_many_is_refused(position: int) -> None:
     assert failed(TRUE[:position]) != []
@@ -164,6 +165,7 @@ def test_every_guardrail_is_asked_for(guardrail: str) -> None:
         assert "guardrails" in failed(SIGNER.seal(STATEMENT, verdict(guardrail, word)))
 
 
+@pytest.mark.claim("G1")
 def test_G1_the_required_guardrails_are_those_of_the_contract() -> None:
     assert sorted(attestation.REQUIRED) == sorted(true_bundle.GUARDRAILS)
     assert all(statement.REQUIRED.fullmatch(clause) for clause in attestation.REQUIRED)
@@ -438,6 +440,7 @@ def test_an_honest_key_does_not_sign_with_the_identity() -> None:
     assert judged(key, private.sign(signed)) == []
 
 
+@pytest.mark.claim("G1")
 @given(st.binary(max_size=200) | st.lists(st.integers() | st.text(max_size=9), max_size=5).map(attestation.canonical))
 def test_G1_whatever_else_a_file_holds_is_refused_in_words(raw: bytes) -> None:
     assert failed(raw) == ["envelope"]

@@ -36,6 +36,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.claim("B1")
 @given(
     capacity=st.integers(1, 20),
     batches=st.lists(st.integers(1, 30), max_size=30),
@@ -66,6 +67,7 @@ def test_B1_bounded_in_order_and_nothing_lost(capacity: int, batches: list[int],
     run(work())
 
 
+@pytest.mark.claim("B1")
 def test_B1_producers_are_let_in_in_order_of_arrival_and_ingest_does_not_overtake() -> None:
     async def work() -> None:
         channel: Channel[str] = Channel("persist", 2, Clock())
@@ -84,6 +86,7 @@ def test_B1_producers_are_let_in_in_order_of_arrival_and_ingest_does_not_overtak
     run(work())
 
 
+@pytest.mark.claim("B1")
 def test_B1_a_cancelled_producer_leaves_nothing_behind() -> None:
     async def work() -> None:
         channel: Channel[str] = Channel("persist", 1, Clock())
@@ -99,6 +102,7 @@ def test_B1_a_cancelled_producer_leaves_nothing_behind() -> None:
     run(work())
 
 
+@pytest.mark.claim("B2")
 def test_B2_freed_room_is_offered_to_ingest() -> None:
     channel: Channel[str] = Channel("tick", 1, Clock())
     offers = []
@@ -109,6 +113,7 @@ def test_B2_freed_room_is_offered_to_ingest() -> None:
     assert offers == [1]
 
 
+@pytest.mark.claim("B2")
 def test_B2_full_for_longer_than_the_grace_is_an_overload() -> None:
     clock = Clock()
     channel: Channel[str] = Channel("persist", 4, clock)
@@ -124,6 +129,7 @@ def test_B2_full_for_longer_than_the_grace_is_an_overload() -> None:
     assert raised.value.details == {"reason": "OVERLOAD", "channel": "persist", "full_ms": 260, "capacity": 4}
 
 
+@pytest.mark.claim("B2")
 def test_B2_a_burst_that_is_taken_in_time_is_no_overload() -> None:
     clock = Clock()
     channel: Channel[str] = Channel("tick", 1, clock)
@@ -134,6 +140,7 @@ def test_B2_a_burst_that_is_taken_in_time_is_no_overload() -> None:
         channel.take_all()
 
 
+@pytest.mark.claim("B2")
 def test_B2_a_channel_that_is_always_full_but_moves_is_no_overload() -> None:
     async def work() -> None:
         clock = Clock()
@@ -150,6 +157,7 @@ def test_B2_a_channel_that_is_always_full_but_moves_is_no_overload() -> None:
     run(work())
 
 
+@pytest.mark.claim("B2")
 def test_B2_a_producer_that_waits_means_full_even_below_the_capacity() -> None:
     async def work() -> None:
         clock = Clock()
@@ -166,6 +174,7 @@ def test_B2_a_producer_that_waits_means_full_even_below_the_capacity() -> None:
     run(work())
 
 
+@pytest.mark.claim("E5")
 def test_E5_a_nudge_wakes_a_waiting_consumer_and_is_not_lost_on_a_busy_one() -> None:
     async def work() -> None:
         channel: Channel[str] = Channel("tick", 1, Clock())
@@ -180,6 +189,7 @@ def test_E5_a_nudge_wakes_a_waiting_consumer_and_is_not_lost_on_a_busy_one() -> 
     run(work())
 
 
+@pytest.mark.claim("D3")
 def test_D3_a_consumer_may_wait_for_more_or_for_a_time() -> None:
     async def work() -> None:
         channel: Channel[str] = Channel("persist", 10, Clock())
@@ -199,6 +209,7 @@ def test_D3_a_consumer_may_wait_for_more_or_for_a_time() -> None:
     run(work())
 
 
+@pytest.mark.claim("E4")
 def test_E4_a_closed_channel_wakes_its_consumer_and_keeps_what_is_pending() -> None:
     async def work() -> None:
         channel: Channel[str] = Channel("tick", 5, Clock())
@@ -213,6 +224,7 @@ def test_E4_a_closed_channel_wakes_its_consumer_and_keeps_what_is_pending() -> N
     run(work())
 
 
+@pytest.mark.claim("E4")
 def test_E4_a_consumer_that_waits_for_a_nudge_alone_rests_although_the_channel_is_closed() -> None:
     """As the writer's part does at the end of a run, for as long as the database is locked."""
 
@@ -229,6 +241,7 @@ def test_E4_a_consumer_that_waits_for_a_nudge_alone_rests_although_the_channel_i
     run(work())
 
 
+@pytest.mark.claim("B6")
 def test_B6_a_consumer_is_woken_when_nothing_more_can_come_whatever_it_wants() -> None:
     """A producer that waits for room has stopped the flow although the channel is not full to the brim."""
 
@@ -246,6 +259,7 @@ def test_B6_a_consumer_is_woken_when_nothing_more_can_come_whatever_it_wants() -
     run(work())
 
 
+@pytest.mark.claim("B6")
 def test_B6_a_consumer_that_waits_for_a_nudge_alone_is_not_woken_by_a_full_channel() -> None:
     async def work() -> None:
         channel: Channel[str] = Channel("persist", 8, Clock())
@@ -263,6 +277,7 @@ def test_B6_a_consumer_that_waits_for_a_nudge_alone_is_not_woken_by_a_full_chann
     run(work())
 
 
+@pytest.mark.claim("B6")
 def test_B6_a_channel_knows_since_when_something_is_pending() -> None:
     clock = Clock()
     channel: Channel[str] = Channel("persist", 8, clock)

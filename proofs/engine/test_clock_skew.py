@@ -24,6 +24,7 @@ def judged(offsets: list[int]) -> int | None:
     return clock.judge()
 
 
+@pytest.mark.claim("N14")
 @pytest.mark.parametrize(
     ("offsets", "skew_ms"),
     [
@@ -63,6 +64,7 @@ def test_N14_what_an_interval_says(offsets: list[int], skew_ms: int | None) -> N
     assert judged(offsets[::-1]) == skew_ms
 
 
+@pytest.mark.claim("N14")
 def test_N14_a_quiet_markets_trades_are_judged_together() -> None:
     """One trade an interval: the second that says the same confirms the first, a fresh one refutes it."""
     for second, skew_ms in ((-61_000, -61_000), (-50, -50), (62_000, None)):
@@ -77,6 +79,7 @@ def test_N14_a_quiet_markets_trades_are_judged_together() -> None:
     assert clock.judge() is None
 
 
+@pytest.mark.claim("N14")
 def test_N14_many_old_trades_in_a_moment_are_one_slice() -> None:
     """A burst weighs no more than its time: fresh ones before and after it decide."""
     clock = VenueClock(LIMIT, INTERVAL_SECS)
@@ -87,6 +90,7 @@ def test_N14_many_old_trades_in_a_moment_are_one_slice() -> None:
     assert clock.judge() == 62_000
 
 
+@pytest.mark.claim("N14")
 @given(
     skew=st.integers(-10 * DAY, 10 * DAY),
     delays=st.lists(st.integers(0, 900), min_size=4, max_size=100),
@@ -110,6 +114,7 @@ def test_N14_the_skew_is_found_whatever_one_trade_says(
     assert abs(found - skew) <= 900 or (found == stray and skew < found <= LIMIT)
 
 
+@pytest.mark.claim("N14")
 @pytest.mark.parametrize("interval_secs", [5e-324, 0.2, 10.0, 3e8])
 @pytest.mark.parametrize("step_ms", [0, 1, 7, 400, 10**9, -1, -(10**9)])
 def test_N14_memory_is_bounded_whatever_the_clocks_say(step_ms: int, interval_secs: float) -> None:
@@ -129,6 +134,7 @@ def turn(clocks: VenueClocks, at: float, *offsets: int, source: str = "s") -> li
     return clocks.turn(at)
 
 
+@pytest.mark.claim("N14")
 def test_N14_a_skew_is_told_when_it_begins_changes_or_stays_and_when_it_is_over() -> None:
     clocks = VenueClocks(LIMIT, INTERVAL_SECS)
     assert clocks.skew_ms is None
@@ -156,6 +162,7 @@ def test_N14_a_skew_is_told_when_it_begins_changes_or_stays_and_when_it_is_over(
     assert turn(clocks, 4_020, -20, -20) == []
 
 
+@pytest.mark.claim("N14")
 def test_N14_each_source_has_its_clock() -> None:
     clocks = VenueClocks(LIMIT, INTERVAL_SECS)
     turn(clocks, 0, 62_000, source="a")

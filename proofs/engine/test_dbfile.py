@@ -123,6 +123,7 @@ def hard_link(database: Path) -> Path:
     return path
 
 
+@pytest.mark.claim("D6")
 @pytest.mark.parametrize("name", [same, relative, dotted, link, linked_directory, hard_link])
 def test_D6_a_second_engine_is_told_who_has_the_database(database: Path, name: Callable[[Path], Path]) -> None:
     store = opened(database)
@@ -138,6 +139,7 @@ def test_D6_a_second_engine_is_told_who_has_the_database(database: Path, name: C
         assert said(process).startswith("open ")
 
 
+@pytest.mark.claim("D6")
 def test_D6_a_bind_mount_is_the_same_database(database: Path, tmp_path: Path) -> None:
     store = opened(database)
     elsewhere = tmp_path / "elsewhere"
@@ -152,6 +154,7 @@ def test_D6_a_bind_mount_is_the_same_database(database: Path, tmp_path: Path) ->
         store.close()
 
 
+@pytest.mark.claim("D6")
 def test_D6_of_engines_that_start_at_the_same_instant_one_has_it(database: Path) -> None:
     for _ in range(3):
         gate_read, gate_write = os.pipe()
@@ -179,6 +182,7 @@ def test_D6_of_engines_that_start_at_the_same_instant_one_has_it(database: Path)
         database.unlink()
 
 
+@pytest.mark.claim("D6")
 def test_D6_the_lock_dies_with_the_process_and_what_it_leaves_is_in_nobodys_way(database: Path) -> None:
     database.parent.mkdir()
     with another(database) as process:
@@ -196,6 +200,7 @@ def test_D6_the_lock_dies_with_the_process_and_what_it_leaves_is_in_nobodys_way(
     assert not lock.exists()
 
 
+@pytest.mark.claim("D6")
 def test_D6_children_of_an_engine_do_not_inherit_the_lock(database: Path) -> None:
     store = opened(database)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as child:
@@ -206,6 +211,7 @@ def test_D6_children_of_an_engine_do_not_inherit_the_lock(database: Path) -> Non
         child.communicate()
 
 
+@pytest.mark.claim("D6")
 def test_D6_a_lock_file_that_was_removed_does_not_let_a_second_engine_in(database: Path) -> None:
     store = opened(database)
     database.with_name("bot.db.lock").unlink()
@@ -214,6 +220,7 @@ def test_D6_a_lock_file_that_was_removed_does_not_let_a_second_engine_in(databas
     store.close()
 
 
+@pytest.mark.claim("D6")
 def test_D6_a_lock_file_that_is_removed_while_it_is_taken_is_taken_anew(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +240,7 @@ def test_D6_a_lock_file_that_is_removed_while_it_is_taken_is_taken_anew(
     store.close()
 
 
+@pytest.mark.claim("D6")
 def test_D6_a_database_that_was_replaced_is_still_the_first_ones(database: Path) -> None:
     """The WAL beside it is the first one's: a second engine would write into it."""
     store = opened(database)
@@ -244,6 +252,7 @@ def test_D6_a_database_that_was_replaced_is_still_the_first_ones(database: Path)
         store.close()
 
 
+@pytest.mark.claim("D6")
 def test_D6_the_lock_file_of_another_user_is_told(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         raise Unavailable("nobody else's file can be made here", "run as root")
@@ -270,6 +279,7 @@ def test_D6_the_lock_file_of_another_user_is_told(tmp_path: Path) -> None:
         shutil.rmtree(place)
 
 
+@pytest.mark.claim("D6")
 def test_D6_an_engine_outside_of_the_pid_namespace_is_told_by_the_pid_it_wrote(database: Path) -> None:
     probe = ["unshare", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*probe, "true"], capture_output=True).returncode != 0:
@@ -377,6 +387,7 @@ def look_until_it_shows(store: Ledger) -> ConfigError:
     raise AssertionError("nothing was noticed")
 
 
+@pytest.mark.claim("D7")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_D7_whatever_becomes_of_the_files_is_noticed_and_nothing_more_is_written(flowing: Ledger, fault: str) -> None:
     database = flowing.path
@@ -395,6 +406,7 @@ def test_D7_whatever_becomes_of_the_files_is_noticed_and_nothing_more_is_written
 
 
 # Of a WAL that is truncated in the midst of a transaction the commit makes one of the right length again.
+@pytest.mark.claim("D7")
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "WAL truncated"])
 def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
     flowing: Ledger, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -421,6 +433,7 @@ def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
     flowing.close()
 
 
+@pytest.mark.claim("D7")
 @pytest.mark.parametrize("left", ["0", "32", "os.path.getsize(sys.argv[1]) // 2"])
 def test_D7_a_wal_that_was_cut_is_noticed_by_the_next_write_although_it_would_grow_again(
     flowing: Ledger, monkeypatch: pytest.MonkeyPatch, left: str
@@ -436,6 +449,7 @@ def test_D7_a_wal_that_was_cut_is_noticed_by_the_next_write_although_it_would_gr
     assert flowing.path.read_bytes() == before, "holes were copied into the database"
 
 
+@pytest.mark.claim("D8")
 def test_D8_what_lies_beside_a_link_belongs_to_no_database(tmp_path: Path) -> None:
     real, link = tmp_path / "real.db", tmp_path / "bot.db"
     opened(real).close()
@@ -446,6 +460,7 @@ def test_D8_what_lies_beside_a_link_belongs_to_no_database(tmp_path: Path) -> No
     assert orphan.read_bytes() == bytes(100)
 
 
+@pytest.mark.claim("D7")
 def test_D7_a_restore_just_before_a_batch_is_noticed_in_its_transaction(
     flowing: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +480,7 @@ def test_D7_a_restore_just_before_a_batch_is_noticed_in_its_transaction(
     assert whole(flowing.path) == (10, "ok")
 
 
+@pytest.mark.claim("D7")
 def test_D7_a_wal_that_lost_its_name_is_copied_into_the_file(flowing: Ledger) -> None:
     wal = flowing.path.with_name("bot.db-wal")
     wal.unlink()
@@ -474,6 +490,7 @@ def test_D7_a_wal_that_lost_its_name_is_copied_into_the_file(flowing: Ledger) ->
     assert query(flowing.path, "PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.claim("D7")
 @pytest.mark.parametrize("fault", ["overwritten by a backup", "replaced by a backup"])
 def test_D7_a_restored_backup_is_left_as_it_is_and_the_next_start_has_it(flowing: Ledger, fault: str) -> None:
     """The WAL beside it belonged to what was there before; SQLite would play it into the backup."""
@@ -488,6 +505,7 @@ def test_D7_a_restored_backup_is_left_as_it_is_and_the_next_start_has_it(flowing
     assert query(flowing.path, "PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.claim("D7")
 def test_D7_files_that_were_changed_in_place_stay_as_after_a_kill(flowing: Ledger) -> None:
     """The WAL holds what the file may have lost."""
     FAULTS["overwritten by garbage"][0](flowing.path)
@@ -499,12 +517,14 @@ def test_D7_files_that_were_changed_in_place_stay_as_after_a_kill(flowing: Ledge
     assert wal.read_bytes() == before
 
 
+@pytest.mark.claim("D7")
 def test_D7_it_shows_at_the_latest_when_the_engine_stops(flowing: Ledger) -> None:
     FAULTS["overwritten by garbage"][0](flowing.path)
     with pytest.raises(ConfigError, match="not by SQLite"):
         flowing.close()
 
 
+@pytest.mark.claim("D7")
 def test_D7_a_link_that_leads_elsewhere_is_a_replaced_database(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -536,6 +556,7 @@ HARMLESS = {
 }
 
 
+@pytest.mark.claim("D7")
 @pytest.mark.parametrize("what", HARMLESS)
 def test_D7_what_others_do_by_sqlite_is_no_fault(flowing: Ledger, what: str) -> None:
     run_elsewhere(f"c = sqlite3.connect(sys.argv[1], isolation_level=None); {HARMLESS[what]}", flowing.path)
@@ -548,6 +569,7 @@ def test_D7_what_others_do_by_sqlite_is_no_fault(flowing: Ledger, what: str) -> 
     assert query(flowing.path, "SELECT max(id) FROM ticks") == [(2020,)]
 
 
+@pytest.mark.claim("D7")
 def test_D7_a_checkpoint_of_another_process_may_take_its_time(flowing: Ledger) -> None:
     """It has changed the file and not said so yet: held up by strace's place, a lock on the byte that it holds."""
     hold = (
@@ -586,6 +608,7 @@ def killed(database: Path) -> Path:
     return database
 
 
+@pytest.mark.claim("D8")
 @pytest.mark.parametrize("lost", ["gone", "empty", "linked and gone"])
 @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
 def test_D8_what_a_lost_database_left_is_set_aside_and_named(
@@ -611,6 +634,7 @@ def test_D8_what_a_lost_database_left_is_set_aside_and_named(
     assert query(killed, "SELECT count(*) FROM ticks") == [(0,)]
 
 
+@pytest.mark.claim("D8")
 def test_D8_nothing_that_was_set_aside_is_ever_overwritten(killed: Path) -> None:
     wal = killed.with_name("bot.db-wal")
     kept = wal.read_bytes()
@@ -621,6 +645,7 @@ def test_D8_nothing_that_was_set_aside_is_ever_overwritten(killed: Path) -> None
     assert sorted(path.read_bytes()[-1] for path in names) == [0, 1, 2]
 
 
+@pytest.mark.claim("D8")
 @pytest.mark.parametrize("content", [b"", bytes(32)])
 def test_D8_a_wal_without_anything_in_it_is_not_worth_a_word(
     killed: Path, caplog: pytest.LogCaptureFixture, content: bytes
@@ -631,6 +656,7 @@ def test_D8_a_wal_without_anything_in_it_is_not_worth_a_word(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.claim("D8")
 def test_D8_a_wal_with_its_database_is_what_it_is_for(killed: Path, caplog: pytest.LogCaptureFixture) -> None:
     killed.with_name("bot.db-shm").write_bytes(os.urandom(32768))
     store = opened(killed)
@@ -642,6 +668,7 @@ def test_D8_a_wal_with_its_database_is_what_it_is_for(killed: Path, caplog: pyte
 # --- D9: the WAL is kept short -----------------------------------------------------------------------------
 
 
+@pytest.mark.claim("D9")
 @given(left=st.integers(0, 2**40), more=st.integers(0, 2**40))
 def test_D9_the_bulk_is_never_copied_while_the_writer_waits(left: int, more: int) -> None:
     how = ledger.plan_checkpoint(left, left + more)
@@ -651,6 +678,7 @@ def test_D9_the_bulk_is_never_copied_while_the_writer_waits(left: int, more: int
         assert left + more <= ledger.WAL_BYTES_MAX
 
 
+@pytest.mark.claim("D9")
 @pytest.mark.parametrize(
     ("mib", "level"), [(0, 0), (63.9, 0), (64, 1), (127.9, 1), (128, 2), (255, 2), (256, 3), (1024, 5)]
 )
@@ -664,6 +692,7 @@ READER = (
 )
 
 
+@pytest.mark.claim("D9")
 @pytest.mark.parametrize("readers", [1, 3])
 def test_D9_a_long_reader_is_told_of_and_when_it_lets_go_the_wal_is_cut(
     database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, readers: int
@@ -720,6 +749,7 @@ def test_D9_a_long_reader_is_told_of_and_when_it_lets_go_the_wal_is_cut(
     assert query(database, "PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.claim("D9")
 def test_D9_the_wal_is_cut_although_nothing_more_is_written(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "WAL_BYTES", 64 * 1024)
     monkeypatch.setattr(ledger, "WAL_BYTES_MAX", 128 * 1024)

@@ -212,6 +212,7 @@ def test_half_of_all_y_are_on_no_point(rest: bytes, last: int) -> None:
         assert "not a point" not in said
 
 
+@pytest.mark.claim("R8")
 def test_R8_a_forged_signature_of_a_weak_key_is_what_the_library_alone_takes() -> None:
     """Why this module is there: for the identity as the key, R = identity and S = 0 sign everything."""
     identity = bytes.fromhex(SMALL_ORDER[0][0])

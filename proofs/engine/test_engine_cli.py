@@ -53,6 +53,7 @@ def test_check_config_prints_the_effective_config_and_touches_nothing(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.claim("C2", "C3", "C4")
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -75,10 +76,12 @@ def test_C2_C3_C4_a_mistake_on_the_command_line_exits_12_and_touches_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.claim("C4")
 def test_C4_a_bad_environment_exits_12(tmp_path: Path) -> None:
     assert call(tmp_path, HYBRID_TRANSPORT="pigeon").returncode == 12
 
 
+@pytest.mark.claim("R6", "G1", "G0", "S14", "L1")
 @pytest.mark.parametrize("armed", [False, True])
 @pytest.mark.parametrize("bundle", [False, True])
 def test_R6_G1_G0_S14_L1_live_exits_12_and_says_exactly_what_is_missing(
@@ -125,6 +128,7 @@ def test_check_config_says_beforehand_that_nobody_trades_on_made_up_prices(tmp_p
         assert call(tmp_path, "--config", str(config), "--check-config").returncode == status
 
 
+@pytest.mark.claim("C1", "G0")
 def test_C1_G0_a_mode_typo_warns_and_records_nothing_but_shadow_orders(tmp_path: Path) -> None:
     config = write_config(tmp_path, mode="LIVE", live_armed=True)
     with engine(tmp_path, "--config", str(config), "--mode", "lvie") as running:
@@ -179,6 +183,7 @@ REFUSED: list[list[str]] = [
 ]
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("args", REFUSED, ids=range(len(REFUSED)))
 def test_C7_a_command_line_is_refused_in_few_words(args: list[str]) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -186,6 +191,7 @@ def test_C7_a_command_line_is_refused_in_few_words(args: list[str]) -> None:
     assert len(str(refused.value)) < 10_000
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("args", REFUSED[::6], ids=range(len(REFUSED[::6])))
 def test_C7_no_command_line_is_a_crash(tmp_path: Path, args: list[str]) -> None:
     result = call(tmp_path, *args)
@@ -193,6 +199,7 @@ def test_C7_no_command_line_is_a_crash(tmp_path: Path, args: list[str]) -> None:
     assert "raceback" not in result.stdout + result.stderr
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("flag", ["--db", "--replay-file"])
 def test_C7_no_path_is_a_crash_or_waited_for(tmp_path: Path, flag: str) -> None:
     """What a check finds, test_settings.py says; a start opens these, too."""
@@ -207,6 +214,7 @@ def test_C7_no_path_is_a_crash_or_waited_for(tmp_path: Path, flag: str) -> None:
         assert "traceback" not in result.stdout
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "text",
     [
@@ -250,6 +258,7 @@ def damaged(directory: Path, module: str, damage: str) -> Path:
 DAMAGES = ["missing", "empty", "NULs", "a directory", "a loop of links", "def (", "import nowhere", "a = 1 / 0"]
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("module", ["signals", "logs", "exits", "redaction", "settings", "risk", "ledger"])
 def test_C7_a_damaged_installation_exits_12(tmp_path: Path, module: str, damage: str) -> None:
@@ -263,6 +272,7 @@ def test_C7_a_damaged_installation_exits_12(tmp_path: Path, module: str, damage:
 EVERY = sorted({path.stem for path in (ROOT / "engine").rglob("*.py")} - {"__init__", "__main__"})
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("module", EVERY)
 def test_C7_whatever_module_is_missing_none_is_a_crash(tmp_path: Path, module: str) -> None:
     """One that this run does not need is not missed."""
@@ -278,6 +288,7 @@ def test_C7_whatever_module_is_missing_none_is_a_crash(tmp_path: Path, module: s
         assert "installation is damaged" in error_of(result)
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("module", ["signals", "exits", "pipeline"])
 def test_C7_the_installed_command_says_so_too(tmp_path: Path, module: str) -> None:
     damaged(tmp_path, module, "missing")
@@ -288,6 +299,7 @@ def test_C7_the_installed_command_says_so_too(tmp_path: Path, module: str) -> No
     assert "installation is damaged" in error_of(result)
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("module", ["logs", "command"])
 def test_C7_a_module_that_may_not_be_read_is_damage(tmp_path: Path, module: str) -> None:
     """Root may read whatever it likes, so the loader is made to say it. In a process of its own: the engine leaves
@@ -313,6 +325,7 @@ sys.exit(main(["--check-config"]))
     assert (result.returncode, "Permission denied" in result.stderr) == (12, True), result.stderr
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("damage", ["raise MemoryError", "raise OSError(24, 'files')", "raise OSError(28, 'disk')"])
 @pytest.mark.parametrize("module", ["logs", "settings", "pipeline"])
 def test_C7_what_may_be_over_at_the_next_start_exits_1(tmp_path: Path, module: str, damage: str) -> None:
@@ -322,6 +335,7 @@ def test_C7_what_may_be_over_at_the_next_start_exits_1(tmp_path: Path, module: s
     error_of(result)
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("limit", [8, 12, 13, 20])
 def test_C7_too_few_descriptors_are_told(tmp_path: Path, limit: int) -> None:
     """libuv ends the process by SIGABRT when it gets none."""
@@ -335,6 +349,7 @@ def test_C7_too_few_descriptors_are_told(tmp_path: Path, limit: int) -> None:
     assert "file descriptors" in error_of(result)
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "place",
     ["/proc/x.db", "/proc/x/y.db", "/sys/x.db", "/dev/fd/x.db", *("d" * n for n in (248, 250, 252)), "x" + "/e" * 250],
@@ -348,11 +363,13 @@ def test_C7_a_database_that_can_never_be_exits_12(tmp_path: Path, place: str) ->
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("name_bytes", [240, 247])
 def test_C7_the_longest_names_are_databases(tmp_path: Path, name_bytes: int) -> None:
     assert call(tmp_path, "--seconds", "0.1", "--db", "d" * name_bytes).returncode == 0
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("raw", [gzip.compress(b"{}\n"), b'[{"price":1}]', "{}\n".encode("utf-16"), None], ids=range(4))
 def test_C7_a_check_and_a_start_agree_about_a_replay_file(tmp_path: Path, raw: bytes | None) -> None:
     path = Path("/proc/self/mem")
@@ -363,6 +380,7 @@ def test_C7_a_check_and_a_start_agree_about_a_replay_file(tmp_path: Path, raw: b
     assert [call(tmp_path, *more, *args).returncode for more in ([], ["--check-config"])] == [12, 12]
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "variables",
     [

@@ -74,6 +74,7 @@ WORD = st.text(string.ascii_letters + string.digits + "-_.~!$*+", min_size=1, ma
 )
 
 
+@pytest.mark.claim("C8")
 @pytest.mark.parametrize("position", POSITIONS)
 @given(
     secret=WORD,
@@ -114,6 +115,7 @@ def test_what_is_no_secret_is_shown(text: str) -> None:
     assert redact_value(text) == text
 
 
+@pytest.mark.claim("C8")
 @given(
     st.text(string.ascii_letters + string.digits + "-_.~", min_size=16, max_size=60).filter(
         lambda key: any(c in string.digits for c in key) and any(c in string.ascii_letters for c in key)
@@ -128,6 +130,7 @@ def test_C8_what_looks_like_a_key_in_a_path_is_not_shown(key: str, position: str
     assert key not in redact(position.format(key))
 
 
+@pytest.mark.claim("C8")
 @given(st.text() | st.text("ws:/@?#;%=.'\" abp[]"))
 @example("password=[redacted]")
 def test_C8_what_is_redacted_stays_as_it_is(text: str) -> None:
@@ -179,6 +182,7 @@ def command_line(directory: Path, place: str) -> list[str]:
     return ["--config", str(config), *(argument.format(SECRET) for argument in args)]
 
 
+@pytest.mark.claim("C8")
 @pytest.mark.parametrize("place", PLACES)
 def test_C8_no_output_of_a_check_shows_it(
     tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
@@ -192,6 +196,7 @@ def test_C8_no_output_of_a_check_shows_it(
     assert SECRET not in "".join(said)
 
 
+@pytest.mark.claim("C8")
 @pytest.mark.parametrize("place", ["mistyped flag", "url", "database", "unknown key", "syntax error", "name"])
 def test_C8_no_output_of_a_start_shows_it(tmp_path: Path, place: str) -> None:
     result = call(tmp_path, *command_line(tmp_path, place))
@@ -200,6 +205,7 @@ def test_C8_no_output_of_a_start_shows_it(tmp_path: Path, place: str) -> None:
     assert SECRET not in result.stdout + result.stderr
 
 
+@pytest.mark.claim("C8")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     secret=WORD,

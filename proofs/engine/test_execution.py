@@ -79,6 +79,7 @@ def assert_balanced(fills: Iterable[Fill]) -> None:
         assert books == 0
 
 
+@pytest.mark.claim("R4", "S9")
 def test_R4_S9_shadow_records_order_and_fill_at_the_tick_price() -> None:
     [event], [fill] = shadow(bps=10).submit(signal(side=Side.BUY, price="100"), NOW)
     assert (event.status, event.reason, event.seq, event.is_shadow) == (
@@ -91,12 +92,14 @@ def test_R4_S9_shadow_records_order_and_fill_at_the_tick_price() -> None:
     assert (fill.is_shadow, fill.mode, fill.ts) == (True, Mode.SHADOW, NOW)
 
 
+@pytest.mark.claim("S9")
 def test_S9_slippage_is_always_against_us() -> None:
     _, [bought] = shadow(bps=50).submit(signal(1, Side.BUY), NOW)
     _, [sold] = shadow(bps=50).submit(signal(1, Side.SELL), NOW)
     assert (bought.price, sold.price) == (Decimal("100.5"), Decimal("99.5"))
 
 
+@pytest.mark.claim("R4", "L3")
 @pytest.mark.parametrize("value", ["0", "-1", "NaN", "Infinity", "1e15", "1e300", "1e-13"])
 @pytest.mark.parametrize("field", ["size", "price"])
 def test_R4_L3_what_cannot_be_booked_is_rejected(field: str, value: str) -> None:
@@ -108,11 +111,13 @@ def test_R4_L3_what_cannot_be_booked_is_rejected(field: str, value: str) -> None
     assert field in (events[1].detail or "")
 
 
+@pytest.mark.claim("R4")
 def test_R4_slippage_of_the_whole_price_is_rejected() -> None:
     events, fills = shadow(bps=10_000).submit(signal(side=Side.SELL), NOW)
     assert (statuses(events), fills) == (["REJECTED"], [])
 
 
+@pytest.mark.claim("S10", "S11")
 def test_S10_S11_paper_order_lives_through_partial_fills() -> None:
     executor = paper()
     events, _ = executor.submit(signal(1, size="1"), NOW)
@@ -135,6 +140,7 @@ def test_S10_S11_paper_order_lives_through_partial_fills() -> None:
     assert executor.on_ticks([tick(5, 9.0)], NOW) == ([], [])
 
 
+@pytest.mark.claim("S11")
 def test_S11_the_rest_of_a_partial_fill_can_be_cancelled() -> None:
     executor = paper()
     executor.submit(signal(1, size="1"), NOW)
@@ -146,6 +152,7 @@ def test_S11_the_rest_of_a_partial_fill_can_be_cancelled() -> None:
     assert executor.cancel("paper-periodic:1", NOW) == ([], [])
 
 
+@pytest.mark.claim("S11")
 def test_S11_what_no_tick_fills_is_cancelled_in_the_end() -> None:
     executor = paper()
     executor.submit(signal(1, size="1000"), NOW)
@@ -155,6 +162,7 @@ def test_S11_what_no_tick_fills_is_cancelled_in_the_end() -> None:
     assert events[-1].filled_qty == PAPER_TICKS_MAX
 
 
+@pytest.mark.claim("S11", "R4")
 def test_S11_R4_an_order_in_a_market_without_ticks_is_cancelled_after_an_hour() -> None:
     executor = paper()
     executor.submit(signal(1), NOW)
@@ -171,6 +179,7 @@ def test_S11_R4_an_order_in_a_market_without_ticks_is_cancelled_after_an_hour() 
     assert statuses(second.on_ticks([tick(6, 1.0, symbol="other")], NOW + PAPER_REST_MS + 1)[0]) == ["CANCELED"]
 
 
+@pytest.mark.claim("B5", "R4")
 def test_B5_R4_the_oldest_paper_order_makes_room_when_a_new_symbol_comes_with_each_tick() -> None:
     executor = paper()
     made, ended = 0, []
@@ -187,6 +196,7 @@ def test_B5_R4_the_oldest_paper_order_makes_room_when_a_new_symbol_comes_with_ea
     assert statuses(executor.on_ticks([tick(9_999, 1.0, symbol="S50")], NOW)[0]) == ["FILLED"]
 
 
+@pytest.mark.claim("B5")
 def test_B5_the_work_for_a_tick_does_not_grow_with_the_orders_in_other_symbols() -> None:
     def tick_secs(others: int) -> float:
         executor = paper()
@@ -204,6 +214,7 @@ def test_B5_the_work_for_a_tick_does_not_grow_with_the_orders_in_other_symbols()
     assert many < 5 * few, f"{many * 1e6:.0f} us with 4 000 orders elsewhere, {few * 1e6:.0f} us with 10"
 
 
+@pytest.mark.claim("R4")
 def test_R4_shutdown_cancels_every_open_paper_order() -> None:
     executor = paper()
     for n in (1, 2):
@@ -215,6 +226,7 @@ def test_R4_shutdown_cancels_every_open_paper_order() -> None:
     ]
 
 
+@pytest.mark.claim("R4")
 def test_R4_one_tick_fills_no_more_than_its_volume_oldest_order_first() -> None:
     executor = paper()
     executor.submit(signal(1, size="0.6"), NOW)
@@ -226,6 +238,7 @@ def test_R4_one_tick_fills_no_more_than_its_volume_oldest_order_first() -> None:
     ]
 
 
+@pytest.mark.claim("R4")
 def test_R4_paper_ignores_other_symbols_and_ticks_up_to_its_own() -> None:
     executor = paper()
     executor.submit(signal(5), NOW)
@@ -233,6 +246,7 @@ def test_R4_paper_ignores_other_symbols_and_ticks_up_to_its_own() -> None:
     assert executor.on_ticks(early, NOW) == ([], [])
 
 
+@pytest.mark.claim("R4", "L3")
 @pytest.mark.parametrize(("price", "volume"), [(1e300, 1.0), (100.0, 0.0), (100.0, 1e-20), (1e-20, 1.0)])
 def test_R4_L3_a_tick_that_cannot_be_booked_fills_nothing(price: float, volume: float) -> None:
     executor = paper(bps=10)
@@ -240,6 +254,7 @@ def test_R4_L3_a_tick_that_cannot_be_booked_fills_nothing(price: float, volume: 
     assert executor.on_ticks([tick(2, volume, price)], NOW) == ([], [])
 
 
+@pytest.mark.claim("S10")
 def test_S10_an_open_order_of_an_earlier_run_is_carried_on() -> None:
     first = paper()
     events, _ = first.submit(signal(1, size="1"), NOW)
@@ -256,6 +271,7 @@ def test_S10_an_open_order_of_an_earlier_run_is_carried_on() -> None:
 EXECUTORS: list[Callable[[], Executor]] = [shadow, paper, lambda: LiveExecutor(RecordingAdapter())]
 
 
+@pytest.mark.claim("I3")
 @pytest.mark.parametrize("make", EXECUTORS, ids=["shadow", "paper", "live"])
 def test_I3_the_same_signal_again_changes_nothing(make: Callable[[], Executor]) -> None:
     executor = make()
@@ -263,6 +279,7 @@ def test_I3_the_same_signal_again_changes_nothing(make: Callable[[], Executor]) 
     assert executor.submit(signal(1), NOW + 1) == ([], [])
 
 
+@pytest.mark.claim("I3")
 def test_I3_the_memory_of_ids_is_exact_within_its_bound() -> None:
     seen = SeenIds(3)
     assert [seen.add(name) for name in "abcabcd"] == [True, True, True, False, False, False, True]
@@ -270,6 +287,7 @@ def test_I3_the_memory_of_ids_is_exact_within_its_bound() -> None:
     assert SEEN_IDS_MAX == 2048
 
 
+@pytest.mark.claim("L2")
 @pytest.mark.parametrize("make", EXECUTORS, ids=["shadow", "paper", "live"])
 def test_L2_a_vetoed_signal_never_becomes_an_order(make: Callable[[], Executor]) -> None:
     with pytest.raises(ValueError, match="STALE_DATA"):
@@ -279,6 +297,7 @@ def test_L2_a_vetoed_signal_never_becomes_an_order(make: Callable[[], Executor])
 AMOUNTS = st.decimals(min_value="0.000000000001", max_value="999999999", allow_nan=False, places=12)
 
 
+@pytest.mark.claim("I4")
 @given(
     size=AMOUNTS,
     price=st.decimals(min_value="0.000001", max_value="999999999999", allow_nan=False),
@@ -307,6 +326,7 @@ def test_I4_cash_position_and_fees_balance_for_every_fill(
         assert fill.qty <= Decimal(repr(one.volume))
 
 
+@pytest.mark.claim("R4")
 @given(
     sizes=st.lists(st.sampled_from(["0.1", "1", "5"]), min_size=1, max_size=5),
     volumes=st.lists(st.sampled_from([0.05, 0.5, 2.0]), max_size=20),
@@ -325,6 +345,7 @@ def test_R4_batches_do_not_change_what_is_filled(sizes: list[str], volumes: list
     assert run([ticks]) == run([ticks[:cut], ticks[cut:]])
 
 
+@pytest.mark.claim("L4")
 def test_L4_an_adapter_error_is_recorded_with_its_text() -> None:
     adapter = RecordingAdapter()
     adapter.failure = TimeoutError("venue does not answer")
@@ -335,6 +356,7 @@ def test_L4_an_adapter_error_is_recorded_with_its_text() -> None:
     assert not events[0].is_shadow
 
 
+@pytest.mark.claim("L4")
 def test_L4_a_cancel_that_fails_is_recorded_and_the_order_stays_open() -> None:
     adapter = RecordingAdapter()
     executor = LiveExecutor(adapter)
@@ -348,6 +370,7 @@ def test_L4_a_cancel_that_fails_is_recorded_and_the_order_stays_open() -> None:
     assert adapter.cancelled == ["live-periodic:1", "live-periodic:1"]
 
 
+@pytest.mark.claim("L4")
 def test_L4_reports_that_fail_are_recorded_once_and_asked_for_again() -> None:
     adapter = RecordingAdapter()
     executor = LiveExecutor(adapter)
@@ -372,6 +395,7 @@ def test_L4_reports_that_fail_are_recorded_once_and_asked_for_again() -> None:
     assert [e.order_id[-1] for e in executor.on_ticks([], NOW)[0]] == ["1", "3"]
 
 
+@pytest.mark.claim("I3")
 @pytest.mark.parametrize("mode", list(Mode))
 def test_I3_a_signal_that_an_earlier_run_answered_is_not_answered_again(mode: Mode) -> None:
     executor = execution.make(mode, fee_rate=FEE, slippage_bps=Decimal(0), adapter=RecordingAdapter())
@@ -380,6 +404,7 @@ def test_I3_a_signal_that_an_earlier_run_answered_is_not_answered_again(mode: Mo
     assert executor.submit(signal(2), NOW)[0] != []
 
 
+@pytest.mark.claim("R6")
 def test_R6_live_books_what_the_adapter_reports() -> None:
     adapter = RecordingAdapter()
     executor = LiveExecutor(adapter)
@@ -395,6 +420,7 @@ def test_R6_live_books_what_the_adapter_reports() -> None:
     assert_balanced(fills)
 
 
+@pytest.mark.claim("L4")
 def test_L4_a_report_about_an_unknown_order_ends_the_run() -> None:
     adapter = RecordingAdapter()
     adapter.answers = [AdapterReport("live-x", OrderStatus.FILLED)]
@@ -402,17 +428,20 @@ def test_L4_a_report_about_an_unknown_order_ends_the_run() -> None:
         LiveExecutor(adapter).on_ticks([], NOW)
 
 
+@pytest.mark.claim("R6")
 def test_R6_live_without_an_adapter_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="adapter"):
         execution.make(Mode.LIVE, fee_rate=FEE, slippage_bps=Decimal(0))
 
 
+@pytest.mark.claim("R4")
 @pytest.mark.parametrize("mode", list(Mode))
 def test_R4_every_mode_has_its_executor(mode: Mode) -> None:
     made = execution.make(mode, fee_rate=FEE, slippage_bps=Decimal(0), adapter=RecordingAdapter())
     assert made.mode is mode
 
 
+@pytest.mark.claim("I1")
 def test_I1_execution_imports_nothing_that_could_reach_a_venue() -> None:
     tree = ast.parse(Path(execution.__file__).read_text())
     imported = set()

@@ -132,6 +132,7 @@ def test_a_refusal_names_every_check_and_changes_nothing(place: Place) -> None:
     assert sorted(place.directory.rglob("*")) == before
 
 
+@pytest.mark.claim("G1")
 def test_G1_the_bundle_may_be_no_link_no_pipe_no_directory_and_not_huge(place: Place) -> None:
     place.put()
     place.bundle.rename(place.directory / "true.json")
@@ -184,6 +185,7 @@ def test_a_clock_that_was_set_back_is_noticed(place: Place, monkeypatch: pytest.
     assert place.refused() == ["clock"]
 
 
+@pytest.mark.claim("G1")
 def test_G1_a_damaged_memory_is_no_empty_memory(place: Place) -> None:
     place.put()
     gate.check(place.loaded)
@@ -196,6 +198,7 @@ def test_G1_a_damaged_memory_is_no_empty_memory(place: Place) -> None:
     assert place.refused() == ["memory"]
 
 
+@pytest.mark.claim("G1")
 def test_G1_a_memory_that_cannot_be_kept_keeps_the_gate_shut(place: Place) -> None:
     place.put()
     (place.directory / "data").write_text("no directory")
@@ -216,6 +219,7 @@ def package(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.claim("G1")
 def test_G1_the_engine_tree_is_what_the_harness_says_it_is(tmp_path: Path) -> None:
     """Two hands, one format: of this engine, with bytecode and a directory in it."""
     site = tmp_path / "lib/python3.11/site-packages"
@@ -229,6 +233,7 @@ def test_G1_the_engine_tree_is_what_the_harness_says_it_is(tmp_path: Path) -> No
     assert attestation.digest(found) == statement.digest(found)
 
 
+@pytest.mark.claim("G1")
 def test_G1_bytecode_does_not_count_but_whatever_else_python_would_import_does(package: Path) -> None:
     names = set(gate.engine_files(package))
     assert names == {"__init__.py", "caps.py"}
@@ -257,6 +262,7 @@ def test_bytecode_that_python_would_run_must_be_what_the_source_says(package: Pa
     assert set(gate.engine_files(package)) == {"__init__.py", "caps.py"}
 
 
+@pytest.mark.claim("G1")
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("caps.py"), os.mkfifo], ids=["link", "pipe"])
 def test_G1_a_tree_of_anything_but_files_is_refused(package: Path, make: Callable[[Path], object]) -> None:
     make(package / "orders.py")
@@ -264,6 +270,7 @@ def test_G1_a_tree_of_anything_but_files_is_refused(package: Path, make: Callabl
         gate.engine_files(package)
 
 
+@pytest.mark.claim("G1")
 def test_G1_a_linked_directory_is_refused(package: Path) -> None:
     (package / "sub").symlink_to("/usr")
     with pytest.raises(Refusal, match="engine: sub is not a regular file"):
@@ -273,6 +280,7 @@ def test_G1_a_linked_directory_is_refused(package: Path) -> None:
 # --- configuration -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("G1")
 def test_G1_the_safety_part_is_all_but_pace_and_looks(place: Place) -> None:
     part = gate.safety_part(place.loaded)
     tables = {"app", "engine", "strategy", "execution", "risk_caps", "gate", "sources"}
@@ -294,6 +302,7 @@ def test_the_ladder_may_throttle_a_live_engine(place: Place) -> None:
     assert place.refused() == ["ingest", "config"]
 
 
+@pytest.mark.claim("G1")
 def test_G1_secrets_in_urls_are_in_no_bundle(place: Place) -> None:
     place.source("wss://host/feed?token=hunter2")
     place.loaded = settings.load(str(place.directory / "config.toml"), {})

@@ -51,18 +51,21 @@ def assert_balanced(books: Intake, sample_every: int) -> None:
     assert books.processed == books.received // sample_every
 
 
+@pytest.mark.claim("N9")
 def test_N9_a_trade_seen_before_is_a_duplicate() -> None:
     books = fresh_intake()
     assert admitted(books, 7, 8, 8, 7, 9) == [7, 8, 9]
     assert (books.received, books.duplicates, books.gaps) == (3, 2, 0)
 
 
+@pytest.mark.claim("N9")
 def test_N9_the_first_id_of_a_source_is_no_gap() -> None:
     books = fresh_intake()
     admitted(books, 1_000_000)
     assert books.gaps == 0
 
 
+@pytest.mark.claim("N9")
 def test_N9_a_late_arrival_closes_its_gap() -> None:
     books = fresh_intake()
     assert admitted(books, 10, 15) == [10, 15]
@@ -73,12 +76,14 @@ def test_N9_a_late_arrival_closes_its_gap() -> None:
     assert (books.gaps, books.duplicates) == (0, 2)
 
 
+@pytest.mark.claim("N9")
 def test_N9_a_feed_that_starts_out_of_order_loses_nothing() -> None:
     books = fresh_intake()
     assert admitted(books, 5, 3, 4, 3, 6) == [5, 3, 4, 6]
     assert (books.gaps, books.duplicates) == (0, 1)
 
 
+@pytest.mark.claim("N2", "N7")
 def test_N2_N7_rows_of_the_database_keep_their_ids_and_are_all_new() -> None:
     """In time order the ids of a venue may go back and forth; a row is there once all the same."""
     books = fresh_intake(2)
@@ -90,6 +95,7 @@ def test_N2_N7_rows_of_the_database_keep_their_ids_and_are_all_new() -> None:
     assert_balanced(books, 2)
 
 
+@pytest.mark.claim("N9")
 def test_N9_same_id_of_two_sources_is_two_trades() -> None:
     books = fresh_intake()
     ticks = [tick(1, source="a"), tick(1, source="b"), tick(2, source="a"), tick(1, source="b")]
@@ -97,6 +103,7 @@ def test_N9_same_id_of_two_sources_is_two_trades() -> None:
     assert books.duplicates == 1
 
 
+@pytest.mark.claim("N9", "I3")
 def test_N9_I3_the_watermark_of_the_database_counts_as_seen() -> None:
     """After a restart: what is on disk is a duplicate, and what was missed meanwhile is a gap."""
     books = fresh_intake(a=100)
@@ -109,6 +116,7 @@ def test_N9_I3_the_watermark_of_the_database_counts_as_seen() -> None:
     assert highest(books) == {"a": 103}
 
 
+@pytest.mark.claim("N9")
 def test_N9_ids_of_a_sparse_source_make_no_gaps_but_are_still_deduplicated() -> None:
     """Gemini's trade ids rise with holes that belong to other markets."""
     books = Intake(1, 1, [Numbering("g", 1, 0, 50, 0)], is_sparse=lambda stream: stream == "g")
@@ -117,6 +125,7 @@ def test_N9_ids_of_a_sparse_source_make_no_gaps_but_are_still_deduplicated() -> 
     assert (books.gaps, books.duplicates) == (1, 3)
 
 
+@pytest.mark.claim("N9")
 def test_N9_textual_ids_are_remembered_within_the_window() -> None:
     books = Intake(1, 1, (), {"a": ["old"]})
     assert books.admit([tick(event_id="old")]) == []
@@ -128,12 +137,14 @@ def test_N9_textual_ids_are_remembered_within_the_window() -> None:
     assert_balanced(books, 1)
 
 
+@pytest.mark.claim("N9")
 def test_N9_ticks_without_ids_are_always_new() -> None:
     books = fresh_intake()
     assert len(books.admit([tick(), tick(), tick()])) == 3
     assert books.duplicates == 0
 
 
+@pytest.mark.claim("N7")
 def test_N7_duplicates_do_not_move_the_sampling_counter() -> None:
     books = fresh_intake(3)
     assert admitted(books, 1, 1, 2, 2, 1) == []
@@ -141,11 +152,13 @@ def test_N7_duplicates_do_not_move_the_sampling_counter() -> None:
     assert_balanced(books, 3)
 
 
+@pytest.mark.claim("N7")
 def test_N7_sample_every_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="sample_every 0: allowed is 1 or more"):
         fresh_intake(0)
 
 
+@pytest.mark.claim("B1", "N9")
 def test_B1_N9_memory_is_bounded_and_a_forgotten_hole_stays_a_gap() -> None:
     books = fresh_intake()
     holes = MISSING_INTERVALS_MAX + 10
@@ -166,6 +179,7 @@ def test_B1_N9_memory_is_bounded_and_a_forgotten_hole_stays_a_gap() -> None:
     assert [one.missing for one in books.take_moved()] == [None]
 
 
+@pytest.mark.claim("N9", "N11")
 def test_N9_N11_an_absurd_jump_costs_no_memory_and_no_gap() -> None:
     books = fresh_intake()
     assert admitted(books, 0, ABSURD, 2**62) == [0, ABSURD, 2**62]
@@ -175,6 +189,7 @@ def test_N9_N11_an_absurd_jump_costs_no_memory_and_no_gap() -> None:
 # --- breaks (N11) -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("N11")
 def test_N11_ids_that_start_over_are_new_trades_and_told_once() -> None:
     books = fresh_intake()
     assert admitted(books, *range(1, 41), ts=10) == list(range(1, 41))
@@ -190,6 +205,7 @@ def test_N11_ids_that_start_over_are_new_trades_and_told_once() -> None:
     assert (books.gaps, books.take_breaks(), highest(books)) == (0, [], {"a (numbering 2)": 59})
 
 
+@pytest.mark.claim("N11")
 def test_N11_the_ticks_of_a_numbering_are_stored_apart() -> None:
     books = fresh_intake()
     ticks = [*(tick(n, ts=10) for n in (7, 8)), *(tick(n, ts=20) for n in (7, 8))]
@@ -197,6 +213,7 @@ def test_N11_the_ticks_of_a_numbering_are_stored_apart() -> None:
     assert [one.source for one in ticks] == ["a", "a", *["a (numbering 2)"] * 2]
 
 
+@pytest.mark.claim("N11")
 @pytest.mark.parametrize("absurd", [ABSURD, 5_000_000, 0])
 def test_N11_one_outlier_moves_nobodys_highest(absurd: int) -> None:
     books = fresh_intake()
@@ -210,6 +227,7 @@ def test_N11_one_outlier_moves_nobodys_highest(absurd: int) -> None:
     assert books.gaps == 0
 
 
+@pytest.mark.claim("N11")
 @pytest.mark.parametrize(
     ("jump", "gaps", "told"),
     [
@@ -226,6 +244,7 @@ def test_N11_a_jump_is_a_gap_then_a_break_then_an_outlier(jump: int, gaps: int, 
     assert books.take_breaks() == [Break("a", 100, 100 + jump)] * told
 
 
+@pytest.mark.claim("N11")
 def test_N11_a_restarted_engine_tells_a_resend_from_a_trade_whose_id_came_again() -> None:
     stored = Numbering("a", 1, 50, 100, 1000, [(60, 61)], [(70, 0, 500), (100, 500, 1000)])
     books = Intake(1, 1, [stored])
@@ -241,6 +260,7 @@ def test_N11_a_restarted_engine_tells_a_resend_from_a_trade_whose_id_came_again(
     assert admitted(books, 65, ts=1001) == []
 
 
+@pytest.mark.claim("N11")
 def test_N11_what_no_numbering_has_room_for_is_told_apart_by_id_and_time() -> None:
     books = fresh_intake()
     for n in range(NUMBERINGS_MAX + 20):
@@ -252,6 +272,7 @@ def test_N11_what_no_numbering_has_room_for_is_told_apart_by_id_and_time() -> No
     assert books.admit([tick(7, ts=n) for n in range(NUMBERINGS_MAX + 20)]) == []
 
 
+@pytest.mark.claim("N11")
 def test_N11_the_first_trade_of_a_source_that_was_pointed_elsewhere_is_a_break() -> None:
     stored = [Numbering("a", 1, 1, 40, 10), Numbering("b", 1, 1, 7, 10)]
     books = Intake(1, 1, stored, predecessor={"a ETH": "a", "new": None}.get)
@@ -260,6 +281,7 @@ def test_N11_the_first_trade_of_a_source_that_was_pointed_elsewhere_is_a_break()
     assert books.take_breaks() == [Break("a ETH", 40, 900)]
 
 
+@pytest.mark.claim("N12")
 def test_N12_an_id_that_bears_no_trade_is_no_gap() -> None:
     books = fresh_intake()
     books.pass_number("a", 3, 0)
@@ -270,6 +292,7 @@ def test_N12_an_id_that_bears_no_trade_is_no_gap() -> None:
     assert (books.gaps, books.received, highest(books)) == (0, 4, {"a": 6})
 
 
+@pytest.mark.claim("B1", "N11")
 def test_B1_N11_times_are_remembered_in_bounded_memory() -> None:
     """Each tick of its own read, for long: of the newest the exact time is known, of the oldest roughly."""
     books = fresh_intake()
@@ -288,6 +311,7 @@ def test_B1_N11_times_are_remembered_in_bounded_memory() -> None:
 BATCHES = st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40)), max_size=12), min_size=1, max_size=12)
 
 
+@pytest.mark.claim("N7", "N9", "M3", "I3")
 @given(
     batches=BATCHES,
     sample_every=st.integers(1, 7),
@@ -321,6 +345,7 @@ def test_N7_N9_M3_I3_agree_with_a_set_of_everything_seen(
         assert_balanced(books, sample_every)
 
 
+@pytest.mark.claim("N7")
 @given(sample_every=st.integers(1, 50), sizes=st.lists(st.integers(0, 60), max_size=20))
 def test_N7_every_nth_new_tick_is_processed_however_they_are_batched(sample_every: int, sizes: list[int]) -> None:
     books = fresh_intake(sample_every)
@@ -333,6 +358,7 @@ def test_N7_every_nth_new_tick_is_processed_however_they_are_batched(sample_ever
     assert processed == list(range(sample_every, start, sample_every))
 
 
+@pytest.mark.claim("N9")
 @given(ids=st.lists(st.integers(0, 60), max_size=60), limit=st.integers(1, 5))
 def test_N9_with_forgotten_holes_nothing_is_ever_admitted_twice(ids: list[int], limit: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -344,6 +370,7 @@ def test_N9_with_forgotten_holes_nothing_is_ever_admitted_twice(ids: list[int], 
     assert books.gaps == (max(got) - min(got) + 1 - len(got) if got else 0)
 
 
+@pytest.mark.claim("I3")
 @given(events=st.lists(st.text("xyz", min_size=1, max_size=2), max_size=40))
 def test_I3_textual_ids_are_admitted_once(events: list[str]) -> None:
     books = fresh_intake()
@@ -462,6 +489,7 @@ class World:
         return Counter((market, int(number), ts) for market, number, ts in rows)
 
 
+@pytest.mark.claim("N11", "N9", "D3")
 @given(steps=st.lists(STEP, min_size=1, max_size=25))
 def test_N11_N9_D3_every_distinct_trade_is_stored_once_whatever_a_venue_does_with_its_ids(
     steps: list[tuple[str, int]],

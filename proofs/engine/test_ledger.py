@@ -101,6 +101,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, Any]]:
     return {record.getMessage(): vars(record)["fields"] for record in caplog.records}
 
 
+@pytest.mark.claim("D1", "S1")
 def test_D1_S1_pragmas_are_applied_read_back_and_logged(database: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "engine.storage.ledger")
     opened(database, busy_timeout_ms=5_000).close()
@@ -114,10 +115,12 @@ def test_D1_S1_pragmas_are_applied_read_back_and_logged(database: Path, caplog: 
     assert lines["schema migrated"] == {"from_version": 0, "to_version": 3, "rows": 0}
 
 
+@pytest.mark.claim("D1")
 def test_D1_another_process_sees_the_wal(store: Ledger) -> None:
     assert query(store.path, "PRAGMA journal_mode") == ["wal"]
 
 
+@pytest.mark.claim("D1", "G3")
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
@@ -135,12 +138,14 @@ def test_D1_G3_a_pragma_that_reads_back_wrong_refuses_to_start(
     assert raised.value.details["differing"] == [name]
 
 
+@pytest.mark.claim("D1")
 def test_D1_a_busy_timeout_under_a_second_is_refused(database: Path) -> None:
     with pytest.raises(ConfigError, match="busy_timeout_ms = 999: at least 1000"):
         opened(database, busy_timeout_ms=999)
     assert not database.exists()
 
 
+@pytest.mark.claim("D5")
 def test_D5_a_reader_that_opens_at_the_same_moment_does_no_harm(database: Path) -> None:
     """The files beside the database may be another user's for an instant: root's healthcheck makes them so."""
     opened(database).close()
@@ -154,6 +159,7 @@ def test_D5_a_reader_that_opens_at_the_same_moment_does_no_harm(database: Path) 
         opening.result(timeout=10).close()
 
 
+@pytest.mark.claim("D5")
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY])
 def test_D5_whatever_sqlite_says_of_files_that_are_anothers_is_waited_for(
     database: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -173,6 +179,7 @@ def test_D5_whatever_sqlite_says_of_files_that_are_anothers_is_waited_for(
     assert len(said) == 3
 
 
+@pytest.mark.claim("D5")
 def test_D5_files_beside_the_database_that_stay_beyond_us_are_a_configuration_error(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +190,7 @@ def test_D5_files_beside_the_database_that_stay_beyond_us_are_a_configuration_er
         opened(database)
 
 
+@pytest.mark.claim("S1")
 def test_S1_missing_directories_are_made(tmp_path: Path) -> None:
     path = tmp_path / "state" / "deep" / "bot.db"
     opened(path).close()
@@ -209,6 +217,7 @@ def header_only(path: Path) -> None:
     path.write_bytes(b"SQLite format 3\0")
 
 
+@pytest.mark.claim("D2")
 @pytest.mark.parametrize("spoil", [Path.mkdir, text_file, damaged, cut_off, header_only])
 def test_D2_a_file_that_is_no_usable_database_is_a_configuration_error(
     database: Path, spoil: Callable[[Path], None]
@@ -218,6 +227,7 @@ def test_D2_a_file_that_is_no_usable_database_is_a_configuration_error(
         opened(database)
 
 
+@pytest.mark.claim("D2")
 def test_D2_a_damaged_file_of_this_engine_is_a_configuration_error(database: Path) -> None:
     store = opened(database)
     store.write(Batch(ticks=[tick(n, trade_id=n) for n in range(1, 3_000)]))
@@ -229,6 +239,7 @@ def test_D2_a_damaged_file_of_this_engine_is_a_configuration_error(database: Pat
         opened(database)
 
 
+@pytest.mark.claim("D2")
 def test_D2_a_parent_that_is_a_file_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(ConfigError):
@@ -244,6 +255,7 @@ def public_directory() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.mark.claim("D2")
 @pytest.mark.parametrize("protect", ["file", "directory"])
 def test_D2_a_file_this_user_may_not_write_is_a_configuration_error(public_directory: Path, protect: str) -> None:
     path = public_directory / "bot.db"
@@ -272,6 +284,7 @@ def test_D2_a_file_this_user_may_not_write_is_a_configuration_error(public_direc
 # --- migration ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("D2")
 def test_D2_the_earlier_engines_database_is_migrated_without_loss(
     database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -318,6 +331,7 @@ BENT = {
 }  # fmt: skip
 
 
+@pytest.mark.claim("D2")
 @pytest.mark.parametrize("statements", BENT.values(), ids=BENT.keys())
 def test_D2_old_databases_and_new_ones_end_with_the_same_schema(tmp_path: Path, statements: list[str]) -> None:
     for name, build in (("new", None), ("seed", []), ("bent", statements)):
@@ -327,6 +341,7 @@ def test_D2_old_databases_and_new_ones_end_with_the_same_schema(tmp_path: Path, 
     assert schema(tmp_path / "new") == schema(tmp_path / "seed") == schema(tmp_path / "bent")
 
 
+@pytest.mark.claim("D2")
 def test_D2_extra_columns_and_tables_are_kept_and_writing_works(database: Path) -> None:
     seed_database.build(database, 20, ["ALTER TABLE ticks ADD COLUMN note TEXT DEFAULT 'x'", "CREATE TABLE own(a)"])
     store = opened(database)
@@ -336,6 +351,7 @@ def test_D2_extra_columns_and_tables_are_kept_and_writing_works(database: Path) 
     assert query(database, "SELECT count(*) FROM own") == [0]
 
 
+@pytest.mark.claim("D2")
 @pytest.mark.parametrize(
     ("statements", "column"),
     [
@@ -358,6 +374,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.endswith("-shm")}
 
 
+@pytest.mark.claim("D2")
 @pytest.mark.parametrize("version", [4, 99, -1])
 def test_D2_a_version_unknown_to_this_engine_is_left_untouched(database: Path, version: int) -> None:
     seed_database.build(database, 200, [f"PRAGMA user_version = {version}"])
@@ -367,6 +384,7 @@ def test_D2_a_version_unknown_to_this_engine_is_left_untouched(database: Path, v
     assert contents(database.parent) == before
 
 
+@pytest.mark.claim("D2")
 def test_D2_a_newer_version_that_is_only_in_the_wal_is_left_untouched(tmp_path: Path) -> None:
     crashed = tmp_path / "crashed"
     crashed.mkdir()
@@ -384,6 +402,7 @@ def test_D2_a_newer_version_that_is_only_in_the_wal_is_left_untouched(tmp_path: 
     assert contents(crashed) == before
 
 
+@pytest.mark.claim("D2")
 def test_D2_a_migration_that_fails_changes_nothing(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seed_database.build(database, 200)
     before = schema(database)
@@ -394,6 +413,7 @@ def test_D2_a_migration_that_fails_changes_nothing(database: Path, monkeypatch: 
     assert query(database, "SELECT max(ts) FROM ticks") == [seed_database.FIRST_TS + 200]
 
 
+@pytest.mark.claim("D2")
 def test_D2_a_second_start_migrates_nothing(database: Path, caplog: pytest.LogCaptureFixture) -> None:
     opened(database).close()
     caplog.set_level(logging.INFO, "engine.storage.ledger")
@@ -405,6 +425,7 @@ def test_D2_a_second_start_migrates_nothing(database: Path, caplog: pytest.LogCa
 # --- writing -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("D3")
 def test_D3_a_batch_is_written_whole(store: Ledger) -> None:
     batch = traded(3)
     batch.ticks = [tick(n, trade_id=n) for n in range(1, 101)]
@@ -424,6 +445,7 @@ def test_D3_a_batch_is_written_whole(store: Ledger) -> None:
     ]
 
 
+@pytest.mark.claim("D3")
 @pytest.mark.parametrize("rows", [1, 7, 8, 31, 32, 33, 40, 41, 100])
 def test_D3_every_size_of_batch_is_written_whole(store: Ledger, rows: int) -> None:
     batches = [traded(n) for n in range(1, rows + 1)]
@@ -437,6 +459,7 @@ def test_D3_every_size_of_batch_is_written_whole(store: Ledger, rows: int) -> No
     assert store.write(batch) == Written(0, rows, 0, 0, 0)
 
 
+@pytest.mark.claim("S7")
 def test_S7_a_veto_is_stored_with_its_reason(store: Ledger) -> None:
     [wish] = traded(1).signals
     veto = {"veto": Reason.STALE_DATA, "veto_detail": "tick is 9000 ms old"}
@@ -444,6 +467,7 @@ def test_S7_a_veto_is_stored_with_its_reason(store: Ledger) -> None:
     assert query(store.path, "SELECT veto, veto_detail FROM signals") == [("STALE_DATA", "tick is 9000 ms old")]
 
 
+@pytest.mark.claim("I3", "N9")
 @pytest.mark.parametrize(
     ("first", "again"),
     [
@@ -458,16 +482,19 @@ def test_I3_N9_a_tick_stored_before_is_known(store: Ledger, first: Tick, again: 
     assert store.write(Batch(ticks=[again, tick(9)])) == Written(1, 1, 0, 0, 0)
 
 
+@pytest.mark.claim("N9")
 def test_N9_sources_have_trade_ids_of_their_own(store: Ledger) -> None:
     assert store.write(Batch(ticks=[tick(1, trade_id=7), tick(2, trade_id=7, source="gemini")])).ticks == 2
 
 
+@pytest.mark.claim("L3")
 def test_L3_a_value_sqlite_would_turn_into_null_is_not_taken_for_a_known_tick(store: Ledger) -> None:
     with pytest.raises(Crash, match="NOT NULL"):
         store.write(Batch(ticks=[tick(1), tick(2, price=float("nan"))]))
     assert query(store.path, "SELECT count(*) FROM ticks") == [0]
 
 
+@pytest.mark.claim("S10")
 def test_S10_every_transition_is_stored_and_the_order_shows_the_last(store: Ledger) -> None:
     steps = [
         order_event(1, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_SUBMITTED),
@@ -502,6 +529,7 @@ FILLS = st.lists(
 )
 
 
+@pytest.mark.claim("I3", "I4")
 @given(fills=FILLS, cuts=st.lists(st.integers(0, 12), max_size=3))
 def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
     tmp_path_factory: pytest.TempPathFactory, fills: list[tuple[Any, ...]], cuts: list[int]
@@ -536,6 +564,7 @@ def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
         store.close()
 
 
+@pytest.mark.claim("I3")
 def test_I3_a_replay_touches_neither_the_live_book_nor_what_a_live_run_recorded(database: Path) -> None:
     def run(batch: Batch, replay: bool = False) -> Written:
         store = ledger.open_ledger(database, busy_timeout_ms=BUSY_MS, replay=replay)
@@ -580,6 +609,7 @@ def test_I3_a_replay_touches_neither_the_live_book_nor_what_a_live_run_recorded(
     assert book()[0][Mode.SHADOW]["SOL/USDC"].qty == Decimal("0.2")
 
 
+@pytest.mark.claim("S3", "N11")
 def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     assert store.restore().next_tick_id == 1
     store.write(
@@ -611,6 +641,7 @@ def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     assert store.restore().recent_signal_ids == ["s:7", "s:8"]
 
 
+@pytest.mark.claim("N11")
 def test_N11_ticks_that_are_ahead_of_what_is_said_of_their_ids_count_as_seen(store: Ledger) -> None:
     """A kill between the ticks and what is said of their ids: the holes between them are still holes."""
     store.write(Batch(ticks=[tick(n, trade_id=n) for n in (1, 2)], numberings={"binance": numbering("binance", 1, 2)}))
@@ -622,6 +653,7 @@ def test_N11_ticks_that_are_ahead_of_what_is_said_of_their_ids_count_as_seen(sto
     assert (second.stream, second.first, second.last, second.missing) == ("new", 50, 52, [(51, 51)])
 
 
+@pytest.mark.claim("N11")
 def test_N11_times_are_restored_of_the_newest_ticks_and_of_some_of_the_older_ones(store: Ledger) -> None:
     store.write(Batch(ticks=[tick(n, trade_id=n) for n in range(1, 20_001)]))
     [found] = store.restore().numberings
@@ -632,6 +664,7 @@ def test_N11_times_are_restored_of_the_newest_ticks_and_of_some_of_the_older_one
     assert [since for _, since, _ in found.segments] == [0, *(until for _, _, until in found.segments[:-1])]
 
 
+@pytest.mark.claim("D2", "N11")
 def test_D2_N11_a_watermark_of_version_2_becomes_the_first_numbering(database: Path) -> None:
     store = opened(database)
     store.write(Batch(ticks=[tick(n, trade_id=n) for n in (40, 41, 45)]))
@@ -651,6 +684,7 @@ def test_D2_N11_a_watermark_of_version_2_becomes_the_first_numbering(database: P
     assert (pruned.first, pruned.last, pruned.newest_ts) == (7, 7, 0)
 
 
+@pytest.mark.claim("N2")
 def test_N2_read_ticks_gives_all_ticks_in_time_order(store: Ledger) -> None:
     stored = [tick(n, trade_id=n, ts=1_000_000 - n // 2) for n in range(1, 51)]
     stored[7] = tick(8, event_id="e8", source="gemini", ts=5)
@@ -664,6 +698,7 @@ def test_N2_read_ticks_gives_all_ticks_in_time_order(store: Ledger) -> None:
     assert [one for chunk in chunks for one in chunk] == sorted(stored, key=lambda one: (one.ts, one.id))
 
 
+@pytest.mark.claim("N2")
 def test_N2_read_ticks_does_not_see_what_is_written_meanwhile(store: Ledger) -> None:
     store.write(Batch(ticks=[tick(n) for n in range(1, 11)]))
 
@@ -677,6 +712,7 @@ def test_N2_read_ticks_does_not_see_what_is_written_meanwhile(store: Ledger) -> 
     assert asyncio.run(read()) == 10
 
 
+@pytest.mark.claim("D5")
 def test_D5_readers_and_the_writer_do_not_disturb_each_other(store: Ledger) -> None:
     reader = sqlite3.connect(f"file:{store.path}?mode=ro", uri=True, isolation_level=None, timeout=0)
     counts = []
@@ -716,6 +752,7 @@ def lock_holder(store: Ledger) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.claim("D4", "S12")
 def test_D4_S12_a_lock_is_waited_for_and_the_same_batch_then_written(
     store: Ledger, lock_holder: subprocess.Popen[str]
 ) -> None:
@@ -730,6 +767,7 @@ def test_D4_S12_a_lock_is_waited_for_and_the_same_batch_then_written(
     assert store.write(batch) == Written(1, 0, 1, 1, 1)
 
 
+@pytest.mark.claim("D4")
 def test_D4_a_lock_at_start_is_a_crash_not_a_configuration_error(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -742,6 +780,7 @@ def test_D4_a_lock_at_start_is_a_crash_not_a_configuration_error(
     connection.close()
 
 
+@pytest.mark.claim("D4")
 def test_D4_a_full_database_keeps_the_batch_for_later(store: Ledger) -> None:
     limit = store._connection
     pages = limit.execute("PRAGMA page_count").fetchone()[0]
@@ -772,6 +811,7 @@ def fill_up(disk: Path) -> None:
             ballast.write(bytes(4096))
 
 
+@pytest.mark.claim("D4")
 def test_D4_a_full_disk_keeps_the_batch_for_later(small_disk: Path) -> None:
     store = opened(small_disk / "bot.db")
     try:
@@ -786,6 +826,7 @@ def test_D4_a_full_disk_keeps_the_batch_for_later(small_disk: Path) -> None:
         store.close()
 
 
+@pytest.mark.claim("D4")
 def test_D4_a_full_disk_at_start_is_a_crash_not_a_configuration_error(small_disk: Path) -> None:
     fill_up(small_disk)
     with pytest.raises(Crash):
@@ -810,6 +851,7 @@ while True:
 """
 
 
+@pytest.mark.claim("D3")
 def test_D3_no_half_batch_after_sigkill_at_any_moment(database: Path) -> None:
     moments = random.Random(20_231_114)
     reported: set[str] = set()

@@ -50,6 +50,7 @@ def pipe() -> Iterator[tuple[int, int]]:
             continue
 
 
+@pytest.mark.claim("M1")
 def test_M1_the_shape_of_a_line() -> None:
     line = json.loads(logs.format_record(record("HEARTBEAT (G4)", tick_count=61)))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line.pop("timestamp"))
@@ -60,6 +61,7 @@ def test_M1_the_shape_of_a_line() -> None:
     }
 
 
+@pytest.mark.claim("M1")
 @pytest.mark.parametrize(("level", "name"), [(logging.WARNING, "WARN"), (logging.ERROR, "ERROR"), (10, "DEBUG")])
 def test_M1_level_names_are_those_of_tracing(level: int, name: str) -> None:
     assert json.loads(logs.format_record(record("x", level)))["level"] == name
@@ -72,6 +74,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.claim("M1")
 @given(st.text(st.characters(codec=None)), st.dictionaries(st.text(), ANYTHING))
 def test_M1_anything_logged_is_one_line_of_json(message: str, fields: dict[str, Any]) -> None:
     text = logs.format_record(record(message, **{f"k{key}": value for key, value in fields.items()}))
@@ -87,6 +90,7 @@ def test_M1_anything_logged_is_one_line_of_json(message: str, fields: dict[str, 
 SPOKEN = st.text(st.characters(codec=None)) | st.text('\u2028\u2029\x00\x07\x1b\x7f\x85\x9b\u202e\u2066\ud800\n"\\é')
 
 
+@pytest.mark.claim("N17")
 @given(SPOKEN, st.dictionaries(SPOKEN, SPOKEN | st.lists(SPOKEN) | st.just(float("nan"))))
 def test_N17_a_line_is_printable_ascii_whatever_a_peer_said(said: str, fields: dict[str, Any]) -> None:
     """Nothing in it ends a line, moves a cursor or turns the text round; and nothing of it is lost."""
@@ -98,6 +102,7 @@ def test_N17_a_line_is_printable_ascii_whatever_a_peer_said(said: str, fields: d
         assert read[f"x{key}"] == value or not isinstance(value, str)
 
 
+@pytest.mark.claim("M1")
 def test_M1_exceptions_are_fields() -> None:
     try:
         raise ValueError("of this")
@@ -110,6 +115,7 @@ def test_M1_exceptions_are_fields() -> None:
     assert "test_logs.py" in fields["traceback"]
 
 
+@pytest.mark.claim("M1")
 def test_M1_a_reader_that_went_away_costs_the_line_not_the_engine(pipe: tuple[int, int]) -> None:
     read, write = pipe
     os.close(read)
@@ -119,6 +125,7 @@ def test_M1_a_reader_that_went_away_costs_the_line_not_the_engine(pipe: tuple[in
     assert handler.drops == 1
 
 
+@pytest.mark.claim("M1")
 def test_M1_a_line_is_out_when_the_call_returns(tmp_path: Path) -> None:
     """A crash in the next moment loses none."""
     code = (
@@ -181,6 +188,7 @@ class Reader:
 KINDS = ("pipe", "another's pipe", "socket", "terminal")
 
 
+@pytest.mark.claim("M6")
 @pytest.mark.parametrize("kind", KINDS)
 @given(steps=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9000), st.booleans()), min_size=1, max_size=12))
 def test_M6_whoever_reads_when_no_line_is_torn_and_each_is_read_or_told(
@@ -221,6 +229,7 @@ def test_M6_whoever_reads_when_no_line_is_torn_and_each_is_read_or_told(
             expected += 1
 
 
+@pytest.mark.claim("M6")
 @pytest.mark.parametrize("kind", KINDS)
 def test_M6_nobody_waits_and_memory_is_bounded(kind: str) -> None:
     reader = Reader(kind)
@@ -239,6 +248,7 @@ def test_M6_nobody_waits_and_memory_is_bounded(kind: str) -> None:
         reader.close()
 
 
+@pytest.mark.claim("M6")
 def test_M6_the_end_waits_for_a_reader_but_not_for_long() -> None:
     reader = Reader("pipe")
     try:
@@ -256,6 +266,7 @@ def test_M6_the_end_waits_for_a_reader_but_not_for_long() -> None:
         reader.close()
 
 
+@pytest.mark.claim("M6")
 @pytest.mark.parametrize("kind", KINDS)
 def test_M6_the_end_cuts_no_line_but_the_last(kind: str) -> None:
     """Nobody reads before the process has ended, and then it is too late for what did not fit."""
@@ -274,6 +285,7 @@ def test_M6_the_end_cuts_no_line_but_the_last(kind: str) -> None:
         reader.close()
 
 
+@pytest.mark.claim("M6")
 def test_M6_a_full_disk_tears_no_line(tmp_path: Path) -> None:
     """A file that may not grow stops in the middle of a line; when it may, that line is finished first."""
     path = tmp_path / "log"
@@ -300,6 +312,7 @@ def test_M6_a_full_disk_tears_no_line(tmp_path: Path) -> None:
     assert "dropped" in lines[-4]
 
 
+@pytest.mark.claim("M6")
 def test_M6_a_finalizer_that_logs_in_the_middle_of_a_line_is_written_after_it() -> None:
     reader = Reader("pipe")
     try:
@@ -337,6 +350,7 @@ def captured() -> Iterator[tuple[logging.Logger, _Lines]]:
     logger.removeHandler(lines)
 
 
+@pytest.mark.claim("N8")
 def test_N8_at_most_one_line_an_interval_and_the_next_says_how_many_were_held_back(
     captured: tuple[logging.Logger, _Lines],
 ) -> None:

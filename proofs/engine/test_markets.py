@@ -23,6 +23,7 @@ BINANCE = "wss://stream.binance.com:9443"
 GEMINI = "wss://api.gemini.com"
 
 
+@pytest.mark.claim("N12", "N13")
 @pytest.mark.parametrize(
     ("url", "markets"),
     [
@@ -51,6 +52,7 @@ def test_N12_N13_a_url_tells_its_markets(url: str, markets: tuple[str, ...]) -> 
     assert (found.problem, found.markets) == (None, markets)
 
 
+@pytest.mark.claim("N13")
 @pytest.mark.parametrize(
     ("url", "why"),
     [
@@ -107,6 +109,7 @@ def test_N13_a_url_that_can_never_deliver_a_trade_says_why(url: str, why: str) -
     assert why in problem
 
 
+@pytest.mark.claim("N13")
 @pytest.mark.parametrize(
     ("url", "doubt"),
     [
@@ -131,6 +134,7 @@ def test_N13_what_may_work_yet_surprise_is_told(url: str, doubt: str) -> None:
     assert doubt in " ".join(found.doubts)
 
 
+@pytest.mark.claim("N13")
 @pytest.mark.parametrize(
     ("venue", "url", "why"),
     [
@@ -143,6 +147,7 @@ def test_N13_a_venue_on_the_host_of_another_is_refused(venue: str, url: str, why
     assert why in (subscription(venue, url).problem or "")
 
 
+@pytest.mark.claim("N13")
 @pytest.mark.parametrize("host", ["127.0.0.1:9001", "localhost", "[::1]:9001", "proxy.example"])
 @pytest.mark.parametrize("path", ["", "/", "/ws/BTCUSDT@trade", "/stream", "/ws/btcusdt@kline_1m"])
 def test_N13_what_another_host_makes_of_a_path_is_its_own_business(host: str, path: str) -> None:
@@ -151,18 +156,21 @@ def test_N13_what_another_host_makes_of_a_path_is_its_own_business(host: str, pa
         assert (found.problem, found.doubts) == (None, ())
 
 
+@pytest.mark.claim("N12")
 def test_N12_a_path_tells_its_markets_on_any_host() -> None:
     found = subscription("binance", "ws://127.0.0.1:1/stream?streams=btcusdt@trade/ethusdt@trade")
     assert found.markets == ("BTCUSDT", "ETHUSDT")
     assert subscription("gemini", "ws://127.0.0.1:1/v1/marketdata/ethusd").markets == ("ETHUSD",)
 
 
+@pytest.mark.claim("N13")
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_N13_any_path_is_read_without_an_exception(path: str, query: str) -> None:
     for base in (BINANCE, GEMINI, "ws://127.0.0.1"):
         subscription(None, f"{base}/{path}?{query}".replace("[", "").replace("]", ""))
 
 
+@pytest.mark.claim("N12")
 def test_N12_what_ticks_are_called() -> None:
     one, two = (
         subscription(None, f"{BINANCE}/ws/{names}") for names in ("btcusdt@trade", "btcusdt@trade/ethusdt@trade")
@@ -174,6 +182,7 @@ def test_N12_what_ticks_are_called() -> None:
     assert plain("btc-usdt") == plain("BTC/USDT") == "BTCUSDT"
 
 
+@pytest.mark.claim("N13")
 def test_N13_markets_that_do_not_fit_their_url() -> None:
     two = subscription(None, f"{BINANCE}/ws/btcusdt@trade/ethusdt@trade")
     assert misfit(two, {"BTCUSDT": "a", "ETHUSDT": "b"}) == (None, ())
@@ -193,6 +202,7 @@ def test_N13_markets_that_do_not_fit_their_url() -> None:
     assert misfit(subscription("binance", "ws://127.0.0.1/"), {"A": "a"}) == (None, ())
 
 
+@pytest.mark.claim("N12", "N13")
 @pytest.mark.parametrize(
     ("market", "name", "is_other"),
     [
@@ -223,12 +233,14 @@ def test_N12_N13_a_name_of_another_pair_is_told(market: str, name: str, is_other
             assert misfit(found, {market: name}) == (None, () if told is None else (told,))
 
 
+@pytest.mark.claim("N12", "N13")
 def test_N12_N13_two_markets_never_share_a_name() -> None:
     for url in (f"{BINANCE}/ws/btcusdt@trade/ethusdt@trade", "ws://127.0.0.1/"):
         problem, _ = misfit(subscription("binance", url), {"BTCUSDT": "X", "ETHUSDT": "X"})
         assert problem == "two markets are called by the same name, and would share positions"
 
 
+@pytest.mark.claim("N12")
 def test_N12_each_market_and_each_kind_of_trade_has_a_stream_of_its_own() -> None:
     streams = Streams(sources=["a", "b"])
     markets = Markets("a", "X", streams, {"BTCUSDT": "BTC/USDT", "ETHUSDT": "ETH/USDT"})
@@ -244,6 +256,7 @@ def test_N12_each_market_and_each_kind_of_trade_has_a_stream_of_its_own() -> Non
     assert (streams.owner("a ETHUSDT"), streams.owner("unheard of")) == (("a", "ETHUSDT"), ("unheard of", ""))
 
 
+@pytest.mark.claim("N12")
 def test_N12_without_a_word_the_first_market_that_comes_is_meant() -> None:
     markets = Markets("a", "SYM", Streams())
     assert markets.place("", TRADE) == ("a", "SYM")
@@ -253,6 +266,7 @@ def test_N12_without_a_word_the_first_market_that_comes_is_meant() -> None:
     assert (markets.guessed, markets.is_single) == ("BTCUSDT", True)
 
 
+@pytest.mark.claim("N12")
 def test_N12_a_market_is_spelled_in_ascii() -> None:
     """Of the dotless i upper() makes an I, and a trade of nobody knows what would be one of ours."""
     asked = Markets("one", "BTC/USD", Streams(), {"BIT": "BIT/USD"})
@@ -261,6 +275,7 @@ def test_N12_a_market_is_spelled_in_ascii() -> None:
     assert plain("b\u0131t") != plain("BIT")
 
 
+@pytest.mark.claim("N12")
 def test_N12_a_restart_finds_the_streams_by_their_names() -> None:
     """Repointed to another market, and back: each time the stream is the one it was."""
     stored: dict[str, tuple[str, str] | None] = {"a": ("a", "BTCUSDT"), "a ETHUSDT": ("a", "ETHUSDT"), "old": None}
@@ -273,6 +288,7 @@ def test_N12_a_restart_finds_the_streams_by_their_names() -> None:
     assert streams.take_new() == {"a SOLUSDT (2)": ("a", "SOLUSDT"), "old": ("old", "BTCUSDT")}
 
 
+@pytest.mark.claim("N11")
 def test_N11_a_stream_that_takes_the_place_of_another_is_told_which() -> None:
     stored: dict[str, tuple[str, str] | None] = {"a": ("a", "BTCUSDT"), "b": ("b", "BTCUSDT"), "old": None}
     streams = Streams(stored, ["a", "b"])
@@ -291,6 +307,7 @@ def test_N11_a_stream_that_takes_the_place_of_another_is_told_which() -> None:
     assert streams.predecessor("unheard of") is None
 
 
+@pytest.mark.claim("N12")
 @given(
     st.lists(st.tuples(st.sampled_from(["a", "a b", "a b (2)"]), st.sampled_from(["", "b", "b (2)", "c"])), max_size=20)
 )

@@ -39,6 +39,7 @@ M2_NAMES = [
 COUNT = st.integers(0, 10**9)
 
 
+@pytest.mark.claim("M2")
 def test_M2_a_snapshot_has_every_name_of_the_contract() -> None:
     fields = snapshot(Counters(), tick_rows_queued=0, loop_lag_ms_p99=0.0, wal_bytes=0, source=None, clock_skew_ms=None)
     assert set(M2_NAMES) <= set(fields)
@@ -69,11 +70,13 @@ def balanced(draw: st.DrawFn) -> tuple[dict[str, object], int]:
     return fields, every
 
 
+@pytest.mark.claim("M3")
 @given(balanced())
 def test_M3_balanced_books_are_not_complained_about(books: tuple[dict[str, object], int]) -> None:
     assert broken_books(*books) == []
 
 
+@pytest.mark.claim("M3")
 @given(
     balanced(),
     st.sampled_from(
@@ -100,6 +103,7 @@ def test_M3_one_lost_tick_anywhere_breaks_the_books(books: tuple[dict[str, objec
     assert broken_books(fields | {name: number + lost}, every)
 
 
+@pytest.mark.claim("M2")
 @given(st.lists(st.floats(0.1, 90_000), min_size=1, max_size=200), st.floats(0.01, 1.0))
 def test_M2_lag_quantile_is_within_a_bucket_of_the_exact_one(lags: list[float], fraction: float) -> None:
     histogram = LagHistogram()
@@ -110,6 +114,7 @@ def test_M2_lag_quantile_is_within_a_bucket_of_the_exact_one(lags: list[float], 
     assert histogram.quantile_ms(fraction) <= exact * 1.11
 
 
+@pytest.mark.claim("M2")
 @pytest.mark.parametrize("lag", [-5.0, 0.0])
 def test_M2_no_lag_is_a_tenth_of_a_millisecond_at_most(lag: float) -> None:
     histogram = LagHistogram()

@@ -13,6 +13,7 @@ from engine.base.exits import ConfigError, Overload
 from engine.base.notify import Liveness, Notifier
 
 
+@pytest.mark.claim("M4")
 @pytest.mark.parametrize("abstract", [False, True])
 def test_M4_datagrams_reach_the_socket_systemd_names(tmp_path: Path, abstract: bool) -> None:
     name = f"proof-{secrets.token_hex(8)}"
@@ -25,12 +26,14 @@ def test_M4_datagrams_reach_the_socket_systemd_names(tmp_path: Path, abstract: b
         notifier.close()
 
 
+@pytest.mark.claim("M4")
 def test_M4_without_the_variable_nothing_happens() -> None:
     notifier = Notifier(None)
     notifier.send(READY=1)
     notifier.close()
 
 
+@pytest.mark.claim("M4")
 def test_M4_the_reason_comes_first_and_has_no_secret(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
@@ -41,12 +44,14 @@ def test_M4_the_reason_comes_first_and_has_no_secret(tmp_path: Path) -> None:
     notify.tell_reason(None, Overload("nobody listens"))
 
 
+@pytest.mark.claim("M4")
 def test_M4_a_listener_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> None:
     notifier = Notifier(str(tmp_path / "nobody"))
     notifier.send(WATCHDOG=1)
     notifier.close()
 
 
+@pytest.mark.claim("M4")
 def test_M4_that_nobody_hears_is_told_once_a_second(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier(str(tmp_path / "nobody"))
     for _ in range(100):
@@ -55,6 +60,7 @@ def test_M4_that_nobody_hears_is_told_once_a_second(tmp_path: Path, caplog: pyte
     assert 1 <= len(caplog.records) <= 3
 
 
+@pytest.mark.claim("E5")
 def test_E5_only_when_every_task_answered_is_nobody_silent() -> None:
     liveness = Liveness(("ingest", "strategy", "persist"))
     assert liveness.silent() == ["ingest", "strategy", "persist"]
@@ -65,6 +71,7 @@ def test_E5_only_when_every_task_answered_is_nobody_silent() -> None:
     assert liveness.silent() == []
 
 
+@pytest.mark.claim("E5")
 def test_E5_an_old_answer_does_not_count_in_the_next_epoch() -> None:
     liveness = Liveness(("strategy",))
     liveness.answer("strategy")
@@ -72,6 +79,7 @@ def test_E5_an_old_answer_does_not_count_in_the_next_epoch() -> None:
     assert liveness.silent() == ["strategy"]
 
 
+@pytest.mark.claim("E5")
 def test_E5_who_waits_for_room_is_not_stuck_but_its_consumer_must_answer() -> None:
     liveness = Liveness(("strategy", "persist"))
     with liveness.waiting("strategy"):
@@ -79,6 +87,7 @@ def test_E5_who_waits_for_room_is_not_stuck_but_its_consumer_must_answer() -> No
     assert liveness.silent() == ["strategy", "persist"]
 
 
+@pytest.mark.claim("E5")
 def test_E5_a_task_that_ended_as_it_should_is_not_missed() -> None:
     liveness = Liveness(("ingest",))
     liveness.finished("ingest")

@@ -116,6 +116,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.claim("B4")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_B4_memory_is_bounded_whatever_a_peer_does(tmp_path: Path, transport: str) -> None:
     """One after the other; those without any bound are counted; in the end a good one is served."""
@@ -183,6 +184,7 @@ GOODBYES = {
 }  # fmt: skip
 
 
+@pytest.mark.claim("N17")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N17_what_breaks_the_protocol_is_counted_and_ends_the_connection(tmp_path: Path, transport: str) -> None:
     """Each in a connection of its own, behind a good tick; the engine comes back every time, and its log stays calm."""
@@ -213,6 +215,7 @@ def test_N17_what_breaks_the_protocol_is_counted_and_ends_the_connection(tmp_pat
         assert running.query("SELECT count(*) FROM ticks") == [(len(endings) + 1,)]
 
 
+@pytest.mark.claim("N8", "N17")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N8_N17_text_that_is_not_utf8_is_malformed_where_it_is_read(tmp_path: Path, transport: str) -> None:
     """What nobody reads is looked at by `websockets` alone, which then disconnects."""
@@ -233,6 +236,7 @@ def test_N8_N17_text_that_is_not_utf8_is_malformed_where_it_is_read(tmp_path: Pa
         assert_calm(running)
 
 
+@pytest.mark.claim("N17")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N17_an_answer_to_the_upgrade_that_makes_no_sense_is_a_failure_like_others(
     tmp_path: Path, transport: str
@@ -289,6 +293,7 @@ def serve(client: socket.socket, number: int = 1) -> None:
     until_closed(client)
 
 
+@pytest.mark.claim("N5")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N5_a_wait_beyond_reason_is_cut_and_what_the_venue_said_is_told(tmp_path: Path, transport: str) -> None:
     """The longest of what it said counts, whatever it said beside; 429 is obeyed without waiting for its body."""
@@ -327,6 +332,7 @@ def bar_secs(running: Engine) -> float:
     return float(until_ms) / 1000 - time.time()
 
 
+@pytest.mark.claim("N5")
 @pytest.mark.parametrize("secs", [300 * 365 * 86400.0, 3700.0, 60.0])
 def test_N5_a_bar_of_an_earlier_run_is_told_cut_and_kept(tmp_path: Path, secs: float) -> None:
     """Told at the start, in STATUS= and in the reason of exit 10; cut to `max_retry_after_secs`, on disk as well, so
@@ -362,6 +368,7 @@ def test_N5_a_bar_of_an_earlier_run_is_told_cut_and_kept(tmp_path: Path, secs: f
         assert server.connections == 1
 
 
+@pytest.mark.claim("N5")
 def test_N5_of_several_bars_of_a_host_the_longest_counts(tmp_path: Path) -> None:
     """Two sources were told the same, a third less; all three are at one host."""
     with raw_server(serve_one) as server:
@@ -381,6 +388,7 @@ def test_N5_of_several_bars_of_a_host_the_longest_counts(tmp_path: Path) -> None
         assert server.connections == 0
 
 
+@pytest.mark.claim("N5")
 def test_N5_a_clock_that_was_set_back_does_not_lengthen_a_bar(tmp_path: Path) -> None:
     """What lies on disk is from an hour hence: a bar of 1.5 s is none of an hour and 1.5 s."""
 
@@ -400,6 +408,7 @@ def test_N5_a_clock_that_was_set_back_does_not_lengthen_a_bar(tmp_path: Path) ->
             assert running.stop() == 0
 
 
+@pytest.mark.claim("N5")
 def test_N5_an_operator_can_lift_a_bar(tmp_path: Path) -> None:
     """By the command that the documents name, on the stopped engine."""
 
@@ -426,6 +435,7 @@ def test_N5_an_operator_can_lift_a_bar(tmp_path: Path) -> None:
 # --- connecting (N15, N16) -------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("N15")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N15_a_venue_that_delivers_and_drops_is_reconnected_to_at_an_even_pace(tmp_path: Path, transport: str) -> None:
     """A share of a minute after the connection before began, although each of them was healthy; two sources of one host
@@ -484,6 +494,7 @@ DEAD = "127.0.0.41"
 ALIVE = "127.0.0.42"
 
 
+@pytest.mark.claim("N16")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("kind", ["swallows", "refuses", "hangs up", "says nonsense"])
 def test_N16_every_address_of_a_host_is_tried(
@@ -513,6 +524,7 @@ def test_N16_every_address_of_a_host_is_tried(
                 assert_calm(running)
 
 
+@pytest.mark.claim("N16")
 def test_N16_what_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialing, "DIAL_TIMEOUT_SECS", 0.1)
     with ExitStack() as stack:
@@ -530,6 +542,7 @@ def serve_one(client: socket.socket, number: int) -> None:
     serve(client, number)
 
 
+@pytest.mark.claim("N16")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N16_a_silent_resolver_delays_no_stop(
     tmp_path: Path, transport: str, own_names: Callable[..., list[str]]

@@ -15,6 +15,7 @@ NOW = datetime(2024, 3, 1, tzinfo=UTC)
 NOW_SECS = int(NOW.timestamp())
 
 
+@pytest.mark.claim("N5")
 @pytest.mark.parametrize(
     ("headers", "secs"),
     [
@@ -77,12 +78,14 @@ ODD_ZONE = st.builds(
 )
 
 
+@pytest.mark.claim("N5")
 @given(headers=st.lists(st.one_of(st.text(), DATE_LIKE, ODD_ZONE, st.integers().map(str)), max_size=4))
 def test_N5_any_retry_after_is_survived(headers: list[str]) -> None:
     secs = wait_secs(headers, NOW)
     assert secs is None or 0.0 <= secs <= FOR_EVER_SECS
 
 
+@pytest.mark.claim("N5")
 @given(secs=st.integers(0, 10**8), form=st.sampled_from(["secs", "date", "epoch", "epoch_ms"]))
 def test_N5_all_forms_of_retry_after_mean_the_same(secs: int, form: str) -> None:
     at = NOW + timedelta(seconds=secs)
@@ -95,6 +98,7 @@ def test_N5_all_forms_of_retry_after_mean_the_same(secs: int, form: str) -> None
     assert wait_secs([said[form]], NOW) == secs
 
 
+@pytest.mark.claim("N5")
 @pytest.mark.parametrize(
     ("head", "read"),
     [
@@ -111,6 +115,7 @@ def test_N5_the_head_of_a_refusal_is_read_as_it_came(head: bytes, read: tuple[in
     assert read_head(head) == read
 
 
+@pytest.mark.claim("N5")
 @given(st.binary())
 def test_N5_any_head_is_survived(head: bytes) -> None:
     read_head(head)

@@ -106,6 +106,7 @@ def ticks(running: Engine) -> list[tuple[Any, ...]]:
     return running.query("SELECT price, ts FROM ticks ORDER BY id")
 
 
+@pytest.mark.claim("N2b")
 @pytest.mark.parametrize("how", READ)
 def test_N2b_lines_are_read_however_they_end(tmp_path: Path, how: str) -> None:
     running, status = replayed(tmp_path, READ[how])
@@ -115,12 +116,14 @@ def test_N2b_lines_are_read_however_they_end(tmp_path: Path, how: str) -> None:
     assert not running.messages("nothing to replay")
 
 
+@pytest.mark.claim("N2b")
 @pytest.mark.parametrize("what", OTHERS)
 def test_N2b_what_is_not_lines_is_known_by_its_beginning(what: str) -> None:
     raw, remedy = OTHERS[what]
     assert remedy in str(why_no_lines(raw))
 
 
+@pytest.mark.claim("N2b")
 @pytest.mark.parametrize("what", ["gzip", "UTF-16", "array over many lines"])
 def test_N2b_what_is_not_lines_exits_12_with_the_remedy(tmp_path: Path, what: str) -> None:
     raw, remedy = OTHERS[what]
@@ -131,6 +134,7 @@ def test_N2b_what_is_not_lines_exits_12_with_the_remedy(tmp_path: Path, what: st
     assert "t.jsonl" in error
 
 
+@pytest.mark.claim("N2b")
 @pytest.mark.parametrize("what", UNUSABLE)
 def test_N2b_no_usable_line_exits_11_with_the_reason_of_the_first(tmp_path: Path, what: str) -> None:
     lines, reason = UNUSABLE[what]
@@ -141,6 +145,7 @@ def test_N2b_no_usable_line_exits_11_with_the_reason_of_the_first(tmp_path: Path
     assert reason in error
 
 
+@pytest.mark.claim("N2b")
 def test_N2b_one_usable_line_is_enough(tmp_path: Path) -> None:
     running, status = replayed(tmp_path, b"\n".join([b"{}", *LINES[:1], line(2, ts=TS * 1000), b"[]"]))
     assert status == 0
@@ -148,6 +153,7 @@ def test_N2b_one_usable_line_is_enough(tmp_path: Path) -> None:
     assert running.final()["parse_errors"] == 3
 
 
+@pytest.mark.claim("N2b")
 @pytest.mark.parametrize("raw", [b"", b"\n\r\n  \n", b"\0" * 100, codecs.BOM_UTF8], ids=range(4))
 def test_N2b_an_empty_file_is_0_with_a_warning(tmp_path: Path, raw: bytes) -> None:
     running, status = replayed(tmp_path, raw)
@@ -155,12 +161,14 @@ def test_N2b_an_empty_file_is_0_with_a_warning(tmp_path: Path, raw: bytes) -> No
     assert running.wait_line("nothing to replay")["replay"] == str(tmp_path / "t.jsonl")
 
 
+@pytest.mark.claim("N2b")
 def test_N2b_a_database_without_ticks_is_0_with_a_warning(tmp_path: Path) -> None:
     with engine(tmp_path, "--config", str(write_config(tmp_path)), "--ingest", "replay") as running:
         assert running.wait_exit() == 0
         assert running.wait_line("nothing to replay")["replay"] == str(tmp_path / "bot.db")
 
 
+@pytest.mark.claim("N2b")
 def test_N2b_a_stop_is_not_a_replay_that_read_nothing(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_bytes(b"\n" * 50_000_000 + JSONL)
     config = write_config(tmp_path)
@@ -170,6 +178,7 @@ def test_N2b_a_stop_is_not_a_replay_that_read_nothing(tmp_path: Path) -> None:
         assert not running.messages("nothing to replay")
 
 
+@pytest.mark.claim("N2b")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=40), st.sampled_from([b"", *(raw[:6] for raw, _ in OTHERS.values()), b"{", b"[", b" [ {"]))
 def test_N2b_the_first_bytes_decide_and_never_raise(tail: bytes, head: bytes) -> None:

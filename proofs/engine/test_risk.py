@@ -41,6 +41,7 @@ def held(qty: str, price: str = "100", symbol: str = "A", **limits: Any) -> Book
     return Book(caps(**limits), {symbol: (Decimal(qty), Decimal(price))})
 
 
+@pytest.mark.claim("R2", "S7")
 @pytest.mark.parametrize(
     ("age_ms", "veto"),
     [(0, None), (5_000, None), (5_001, Reason.STALE_DATA), (-5_000, None), (-5_001, Reason.STALE_DATA)],
@@ -51,26 +52,31 @@ def test_R2_S7_a_signal_of_a_tick_too_old_or_too_new_is_vetoed(age_ms: int, veto
     assert (assessed.veto_detail is None) is (veto is None)
 
 
+@pytest.mark.claim("R2")
 def test_R2_a_stale_price_does_not_mark_the_book() -> None:
     book = held("2")
     book.assess(signal(price="900", ts=0), NOW)
     assert book.exposure() == 200
 
 
+@pytest.mark.claim("R2")
 def test_R2_a_signal_that_passes_is_unchanged() -> None:
     wish = signal()
     assert Book(caps()).assess(wish, NOW) is wish
 
 
+@pytest.mark.claim("R3")
 @pytest.mark.parametrize(("size", "veto"), [("5", None), ("5.000000000001", Reason.RISK_CAP)])
 def test_R3_the_symbol_cap_is_exact(size: str, veto: Reason | None) -> None:
     assert Book(caps()).assess(signal(size=size), NOW).veto is veto
 
 
+@pytest.mark.claim("R3")
 def test_R3_the_cap_is_judged_at_the_price_of_the_tick() -> None:
     assert Book(caps()).assess(signal(size="1", price="501"), NOW).veto is Reason.RISK_CAP
 
 
+@pytest.mark.claim("R3")
 def test_R3_the_total_cap_counts_all_symbols() -> None:
     book = Book(caps(total=800), {"B": (Decimal("-4"), Decimal(100))})
     assert book.exposure() == 400
@@ -80,12 +86,14 @@ def test_R3_the_total_cap_counts_all_symbols() -> None:
     assert vetoed.veto_detail == "exposure could become 810.0, allowed is 800"
 
 
+@pytest.mark.claim("R3")
 def test_R3_open_orders_are_capped() -> None:
     book = Book(caps(orders=1))
     book.record(*PaperExecutor(FEE, Decimal(0)).submit(signal(1), NOW))
     assert book.assess(signal(2), NOW).veto_detail == "1 open orders, allowed are 1"
 
 
+@pytest.mark.claim("R3")
 def test_R3_a_way_out_of_a_position_over_the_cap_is_open() -> None:
     book = held("9")  # 900 of 500 allowed: the market carried it there
     assert book.assess(signal(side=Side.SELL, size="9"), NOW).veto is None
@@ -93,6 +101,7 @@ def test_R3_a_way_out_of_a_position_over_the_cap_is_open() -> None:
     assert book.assess(signal(side=Side.BUY, size="0.1"), NOW).veto is Reason.RISK_CAP
 
 
+@pytest.mark.claim("R3")
 def test_R3_open_orders_that_would_get_out_do_so_only_once() -> None:
     book = held("9")
     book.record(*PaperExecutor(FEE, Decimal(0)).submit(signal(1, Side.SELL, "9"), NOW))
@@ -103,11 +112,13 @@ def test_R3_open_orders_that_would_get_out_do_so_only_once() -> None:
     assert book.assess(signal(3, Side.SELL, "9"), NOW).veto is Reason.RISK_CAP
 
 
+@pytest.mark.claim("R3")
 @pytest.mark.parametrize("size", ["0", "-1", "NaN", "Infinity"])
 def test_R3_a_size_that_is_no_amount_is_vetoed(size: str) -> None:
     assert Book(caps()).assess(signal(size=size), NOW).veto is Reason.RISK_CAP
 
 
+@pytest.mark.claim("R3", "L3")
 def test_R3_L3_a_price_beyond_all_reason_is_vetoed_and_forgotten_at_the_next_tick() -> None:
     book = held("1")
     assert book.assess(signal(price="1e300"), NOW).veto is Reason.RISK_CAP
@@ -115,12 +126,14 @@ def test_R3_L3_a_price_beyond_all_reason_is_vetoed_and_forgotten_at_the_next_tic
     assert book.assess(signal(), NOW).veto is None
 
 
+@pytest.mark.claim("R3")
 def test_R3_mark_takes_the_latest_price_of_what_is_held() -> None:
     book = held("2")
     book.mark([Tick("f", "A", 7.0, 1.0, 0), Tick("f", "B", 1.0, 1.0, 0), Tick("f", "A", 110.5, 1.0, 0)])
     assert (book.exposure("A"), book.exposure("B"), book.exposure()) == (221, 0, 221)
 
 
+@pytest.mark.claim("S11")
 def test_S11_partial_fills_move_the_exposure_once() -> None:
     book, executor = Book(caps()), PaperExecutor(FEE, Decimal(0))
     book.record(*executor.submit(signal(1, size="2"), NOW))
@@ -135,6 +148,7 @@ def state(book: Book) -> tuple[Decimal, Decimal, int]:
     return book.position("A"), book.exposure(), book.open_orders
 
 
+@pytest.mark.claim("I3")
 def test_I3_recording_the_same_events_again_changes_nothing() -> None:
     book, executor = Book(caps()), PaperExecutor(FEE, Decimal(0))
     history: list[tuple[list[OrderEvent], list[Fill]]] = []
@@ -168,6 +182,7 @@ ACTIONS = st.lists(
 PRICE = {"A": 100.0, "B": 37.5, "C": 250.0}
 
 
+@pytest.mark.claim("I2")
 @given(actions=ACTIONS, make=st.sampled_from([ShadowExecutor, PaperExecutor]))
 def test_I2_caps_hold_whatever_the_order_of_signals_and_fills(
     actions: list[tuple[Any, ...]], make: type[ShadowExecutor] | type[PaperExecutor]
@@ -202,6 +217,7 @@ def test_I2_caps_hold_whatever_the_order_of_signals_and_fills(
         assert all(book.position(name) == qty for name, qty in position.items())
 
 
+@pytest.mark.claim("I2")
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(Side), st.sampled_from(["0.5", "2"]), st.sampled_from([50, 100, 400])),
@@ -290,6 +306,7 @@ HISTORIES = st.lists(
 )
 
 
+@pytest.mark.claim("B5", "R3")
 @given(
     history=HISTORIES,
     make=st.sampled_from([ShadowExecutor, PaperExecutor]),
@@ -343,11 +360,13 @@ def round_secs(book: Book) -> float:
     return quickest
 
 
+@pytest.mark.claim("B5")
 def test_B5_the_work_for_a_signal_does_not_grow_with_the_symbols() -> None:
     few, many = round_secs(held_in(10)), round_secs(held_in(10_000))
     assert many < 5 * few, f"{many * 1e6:.0f} us with 10 000 symbols, {few * 1e6:.0f} us with 10"
 
 
+@pytest.mark.claim("B5")
 def test_B5_a_symbol_more_than_can_be_held_is_vetoed_and_a_flat_one_is_not_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -174,6 +174,7 @@ def test_bytecode_that_runs_already_must_be_what_the_source_says(place: Place, m
     assert "its bytecode in __pycache__" in place.refusal()
 
 
+@pytest.mark.claim("R9")
 def test_R9_bytecode_that_is_forgotten_is_not_run(tmp_path: Path) -> None:
     """In a Python of its own: a module whose bytecode says something else than its source."""
     source, other = tmp_path / "caps.py", tmp_path / "other.py"
@@ -204,6 +205,7 @@ def test_a_process_that_is_not_isolated_says_so(tmp_path: Path, monkeypatch: pyt
     assert len(list(runtime.process_objections())) == 2
 
 
+@pytest.mark.claim("R9")
 def test_R9_the_interpreter_is_the_one_that_runs(place: Place) -> None:
     assert place.describe()["python"] == {
         "version": sys.version,

@@ -98,6 +98,7 @@ def assert_exact(running: Engine, ticks: int, every: int) -> None:
     assert wrong == [(0,)]
 
 
+@pytest.mark.claim("N7", "N4", "B1", "S2", "sampling")
 @pytest.mark.parametrize("every", [1, 5, 10, 20])
 def test_N7_N4_B1_S2_sampling_every_sampled_trade_is_one_row(tmp_path: Path, port: int, every: int) -> None:
     with engine(tmp_path, *configured(tmp_path, port, TICKS, sample_every=every)) as running:
@@ -117,6 +118,7 @@ def test_N7_N4_B1_S2_sampling_every_sampled_trade_is_one_row(tmp_path: Path, por
             assert growth <= RSS_GROWTH_BYTES_MAX
 
 
+@pytest.mark.claim("N7", "N9", "S3", "sampling")
 def test_N7_N9_S3_sampling_is_exact_although_the_connection_breaks_twenty_times(tmp_path: Path, port: int) -> None:
     with engine(
         tmp_path, *configured(tmp_path, port, TICKS, drops=20, resend=RESEND, size=LONG_BYTES, sample_every=5)
@@ -186,6 +188,7 @@ class Snapshot:
         self.process.communicate(timeout=DEADLINE_SECS)
 
 
+@pytest.mark.claim("D9")
 def test_D9_a_long_reader_holds_up_nothing_and_then_the_wal_is_cut(tmp_path: Path, port: int) -> None:
     ticks = max(TICKS, 100_000)
     with engine(tmp_path, *configured(tmp_path, port, 10_000_000)) as running:
@@ -203,6 +206,7 @@ def test_D9_a_long_reader_holds_up_nothing_and_then_the_wal_is_cut(tmp_path: Pat
         assert running.final()["persist_errors"] == 0
 
 
+@pytest.mark.claim("D3", "I3", "I5", "N9")
 def test_D3_I3_I5_N9_killed_in_full_flow_time_and_again(tmp_path: Path, port: int) -> None:
     """Whenever it dies: the file is whole, no batch is there by half, and what is sent again fills every hole."""
     arguments = configured(
@@ -211,6 +215,7 @@ def test_D3_I3_I5_N9_killed_in_full_flow_time_and_again(tmp_path: Path, port: in
     assert end_time_and_again(tmp_path, arguments, port, [signal.SIGKILL] * KILLS + [signal.SIGTERM], 20_231_114) == 0
 
 
+@pytest.mark.claim("D3", "E4", "I5")
 def test_D3_E4_I5_ended_in_full_flow_only_what_was_on_its_way_is_missing(tmp_path: Path, port: int) -> None:
     """At 25 000 ticks a second, with nothing sent again."""
     ends = [signal.SIGKILL] * KILLS + [signal.SIGTERM] * 2
@@ -218,6 +223,7 @@ def test_D3_E4_I5_ended_in_full_flow_only_what_was_on_its_way_is_missing(tmp_pat
     assert end_time_and_again(tmp_path, arguments, port, ends, 20_231_115) > 0
 
 
+@pytest.mark.claim("D2", "N2", "I3")
 def test_D2_N2_I3_the_earlier_engines_ticks_are_replayed_and_not_stored_twice(tmp_path: Path) -> None:
     ticks, signals = EARLIER_TICKS, EARLIER_TICKS // 10
     seed_database.build(tmp_path / "bot.db", ticks)

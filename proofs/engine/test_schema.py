@@ -20,6 +20,7 @@ def test_every_setting_says_what_it_is_for() -> None:
             assert purpose.endswith("."), key
 
 
+@pytest.mark.claim("C4")
 def test_C4_keys_are_those_of_all_tables_below() -> None:
     assert dict(keys(SourcesFile)).keys() == {
         "source", *(f"source.{name}" for name in ("name", "url", "kind", "priority", "venue", "symbol", "markets"))
@@ -33,6 +34,7 @@ def test_what_is_absent_has_its_default() -> None:
     )
 
 
+@pytest.mark.claim("C6")
 def test_C6_what_has_no_default_is_missing() -> None:
     with pytest.raises(ValidationError) as raised:
         validator(Source).validate_python({"name": "a"})
@@ -54,6 +56,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.claim("C4")
 @given(st.dictionaries(st.sampled_from([key for key, _ in keys(Settings) if "." not in key]), anything))
 def test_C4_any_table_is_made_or_refused(table: dict[str, Any]) -> None:
     with suppress(ValidationError):

@@ -103,6 +103,7 @@ class Driver:
         return []
 
 
+@pytest.mark.claim("N4")
 def test_N4_the_best_source_is_tried_first() -> None:
     driver = Driver(WORSE, BEST)
     assert driver.log[0] == Connect(1, BEST)
@@ -111,16 +112,19 @@ def test_N4_the_best_source_is_tried_first() -> None:
     assert driver.session.source == BEST
 
 
+@pytest.mark.claim("N4")
 def test_N4_equal_priorities_keep_their_order() -> None:
     other = Source("other", "ws://x", "x", 1)
     assert Driver(other, BEST).log[0] == Connect(1, other)
 
 
+@pytest.mark.claim("N4")
 def test_N4_a_failure_moves_on_to_the_next_source_at_once() -> None:
     driver = Driver(BEST, WORSE)
     assert driver.refuse("best", 451) == [Connect(2, WORSE)]
 
 
+@pytest.mark.claim("N4")
 def test_N4_coming_back_is_make_before_break() -> None:
     driver = Driver(BEST, WORSE)
     driver.refuse("best")
@@ -135,6 +139,7 @@ def test_N4_coming_back_is_make_before_break() -> None:
     assert driver.session.reconnects == 1
 
 
+@pytest.mark.claim("N4")
 def test_N4_a_candidate_that_fails_does_no_harm() -> None:
     driver = Driver(BEST, WORSE)
     driver.refuse("best")
@@ -152,6 +157,7 @@ def test_N4_a_candidate_that_fails_does_no_harm() -> None:
     assert delays == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
+@pytest.mark.claim("N4")
 def test_N4_a_mute_candidate_is_dropped_and_the_worse_source_stays() -> None:
     driver = Driver(BEST, WORSE, policy=Policy(10, 10, 15, 30, 120))
     driver.refuse("best")
@@ -172,6 +178,7 @@ def test_N4_a_mute_candidate_is_dropped_and_the_worse_source_stays() -> None:
     assert driver.session.source == WORSE
 
 
+@pytest.mark.claim("N4")
 def test_N4_when_the_active_connection_breaks_the_candidate_takes_over() -> None:
     driver = Driver(BEST, WORSE)
     driver.refuse("best")
@@ -182,6 +189,7 @@ def test_N4_when_the_active_connection_breaks_the_candidate_takes_over() -> None
     assert driver.session.source == BEST
 
 
+@pytest.mark.claim("N5")
 def test_N5_backoff_doubles_up_to_the_limit() -> None:
     driver = Driver(BEST, policy=Policy(10, 10, 120, 30, 1e6))
     delays = []
@@ -193,6 +201,7 @@ def test_N5_backoff_doubles_up_to_the_limit() -> None:
     assert delays == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
+@pytest.mark.claim("N5")
 def test_N5_a_server_that_accepts_and_closes_at_once_is_backed_off() -> None:
     driver = Driver(BEST, policy=Policy(10, 10, 120, 30, 1e6))
     attempts_at = []
@@ -205,6 +214,7 @@ def test_N5_a_server_that_accepts_and_closes_at_once_is_backed_off() -> None:
     assert len(attempts_at) <= 7 + 600 / 30
 
 
+@pytest.mark.claim("N5")
 def test_N5_the_counter_resets_after_a_healthy_connection() -> None:
     driver = Driver(BEST, policy=Policy(10, 10, 120, 30, 1e6))
     for _ in range(5):
@@ -219,6 +229,7 @@ def test_N5_the_counter_resets_after_a_healthy_connection() -> None:
     assert driver.now - closed_at == 0.5
 
 
+@pytest.mark.claim("N5")
 @pytest.mark.parametrize(("ticks", "secs"), [(0, 8.0), (1, 7.75)], ids=["no new tick", "too short"])
 def test_N5_the_counter_does_not_reset_after_a_connection_that_was_not_healthy(ticks: int, secs: float) -> None:
     driver = Driver(BEST, policy=Policy(10, 10, 120, 30, 1e6))
@@ -234,6 +245,7 @@ def test_N5_the_counter_does_not_reset_after_a_connection_that_was_not_healthy(t
     assert driver.now - closed_at == 16
 
 
+@pytest.mark.claim("N5")
 def test_N5_a_bar_of_an_earlier_run_is_obeyed_by_all_sources_on_that_host() -> None:
     told = Bar(1090.0, "HTTP 429")
     session = Session([BEST, TWIN, WORSE], POLICY, longest, {"one.test": told, "gone.test": told}, 1000.0)
@@ -243,6 +255,7 @@ def test_N5_a_bar_of_an_earlier_run_is_obeyed_by_all_sources_on_that_host() -> N
     assert [effect.source for effect in effects if isinstance(effect, Connect)] == [WORSE]
 
 
+@pytest.mark.claim("N5")
 @pytest.mark.parametrize("status", [429, 418])
 @pytest.mark.parametrize(("retry_after", "bar"), [(None, 30), (77, 77), (float("nan"), 30), (0, 0.5), (-5, 30)])
 def test_N5_a_rate_limit_bars_the_whole_host(status: int, retry_after: float | None, bar: float) -> None:
@@ -253,6 +266,7 @@ def test_N5_a_rate_limit_bars_the_whole_host(status: int, retry_after: float | N
         assert driver.now == 1000 + bar
 
 
+@pytest.mark.claim("N5")
 def test_N5_a_bar_is_never_longer_than_max_retry_after_secs() -> None:
     """Not one that a clock set back, or an earlier engine, made long; nor what the venue says; nor max_backoff_secs."""
     policy = Policy(10, 10, 120, 9000, 1e6, max_retry_after_secs=3600)
@@ -266,6 +280,7 @@ def test_N5_a_bar_is_never_longer_than_max_retry_after_secs() -> None:
         assert driver.session.bar("one.test", driver.now) == Bar(4600.0, "refused")
 
 
+@pytest.mark.claim("N15")
 def test_N15_a_connection_that_opened_is_followed_a_share_of_a_minute_later() -> None:
     """A venue that delivers and drops is healthy every time, and is not connected to more than ten times a minute."""
     driver = Driver(BEST, policy=Policy(10, 10, 120, 30, 1e6))
@@ -288,6 +303,7 @@ def test_N15_a_connection_that_opened_is_followed_a_share_of_a_minute_later() ->
     assert driver.now == since + 0.5
 
 
+@pytest.mark.claim("N15")
 def test_N15_refusals_are_counted_for_the_host_and_another_host_is_turned_to_at_once() -> None:
     driver = Driver(BEST, TWIN, WORSE, policy=Policy(10, 10, 120, 0.001, 1e6, 0.001, max_connects_per_minute=4))
     attempts: dict[str, list[float]] = {"one.test": [], "two.test": []}
@@ -302,11 +318,13 @@ def test_N15_refusals_are_counted_for_the_host_and_another_host_is_turned_to_at_
     assert [round(at - 1000) for at in attempts["two.test"]] == [0] * 4 + [60] * 4 + [120] * 4 + [180] * 4
 
 
+@pytest.mark.claim("N5")
 def test_N5_a_rate_limit_does_not_bar_other_hosts() -> None:
     driver = Driver(BEST, TWIN, WORSE)
     assert driver.refuse("best", 429, 600) == [Connect(2, WORSE)]
 
 
+@pytest.mark.claim("N5")
 def test_N5_a_shorter_retry_after_does_not_lift_a_longer_bar() -> None:
     driver = Driver(BEST, WORSE)
     driver.refuse("best", 429, 60)
@@ -321,6 +339,7 @@ def test_N5_a_shorter_retry_after_does_not_lift_a_longer_bar() -> None:
     assert driver.now >= barred_until
 
 
+@pytest.mark.claim("N6")
 def test_N6_silence_is_answered_by_a_ping_and_a_missed_pong_by_a_reconnect() -> None:
     driver = Driver(BEST)
     driver.open("best")
@@ -333,6 +352,7 @@ def test_N6_silence_is_answered_by_a_ping_and_a_missed_pong_by_a_reconnect() -> 
     assert driver.until_something() == [Connect(2, BEST)]
 
 
+@pytest.mark.claim("N6")
 def test_N6_a_pong_or_any_message_answers_the_ping() -> None:
     driver = Driver(BEST)
     driver.open("best")
@@ -343,6 +363,7 @@ def test_N6_a_pong_or_any_message_answers_the_ping() -> None:
     assert driver.until_something() == [Ping(1)]
 
 
+@pytest.mark.claim("N6")
 @pytest.mark.parametrize("sign_of_life", ["pong", "ignored"])
 def test_N6_pongs_and_ignored_messages_do_not_hide_a_mute_feed(sign_of_life: str) -> None:
     """Also N8b: an ignored message keeps the connection alive and is no progress."""
@@ -359,6 +380,7 @@ def test_N6_pongs_and_ignored_messages_do_not_hide_a_mute_feed(sign_of_life: str
     assert driver.now == 1125
 
 
+@pytest.mark.claim("N6")
 def test_N6_feed_silence_zero_is_off() -> None:
     driver = Driver(BEST, policy=Policy(10, 10, 0, 30, 120))
     driver.open("best")
@@ -367,12 +389,14 @@ def test_N6_feed_silence_zero_is_off() -> None:
         driver.pong("best")
 
 
+@pytest.mark.claim("N6")
 def test_N6_a_mute_only_source_is_reconnected() -> None:
     driver = Driver(BEST, policy=Policy(200, 10, 120, 30, 1e6))
     driver.open("best")
     assert driver.until_something() == [Close(1, "no new tick for 120 s")]
 
 
+@pytest.mark.claim("N4")
 def test_N4_an_attempt_that_hangs_is_a_failure() -> None:
     driver = Driver(BEST, WORSE)
     assert driver.until_something() == [Close(1, "no connection within 10 s"), Connect(2, WORSE)]
@@ -422,6 +446,7 @@ def test_exit10_never_while_a_connection_is_open() -> None:
         driver.pong("best")
 
 
+@pytest.mark.claim("N4")
 def test_N4_late_events_are_harmless() -> None:
     driver = Driver(BEST, WORSE)
     driver.refuse("best")
@@ -436,6 +461,7 @@ def test_N4_late_events_are_harmless() -> None:
     assert driver.live == {2: "worse"}
 
 
+@pytest.mark.claim("E4")
 def test_E4_stop_closes_everything_for_good() -> None:
     driver = Driver(BEST, WORSE)
     driver.refuse("best")
@@ -447,6 +473,7 @@ def test_E4_stop_closes_everything_for_good() -> None:
     assert driver.session.connected(3, driver.now) == ()
 
 
+@pytest.mark.claim("N4")
 def test_N4_a_session_that_could_not_work_is_refused() -> None:
     with pytest.raises(ValueError, match="sources: at least one"):
         Session([], POLICY, longest)
@@ -636,6 +663,7 @@ BEHAVIOUR = st.one_of(
 SCRIPT = st.lists(BEHAVIOUR, min_size=1, max_size=4)
 
 
+@pytest.mark.claim("N4", "N5", "N6", "N15")
 @given(
     scripts=st.lists(SCRIPT, min_size=1, max_size=3),
     feed_silence=st.sampled_from([0.0, 20.0, 120.0]),
@@ -664,6 +692,7 @@ CALL = st.tuples(
 )
 
 
+@pytest.mark.claim("N4")
 @given(calls=st.lists(CALL, max_size=40), count=st.integers(1, 3))
 def test_N4_any_order_of_events_is_survived(calls: list[tuple[str, int, float]], count: int) -> None:
     session = Session([BEST, TWIN, WORSE][:count], POLICY, longest)

@@ -73,6 +73,7 @@ def accepted(tmp_path: Path, text: str, **flags: object) -> Settings:
     return load(str(path), {key.replace("__", "."): (f"--{key}", value) for key, value in flags.items()}).settings
 
 
+@pytest.mark.claim("C5")
 def test_C5_the_config_of_an_older_deployment_loads_unchanged(tmp_path: Path) -> None:
     assert accepted(tmp_path, SEED_CONFIG) == Settings()
 
@@ -91,6 +92,7 @@ def test_the_example_sources_load() -> None:
     ]
 
 
+@pytest.mark.claim("N13")
 @pytest.mark.parametrize(
     ("symbol", "told"),
     [
@@ -124,6 +126,7 @@ def test_modes_may_be_written_in_any_case(tmp_path: Path, mode: str) -> None:
     assert accepted(tmp_path, "", mode=mode).mode == mode.upper()
 
 
+@pytest.mark.claim("C1", "G0")
 @pytest.mark.parametrize("typo", ["shdow", "", "LIVE ", "live\n", "0"])
 def test_C1_G0_an_unknown_mode_flag_runs_shadow_even_over_a_live_file(tmp_path: Path, typo: str) -> None:
     path = tmp_path / "config.toml"
@@ -135,12 +138,14 @@ def test_C1_G0_an_unknown_mode_flag_runs_shadow_even_over_a_live_file(tmp_path: 
     assert fields["value"] == typo
 
 
+@pytest.mark.claim("C4")
 def test_C4_an_unknown_mode_in_the_file_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, 'mode = "shdow"')
     assert "mode = 'shdow'" in str(error)
     assert "'SHADOW', 'PAPER' or 'LIVE'" in str(error)
 
 
+@pytest.mark.claim("C2")
 def test_C2_an_unknown_ingest_is_refused_by_the_name_of_the_flag(tmp_path: Path) -> None:
     error = refused(tmp_path, "", engine__ingest_mode="synthetc")
     assert str(error).startswith("--engine__ingest_mode = 'synthetc'")
@@ -165,6 +170,7 @@ def misspelled(names: Iterable[str]) -> Iterator[str]:
                         yield written.replace(spelled, char, 1)
 
 
+@pytest.mark.claim("C1")
 def test_C1_a_mode_is_spelled_in_ascii(tmp_path: Path) -> None:
     found = {*misspelled(MODES)}
     assert "l\u0131ve" in found
@@ -176,6 +182,7 @@ def test_C1_a_mode_is_spelled_in_ascii(tmp_path: Path) -> None:
         assert refused(tmp_path, f'mode = "{typo}"').code == 12
 
 
+@pytest.mark.claim("C2")
 def test_C2_an_ingest_is_spelled_in_ascii(tmp_path: Path) -> None:
     found = {*misspelled([*INGEST_MODES, "mockws", "realws"])}
     assert "\u017fynthetic" in found
@@ -184,6 +191,7 @@ def test_C2_an_ingest_is_spelled_in_ascii(tmp_path: Path) -> None:
         refused(tmp_path, f'engine.ingest_mode = "{typo}"')
 
 
+@pytest.mark.claim("C7")
 def test_C7_what_the_environment_names_is_spelled_in_ascii() -> None:
     for name, allowed in (("HYBRID_LOG", LOG_LEVELS), ("HYBRID_TRANSPORT", TRANSPORTS)):
         found = {*misspelled(allowed)}
@@ -201,11 +209,13 @@ def test_ingest_flags(tmp_path: Path, flag: str, mode: str) -> None:
     assert accepted(tmp_path, "", engine__ingest_mode=flag).engine.ingest_mode == mode
 
 
+@pytest.mark.claim("C3")
 def test_C3_a_config_that_was_named_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nope\.toml: cannot be read: No such file"):
         load(str(tmp_path / "nope.toml"), {})
 
 
+@pytest.mark.claim("C3")
 def test_C3_only_the_default_path_may_be_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     loaded = load(None, {})
@@ -222,11 +232,13 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path: Path) -> No
     assert (got.engine.sample_every, got.engine.volume, got.engine.price_step) == (7, 2.0, 0.05)
 
 
+@pytest.mark.claim("C4")
 def test_C4_a_mistake_in_a_flag_is_told_by_the_flag(tmp_path: Path) -> None:
     error = refused(tmp_path, "[engine]\nsample_every = 5\n", engine__sample_every=0)
     assert str(error).startswith("--engine__sample_every = 0: should be greater than or equal to 1")
 
 
+@pytest.mark.claim("C4")
 @pytest.mark.parametrize(
     "line",
     [
@@ -304,6 +316,7 @@ def test_a_key_for_which_anybody_can_sign_is_refused(tmp_path: Path, encoded: st
     assert says in str(error)
 
 
+@pytest.mark.claim("C4")
 @pytest.mark.parametrize(
     "line",
     [
@@ -322,6 +335,7 @@ def test_C4_the_edges_of_the_ranges_are_allowed(tmp_path: Path, line: str) -> No
     accepted(tmp_path, line)
 
 
+@pytest.mark.claim("C4")
 @pytest.mark.parametrize(
     ("line", "nearest"),
     [
@@ -339,6 +353,7 @@ def test_C4_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, line: str
     assert error.details["nearest"] == nearest
 
 
+@pytest.mark.claim("C4")
 def test_C4_every_problem_is_told_at_once(tmp_path: Path) -> None:
     error = refused(tmp_path, "[engine]\nsample_every = 0\nvolume = -1\n[risk_caps]\nmax_open_orders = 0\n")
     # The first one is the message, and stands nowhere a second time.
@@ -348,11 +363,13 @@ def test_C4_every_problem_is_told_at_once(tmp_path: Path) -> None:
     assert str(error).endswith(" (and 2 more)")
 
 
+@pytest.mark.claim("C4")
 def test_C4_a_syntax_error_has_line_and_column(tmp_path: Path) -> None:
     error = refused(tmp_path, 'mode = "SHADOW"\ninvalid = [toml\n')
     assert (error.details["line"], error.details["column"]) == (2, 12)
 
 
+@pytest.mark.claim("C4")
 @pytest.mark.parametrize(
     "raw",
     [
@@ -369,11 +386,13 @@ def test_C4_what_is_no_toml_is_refused(tmp_path: Path, raw: bytes) -> None:
     refused(tmp_path, raw)
 
 
+@pytest.mark.claim("C4")
 def test_C4_a_directory_is_no_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Is a directory"):
         load(str(tmp_path), {})
 
 
+@pytest.mark.claim("C4")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raw=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_C4_any_bytes_load_or_raise_config_error(tmp_path: Path, raw: bytes) -> None:
@@ -383,6 +402,7 @@ def test_C4_any_bytes_load_or_raise_config_error(tmp_path: Path, raw: bytes) -> 
         load(str(path), {})
 
 
+@pytest.mark.claim("C4")
 @pytest.mark.parametrize(
     "text",
     [
@@ -418,6 +438,7 @@ def test_effective_config_is_plain_and_redacted(tmp_path: Path) -> None:
 GOOD = '[[source]]\nname = "a"\nurl = "ws://h"\nkind = "ticker"\npriority = 1\n'
 
 
+@pytest.mark.claim("C6")
 @pytest.mark.parametrize(
     "text",
     [
@@ -444,6 +465,7 @@ def test_C6_real_ws_without_good_sources_is_refused(tmp_path: Path, text: str | 
     assert "ws_sources.toml" in str(error)
 
 
+@pytest.mark.claim("C6")
 def test_C6_the_earlier_sources_file_loads_best_priority_first(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text(
@@ -454,6 +476,7 @@ def test_C6_the_earlier_sources_file_loads_best_priority_first(tmp_path: Path) -
     assert [source.name for source in load_sources(path)] == ["binance_btcusdt", "gemini_btcusd"]
 
 
+@pytest.mark.claim("C6")
 def test_C6_sources_are_not_looked_at_in_other_modes(tmp_path: Path) -> None:
     (tmp_path / "ws_sources.toml").write_text("not toml")
     accepted(tmp_path, "")
@@ -467,6 +490,7 @@ def test_environment_defaults_and_mistakes() -> None:
         read_environment({"HYBRID_TRANSPORT": "pigeon"}, 7)
 
 
+@pytest.mark.claim("E5")
 @pytest.mark.parametrize(
     ("variables", "secs"),
     [
@@ -526,6 +550,7 @@ def outcome(path: Path) -> str:
     return ""
 
 
+@pytest.mark.claim("C7")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.dictionaries(st.sampled_from(DOTTED_KEYS), VALUE, min_size=1, max_size=3))
 def test_C7_any_type_at_any_key_is_taken_or_refused(tmp_path: Path, values: dict[str, str]) -> None:
@@ -534,6 +559,7 @@ def test_C7_any_type_at_any_key_is_taken_or_refused(tmp_path: Path, values: dict
     outcome(path)
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "value",
     ["'x'", "0x" + "f" * 5000, "-1", "1e400", "nan", "true", "1979-05-27", "07:32:00", "[]", "[[1]]", "{}"],
@@ -546,6 +572,7 @@ def test_C7_each_type_at_each_key_is_taken_or_refused(tmp_path: Path, value: str
         outcome(path)
 
 
+@pytest.mark.claim("C7")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     values=st.dictionaries(
@@ -563,6 +590,7 @@ def test_C7_any_type_at_any_key_of_a_source_is_taken_or_refused(
         load_sources(path)
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "text",
     [
@@ -600,6 +628,7 @@ def unusual(directory: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.claim("C7")
 def test_C7_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     for what, place in unusual(tmp_path).items():
         with pytest.raises(ConfigError):
@@ -614,11 +643,13 @@ def test_C7_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
                 load("/dev/null", {"engine.ingest_mode": ("--ingest", "replay"), key: (f"--{key}", place)})
 
 
+@pytest.mark.claim("C7")
 @pytest.mark.parametrize("usec", ["", "-1", "1e6", "\u00b2", "\u0663", "9" * 5000, "1" + "0" * 30, " 1", "1_000"])
 def test_C7_a_watchdog_time_that_is_none(usec: str) -> None:
     assert read_environment({"WATCHDOG_USEC": usec}, 7).watchdog_secs is None
 
 
+@pytest.mark.claim("C7")
 @given(st.text(st.characters(codec=None)))
 def test_C7_any_environment_is_taken_or_refused(value: str) -> None:
     for name in ("HYBRID_LOG", "HYBRID_TRANSPORT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):

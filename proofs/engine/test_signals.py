@@ -31,6 +31,7 @@ def expect_clean_end(running: Engine) -> None:
     assert running.lines[-1]["fields"] == {"message": "shutdown complete", "exit_code": 0}
 
 
+@pytest.mark.claim("E6")
 @pytest.mark.parametrize("signum", signals.STOPS)
 def test_E6_a_stop_is_clean(tmp_path: Path, signum: int) -> None:
     with engine(tmp_path, "--config", str(write_config(tmp_path, LAZY))) as running:
@@ -42,6 +43,7 @@ def test_E6_a_stop_is_clean(tmp_path: Path, signum: int) -> None:
         ]
 
 
+@pytest.mark.claim("E6")
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGALRM, signal.SIGRTMAX])
 def test_E6_signals_that_mean_nothing_are_log_lines(tmp_path: Path, signum: int) -> None:
     with engine(tmp_path, "--config", str(write_config(tmp_path, LAZY))) as running:
@@ -56,6 +58,7 @@ def test_E6_signals_that_mean_nothing_are_log_lines(tmp_path: Path, signum: int)
         expect_clean_end(running)
 
 
+@pytest.mark.claim("E6")
 def test_E6_whatever_would_end_the_process_is_taken_care_of() -> None:
     """Ask the kernel: which signals still end a process that has installed its handlers?"""
     broken = {"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGSYS", "SIGXCPU", "SIGKILL", "SIGSTOP"}
@@ -70,6 +73,7 @@ def test_E6_whatever_would_end_the_process_is_taken_care_of() -> None:
     assert set(found.stdout.split()) <= broken | harmless_by_default
 
 
+@pytest.mark.claim("E6")
 @pytest.mark.parametrize("others", [signals.STOPS, (*signals.STOPS, signal.SIGALRM, signal.SIGUSR1)])
 def test_E6_a_storm_changes_nothing_until_the_process_is_gone(tmp_path: Path, others: tuple[int, ...]) -> None:
     with engine(tmp_path, "--config", str(write_config(tmp_path, LAZY))) as running:
@@ -81,6 +85,7 @@ def test_E6_a_storm_changes_nothing_until_the_process_is_gone(tmp_path: Path, ot
         expect_clean_end(running)
 
 
+@pytest.mark.claim("E6")
 @pytest.mark.parametrize("signum", [*signals.STOPS, signal.SIGALRM])
 def test_E6_from_the_first_line_on(tmp_path: Path, signum: int) -> None:
     """The database is somebody else's for now, and the engine waits for it in its start."""
@@ -100,6 +105,7 @@ def test_E6_from_the_first_line_on(tmp_path: Path, signum: int) -> None:
     holder.close()
 
 
+@pytest.mark.claim("E6")
 @pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1])
 def test_E6_what_was_ignored_stays_ignored(tmp_path: Path, signum: int) -> None:
     """nohup; the background of a script."""
@@ -125,6 +131,7 @@ def test_E6_what_was_ignored_stays_ignored(tmp_path: Path, signum: int) -> None:
     assert sum('"SIGTERM"' in line for line in seen) == 1
 
 
+@pytest.mark.claim("E6")
 @pytest.mark.parametrize("signum", signals.STOPS)
 def test_E6_what_was_blocked_is_obeyed(tmp_path: Path, signum: int) -> None:
     """A mask is inherited. Every thread that the engine starts while it trades is there when the signal comes."""
@@ -156,6 +163,7 @@ def installed() -> signals.Signals:
     return signals.Signals()
 
 
+@pytest.mark.claim("E6")
 def test_E6_a_wait_ends_with_the_work_or_with_a_stop(installed: signals.Signals) -> None:
     done: Future[int] = Future()
     done.set_result(1)
@@ -168,6 +176,7 @@ def test_E6_a_wait_ends_with_the_work_or_with_a_stop(installed: signals.Signals)
     assert installed.stop == signal.SIGHUP
 
 
+@pytest.mark.claim("E6")
 def test_E6_signals_that_came_before_wake_at_once(installed: signals.Signals) -> None:
     woken = []
     with installed.waking(lambda: woken.append(1)):

@@ -35,6 +35,7 @@ def crossover(short: int = 2, long: int = 3) -> Strategy:
     return strategy.make("sma_crossover", order_size=SIZE, signal_every_n_ticks=10, sma_short=short, sma_long=long)
 
 
+@pytest.mark.claim("R1")
 def test_R1_periodic_signals_every_nth_tick_with_alternating_sides() -> None:
     signals = periodic(10).on_ticks(ticks_of([100.5] * 35))
     assert [(s.tick_id, s.side) for s in signals] == [(10, Side.SELL), (20, Side.BUY), (30, Side.SELL)]
@@ -51,6 +52,7 @@ def test_R1_periodic_signals_every_nth_tick_with_alternating_sides() -> None:
     )
 
 
+@pytest.mark.claim("R1")
 def test_R1_sma_crossover_buys_above_and_sells_below() -> None:
     signals = crossover().on_ticks(ticks_of([10, 10, 10, 13, 13, 13, 9, 9]))
     assert [(s.tick_id, s.side, s.reason, s.confidence) for s in signals] == [
@@ -59,27 +61,32 @@ def test_R1_sma_crossover_buys_above_and_sells_below() -> None:
     ]
 
 
+@pytest.mark.claim("R1")
 def test_R1_sma_crossover_needs_one_tick_more_than_the_long_average() -> None:
     # Rising from the start: already above when the averages first exist, so nothing has crossed.
     assert crossover().on_ticks(ticks_of([1, 2, 3, 4, 5, 6])) == []
 
 
+@pytest.mark.claim("R1")
 def test_R1_equal_averages_are_no_cross_however_long_the_price_stands_still() -> None:
     # 100.1 is not a binary fraction: averages made by adding floats would differ in the last bit.
     assert crossover(3, 7).on_ticks(ticks_of([100.1] * 500)) == []
 
 
+@pytest.mark.claim("R1")
 def test_R1_symbols_have_averages_of_their_own() -> None:
     mixed = ticks_of([10, 50, 10, 40, 10, 30, 13, 20], ["A", "B"] * 4)
     assert [(s.symbol, s.side) for s in crossover().on_ticks(mixed)] == [("A", Side.BUY)]
 
 
+@pytest.mark.claim("R1")
 @pytest.mark.parametrize(("short", "long"), [(5, 5), (6, 5), (0, 5)])
 def test_R1_averages_that_cannot_cross_are_refused(short: int, long: int) -> None:
     with pytest.raises(ConfigError, match=f"sma_short = {short}, sma_long = {long}"):
         crossover(short, long)
 
 
+@pytest.mark.claim("R1")
 def test_R1_an_unknown_strategy_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"'periodc'.*periodic.*sma_crossover"):
         strategy.make("periodc", order_size=SIZE, signal_every_n_ticks=1, sma_short=1, sma_long=2)
@@ -94,6 +101,7 @@ PRICES = st.lists(
 )
 
 
+@pytest.mark.claim("R1")
 @given(prices=PRICES, short=st.integers(1, 4), more=st.integers(1, 5))
 def test_R1_rolling_averages_equal_a_recomputation_from_all_prices(prices: list[float], short: int, more: int) -> None:
     long = short + more
@@ -110,6 +118,7 @@ def test_R1_rolling_averages_equal_a_recomputation_from_all_prices(prices: list[
     assert [(s.tick_id, s.side) for s in signals] == expected
 
 
+@pytest.mark.claim("S8")
 @given(
     prices=st.lists(st.sampled_from([99.9, 100.0, 100.1]), max_size=60),
     sizes=st.lists(st.integers(0, 9), max_size=20),
@@ -127,6 +136,7 @@ def test_S8_batches_do_not_matter(prices: list[float], sizes: list[int], every: 
         assert got == expected
 
 
+@pytest.mark.claim("I3")
 def test_I3_a_signal_is_named_after_the_trade_not_after_the_row_it_came_to_lie_in() -> None:
     def ids(*ticks: Tick) -> list[str]:
         return [signal.event_id for signal in periodic(1).on_ticks(ticks)]
@@ -149,6 +159,7 @@ def test_I3_a_signal_is_named_after_the_trade_not_after_the_row_it_came_to_lie_i
     assert len({*ids(*others), "periodic:7@feed"}) == len(others) + 1
 
 
+@pytest.mark.claim("S8")
 def test_S8_a_fresh_process_makes_the_same_signals() -> None:
     prices = [100 + (n * 7919 % 31) / 10 for n in range(400)]
     program = (
@@ -175,6 +186,7 @@ def remembering(batches: list[list[Tick]], symbols_max: int, prices_max: int, lo
     return made
 
 
+@pytest.mark.claim("B5", "S8")
 @given(
     steps=st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from([99.0, 101.0])), min_size=20, max_size=120),
     cut=st.integers(0, 120),
@@ -195,6 +207,7 @@ def test_B5_S8_the_symbol_without_a_tick_for_longest_is_forgotten_and_starts_ane
     assert made == remembering(batches, symbols_max, prices_max, long)
 
 
+@pytest.mark.claim("B5")
 @pytest.mark.parametrize(("long", "symbols"), [(20, 30_000), (1_000, 3_000)])
 def test_B5_the_memory_of_averages_is_bounded(long: int, symbols: int) -> None:
     """A new symbol with each tick, and as many ticks of each symbol as its average takes."""

@@ -52,6 +52,7 @@ def one(kind: Kind, field: str, raw: str) -> tuple[list[Tick], Parser]:
     return parse(kind, text.encode("utf-8", "surrogatepass"))
 
 
+@pytest.mark.claim("N4", "N8", "N8b")
 @pytest.mark.parametrize("row", MESSAGES, ids=[f"{row['kind']}-{row['why']}" for row in MESSAGES])
 def test_N4_N8_N8b_recorded_and_made_messages(row: dict[str, Any]) -> None:
     ticks, parser = parse(Kind(row["kind"]), row["message"].encode())
@@ -60,12 +61,14 @@ def test_N4_N8_N8b_recorded_and_made_messages(row: dict[str, Any]) -> None:
     assert all(t.source == "src" and t.id == 0 for t in ticks)
 
 
+@pytest.mark.claim("N8b")
 def test_N8b_real_gemini_frames_are_ignored() -> None:
     lines = (FRAMES / "gemini_real.jsonl").read_bytes().splitlines()
     ticks, parser = parse(Kind.GEMINI, *lines)
     assert (ticks, parser.ignored, parser.errors) == ([], len(lines), 0)
 
 
+@pytest.mark.claim("N8")
 def test_N8_first_gemini_frame_of_600_KB_is_read() -> None:
     first = json.loads((FRAMES / "gemini_real.jsonl").read_bytes().splitlines()[0])
     first["events"] = first["events"] * (600_000 // len(json.dumps(first["events"])) + 1)
@@ -90,6 +93,7 @@ PRICES, VOLUMES, IDS, TIMES = (
 )
 
 
+@pytest.mark.claim("N8")
 @pytest.mark.parametrize("kind", [Kind.BINANCE, Kind.MOCK, Kind.GEMINI])
 def test_N8_bad_numbers_are_one_error(kind: Kind) -> None:
     cases = [(PRICES, raw) for raw in [*NOT_A_NUMBER, *OUT_OF_RANGE, "0", '"0.000"', "-0.0"]]
@@ -103,6 +107,7 @@ def test_N8_bad_numbers_are_one_error(kind: Kind) -> None:
             assert parser.last_error is not None
 
 
+@pytest.mark.claim("N8")
 def test_N8_ids_at_the_limits_are_fine() -> None:
     for kind, field in (*IDS.items(), (Kind.MOCK, "event_id")):
         for trade_id in (0, MAX_TRADE_ID):
@@ -112,6 +117,7 @@ def test_N8_ids_at_the_limits_are_fine() -> None:
     assert [t.event_id for t in ticks] == ["x" * MAX_TEXT_CHARS]
 
 
+@pytest.mark.claim("N8")
 @pytest.mark.parametrize("kind", list(Kind))
 @pytest.mark.parametrize(
     "message",
@@ -122,6 +128,7 @@ def test_N8_invalid_utf8_and_deep_nesting_are_errors(kind: Kind, message: bytes)
     assert (ticks, parser.errors, parser.ignored, parser.error_streak) == ([], 1, 0, 1)
 
 
+@pytest.mark.claim("N8")
 def test_N8_the_reason_is_short_and_printable() -> None:
     for message in (b'{"e":"trade\x1b[31m', b"\x1b[2J" * 500, json.dumps({"e": "trade", "t": "\u202e" * 999}).encode()):
         _, parser = parse(Kind.BINANCE, message)
@@ -131,6 +138,7 @@ def test_N8_the_reason_is_short_and_printable() -> None:
         assert parser.last_error.isprintable()
 
 
+@pytest.mark.claim("N8")
 def test_N8_consecutive_unusable_messages_are_counted() -> None:
     """`parse_error_limit` (exit 11) is about messages since the last tick: ignored ones are no progress (N8b)."""
     good, bad = json.dumps(BINANCE).encode(), b"rubbish"
@@ -145,6 +153,7 @@ def test_N8_consecutive_unusable_messages_are_counted() -> None:
     assert parser.last_error == "binary frame: \\x00\\x01"
 
 
+@pytest.mark.claim("N8")
 def test_N8_a_gemini_frame_is_one_message_of_a_streak() -> None:
     bad = {**GEMINI_TRADE, "price": "0"}
     parser = parser_for(Kind.GEMINI, "src", Markets("src", "SYM", Streams()))
@@ -153,6 +162,7 @@ def test_N8_a_gemini_frame_is_one_message_of_a_streak() -> None:
         assert (parser.errors, parser.error_streak) == (errors, streak)
 
 
+@pytest.mark.claim("N10")
 def test_N10_the_symbol_is_the_sources_own() -> None:
     for kind, message, symbol in (
         (Kind.BINANCE, BINANCE, "SYM"),
@@ -163,6 +173,7 @@ def test_N10_the_symbol_is_the_sources_own() -> None:
         assert [t.symbol for t in ticks] == [symbol]
 
 
+@pytest.mark.claim("N4")
 def test_N4_binance_shape_may_change_between_connections() -> None:
     plain = json.dumps(BINANCE).encode()
     combined = json.dumps({"stream": "btcusdt@trade", "data": BINANCE}).encode()
@@ -171,6 +182,7 @@ def test_N4_binance_shape_may_change_between_connections() -> None:
     assert parser.errors == 0
 
 
+@pytest.mark.claim("N3")
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview])
 def test_N3_every_buffer_type_is_read(wrap: Callable[[bytes], Any]) -> None:
     for kind, message in ((Kind.MOCK, MOCK), (Kind.BINANCE, BINANCE), (Kind.GEMINI, GEMINI)):
@@ -180,6 +192,7 @@ def test_N3_every_buffer_type_is_read(wrap: Callable[[bytes], Any]) -> None:
         assert parser.errors == 1
 
 
+@pytest.mark.claim("N4")
 @pytest.mark.parametrize(
     ("venue", "url", "kind"),
     [
@@ -199,6 +212,7 @@ def test_N4_venue_or_host_decides_the_dialect(venue: str | None, url: str, kind:
     assert kind_for(venue, url) is kind
 
 
+@pytest.mark.claim("N4")
 def test_N4_an_unknown_venue_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"venue 'krake': allowed are 'binance', 'bitstamp', .*'okx'"):
         find("krake")
@@ -218,6 +232,7 @@ def combined(message: dict[str, object]) -> bytes:
 TWO = {"BTCUSDT": "BTC/USDT", "ETHUSDT": "ETH/USDT"}
 
 
+@pytest.mark.claim("N12")
 @pytest.mark.parametrize("shape", [combined, lambda message: json.dumps(message).encode()], ids=["combined", "plain"])
 def test_N12_each_market_of_a_combined_stream_has_its_own_name_and_ids(shape: Callable[[Any], bytes]) -> None:
     parser = parser_for(Kind.BINANCE, "src", Markets("src", "SYM", Streams(), TWO))
@@ -232,6 +247,7 @@ def test_N12_each_market_of_a_combined_stream_has_its_own_name_and_ids(shape: Ca
     assert (parser.foreign, parser.errors, parser.ignored) == (0, 0, 0)
 
 
+@pytest.mark.claim("N12")
 @pytest.mark.parametrize("asked", [None, {"BTCUSDT": "SYM"}, {"BTCUSDT": "SYM", "XRPUSDT": "X"}])
 def test_N12_a_trade_of_another_market_is_foreign(asked: dict[str, str] | None) -> None:
     parser = parser_for(Kind.BINANCE, "src", Markets("src", "SYM", Streams(), asked))
@@ -244,6 +260,7 @@ def test_N12_a_trade_of_another_market_is_foreign(asked: dict[str, str] | None) 
     assert parser.last_foreign == "\\x1b[31m"
 
 
+@pytest.mark.claim("N12")
 def test_N12_a_message_that_does_not_say_its_market_is_of_the_only_one() -> None:
     nameless = {key: value for key, value in BINANCE.items() if key != "s"}
     for asked, ticks_made, foreign in ((None, 3, 0), ({"BTCUSDT": "SYM"}, 3, 0), (TWO, 1, 2)):
@@ -259,6 +276,7 @@ def test_N12_a_message_that_does_not_say_its_market_is_of_the_only_one() -> None
     assert [t.symbol for t in ticks] == ["ETH/USDT"]
 
 
+@pytest.mark.claim("N12")
 @pytest.mark.parametrize("execution", ["INSURANCE_FUND", "ADL", "NA", "market", 7, [], {"a": 1}])
 @pytest.mark.parametrize("shape", [combined, lambda message: json.dumps(message).encode()], ids=["combined", "plain"])
 def test_N12_a_print_that_is_no_market_trade_is_ignored_and_its_id_is_no_gap(
@@ -278,6 +296,7 @@ def test_N12_a_print_that_is_no_market_trade_is_ignored_and_its_id_is_no_gap(
     assert (len(parser.numbers), parser.ignored) == (1, 3)
 
 
+@pytest.mark.claim("N12")
 @given(
     st.lists(
         st.tuples(
@@ -339,6 +358,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(message)
 
 
+@pytest.mark.claim("N8")
 @given(
     message=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()) | mutated(),
     kind=st.sampled_from(list(Kind)),
@@ -389,6 +409,7 @@ NUMBERS = (
 )
 
 
+@pytest.mark.claim("N4", "N8")
 @given(
     event=st.sampled_from(["trade", "aggTrade"]),
     fields=st.fixed_dictionaries(
@@ -412,6 +433,7 @@ def test_N4_N8_binance_agrees_with_a_plain_reading_of_the_rules(
         assert ticks == [Tick("src", "SYM", price, volume, ts, trade_id)]
 
 
+@pytest.mark.claim("N8")
 @given(kinds=st.lists(st.sampled_from(["good", "bad", "change", "unknown", "block_trade"]), max_size=12))
 def test_N8_bad_events_of_a_gemini_frame_do_not_lose_the_good_ones(kinds: list[str]) -> None:
     events: list[dict[str, object]] = []
@@ -428,6 +450,7 @@ def mock_of(symbol: str, event_id: int = 1) -> bytes:
     return json.dumps({**MOCK, "symbol": symbol, "event_id": event_id}).encode()
 
 
+@pytest.mark.claim("B5")
 def test_B5_a_source_names_so_many_symbols_and_no_more() -> None:
     ticks, parser = parse(Kind.MOCK, *(mock_of(f"S{n}", n) for n in range(SYMBOLS_MAX)))
     assert (len(ticks), parser.foreign, parser.last_foreign) == (SYMBOLS_MAX, 0, "")
@@ -446,12 +469,14 @@ def test_B5_a_source_names_so_many_symbols_and_no_more() -> None:
     assert ticks[-1].symbol is ticks[7].symbol
 
 
+@pytest.mark.claim("B5")
 def test_B5_what_is_no_tick_names_no_symbol() -> None:
     bad = [json.dumps({**MOCK, "symbol": f"S{n}", "event_id": -1}).encode() for n in range(SYMBOLS_MAX)]
     ticks, parser = parse(Kind.MOCK, *bad, mock_of("mine"))
     assert (len(ticks), parser.foreign, parser.errors) == (1, 0, SYMBOLS_MAX)
 
 
+@pytest.mark.claim("B5")
 def test_B5_the_word_on_a_foreign_trade_is_bounded() -> None:
     _, parser = parse(Kind.MOCK, *(mock_of(f"{n:04}" + "\U0001f600" * 31) for n in range(SYMBOLS_MAX + 1)))
     assert parser.last_foreign.isprintable()
@@ -459,6 +484,7 @@ def test_B5_the_word_on_a_foreign_trade_is_bounded() -> None:
     assert len(parser.last_foreign) <= 240
 
 
+@pytest.mark.claim("B5")
 @pytest.mark.parametrize("kind", [Kind.MOCK, Kind.REPLAY])
 @pytest.mark.parametrize("field", ["symbol", "event_id"])
 @pytest.mark.parametrize(
@@ -472,6 +498,7 @@ def test_B5_texts_are_bounded_in_bytes_too(kind: Kind, field: str, text: str, fi
         assert (parser.last_error or "").startswith(f"{field} over 128 bytes: ")
 
 
+@pytest.mark.claim("B5")
 def test_B5_a_replay_may_have_any_number_of_symbols() -> None:
     ticks, parser = parse(Kind.REPLAY, *(mock_of(f"S{n}", n) for n in range(SYMBOLS_MAX + 10)))
     assert (len(ticks), parser.foreign) == (SYMBOLS_MAX + 10, 0)

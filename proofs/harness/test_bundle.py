@@ -160,6 +160,7 @@ def test_verify_trusts_no_key_for_which_anybody_can_sign(path: Path) -> None:
             bundle.verify(path, [f"ed25519:{base64.b64encode(bytes.fromhex(encoded)).decode()}", SIGNER.public])
 
 
+@pytest.mark.claim("V5")
 def test_V5_verify_names_what_is_no_key(path: Path) -> None:
     path.write_bytes(TRUE)
     private = path.with_name("a.key")
@@ -248,6 +249,7 @@ def test_a_verdict_that_the_record_does_not_have_is_not_signed(run: ProvenRun) -
         run.sign()
 
 
+@pytest.mark.claim("V5")
 def test_V5_a_config_that_the_engine_refuses_is_not_signed(run: ProvenRun) -> None:
     run.config.write_text("[gate]\ntrusted_key = []\n")
     with pytest.raises(BundleError, match=r"the engine refuses .*trusted_keys"):
@@ -313,7 +315,7 @@ def test_two():
 def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
     """A pytest run that signs, in a project of two proofs; and the clauses of its bundle, if there is one."""
     (run.directory / "test_sample.py").write_text(PROOFS)
-    (run.directory / "pytest.ini").write_text("[pytest]\ntestpaths = .\n")
+    (run.directory / "pytest.ini").write_text("[pytest]\nhybrid_proofs = true\ntestpaths = .\n")
     (run.directory / "config").mkdir(exist_ok=True)
     (run.directory / "config" / "contract.toml").write_text(
         'G0 = { digest = "x" }\nG1 = { digest = "x" }\nS1 = { digest = "x", planned = true }\n'

@@ -24,6 +24,7 @@ def decide(log: DecisionLog, action: Action = Action.STARTUP, **facts: object) -
     )  # fmt: skip
 
 
+@pytest.mark.claim("K6")
 def test_K6_a_line_has_these_keys_in_this_order(tmp_path: Path) -> None:
     run_id = decisions.new_run_id()
     log = DecisionLog(tmp_path / "ops" / "decisions.jsonl", run_id, FakeClock(WHEN))
@@ -38,10 +39,12 @@ def test_K6_a_line_has_these_keys_in_this_order(tmp_path: Path) -> None:
     assert uuid.UUID(run_id).version == 4
 
 
+@pytest.mark.claim("K6")
 def test_K6_a_timestamp_always_has_microseconds() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000000Z", decisions.timestamp(1767973370.0))
 
 
+@pytest.mark.claim("K6")
 def test_K6_the_actions() -> None:
     assert set(Action) == {
         "STARTUP", "ENGINE_RESTART", "ENGINE_STOP", "ENGINE_EXIT", "STALL", "THROTTLE_MAX", "PSI_LOGONLY", "ABORT",
@@ -49,6 +52,7 @@ def test_K6_the_actions() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.claim("K6")
 def test_K6_each_line_is_on_disk_before_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(decisions.os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
@@ -59,6 +63,7 @@ def test_K6_each_line_is_on_disk_before_the_next_step(tmp_path: Path, monkeypatc
     assert synced[1] == log.path.stat().st_size
 
 
+@pytest.mark.claim("K6")
 def test_K6_runs_share_a_file_and_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     decide(DecisionLog(path, "first", FakeClock(WHEN)))
@@ -71,6 +76,7 @@ def test_K6_runs_share_a_file_and_a_torn_line_costs_only_itself(tmp_path: Path) 
     assert decisions.read(path, "third") == []
 
 
+@pytest.mark.claim("K6")
 def test_K6_a_reason_cannot_break_the_line(tmp_path: Path) -> None:
     log = DecisionLog(tmp_path / "decisions.jsonl", "run", FakeClock(WHEN))
     decide(log, error="two\nlines, \udcff and ünïcode")
@@ -78,6 +84,7 @@ def test_K6_a_reason_cannot_break_the_line(tmp_path: Path) -> None:
     assert len(decisions.read(log.path)) == 1
 
 
+@pytest.mark.claim("K6")
 def test_K6_what_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecorderError, match=r"file/decisions\.jsonl"):

@@ -76,6 +76,7 @@ def pressed_by_hog() -> Sample:
     return compare(FACTS, before, after)
 
 
+@pytest.mark.claim("K2")
 def test_K2_the_unit_that_takes_and_the_units_that_wait_are_told_apart() -> None:
     said = words(pressed_by_hog())
     assert "CPU presses: in 42.0 % of the last 10.0 s some task waited for a processor (limit 20 %)." in said
@@ -86,6 +87,7 @@ def test_K2_the_unit_that_takes_and_the_units_that_wait_are_told_apart() -> None
                          "of the time.")  # fmt: skip
 
 
+@pytest.mark.claim("K2")
 def test_K2_waiting_is_never_called_utilisation() -> None:
     for sample in (pressed_by_hog(), quiet()):
         shown = diagnosis.text(sample, colour=False).lower()
@@ -104,6 +106,7 @@ def test_a_quiet_computer_is_said_to_be_quiet() -> None:
     assert "causes" not in said
 
 
+@pytest.mark.claim("K1")
 @pytest.mark.parametrize(("resource", "limit"), pressure.LIMITS.items())
 def test_K1_a_limit_presses_only_above_it(resource: str, limit: float) -> None:
     at, above = (psi(**{resource: limit / 10 + more}) for more in (0.0, 0.001))
@@ -118,6 +121,7 @@ def test_pressure_that_is_over_is_not_called_present() -> None:
     assert "still remembers more: CPU 41.08 > 20" in said
 
 
+@pytest.mark.claim("K2")
 @pytest.mark.parametrize("looks", [(Unknown("cpu: missing"), psi()), (psi(), Unknown("cpu: missing"))])
 def test_K2_unreadable_pressure_is_unknown_and_never_zero(looks: tuple[Pressure | Unknown, Pressure | Unknown]) -> None:
     units = {HOG: UnitCount(9.0, None, None, Unknown("cpu: missing"))}

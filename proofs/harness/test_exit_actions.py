@@ -51,6 +51,7 @@ def test_what_follows_from_an_exit(one: Exit, action: Action) -> None:
     assert ExitPolicy().answer(one, 0.0).action is action
 
 
+@pytest.mark.claim("K4")
 def test_K4_lost_network_backs_off_up_to_a_cap() -> None:
     policy = ExitPolicy()
     delays = [policy.answer(ended(10), 0.0).delay_secs for _ in range(10)]
@@ -59,17 +60,20 @@ def test_K4_lost_network_backs_off_up_to_a_cap() -> None:
     assert policy.answer(ended(10), 0.0).delay_secs == 2
 
 
+@pytest.mark.claim("K4")
 def test_K4_three_retries_then_the_mock_feed_then_abort() -> None:
     policy = ExitPolicy()
     actions = [policy.answer(ended(11), 10.0 * number).action for number in range(8)]
     assert actions == [*[Action.RESTART] * 3, Action.FALL_BACK, *[Action.RESTART] * 3, Action.ABORT]
 
 
+@pytest.mark.claim("K4")
 def test_K4_parse_ends_far_apart_are_not_in_a_row() -> None:
     policy = ExitPolicy()
     assert [policy.answer(ended(11), 601.0 * number).action for number in range(20)] == [Action.RESTART] * 20
 
 
+@pytest.mark.claim("K4")
 def test_K4_progress_does_not_forgive_a_protocol() -> None:
     policy = ExitPolicy()
     for number in range(3):
@@ -78,6 +82,7 @@ def test_K4_progress_does_not_forgive_a_protocol() -> None:
     assert policy.answer(ended(11), 4.0).action is Action.FALL_BACK
 
 
+@pytest.mark.claim("K4")
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
@@ -168,6 +173,7 @@ def test_the_journal_tells_of_ends_that_were_restarted_since() -> None:
     assert [one.exit_code for one in found] == [13, 0, None]
 
 
+@pytest.mark.claim("K4")
 def test_K4_an_end_is_told_of_when_systemd_has_said_its_last_word() -> None:
     endings = Endings()
     assert endings.take([process_exit("one", 11)]) == []
@@ -175,6 +181,7 @@ def test_K4_an_end_is_told_of_when_systemd_has_said_its_last_word() -> None:
     assert one.exit_code == 11
 
 
+@pytest.mark.claim("K4")
 def test_K4_another_command_of_the_unit_is_not_the_engine() -> None:
     (one,) = Endings().take([process_exit("one", 7, command="ExecStopPost"), failure("one", "exit-code")])
     assert one.status is None

@@ -84,6 +84,7 @@ def target(tmp_path: Path, **changes: object) -> health.Target:
     return health.Target(**(values | changes))  # type: ignore[arg-type]
 
 
+@pytest.mark.claim("M5")
 def test_M5_one_line_a_check_and_the_whole_last() -> None:
     findings = [Finding("unit", True, "active/running"), Finding("database", False, "no new tick")]
     assert health.report(findings, colour=False).splitlines() == [
@@ -92,6 +93,7 @@ def test_M5_one_line_a_check_and_the_whole_last() -> None:
     assert health.report(findings[:1], colour=False).splitlines()[-1] == "PASS"
 
 
+@pytest.mark.claim("M5")
 def test_M5_a_check_that_never_answers_has_failed_in_time() -> None:
     never = threading.Event()
 
@@ -113,11 +115,13 @@ def test_M5_a_check_that_never_answers_has_failed_in_time() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.claim("M5")
 def test_M5_all_deadlines_fit_into_five_seconds() -> None:
     assert health.ALL_SECS < 5.0
     assert max(health.COMMAND_SECS, health.PROGRESS_SECS) < health.ALL_SECS
 
 
+@pytest.mark.claim("M5")
 def test_M5_the_unit_must_be_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = programs(tmp_path, monkeypatch, systemctl=shown())
     assert health.check_unit(shell, "hybrid-engine.service")[0]
@@ -127,12 +131,14 @@ def test_M5_the_unit_must_be_active(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert detail.startswith("failed/")
 
 
+@pytest.mark.claim("M5")
 def test_M5_a_systemd_that_does_not_answer_fails_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = programs(tmp_path, monkeypatch, systemctl="exec sleep 60")
     with pytest.raises(CommandFailed, match=r"0\.05 s"):
         observe.show(shell, "hybrid-engine.service", 0.05)
 
 
+@pytest.mark.claim("M5")
 def test_M5_the_database_must_grow_between_two_looks(database: Path) -> None:
     clock = FakeClock()
     ok, detail = health.check_database(database, clock)
@@ -167,6 +173,7 @@ def test_the_cost_of_a_look_does_not_grow_with_the_table(database: Path) -> None
     assert "Count" not in opcodes
 
 
+@pytest.mark.claim("M5")
 @pytest.mark.parametrize(
     ("prepare", "named"),
     [
@@ -194,6 +201,7 @@ def test_an_empty_table_is_readable(database: Path) -> None:
     assert ledger_view.look(database) == Progress(0, None)
 
 
+@pytest.mark.claim("M5")
 @pytest.mark.parametrize(
     ("journal", "ok"),
     [(lambda: beat(1.0), True), (lambda: beat(1.0, "b" * 32), False), (lambda: "true", False)],
@@ -206,6 +214,7 @@ def test_M5_the_heartbeat_must_be_fresh_and_of_the_present_run(
     assert health.check_heartbeat(shell, target(tmp_path), OsClock())[0] is ok
 
 
+@pytest.mark.claim("M5")
 def test_M5_only_three_intervals_of_the_journal_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = programs(tmp_path, monkeypatch, systemctl=shown(), journalctl=f'echo "$@" > {tmp_path}/argv')
     health.check_heartbeat(shell, target(tmp_path), FakeClock(1000.0))
@@ -214,6 +223,7 @@ def test_M5_only_three_intervals_of_the_journal_are_read(tmp_path: Path, monkeyp
     assert f"_SYSTEMD_INVOCATION_ID={INVOCATION}" in argv
 
 
+@pytest.mark.claim("M5")
 def test_M5_an_entry_of_the_journal_ends_with_its_line_and_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +235,7 @@ def test_M5_an_entry_of_the_journal_ends_with_its_line_and_nowhere_else(
     assert [entry["MESSAGE"] for entry in observe.read_journal(shell)] == [said, "next"]
 
 
+@pytest.mark.claim("M5")
 def test_M5_a_journal_that_may_not_be_read_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = programs(tmp_path, monkeypatch, systemctl=shown(), journalctl="echo not seeing >&2; exit 1")
     found = health.examine(
@@ -253,6 +264,7 @@ def dashboard() -> Iterator[tuple[str, list[int]]]:
         thread.join()
 
 
+@pytest.mark.claim("M5")
 def test_M5_the_dashboard_must_answer(dashboard: tuple[str, list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     url, status = dashboard
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")

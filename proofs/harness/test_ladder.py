@@ -20,45 +20,53 @@ def climb(ladder: Ladder, readings: list[bool | None], recover_after_secs: float
     return ladder, steps
 
 
+@pytest.mark.claim("K1")
 def test_K1_the_rungs() -> None:
     assert [(rung.name, rung.sample_every) for rung in RUNGS] == [
         ("NORMAL", 1), ("THROTTLE1", 5), ("THROTTLE2", 10), ("THROTTLE3", 20),
     ]  # fmt: skip
 
 
+@pytest.mark.claim("K1")
 def test_K1_each_pressured_reading_is_one_rung_up() -> None:
     ladder, steps = climb(Ladder(), [True, True, True])
     assert steps == [Step.UP] * 3
     assert ladder.at_top
 
 
+@pytest.mark.claim("K1")
 def test_K1_more_than_five_pressured_readings_at_the_top_abort() -> None:
     _, steps = climb(TOP, [True] * 6)
     assert steps == [Step.THROTTLE_MAX] * 5 + [Step.ABORT]
 
 
+@pytest.mark.claim("K1")
 def test_K1_a_calm_reading_at_the_top_starts_the_count_again() -> None:
     _, steps = climb(TOP, [True] * 5 + [False] + [True] * 6)
     assert steps == [Step.THROTTLE_MAX] * 5 + [Step.HOLD] + [Step.THROTTLE_MAX] * 5 + [Step.ABORT]
 
 
+@pytest.mark.claim("K1")
 def test_K1_latched_without_recovery() -> None:
     ladder, steps = climb(Ladder(2), [False] * 1000)
     assert set(steps) == {Step.HOLD}
     assert ladder.index == 2
 
 
+@pytest.mark.claim("K1")
 def test_K1_recovery_takes_the_whole_time_for_each_rung() -> None:
     ladder, steps = climb(Ladder(2), [False] * 15, recover_after_secs=30.0)
     assert [number * 5 for number, step in enumerate(steps) if step is Step.DOWN] == [30, 65]
     assert ladder.index == 0
 
 
+@pytest.mark.claim("K1")
 def test_K1_pressure_starts_the_recovery_again() -> None:
     _, steps = climb(TOP, [False] * 6 + [True] + [False] * 6, recover_after_secs=30.0)
     assert Step.DOWN not in steps
 
 
+@pytest.mark.claim("K2")
 def test_K2_an_unknown_reading_changes_nothing() -> None:
     ladder, steps = climb(TOP, [True, None, True, None, True, None, True, None, True, None, True])
     assert steps[-1] is Step.ABORT
@@ -66,12 +74,14 @@ def test_K2_an_unknown_reading_changes_nothing() -> None:
     assert ladder.index == TOP.index
 
 
+@pytest.mark.claim("K2")
 def test_K2_unknown_time_is_not_calm_time() -> None:
     ladder, steps = climb(Ladder(1), [False, False, None, None, None, None, None, False], recover_after_secs=30.0)
     assert set(steps) == {Step.HOLD}
     assert ladder.calm_secs == 5.0
 
 
+@pytest.mark.claim("K4")
 def test_K4_overload_steps_up_and_aborts_at_the_top() -> None:
     assert Ladder().overloaded() == (Ladder(1), Step.UP)
     assert TOP.overloaded() == (TOP, Step.ABORT)

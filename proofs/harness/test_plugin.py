@@ -65,7 +65,7 @@ def test_plain():
 def run(tmp_path: Path, text: str, *args: str) -> tuple[int, str, dict[str, Any]]:
     """Exit status, output and verdicts.json of a pytest run on a test file with this text."""
     (tmp_path / "test_sample.py").write_text(HEADER + text)
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nhybrid_proofs = true\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *QUICK, *args],
         cwd=tmp_path,
@@ -325,10 +325,11 @@ def test_a_session_without_proofs_writes_nothing(tmp_path: Path) -> None:
 def test_no_systemd_is_unproven_and_says_what_to_install(tmp_path: Path) -> None:
     """A user without root and without a manager of its own, as in a container."""
     text = (
-        '@claim("E2")\ndef test_needs(machine):\n    pass\n\n@pytest.fixture(scope="session")\ndef stage():\n    pass\n'
+        '@claim("E2")\ndef test_needs(proof_machine):\n    pass\n'
+        '\n@pytest.fixture(scope="session")\ndef proof_stage():\n    pass\n'
     )
     (tmp_path / "test_sample.py").write_text(HEADER + text)
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nhybrid_proofs = true\n")
     done = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, str(tmp_path), *QUICK],
         cwd=tmp_path,
@@ -439,14 +440,15 @@ def test_ctrl_c_halts_the_machine(pytestconfig: pytest.Config, tmp_path: Path) -
         "import signal\nfrom pathlib import Path\nimport pytest\nfrom harness.machines.stage import Stage\n"
         # What was started in the background of a script has SIGINT ignored, and so has all that it starts.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"@pytest.fixture(scope='session')\ndef stage():\n    return Stage(Path({str(pytestconfig.rootpath)!r}))\n"
+        "@pytest.fixture(scope='session')\ndef proof_stage():\n"
+        f"    return Stage(Path({str(pytestconfig.rootpath)!r}))\n"
     )
     (tmp_path / "test_sample.py").write_text(
-        "def test_waits(machine):\n"
-        f"    open({str(marker)!r}, 'w').write(machine.name)\n"
-        "    machine.run('sh', '-c', 'touch /var/lib/hybrid-engine/sleeps; exec sleep 60')\n"
+        "def test_waits(proof_machine):\n"
+        f"    open({str(marker)!r}, 'w').write(proof_machine.name)\n"
+        "    proof_machine.run('sh', '-c', 'touch /var/lib/hybrid-engine/sleeps; exec sleep 60')\n"
     )
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nhybrid_proofs = true\n")
     with subprocess.Popen([sys.executable, "-m", "pytest"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
         name = poll(lambda: (marker.read_text() or None) if marker.exists() else None, OsClock(), 20.0)
         assert name, "the machine did not boot"

@@ -37,6 +37,7 @@ def test_a_limit_is_exceeded_only_by_more_than_it(found: Pressure, exceeded: lis
     assert found.exceeded() == exceeded
 
 
+@pytest.mark.claim("K6")
 def test_K6_facts_are_raw_and_parsed() -> None:
     facts = pressure.facts(reading(cpu=62.33))
     assert facts["cpu_some_raw"] == "some avg10=62.33 avg60=1.00 avg300=0.50 total=388424185368"
@@ -76,6 +77,7 @@ def test_what_is_no_psi_is_unknown_and_named(text: str, resource: str) -> None:
     assert pressure.facts(found) == {"psi": "unknown", "psi_error": found.reason}
 
 
+@pytest.mark.claim("K2")
 def test_K2_a_missing_file_is_unknown() -> None:
     assert pressure.parse({"cpu": psi(0), "memory": psi(0)}) == Unknown("io: missing")
 

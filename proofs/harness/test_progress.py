@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ def shown(sample: dict[str, object], seconds: float = 7200, *, colour: bool = Fa
     return progress.line(sample, seconds, colour=colour, columns=columns)
 
 
+@pytest.mark.claim("K7")
 def test_K7_a_line_says_rung_rate_pressure_and_time_left() -> None:
     assert shown(SAMPLE) == (
         "[#####---------------] 1:30:00 left  THROTTLE1  812.0 ticks/s  PSI cpu 3.1 mem 0.0 io 0.2 %  "
@@ -29,6 +31,7 @@ def test_K7_a_line_says_rung_rate_pressure_and_time_left() -> None:
     )
 
 
+@pytest.mark.claim("K7")
 def test_K7_without_a_terminal_there_is_no_bar_and_no_colour() -> None:
     assert shown(SAMPLE, columns=None) == (
         "1:30:00 left  THROTTLE1  812.0 ticks/s  PSI cpu 3.1 mem 0.0 io 0.2 %  2 restarts  RSS 44 MiB"
@@ -36,6 +39,7 @@ def test_K7_without_a_terminal_there_is_no_bar_and_no_colour() -> None:
     assert "\x1b[33mTHROTTLE1\x1b[0m" in shown(SAMPLE, colour=True)
 
 
+@pytest.mark.claim("K7")
 def test_K7_what_is_unknown_is_shown_as_such() -> None:
     sample = {
         "elapsed_secs": 99.0, "active": "failed", "state": "NORMAL", "ticks_per_sec": None, "restarts": 0,
@@ -44,6 +48,7 @@ def test_K7_what_is_unknown_is_shown_as_such() -> None:
     assert shown(sample, 10) == ("[####################] 0:00:00 left  down  ticks/s ?  PSI unknown  0 restarts  RSS ?")
 
 
+@pytest.mark.claim("K7")
 @given(
     st.integers(20, 300), st.floats(0, 1e7), st.sampled_from(["NORMAL", "THROTTLE3"]), st.floats(0, 100),
     st.booleans(), st.floats(0, 9e4),
@@ -59,6 +64,7 @@ def test_K7_a_line_never_fills_the_terminal(
     assert re.sub(r"\x1b\[\d+m", "", shown(sample, 86400, columns=columns, colour=True)) == plain
 
 
+@pytest.mark.claim("K2")
 def test_K2_pressure_that_is_not_read_is_not_shown() -> None:
     sample = {key: value for key, value in SAMPLE.items() if not key.endswith("avg10")}
     assert "PSI" not in shown(sample)

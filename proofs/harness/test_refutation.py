@@ -161,7 +161,7 @@ def test_property(number):
 def test_on_a_terminal_of_80_columns(tmp_path: Path, colour: str, workers: str) -> None:
     """As pytest prints it, with and without colour, with workers too; and both commands do what they say."""
     (tmp_path / "test_sample.py").write_text(SAMPLE)
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nhybrid_proofs = true\n")
 
     def pytest_run(*args: str) -> str:
         argv = [sys.executable, "-m", "pytest", *QUICK, f"--color={colour}", "-n", workers, *args]

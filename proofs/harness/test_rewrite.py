@@ -71,12 +71,14 @@ def test_changed_then_restored_to_the_byte(tmp_path: Path, text: str) -> None:
     assert not file.restore()
 
 
+@pytest.mark.claim("K5")
 def test_K5_comments_and_other_keys_stay(tmp_path: Path) -> None:
     file = config(tmp_path)
     file.change({"sample_every": 20})
     assert file.path.read_text() == TEXT.replace("sample_every = 3", "sample_every = 20")
 
 
+@pytest.mark.claim("K5")
 def test_K5_mode_and_link_stay(tmp_path: Path) -> None:
     real = config(tmp_path).path
     real.chmod(0o640)
@@ -89,6 +91,7 @@ def test_K5_mode_and_link_stay(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.original.stat().st_mode) == 0o640
 
 
+@pytest.mark.claim("K5")
 def test_K5_what_an_operator_edits_meanwhile_survives(tmp_path: Path) -> None:
     file = config(tmp_path)
     file.change({"sample_every": 20, "ingest_mode": "MOCK_WS"})
@@ -98,6 +101,7 @@ def test_K5_what_an_operator_edits_meanwhile_survives(tmp_path: Path) -> None:
     assert file.path.read_text() == TEXT.replace("10_000", "500").replace("'", '"') + "# lowered\n"
 
 
+@pytest.mark.claim("K5")
 def test_K5_a_key_that_was_not_there_goes_again(tmp_path: Path) -> None:
     file = config(tmp_path, "[engine]\ntick_interval_ms = 50\n")
     file.change({"sample_every": 20, "ingest_mode": "MOCK_WS"})
@@ -121,11 +125,13 @@ def test_a_config_that_cannot_be_changed_is_left_alone(tmp_path: Path, text: str
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.claim("K5")
 def test_K5_a_missing_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigTrouble, match=r"nowhere\.toml: cannot be read"):
         ConfigFile(tmp_path / "nowhere.toml").load()
 
 
+@pytest.mark.claim("K5")
 def test_K5_a_config_that_an_operator_broke_keeps_its_original(tmp_path: Path) -> None:
     file = config(tmp_path)
     file.change({"sample_every": 5})

@@ -221,6 +221,7 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
     return lambda **changes: Bench(tmp_path, **changes)
 
 
+@pytest.mark.claim("K6")
 def test_K6_a_quiet_run(bench: Callable[..., Bench]) -> None:
     one = bench()
     assert one.run() == soak.EXIT_COMPLETE
@@ -232,6 +233,7 @@ def test_K6_a_quiet_run(bench: Callable[..., Bench]) -> None:
     assert len(decisions.read(one.samples.path)) == 60
 
 
+@pytest.mark.claim("K5")
 def test_K5_the_config_is_the_runs_while_it_runs(bench: Callable[..., Bench]) -> None:
     one = bench()
     seen: list[dict[str, Any]] = []
@@ -240,6 +242,7 @@ def test_K5_the_config_is_the_runs_while_it_runs(bench: Callable[..., Bench]) ->
     assert seen == [{"engine": {"sample_every": 1, "ingest_mode": "REAL_WS"}}]
 
 
+@pytest.mark.claim("K5")
 def test_K5_what_a_killed_controller_left_is_put_back_first(bench: Callable[..., Bench]) -> None:
     one = bench()
     ConfigFile(one.config).change({"sample_every": 20, "ingest_mode": "MOCK_WS"})
@@ -247,6 +250,7 @@ def test_K5_what_a_killed_controller_left_is_put_back_first(bench: Callable[...,
     assert "put back the config" in one.decisions("reason")[0][0]
 
 
+@pytest.mark.claim("K1")
 def test_K1_pressure_climbs_one_rung_a_reading_then_aborts(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.computer.readings = [CALM, PRESSED]
@@ -260,6 +264,7 @@ def test_K1_pressure_climbs_one_rung_a_reading_then_aborts(bench: Callable[..., 
     assert one.restarts()[1] == "Throttling up to THROTTLE1 due to PSI: CPU 58.8 > 20"
 
 
+@pytest.mark.claim("K1")
 def test_K1_the_rung_is_in_the_config_before_the_restart(bench: Callable[..., Bench]) -> None:
     one = bench(seconds=20.0)
     one.computer.readings = [CALM, PRESSED, CALM]
@@ -272,6 +277,7 @@ def test_K1_the_rung_is_in_the_config_before_the_restart(bench: Callable[..., Be
     assert at_restart == [1, 5]
 
 
+@pytest.mark.claim("K1")
 def test_K1_recovery_steps_down(bench: Callable[..., Bench]) -> None:
     one = bench(recover_after_secs=60.0, seconds=200.0)
     one.computer.readings = [CALM, PRESSED, PRESSED, CALM]
@@ -281,6 +287,7 @@ def test_K1_recovery_steps_down(bench: Callable[..., Bench]) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.claim("K2")
 def test_K2_logonly_records_and_does_nothing(bench: Callable[..., Bench]) -> None:
     one = bench(psi_actions="logonly", seconds=15.0)
     one.computer.readings = [PRESSED]
@@ -289,6 +296,7 @@ def test_K2_logonly_records_and_does_nothing(bench: Callable[..., Bench]) -> Non
     assert one.computer.calls == ["restart", "stop"]
 
 
+@pytest.mark.claim("K2")
 def test_K2_off_does_not_read(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     one = bench(psi_actions="off", seconds=15.0)
     monkeypatch.delattr(FakeComputer, "pressure")
@@ -296,6 +304,7 @@ def test_K2_off_does_not_read(bench: Callable[..., Bench], monkeypatch: pytest.M
     assert not any(("psi" in key and key != "psi_actions") or "cpu" in key for key in decisions.read(one.log.path)[0])
 
 
+@pytest.mark.claim("K2")
 def test_K2_unknown_is_recorded_and_moves_nothing(bench: Callable[..., Bench]) -> None:
     one = bench(seconds=60.0, recover_after_secs=10.0)
     one.computer.readings = [Unknown("cpu: missing"), PRESSED, Unknown("cpu: missing")]
@@ -305,6 +314,7 @@ def test_K2_unknown_is_recorded_and_moves_nothing(bench: Callable[..., Bench]) -
     assert decisions.read(one.samples.path)[-1]["psi"] == "unknown"
 
 
+@pytest.mark.claim("K3")
 def test_K3_a_frozen_engine_is_restarted_at_the_threshold(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(100, one.computer.freeze)
@@ -316,6 +326,7 @@ def test_K3_a_frozen_engine_is_restarted_at_the_threshold(bench: Callable[..., B
     assert one.restarts() == ["Soak Start", "Restarting due to STALL"]
 
 
+@pytest.mark.claim("K3")
 def test_K3_a_slow_engine_is_left_alone(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.computer.ticks_per_sec = 1 / 40
@@ -323,6 +334,7 @@ def test_K3_a_slow_engine_is_left_alone(bench: Callable[..., Bench]) -> None:
     assert one.restarts() == ["Soak Start"]
 
 
+@pytest.mark.claim("K3")
 def test_K3_stalls_in_a_row_are_counted(bench: Callable[..., Bench]) -> None:
     one = bench(seconds=200.0)
     one.clock.at(1, lambda: setattr(one.computer, "ticks_per_sec", 0.0))
@@ -330,6 +342,7 @@ def test_K3_stalls_in_a_row_are_counted(bench: Callable[..., Bench]) -> None:
     assert [streak for (streak,) in one.decisions("stall_streak") if streak] == [1, 2, 3, 4]
 
 
+@pytest.mark.claim("K3")
 def test_K3_a_database_that_cannot_be_read_aborts_after_the_threshold(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: setattr(one.computer, "unreadable", True))
@@ -338,6 +351,7 @@ def test_K3_a_database_that_cannot_be_read_aborts_after_the_threshold(bench: Cal
     assert "progress cannot be seen" in one.decisions("reason")[-2][0]
 
 
+@pytest.mark.claim("K4")
 def test_K4_exit_0_stops(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.finish(restarted=False))
@@ -346,6 +360,7 @@ def test_K4_exit_0_stops(bench: Callable[..., Bench]) -> None:
     assert one.exits() == [(0, "nobody")]
 
 
+@pytest.mark.claim("K4")
 def test_K4_a_restart_by_an_operator_is_told_apart(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.finish(restarted=True))
@@ -366,6 +381,7 @@ def test_what_no_restart_heals_aborts(bench: Callable[..., Bench], status: int, 
     assert one.decisions()[-3:] == ["ENGINE_EXIT", "ABORT", "ENGINE_STOP"]
 
 
+@pytest.mark.claim("K4")
 def test_K4_a_watchdog_restart_is_attributed_and_left_alone(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.fail(6, code="dumped", result="watchdog"))
@@ -374,6 +390,7 @@ def test_K4_a_watchdog_restart_is_attributed_and_left_alone(bench: Callable[...,
     assert one.computer.calls == ["restart", "stop"]
 
 
+@pytest.mark.claim("K4")
 def test_K4_overload_steps_up_even_when_systemd_was_faster(bench: Callable[..., Bench]) -> None:
     one = bench()
     for at in (50, 100, 150):
@@ -384,6 +401,7 @@ def test_K4_overload_steps_up_even_when_systemd_was_faster(bench: Callable[..., 
     assert len(one.restarts()) == 4
 
 
+@pytest.mark.claim("K4")
 def test_K4_overload_at_the_top_aborts(bench: Callable[..., Bench]) -> None:
     one = bench(psi_actions="off")
     for at in (50, 100, 150, 200):
@@ -392,6 +410,7 @@ def test_K4_overload_at_the_top_aborts(bench: Callable[..., Bench]) -> None:
     assert one.exits() == [*[(13, "controller")] * 3, (13, "nobody")]
 
 
+@pytest.mark.claim("K4")
 def test_K4_two_overloads_between_two_looks_are_one_step(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(51, lambda: one.computer.fail(13))
@@ -401,6 +420,7 @@ def test_K4_two_overloads_between_two_looks_are_one_step(bench: Callable[..., Be
     assert one.decisions("state")[-1] == ("THROTTLE1",)
 
 
+@pytest.mark.claim("K4")
 def test_K4_lost_network_is_held_back_longer_each_time(bench: Callable[..., Bench]) -> None:
     one = bench(seconds=400.0, stall_threshold_secs=1000.0)
     one.computer.ticks_per_sec = 0.0
@@ -416,6 +436,7 @@ def test_K4_lost_network_is_held_back_longer_each_time(bench: Callable[..., Benc
     assert one.exits() == [(10, "systemd")] * 5
 
 
+@pytest.mark.claim("K4")
 def test_K4_a_protocol_that_changed_falls_back_to_the_mock_feed(bench: Callable[..., Bench]) -> None:
     one = bench()
     for at in (50, 60, 70, 80):
@@ -443,6 +464,7 @@ def test_a_live_engine_that_is_put_on_the_mock_feed_ends_the_soak(bench: Callabl
     assert one.config.read_text() == before
 
 
+@pytest.mark.claim("K4")
 def test_K4_a_retry_that_systemd_does_not_make_is_ours(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.fail(11, restarted=False))
@@ -451,6 +473,7 @@ def test_K4_a_retry_that_systemd_does_not_make_is_ours(bench: Callable[..., Benc
     assert len(one.restarts()) == 2
 
 
+@pytest.mark.claim("K4")
 def test_K4_an_end_that_our_own_restart_brought_about_is_not_answered(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(100, one.computer.freeze)
@@ -466,6 +489,7 @@ def test_K4_an_end_that_our_own_restart_brought_about_is_not_answered(bench: Cal
     assert one.exits() == []
 
 
+@pytest.mark.claim("K4")
 def test_K4_a_restart_that_fails_says_why(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.computer.readings = [CALM, PRESSED]
@@ -475,6 +499,7 @@ def test_K4_a_restart_that_fails_says_why(bench: Callable[..., Bench]) -> None:
     assert "systemctl said: Job for hybrid-engine.service failed" in one.decisions("reason")[-2][0]
 
 
+@pytest.mark.claim("K4")
 def test_K4_a_unit_that_vanishes_without_a_word_aborts(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.stop(lambda: False) and None)
@@ -482,6 +507,7 @@ def test_K4_a_unit_that_vanishes_without_a_word_aborts(bench: Callable[..., Benc
     assert "The unit is down" in one.decisions("reason")[-2][0]
 
 
+@pytest.mark.claim("K7")
 def test_K7_the_abort_file_stops_the_run(bench: Callable[..., Bench]) -> None:
     one = bench(poll_secs=60.0)
     one.clock.at(50, lambda: one.abort_file.write_text(""))
@@ -490,6 +516,7 @@ def test_K7_the_abort_file_stops_the_run(bench: Callable[..., Bench]) -> None:
     assert one.clock.now < 1052
 
 
+@pytest.mark.claim("K7")
 def test_K7_an_abort_file_at_the_start_touches_nothing(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.abort_file.write_text("")
@@ -498,6 +525,7 @@ def test_K7_an_abort_file_at_the_start_touches_nothing(bench: Callable[..., Benc
     assert one.computer.calls == []
 
 
+@pytest.mark.claim("K7")
 def test_K7_a_failing_healthcheck_at_the_start_aborts(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.healthy = [Finding("database", False, "no new tick")]
@@ -507,6 +535,7 @@ def test_K7_a_failing_healthcheck_at_the_start_aborts(bench: Callable[..., Bench
     assert one.clock.now == pytest.approx(1045.0, abs=0.3)
 
 
+@pytest.mark.claim("K7")
 def test_K7_a_feed_that_takes_a_moment_is_waited_for(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.healthy = [Finding("database", False, "no new tick")]
@@ -514,6 +543,7 @@ def test_K7_a_feed_that_takes_a_moment_is_waited_for(bench: Callable[..., Bench]
     assert one.run() == soak.EXIT_COMPLETE
 
 
+@pytest.mark.claim("K7")
 def test_K7_a_unit_that_cannot_start_is_not_waited_for(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.computer.end_at_start = 12
@@ -523,6 +553,7 @@ def test_K7_a_unit_that_cannot_start_is_not_waited_for(bench: Callable[..., Benc
     assert "systemctl said" in one.decisions("reason")[2][0]
 
 
+@pytest.mark.claim("K7")
 def test_K7_a_signal_ends_it_in_order(bench: Callable[..., Bench]) -> None:
     one = bench(poll_secs=60.0)
     with soak._stopped_by_signals(one.soak):
@@ -533,6 +564,7 @@ def test_K7_a_signal_ends_it_in_order(bench: Callable[..., Bench]) -> None:
     assert one.clock.now < 1052
 
 
+@pytest.mark.claim("K7")
 def test_K7_plain_lines_without_a_terminal(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.run()
@@ -547,6 +579,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.claim("K7")
 def test_K7_a_line_that_is_redrawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -560,6 +593,7 @@ def test_K7_a_line_that_is_redrawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch
     assert "\x1b[32mNORMAL" in stream.getvalue()
 
 
+@pytest.mark.claim("K7")
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_K7_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
@@ -586,6 +620,7 @@ def test_a_systemd_that_stays_silent_aborts(bench: Callable[..., Bench], blind_l
     assert one.run() == (soak.EXIT_ABORT if blind_looks > 3 else soak.EXIT_COMPLETE)
 
 
+@pytest.mark.claim("K5")
 def test_K5_a_config_that_cannot_be_rewritten_is_an_error_and_the_engine_is_stopped(
     bench: Callable[..., Bench],
 ) -> None:
@@ -600,6 +635,7 @@ def test_K5_a_config_that_cannot_be_rewritten_is_an_error_and_the_engine_is_stop
     assert one.config.with_name("config.toml.soak-original").read_text() == CONFIG
 
 
+@pytest.mark.claim("K6")
 def test_K6_without_a_record_nothing_goes_on(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     one = bench()
 
@@ -622,6 +658,7 @@ def options(directory: Path, *more: str) -> list[str]:
     return ["--config", str(config), "--decision-log", str(directory / "ops/d.jsonl"), *more]
 
 
+@pytest.mark.claim("K7")
 def test_K7_only_one_controller_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "ops").mkdir()
     with soak._alone(tmp_path / "ops"):
@@ -630,6 +667,7 @@ def test_K7_only_one_controller_at_a_time(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "ops/d.jsonl").exists()
 
 
+@pytest.mark.claim("K6")
 def test_K6_a_config_that_is_missing_is_a_decision_and_has_a_report(tmp_path: Path) -> None:
     argv = ["--config", str(tmp_path / "none.toml"), "--decision-log", str(tmp_path / "ops/d.jsonl")]
     assert soak.main(argv) == soak.EXIT_ABORT

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from harness.soak import decisions
 from harness.soak import report as soak_report
 from harness.soak.decisions import Action
@@ -38,10 +40,12 @@ SAMPLES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.claim("K7")
 def test_K7_the_same_run_gives_the_same_page() -> None:
     assert soak_report.render(DECISIONS, SAMPLES) == soak_report.render(DECISIONS, SAMPLES)
 
 
+@pytest.mark.claim("K7")
 def test_K7_the_page_has_outcome_plots_restarts_and_decisions() -> None:
     page = soak_report.render(DECISIONS, SAMPLES)
     assert "<title>Soak COMPLETE" in page
@@ -66,6 +70,7 @@ def test_K7_the_page_has_outcome_plots_restarts_and_decisions() -> None:
     assert "unknown: cpu: missing" in page
 
 
+@pytest.mark.claim("K7")
 def test_K7_the_page_is_self_contained_and_escaped() -> None:
     page = soak_report.render(DECISIONS, SAMPLES)
     assert "watchdog <b>" not in page
@@ -74,16 +79,19 @@ def test_K7_the_page_is_self_contained_and_escaped() -> None:
         assert outside not in page
 
 
+@pytest.mark.claim("K7")
 def test_K7_a_run_that_was_cut_off_says_so() -> None:
     assert "CUT OFF" in soak_report.render(DECISIONS[:4], SAMPLES[:3])
 
 
+@pytest.mark.claim("K7")
 def test_K7_a_run_that_never_began_has_a_report_too() -> None:
     page = soak_report.render([decision(0, Action.CONFIG_ERROR, "config.toml: cannot be read")], [])
     assert "CONFIG_ERROR" in page
     assert "ticks stored</dt><dd>unknown" in page
 
 
+@pytest.mark.claim("K7")
 def test_K7_counters_are_shown_as_rates_and_a_new_run_of_the_engine_as_a_gap() -> None:
     counts = [None, 0, 0, 50, 100, 100, 0, 20, None, 30]
     samples = [SAMPLES[0] | {"timestamp": decisions.timestamp(BEGUN + 5 * n), "ingest_received": count}

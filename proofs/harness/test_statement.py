@@ -71,6 +71,7 @@ def test_the_statement_has_what_a_stranger_asks() -> None:
     assert statement.problem(MADE) is None
 
 
+@pytest.mark.claim("V5")
 @given(st.permutations(sorted(CONFIG)))
 def test_V5_the_same_facts_are_the_same_bytes(order: list[str]) -> None:
     config = {key: CONFIG[key] for key in order}
@@ -123,10 +124,12 @@ def test_why_a_bundle_opens_nothing(change: Callable[[dict[str, Any]], object], 
     assert says in "; ".join(statement.objections(changed(change), clauses))
 
 
+@pytest.mark.claim("V5")
 def test_V5_pace_and_looks_are_no_part_of_it() -> None:
     effective = {"mode": "LIVE", "engine": {"sample_every": 5, "ws_url": "ws://x"}, "dashboard": {"port": 1}}
     assert statement.safety_part(effective) == {"mode": "LIVE", "engine": {"ws_url": "ws://x"}}
 
 
+@pytest.mark.claim("V5")
 def test_V5_verdicts_are_those_of_the_harness() -> None:
     assert {one["verdict"] for one in MADE["predicate"]["proofs"]} <= {verdict.value for verdict in Verdict}

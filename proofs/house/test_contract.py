@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.evidence.verdict import claims_in_name
 from harness.proving import contract
 from harness.proving.contract import Clause
 
 ROOT = Path(__file__).resolve().parents[2]
+
+A_PROOF = "@pytest.mark.claim('G0')\ndef test_a(): ..."
 
 TEXT = """\
 * A1 First clause,
@@ -43,22 +46,31 @@ def test_contract_lists_the_proofs() -> None:
     )
 
 
-def test_claims_are_read_from_marks_and_names() -> None:
+def test_claims_are_read_from_marks() -> None:
     source = (
         "import pytest\npytestmark = pytest.mark.claim('Z1')\n"
         "@pytest.mark.claim('A1', 'A2')\ndef test_B1_x(): ...\nasync def test_y(): ...\ndef helper(): ...\n"
     )
     assert contract.claims_in_source(source) == {"test_B1_x": ["Z1", "A1", "A2"], "test_y": ["Z1"]}
-    assert contract.claims_in_source("def test_B1_C2_x(): ...") == {"test_B1_C2_x": ["B1", "C2"]}
+    assert contract.claims_in_source("def test_B1_C2_x(): ...") == {"test_B1_C2_x": []}
+
+
+@pytest.mark.claim("G5")
+def test_a_clause_in_a_name_is_claimed_too() -> None:
+    """A name claims nothing; whoever reads one must not be misled."""
+    for path in sorted((ROOT / "proofs").rglob("test_*.py")):
+        for name, claimed in contract.claims_in_source(path.read_text()).items():
+            unclaimed = set(claims_in_name(name)) - set(claimed)
+            assert not unclaimed, f"{path.name}::{name}: add @pytest.mark.claim({', '.join(map(repr, unclaimed))})"
 
 
 def test_table_is_no_part_of_the_clauses() -> None:
     table = {"A1": Clause("A1", "", planned=True), "G0": Clause("G0", "", planned=False)}
-    text = contract.with_table(TEXT, table, {"test_a.py": "def test_G0_a(): ..."})
+    text = contract.with_table(TEXT, table, {"test_a.py": A_PROOF})
     assert "| A1 | planned | |" in text
-    assert "| G0 | built | `test_a::G0_a` |" in text
+    assert "| G0 | built | `test_a::a` |" in text
     assert contract.clauses(text) == contract.clauses(TEXT)
-    assert contract.with_table(text, table, {"test_a.py": "def test_G0_a(): ..."}) == text
+    assert contract.with_table(text, table, {"test_a.py": A_PROOF}) == text
 
 
 def test_clauses_are_bullets_and_rows() -> None:

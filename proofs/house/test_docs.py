@@ -21,7 +21,7 @@ from proofs.fixtures.proven_run import ProvenRun
 ROOT = Path(__file__).resolve().parents[2]
 OF_ITS_OWN = ROOT / "docs" / "operating.md"
 """Its commands change the computer: proofs/guardrails/test_operating.py types them into a machine."""
-DOCUMENTS = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md")} - {OF_ITS_OWN})
+DOCUMENTS = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")} - {OF_ITS_OWN})
 
 NEVER_INSIDE_ITSELF = (
     "make proofs",
@@ -33,9 +33,16 @@ NEVER_INSIDE_ITSELF = (
     "make stress",
     "make lint",
     "make format",
+    "make pure",
+    "make coverage",
+    "make docs",
+    "make lock",
+    "make dist",
+    "make release",
     ".venv/bin/pytest",
 )
-"""Commands that run this very suite, or rewrite the checkout: their spelling is checked, CI runs them for real."""
+"""Commands that run this very suite, rewrite the checkout or fetch packages: their spelling is checked, CI runs them
+for real."""
 
 
 def commands() -> list[str]:
@@ -65,6 +72,8 @@ def test_documented_command(command: str, tmp_path: Path) -> None:
             "pyproject.toml",
             "engine",
             "harness",
+            "distributions",
+            "requirements",
             "README.md",
             ".venv",
             "reports",

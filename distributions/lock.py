@@ -1,0 +1,66 @@
+"""`make lock`: the lock files in requirements/, with a hash for each file that may be installed.
+
+install.txt is what `make install` installs, develop.txt also what the proofs and the work on this repository need,
+build.txt what makes wheels of it, coverage.txt what counts the lines that ran, tools.txt what makes releases and the
+site. All hold for Python 3.11 and later. What is installed in production is what was developed with: each file is made
+within the bounds of install.txt.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ROOT / "requirements"
+
+ENGINE, HARNESS, PROOFS = (
+    ROOT / "pyproject.toml",
+    ROOT / "distributions/hybrid-harness/pyproject.toml",
+    ROOT / "distributions/pytest-hybrid-proofs/pyproject.toml",
+)
+OURS = ("hybrid-engine", "hybrid-harness", "pytest-hybrid-proofs")
+
+FILES = {
+    # lock file: (the distributions whose dependencies it has, the groups of the root's pyproject.toml)
+    "install.txt": ((ENGINE, HARNESS), ()),
+    "develop.txt": ((ENGINE, HARNESS, PROOFS), ("dev",)),
+    "build.txt": ((), ("build",)),
+    "coverage.txt": ((), ("coverage",)),
+    "tools.txt": ((), ("tools",)),
+}
+
+
+def wanted(name: str) -> list[str]:
+    """The requirements that a lock file is made of: everything but our own distributions."""
+    distributions, groups = FILES[name]
+    found = [
+        line for path in distributions for line in tomllib.loads(path.read_text("utf-8"))["project"]["dependencies"]
+    ]
+    table = tomllib.loads(ENGINE.read_text("utf-8"))["dependency-groups"]
+    found += [line for group in groups for line in table[group]]
+    return sorted({line for line in found if not line.startswith(OURS)})
+
+
+def main(arguments: list[str]) -> int:
+    """Make all lock files anew, or those that are named. Returns uv's exit status when it fails."""
+    for name in arguments or FILES:
+        bounds = [] if name == "install.txt" else ["--constraints", str(LOCKS / "install.txt")]
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "uv", "pip", "compile", "-", "--output-file", str(LOCKS / name), *bounds,
+                "--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url", "--no-annotate",
+                "--no-emit-find-links", "--no-config", "--custom-compile-command", "make lock", "--quiet",
+                *(["--upgrade"] if not arguments else []),
+            ],
+            input="\n".join(wanted(name)), text=True, check=False, cwd=ROOT,
+        )  # fmt: skip
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,224 @@
+"""pytest plugin: the part that every project pays for that has it installed, which is next to nothing.
+
+It defines the mark `claim`, options and fixtures with names of their own, and sleeps. The first test that bears the
+mark, or asks for one of the fixtures, wakes it: then harness.proving.plugin is loaded, which judges. A project that
+consists of proofs sets `hybrid_proofs = true` in its ini file. There it is awake from the start, so that it also judges
+a run of which nothing could be collected, and its options have short names too (`--systemd` for `--proofs-systemd`).
+
+With pytest-xdist the workers collect, and wake the controller by the first report of a proof. What the controller saw
+until then it hands over.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+# Nothing of harness/ is imported here: a foreign project would wait for it, and may have a `harness` of its own.
+if TYPE_CHECKING:
+    from harness.evidence.shell import Shell
+    from harness.machines.machine import Machine
+    from harness.machines.stage import Stage
+    from harness.machines.systemd import JournalStream
+    from harness.proving.plugin import Run
+
+INI = "hybrid_proofs"
+
+FIXTURES = frozenset({"proof_run", "proof_shell", "proof_stage", "proof_machine", "proof_journal"})
+
+_SLEEPER = pytest.StashKey["Sleeper"]()
+
+
+class Sleeper:
+    """Waits for the first proof, and remembers what the judging part needs to know of the time before."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.awake = False
+        self.run_id = f"{time.time():.0f}-{os.urandom(4).hex()}"
+        """All processes of a run have the same."""
+        self.session: pytest.Session | None = None
+        self.chosen: set[str] = set()
+        self.crashed: list[str] = []
+        self.plain_failures = 0
+        self.uncollected = 0
+
+    def wake(self) -> Any:
+        """Load the judging part, once, and hand over; returns its module."""
+        from harness.proving import plugin
+
+        if not self.awake:
+            self.awake = True
+            plugin.begin(self.config, self.run_id)
+            self.config.pluginmanager.register(plugin, "hybrid-proofs-judge")
+            if self.session is not None:
+                plugin.pytest_sessionstart(self.session)
+            run = plugin.run_of(self.config)
+            run.chosen |= self.chosen
+            run.crashed += self.crashed
+            run.plain_failures += self.plain_failures
+            run.uncollected += self.uncollected
+        return plugin
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self.session = session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if not self.awake:
+            self.uncollected += report.failed
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        asked = item.get_closest_marker("claim") is not None or FIXTURES & set(getattr(item, "fixturenames", ()))
+        if asked and not self.awake:
+            self.wake()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self.awake:
+            return
+        if "claim" in report.keywords:
+            # pytest has already made the list of those whom it tells of this report.
+            self.wake()
+            verdicts: Any = self.config.pluginmanager.get_plugin("proof-verdicts")
+            verdicts.pytest_runtest_logreport(report)
+        elif report.when not in ("setup", "call", "teardown"):
+            # pytest-xdist reports a worker that died in the middle of a test with a phase of its own.
+            self.crashed.append(report.nodeid)
+        else:
+            self.plain_failures += report.failed
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["proof_run"] = self.run_id
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        if not self.awake:
+            self.chosen |= set(ids)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        # A worker that is awake has found proofs, and none of them may have come to a report.
+        if not self.awake and "proof_known" in getattr(node, "workeroutput", {}):
+            self.wake().pytest_testnodedown(node, error)
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    parser.addini(
+        INI,
+        "this project consists of proofs: judge also a run of which nothing could be collected; short option names",
+        type="bool",
+        default=False,
+    )
+    config: Any = pluginmanager.get_plugin("pytestconfig")
+    group = parser.getgroup("hybrid-proofs", "proofs about systemd services")
+
+    def option(name: str, **kwargs: Any) -> None:
+        short = [f"--{name}"] if config.getini(INI) else []
+        group.addoption(f"--proofs-{name}", *short, dest=f"proofs_{name.replace('-', '_')}", **kwargs)
+
+    option(
+        "systemd",
+        default=None,
+        metavar="KIND",
+        help="which systemd to prove against: a private one booted for the run, the host's, the user's, or the "
+        "best that can be had (auto). Default: $PROOFS_SYSTEMD, else auto.",
+    )
+    option(
+        "accept-unproven",
+        action="append",
+        default=[],
+        metavar="CLAIM",
+        help="for a computer that cannot show everything: let proofs of this clause be unproven without failing the "
+        "run. Repeatable; printed, recorded, and no ground for a proof bundle.",
+    )
+    option(
+        "sign-key",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="sign a proof bundle at the end, reports/proof_bundle.json, with this private key "
+        "(`python -m harness bundle keygen` makes one)",
+    )
+    option(
+        "sign-config",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="the configuration that the bundle is to be about (default: the example). `python -m harness bundle sign` "
+        "does the same afterwards, and knows drop-ins too",
+    )
+    option(
+        "engine-cmd",
+        default=None,
+        metavar="CMD",
+        help="judge another engine that keeps the contract: the command the unit runs, `{config}` standing for the "
+        "configuration's path, for example '/usr/bin/my-engine --config {config}'",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "claim(*clauses): the contract clauses that this proof is about")
+    sleeper = config.stash[_SLEEPER] = Sleeper(config)
+    config.pluginmanager.register(sleeper, "hybrid-proofs-sleeper")
+    if config.getini(INI):
+        sleeper.wake()
+
+
+@pytest.fixture(scope="session")
+def proof_run(pytestconfig: pytest.Config) -> Run:
+    """This session of proofs: its options, id and record."""
+    run: Run = pytestconfig.stash[_SLEEPER].wake().run_of(pytestconfig)
+    return run
+
+
+@pytest.fixture(scope="session")
+def proof_shell(proof_run: Run) -> Shell:
+    """Runs commands on this computer, each of them recorded."""
+    from harness.evidence.shell import Shell
+
+    return Shell(proof_run.recorder)
+
+
+@pytest.fixture(scope="session")
+def proof_stage(proof_run: Run, proof_shell: Shell) -> Stage | None:
+    """What is installed in machines: what `make install` of a checkout of hybrid-engine makes, elsewhere nothing."""
+    from harness.machines.stage import Stage
+
+    stage = Stage(proof_run.options.checkout)
+    if not stage.is_possible:
+        return None
+    stage.build(proof_shell)
+    return stage
+
+
+@pytest.fixture(scope="session")
+def proof_machine(proof_run: Run, proof_shell: Shell, proof_stage: Stage | None) -> Iterator[Machine]:
+    """A booted machine of this worker's own; halted at the end of the session."""
+    from harness.machines import machine
+
+    kind = machine.choose(proof_run.options.systemd)
+    booted = machine.make(kind, proof_shell, proof_stage, f"proof-{os.getpid()}-{proof_run.worker}")
+    booted.boot()
+    try:
+        yield booted
+    finally:
+        booted.halt()
+
+
+@pytest.fixture(scope="session")
+def proof_journal(proof_run: Run, proof_machine: Machine) -> Iterator[JournalStream]:
+    """The journal of the engine's unit in the machine, followed from before the first proof on."""
+    from harness.machines.machine import ENGINE_UNIT
+    from harness.machines.systemd import METRONOME, JournalStream
+
+    stream = JournalStream(proof_run.recorder, proof_machine, (ENGINE_UNIT, METRONOME))
+    yield stream
+    stream.close()

@@ -1,1 +1,0 @@
-"""Everything that runs, breaks, watches and judges an engine. It never imports the engine."""

@@ -1,0 +1,39 @@
+"""The console scripts of hybrid-harness. Where something that one needs is not installed, it says what to install."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+
+HOME = "pytest-hybrid-proofs"
+"""The distribution of whatever is not in hybrid-harness."""
+
+
+def _script(name: str, module: str) -> Callable[[], int]:
+    def script() -> int:
+        try:
+            main: Callable[[], int] = importlib.import_module(module).main
+        except ModuleNotFoundError as error:
+            print(f"{name}: {missing(error)}", file=sys.stderr)
+            return 2
+        return main()
+
+    script.__doc__ = f"Run {name}; exit status 2 when something that it needs is not installed."
+    return script
+
+
+def missing(error: ModuleNotFoundError) -> str:
+    """What is not installed, and what to install, in a line."""
+    package = (error.name or "").partition(".")[0]
+    ours = package == "harness"
+    lacks = error.name if ours else package
+    return f"{lacks} is not installed here: python -m pip install {HOME if ours else 'hybrid-harness'}"
+
+
+backup = _script("hybrid-backup", "harness.upkeep.backup")
+dashboard = _script("hybrid-dashboard", "harness.dashboard.command")
+diagnose = _script("hybrid-diagnose", "harness.diagnosis.diagnose")
+healthcheck = _script("hybrid-healthcheck", "harness.observing.health")
+publish = _script("hybrid-publish", "harness.upkeep.publish")
+soak = _script("hybrid-soak", "harness.soak.controller")
