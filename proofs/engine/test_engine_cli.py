@@ -401,6 +401,7 @@ def test_C7_no_environment_is_a_crash(tmp_path: Path, variables: dict[str, str])
     assert "traceback" not in result.stdout
 
 
+@pytest.mark.claim("N19")
 def test_N19_venues_are_listed_with_what_they_need(tmp_path: Path) -> None:
     listed = call(tmp_path, "venues")
     assert listed.returncode == 0

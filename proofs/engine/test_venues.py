@@ -36,7 +36,7 @@ from engine.ingest.venues.port import (
     Trade,
     Venue,
 )
-from harness.faults.dialects import DIALECTS, Binance, Bitstamp, Bybit, Coinbase, Dialect, Gemini, Kraken, OKX
+from harness.faults.dialects import DIALECTS, OKX, Binance, Bitstamp, Bybit, Coinbase, Dialect, Gemini, Kraken
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = 1_764_000_000_123
@@ -120,6 +120,7 @@ def plain(ticks: list[Tick]) -> list[tuple[str, float, float, int, int | str | N
 # --- the conversation ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("N18")
 @each
 def test_N18_what_is_asked_for_is_acknowledged_market_by_market_or_as_a_whole(dialect: Dialect) -> None:
     found = subscription(dialect, names(dialect))
@@ -133,6 +134,7 @@ def test_N18_what_is_asked_for_is_acknowledged_market_by_market_or_as_a_whole(di
     assert parser.errors == 0
 
 
+@pytest.mark.claim("N18")
 @pytest.mark.parametrize(
     ("dialect", "says"),
     [
@@ -154,6 +156,7 @@ def test_N18_a_rejection_has_the_venues_words(dialect: Dialect, says: str) -> No
     assert parser.errors == 0
 
 
+@pytest.mark.claim("N18")
 def test_N18_a_rejection_of_binances_has_its_words() -> None:
     """It knows no unknown market, only requests that it does not understand."""
     for reply in (
@@ -170,6 +173,7 @@ def test_N18_a_rejection_of_binances_has_its_words() -> None:
     assert (parser.controls, parser.ignored) == ([], 2)
 
 
+@pytest.mark.claim("N18")
 @each
 def test_N18_a_server_that_is_about_to_close_says_so(dialect: Dialect) -> None:
     if dialect.draining:
@@ -179,6 +183,7 @@ def test_N18_a_server_that_is_about_to_close_says_so(dialect: Dialect) -> None:
         assert parser.ignored == 1
 
 
+@pytest.mark.claim("N18")
 def test_N18_what_a_peer_says_is_bounded_and_printable() -> None:
     parser = parser_of(Kraken())
     read(parser, *[json.dumps({"success": False, "error": "\x1b[2J\u202e" * 9_999})] * 5000)
@@ -189,6 +194,7 @@ def test_N18_what_a_peer_says_is_bounded_and_printable() -> None:
     assert told.isprintable()
 
 
+@pytest.mark.claim("N8b")
 @each
 def test_N8b_greetings_heartbeats_and_answers_to_beats_are_ignored(dialect: Dialect) -> None:
     parser = parser_of(dialect)
@@ -201,6 +207,7 @@ def test_N8b_greetings_heartbeats_and_answers_to_beats_are_ignored(dialect: Dial
 # --- trades -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("N4", "N10", "N12")
 @each
 def test_N4_N10_N12_trades_bear_their_markets_name_and_the_exact_numbers(dialect: Dialect) -> None:
     parser = parser_of(dialect)
@@ -215,6 +222,7 @@ def test_N4_N10_N12_trades_bear_their_markets_name_and_the_exact_numbers(dialect
     assert (parser.errors, parser.ignored, parser.foreign, parser.error_streak) == (0, 0, 0, 0)
 
 
+@pytest.mark.claim("N12")
 @each
 def test_N12_a_market_that_nobody_asked_for_is_foreign(dialect: Dialect) -> None:
     parser = parser_of(dialect)
@@ -228,6 +236,7 @@ def test_N12_a_market_that_nobody_asked_for_is_foreign(dialect: Dialect) -> None
     assert parser.last_foreign.upper() == stranger.upper()
 
 
+@pytest.mark.claim("N9")
 @each
 def test_N9_gaps_are_counted_where_the_venue_numbers_by_market_and_resends_are_duplicates(dialect: Dialect) -> None:
     streams = Streams()
@@ -243,6 +252,7 @@ def test_N9_gaps_are_counted_where_the_venue_numbers_by_market_and_resends_are_d
     assert venue.consecutive_ids is dialect.numbers_by_market
 
 
+@pytest.mark.claim("N11")
 @each
 def test_N11_ids_that_start_over_are_new_trades(dialect: Dialect) -> None:
     parser = parser_of(dialect)
@@ -254,6 +264,7 @@ def test_N11_ids_that_start_over_are_new_trades(dialect: Dialect) -> None:
         assert intake.admit(read(parser, *said)) == []
 
 
+@pytest.mark.claim("N9")
 def test_N9_fills_that_okx_merges_are_no_gap() -> None:
     dialect = OKX()
     for turn in range(2):
@@ -272,6 +283,7 @@ def test_N9_fills_that_okx_merges_are_no_gap() -> None:
     assert 0 < len(parser.numbers) <= 4096, "a peer cannot have us keep as many ids as it likes"
 
 
+@pytest.mark.claim("N12")
 def test_N12_a_block_trade_of_bybits_is_no_print_of_the_market() -> None:
     dialect = Bybit()
     parser = parser_of(dialect)
@@ -283,6 +295,7 @@ def test_N12_a_block_trade_of_bybits_is_no_print_of_the_market() -> None:
     assert (parser.ignored, parser.errors) == (2, 0)
 
 
+@pytest.mark.claim("N9")
 def test_N9_ids_of_bybits_are_numbers_or_names() -> None:
     dialect = Bybit()
     parser = parser_of(dialect)
@@ -302,6 +315,7 @@ def test_N9_ids_of_bybits_are_numbers_or_names() -> None:
     assert parser.errors == 2
 
 
+@pytest.mark.claim("N8b")
 def test_N8b_coinbases_last_match_is_a_trade_of_before() -> None:
     dialect = Coinbase()
     intake = Intake(1, 1)
@@ -361,6 +375,7 @@ BAD_NUMBERS = [None, True, "", "x", "0x10", " 1", "1_0", [], {}, "nan", "inf", "
 BAD_IDS = [None, True, "", " 1", [], {}, 1.5, -1, 2**63, "9" * 5000]
 
 
+@pytest.mark.claim("N8")
 @each
 def test_N8_bad_fields_are_one_error_each_and_never_a_tick(dialect: Dialect) -> None:
     _, number, price, size, at = FIELDS[dialect.name]
@@ -382,6 +397,7 @@ def test_N8_bad_fields_are_one_error_each_and_never_a_tick(dialect: Dialect) -> 
             assert parser.last_error
 
 
+@pytest.mark.claim("N8")
 @each
 def test_N8_numbers_may_be_texts_and_texts_numbers_where_they_mean_the_same(dialect: Dialect) -> None:
     _, number, price, size, _ = FIELDS[dialect.name]
@@ -391,6 +407,7 @@ def test_N8_numbers_may_be_texts_and_texts_numbers_where_they_mean_the_same(dial
             assert plain(ticks) == [("FIRST", 1.5, 2.0, NOW, 5)], (name, value)
 
 
+@pytest.mark.claim("N8")
 @each
 def test_N8_other_fields_are_not_judged(dialect: Dialect) -> None:
     name = FIELDS[dialect.name][2]
@@ -402,6 +419,7 @@ def test_N8_other_fields_are_not_judged(dialect: Dialect) -> None:
         assert len(read(parser_of(dialect), *[message] * wanted)) == wanted
 
 
+@pytest.mark.claim("N8")
 @pytest.mark.parametrize(
     ("dialect", "times"),
     [
@@ -447,6 +465,7 @@ def test_N8_times_at_the_edges(dialect: Dialect, times: dict[object, int | None]
             assert one.errors == (wanted is None), said
 
 
+@pytest.mark.claim("N8", "N8b")
 @each
 def test_N8_N8b_what_is_no_message_of_the_venues_gets_one_verdict(dialect: Dialect) -> None:
     unusable = [
@@ -479,6 +498,7 @@ def test_N8_N8b_what_is_no_message_of_the_venues_gets_one_verdict(dialect: Diale
         assert (parser.errors, parser.ignored, parser.controls) == (0, 1, []), value
 
 
+@pytest.mark.claim("N8")
 @each
 def test_N8_the_good_trades_of_a_message_are_saved(dialect: Dialect) -> None:
     rows = [(number, "1.5", "2", NOW) for number in range(4)]
@@ -501,6 +521,7 @@ def test_N8_the_good_trades_of_a_message_are_saved(dialect: Dialect) -> None:
     assert (parser.errors, parser.ignored) == (0, 1)
 
 
+@pytest.mark.claim("N8")
 @each
 def test_N8_a_snapshot_of_4_MiB_is_read_in_a_moment(dialect: Dialect) -> None:
     row = json.dumps({"price": "1.5", "size": "2"})
@@ -559,6 +580,7 @@ def frames(draw: st.DrawFn) -> tuple[Dialect, list[bytes]]:
     return dialect, messages
 
 
+@pytest.mark.claim("N8", "N12")
 @given(frames())
 def test_N8_N12_whatever_comes_is_booked_and_no_tick_is_of_another_market(drawn: tuple[Dialect, list[bytes]]) -> None:
     dialect, messages = drawn
@@ -581,6 +603,7 @@ def test_N8_N12_whatever_comes_is_booked_and_no_tick_is_of_another_market(drawn:
 # --- what may be asked for (N13) ----------------------------------------------------------------------------
 
 
+@pytest.mark.claim("N13")
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
@@ -594,6 +617,7 @@ def test_N13_a_market_that_is_spelled_as_the_venue_has_none_is_refused(name: str
     assert wrong in problem or "btcusdt@trade" in problem
 
 
+@pytest.mark.claim("N13")
 @each
 def test_N13_a_venue_is_reached_by_TLS_and_told_its_markets(dialect: Dialect) -> None:
     venue = VENUES[dialect.name]
@@ -608,6 +632,7 @@ def test_N13_a_venue_is_reached_by_TLS_and_told_its_markets(dialect: Dialect) ->
         assert "test network" in venue.subscription(f"wss://{domain}/", {dialect.market: "X"}, "trade").doubts[0]
 
 
+@pytest.mark.claim("N4")
 def test_N4_hosts_tell_their_venue() -> None:
     for name in registry.names():
         assert registry.venue_of(None, registry.find(name).url).name == name
@@ -615,6 +640,7 @@ def test_N4_hosts_tell_their_venue() -> None:
         assert registry.venue_of(None, url).name == "mock"
 
 
+@pytest.mark.claim("N4")
 def test_N4_binance_is_subscribed_to_where_its_URL_asks_for_that() -> None:
     venue = registry.find("binance")
     table = {"btcusdt": "BTC/USDT", "ETHUSDT": "ETH/USDT"}
@@ -628,6 +654,7 @@ def test_N4_binance_is_subscribed_to_where_its_URL_asks_for_that() -> None:
     assert "/market" in (silent.problem or "")
 
 
+@pytest.mark.claim("N13")
 def test_N13_version_1_of_geminis_is_a_warning() -> None:
     found = registry.find("gemini").subscription("wss://api.gemini.com/v1/marketdata/btcusd", None, "trade")
     assert (found.markets, found.problem, found.messages) == (("BTCUSD",), None, ())
@@ -637,6 +664,7 @@ def test_N13_version_1_of_geminis_is_a_warning() -> None:
 # --- venues of other packages (N19) -------------------------------------------------------------------------
 
 
+@pytest.mark.claim("N19")
 def test_N19_the_venue_of_the_documentation_is_short_and_found_by_its_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -651,6 +679,7 @@ def test_N19_the_venue_of_the_documentation_is_short_and_found_by_its_entry_poin
     assert registry.find("GATE").url == "wss://api.gateio.ws/ws/v4/"
 
 
+@pytest.mark.claim("N19")
 @pytest.mark.parametrize(
     ("module", "why"),
     [("raise RuntimeError('boom')", "RuntimeError: boom"), ("Gate = 7", "not a Venue but int"), ("", "AttributeError")],
@@ -680,6 +709,7 @@ class Rude(Venue):
         return [Trade("A", price, -1.0 if message == b"volume" else 1.0, 10**14 if message == b"ts" else 1, number)]
 
 
+@pytest.mark.claim("N19")
 def test_N19_what_another_packages_venue_says_is_checked() -> None:
     parser = Rude().parser("", "src", Markets("src", "X", Streams(), {"A": "X"}))
     bad = [b"raise", b"nan", b"zero", b"inf", b"id", b"name", b"volume", b"ts"]

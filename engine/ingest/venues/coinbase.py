@@ -22,6 +22,7 @@ from msgspec import Struct
 from engine.base.events import Tick
 from engine.ingest.venues.port import (
     EPOCH,
+    MICROSECONDS_FROM,
     UNREADABLE,
     Ack,
     Id,
@@ -99,7 +100,7 @@ class Coinbase(Venue):
                 read_into(message, out)
                 return
             ts = millis(trade.time - EPOCH)
-            if ts < 0:
+            if not 0 <= ts < MICROSECONDS_FROM:
                 read_into(message, out)
                 return
             out.append(Tick(stream, symbol, trade.price, trade.size, ts, trade.trade_id))

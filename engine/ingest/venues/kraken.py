@@ -21,6 +21,7 @@ from msgspec import Struct
 from engine.base.events import Tick
 from engine.ingest.venues.port import (
     EPOCH,
+    MICROSECONDS_FROM,
     UNREADABLE,
     Ack,
     Id,
@@ -100,7 +101,7 @@ class Kraken(Venue):
                 for one in decode(message).data:
                     stream, symbol = placed[one.symbol]
                     ts = millis(one.timestamp - EPOCH)
-                    if ts < 0:
+                    if not 0 <= ts < MICROSECONDS_FROM:
                         raise ValueError(ts)
                     out.append(Tick(stream, symbol, one.price, one.qty, ts, one.trade_id))
             except (*UNREADABLE, KeyError):
