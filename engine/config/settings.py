@@ -194,6 +194,15 @@ def load_sources(path: Path) -> tuple[Source, ...]:
     return tuple(sorted(found, key=lambda source: source.priority))
 
 
+def known_sources(loaded: Loaded, sources: str | None) -> tuple[Source, ...]:
+    """The sources of the file that REAL_WS would read, whatever this run is for; none where there is no such file."""
+    if loaded.sources:
+        return loaded.sources
+    directory = (loaded.config_path or DEFAULT_CONFIG_PATH).parent
+    path = _path("--sources", sources) if sources is not None else directory / SOURCES_FILE_NAME
+    return load_sources(path) if sources is not None or os.path.lexists(path) else ()
+
+
 def _located(source: Source, path: Path) -> Source:
     """A source with a URL: its own, or its venue's."""
     if source.url:

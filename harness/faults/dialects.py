@@ -60,6 +60,8 @@ def _rfc3339(ms: int) -> str:
 
 
 class Binance(Dialect):
+    """By SUBSCRIBE on the raw endpoint."""
+
     name = "binance"
     market = "BTCUSDT"
     other = "ETHUSDT"
@@ -83,6 +85,8 @@ class Binance(Dialect):
 
 
 class Coinbase(Dialect):
+    """Coinbase Exchange, channels `matches` and `heartbeat`."""
+
     name = "coinbase"
     market = "BTC-USD"
     other = "ETH-USD"
@@ -120,6 +124,8 @@ class Coinbase(Dialect):
 
 
 class Kraken(Dialect):
+    """Version 2, channel `trade`."""
+
     name = "kraken"
     market = "BTC/USD"
     other = "ETH/USD"
@@ -159,6 +165,8 @@ class Kraken(Dialect):
 
 
 class Bitstamp(Dialect):
+    """Version 2, channels `live_trades_<market>`."""
+
     name = "bitstamp"
     market = "btcusd"
     other = "ethusd"
@@ -191,6 +199,8 @@ class Bitstamp(Dialect):
 
 
 class OKX(Dialect):
+    """Version 5, channel `trades`."""
+
     name = "okx"
     market = "BTC-USDT"
     other = "ETH-USDT"
@@ -228,6 +238,8 @@ class OKX(Dialect):
 
 
 class Bybit(Dialect):
+    """Version 5, topics `publicTrade.<market>` of spot."""
+
     name = "bybit"
     market = "BTCUSDT"
     other = "ETHUSDT"
@@ -263,6 +275,8 @@ class Bybit(Dialect):
 
 
 class Gemini(Dialect):
+    """The streams of 2026, `<market>@trade`."""
+
     name = "gemini"
     market = "btcusd"
     other = "ethusd"

@@ -917,6 +917,18 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"foreign 10, ignored 0",
     ),
     Sabotage(
+        id="a-rejection-without-words",
+        guardrail="N18",
+        breaks="why a venue rejects a subscription is known to nobody",
+        proof="test_venues_unit::test_a_failover_from_venue_to_venue_keeps_names_ids_and_books",
+        patch=Patch(
+            "engine/ingest/venues/okx.py",
+            'Rejected(words(value.get("code"), value.get("msg"), value.get("connCount")))',
+            "Rejected(words())",
+        ),
+        reason=r"the log does not have the venue's words",
+    ),
+    Sabotage(
         id="the-reason-is-kept-from-systemd",
         guardrail="M4",
         breaks="an engine that fails says why in its log alone",
@@ -1103,7 +1115,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="S4",
         breaks="a half-open connection is kept for ever",
         proof="test_scenarios::test_missed_pong_means_reconnect",
-        patch=Patch("engine/ingest/session.py", "        elif link.ping_at > link.heard_at:", "        elif False:"),
+        patch=Patch(
+            "engine/ingest/session.py",
+            "return link.ping_at + self._policy.pong_timeout_secs if link.ping_at > link.heard_at else inf",
+            "return inf",
+        ),
         reason=r"'connection dropped' has not come",
     ),
     Sabotage(

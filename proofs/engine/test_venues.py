@@ -37,6 +37,8 @@ from engine.ingest.venues.port import (
     Venue,
 )
 from harness.faults.dialects import DIALECTS, OKX, Binance, Bitstamp, Bybit, Coinbase, Dialect, Gemini, Kraken
+from harness.faults.exchange import Exchange
+from proofs.fixtures.engine_process import engine, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = 1_764_000_000_123
@@ -717,3 +719,45 @@ def test_N19_what_another_packages_venue_says_is_checked() -> None:
     assert (parser.errors, parser.error_streak) == (len(bad), len(bad))
     assert [tick.trade_id for tick in read(parser, b"good")] == [7]
     assert parser.error_streak == 0
+
+
+# --- the whole engine ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.claim("N18", "N4")
+@pytest.mark.parametrize("transport", ["picows", "websockets"])
+def test_N18_an_engine_subscribes_beats_and_replaces_a_connection_that_will_be_closed(
+    tmp_path: Path, transport: str
+) -> None:
+    """Bybit never acknowledges, and is left; OKX does, and says that it is about to close."""
+
+    class Silent(Bybit):
+        def answer(self, message: str) -> list[str]:
+            return []
+
+    with Exchange() as better, Exchange() as exchange:
+        better.speak(Silent())
+        exchange.speak(dialect := OKX())
+        (tmp_path / "ws_sources.toml").write_text(
+            f'[[source]]\nname = "mute"\nvenue = "bybit"\nurl = "{better.url}"\npriority = 1\n'
+            'markets = { BTCUSDT = "B" }\n'
+            f'[[source]]\nname = "okx"\nvenue = "okx"\nurl = "{exchange.url}"\npriority = 2\n'
+            'markets = { BTC-USDT = "FIRST", ETH-USDT = "SECOND" }\n'
+        )
+        options = {"subscribe_timeout_secs": 0.3, "max_connects_per_minute": 6000, "max_backoff_secs": 30}
+        config = write_config(tmp_path, {"engine": options})
+        with engine(tmp_path, "--config", str(config), "--ingest", "realws", HYBRID_TRANSPORT=transport) as running:
+            dropped = running.wait_line("connection dropped")
+            assert dropped["reason"] == "the subscription was not acknowledged within 0.3 s"
+            exchange.wait_heard(1)
+            exchange.send_raw([dialect.trade("BTC-USDT", 1, "1.5", "2", NOW), dialect.draining])
+            running.wait_line("the server is about to close")
+            exchange.wait_heard(2)
+            # Both connections get it; whichever is first, it is one tick.
+            exchange.send_raw([dialect.trade("ETH-USDT", number, "2.5", "1", NOW + number) for number in range(1, 30)])
+            running.wait_heartbeat(lambda beat: beat["ingest_received"] == 30)
+            assert running.stop() == 0
+            final = running.final()
+            assert (final["gaps"], final["parse_errors"]) == (0, 0)
+    asked = [{"channel": "trades", "instId": market} for market in ("BTC-USDT", "ETH-USDT")]
+    assert [json.loads(text) for text in exchange.heard if text != "ping"] == [{"op": "subscribe", "args": asked}] * 2

@@ -243,6 +243,8 @@ class BinanceParser(Parser):
 
 
 class Binance(Venue):
+    """Trades of its spot and futures markets, by URL or by SUBSCRIBE."""
+
     name = "binance"
     documentation = "developers.binance.com, Spot, WebSocket Streams (November 2026)"
     url = "wss://stream.binance.com:9443/ws"

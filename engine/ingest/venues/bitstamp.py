@@ -58,6 +58,8 @@ _TRADE: Final = msgspec.json.Decoder(_Trade, strict=False)
 
 
 class Bitstamp(Venue):
+    """The channels `live_trades_<market>`."""
+
     name = "bitstamp"
     documentation = "bitstamp.net/websocket/v2 (November 2026)"
     url = "wss://ws.bitstamp.net"

@@ -79,6 +79,8 @@ def _trade(row: Any) -> Trade | None:
 
 
 class Bybit(Venue):
+    """The topics `publicTrade.<market>`, of spot where nothing else is said."""
+
     name = "bybit"
     documentation = "bybit-exchange.github.io/docs/v5/websocket/public/trade (November 2026)"
     url = "wss://stream.bybit.com/v5/public/spot"

@@ -56,6 +56,8 @@ _MATCH: Final = msgspec.json.Decoder(_Match, strict=False)
 
 
 class Coinbase(Venue):
+    """The channel `matches` of Coinbase Exchange."""
+
     name = "coinbase"
     documentation = "docs.cdp.coinbase.com/exchange/websocket-feed (November 2026)"
     url = "wss://ws-feed.exchange.coinbase.com"

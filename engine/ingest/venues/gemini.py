@@ -191,6 +191,8 @@ def _is_v1(url: str, table: Mapping[str, str] | None) -> bool:
 
 
 class Gemini(Venue):
+    """The streams `<market>@trade`, and version 1 where the URL asks for it."""
+
     name = "gemini"
     documentation = "docs.gemini.com/websocket/streams (November 2026)"
     url = "wss://ws.gemini.com"

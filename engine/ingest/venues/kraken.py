@@ -65,6 +65,8 @@ def _trade(row: Any) -> Trade:
 
 
 class Kraken(Venue):
+    """The channel `trade` of version 2."""
+
     name = "kraken"
     documentation = "docs.kraken.com, Spot WebSocket v2, trade (November 2026)"
     url = "wss://ws.kraken.com/v2"

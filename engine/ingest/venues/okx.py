@@ -71,6 +71,8 @@ def _trade(row: Any) -> Trade:
 
 
 class OKX(Venue):
+    """The channel `trades` of version 5."""
+
     name = "okx"
     documentation = "okx.com/docs-v5, WS / Trades channel (November 2026)"
     url = "wss://ws.okx.com:8443/ws/v5/public"

@@ -363,6 +363,7 @@ class Venue:
 
 
 def is_below(host: str, domains: Iterable[str]) -> bool:
+    """Whether `host` is one of `domains`, or of one of them."""
     return any(host == domain or host.endswith("." + domain) for domain in domains)
 
 

@@ -138,6 +138,8 @@ def _is_integer(text: str) -> bool:
 
 
 class Mock(Venue):
+    """MOCK_WS, whose messages bring their own symbol."""
+
     name = "mock"
     documentation = "docs/contract.md, N3"
     consecutive_ids = True
