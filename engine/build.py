@@ -17,7 +17,8 @@ from engine.ingest import feeds
 from engine.ingest.clock_skew import VenueClocks
 from engine.ingest.inlet import Ingest
 from engine.ingest.intake import Intake
-from engine.ingest.venues.markets import CONSECUTIVE_IDS, Streams, kind_for
+from engine.ingest.venues import registry
+from engine.ingest.venues.markets import Streams
 from engine.storage.batch import Batch, Restored
 from engine.storage.ledger import Ledger
 from engine.trading import execution, risk, strategy
@@ -64,7 +65,7 @@ def make_ingest(
     options = loaded.settings
     replay = is_replay(options)
     sources = _sources(loaded)
-    sparse = {source.name for source in sources if kind_for(source.venue, source.url) not in CONSECUTIVE_IDS}
+    sparse = {source.name for source in sources if not registry.venue_of(source.venue, source.url).consecutive_ids}
     streams = Streams(restored.streams, (source.name for source in sources))
     intake = Intake(
         options.engine.sample_every,

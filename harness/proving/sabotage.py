@@ -908,11 +908,23 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="prints of the insurance fund are taken for market trades",
         proof="test_markets_unit::test_each_market_of_one_connection_has_its_name_and_its_ids",
         patch=Patch(
-            "engine/ingest/venues/wire.py",
+            "engine/ingest/venues/binance.py",
             '_Execution: TypeAlias = Literal["MARKET"] | None',
             "_Execution: TypeAlias = str | None",
         ),
         reason=r"foreign 10, ignored 0",
+    ),
+    Sabotage(
+        id="a-rejection-without-words",
+        guardrail="N18",
+        breaks="why a venue rejects a subscription is known to nobody",
+        proof="test_venues_unit::test_a_failover_from_venue_to_venue_keeps_names_ids_and_books",
+        patch=Patch(
+            "engine/ingest/venues/okx.py",
+            'Rejected(words(value.get("code"), value.get("msg"), value.get("connCount")))',
+            "Rejected(words())",
+        ),
+        reason=r"the log does not have the venue's words",
     ),
     Sabotage(
         id="the-reason-is-kept-from-systemd",
@@ -1101,7 +1113,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="S4",
         breaks="a half-open connection is kept for ever",
         proof="test_scenarios::test_missed_pong_means_reconnect",
-        patch=Patch("engine/ingest/session.py", "        elif link.ping_at > link.heard_at:", "        elif False:"),
+        patch=Patch(
+            "engine/ingest/session.py",
+            "return link.ping_at + self._policy.pong_timeout_secs if link.ping_at > link.heard_at else inf",
+            "return inf",
+        ),
         reason=r"'connection dropped' has not come",
     ),
     Sabotage(
@@ -1109,7 +1125,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="S5",
         breaks="malformed messages vanish without a trace",
         proof="test_scenarios::test_malformed_messages_are_counted_and_survived",
-        patch=Patch("engine/ingest/venues/wire.py", "        self.errors += 1\n", "        self.errors += 0\n"),
+        patch=Patch("engine/ingest/venues/port.py", "        self.errors += 1\n", "        self.errors += 0\n"),
         reason=r"parse errors, \d+ were sent",
     ),
     Sabotage(
