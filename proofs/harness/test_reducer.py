@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -60,6 +61,7 @@ def begun(**changes: object) -> Reducer:
     return soak
 
 
+@pytest.mark.claim("K5")
 def test_K5_the_config_is_changed_before_the_engine_is_started() -> None:
     change, decision, act = Reducer(TERMS, 0.0).begin("running")
     assert change == Change({"sample_every": 1, "ingest_mode": "REAL_WS"})
