@@ -355,29 +355,39 @@ def called(node: ast.expr) -> str:
     return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
 
 
-MIXED = """
+AT_LAST_A_PROOF = """
 import pytest
 
-def test_a_plain_failure():
-    assert 1 == 2
+def test_a_before():
+    {before}
 
 @pytest.mark.claim("it-stands")
 def test_proof():
-    pass
+    {proof}
 """
+
+PASSES, FAILS, SKIPS = "pass", "assert 1 == 2", "pytest.skip()"
 
 
 @pytest.mark.claim("P5", "V7")
 @pytest.mark.parametrize("workers", ["0", "1"])
-@pytest.mark.parametrize("hurdle", ["", "plain", "uncollected"])
-def test_the_first_proof_wakes_the_plugin(tmp_path: Path, workers: str, hurdle: str) -> None:
+@pytest.mark.parametrize(
+    ("before", "proof", "more", "status", "told"),
+    [
+        (PASSES, PASSES, {}, 0, "1 proven, 0 unproven, 0 refuted"),
+        (FAILS, SKIPS, {}, 1, "0 proven, 1 unproven, 0 refuted"),
+        (PASSES, PASSES, {"test_a_first": "import nothing_of_this_name"}, 3, "1 proven, 0 unproven, 0 refuted"),
+    ],
+    ids=["quiet", "plain-failure", "uncollected"],
+)
+def test_the_first_proof_wakes_the_plugin(
+    tmp_path: Path, before: str, proof: str, more: dict[str, str], status: int, told: str, workers: str
+) -> None:
     """What happened before counts as if it had been awake: a test that failed, a file that could not be collected."""
-    text = MIXED if hurdle == "plain" else MIXED.replace("assert 1 == 2", "pass")
-    more = {"test_a_first": "import nothing_of_this_name"} if hurdle == "uncollected" else {}
-    status, output = foreign(tmp_path, text, "-n", workers, "--continue-on-collection-errors", **more)
-    assert "1 proven, 0 unproven, 0 refuted" in output, output
-    assert status == {"": 0, "plain": 1, "uncollected": 3}[hurdle], output
+    text = AT_LAST_A_PROOF.format(before=before, proof=proof)
+    ended, output = foreign(tmp_path, text, "-n", workers, "--continue-on-collection-errors", **more)
+    assert (ended, told in output) == (status, True), output
     report = json.loads((tmp_path / "reports" / "verdicts.json").read_text())
-    assert report["state"] == ("interrupted" if hurdle == "uncollected" else "complete")
+    assert report["state"] == ("interrupted" if more else "complete")
     assert (report["collected"], report["selected"], report["never_ran"]) == (1, 1, 0)
     assert [one["claims"] for one in report["verdicts"]] == [["it-stands"]]
