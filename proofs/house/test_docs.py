@@ -39,8 +39,8 @@ NEVER_INSIDE_ITSELF = (
     "make release",
     ".venv/bin/pytest",
 )
-"""Commands that run this very suite, rewrite the checkout or fetch packages: their spelling is checked, CI runs them for
-real."""
+"""Commands that run this very suite, rewrite the checkout or fetch packages: their spelling is checked, and CI runs them
+for real."""
 
 
 def commands() -> list[str]:
