@@ -25,8 +25,8 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage canary scale soak bench doctor buglog lint format pure coverage docs lock dist release \
-  install uninstall clean
+.PHONY: help proofs test sabotage canary scale stress debian soak bench doctor buglog lint format pure coverage docs \
+  lock dist release install uninstall clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -83,6 +83,16 @@ scale: $(READY)  ## A million trades from a foreign server in each of four sampl
 	PROOFS_SCALE_TICKS=1000000 PROOFS_SCALE_KILLS=20 $(BIN)/pytest proofs/engine/test_scale.py $(ARGS)
 
 SECONDS ?= 7200
+RUNS ?= 10
+stress: $(READY) machine-tools browser  ## The whole suite RUNS=10 times, shuffled, every other run on a busy computer
+	$(BIN)/python -m harness stress --runs $(RUNS) -- proofs $(PARALLEL) -m 'not sabotage' $(ARGS)
+
+VERSION ?= 13
+debian: $(READY)  ## Both commands of the README on Debian VERSION=13 or 12, made in .cache (as root; ARGS='make canary')
+	@command -v debootstrap >/dev/null || \
+	  { $(SUDO) apt-get update $(APT_QUIET) && $(SUDO) apt-get install -y $(APT_QUIET) debootstrap; }
+	$(BIN)/python -m harness debian --release $(VERSION) $(or $(ARGS),sh -c 'make proofs && make test')
+
 soak: $(READY)  ## Watch the installed unit for SECONDS=7200, throttle and restart it (as root)
 	$(BIN)/python -m harness soak --seconds $(SECONDS) $(ARGS)
 

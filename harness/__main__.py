@@ -34,6 +34,14 @@ _ELSEWHERE = {
         "verdicts and buglog to where the installed dashboard shows them",
     ),
     "bundle": ("harness.bundle.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
+    "debian": (
+        "harness.machines.debian", "add_arguments", "run",
+        "run a command on another Debian, in a directory, on a fresh clone of this checkout",
+    ),
+    "stress": (
+        "harness.proving.stress", "add_arguments", "run",
+        "the whole suite again and again, shuffled, on a quiet and on a busy computer",
+    ),
     "dashboard": (
         "harness.dashboard.command", "add_arguments", "run",
         "serve one live page about the engine, /healthz and /metrics",

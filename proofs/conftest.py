@@ -1,6 +1,7 @@
 """Fixtures of the proofs; the plugin pytest_hybrid_proofs brings machine, shell and journal."""
 
 import gc
+import random
 import sys
 
 from proofs.fixtures.bytecode import BYTECODE
@@ -41,6 +42,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("machine")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("proofs").addoption("--shuffle", type=int, metavar="SEED", help="run in the order that SEED makes")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What drives a machine comes first: it waits more than it computes, and at the end would leave processors idle.
@@ -48,6 +53,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Of pytest-xdist's workers each begins with as many neighbours as any other (`--dist=worksteal`), so these are dealt.
     The rest is not: a module's tests share what the first of them made, such as compiled templates.
     """
+    if (seed := config.getoption("--shuffle")) is not None:
+        random.Random(seed).shuffle(items)
+        return
     workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
     waits, rest = [], []
     for item in items:

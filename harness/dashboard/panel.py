@@ -313,7 +313,7 @@ def health(seen: Observation) -> Json:
         return {"tone": "bad", "title": title, "lines": [*wrong, *odd]}
     if odd:
         return {"tone": "busy", "title": "The engine is well. To be noted:", "lines": odd}
-    return {"tone": "good", "title": "All well", "lines": []}
+    return {"tone": "good", "title": "Engine and computer are well", "lines": []}
 
 
 def _calm(look: UnitLook) -> str:
@@ -569,10 +569,14 @@ def _figures(seen: Observation) -> list[Json]:
             "note": "99th percentile, this run",
         },
         {
-            "name": "Memory", "value": _shown(None if rss is None else rss / 2**20, 0), "unit": "MiB",
-            "note": "resident",
+            "name": "Memory", "value": _shown(None if rss is None else rss / 2**20, 0) if _runs(seen) else "–",
+            "unit": "MiB", "note": "resident" if _runs(seen) else "the engine does not run",
         },
     ]  # fmt: skip
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _rung(seen: Observation) -> tuple[str, int | None]:
@@ -776,9 +780,9 @@ def _verdicts(seen: Observation) -> Json:
     if refuted := counts[Verdict.REFUTED.value]:
         word, tone = f"{refuted:,} refuted", "bad"
     elif seen.verdicts.state == "running":
-        word, tone = "not yet proven: a run is going on", "busy"
+        word, tone = "not proven: a run is going on, or was killed", "busy"
     elif seen.verdicts.state not in ("complete", "partial") or seen.verdicts.never_ran:
-        word, tone = f"{seen.verdicts.state}: {seen.verdicts.never_ran:,} proofs never ran", "busy"
+        word, tone = f"{seen.verdicts.state}: {_counted(seen.verdicts.never_ran, 'proof')} never ran", "busy"
     elif unproven := counts[Verdict.UNPROVEN.value]:
         word, tone = f"{unproven:,} unproven", "busy"
     elif not seen.verdicts.rows:
@@ -823,14 +827,25 @@ _COUNTED = {
     "ticks_parsed": ("hybrid_ticks_parsed", "Ticks parsed from the feed by this run of the engine."),
     "ingest_received": ("hybrid_ticks_received", "New ticks received by this run; duplicates are not new."),
     "ingest_processed": ("hybrid_ticks_processed", "Ticks processed by this run: every sample_every-th received."),
+    "sampled_out": ("hybrid_ticks_sampled_out", "New ticks of this run that sampling left out."),
     "foreign": ("hybrid_ticks_foreign", "Trades of markets that nobody asked for; not counted as parsed."),
     "duplicates": ("hybrid_ticks_duplicate", "Ticks that had been seen before."),
+    "ignored": ("hybrid_messages_ignored", "Well-formed messages of the feed that are not trades."),
     "signal_count": ("hybrid_signals", "Signals made by this run, vetoed ones included."),
+    "shadow_orders": ("hybrid_orders_shadow", "Orders of this run that were recorded and not sent."),
     "trade_count": ("hybrid_fills", "Fills of this run, simulated ones included."),
     "risk_vetoes": ("hybrid_vetoes_risk", "Signals vetoed because of a risk cap."),
     "stale_vetoes": ("hybrid_vetoes_stale", "Signals vetoed because their tick was too old."),
     "parse_errors": ("hybrid_parse_errors", "Malformed messages of the feed."),
     "reconnects": ("hybrid_reconnects", "Connection attempts after the first."),
+    "connections_unbounded": (
+        "hybrid_connections_unbounded",
+        "Connections closed because what their peer made the engine hold had no bound.",
+    ),
+    "persist_count": ("hybrid_rows_written", "Rows of all tables that this run wrote to the database."),
+    "bp_drops_tick": ("hybrid_ticks_dropped", "Ticks that found no room before the end of a shutdown."),
+    "bp_drops_signal": ("hybrid_order_rows_dropped", "Signals, order events and fills not written at the end."),
+    "bp_drops_persist": ("hybrid_tick_rows_dropped", "Tick rows not written at the end."),
     "persist_errors": ("hybrid_persist_errors", "Attempts to write to the database that failed and were retried."),
     "log_drops": ("hybrid_log_drops", "Log lines of this run that were dropped because nobody read them."),
 }
@@ -851,6 +866,7 @@ METRICS = (
     Metric("hybrid_event_loop_lag_seconds", "gauge", "99th percentile of the engine's event-loop lag in this run."),
     Metric("hybrid_clock_skew_seconds", "gauge", "How far the venue's clock is ahead of ours; below 0: behind."),
     Metric("hybrid_wal_bytes", "gauge", "Length of the database's write-ahead log at the engine's last heartbeat."),
+    Metric("hybrid_ticks_missing", "gauge", "Trade ids of this run that the venue gave and that have not come (yet)."),
     Metric("hybrid_exposure_usd", "gauge", "Exposure of a symbol with its open orders, at its latest price.", "symbol"),
     Metric("hybrid_exposure_limit_usd", "gauge", "Cap on the exposure: scope total or symbol.", "scope"),
     Metric("hybrid_open_orders", "gauge", "Open orders of the present mode."),
@@ -909,6 +925,7 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
         skew = jsontext.number(seen.log.heartbeat.get("clock_skew_ms"))
         put("hybrid_clock_skew_seconds", None if skew is None else skew / 1000)
         put("hybrid_wal_bytes", jsontext.number(seen.log.heartbeat.get("wal_bytes")))
+        put("hybrid_ticks_missing", jsontext.number(seen.log.heartbeat.get("gaps")))
         for key, (name, _) in _COUNTED.items():
             put(name, seen.log.heartbeat.get(key))
     for resource in RESOURCES:

@@ -61,6 +61,9 @@ TOKEN_FORMS = (
 them. Copied, because that brings an HTTP library along: 150 ms in every process that records. Not those for JSON Web
 Tokens and npm: they take time in the square of a line's length, and the rules here include them."""
 
+LINE_CHARS_MAX = 4000
+"""A longer command line is looked at word by word only: it is a script, whose lines are looked at."""
+
 CLEAN_CHARS_MAX, CLEAN_TEXTS_MAX = 1000, 4096
 """Short texts without a secret are remembered, since command lines repeat themselves."""
 
@@ -69,7 +72,10 @@ _WORD = (
     r"|credentials?|authorization|cookie|session[-_]?id)s?(?:[-_]?(?:key|id|base|value|\d{1,4})){0,2}"
 )
 # Bounded, and tried at the start of a word only: a long line without a secret costs no more than its length.
-_NAME = rf"(?:[\w.-]{{0,64}}?(?:{_WORD}|[-_](?:pass|pwd|pw))|x-[\w-]{{1,40}}-(?:payload|signature))"
+_NAME = (
+    rf"(?:[\w.-]{{0,64}}?(?:{_WORD}|[-_](?:pass|pwd|pw)|listenkey)|x-[\w-]{{1,40}}-(?:payload|signature)"
+    r"|[\w-]{1,40}-sign)"
+)
 _START = r"(?<![\w.-])"
 _QUOTED = r"(?P<q>\"\"\"|'''|\\*[\"'])(?:(?P<s>(?s:.*?))(?<!\\)(?P=q)|(?P<open>.*))"
 # Not what is quoted, and not a list or an object whose content was taken out before.
@@ -80,7 +86,7 @@ _IS = r"[ \t]{0,4}(?:=>|:=|[:=])[ \t]{0,4}"
 # Words that are names of other things as well: the shell's PWD is a path, what passes is counted or told in capitals.
 _SHORT = (
     rf"(?:pwd(?=\\*[\"']?{_IS}\\*[\"']?[^\s/~\"'\\])|(?-i:pass|Pass)(?!{_IS}\d+\b)"
-    rf"|(?-i:pin|PIN|Pin)(?={_IS}\\*[\"']?\w{{4}}))"
+    rf"|(?-i:pin|PIN|Pin|otp|OTP)(?={_IS}\\*[\"']?\w{{4}})|pw(?=\\*[\"']?{_IS}))"
 )
 _SAID = r"(?:pass(?:word|wd|phrase|code)|pwd|secret|token|api key)"
 _LOOKS_RANDOM = r"(?=[^\s\"']{0,80}\d)(?=[^\s\"']{0,80}[a-z])[^\s\"'=:/]{8,}"
@@ -89,6 +95,7 @@ _NOT_ONE = r"(?!(?:auth\w*|protect\w*|login|logins|prompt\w*|polic\w+|hash\w*|ma
 
 _STEMS = (
     "pass", "pw", "secret", "token", "key", "credent", "author", "cook", "sess", "payload", "nature", "pin", "dent",
+    "-sign", "otp",
 )  # fmt: skip
 """Every rule for names needs one of these, casefolded. Most texts have none, and looking for them takes a twentieth of
 what the rules take."""
@@ -100,7 +107,11 @@ _NAMED_RULES = (
     rf"(?P<keep>;[ \t]{{0,4}}(?:{_NAME}|pwd){_EQUALS})(?P<s>[^\s;\"'{{][^;\n\"']*)(?=;|$)",
     # Quoted values; in a tuple the name's own quotes and a comma are between.
     rf"(?P<keep>{_START}(?:{_NAME}|{_SHORT})\\*[\"']?{_IS}){_QUOTED}",
-    rf"(?P<keep>(?<!\\)(?P<n>\\{{0,15}}[\"']){_NAME}(?P=n)[ \t]{{0,4}},[ \t]{{0,4}}){_QUOTED}",
+    # The name in one member of an object, the value in the next.
+    rf"(?P<keep>(?P<n>\\{{0,15}}[\"'])(?:key|name|id)(?P=n)[ \t]{{0,4}}:[ \t]{{0,4}}(?P=n){_NAME}(?P=n)\s{{0,40}},"
+    rf"\s{{0,40}}(?P=n)(?:value|content)(?P=n)[ \t]{{0,4}}:[ \t]{{0,4}}){_QUOTED}",
+    rf"(?P<keep>(?<!\\)(?P<n>\\{{0,15}}[\"']){_NAME}(?P=n)[ \t]{{0,4}},[ \t]{{0,4}})"
+    rf"(?!\\*[\"'][\w-]{{1,64}}\\*[\"'][ \t]{{0,4}}:){_QUOTED}",
     rf"(?P<keep>{_START}(?:{_NAME}|{_SHORT}){_EQUALS}){_BARE}(?P<s>\S+)",
     # YAML and headers: to the end of the line.
     rf"(?P<keep>{_START}(?:{_NAME}|{_SHORT})\\*[\"']?{_COLON}){_BARE}(?P<s>\S.*)",
@@ -118,16 +129,16 @@ _NAMED_RULES = (
     rf"(?P<keep>\bidentified[ \t]+by[ \t]+)(?P<s>{_LOOKS_RANDOM})",
     rf"(?P<keep>\b{_SAID}(?:[ \t]{{1,4}}(?:is|was))?[ \t]{{1,4}}){_QUOTED}",
     rf"(?P<keep>\b{_SAID}(?:[ \t]{{1,4}}(?:is|was))?[ \t]{{1,4}})(?P<s>{_LOOKS_RANDOM})",
+    rf"(?P<keep>\b{_SAID}[ \t]{{1,4}}(?:for|of)[ \t]{{1,4}}[^\n:=]{{1,80}}{_IS}){_QUOTED}",
+    rf"(?P<keep>\b{_SAID}[ \t]{{1,4}}(?:for|of)[ \t]{{1,4}}[^\n:=]{{1,80}}{_IS})(?P<s>{_LOOKS_RANDOM})",
     rf"(?P<keep>\bwith[ \t]{{1,4}}(?:the[ \t]{{1,4}}|a[ \t]{{1,4}})?(?:pass(?:word|wd|phrase|code)|pwd)[ \t]{{1,4}})"
     rf"{_NOT_ONE}(?P<s>[^\s\"']{{6,}})",
     rf"(?P<keep>^[ \t]{{0,20}}pass(?:word|wd|phrase|code):?[ \t]{{0,20}}\r?\n[ \t]{{0,20}})"
     rf"(?P<s>{_LOOKS_RANDOM})[ \t\r]{{0,20}}$",
-    r"(?P<keep>\bsshpass[ \t]+-p[ \t]{0,4})(?P<s>\S+)",
 )
 _RULES = (
-    r"(?P<keep>(?<!\S)(?:-u|--user|--proxy-user)[ =][\"']?[^\s:\"']+:)(?P<s>[^\s\"']+)",
+    r"(?P<keep>(?<!\S)(?:-u|--user|--proxy-user)[ =]?[\"']?[^\s:\"']+:)(?P<s>[^\s\"']+)",
     r"(?P<keep>\bjdbc:[a-z0-9:]{1,40}:[^/\s@:]{1,80}/)(?P<s>[^@\s]{1,200})(?=@)",
-    r"(?P<keep>\b(?:mysql\w{0,10}|mariadb[\w-]{0,10})[ \t][^\n|;&]{0,200}?(?<=[ \t])-p)(?P<s>[^\s\"']\S*)",
     r"(?P<keep>[?&;](?:key|sig|signature|auth|code)=)(?P<s>[^&#\s\"']+)",
     r"(?P<keep>\bbearer[ \t]+)(?P<s>[\w.~+/=-]{8,})",
     # RFC 3986, 3.2.1: user information ends with the authority's only "@".
@@ -136,6 +147,22 @@ _RULES = (
     r"(?P<keep>(?<![\w-]))(?P<s>eyJ[\w-]{4,8000}\.[\w-]{4,64000}\.?[\w-]*)",
     r"(?P<keep>-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----)(?P<s>(?s:.*?))(?=-----END|\Z)",
 )
+_PROGRAM_RULES = (
+    # A password as a word of its own or not, or after the user.
+    r"(?P<keep>\b(?:mysql\w{0,10}|mariadb[\w-]{0,10})[ \t][^\n|;&]{0,200}?(?<=[ \t])-p)(?P<s>[^\s\"']\S*)",
+    r"(?P<keep>\b(?:sshpass|(?:docker|podman)[ \t]+login)[ \t](?:[^\n|;&]{0,200}?[ \t])?-p[ \t]{0,4})(?P<s>\S+)",
+    r"(?P<keep>\b(?:redis-cli|ldap(?:search|add|modify|delete|passwd|whoami))[ \t](?:[^\n|;&]{0,200}?[ \t])?-[aw]"
+    r"[ \t]{0,4})(?P<s>[^\s-]\S*)",
+    r"(?P<keep>\b(?:mosquitto_(?:pub|sub|rr)|(?:un)?zip|sqlcmd)[ \t](?:[^\n|;&]{0,200}?[ \t])?-P[ \t]{0,4})(?P<s>\S+)",
+    r"(?P<keep>\b(?:smbclient|rpcclient|net|mount\.cifs)[ \t](?:[^\n|;&]{0,200}?[ \t])?(?:-U|--user=?)[ \t]{0,4}"
+    r"[^\s%]{1,80}%)(?P<s>\S+)",
+    r"(?P<keep>\blftp[ \t](?:[^\n|;&]{0,200}?[ \t])?-u[ \t]{0,4}[^\s,]{1,80},)(?P<s>\S+)",
+)
+_PROGRAMS = (
+    "mysql", "mariadb", "sshpass", "login", "redis-cli", "ldap", "mosquitto", "zip", "sqlcmd", "smbclient", "rpcclient",
+    "net", "cifs", "lftp",
+)  # fmt: skip
+"""Each of these rules needs one of these, casefolded."""
 _NESTED = rf"{_START}(?:{_NAME}|{_SHORT})\\*[\"']?[ \t]{{0,4}}(?:=>|:=|[:=])\s{{0,8}}(?P<open>[\[({{])"
 _PIECE = r"[\[\](){}]|(?<!\\)(?P<q>\\{0,15}[\"'])(?s:.*?)(?<!\\)(?P=q)"
 """Of what is nested: a bracket, or a text, whose brackets do not count."""
@@ -147,7 +174,10 @@ _ANY_FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 _ASSIGNED = re.compile(rf"(-{{0,2}}{_NAME}=)(.+)", re.IGNORECASE | re.DOTALL)
 _TELLING = re.compile(rf"{_NAME}|(?-i:pass|PASS|pin|PIN)", re.IGNORECASE)
 _RANDOM = re.compile(_LOOKS_RANDOM, re.IGNORECASE)
-_SPLIT = {"sshpass": ("-p",), "curl": ("-u", "--user", "--proxy-user"), "wget": ("-u", "--user", "--proxy-user")}
+_SPLIT = {
+    "sshpass": ("-p",), "curl": ("-u", "--user", "--proxy-user"), "wget": ("-u", "--user", "--proxy-user"),
+    "redis-cli": ("-a",), "ldapsearch": ("-w",), "mosquitto_pub": ("-P",), "mosquitto_sub": ("-P",), "sqlcmd": ("-P",),
+}  # fmt: skip
 """Program -> its flags whose value is a password, or a user and a password."""
 
 
@@ -202,7 +232,12 @@ class Redactor:
         named = any(stem in folded for stem in _STEMS)
         if named:
             text = _without_tables(_without_blocks(_without_nested(text)))
-        for rule in (*(_compiled(_NAMED_RULES) if named else ()), *_compiled(_RULES)):
+        programs = any(name in folded for name in _PROGRAMS)
+        for rule in (
+            *(_compiled(_NAMED_RULES) if named else ()),
+            *(_compiled(_PROGRAM_RULES) if programs else ()),
+            *_compiled(_RULES),
+        ):
             text = rule.sub(replaced, text)
         if "basic" in folded:
             text = _compiled((_BASIC,))[0].sub(lambda match: _basic(match, found), text)
@@ -217,6 +252,9 @@ class Redactor:
         finds."""
         redacted: list[str] = []
         split = _SPLIT.get(argv[0].rpartition("/")[2], ()) if argv else ()
+        if len(line := " ".join(argv)) < LINE_CHARS_MAX:
+            # Flags whose meaning depends on the program, and on the words before.
+            self.text(line, self._learn)
         for before, word in zip(("", *argv), argv, strict=False):
             assigned = _ASSIGNED.fullmatch(word)
             if _FLAG.fullmatch(before):
@@ -246,9 +284,11 @@ class Redactor:
         if isinstance(value, str):
             return MARK if telling else self.text(value)
         if isinstance(value, Mapping):
+            # The name may be one member, and the value another.
+            named = any(_TELLING.fullmatch(str(value.get(key, ""))) for key in ("name", "key", "id"))
             return {
                 self.text(key) if isinstance(key, str) else key: self.value(
-                    one, telling or _TELLING.fullmatch(str(key)) is not None
+                    one, telling or _TELLING.fullmatch(str(key)) is not None or (named and key in ("value", "content"))
                 )
                 for key, one in value.items()
             }

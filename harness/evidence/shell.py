@@ -54,9 +54,11 @@ class CommandResult:
 class Process:
     """A command that goes on running. Its lines go to `on_line` on a thread of their own."""
 
-    def __init__(self, running: Any, ended: threading.Event) -> None:
+    def __init__(self, running: Any, ended: threading.Event, statuses: Sequence[int]) -> None:
+        """statuses: its exit status, once `ended` is set."""
         self._running = running
         self._ended = ended
+        self._statuses = statuses
 
     @property
     def pid(self) -> int:
@@ -66,6 +68,11 @@ class Process:
     @property
     def alive(self) -> bool:
         return not self._ended.is_set()
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, minus a signal's number; None as long as it runs."""
+        return None if self.alive else self._statuses[0]
 
     def signal(self, number: int) -> None:
         """Send a signal, unless the process has ended."""
@@ -175,6 +182,7 @@ class Shell:
         started = self._clock.monotonic()
         ended = threading.Event()
         lines: list[str] = []
+        statuses: list[int] = []
 
         def keep(line: str) -> None:
             lines.append(line)
@@ -184,10 +192,11 @@ class Shell:
             # In sh's thread nobody hears of it; the record remembers that a line of it could not be written.
             with suppress(RecorderError):
                 self._result(intent, argv, status, "".join(lines).encode("utf-8", "surrogateescape"), b"", started)
+            statuses.append(status)
             ended.set()
 
         with _Killed(lambda _: ended.wait(KILL_SECS)) as spawned:
-            return Process(spawned.put(lambda: _start(argv, keep, done)), ended)
+            return Process(spawned.put(lambda: _start(argv, keep, done)), ended, statuses)
 
     def _result(
         self, intent: int, argv: Sequence[str], status: int, out: bytes, err: bytes, started: float

@@ -24,6 +24,7 @@ import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +33,7 @@ from cysystemd.reader import JournalOpenMode, JournalReader
 from harness.base.clock import Clock, OsClock, poll
 from harness.base.errors import MachineError, Unavailable
 from harness.base.waiting import awaiting
+from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import CommandResult, Process, Shell
 from harness.machines.stage import SYSUSERS, UNITS, Stage
 
@@ -443,9 +445,25 @@ def why_not_private() -> Unavailable | None:
     ):
         if shutil.which(program) is None:
             return Unavailable(f"{program} is not installed", f"apt-get install {package}")
+    if in_a_chroot():
+        return Unavailable(
+            "this is a chroot: what enters a machine's namespaces would land outside of it",
+            "make the directory a root of its own, as `python -m harness debian` does, or boot it with systemd-nspawn",
+        )
     if not cgroup_parents():
         return Unavailable("no writable cgroup hierarchy for systemd", "mount cgroup2 on /sys/fs/cgroup")
     return None
+
+
+@cache
+def in_a_chroot() -> bool:
+    """Whether this process's root is not that of its mount namespace, where setns(2) puts whoever enters it.
+
+    Asked of a process that enters it, since a chroot does not show in /proc of its own.
+    """
+    seen = Shell(Unrecorded()).run("nsenter", "--mount=/proc/self/ns/mnt", "stat", "-Lc", "%d %i", "/")
+    here = os.stat("/")
+    return seen.stdout.split() != [str(here.st_dev), str(here.st_ino)]
 
 
 def choose(kind: str) -> str:

@@ -19,6 +19,7 @@ from harness.dashboard import panel
 from harness.dashboard.panel import Caps, EngineConfig, Judged, LogLook, Observation, Trouble, UnitLook, Verdicts
 from harness.evidence.verdict import Verdict
 from harness.observing.ledger_view import Deed, Glance, Holding, OpenOrder, Tally, Tick
+from harness.proving import contract
 from harness.soak.decisions import timestamp
 from proofs.harness.test_jsontext import ANYTHING, strict
 
@@ -185,6 +186,9 @@ def test_the_mode_is_what_the_engine_logged_and_live_alarms() -> None:
 def test_an_engine_that_is_down_stores_nothing() -> None:
     assert panel.page(SEEN)["figures"][0]["value"] == "20.0"
     assert panel.page(replace(SEEN, unit=unit(active="inactive")))["figures"][0]["value"] == "0.0"
+    memory = panel.page(replace(SEEN, unit=unit(active="inactive")))["figures"][3]
+    assert (memory["value"], memory["note"]) == ("–", "the engine does not run")
+    assert panel.page(SEEN)["figures"][3]["note"] == "resident"
 
 
 def test_the_rung_is_that_of_the_running_engine() -> None:
@@ -307,8 +311,9 @@ def test_a_guardrail_is_as_good_as_its_worst_proof() -> None:
 @pytest.mark.parametrize(
     ("state", "never_ran", "word"),
     [
-        ("complete", 0, "all proven"), ("partial", 0, "a part was proven"), ("running", 9, "a run is going on"),
-        ("interrupted", 16, "interrupted: 16 proofs never ran"), ("complete", 1, "1 proofs never ran"),
+        ("complete", 0, "all proven"), ("partial", 0, "a part was proven"),
+        ("running", 9, "a run is going on, or was killed"),
+        ("interrupted", 16, "interrupted: 16 proofs never ran"), ("complete", 1, "1 proof never ran"),
         ("?", 0, "?: 0"),
     ],
 )  # fmt: skip
@@ -518,6 +523,20 @@ def test_every_metric_is_documented_and_no_other() -> None:
         (metric.name, "_total" if metric.kind == "counter" else "", metric.label, metric.kind, metric.help)
         for metric in panel.METRICS
     ]
+
+
+def test_every_figure_of_a_heartbeat_becomes_a_metric() -> None:
+    """Those that M2 names; `tick_count` is what M3 makes equal to the ticks processed."""
+    clause = contract.clauses((Path(__file__).parents[2] / "docs" / "contract.md").read_text())["M2"]
+    names = re.findall(r"[a-z]+(?:_[a-z0-9]+)+|\b(?:ignored|foreign|duplicates|gaps|reconnects)\b", clause)
+    names = [name for name in names if name not in ("heartbeat_interval_secs", "tick_count")]
+    assert len(names) > 20
+    without = {metric.name: samples for metric, samples in panel.metrics(SEEN)}
+    for name in names:
+        beat = {**BEAT, name: 77_000_000}
+        assert isinstance(SEEN.log, LogLook)
+        with_it = panel.metrics(replace(SEEN, log=replace(SEEN.log, heartbeat=beat)))
+        assert any(samples != without[metric.name] for metric, samples in with_it), f"/metrics has nothing of {name}"
 
 
 def test_metric_names_are_in_base_units() -> None:

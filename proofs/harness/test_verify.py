@@ -88,7 +88,7 @@ def test_the_first_line_that_differs_is_named(reports: Path) -> None:
     (path,) = reports.glob("buglog/*.md")
     true = path.read_bytes()
     try:
-        for changed, number in ((true.replace(b"1 proofs proven", b"9 proofs proven"), 5), (true + b"x\n", None)):
+        for changed, number in ((true.replace(b"1 proof proven", b"9 proof proven"), 5), (true + b"x\n", None)):
             path.write_bytes(changed)
             where = number or changed.count(b"\n")
             with pytest.raises(HarnessError, match=rf"\.md:{where} is not what .*record\.jsonl renders to"):

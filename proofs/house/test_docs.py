@@ -29,6 +29,8 @@ NEVER_INSIDE_ITSELF = (
     "make sabotage",
     "make canary",
     "make bench",
+    "make debian",
+    "make stress",
     "make lint",
     "make format",
     "make pure",

@@ -196,7 +196,7 @@ function verdicts(value) {
   const { proven, unproven, refuted } = value.counts;
   return byId("verdicts").replaceChildren(
     make("p", { class: `big ${value.tone}` }, make("span", { class: "mark", "aria-hidden": "true" }, MARKS[value.tone]), value.word),
-    make("p", { class: "note" }, `${number(proven)} proofs proven, ${number(unproven)} unproven, ${number(refuted)} refuted`
+    make("p", { class: "note" }, `${number(proven)} ${proven === 1 ? "proof" : "proofs"} proven, ${number(unproven)} unproven, ${number(refuted)} refuted`
       + (value.at ? `, ${when(value.at)}` : "")),
     make("ul", { class: "verdicts" }, ...value.rows.map((row) => {
       const [kind, sign] = VERDICTS[row.verdict];
