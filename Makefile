@@ -25,8 +25,8 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage canary scale stress debian soak bench doctor buglog lint format pure coverage docs \
-  lock dist release install uninstall clean
+.PHONY: help proofs test sabotage canary scale stress debian soak bench doctor buglog lint format pure \
+  coverage docs lock dist release install uninstall clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,8 @@ $(READY): $(DISTRIBUTIONS:%=%/pyproject.toml) requirements/develop.txt requireme
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && $(SUDO) apt-get install -y $(APT_QUIET) python3-venv; }
 	@echo "setting up $(VENV), which takes a minute or two and is done once" >&2
+	@# What an earlier state of the checkout said of itself would be believed: Python looks for metadata here as well.
+	@rm -rf *.egg-info
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python $(LOCKED) -r requirements/develop.txt
 	@$(BIN)/python $(LOCKED) --upgrade --target "$(BACKEND)" -r requirements/build.txt

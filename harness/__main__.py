@@ -13,6 +13,7 @@ from pathlib import Path
 from harness import scripts
 from harness.base import terminal
 from harness.base.errors import HarnessError
+from harness.evidence import verify
 
 # Name -> where its arguments and its work are, and what it is for. Only what is asked for is imported: it takes longer
 # than the work of most commands.
@@ -186,8 +187,6 @@ def _doctor(_options: argparse.Namespace) -> int:
 
 
 def _buglog(options: argparse.Namespace) -> int:
-    from harness.proving import verify
-
     record = verify.record_of(options.reports, options.run_id or _last_run(options.reports))
     sabotage = _sabotage_record(options.reports)
     target = options.reports / "buglog"
@@ -199,8 +198,6 @@ def _buglog(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from harness.proving import verify
-
     record = verify.record_of(options.reports, options.run_id or _last_run(options.reports))
     found, lines = verify.story(record, options.proof)
     print("\n".join(lines))
@@ -208,8 +205,6 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _last_evidence(reports: Path) -> list[Path]:
-    from harness.proving import verify
-
     run = _last_run(reports)
     return [verify.record_of(reports, run), *sorted((reports / "buglog").glob(f"*{run}.*"))]
 
@@ -226,8 +221,6 @@ def _last_run(reports: Path) -> str:
 
 def _sabotage_record(reports: Path) -> Path | None:
     """The record of the last sabotages, unless there were none or they were forgotten."""
-    from harness.proving import verify
-
     try:
         record = verify.record_of(reports, str(json.loads((reports / "sabotage.json").read_text())["run_id"]))
     except OSError:
@@ -236,12 +229,16 @@ def _sabotage_record(reports: Path) -> Path | None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from harness.proving import verify
-
     refused = 0
     for path in options.paths or _last_evidence(options.reports or Path("reports")):
         try:
-            print(verify.check(path, options.reports, options.trust))
+            if path.suffix == ".json":
+                # Signatures need more libraries than all else here, and a distribution that an installation has not.
+                from harness.bundle import bundle
+
+                print(bundle.check(path, options.reports or path.parent, options.trust))
+            else:
+                print(verify.check(path, options.reports))
         except HarnessError as error:
             refused += 1
             print(f"harness: {error}", file=sys.stderr)

@@ -29,6 +29,10 @@ settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("quick")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("proofs").addoption("--shuffle", type=int, metavar="SEED", help="run in the order that SEED makes")
+
+
 MACHINES = {"machine", "stage", "proof_machine", "proof_stage"}
 
 
@@ -40,10 +44,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """So that `-m 'not machine'` selects what needs an interpreter and nothing else."""
     if MACHINES & set(getattr(item, "fixturenames", ())):
         item.add_marker("machine")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("proofs").addoption("--shuffle", type=int, metavar="SEED", help="run in the order that SEED makes")
 
 
 @pytest.hookimpl(trylast=True)

@@ -35,6 +35,7 @@ from harness.bundle import installed, statement
 from harness.evidence import recorder
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
+from harness.evidence.verify import record_of
 from harness.machines.stage import Stage
 
 ENGINE_UNIT = "hybrid-engine.service"
@@ -270,6 +271,22 @@ def seal(made: dict[str, Any], signer: CryptoSigner) -> bytes:
     envelope = Envelope(statement.canonical(made), statement.PAYLOAD_TYPE, {})
     envelope.sign(signer)
     return statement.canonical(envelope.to_dict()) + b"\n"
+
+
+def check(path: Path, reports: Path, trusted_keys: Sequence[str]) -> str:
+    """Check a bundle, and the flight record that it is about where that lies below `reports`. Returns what was found to
+    be right.
+
+    Raises HarnessError when no key is given, and whatever verify() raises.
+    """
+    if not trusted_keys:
+        raise HarnessError(f"{path}: whose signature to trust must be said: --trust ed25519:...")
+    made = verify(path, trusted_keys)
+    record = record_of(reports, str(made["predicate"]["record"]["run_id"]))
+    if not record.exists():
+        return f"{path}: signed by a trusted key, and consistent; its record {record} is not here"
+    verify(path, trusted_keys, record)
+    return f"{path}: signed by a trusted key, and consistent; {record} is the record it is about"
 
 
 def verify(path: Path, trusted_keys: Sequence[str], record: Path | None = None) -> dict[str, Any]:

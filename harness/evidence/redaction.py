@@ -232,12 +232,12 @@ class Redactor:
         named = any(stem in folded for stem in _STEMS)
         if named:
             text = _without_tables(_without_blocks(_without_nested(text)))
-        programs = any(name in folded for name in _PROGRAMS)
-        for rule in (
-            *(_compiled(_NAMED_RULES) if named else ()),
-            *(_compiled(_PROGRAM_RULES) if programs else ()),
-            *_compiled(_RULES),
-        ):
+        rules: tuple[str, ...] = _RULES
+        if any(program in folded for program in _PROGRAMS):
+            rules = _PROGRAM_RULES + rules
+        if named:
+            rules = _NAMED_RULES + rules
+        for rule in _compiled(rules):
             text = rule.sub(replaced, text)
         if "basic" in folded:
             text = _compiled((_BASIC,))[0].sub(lambda match: _basic(match, found), text)

@@ -1295,7 +1295,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_evidence::test_secrets_reach_no_file",
         patch=Patch(
             "harness/evidence/redaction.py",
-            "        for rule in (*(_compiled(_NAMED_RULES) if named else ()), *_compiled(_RULES)):",
+            "        for rule in _compiled(rules):",
             "        for rule in ():",
         ),
         reason=r"give away the secrets of \['output', 'url'\]",
@@ -1335,7 +1335,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="V2",
         breaks="a buglog can say what its record does not",
         proof="test_evidence::test_a_buglog_is_what_its_record_renders_to",
-        patch=Patch("harness/proving/verify.py", "        if their != our:", "        if number < 0:"),
+        patch=Patch("harness/evidence/verify.py", "        if their != our:", "        if number < 0:"),
         reason=r"a changed document passes",
     ),
     Sabotage(

@@ -20,7 +20,10 @@ from harness.machines.stage import Stage
 
 SEEN = "/mnt/checkout"
 SELECTION = "exit12 and (unknown or killed)"
-COPIED = (".venv", ".cache", "config", "docs", "engine", "harness", "proofs", "systemd", "Makefile", "pyproject.toml")
+COPIED = (
+    ".venv", ".cache", "config", "distributions", "docs", "engine", "harness", "proofs", "requirements", "systemd",
+    "Makefile", "pyproject.toml",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -40,7 +43,9 @@ def computer(shell: Shell, stage: Stage, pytestconfig: pytest.Config) -> Iterato
 def prove(computer: PrivateMachine, checkout: str, variant: str, *prefix: str) -> CommandResult:
     return computer.run(
         *prefix, "sh", "-c",
-        f"cd {checkout} && exec .venv/bin/python -m pytest proofs/guardrails/test_exit12.py -p no:cacheprovider "
+        # The environment knows where the checkout was when it was set up.
+        f"cd {checkout} && export PYTHONPATH={checkout}/distributions/pytest-hybrid-proofs && "
+        f"exec .venv/bin/python -m pytest proofs/guardrails/test_exit12.py -p no:cacheprovider "
         f"-k '{SELECTION}' --systemd={variant}",
         timeout_secs=120,
     )  # fmt: skip

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from harness.__main__ import main
 from harness.base.clock import FakeClock
 from harness.base.errors import HarnessError
-from harness.evidence import recorder
+from harness.evidence import recorder, verify
 from harness.evidence.recorder import Recorder
 from harness.evidence.shell import Shell
-from harness.proving import verify
 
 END = {"counts": {}, "interrupted": False, "systemd": "private", "planned": [], "accepted_unproven": []}
 

@@ -41,7 +41,8 @@ NEVER_INSIDE_ITSELF = (
     "make release",
     ".venv/bin/pytest",
 )
-"""Commands that run this suite, rewrite the checkout or fetch packages: their spelling is checked, CI runs them."""
+"""Commands that run this very suite, rewrite the checkout or fetch packages: their spelling is checked, CI runs them
+for real."""
 
 
 def commands() -> list[str]:

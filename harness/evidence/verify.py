@@ -1,9 +1,9 @@
-"""Whether evidence stands up: a flight record, a buglog against its record, a proof bundle (contract V1, V2, V5)."""
+"""Whether evidence stands up: a flight record, a buglog against its record (contract V1, V2)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,35 +43,18 @@ def _lines(record: Path) -> Callable[[], Iterator[dict[str, Any]]]:
     return whole
 
 
-def check(path: Path, reports: Path | None = None, trusted_keys: Sequence[str] = ()) -> str:
-    """Check a record (`*.jsonl`), a buglog (`*.html`, `*.md`) or a bundle (`*.json`). Returns what was found to be
-    right.
+def check(path: Path, reports: Path | None = None) -> str:
+    """Check a record (`*.jsonl`) or a buglog (`*.html`, `*.md`). Returns what was found to be right.
 
-    reports: where the records of a buglog are, by default its own place's parent, or that of a bundle, by default its
-    own place. Raises HarnessError that names the first bad line.
+    reports: where the records of a buglog are, by default its own place's parent. Raises HarnessError that names the
+    first bad line.
     """
     if path.suffix == ".jsonl":
         lines, digest = recorder.verify(path)
         return f"{path}: {lines} lines, unchanged and whole; last digest {digest}"
     if path.suffix in (".html", ".md"):
         return _check_buglog(path, reports or path.resolve().parent.parent)
-    if path.suffix == ".json":
-        return _check_bundle(path, reports or path.parent, trusted_keys)
     raise HarnessError(f"{path}: neither a flight record (.jsonl) nor a buglog (.html, .md) nor a bundle (.json)")
-
-
-def _check_bundle(path: Path, reports: Path, trusted_keys: Sequence[str]) -> str:
-    # Signing needs more libraries than all else here.
-    from harness.bundle import bundle
-
-    if not trusted_keys:
-        raise HarnessError(f"{path}: whose signature to trust must be said: --trust ed25519:...")
-    made = bundle.verify(path, trusted_keys)
-    record = record_of(reports, str(made["predicate"]["record"]["run_id"]))
-    if not record.exists():
-        return f"{path}: signed by a trusted key, and consistent; its record {record} is not here"
-    bundle.verify(path, trusted_keys, record)
-    return f"{path}: signed by a trusted key, and consistent; {record} is the record it is about"
 
 
 def _check_buglog(path: Path, reports: Path) -> str:
