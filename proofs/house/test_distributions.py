@@ -242,16 +242,17 @@ installation._fetch(Path(sys.argv[3], "home"), installation.Target("", "/opt/x",
 
 # --- wheels and sdists -------------------------------------------------------------------------------------
 
-BUILD = """
-import os, shutil, sys
-from setuptools import build_meta
-sources, sdists, wheels, unpacked = sys.argv[1:]
-os.chdir(sources)
-sdist = build_meta.build_sdist(sdists)
-shutil.unpack_archive(os.path.join(sdists, sdist), unpacked)
-os.chdir(os.path.join(unpacked, sdist.removesuffix(".tar.gz")))
-build_meta.build_wheel(wheels)
-"""
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
+
+
+def build(what: str, sources: Path, target: Path) -> Path:
+    """Build a wheel or an sdist by setuptools as it is locked, in a process that has seen nothing else."""
+    target.mkdir()
+    # Without site-packages: an editable installation there would lend what an sdist lacks.
+    argv = [sys.executable, "-S", "-c", BUILD, f"build_{what}", str(target)]
+    subprocess.run(argv, cwd=sources, check=True, timeout=60, env={**environ(), "PYTHONPATH": str(BACKEND)})
+    (built,) = target.iterdir()
+    return built
 
 
 @pytest.mark.claim("P2")
@@ -263,13 +264,10 @@ def test_a_wheel_made_from_the_sdist_is_whole(tmp_path: Path) -> None:
     for top in ("engine", "harness", "distributions"):
         shutil.copytree(ROOT / top, sources / top, symlinks=True, ignore=leavings)
     shutil.copy(ROOT / "LICENSE", sources)
-    argv = [str(sources / "distributions" / name), *(str(tmp_path / kind) for kind in ("sdists", "wheels", "unpacked"))]
-    for place in argv[1:]:
-        Path(place).mkdir()
-    subprocess.run(
-        [sys.executable, "-c", BUILD, *argv], check=True, timeout=60, env={**environ(), "PYTHONPATH": str(BACKEND)}
-    )
-    (sdist,), (wheel,) = (tmp_path / "sdists").iterdir(), (tmp_path / "wheels").iterdir()
+    sdist = build("sdist", sources / "distributions" / name, tmp_path / "sdists")
+    shutil.unpack_archive(sdist, tmp_path / "unpacked")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    wheel = build("wheel", unpacked, tmp_path / "wheels")
     with tarfile.open(sdist) as archive:
         assert all(member.isfile() or member.isdir() for member in archive), "a link leads out of an sdist"
     with zipfile.ZipFile(wheel) as archive:
