@@ -378,10 +378,10 @@ PASSES, FAILS, SKIPS = "pass", "assert 1 == 2", "pytest.skip()"
     ],
     ids=["quiet", "plain-failure", "uncollected"],
 )
-def test_the_first_proof_wakes_the_plugin(
+def test_the_first_proof_activates_the_plugin(
     tmp_path: Path, before: str, proof: str, more: dict[str, str], status: int, told: str, workers: str
 ) -> None:
-    """What happened before counts as if it had been awake: a test that failed, a file that could not be collected."""
+    """What happened before counts as if it had been active: a test that failed, a file that could not be collected."""
     text = AT_LAST_A_PROOF.format(before=before, proof=proof)
     ended, output = foreign(tmp_path, text, "-n", workers, "--continue-on-collection-errors", **more)
     assert (ended, told in output) == (status, True), output
