@@ -32,10 +32,11 @@ def load(checkout: Path, systemd: str | None = None, engine_cmd: str | None = No
 
     Raises ValueError for a variant that does not exist; the message names where it came from.
     """
-    source = "--systemd" if systemd is not None else "PROOFS_SYSTEMD"
+    source = "--proofs-systemd" if systemd is not None else "PROOFS_SYSTEMD"
     chosen = systemd if systemd is not None else os.environ.get("PROOFS_SYSTEMD", "auto")
     if chosen not in VARIANTS:
         raise ValueError(f"{source}={chosen!r}: must be one of {', '.join(VARIANTS)}")
     if engine_cmd is not None and not engine_cmd.startswith("/"):
-        raise ValueError(f"--engine-cmd={engine_cmd!r}: must begin with an absolute path, as systemd's ExecStart= does")
+        said = f"--proofs-engine-cmd={engine_cmd!r}"
+        raise ValueError(f"{said}: must begin with an absolute path, as systemd's ExecStart= does")
     return Settings(systemd=chosen, checkout=checkout, engine_cmd=engine_cmd)
