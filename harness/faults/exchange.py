@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from harness.base.clock import Clock, OsClock, poll
-from harness.base.errors import Refuted
+from harness.base.errors import HarnessError, Refuted
 from harness.base.waiting import awaiting
 from harness.faults.dialects import Dialect
 

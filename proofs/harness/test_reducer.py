@@ -70,6 +70,7 @@ def test_K5_the_config_is_changed_before_the_engine_is_started() -> None:
     assert act == Restart()
 
 
+@pytest.mark.claim("K6")
 def test_K6_a_look_at_a_healthy_engine_is_a_sample_and_nothing_else() -> None:
     (sample,) = look(begun(), 5.0, up(), heartbeat={"ingest_received": 7})
     assert isinstance(sample, Sample)
@@ -77,6 +78,7 @@ def test_K6_a_look_at_a_healthy_engine_is_a_sample_and_nothing_else() -> None:
     assert sample.pressure["cpu_some_avg10"] == 0.0
 
 
+@pytest.mark.claim("K3")
 def test_K3_a_stall_is_decided_before_it_is_acted_on() -> None:
     soak = begun()
     look(soak, 5.0, up())
@@ -88,6 +90,7 @@ def test_K3_a_stall_is_decided_before_it_is_acted_on() -> None:
     assert sample.restarts == 1
 
 
+@pytest.mark.claim("K4")
 def test_K4_the_end_of_a_run_that_was_replaced_in_this_look_is_not_answered() -> None:
     """Of two ends in one look the first is answered by a restart, which ends whatever ran then."""
     soak = begun()
@@ -107,6 +110,7 @@ def test_a_soak_that_sees_nothing_ends() -> None:
     assert said[-1] == [End(Action.ABORT, "Nothing can be seen of the unit: no answer", EXIT_ABORT)]
 
 
+@pytest.mark.claim("K7")
 def test_K7_a_signal_comes_before_the_abort_file_and_time_last() -> None:
     soak = begun()
     ends = [soak.check(Requests("SIGTERM", "/x")), soak.check(Requests("", "/x")), soak.check_time(300.0)]
