@@ -282,7 +282,6 @@ def test_a_wheel_made_from_the_sdist_is_whole(tmp_path: Path) -> None:
 FOREIGN = """
 import pytest
 
-@pytest.mark.claim("S3")
 def test_S3_bucket():
     pytest.skip("no bucket")
 """
