@@ -235,6 +235,11 @@ class VenueParser(Parser):
         self._read = venue.read
         self.parse_into = venue.fast(self) or self.read_into
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The markets that were asked for, in upper case."""
+        return tuple(self._markets.asked or ())
+
     def read_into(self, message: Message, out: list[Tick]) -> None:
         """`parse_into`, by way of the venue's `read`."""
         before, errors, foreign = len(out), self.errors, self.foreign
