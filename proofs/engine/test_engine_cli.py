@@ -19,14 +19,18 @@ from engine.base.exits import ConfigError
 from engine.signals import Signals
 from engine.storage import ledger
 from proofs.engine.test_settings import unusual
+from proofs.fixtures import fork_server
 from proofs.fixtures.engine_process import ROOT, engine, write_config
 
 
 def call(directory: Path, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environ}
+    if fork_server.can_fork(environ, args):
+        return fork_server.run(args, directory, env, timeout=15)
     return subprocess.run(
         [sys.executable, "-m", "engine", *args],
         cwd=directory,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environ},
+        env=env,
         capture_output=True,
         text=True,
         timeout=15,
@@ -243,7 +247,8 @@ def test_C7_a_start_and_a_check_agree(tmp_path: Path, text: str) -> None:
 
 def damaged(directory: Path, module: str, damage: str) -> Path:
     """A copy of the engine in which one module is not what it was; returns that module's path."""
-    shutil.copytree(ROOT / "engine", directory / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+    # With its bytecode, which the interpreter believes of the modules that are as they were.
+    shutil.copytree(ROOT / "engine", directory / "engine")
     (path,) = (directory / "engine").rglob(f"{module}.py")
     source = path.read_bytes()
     path.unlink()

@@ -1006,7 +1006,8 @@ def test_E5_a_stopped_process_does_not_feed_the_watchdog_and_a_late_loop_is_no_o
         systemd.settimeout(DEADLINE_SECS)
         config = write_config(tmp_path, {"channels": {"tick_channel_size": 1, "persist_channel_size": 1}})
         environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000"}
-        with engine(tmp_path, "--config", str(config), **environ) as running:
+        # By a command, and so a child of this process, which can wait for it to be stopped.
+        with engine(tmp_path, "--config", str(config), prefix=["env"], **environ) as running:
             running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 5)
             running.process.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, running.process.pid, os.WSTOPPED)
