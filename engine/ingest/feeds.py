@@ -38,7 +38,7 @@ from engine.ingest import refusal, session
 from engine.ingest.dialing import Dialer
 from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Kind, Markets, Streams
-from engine.ingest.venues.port import MAX_MESSAGE_BYTES, Ack, Control, Draining, Parser, Rejected
+from engine.ingest.venues.port import MAX_MESSAGE_BYTES, Ack, Control, Draining, Lost, Parser, Rejected
 from engine.ingest.venues.wire import TickParser
 
 logger = logging.getLogger("engine.ingest.feeds")
@@ -424,6 +424,9 @@ class _Stream:
         self._errors_seen = 0
         self._log = RateLimited(logger, logging.WARNING)
         self._foreign_seen = 0
+        # Messages that were missed, by the venue's own count.
+        self.lost = 0
+        self._lost_log = RateLimited(logger, logging.WARNING)
         # It is the peer's way rather than an event: a line a minute will do.
         self._foreign_log = RateLimited(logger, logging.WARNING, _FOREIGN_SECS)
 
@@ -439,6 +442,11 @@ class _Stream:
                 market=parser.last_foreign,
                 foreign=parser.foreign,
             )
+
+    def tell_lost(self, now: float, source: str, messages: int) -> None:
+        """The venue counts its messages, and so many never came (N9)."""
+        self.lost += messages
+        self._lost_log.log(now, "messages of the venue are missing", source=source, lost=self.lost)
 
     def check(self, now: float, **where: object) -> None:
         """To be called after a message that may have been unusable."""
@@ -756,6 +764,8 @@ class WebSocketFeed:
             case Draining(said):
                 logger.info("the server is about to close", extra={"fields": {**_about(line.source), "said": said}})
                 self._apply(self._session.draining(line.conn, self._now()))
+            case Lost(messages):
+                line.stream.tell_lost(self._now(), line.source.name, messages)
 
     def line_troubled(self, line: Line) -> None:
         line.stream.check(self._now(), source=line.source.name)

@@ -6,6 +6,7 @@ import base64
 import functools
 import json
 import os
+import re
 import socket
 import sys
 import tomllib
@@ -659,3 +660,35 @@ def test_C7_any_environment_is_taken_or_refused(value: str) -> None:
     for name in ("HYBRID_LOG", "HYBRID_TRANSPORT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
         with suppress(ConfigError):
             read_environment({name: value}, 7)
+
+
+@pytest.mark.claim("N18", "C6")
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ('markets = { BTCUSDT = "B" }', "source.url: missing: source 'a' needs one, or a venue with an URL of its own"),
+        ('venue = "krake"\nmarkets = { BTCUSDT = "B" }', "'krake'"),
+        ('venue = "kraken"', "kraken has to be told which markets"),
+        ('venue = "kraken"\nmarkets = { XBTUSD = "B" }', "kraken has no market 'XBTUSD'"),
+        ('venue = "okx"\nmarkets = { BTC-USDT = "B", ETH-USDT = "B" }', "would share positions"),
+        ('venue = "okx"\nurl = "ws://ws.okx.com/ws/v5/public"\nmarkets = { BTC-USDT = "B" }', "serves wss:// only"),
+    ],
+)
+def test_N18_C6_a_source_that_cannot_be_subscribed_to_is_a_mistake(tmp_path: Path, source: str, says: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[engine]\ningest_mode = "REAL_WS"\n')
+    path.with_name("ws_sources.toml").write_text(f'[[source]]\nname = "a"\npriority = 1\n{source}\n')
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        load(str(path), {})
+
+
+@pytest.mark.claim("N18")
+def test_N18_the_url_of_a_venue_may_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[engine]\ningest_mode = "REAL_WS"\n')
+    path.with_name("ws_sources.toml").write_text(
+        '[[source]]\nname = "a"\npriority = 1\nvenue = "Kraken"\nmarkets = { "BTC/USD" = "BTC/USD" }\n'
+    )
+    loaded = load(str(path), {})
+    assert [source.url for source in loaded.sources] == ["wss://ws.kraken.com/v2"]
+    assert loaded.warnings == ()

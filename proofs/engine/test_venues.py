@@ -23,14 +23,17 @@ from hypothesis import strategies as st
 
 from engine.base.events import Tick
 from engine.base.exits import ConfigError
+from engine.ingest import feeds, session
 from engine.ingest.intake import Intake
 from engine.ingest.venues import registry
+from engine.ingest.venues.gemini import GeminiV1Parser
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import (
     MAX_MESSAGE_BYTES,
     MAX_TRADE_ID,
     Ack,
     Draining,
+    Lost,
     Parser,
     Rejected,
     Trade,
@@ -188,7 +191,7 @@ def test_N18_a_server_that_is_about_to_close_says_so(dialect: Dialect) -> None:
 @pytest.mark.claim("N18")
 def test_N18_what_a_peer_says_is_bounded_and_printable() -> None:
     parser = parser_of(Kraken())
-    read(parser, *[json.dumps({"success": False, "error": "\x1b[2J\u202e" * 9_999})] * 5000)
+    read(parser, *[json.dumps({"success": False, "error": "\x1b[2J\u202e" * 999})] * 5000)
     assert len(parser.controls) < 5000
     [told] = {control.words for control in parser.controls if isinstance(control, Rejected)}
     assert len(told) <= 200
@@ -661,6 +664,39 @@ def test_N13_version_1_of_geminis_is_a_warning() -> None:
     found = registry.find("gemini").subscription("wss://api.gemini.com/v1/marketdata/btcusd", None, "trade")
     assert (found.markets, found.problem, found.messages) == (("BTCUSD",), None, ())
     assert "deprecated" in found.doubts[-1]
+
+
+@pytest.mark.claim("N18", "N9")
+def test_N18_frames_that_geminis_version_1_numbered_and_never_sent_are_told() -> None:
+    parser = GeminiV1Parser("src", Markets("src", "X", Streams(), {"BTCUSD": "X"}))
+    trade = {"type": "trade", "tid": 5, "price": "1.5", "amount": "2"}
+    for sequence, events in (
+        (0, []),
+        (1, [trade]),
+        (4, [trade]),
+        (5, ["?"]),
+        (6, []),
+        (0, []),
+        ("x", [trade]),
+        (3, []),
+    ):
+        frame = {"type": "update", "timestampms": NOW, "events": events, "socket_sequence": sequence}
+        read(parser, json.dumps(frame))
+        if sequence == 6:
+            read(parser, '{"type": "heartbeat", "socket_sequence": 7}')
+    # A new connection begins with 0; what is no number counts nothing.
+    assert parser.controls == [Lost(2), Lost(2)]
+
+
+@pytest.mark.claim("N18")
+def test_N18_what_a_connection_says_when_it_is_gone_is_not_taken_for_its_successors() -> None:
+    parser = parser_of(Kraken())
+    source = session.Source("kraken", "ws://127.0.0.1:1", "127.0.0.1", 1)
+    line = feeds.Line(None, 1, source, feeds._Stream(parser, 100))  # type: ignore[arg-type]
+    line.dead = True
+    line.text(b'{"success": false, "error": "late"}')
+    line.flush()
+    assert parser.controls == []
 
 
 # --- venues of other packages (N19) -------------------------------------------------------------------------

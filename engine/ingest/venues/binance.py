@@ -215,15 +215,15 @@ class BinanceParser(Parser):
     def _heed(self, value: dict[str, Any], event: str | None) -> None:
         """What it says of the connection."""
         if event == "serverShutdown":
-            self.controls.append(Draining("serverShutdown"))
+            self.note_control(Draining("serverShutdown"))
         elif not self._subscribed:
             return
         elif "result" in value and value["result"] is None:
-            self.controls.append(Ack())
+            self.note_control(Ack())
         elif event is None and ("error" in value or "code" in value):
             error = value.get("error")
             told = error if isinstance(error, dict) else value
-            self.controls.append(Rejected(words(told.get("code"), told.get("msg"))))
+            self.note_control(Rejected(words(told.get("code"), told.get("msg"))))
 
     def _note_number(self, message: Message, combined: bool) -> None:
         """The id of a print that is no market trade is not missing."""

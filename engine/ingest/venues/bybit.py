@@ -11,8 +11,8 @@ apart. A block trade (`BT`) was agreed on beside the order book: no print of the
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -51,14 +51,6 @@ class _Row(
     volume: Volume
     ts: Millis
     is_block: bool = False
-
-
-class _Trades(Struct, gc=False):
-    topic: str
-    data: list[_Row]
-
-
-_TRADES: Final = msgspec.json.Decoder(_Trades, strict=False)
 
 
 def _id(text: str) -> tuple[int | None, str | None]:
@@ -108,25 +100,29 @@ class Bybit(Venue):
                 return []
         raise ValueError("neither 'topic' nor 'op'")
 
-    def fast(self, parser: VenueParser) -> ParseInto:
-        decode, placed, read_into = _TRADES.decode, parser.placed, parser.read_into
+    def fast(self, parser: VenueParser) -> ParseInto | None:
+        # Of the topics that were asked for and no other: that is told in C.
+        topics = tuple(f"{_TOPIC}{market}" for market in parser.asked)
+        if not topics:
+            return None
+        trades = msgspec.defstruct("Trades", [("topic", Literal[topics]), ("data", list[_Row])], gc=False)
+        decode: Callable[[Message], Any] = msgspec.json.Decoder(trades, strict=False).decode
+        placed, read_into = parser.placed, parser.read_into
 
         def parse_into(message: Message, out: list[Tick]) -> None:
             before = len(out)
             try:
-                frame = decode(message)
-                if frame.topic.startswith(_TOPIC):
-                    for one in frame.data:
-                        stream, symbol = placed[one.market]
-                        name = one.id
-                        if one.is_block:
-                            continue
-                        if name.isdecimal() and (number := int(name)) <= MAX_TRADE_ID:
-                            out.append(Tick(stream, symbol, one.price, one.volume, one.ts, number))
-                        elif name.isascii():
-                            out.append(Tick(stream, symbol, one.price, one.volume, one.ts, None, name))
-                        else:
-                            raise ValueError(name)
+                for one in decode(message).data:
+                    stream, symbol = placed[one.market]
+                    name = one.id
+                    if one.is_block:
+                        continue
+                    if name.isdecimal() and (number := int(name)) <= MAX_TRADE_ID:
+                        out.append(Tick(stream, symbol, one.price, one.volume, one.ts, number))
+                    elif name.isascii():
+                        out.append(Tick(stream, symbol, one.price, one.volume, one.ts, None, name))
+                    else:
+                        raise ValueError(name)
             except (*UNREADABLE, KeyError):
                 del out[before:]
             if len(out) > before:

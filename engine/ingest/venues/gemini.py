@@ -6,6 +6,7 @@ wss://ws.gemini.com, {"id": ..., "method": "subscribe", "params": ["btcusd@trade
 `p`, `q` and `m` (whether the buyer is the maker).
 
 "Market Data" version 1 (docs.gemini.com/websocket-api): `update` frames with a list of events, some of them trades.
+`socket_sequence` counts the frames of a connection from 0: a hole in it is a frame that was lost.
 
 In both the id of a trade is that of an event of the whole venue: those of one market's trades lie far apart.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,6 +27,7 @@ from engine.ingest.venues.port import (
     UNREADABLE,
     Ack,
     Id,
+    Lost,
     Message,
     Millis,
     Nanos,
@@ -63,10 +65,11 @@ class _Update(Struct, gc=False, tag_field="type", tag="update"):
     events: list[_Trade | _Change | _BlockTrade]
     timestampms: Millis | None = None
     timestamp: Seconds | None = None
+    socket_sequence: int | None = None
 
 
 class _Heartbeat(Struct, gc=False, tag_field="type", tag="heartbeat"):
-    pass
+    socket_sequence: int | None = None
 
 
 class _Envelope(Struct, gc=False):
@@ -76,6 +79,7 @@ class _Envelope(Struct, gc=False):
     events: list[msgspec.Raw] | None = None
     timestampms: Millis | None = None
     timestamp: Seconds | None = None
+    socket_sequence: Any = None
 
 
 class _EventType(Struct, gc=False):
@@ -100,10 +104,12 @@ _STREAM_TRADE: Final = msgspec.json.Decoder(_StreamTrade, strict=False)
 class GeminiV1Parser(Parser):
     """Reads the frames of version 1: its good trades become ticks, each bad one counts an error."""
 
-    __slots__ = ()
+    __slots__ = ("_sequence",)
 
     def __init__(self, source: str, markets: Markets) -> None:
         super().__init__(source, markets)
+        # `socket_sequence` of the latest frame; each connection begins with 0.
+        self._sequence: int | None = None
         self.parse_into = self._reader()
 
     def _place(self) -> tuple[str, str]:
@@ -122,6 +128,7 @@ class GeminiV1Parser(Parser):
             except UNREADABLE:
                 self._judge(message, out)
                 return
+            self._count(frame.socket_sequence)
             trades = [event for event in frame.events if type(event) is _Trade] if type(frame) is _Update else None
             if not trades:
                 self.ignore()
@@ -135,6 +142,14 @@ class GeminiV1Parser(Parser):
 
         return parse_into
 
+    def _count(self, sequence: object) -> None:
+        """A frame has come; `sequence`: its place among those of its connection."""
+        if type(sequence) is not int:
+            return
+        before, self._sequence = self._sequence, sequence
+        if before is not None and sequence > before + 1:
+            self.note_control(Lost(sequence - before - 1))
+
     def _judge(self, message: Message, out: list[Tick]) -> None:
         """Books, and the good trades, of a frame that has something bad or unknown in it."""
         try:
@@ -143,6 +158,7 @@ class GeminiV1Parser(Parser):
             if self.read_object(message) is not None:
                 self.refuse(f"bad frame: {trouble}", message)
             return
+        self._count(envelope.socket_sequence)
         if envelope.type != "update":
             # Decoded once more because the envelope skips over what it does not read.
             if self.read_object(message) is not None:

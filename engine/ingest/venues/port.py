@@ -123,7 +123,13 @@ class Draining(Struct, frozen=True):
     words: str
 
 
-Control: TypeAlias = Ack | Rejected | Draining
+class Lost(Struct, frozen=True):
+    """So many messages of this connection never came, by the venue's own count of them."""
+
+    messages: int
+
+
+Control: TypeAlias = Ack | Rejected | Draining | Lost
 Said: TypeAlias = Trade | Bad | Control
 ParseInto: TypeAlias = Callable[[Message, list[Tick]], None]
 
@@ -204,6 +210,11 @@ class Parser:
         # ascii() keeps control characters of a hostile peer out of the log.
         self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {why}" if why else "")
 
+    def note_control(self, control: Control) -> None:
+        """The venue spoke of the connection."""
+        if len(self.controls) < _CONTROLS_MAX:
+            self.controls.append(control)
+
     def ignore(self) -> None:
         # Not the end of a streak: a venue whose trades no longer parse goes on sending book updates (N8b).
         self.ignored += 1
@@ -235,6 +246,11 @@ class VenueParser(Parser):
         self._read = venue.read
         self.parse_into = venue.fast(self) or self.read_into
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The markets that were asked for, in upper case."""
+        return tuple(self._markets.asked or ())
+
     def read_into(self, message: Message, out: list[Tick]) -> None:
         """`parse_into`, by way of the venue's `read`."""
         before, errors, foreign = len(out), self.errors, self.foreign
@@ -255,8 +271,8 @@ class VenueParser(Parser):
         if not isinstance(said, Trade):
             if isinstance(said, Bad):
                 self.note_error(said.reason, message)
-            elif len(self.controls) < _CONTROLS_MAX:
-                self.controls.append(said)
+            else:
+                self.note_control(said)
             return
         problem = _unsound(said)
         if problem is not None:
@@ -397,7 +413,7 @@ def rows(data: object, read: Callable[[Any], Trade | None]) -> list[Said]:
 
 def words(*said: object) -> str:
     """What a venue said, for the log and the status: printable, and cut short."""
-    text = ": ".join(str(one) for one in said if one not in (None, ""))
+    text = ": ".join(str(one)[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
     return ascii(text)[1:-1][:_WORDS_CHARS_MAX] or "it does not say why"
 
 
