@@ -17,7 +17,7 @@ from engine import __version__, command
 from engine.base.events import Numbering, Tick
 from engine.base.exits import ConfigError
 from engine.signals import Signals
-from engine.storage import ledger
+from engine.storage import opening
 from proofs.engine.test_settings import unusual
 from proofs.fixtures import fork_server
 from proofs.fixtures.engine_process import ROOT, engine, write_config
@@ -431,7 +431,7 @@ def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -
         )
     )
     config = write_config(tmp_path)
-    store = ledger.open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
+    store = opening.open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
     try:
         start = 1_764_000_000_000
         found = {name: Numbering(name, 1, 1, 9, start + 9, [(3, 4), (6, 8)], []) for name in ("k", "b")}
