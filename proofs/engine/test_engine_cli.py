@@ -18,6 +18,7 @@ from engine.base.events import Numbering, Tick
 from engine.base.exits import ConfigError
 from engine.signals import Signals
 from engine.storage import opening
+from engine.storage.batch import Batch
 from proofs.engine.test_settings import unusual
 from proofs.fixtures import fork_server
 from proofs.fixtures.engine_process import ROOT, engine, write_config
@@ -441,7 +442,7 @@ def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -
             for number in (1, 2, 5, 9)
         ]
         streams = {"k": ("k", "BTC/USD"), "b": ("b", "BTCUSD")}
-        store.write(ledger.Batch(ticks=ticks, numberings=found, streams=streams))
+        store.write(Batch(ticks=ticks, numberings=found, streams=streams))
         listed = call(tmp_path, "gaps", "--db", str(tmp_path / "bot.db"), "--config", str(config))
     finally:
         store.close()
