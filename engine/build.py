@@ -13,10 +13,13 @@ from engine.base.channels import Channel
 from engine.base.events import Mode, Tick
 from engine.config.schema import Settings, Source
 from engine.config.settings import Environment, Loaded, redact_url
-from engine.ingest import feeds
+from engine.ingest import replay as replay_feed
+from engine.ingest import websocket
 from engine.ingest.clock_skew import VenueClocks
 from engine.ingest.inlet import Ingest
 from engine.ingest.intake import Intake
+from engine.ingest.ports import Feed, Inlet
+from engine.ingest.synthetic import SyntheticFeed
 from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Streams
 from engine.storage.batch import Batch, Restored
@@ -76,20 +79,20 @@ def make_ingest(
         streams.predecessor,
     )
 
-    def make_feed(inlet: feeds.Inlet) -> feeds.Feed:
+    def make_feed(inlet: Inlet) -> Feed:
         if sources:
-            connect = feeds.CONNECTS[environment.transport]
+            connect = websocket.CONNECTS[environment.transport]
             # A clock that was set back since those times were written would make the waits longer by as much.
             now_ms = max(_wall_ms(), store.written_ms())
             barred_secs = {name: (until - now_ms) / 1000 for name, until in restored.barred.items() if until > now_ms}
-            return feeds.WebSocketFeed(
+            return websocket.WebSocketFeed(
                 inlet, sources, options.engine, options.app.symbol, connect, clock, barred_secs, streams
             )
         if not replay:
-            return feeds.SyntheticFeed(inlet, options.engine, options.app.symbol, _wall_ms)
+            return SyntheticFeed(inlet, options.engine, options.app.symbol, _wall_ms)
         if options.engine.replay_file is not None:
-            return feeds.FileReplayFeed(inlet, Path(options.engine.replay_file), options.engine.parse_error_limit)
-        return feeds.ReplayFeed(inlet, store.read_ticks(), str(store.path))
+            return replay_feed.FileReplayFeed(inlet, Path(options.engine.replay_file), options.engine.parse_error_limit)
+        return replay_feed.ReplayFeed(inlet, store.read_ticks(), str(store.path))
 
     return Ingest(
         intake,

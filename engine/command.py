@@ -163,9 +163,9 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         replayed = loaded.settings.engine.replay_file if loaded.settings.engine.ingest_mode == "REPLAY" else None
         # What this user may not read the unit's may.
         if replayed is not None and os.access(replayed, os.R_OK):
-            from engine.ingest import feeds
+            from engine.ingest import replay
 
-            feeds.open_lines(Path(replayed)).close()
+            replay.open_lines(Path(replayed)).close()
         _print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True, allow_nan=False) + "\n", signals)
         return ExitCode.COMPLETE
     if arguments.lift_bars:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from engine.base import logs
 from engine.base.channels import Channel
 from engine.base.events import Numbering, Tick
-from engine.ingest import feeds
 from engine.ingest.clock_skew import VenueClocks
 from engine.ingest.intake import Break, Intake
+from engine.ingest.ports import Feed, Inlet
 from engine.ingest.venues.markets import Streams
 from engine.storage.batch import Batch
 
@@ -29,7 +29,7 @@ _BREAKS_TOLD = 10
 class Ingest:
     """What the feed delivers to: intake, then both channels in one pass (B2, N7).
 
-    Implements feeds.Inlet.
+    Implements Inlet.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Ingest:
         rows: Channel[Batch],
         answer: Callable[[], None],
         streams: Streams,
-        make_feed: Callable[[feeds.Inlet], feeds.Feed],
+        make_feed: Callable[[Inlet], Feed],
         *,
         replay: bool,
         keep_ids: bool,

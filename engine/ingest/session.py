@@ -1,6 +1,6 @@
 """Which source to be connected to, and when: failover, backoff, keepalive (N4, N5, N6, exit 10).
 
-A state machine without I/O. The caller (feeds.py) tells it what happened, each time with the monotonic time,
+A state machine without I/O. The caller (websocket.py) tells it what happened, each time with the monotonic time,
 and carries out the effects it gets back, in order:
 `Connect`, `Ping`, `Beat`, `Close`, `Wake`, `GiveUp`.
 

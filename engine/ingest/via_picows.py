@@ -20,8 +20,8 @@ from picows import (
 )
 
 from engine.base.events import Tick
-from engine.ingest.feeds import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, ConnectFailed, Line, refused, why
 from engine.ingest.session import CONNECT_TIMEOUT_SECS
+from engine.ingest.transport import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, ConnectFailed, Line, refused, why
 from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 
 _TEXT = WSMsgType.TEXT
@@ -219,7 +219,7 @@ class _PicowsListener(WSListener):
 
 
 async def connect(url: str, line: Line, connected: socket.socket) -> None:
-    """A `feeds.Connect`."""
+    """A `transport.Connect`."""
 
     def listen(_: WSUpgradeRequest, response: WSUpgradeResponse) -> _PicowsListener:
         # None was offered, so whoever names one will not be understood (RFC 6455 section 4.1).

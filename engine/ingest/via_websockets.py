@@ -14,9 +14,9 @@ from websockets.asyncio import client
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed
 
-from engine.ingest.feeds import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, Line, refused, why
 from engine.ingest.refusal import HEAD_BYTES_MAX, read_head
 from engine.ingest.session import CONNECT_TIMEOUT_SECS
+from engine.ingest.transport import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, Line, refused, why
 from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 
 # websockets reads one frame less than this ahead of us; a paused feed holds that much per connection.
@@ -138,7 +138,7 @@ class _Direct(client.connect):
 
 
 async def connect(url: str, line: Line, connected: socket.socket) -> None:
-    """A `feeds.Connect`."""
+    """A `transport.Connect`."""
     head = bytearray()
     try:
         websocket = await _Direct(

@@ -1426,7 +1426,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="ticks lose their cadence",
         proof="test_i7::test_a_neighbour_that_wants_all_processors",
         params={"caged": False},
-        patch=Patch("engine/ingest/feeds.py", "next_at += self._interval_secs", "next_at += 10 * self._interval_secs"),
+        patch=Patch(
+            "engine/ingest/synthetic.py", "next_at += self._interval_secs", "next_at += 10 * self._interval_secs"
+        ),
         reason=r"of the time without a tick",
     ),
     Sabotage(

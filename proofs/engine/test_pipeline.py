@@ -27,7 +27,7 @@ from engine import pipeline
 from engine.base.events import Fill, Side, Tick
 from engine.base.exits import ConfigError
 from engine.config import schema, settings
-from engine.ingest import feeds
+from engine.ingest.synthetic import SyntheticFeed
 from engine.storage import persistence
 from engine.storage.batch import Batch, Written
 from engine.storage.ledger import Ledger
@@ -122,10 +122,10 @@ def test_N1_M2_M3_G4_D1_D3_S1_I5_R4_R5_S9_synthetic_from_start_to_end(tmp_path: 
 @pytest.mark.claim("N1")
 def test_N1_the_walk_never_falls_below_one() -> None:
     options = schema.Engine(start_price=1.2, price_step=0.5)
-    feed = feeds.SyntheticFeed(None, options, "A/B", lambda: 7)  # type: ignore[arg-type]
+    feed = SyntheticFeed(None, options, "A/B", lambda: 7)  # type: ignore[arg-type]
     made = [feed.next_tick() for _ in range(40)]
     assert [tick.price for tick in made] == walk(40, 1.2, 0.5)
-    falling = feeds.SyntheticFeed(None, schema.Engine(start_price=1.1, price_step=1.0), "A/B", lambda: 7)  # type: ignore[arg-type]
+    falling = SyntheticFeed(None, schema.Engine(start_price=1.1, price_step=1.0), "A/B", lambda: 7)  # type: ignore[arg-type]
     assert [falling.next_tick().price for _ in range(5)] == walk(5, 1.1, 1.0)
     assert min(walk(5, 1.1, 1.0)) >= 1.0
 
@@ -1033,7 +1033,7 @@ def test_E5_a_stopped_process_does_not_feed_the_watchdog_and_a_late_loop_is_no_o
 
 STAGES = {
     "nobody": None,
-    "ingest": (feeds.SyntheticFeed, "run"),
+    "ingest": (SyntheticFeed, "run"),
     "strategy": (Desk, "run_strategy"),
     "execution": (Desk, "run_execution"),
     "persist": (Persistence, "run"),

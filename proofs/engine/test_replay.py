@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.ingest.feeds import why_no_lines
+from engine.ingest.replay import why_no_lines
 from proofs.fixtures.engine_process import Engine, engine, write_config
 
 TS = 1_700_000_000_000

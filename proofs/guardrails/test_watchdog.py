@@ -66,7 +66,7 @@ STUCK = {
         "            await asyncio.sleep(3600 if self.takes > 5 else 0)\n",
     ),
     "ingest": Patch(
-        "engine/ingest/feeds.py",
+        "engine/ingest/synthetic.py",
         "            await self._bell.wait(next_at)\n",
         "            await asyncio.sleep(3600)\n",
     ),

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,14 @@ def test_rooms_know_only_the_rooms_before_them() -> None:
             assert rank[there] <= rank[room], f"{name} imports {other}, of a room that comes after its own"
             assert not (room in OPERATING and there in PROVING), f"{name} imports {other}: operating needs no proofs"
             assert not (room in PROVING and there in OPERATING), f"{name} imports {other}: proving judges from outside"
+
+
+def test_no_module_imports_itself_by_others() -> None:
+    graph = {name: set(arrows(name, path)) for name, path in modules("engine", "harness")}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
 
 
 def test_engine_and_harness_do_not_know_each_other() -> None:
