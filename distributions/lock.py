@@ -2,8 +2,8 @@
 
 install.txt is what `make install` installs, develop.txt also what the proofs and the work on this repository need,
 build.txt what makes wheels of it, coverage.txt what counts the lines that ran, tools.txt what makes releases and the
-site. All hold for Python 3.11 and later. What is installed in production is what was developed with: develop.txt is made
-within the bounds of install.txt, and each other file within those of develop.txt.
+site. All hold for Python 3.11 and later. What is installed in production is what was developed with: develop.txt is
+made within the bounds of install.txt, and each other file within those of develop.txt.
 """
 
 from __future__ import annotations
