@@ -368,18 +368,18 @@ PASSES, FAILS, SKIPS = "pass", "assert 1 == 2", "pytest.skip()"
 
 
 @pytest.mark.claim("P5", "V7")
-@pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize(
-    ("before", "proof", "more", "status", "told"),
+    ("before", "proof", "more", "workers", "status", "told"),
     [
-        (PASSES, PASSES, {}, 0, "1 proven, 0 unproven, 0 refuted"),
-        (FAILS, SKIPS, {}, 1, "0 proven, 1 unproven, 0 refuted"),
-        (PASSES, PASSES, {"test_a_first": "import nothing_of_this_name"}, 3, "1 proven, 0 unproven, 0 refuted"),
+        (PASSES, PASSES, {}, "1", 0, "1 proven, 0 unproven, 0 refuted"),
+        (FAILS, SKIPS, {}, "0", 1, "0 proven, 1 unproven, 0 refuted"),
+        (FAILS, SKIPS, {}, "1", 1, "0 proven, 1 unproven, 0 refuted"),
+        (PASSES, PASSES, {"test_a_first": "import nothing_of_this_name"}, "0", 3, "1 proven, 0 unproven, 0 refuted"),
     ],
-    ids=["quiet", "plain-failure", "uncollected"],
+    ids=["quiet-worker", "plain-failure", "plain-failure-worker", "uncollected"],
 )
 def test_the_first_proof_activates_the_plugin(
-    tmp_path: Path, before: str, proof: str, more: dict[str, str], status: int, told: str, workers: str
+    tmp_path: Path, before: str, proof: str, more: dict[str, str], workers: str, status: int, told: str
 ) -> None:
     """What happened before counts as if it had been active: a test that failed, a file that could not be collected."""
     text = AT_LAST_A_PROOF.format(before=before, proof=proof)
