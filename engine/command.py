@@ -207,7 +207,7 @@ def _list_venues(signals: Signals) -> int:
 def _list_gaps(arguments: argparse.Namespace, signals: Signals) -> int:
     """The trades that were missed, with the times around them. Of the flags it heeds --db, --config and --sources."""
     from engine.ingest.venues import registry
-    from engine.storage import ledger
+    from engine.storage import gaps
 
     flags = {} if arguments.db is None else {"app.db_path": ("--db", arguments.db)}
     loaded = settings.load(arguments.config, flags, arguments.sources)
@@ -221,12 +221,12 @@ def _list_gaps(arguments: argparse.Namespace, signals: Signals) -> int:
         for source in settings.known_sources(loaded, arguments.sources)
         if not registry.venue_of(source.venue, source.url).consecutive_ids
     }
-    gaps = [gap for gap in ledger.read_gaps(path) if gap.source not in sparse]
+    missed = [gap for gap in gaps.read_gaps(path) if gap.source not in sparse]
     rows = [("source", "market", "first id", "last id", "trades", "after", "before")]
-    for gap in gaps:
+    for gap in missed:
         times = (_time(gap.after_ts), _time(gap.before_ts))
         rows.append((gap.source, gap.market, str(gap.first), str(gap.last), str(gap.last - gap.first + 1), *times))
-    _print(_table(rows) + f"{sum(gap.last - gap.first + 1 for gap in gaps)} trades missed\n", signals)
+    _print(_table(rows) + f"{sum(gap.last - gap.first + 1 for gap in missed)} trades missed\n", signals)
     return ExitCode.COMPLETE
 
 
@@ -246,7 +246,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _lift_bars(loaded: settings.Loaded) -> int:
     """For an operator who knows better than the venue's Retry-After, while the engine is stopped."""
-    from engine.storage import ledger
+    from engine.storage import opening
 
     options = loaded.settings
     # Opening makes a database where there is none, which would hide a mistyped path.
@@ -255,7 +255,7 @@ def _lift_bars(loaded: settings.Loaded) -> int:
         raise ConfigError(
             f"app.db_path = {shown!r}: there is no database, so no bar to lift", key="app.db_path", value=shown
         )
-    store = ledger.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
+    store = opening.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
     try:
         logger.info("bars lifted", extra={"fields": {"sources": store.lift_bars()}})
     finally:
@@ -281,7 +281,8 @@ def _trade(
     signals: Signals,
 ) -> int:
     _check_descriptors()
-    from engine.storage import ledger
+    from engine.storage import opening
+    from engine.storage.ledger import Ledger
 
     options = loaded.settings
     logger.info(
@@ -296,29 +297,29 @@ def _trade(
             }
         },
     )
-    opening: Future[ledger.Ledger] = Future()
+    store: Future[Ledger] = Future()
 
     def open_ledger() -> None:
         try:
-            opening.set_result(
-                ledger.open_ledger(
+            store.set_result(
+                opening.open_ledger(
                     options.app.db_path,
                     busy_timeout_ms=options.persist.busy_timeout_ms,
                     replay=options.engine.ingest_mode == "REPLAY",
                 )
             )
         except BaseException as error:
-            opening.set_exception(error)
+            store.set_exception(error)
 
     # The database waits for the disk meanwhile the pipeline and asyncio are imported. A daemon, because somebody else's
     # lock or a long migration, which is one transaction, must not hold up a stop.
     threading.Thread(target=open_ledger, name="open", daemon=True).start()
     from engine import pipeline
 
-    opened = signals.wait(opening)
+    opened = signals.wait(store)
     if signals.report():
-        if opened and opening.exception() is None:
-            opening.result().close()
+        if opened and store.exception() is None:
+            store.result().close()
         logger.info("shutdown complete", extra={"fields": {"exit_code": int(ExitCode.COMPLETE)}})
         return ExitCode.COMPLETE
-    return pipeline.run(loaded, environment, opening.result(), adapter, signals)
+    return pipeline.run(loaded, environment, store.result(), adapter, signals)

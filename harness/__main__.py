@@ -258,7 +258,8 @@ def _contract(options: argparse.Namespace) -> int:
         raise HarnessError(f"{table}: {error}") from error
     if options.update:
         planned = [clause for clause in texts if clause not in listed or listed[clause].planned]
-        table.write_text(contract.as_toml(texts, planned))
+        of_harness = [clause.id for clause in listed.values() if not clause.engines]
+        table.write_text(contract.as_toml(texts, planned, of_harness))
         listed = contract.listed(tomllib.loads(table.read_text()))
         sources = {path.name: path.read_text() for path in Path("proofs").rglob("test_*.py")}
         text.write_text(contract.with_table(text.read_text(), listed, sources))

@@ -7,7 +7,8 @@ Whatever bytes a service logs come through here, and none of them raises.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,36 @@ class Entry:
     def event(self) -> str:
         """The M1 event's own message, or the raw text."""
         return str(self.fields.get("message", self.message))
+
+
+_EXITED = re.compile(r"Main process exited, code=(\w+), status=(\S+)")
+_FAILED = re.compile(r"Failed with result '([\w-]+)'")
+
+
+def how_it_ended(entries: Sequence[Entry]) -> str:
+    """How a unit's main process last ended, and what it said of that; empty when no entry tells of an end.
+
+    entries: what was logged by and about one unit, in order. Clean ends are none: systemd tells only of the others.
+    """
+    ends = [at for at, entry in enumerate(entries) if _EXITED.search(entry.message) or _FAILED.search(entry.message)]
+    if not ends:
+        return ""
+    began = max((at for at in range(ends[-1]) if entries[at].message.startswith("Starting ")), default=None)
+    since = entries[began or 0 : ends[-1] + 1]
+    told = "" if began is None else f" after {(since[-1].sent_us - since[0].sent_us) / 1e6:.1f} s"
+    if any("tart operation timed out" in entry.message for entry in since):
+        return f"no READY=1 (M4){told}"
+    exited = next((found for entry in since if (found := _EXITED.search(entry.message))), None)
+    if exited is None:
+        failed = _FAILED.search(since[-1].message)
+        return f"result {failed[1] if failed else 'unknown'}{told}"
+    number, _, name = exited[2].partition("/")
+    word = f"exit {number}" if exited[1] == "exited" else f"{exited[1]} by {name}"
+    errors = [entry for entry in since if entry.level == "ERROR"]
+    if not errors:
+        return f"{word}{told}"
+    named = [str(value) for name in ("reason", "channel") if (value := errors[-1].fields.get(name))]
+    return f"{word}{told}: {' '.join(named) or errors[-1].event}"
 
 
 def entries(output: str) -> list[dict[str, str]]:

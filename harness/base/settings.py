@@ -19,7 +19,7 @@ class Settings:
     """Root of the project under proof."""
     engine_cmd: str | None = None
     """The command that the unit runs instead of the installed one, `{config}` standing for the configuration's
-    path; None for the installed one."""
+    path; None for the installed one. What it names inside the checkout is copied to where the unit can read it."""
 
     @property
     def reports(self) -> Path:
@@ -32,10 +32,13 @@ def load(checkout: Path, systemd: str | None = None, engine_cmd: str | None = No
 
     Raises ValueError for a variant that does not exist; the message names where it came from.
     """
-    source = "--systemd" if systemd is not None else "PROOFS_SYSTEMD"
+    source = "--proofs-systemd" if systemd is not None else "PROOFS_SYSTEMD"
     chosen = systemd if systemd is not None else os.environ.get("PROOFS_SYSTEMD", "auto")
     if chosen not in VARIANTS:
         raise ValueError(f"{source}={chosen!r}: must be one of {', '.join(VARIANTS)}")
-    if engine_cmd is not None and not engine_cmd.startswith("/"):
-        raise ValueError(f"--engine-cmd={engine_cmd!r}: must begin with an absolute path, as systemd's ExecStart= does")
+    if engine_cmd is not None and not engine_cmd.startswith(("/", "{checkout}/")):
+        said = f"--proofs-engine-cmd={engine_cmd!r}"
+        raise ValueError(f"{said}: must begin with an absolute path, as systemd's ExecStart= does")
+    if engine_cmd is not None:
+        engine_cmd = engine_cmd.replace("{checkout}", str(checkout))
     return Settings(systemd=chosen, checkout=checkout, engine_cmd=engine_cmd)

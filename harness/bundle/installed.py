@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ def engine_files(prefix: Path) -> dict[str, str]:
         if path.is_file() and not (relative.parent.name == "__pycache__" and relative.suffix == ".pyc"):
             found[relative.as_posix()] = sha256(path)
     return found
+
+
+def files_of_command(command: str) -> dict[str, str]:
+    """Path -> SHA-256 of each file that a command line names: the program, and a script that an interpreter runs."""
+    named = [Path(word) for word in shlex.split(command) if word.startswith("/")]
+    return {str(path): sha256(path) for path in named if path.is_file()}
 
 
 def unit_files(

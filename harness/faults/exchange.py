@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from harness.base.clock import Clock, OsClock, poll
-from harness.base.errors import HarnessError
+from harness.base.errors import HarnessError, Refuted
 from harness.base.waiting import awaiting
 from harness.faults.dialects import Dialect
 
@@ -49,6 +49,10 @@ class Exchange:
         self.connections = 0
         """Clients that ever connected."""
         self.port = 0
+        self.deadline_secs = 10.0
+        """Of every wait that names none of its own."""
+        self.refuted: Callable[[str], Refuted] = Refuted
+        """Makes the refutation when a client does not do what it is waited for: a unit's own knows how the unit is."""
         self._clock = clock or OsClock()
         self.refusals: list[float] = []
         """When handshakes were answered with an HTTP error, in monotonic seconds."""
@@ -86,25 +90,28 @@ class Exchange:
         self._thread.join(CALL_SECS)
         self._loop.close()
 
-    def wait_client(self, deadline_secs: float = 10.0, *, connections: int = 1) -> None:
-        """Wait until a client is connected, and so many have ever been. Raises HarnessError when none comes."""
+    def wait_client(self, deadline_secs: float | None = None, *, connections: int = 1) -> None:
+        """Wait until a client is connected, and so many have ever been. Refuted when none comes."""
+        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
         with self._changed, awaiting("a client of the exchange"):
-            if not self._changed.wait_for(lambda: self._clients and self.connections >= connections, deadline_secs):
-                raise HarnessError(f"no client connected to {self.url} within {deadline_secs:g} s")
+            if not self._changed.wait_for(lambda: self._clients and self.connections >= connections, deadline):
+                raise self.refuted(f"no client connected to {self.url} within {deadline:g} s")
 
-    def wait_sent(self, count: int, deadline_secs: float = 10.0) -> None:
-        """Wait until `count` ticks were sent. Raises HarnessError when clients do not take them."""
+    def wait_sent(self, count: int, deadline_secs: float | None = None) -> None:
+        """Wait until `count` ticks were sent. Refuted when clients do not take them."""
+        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
         with awaiting(f"{count} ticks to be sent"):
-            sent = poll(lambda: True if self.sent >= count else None, self._clock, deadline_secs)
+            sent = poll(lambda: True if self.sent >= count else None, self._clock, deadline)
         if sent is None:
-            raise HarnessError(f"{self.sent} of {count} ticks sent to {self.url} within {deadline_secs:g} s")
+            raise self.refuted(f"{self.sent} of {count} ticks sent to {self.url} within {deadline:g} s")
 
-    def wait_refusals(self, count: int, deadline_secs: float = 10.0) -> None:
-        """Wait until `count` handshakes were refused. Raises HarnessError when nobody tries so often."""
+    def wait_refusals(self, count: int, deadline_secs: float | None = None) -> None:
+        """Wait until `count` handshakes were refused. Refuted when nobody tries so often."""
+        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
         with awaiting(f"{count} refused handshakes"):
-            refused = poll(lambda: True if len(self.refusals) >= count else None, self._clock, deadline_secs)
+            refused = poll(lambda: True if len(self.refusals) >= count else None, self._clock, deadline)
         if refused is None:
-            raise HarnessError(f"{len(self.refusals)} of {count} handshakes refused within {deadline_secs:g} s")
+            raise self.refuted(f"{len(self.refusals)} of {count} handshakes refused within {deadline:g} s")
 
     def speak(self, dialect: Dialect) -> None:
         """From now on, greet every client that connects as this venue does, and answer what it says."""

@@ -25,6 +25,11 @@ from harness.machines.machine import Machine
 DEADLINE_SECS = 10.0
 """Default deadline of a wait: far above what anything here takes, far below a bored reader's patience."""
 
+CATCH_UP_SECS = 1.0
+
+SLICE_SECS = 0.5
+"""How often a wait looks whether the unit can bring about at all what is awaited."""
+
 SHOWN_LINES = 20
 """Journal lines in the message of a failed wait."""
 
@@ -45,6 +50,7 @@ class JournalStream:
         self._grown = threading.Condition()
         self._stopping = threading.Event()
         self._failure: Exception | None = None
+        self._ends = 0
         self._reader = JournalReader()
         machine.open_journal(self._reader)
         self._thread = threading.Thread(target=self._follow, name="journal", daemon=True)
@@ -55,6 +61,10 @@ class JournalStream:
             while not self._stopping.is_set():
                 raw = self._reader.next()
                 if raw is None:
+                    with self._grown:
+                        # How often everything that was there had been read.
+                        self._ends += 1
+                        self._grown.notify_all()
                     # Notices files that were added or rotated away.
                     self._reader.process_events()
                     self._stopping.wait(POLL_SECS)
@@ -84,10 +94,21 @@ class JournalStream:
         with self._grown:
             return self._entries[mark:]
 
-    def wait(self, match: Callable[[Entry], bool], mark: int, deadline_secs: float) -> Entry | None:
-        """The first entry from `mark` on that matches, or None when none has come within the deadline."""
+    def wait(
+        self,
+        match: Callable[[Entry], bool],
+        mark: int,
+        deadline_secs: float,
+        hopeless: Callable[[], bool] | None = None,
+    ) -> Entry | None:
+        """The first entry from `mark` on that matches, or None when none has come within the deadline.
+
+        match is asked once for each entry. hopeless: asked now and then whether nothing can come any more; what was
+        still on its way is waited for until the next time.
+        """
         clock: Clock = OsClock()
         end = clock.monotonic() + deadline_secs
+        look_at, given_up, last_look = clock.monotonic() + SLICE_SECS, False, False
         with self._grown:
             while True:
                 for entry in self._entries[mark:]:
@@ -95,11 +116,21 @@ class JournalStream:
                     if match(entry):
                         return entry
                 left = end - clock.monotonic()
-                if left <= 0:
+                if left <= 0 or last_look:
                     return None
                 if self._failure is not None:
                     raise MachineError(f"the machine's journal cannot be read any more: {self._failure}")
-                self._grown.wait(left)
+                self._grown.wait(left if hopeless is None else min(left, SLICE_SECS))
+                if hopeless is not None and clock.monotonic() >= look_at:
+                    last_look, given_up = given_up, hopeless()
+                    look_at = clock.monotonic() + SLICE_SECS
+
+    def catch_up(self) -> None:
+        """Wait until everything is read that stands in the journal now, or for a second."""
+        with self._grown:
+            # The look that goes on may have missed what came last; the one after it has not.
+            seen = self._ends
+            self._grown.wait_for(lambda: self._failure is not None or self._ends >= seen + 2, CATCH_UP_SECS)
 
     def close(self) -> None:
         """Stop reading."""
@@ -132,7 +163,7 @@ class Unit:
         """Start it and wait until it says READY=1. Refuted when it does not come up."""
         started = self.try_start()
         if started.status != 0:
-            raise self._refuted(f"{self.name} did not start: {started.stderr.strip()}")
+            raise self.refuted(f"{self.name} did not start: {started.stderr.strip()}", waited=True)
 
     def try_start(self, *beside: str) -> CommandResult:
         """Start it, and other units beside it, whatever comes of it. Waits for the start jobs' end. Forgets the
@@ -181,18 +212,29 @@ class Unit:
             restarted = poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), self.deadline_secs)
         if restarted is None:
             count = self.show().n_restarts
-            raise self._refuted(
-                f"{self.name} was restarted {count} times within {self.deadline_secs:g} s", "Restart", "RestartSec"
-            )
+            raise self.refuted(
+                f"{self.name} was restarted {count} times within {self.deadline_secs:g} s", "Restart", "RestartSec",
+                waited=True,
+            )  # fmt: skip
 
     def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
-        """Wait for a journal entry of the unit since the mark. Refuted when none has come in time."""
+        """Wait for a journal entry of the unit since the mark. Refuted when none has come in time, and at once when the
+        unit is down for good before."""
         deadline = self.deadline_secs if deadline_secs is None else deadline_secs
+        clock = OsClock()
+        began = clock.monotonic()
         with awaiting(what):
-            entry = self._stream.wait(lambda e: self._counts(e) and match(e), self._mark, deadline)
+            entry = self._stream.wait(
+                lambda e: self._counts(e) and match(e), self._mark, deadline, self._is_down_for_good
+            )
         if entry is None:
-            raise self._refuted(f"{self.name}: {what} has not come within {deadline:g} s")
+            waited = min(deadline, clock.monotonic() - began)
+            raise self.refuted(f"{self.name}: {what} has not come within {waited:.2g} s", waited=True)
         return entry
+
+    def _is_down_for_good(self) -> bool:
+        """Whether it failed and systemd will not start it again. Looks only where the journal gives a reason to."""
+        return bool(journal.how_it_ended(self.journal())) and self.show().active == "failed"
 
     def _counts(self, entry: Entry) -> bool:
         return entry.unit == self.name and entry.sent_us >= self._since_us
@@ -201,10 +243,18 @@ class Unit:
         """Refute with the unit's state and journal unless `condition` holds. directives: what of the unit's file it
         depends on, for the reader to know where that is set."""
         if not condition:
-            raise self._refuted(message, *directives)
+            raise self.refuted(message, *directives)
 
-    def _refuted(self, message: str, *directives: str) -> Refuted:
+    def refuted(self, message: str, *directives: str, waited: bool = False) -> Refuted:
+        """A refutation with the unit's state and journal.
+
+        waited: for something in vain, so that how the unit ended meanwhile, if it did, is the first thing to say.
+        """
+        self.machine.run("journalctl", "--sync")
+        self._stream.catch_up()
         entries, state = self.journal(), str(self.show())
+        if waited and (ended := journal.how_it_ended(entries)):
+            message = f"{ended}; {message}"
         lines = [f"    {entry.identifier}[{entry.pid}]: {entry.message}" for entry in entries[-SHOWN_LINES:]]
         set_by = self._set_by(directives) if directives else ""
         return Refuted(

@@ -29,6 +29,9 @@ class Clause:
     digest: str
     """First 16 hex digits of the SHA-256 of the clause's text, white space folded."""
     planned: bool
+    engines: bool = True
+    """Whether it is a promise of the engine's, which any engine can keep; else of the harness, the units or what is
+    installed with them."""
 
 
 def clauses(markdown: str) -> dict[str, str]:
@@ -59,7 +62,7 @@ def digest(text: str) -> str:
 
 
 def listed(table: Mapping[str, object]) -> dict[str, Clause]:
-    """The clauses of a parsed config/contract.toml: `ID = {digest = "...", planned = true}`.
+    """The clauses of a parsed config/contract.toml: `ID = {digest = "...", planned = true, of = "harness"}`.
 
     Raises ValueError that names the entry when it has another form.
     """
@@ -67,25 +70,29 @@ def listed(table: Mapping[str, object]) -> dict[str, Clause]:
     for clause, entry in table.items():
         if (
             not isinstance(entry, dict)
-            or set(entry) - {"digest", "planned"}
+            or set(entry) - {"digest", "planned", "of"}
             or not isinstance(entry.get("digest"), str)
+            or entry.get("of", "harness") != "harness"
         ):
             raise ValueError(
-                f'{clause}: expected {{ digest = "..." }}, with `planned = true` where it is not built yet'
+                f'{clause}: expected {{ digest = "..." }}, with `planned = true` where it is not built yet, and '
+                '`of = "harness"` where it is no promise of the engine\'s'
             )
-        found[clause] = Clause(clause, entry["digest"], bool(entry.get("planned", False)))
+        found[clause] = Clause(clause, entry["digest"], bool(entry.get("planned", False)), "of" not in entry)
     return found
 
 
-def as_toml(texts: Mapping[str, str], planned: Collection[str]) -> str:
+def as_toml(texts: Mapping[str, str], planned: Collection[str], of_harness: Collection[str] = ()) -> str:
     """The list for these clauses, as the text of config/contract.toml."""
     lines = [
         "# Every clause of docs/contract.md. `planned`: not built yet, shown as such, counts as not proven.",
+        "# `of`: what is no promise of the engine's; --engine-cmd judges another engine by all the rest.",
         "# `python -m harness contract --update` takes over a text that was changed on purpose.",
     ]
     for clause, text in texts.items():
         planning = ", planned = true" if clause in planned else ""
-        lines.append(f'{clause} = {{ digest = "{digest(text)}"{planning} }}')
+        whose = ', of = "harness"' if clause in of_harness else ""
+        lines.append(f'{clause} = {{ digest = "{digest(text)}"{planning}{whose} }}')
     return "\n".join(lines) + "\n"
 
 
@@ -113,6 +120,11 @@ def unproved(table: Mapping[str, Clause], claimed: Collection[str]) -> list[str]
 def unknown(table: Mapping[str, Clause], claimed: Iterable[str]) -> list[str]:
     """Claims that are no clause."""
     return sorted(set(claimed) - set(table))
+
+
+def judges_engine(table: Mapping[str, Clause], claimed: Iterable[str]) -> bool:
+    """Whether a proof of these clauses says anything about an engine: one of them is the engine's promise."""
+    return any(clause not in table or table[clause].engines for clause in claimed)
 
 
 def claims_in_source(source: str) -> dict[str, list[str]]:

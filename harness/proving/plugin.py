@@ -90,6 +90,8 @@ class Run:
         """Clauses whose proofs may be unproven (--accept-unproven)."""
         self.known: dict[str, list[str]] | None = None
         """Every proof that was collected, whether -k and -m leave it in or not, and its claims. None: nothing was."""
+        self.foreign: list[str] = []
+        """Tests that say nothing about the engine of --engine-cmd, and were left out."""
         self.chosen: set[str] = set()
         """Every test that is to run, by its id."""
         self.ran: set[str] = set()
@@ -125,6 +127,9 @@ class Run:
             if self._recorder.began:
                 facts = host.facts(Shell(self._recorder), self.options.checkout)
                 # With the contract's words, for whoever reads the record without the checkout.
+                if self.options.engine_cmd is not None:
+                    facts["engine"] = self.options.engine_cmd
+                    facts |= {f"sha256 of {path}": digest for path, digest in self.judged["files"].items()}
                 self._recorder.write("run", systemd=self.options.systemd, facts=facts, clauses=self.clauses)
         return self._recorder
 
@@ -161,6 +166,14 @@ class Run:
             self.fault = self.fault or str(error)
             return {}
         return {"path": str(self.record.relative_to(self.options.reports)), "lines": lines, "sha256": digest}
+
+    @cached_property
+    def judged(self) -> dict[str, Any]:
+        """Which engine the proofs are about: the installed one, or a command with the digests of its files."""
+        command = self.options.engine_cmd
+        if command is None:
+            return {"engine": "installed"}
+        return {"engine": command, "files": installed.files_of_command(command), "left_out": len(self.foreign)}
 
     @cached_property
     def contract(self) -> dict[str, contract.Clause]:
@@ -277,6 +290,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     run, told = node.config.stash[_RUN], getattr(node, "workeroutput", {})
     if told.get("proof_known") is not None:
         run.known = told["proof_known"]
+        run.foreign = told.get("proof_foreign", [])
     run.refusal = run.refusal or told.get("proof_refusal", "")
 
 
@@ -291,8 +305,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     }
     # G5, for a project that keeps a list of clauses.
     listed = run.contract
-    if not listed:
-        return
+    if listed:
+        _check_claims(config, items, listed)
+    if run.options.engine_cmd is not None and items:
+        _leave_out_foreign(config, items)
+
+
+def _leave_out_foreign(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Another engine is a black box: keep what drives its unit and claims something of an engine (contract V9)."""
+    run = config.stash[_RUN]
+    ours = [
+        item for item in items
+        if "engine" not in getattr(item, "fixturenames", ())
+        or item.get_closest_marker("sabotage") is not None
+        or not contract.judges_engine(run.contract, claims(item))
+    ]  # fmt: skip
+    run.foreign = [item.nodeid for item in ours]
+    gone = set(run.foreign)
+    items[:] = [item for item in items if item.nodeid not in gone]
+    config.hook.pytest_deselected(items=ours)
+
+
+def _check_claims(config: pytest.Config, items: list[pytest.Item], listed: dict[str, contract.Clause]) -> None:
     claimed = {clause for item in items for clause in claims(item)}
     wrong = [f"{clause} is claimed by a proof but is no clause" for clause in contract.unknown(listed, claimed)]
     if set(config.args) == set(config.getini("testpaths")):
@@ -517,6 +551,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(session.config, "workerinput"):
         session.config.workeroutput["proof_known"] = run.known  # type: ignore[attr-defined]
         session.config.workeroutput["proof_refusal"] = run.refusal  # type: ignore[attr-defined]
+        session.config.workeroutput["proof_foreign"] = run.foreign  # type: ignore[attr-defined]
         return
     if run.refusal:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
@@ -595,6 +630,7 @@ def _summary(run: Run, state: str) -> dict[str, Any]:
         "counts": _counts(run.verdicts),
         "accepted_unproven": run.accepted,
         "planned": run.planned,
+        "judged": run.judged,
         "complete": run.complete and state in ("complete", "partial"),
         "left_out": _left_out(run),
     }
@@ -702,6 +738,13 @@ def _sum_up(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"ACCEPTED UNPROVEN, and so proven to nobody: {' '.join(run.accepted)}", red=True)
     if run.planned:
         terminalreporter.write_line(f"planned, not built and so not proven: {' '.join(run.planned)}", yellow=True)
+    if run.options.engine_cmd is not None:
+        terminalreporter.write_line(f"judged as a black box: {run.options.engine_cmd}", yellow=True)
+        for path, digest in run.judged["files"].items():
+            terminalreporter.write_line(f"  sha256 {digest}  {path}")
+        terminalreporter.write_line(
+            f"{len(run.foreign)} tests were left out: they are about the engine of this project, or about the harness"
+        )
     if run.signed:
         terminalreporter.write_line(run.signed)
     terminalreporter.write_line(counts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import re
@@ -152,20 +153,23 @@ def test_C2_an_unknown_ingest_is_refused_by_the_name_of_the_flag(tmp_path: Path)
     assert str(error).startswith("--engine__ingest_mode = 'synthetc'")
 
 
-# What is not ASCII until Python's upper(), lower() or casefold() makes it so: dotless i, long s, the sign of Kelvin,
-# ligatures.
-FOLDED = [
-    (char, folded)
-    for char in map(chr, range(128, sys.maxunicode + 1))
-    for folded in {char.upper(), char.lower(), char.casefold()}
-    if folded.isascii()
-]
+@functools.cache
+def folded_to_ascii() -> list[tuple[str, str]]:
+    """What is not ASCII until Python's upper(), lower() or casefold() makes it so: dotless i, long s, the sign of
+    Kelvin, ligatures. Going through all of Unicode takes a second, which a worker's collection must not pay."""
+    return [
+        (char, folded)
+        for char in map(chr, range(128, sys.maxunicode + 1))
+        for folded in {char.upper(), char.lower(), char.casefold()}
+        if folded.isascii()
+    ]
 
 
 def misspelled(names: Iterable[str]) -> Iterator[str]:
+    pairs = folded_to_ascii()
     for name in names:
         for written in (name.upper(), name.lower()):
-            for char, folded in FOLDED:
+            for char, folded in pairs:
                 for spelled in {folded.upper(), folded.lower()}:
                     if spelled in written:
                         yield written.replace(spelled, char, 1)

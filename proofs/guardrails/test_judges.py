@@ -102,9 +102,9 @@ def test_judges_of_the_dashboard_say_no(engine: EngineUnit) -> None:
 
 
 def test_judges_of_the_exchange_say_no(exchange: Exchange) -> None:
-    says_no(lambda: exchange.wait_client(SOON_SECS), "no client connected", HarnessError)
-    says_no(lambda: exchange.wait_sent(1, SOON_SECS), "0 of 1 ticks sent", HarnessError)
-    says_no(lambda: exchange.wait_refusals(1, SOON_SECS), "0 of 1 handshakes refused", HarnessError)
+    says_no(lambda: exchange.wait_client(SOON_SECS), "no client connected")
+    says_no(lambda: exchange.wait_sent(1, SOON_SECS), "0 of 1 ticks sent")
+    says_no(lambda: exchange.wait_refusals(1, SOON_SECS), "0 of 1 handshakes refused")
 
 
 def test_judges_of_a_process_say_no(tmp_path: Path) -> None:

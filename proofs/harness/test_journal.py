@@ -92,3 +92,47 @@ def test_a_field_that_stands_several_times_or_was_too_long() -> None:
     assert journal.entries('{"A": ["x", "y"], "B": [[104, 105], "z"], "C": null, "D": [300]}') == [
         {"A": "x", "B": "hi"}
     ]
+
+
+def _told(message: str, at_secs: float, level: str = "", **fields: object) -> journal.Entry:
+    text = {"fields": {"message": message, **fields}, "level": level} if level else message
+    raw = {"MESSAGE": json.dumps(text) if level else message, "UNIT": "u"}
+    entry = journal.parse(raw, int(at_secs * 1e6))
+    assert entry is not None
+    return entry
+
+
+START = _told("Starting u - a unit...", 1.0)
+ENDS = {
+    "nothing": ([], ""),
+    "it runs": ([START, _told("Started u.", 1.1)], ""),
+    "exit": (
+        [START, _told("full", 1.2, "ERROR", reason="OVERLOAD", channel="persist"),
+         _told("u: Main process exited, code=exited, status=13/n/a", 1.4)],
+        "exit 13 after 0.4 s: OVERLOAD persist",
+    ),
+    "an error without a reason": (
+        [START, _told("no such key", 1.2, "ERROR"), _told("u: Main process exited, code=exited, status=12/n/a", 1.3),
+         _told("u: Failed with result 'exit-code'.", 1.3)],
+        "exit 12 after 0.3 s: no such key",
+    ),
+    "killed": ([START, _told("u: Main process exited, code=killed, status=9/KILL", 3.0)], "killed by KILL after 2.0 s"),
+    "mute": (
+        [START, _told("u: start operation timed out. Terminating.", 11.0),
+         _told("u: Failed with result 'timeout'.", 11.0)],
+        "no READY=1 (M4) after 10.0 s",
+    ),
+    "its start was not seen": ([_told("u: Main process exited, code=dumped, status=6/ABRT", 3.0)], "dumped by ABRT"),
+    "the last of several": (
+        [START, _told("old", 1.1, "ERROR"), _told("u: Main process exited, code=exited, status=1/FAILURE", 1.5),
+         _told("Starting u - a unit...", 2.0), _told("u: Failed with result 'protocol'.", 2.1)],
+        "result protocol after 0.1 s",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.claim("V10")
+@pytest.mark.parametrize("case", ENDS)
+def test_how_a_unit_ended_is_read_from_its_journal(case: str) -> None:
+    entries, told = ENDS[case]
+    assert journal.how_it_ended(entries) == told

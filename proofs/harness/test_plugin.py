@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -459,3 +460,60 @@ def test_ctrl_c_halts_the_machine(pytestconfig: pytest.Config, tmp_path: Path) -
         output, _ = running.communicate(timeout=20)
     assert running.returncode == 2, output
     assert not (machines.RUN_DIR / name).exists()
+
+
+BLACK_BOX = """
+import pytest
+
+
+@pytest.fixture
+def engine():
+    return "a unit"
+
+
+@claim("E2")
+def test_of_the_engine(engine):
+    pass
+
+
+@claim("K1")
+def test_of_the_controller_that_needs_the_unit(engine):
+    pass
+
+
+@claim("E2")
+def test_of_a_module_of_ours():
+    pass
+
+
+def test_plain():
+    pass
+"""
+
+
+@pytest.mark.claim("V9")
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_another_engine_is_judged_by_what_drives_its_unit(tmp_path: Path, workers: str) -> None:
+    """What is ours is left out and counted, and verdicts and record name the engine and its file."""
+    program = tmp_path / "other"
+    program.write_text("#!/bin/sh\n")
+    (tmp_path / "config").mkdir()
+    digests = {
+        clause: f'{{ digest = "{"0" * 16}"{whose} }}' for clause, whose in (("E2", ""), ("K1", ', of = "harness"'))
+    }
+    (tmp_path / "config" / "contract.toml").write_text("\n".join(f"{name} = {text}" for name, text in digests.items()))
+    status, output, report = run(
+        tmp_path, BLACK_BOX, "-n", workers, "--engine-cmd", "{checkout}/other --config {config}"
+    )
+    assert status == 0, output
+    assert [one["proof"].partition("::")[2] for one in report["verdicts"]] == ["test_of_the_engine"]
+    digest = hashlib.sha256(program.read_bytes()).hexdigest()
+    command = f"{program} --config {{config}}"
+    assert report["judged"] == {"engine": command, "files": {str(program): digest}, "left_out": 3}
+    assert report["state"] == "partial"
+    assert f"judged as a black box: {command}" in output
+    assert "3 tests were left out" in output
+    first = next(line for line in flight.read(tmp_path / "reports" / report["record"]["path"]) if line["type"] == "run")
+    assert first["facts"]["engine"] == command
+    assert first["facts"][f"sha256 of {program}"] == digest
+    assert run(tmp_path, PROVEN)[2]["judged"] == {"engine": "installed"}

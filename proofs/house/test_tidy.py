@@ -25,7 +25,14 @@ IMPURE = {"asyncio", "socket", "subprocess", "time", "os", "threading", "pathlib
 
 SOLE_IMPORTERS = {
     # library: (packages the rule holds in, the modules that may import it, what everybody else uses)
-    "sqlite3": (("engine",), {"engine/storage/ledger.py"}, "the Ledger"),
+    "sqlite3": (
+        ("engine",),
+        {
+            f"engine/storage/{name}.py"
+            for name in ("gaps", "ledger", "migrations", "opening", "restoring", "rows", "sqlite_codes")
+        },
+        "the Ledger",
+    ),
     "aiosqlite": (("engine",), {"engine/storage/ledger.py"}, "the Ledger"),
     "picows": (("engine",), {"engine/ingest/via_picows.py"}, "a feed"),
     "websockets": (("engine",), {"engine/ingest/via_websockets.py"}, "a feed"),
@@ -150,6 +157,7 @@ WITHOUT_SABOTAGE = {
     "test_judges::test_judges_of_the_controller_say_no": "likewise",
     "test_judges::test_judges_of_the_dashboard_say_no": "likewise",
     "test_judges::test_a_fault_of_the_unit_that_did_not_land_has_no_receipt": "likewise",
+    "test_another_engine::test_a_wait_says_first_that_the_unit_has_ended": "likewise",
 }
 """Proofs under the unit that have no entry in harness/proving/sabotage.py, and why they need none."""
 

@@ -1,0 +1,96 @@
+"""Another engine is a black box: one that does nothing is proven in nothing, and is told what it fails to do (V9, V10).
+
+`make nothing` drives every proof over it; here are those of each kind, with deadlines that a sleeper cannot use.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from harness.base.clock import OsClock
+from harness.base.errors import Refuted
+from harness.faults.exchange import Exchange
+from proofs.fixtures.engine_unit import ENGINE_FILES, EngineUnit
+from proofs.guardrails import test_exit12, test_g0, test_g4, test_sampling, test_stop, test_watchdog
+
+SLEEPER_SECS = 0.5
+"""What is waited for a sleeper that will never wake."""
+
+NOTHING = "proofs/fixtures/nothing"
+
+
+@pytest.fixture
+def sleeper(engine: EngineUnit) -> Iterator[Callable[[str], EngineUnit]]:
+    """The unit with the program that does nothing, in one of its variants, until the test ends."""
+    target = f"{ENGINE_FILES}/nothing"
+    source = engine.machine.path(target)
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_bytes((engine.stage.checkout / NOTHING).read_bytes())
+    source.chmod(0o755)
+
+    def run(variant: str) -> EngineUnit:
+        times = "TimeoutStartSec=500ms" if variant == "mute" else ""
+        engine.drop_in("30-nothing", f"[Service]\nExecStart=\nExecStart={target} {variant}\n{times}\n")
+        engine.deadline_secs = SLEEPER_SECS
+        return engine
+
+    yield run
+    engine.down()
+    engine.remove_drop_in("30-nothing")
+    source.unlink()
+
+
+PROOFS: dict[str, tuple[Callable[..., None], dict[str, object]]] = {
+    "stays-down": (test_exit12.test_misconfigured_unit_stays_down_and_says_why, {"case": "unknown-key"}),
+    "is-restarted": (test_exit12.test_killed_engine_is_restarted, {}),
+    "shadow": (test_g0.test_shadow_unless_told_otherwise, {"tables": {}}),
+    "live-refused": (test_g0.test_live_without_the_gate_records_nothing, {"armed": False, "bundle": None}),
+    "heartbeat": (test_g4.test_heartbeats_come_in_time_and_balance, {}),
+    "sampling": (test_sampling.test_processed_is_received_over_n_across_reconnects, {"every": 5}),
+    "stop": (test_stop.test_systemctl_stop_in_full_flow, {}),
+    "quiet": (test_watchdog.test_quiet_market_is_not_stuck, {}),
+}
+
+MUTE = ("stays-down", "is-restarted", "heartbeat")
+"""What is asked of the one that does not even say READY=1: none of the rest comes further."""
+
+
+@pytest.mark.claim("V9", "V10")
+@pytest.mark.parametrize("variant", ["ready", "mute"])
+def test_an_engine_that_does_nothing_is_refuted_in_everything(
+    sleeper: Callable[[str], EngineUnit], exchange: Exchange, variant: str
+) -> None:
+    """Refuted, not unproven; and one that never says READY=1 is told so in seconds."""
+    engine = sleeper(variant)
+    exchange.deadline_secs = SLEEPER_SECS
+    clock = OsClock()
+    for name, (proof, parameters) in PROOFS.items():
+        if variant == "mute" and name not in MUTE:
+            continue
+        have = {"engine": engine, "watched": engine, "exchange": exchange, **parameters}
+        began = clock.monotonic()
+        with pytest.raises(Refuted) as refuted:
+            proof(**{taken: have[taken] for taken in inspect.signature(proof).parameters})
+        said = str(refuted.value)
+        assert clock.monotonic() - began < 10.0, f"{name} took too long: {said}"
+        if variant == "mute" and "did not start" in said:
+            assert said.startswith("no READY=1 (M4) after "), f"{name}: {said}"
+        engine.down()
+        engine.wipe()
+
+
+@pytest.mark.claim("V10")
+def test_a_wait_says_first_that_the_unit_has_ended(engine: EngineUnit) -> None:
+    """And ends then, when nothing can come any more."""
+    engine.configure({"engine": {"sample_every": 0}})
+    engine.try_start()
+    began = OsClock().monotonic()
+    with pytest.raises(Refuted, match=r"\Aexit 12 after \d+\.\d s: .*sample_every") as refuted:
+        engine.wait_log("HEARTBEAT (G4)")
+    assert OsClock().monotonic() - began < engine.deadline_secs / 2
+    assert any("sample_every" in entry.message for entry in refuted.value.journal), "the journal was read too early"
+    with pytest.raises(Refuted, match=r"\Aexit 12 after "):
+        engine.wait_ticks(1)
