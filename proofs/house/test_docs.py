@@ -88,7 +88,7 @@ def test_documented_command(command: str, tmp_path: Path) -> None:
         if "buglog" in command or "harness verify" in command:
             (tmp_path / "reports").unlink(missing_ok=True)
             make_report(tmp_path / "reports")
-        if "--lift-bars" in command:
+        if "--lift-bars" in command or "hybrid-engine gaps" in command:
             run(shlex.split(".venv/bin/hybrid-engine --config config/config.toml --seconds 0.1"), tmp_path)
         if "harness bundle" in command:
             (tmp_path / "reports").unlink(missing_ok=True)
