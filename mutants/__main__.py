@@ -156,7 +156,7 @@ def _copy(names: list[str]) -> Iterator[Path]:
 def _run(copy: Path, *argv: str, timeout_secs: float, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command in the copy, in a process group of its own, of which nothing stays whatever ends it.
     TimeoutExpired when it takes longer."""
-    surroundings = {**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1"}
+    surroundings = {**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "500"}
     running = subprocess.Popen(
         [str(copy / ".venv/bin/python"), *argv], cwd=copy, env=surroundings, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

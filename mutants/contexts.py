@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import coverage
@@ -19,7 +19,7 @@ TIMES = "MUTANTS_TIMES"
 _ELSEWHERE = {"machine", "stage", "browser"}
 """Fixtures of tests whose work another process does."""
 
-_taken: Counter[str] = Counter()
+_taken: defaultdict[str, float] = defaultdict(float)
 
 
 def name_of(nodeid: str) -> str:

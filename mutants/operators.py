@@ -248,13 +248,13 @@ class _Walk:
                 yield _Edit("remove not", where, *self._of(node), f"({self._text(node.operand)})")
             case ast.IfExp():
                 yield from self._negated(node.test, where)
-            case ast.Constant(value=bool()):
-                yield _Edit("constant", where, *self._of(node), str(not node.value))
-            case ast.Constant(value=int()):
+            case ast.Constant(value=bool(value)):
+                yield _Edit("constant", where, *self._of(node), str(not value))
+            case ast.Constant(value=int(value)):
                 for step in (1, -1):
-                    yield _Edit("constant", where, *self._of(node), str(node.value + step))
-            case ast.Constant(value=float()):
-                yield _Edit("constant", where, *self._of(node), str(node.value * 2 + 1))
+                    yield _Edit("constant", where, *self._of(node), str(value + step))
+            case ast.Constant(value=float(value)):
+                yield _Edit("constant", where, *self._of(node), str(value * 2 + 1))
             case ast.Call():
                 yield from self._call(node, where)
         for child in ast.iter_child_nodes(node):

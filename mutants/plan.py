@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,10 +92,9 @@ def report(
 def refuted_by(output: str) -> tuple[str, str]:
     """From pytest's last lines (`-rfE`): the test that turned red, and the reason it gave. Empty texts for none."""
     for line in output.splitlines():
-        kind, _, rest = line.partition(" ")
-        if kind in ("FAILED", "ERROR"):
-            test, _, reason = rest.partition(" - ")
-            return test, reason
+        # A test's parameters may hold anything, " - " too.
+        if red := re.fullmatch(r"(?:FAILED|ERROR) ([^\s\[]+(?:\[.*?\])?)(?: - (.*))?", line):
+            return red[1], red[2] or ""
     return "", ""
 
 
