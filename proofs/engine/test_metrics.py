@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,3 +117,7 @@ def test_M2_no_lag_is_a_tenth_of_a_millisecond_at_most(lag: float) -> None:
     assert histogram.quantile_ms(0.99) == 0.0
     histogram.add(lag)
     assert histogram.quantile_ms(0.99) <= 0.1
+
+
+def test_M2_every_counter_begins_at_zero() -> None:
+    assert set(msgspec.structs.asdict(Counters()).values()) == {0}
