@@ -14,12 +14,13 @@ import coverage
 import pytest
 
 TIMES = "MUTANTS_TIMES"
-"""Environment variable: the file that is told test -> seconds."""
+"""Environment variable: the file that is told how long each test took, and which were red."""
 
 _ELSEWHERE = {"machine", "stage", "browser"}
 """Fixtures of tests whose work another process does."""
 
 _taken: defaultdict[str, float] = defaultdict(float)
+_red: set[str] = set()
 
 
 def name_of(nodeid: str) -> str:
@@ -42,8 +43,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _taken[name_of(report.nodeid)] += report.duration
+    if report.failed:
+        _red.add(name_of(report.nodeid))
 
 
 def pytest_sessionfinish() -> None:
     if TIMES in os.environ:
-        Path(os.environ[TIMES]).write_text(json.dumps(_taken))
+        Path(os.environ[TIMES]).write_text(json.dumps({"seconds": _taken, "red": sorted(_red)}))

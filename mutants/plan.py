@@ -37,6 +37,8 @@ class Reach:
     """File -> test files that import it, or import what does."""
     proofs: Mapping[str, frozenset[str]]
     """File -> proofs under the unit that the catalogue of sabotages has for it."""
+    red: frozenset[str] = frozenset()
+    """Tests that fail although nothing is broken: they judge no mutant."""
 
 
 def sample(found: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
@@ -51,7 +53,7 @@ def tests_of(mutant: Mutant, reach: Reach) -> list[list[str]]:
     no test of its own there: whoever imports the module comes second, and proofs under the unit last.
     """
     lines = reach.lines.get(mutant.path, {})
-    direct = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(line, ())}
+    direct = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(line, ())} - reach.red
     quickest = sorted(direct, key=lambda test: (reach.seconds.get(test, 0.0), test))
     importers = sorted(reach.importers.get(mutant.path, ()))
     batches = [quickest, importers, sorted(reach.proofs.get(mutant.path, ()))]

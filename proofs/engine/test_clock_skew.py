@@ -34,6 +34,7 @@ def judged(offsets: list[int]) -> int | None:
         # The limit itself is none beyond it.
         ([LIMIT, LIMIT], LIMIT),
         ([-LIMIT, -LIMIT], -LIMIT),
+        ([-LIMIT], -LIMIT),
         # Ahead and behind: all trades say so, the least delayed of them best.
         ([62_000, 61_950, 61_990, 60_000], 61_950),
         ([-62_000, -62_400, -70_000], -62_000),

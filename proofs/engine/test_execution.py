@@ -444,3 +444,8 @@ def test_L4_reports_after_an_impossible_fill_are_booked_all_the_same() -> None:
         ("live-periodic:1", Reason.ADAPTER_ERROR), ("live-periodic:2", Reason.ADAPTER),
     ]  # fmt: skip
     assert [fill.order_id for fill in fills] == ["live-periodic:2"]
+
+
+def test_R6_a_report_without_an_execution_has_no_figures() -> None:
+    report = AdapterReport("live-periodic:1", OrderStatus.CANCELED)
+    assert (report.qty, report.price, report.fees, report.detail) == (0, 0, 0, None)

@@ -398,3 +398,10 @@ def test_B5_symbols_that_are_held_are_as_many_as_the_contract_says() -> None:
     book.record(*ShadowExecutor(FEE, Decimal(0)).submit(book.assess(last, NOW), NOW))
     assert book.assess(one_more, NOW).veto is Reason.RISK_CAP
     assert book.position("last") == 1
+
+
+def test_R5_an_exposure_too_long_for_exact_arithmetic_is_rounded_against_us() -> None:
+    price = "1." + "1" * 64
+    for qty in ("3", "-3"):
+        exposure = held(qty, price).exposure("A")
+        assert 0 < Fraction(exposure) - 3 * Fraction(price) < Fraction(1, 10**50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
 from pathlib import Path
@@ -125,6 +126,8 @@ def test_who_ran_the_changed_lines_is_asked_first_the_quickest_first() -> None:
         {"a.py": frozenset({"proof"})},
     )
     assert plan.tests_of(made("a.py", 3), reach) == [["quick", "other", "slow"], ["test_a.py"], ["proof"]]
+    red = dataclasses.replace(reach, red=frozenset({"quick"}))
+    assert plan.tests_of(made("a.py", 3), red)[0] == ["other", "slow"]
     assert plan.tests_of(made("a.py", 7), reach) == [["test_a.py"], ["proof"]]
     assert plan.tests_of(made("b.py", 3), reach) == []
     assert plan.time_limit_secs(["slow", "quick", "unknown"], reach.seconds) == pytest.approx(60 + 10 * 10.1)
