@@ -46,8 +46,8 @@ MAP_SECS_MAX = 3600.0
 def main() -> int:
     options = _options()
     # Also where a shell started it in the background, with SIGINT ignored: whatever ends it, the copy goes.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     names = list(_tracked())
     state = _digest(names)
     found = [
