@@ -12,6 +12,7 @@ import pytest
 
 from engine.base.exits import ExitCode
 from engine.config.schema import Engine
+from mutants.operators import mutants
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 
@@ -154,3 +155,12 @@ def test_the_engine_stops_by_itself_before_systemd_loses_patience() -> None:
     )
     assert 2 * longest <= engine
     assert 2 * engine <= soak
+
+
+@pytest.mark.claim("O8")
+@pytest.mark.parametrize("name", DEMANDED)
+def test_no_mutant_of_a_unit_is_as_demanded(name: str) -> None:
+    """Each directive taken out, and each with another value: none goes unseen."""
+    found = mutants(f"systemd/{name}", (UNITS / name).read_text())
+    assert len(found) == 2 * sum(len(values) for values in DEMANDED[name].values())
+    assert [one.id for one in found if directives(one.text) == DEMANDED[name]] == []
