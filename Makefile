@@ -25,7 +25,7 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage canary scale stress debian soak bench doctor buglog lint format pure \
+.PHONY: help proofs test sabotage mutants canary scale stress debian soak bench doctor buglog lint format pure \
   coverage docs lock dist release install uninstall clean
 
 help:  ## List the targets
@@ -77,6 +77,11 @@ test: $(READY) machine-tools browser  ## The proofs and every other test (ARGS='
 
 sabotage: $(READY) machine-tools browser  ## Break each guarded thing on purpose: its proof must turn red
 	$(BIN)/pytest proofs $(PARALLEL) -m sabotage $(ARGS)
+
+SEED ?= 1
+COUNT ?= 200
+mutants: $(READY) machine-tools  ## Break a copy COUNT=200 times as SEED=1 draws: tests must turn red (ARGS='--only engine/trading/*')
+	$(BIN)/python -m mutants --seed $(SEED) --count $(COUNT) $(ARGS)
 
 canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it is
 	@$(BIN)/pytest -q proofs/canary.py; test $$? -eq 1 && echo "the canary is refuted, as it must be"

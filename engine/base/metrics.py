@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
+from itertools import accumulate
 
 import msgspec
 
@@ -50,14 +52,7 @@ class LagHistogram:
 
     def add(self, lag_ms: float) -> None:
         """Counts one measurement; what is below 0 (a clock step) counts as 0."""
-        low, high = 0, len(_LAG_BOUNDS_MS)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if _LAG_BOUNDS_MS[middle] <= lag_ms:
-                low = middle
-            else:
-                high = middle
-        self._counts[low] += 1
+        self._counts[max(0, bisect_right(_LAG_BOUNDS_MS, lag_ms) - 1)] += 1
         self._total += 1
 
     def quantile_ms(self, fraction: float) -> float:
@@ -65,13 +60,10 @@ class LagHistogram:
         before the first one."""
         if not self._total:
             return 0.0
-        wanted = fraction * self._total
-        seen = 0
-        for index, count in enumerate(self._counts):
-            seen += count
-            if seen >= wanted and count:
-                return _LAG_BOUNDS_MS[min(index + 1, len(_LAG_BOUNDS_MS) - 1)]
-        return _LAG_BOUNDS_MS[-1]
+        # One at least, so that it is a bucket in which something was counted.
+        wanted = max(1.0, fraction * self._total)
+        index = bisect_left(list(accumulate(self._counts)), wanted)
+        return _LAG_BOUNDS_MS[min(index + 1, len(_LAG_BOUNDS_MS) - 1)]
 
 
 def snapshot(

@@ -390,11 +390,6 @@ class Intake:
         without it, so that it is known whose they are."""
         return {label: (seen.stream, seen.number) for label, seen in self._moved.items()}
 
-    @property
-    def has_moved(self) -> bool:
-        """Whether `take_moved` would give any."""
-        return bool(self._moved)
-
     def admit(self, ticks: list[Tick]) -> list[Tick]:
         """The ticks of `ticks` to process, in order: new ones, every Nth of them, with `id` set, and `source` where a
         stream's ids have started over.

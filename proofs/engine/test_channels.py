@@ -289,3 +289,38 @@ def test_B6_a_channel_knows_since_when_something_is_pending() -> None:
     clock.now = 103.0
     channel.put_nowait("third", 1)
     assert channel.pending_since == 103.0
+
+
+def test_B2_a_refusal_starts_the_overload_clock_only_of_a_channel_without_room() -> None:
+    clock = Clock()
+    full: Channel[str] = Channel("tick", 2, clock)
+    full.put_nowait("a", 1)
+    full.refused()
+    assert full.full_since is None
+    full.put_nowait("b", 1)
+    full.full_since = None
+    full.refused()
+    assert full.full_since == 100.0
+    clock.now = 101.0
+    full.refused()
+    assert full.full_since == 100.0
+
+
+def test_B1_who_finds_work_at_once_is_not_held_up_and_a_timer_that_is_over_wakes_nobody() -> None:
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        channel: Channel[str] = Channel("tick", 9, Clock())
+        begun = loop.time()
+        channel.put_nowait("a", 1)
+        await channel.wait()
+        assert loop.time() - begun < 0.5
+        channel.take_all()
+        # Woken by work long before its time is over; the next wait has a time of its own.
+        loop.call_soon(channel.put_nowait, "b", 1)
+        await channel.wait(timeout_secs=0.02)
+        channel.take_all()
+        begun = loop.time()
+        await channel.wait(timeout_secs=0.06)
+        assert loop.time() - begun > 0.055
+
+    run(work())

@@ -35,6 +35,7 @@ def judged(offsets: list[int]) -> int | None:
         # The limit itself is none beyond it.
         ([LIMIT, LIMIT], LIMIT),
         ([-LIMIT, -LIMIT], -LIMIT),
+        ([-LIMIT], -LIMIT),
         # Ahead and behind: all trades say so, the least delayed of them best.
         ([62_000, 61_950, 61_990, 60_000], 61_950),
         ([-62_000, -62_400, -70_000], -62_000),
@@ -171,3 +172,13 @@ def test_N14_each_source_has_its_clock() -> None:
     assert (notice.source, clocks.skew_ms) == ("a", 62_000)
     assert turn(clocks, 30, 0, source="b") == []
     assert clocks.skew_ms == 0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_N14_the_limit_itself_vetoes_nothing_and_is_not_told(sign: int) -> None:
+    clocks = VenueClocks(LIMIT, INTERVAL_SECS)
+    assert turn(clocks, 0, sign * LIMIT, sign * LIMIT) == []
+    [begun] = turn(clocks, 10, sign * (LIMIT + 1), sign * (LIMIT + 1))
+    assert not begun.over
+    [over] = turn(clocks, 20, sign * LIMIT, sign * LIMIT)
+    assert over.over

@@ -430,8 +430,9 @@ def test_L4_a_report_about_an_unknown_order_ends_the_run() -> None:
 
 @pytest.mark.claim("R6")
 def test_R6_live_without_an_adapter_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigError, match="adapter"):
+    with pytest.raises(ConfigError, match="adapter") as refused:
         execution.make(Mode.LIVE, fee_rate=FEE, slippage_bps=Decimal(0))
+    assert refused.value.details == {"mode": Mode.LIVE}
 
 
 @pytest.mark.claim("R4")
@@ -456,3 +457,24 @@ def test_I1_execution_imports_nothing_that_could_reach_a_venue() -> None:
         "__future__", "collections", "collections.abc", "decimal", "typing", "msgspec", "engine.base.events",
         "engine.base.exits",
     }  # fmt: skip
+
+
+def test_L4_reports_after_an_impossible_fill_are_booked_all_the_same() -> None:
+    adapter = RecordingAdapter()
+    executor = LiveExecutor(adapter)
+    executor.submit(signal(1), NOW)
+    executor.submit(signal(2, size="1"), NOW)
+    adapter.answers = [
+        AdapterReport("live-periodic:1", OrderStatus.FILLED, Decimal(99), Decimal(100), Decimal(0)),
+        AdapterReport("live-periodic:2", OrderStatus.FILLED, Decimal(1), Decimal(100), Decimal(0)),
+    ]
+    events, fills = executor.on_ticks([], NOW)
+    assert [(event.order_id, event.reason) for event in events] == [
+        ("live-periodic:1", Reason.ADAPTER_ERROR), ("live-periodic:2", Reason.ADAPTER),
+    ]  # fmt: skip
+    assert [fill.order_id for fill in fills] == ["live-periodic:2"]
+
+
+def test_R6_a_report_without_an_execution_has_no_figures() -> None:
+    report = AdapterReport("live-periodic:1", OrderStatus.CANCELED)
+    assert (report.qty, report.price, report.fees, report.detail) == (0, 0, 0, None)

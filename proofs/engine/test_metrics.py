@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,3 +122,18 @@ def test_M2_no_lag_is_a_tenth_of_a_millisecond_at_most(lag: float) -> None:
     assert histogram.quantile_ms(0.99) == 0.0
     histogram.add(lag)
     assert histogram.quantile_ms(0.99) <= 0.1
+
+
+def test_M2_every_counter_begins_at_zero() -> None:
+    assert set(msgspec.structs.asdict(Counters()).values()) == {0}
+
+
+@pytest.mark.parametrize(
+    "lag", [digit * 10.0**exponent for exponent in range(-1, 4) for digit in range(1, 10)] + [98_000]
+)
+def test_M2_any_one_lag_is_told_to_a_tenth(lag: float) -> None:
+    """From a tenth of a millisecond to 99 s, just below each digit and at it: no bucket is missing or too wide."""
+    for exact in (lag * 0.9951, lag):
+        histogram = LagHistogram()
+        histogram.add(exact)
+        assert exact * 0.9999999 <= histogram.quantile_ms(1.0) <= max(0.1, exact * 1.1000001)

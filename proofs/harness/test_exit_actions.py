@@ -204,3 +204,22 @@ def test_an_exit_in_words(one: Exit, text: str) -> None:
 
 def test_an_answer_has_no_delay_unless_it_says_so() -> None:
     assert Answer(Action.RESTART, "why").delay_secs == 0.0
+
+
+@pytest.mark.claim("K11")
+@pytest.mark.parametrize(
+    ("active", "sub", "down", "runs"),
+    [
+        ("active", "running", False, True),
+        ("activating", "start", False, True),
+        ("deactivating", "stop-sigterm", False, True),
+        ("reloading", "reload", False, True),
+        ("activating", "auto-restart", True, True),
+        ("inactive", "auto-restart-queued", True, True),
+        ("inactive", "dead", True, False),
+        ("failed", "failed", True, False),
+    ],
+)
+def test_a_soak_knows_whether_it_found_the_engine_running(active: str, sub: str, down: bool, runs: bool) -> None:
+    seen = state(active, sub)
+    assert (exit_actions.is_down(seen), exit_actions.runs(seen)) == (down, runs)

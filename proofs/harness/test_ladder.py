@@ -106,3 +106,20 @@ def test_never_more_than_one_rung_and_never_without_a_reading(readings: list[boo
         assert (step is Step.ABORT) == (at_top > TOP_READINGS_MAX)
         if step is Step.ABORT:
             return
+
+
+@pytest.mark.parametrize("recover", [0.25, 1.0, 2.0])
+def test_K1_a_recovery_of_any_length_steps_down_and_not_below_the_bottom(recover: float) -> None:
+    ladder, steps = Ladder(2), []
+    for number in range(9):
+        ladder, step = ladder.read(False, number * recover, recover)
+        steps.append(step)
+    # A rung's first calm reading begins its time; the next, that much later, ends it.
+    assert steps == [Step.HOLD, Step.DOWN, Step.HOLD, Step.DOWN] + [Step.HOLD] * 5
+    assert ladder.rung.name == "NORMAL"
+
+
+def test_K4_overload_at_the_top_leaves_the_ladder_as_it_is() -> None:
+    seen = Ladder(len(RUNGS) - 1, 3, 7.0, 9.0)
+    assert seen.overloaded() == (seen, Step.ABORT)
+    assert Ladder(1, 0, 7.0, 9.0).overloaded() == (Ladder(2), Step.UP)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +90,17 @@ def test_any_text_is_either_read_or_unknown(text: str) -> None:
     found = pressure.parse({"cpu": text, "memory": psi(0), "io": psi(0)})
     if isinstance(found, Pressure):
         assert 0 <= found.some("cpu") <= 100
+
+
+@pytest.mark.parametrize("broken", ["avg10", "avg60", "avg300"])
+def test_K2_each_average_must_be_one(broken: str) -> None:
+    text = re.sub(rf"(?<={broken}=)[\d.]+", "101.00", psi(1.0, full=False))
+    found = pressure.parse({"cpu": text, "memory": psi(0), "io": psi(0)})
+    assert isinstance(found, Unknown)
+    assert found.reason.startswith("cpu: not a line of PSI: ")
+
+
+def test_K2_what_did_not_exist_before_counts_from_zero() -> None:
+    assert pressure.stalled(None, reading(), 388424.185368 * 2) == pytest.approx(
+        dict.fromkeys(("cpu", "memory", "io"), 50.0)
+    )

@@ -14,6 +14,7 @@ import harness
 import harness.base.journal
 import harness.base.unit
 from harness.base.errors import MachineError, Refuted
+from harness.evidence import verdict
 from harness.evidence.verdict import Verdict, claims_in_name, exit_status, is_accepted, judge, merge, refutes, run_state
 
 VERDICTS = st.sampled_from(Verdict)
@@ -150,3 +151,10 @@ def test_only_unproven_can_be_accepted() -> None:
     assert not is_accepted(Verdict.UNPROVEN, ["G2"], {"K1"})
     assert not is_accepted(Verdict.UNPROVEN, ["G2"], set())
     assert not is_accepted(Verdict.REFUTED, ["K1"], {"K1"})
+
+
+def test_pytests_exit_statuses_are_pytests() -> None:
+    code = pytest.ExitCode
+    assert (verdict.PYTEST_OK, verdict.PYTEST_FAILED, verdict.PYTEST_INTERNAL_ERROR, verdict.PYTEST_NOTHING) == (
+        code.OK, code.TESTS_FAILED, code.INTERNAL_ERROR, code.NO_TESTS_COLLECTED,
+    )  # fmt: skip

@@ -27,6 +27,7 @@ NEVER_INSIDE_ITSELF = (
     "make proofs",
     "make test",
     "make sabotage",
+    "make mutants",
     "make canary",
     "make bench",
     "make debian",

@@ -1,0 +1,111 @@
+"""Which mutants are tried, by which tests, and what came of it. Pure."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mutants.operators import Mutant
+
+CAUGHT = ("caught", "timeout")
+"""Outcomes of a mutant that somebody noticed."""
+
+SHARE_MIN = 0.95
+"""Of the mutants that are not equivalent, so many must be caught."""
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """A mutant that no proof can tell from the original."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Who runs what."""
+
+    lines: Mapping[str, Mapping[int, frozenset[str]]]
+    """File -> line -> tests that ran it in their own process."""
+    seconds: Mapping[str, float]
+    """Test -> how long it took."""
+    importers: Mapping[str, frozenset[str]]
+    """File -> test files that import it, or import what does."""
+    proofs: Mapping[str, frozenset[str]]
+    """File -> proofs under the unit that the catalogue of sabotages has for it."""
+    red: frozenset[str] = frozenset()
+    """Tests that fail although nothing is broken: they judge no mutant."""
+
+
+def sample(found: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
+    """So many of them, the same for a seed, in the order in which they are tried; all when there are no more."""
+    return random.Random(seed).sample(found, min(count, len(found)))
+
+
+def tests_of(mutant: Mutant, reach: Reach) -> list[list[str]]:
+    """Batches of tests to run, one after the other until one is red.
+
+    First what ran the changed lines, quickest first. What runs as a module is imported, or in a process of its own, has
+    no test of its own there: whoever imports the module comes second, and proofs under the unit last.
+    """
+    lines = reach.lines.get(mutant.path, {})
+    direct = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(line, ())} - reach.red
+    quickest = sorted(direct, key=lambda test: (reach.seconds.get(test, 0.0), test))
+    importers = sorted(reach.importers.get(mutant.path, ()))
+    batches = [quickest, importers, sorted(reach.proofs.get(mutant.path, ()))]
+    return [batch for batch in batches if batch]
+
+
+def time_limit_secs(tests: Iterable[str], seconds: Mapping[str, float]) -> float:
+    """How long a batch may take before its mutant counts as one that hangs: well above what the tests took."""
+    return 60.0 + 10 * sum(seconds.get(test, 1.0) for test in tests)
+
+
+def report(
+    results: Sequence[Mapping[str, object]], equivalents: Sequence[Equivalent], **facts: object
+) -> dict[str, object]:
+    """What `reports/mutants.json` holds: figures, and a line a mutant. `results` have at least id and outcome."""
+    reasons = {one.id: one.reason for one in equivalents}
+    lines = [
+        {**result, "outcome": "equivalent", "reason": reasons[str(result["id"])]}
+        if result["outcome"] == "survived" and result["id"] in reasons
+        else dict(result)
+        for result in results
+    ]
+    counts = Counter(str(line["outcome"]) for line in lines)
+    caught = sum(counts[outcome] for outcome in CAUGHT)
+    judged = caught + counts["survived"]
+    return {
+        **facts,
+        "tried": len(lines),
+        "caught": caught,
+        "timeouts": counts["timeout"],
+        "survived": counts["survived"],
+        "equivalent": counts["equivalent"],
+        "share": round(caught / judged, 4) if judged else None,
+        "mutants": sorted(lines, key=lambda line: (line["outcome"] != "survived", str(line["id"]))),
+    }
+
+
+def refuted_by(output: str) -> tuple[str, str]:
+    """From pytest's last lines (`-rfE`): the test that turned red, and the reason it gave. Empty texts for none."""
+    for line in output.splitlines():
+        # A test's parameters may hold anything, " - " too.
+        if red := re.fullmatch(r"(?:FAILED|ERROR) ([^\s\[]+(?:\[.*?\])?)(?: - (.*))?", line):
+            return red[1], red[2] or ""
+    return "", ""
+
+
+def enough(share: object) -> bool:
+    """Whether so many mutants were caught as must be; a run that judged none has shown nothing."""
+    return isinstance(share, float) and share >= SHARE_MIN
+
+
+def stale(equivalents: Iterable[Equivalent], found: Iterable[Mutant]) -> list[str]:
+    """Equivalents of code that is no longer there."""
+    ids = {mutant.id for mutant in found}
+    return [one.id for one in equivalents if one.id not in ids]

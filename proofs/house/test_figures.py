@@ -1,0 +1,41 @@
+"""Figures that the contract promises are those of the code: a proof that imports a bound would move with it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from harness.proving import contract
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROMISED: list[tuple[str, str, object, str, str]] = [
+    ("engine.trading.execution", "PAPER_TICKS_MAX", 100, "R4", "after 100 ticks of its symbol"),
+    ("engine.trading.execution", "PAPER_REST_MS", 60 * 60 * 1000, "R4", "an hour"),
+    ("engine.trading.execution", "PAPER_ORDERS_MAX", 4096, "R4", "when 4096 newer orders rest"),
+    ("engine.trading.strategy", "CONFIDENCE", 0.75, "R1", "confidence 0.75"),
+    ("engine.trading.strategy", "SYMBOLS_MAX", 4096, "B5", "averages of 4096 symbols"),
+    ("engine.trading.strategy", "PRICES_MAX", 131_072, "B5", "131072 prices in all"),
+    ("engine.trading.risk", "HOLDINGS_MAX", 16_384, "B5", "in 16384 symbols"),
+    ("engine.ingest.venues.wire", "SYMBOLS_MAX", 4096, "B5", "one run takes 4096 symbols"),
+    ("engine.ingest.venues.wire", "MAX_TEXT_CHARS", 128, "B5", "has 128 bytes at most"),
+    ("engine.ingest.venues.wire", "MAX_MESSAGE_BYTES", 4 * 2**20, "N8", "over the size limit (4 MiB"),
+    ("engine.ingest.refusal", "HEAD_BYTES_MAX", 16 * 2**10, "B4", "the head may have 16 KiB"),
+    ("engine.ingest.feeds", "SEND_BUFFER_BYTES", 64 * 2**10, "B4", "64 KiB may wait for it"),
+    ("engine.ingest.intake", "BREAK_FROM", 10_000, "N11", "jump by more than 10 000"),
+    ("engine.ingest.intake", "JUMP_MAX", 1_000_000, "N11", "more than 1 000 000 ids"),
+    ("engine.storage.ledger", "BUSY_TIMEOUT_MS_MIN", 1000, "D1", "busy_timeout >= 1000 ms"),
+    ("engine.storage.ledger", "WAL_ALARM_BYTES", 64 * 2**20, "D9", "when it is 64 MiB"),
+    ("engine.base.logs", "QUEUE_BYTES_MAX", 2**20, "M6", "waits, 1 MiB at most"),
+]
+"""Module, constant, value, clause, its words."""
+
+
+@pytest.mark.claim("G5")
+@pytest.mark.parametrize(("module", "name", "value", "clause", "words"), PROMISED, ids=lambda one: str(one)[:40])
+def test_a_promised_figure_is_the_codes(module: str, name: str, value: object, clause: str, words: str) -> None:
+    texts = contract.clauses((ROOT / "docs" / "contract.md").read_text())
+    assert words in " ".join(texts[clause].split()), f"{clause} no longer says {words!r}"
+    assert getattr(importlib.import_module(module), name) == value, f"{module}.{name} is not what {clause} promises"

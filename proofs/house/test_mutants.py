@@ -1,0 +1,177 @@
+"""`make mutants` breaks what it should, asks whom it should, and reports what came of it (contract V12)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mutants import plan
+from mutants.operators import Mutant, mutants
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def changed(source: str, path: str = "engine/x.py") -> dict[str, list[str]]:
+    """Operator -> the lines that come of it."""
+    found: dict[str, list[str]] = {}
+    for mutant in mutants(path, source):
+        before, after = source.splitlines(), mutant.text.splitlines()
+        lines = [line.strip() for line in after if line not in before]
+        found.setdefault(mutant.operator, []).append("; ".join(lines))
+    return found
+
+
+@pytest.mark.claim("V12")
+@pytest.mark.parametrize(
+    ("source", "operator", "expected"),
+    [
+        ("ok = a < b", "comparison", ["ok = a <= b"]),
+        ("ok = a >= b > c", "comparison", ["ok = a > b > c", "ok = a >= b >= c"]),
+        ("ok = a is not None", "comparison", ["ok = a is None"]),
+        ("ok = a not in b", "comparison", ["ok = a in b"]),
+        ("ok = a == (b != c)", "comparison", ["ok = a != (b != c)", "ok = a == (b == c)"]),
+        ("ok = a and b or c", "and and or", ["ok = a or b or c", "ok = a and b and c"]),
+        ("ok = not a", "remove not", ["ok = (a)"]),
+        ("x = 3", "constant", ["x = 2", "x = 4"]),
+        ("x = True", "constant", ["x = False"]),
+        ("x = 0.5", "constant", ["x = 2.0"]),
+        ("x = a // b", "arithmetic", ["x = a / b"]),
+        ("x = min(a, b)", "extreme", ["x = max(a, b)"]),
+        ("f(a, b=1, c=d)", "drop argument", ["f(a, c=d)", "f(a, b=1, )"]),
+        ("f(a)", "remove statement", ["pass"]),
+        ("a.b = c", "remove statement", ["pass"]),
+        ("a += c", "remove statement", ["pass"]),
+        ("def f():\n    return a", "return None", ["return None"]),
+        ("if a:\n    b = c", "negate condition", ["if not (a):"]),
+        ("while a:\n    break", "break and continue", ["continue"]),
+    ],
+)
+def test_an_operator_makes_one_small_fault(source: str, operator: str, expected: list[str]) -> None:
+    assert changed(source)[operator] == expected
+
+
+@pytest.mark.claim("V12")
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"""What 1 < 2 says."""',
+        "def f(a: dict[str, int] | None) -> bool: ...",
+        "x: Annotated[int, 3]",
+        "@dataclass(frozen=True)\nclass A: ...",
+        "from a import b",
+        'x = f"{a < 1}"',
+    ],
+)
+def test_what_no_run_can_notice_is_left_alone(source: str) -> None:
+    assert changed(source) == {}
+
+
+@pytest.mark.claim("V12")
+def test_a_units_directives_are_taken_out_and_changed() -> None:
+    unit = (
+        "# a=1\n[Unit]\nDescription=x 1\n[Service]\nRestart=no\nTimeoutStopSec=20\nNoNewPrivileges=yes\nA=b \\\n  c\n"
+    )
+    found = {(one.where, one.operator, one.text) for one in mutants("systemd/x.service", unit)}
+    assert found == {
+        ("Service", "remove directive", unit.replace("Restart=no\n", "")),
+        ("Service", "other value", unit.replace("Restart=no", "Restart=yes")),
+        ("Service", "remove directive", unit.replace("TimeoutStopSec=20\n", "")),
+        ("Service", "other value", unit.replace("20", "41")),
+        ("Service", "remove directive", unit.replace("NoNewPrivileges=yes\n", "")),
+        ("Service", "other value", unit.replace("Privileges=yes", "Privileges=no")),
+        ("Service", "remove directive", unit.replace("A=b \\\n  c\n", "")),
+        ("Service", "other value", unit.replace("A=b \\\n  c", "A=b \\\n ")),
+    }
+
+
+@pytest.mark.claim("V12")
+@pytest.mark.parametrize("path", ["engine/trading/risk.py", "harness/soak/ladder.py", "engine/ingest/session.py"])
+def test_each_mutant_of_a_module_is_python_another_text_and_has_a_name_of_its_own(path: str) -> None:
+    source = (ROOT / path).read_text()
+    found = mutants(path, source)
+    assert len(found) > 30
+    assert len({mutant.id for mutant in found}) == len(found)
+    for mutant in found[:: len(found) // 10]:
+        compile(mutant.text, path, "exec")
+        assert mutant.text != source
+        assert mutant.text.splitlines()[: mutant.line - 1] == source.splitlines()[: mutant.line - 1]
+
+
+def made(path: str, line: int) -> Mutant:
+    return Mutant(path, "f", line, line + 1, "constant", f"{line} -> 0", 1, "", 0, 0, "")
+
+
+@pytest.mark.claim("V12")
+@given(st.integers(0, 30), st.integers(0, 40), st.integers())
+def test_a_seed_draws_the_same_mutants_each_once(total: int, count: int, seed: int) -> None:
+    found = [made("a.py", line) for line in range(total)]
+    drawn = plan.sample(found, count, seed)
+    assert drawn == plan.sample(found, count, seed)
+    assert len(drawn) == len(set(drawn)) == min(count, total)
+    assert set(drawn) <= set(found)
+
+
+@pytest.mark.claim("V12")
+def test_who_ran_the_changed_lines_is_asked_first_the_quickest_first() -> None:
+    reach = plan.Reach(
+        {"a.py": {3: frozenset({"slow", "quick"}), 4: frozenset({"quick", "other"}), 5: frozenset({"elsewhere"})}},
+        {"slow": 9.0, "quick": 0.1, "other": 1.0},
+        {"a.py": frozenset({"test_a.py"})},
+        {"a.py": frozenset({"proof"})},
+    )
+    assert plan.tests_of(made("a.py", 3), reach) == [["quick", "other", "slow"], ["test_a.py"], ["proof"]]
+    red = dataclasses.replace(reach, red=frozenset({"quick"}))
+    assert plan.tests_of(made("a.py", 3), red)[0] == ["other", "slow"]
+    assert plan.tests_of(made("a.py", 7), reach) == [["test_a.py"], ["proof"]]
+    assert plan.tests_of(made("b.py", 3), reach) == []
+    assert plan.time_limit_secs(["slow", "quick", "unknown"], reach.seconds) == pytest.approx(60 + 10 * 10.1)
+
+
+@pytest.mark.claim("V12")
+def test_the_report_counts_each_mutant_once() -> None:
+    outcomes = {"a": "caught", "b": "timeout", "c": "survived", "d": "survived", "e": "caught"}
+    results = [{"id": name, "outcome": outcome, "reason": ""} for name, outcome in outcomes.items()]
+    equivalents = [plan.Equivalent("d", "both are 0 there"), plan.Equivalent("e", "wrongly named: it was caught")]
+    report = plan.report(results, equivalents, seed=7)
+    assert {name: report[name] for name in ("seed", "tried", "caught", "timeouts", "survived", "equivalent")} == {
+        "seed": 7, "tried": 5, "caught": 3, "timeouts": 1, "survived": 1, "equivalent": 1,
+    }  # fmt: skip
+    assert report["share"] == 0.75
+    lines = report["mutants"]
+    assert isinstance(lines, list)
+    assert [line["id"] for line in lines] == ["c", "a", "b", "d", "e"]
+    assert lines[3] == {"id": "d", "outcome": "equivalent", "reason": "both are 0 there"}
+    json.dumps(report)
+
+
+@pytest.mark.claim("V12")
+@pytest.mark.parametrize(("share", "enough"), [(None, False), (0.9499, False), (0.95, True), (1.0, True)])
+def test_a_run_that_judged_nothing_has_shown_nothing(share: object, enough: bool) -> None:
+    assert plan.enough(share) is enough
+    assert plan.report([], [])["share"] is None
+
+
+@pytest.mark.claim("V12")
+def test_the_red_test_and_its_reason_are_read_from_what_pytest_says() -> None:
+    said = "F\n=== short ===\nFAILED proofs/a.py::test_b[x - y] - AssertionError: 1 - 2\nFAILED proofs/a.py::c - no\n"
+    assert plan.refuted_by(said) == ("proofs/a.py::test_b[x - y]", "AssertionError: 1 - 2")
+    assert plan.refuted_by("ERROR proofs/a.py\n") == ("proofs/a.py", "")
+    assert plan.refuted_by("1 passed") == ("", "")
+
+
+@pytest.mark.claim("V12")
+def test_each_named_equivalent_is_still_there_and_says_why() -> None:
+    named = [
+        plan.Equivalent(**one) for one in tomllib.loads((ROOT / "mutants/equivalents.toml").read_text())["equivalent"]
+    ]
+    paths = {one.id.partition("::")[0] for one in named}
+    found = [mutant for path in sorted(paths) for mutant in mutants(path, (ROOT / path).read_text())]
+    assert plan.stale(named, found) == []
+    assert all(len(one.reason) > 20 for one in named)
+    assert plan.stale([plan.Equivalent("gone", "")], found) == ["gone"]
