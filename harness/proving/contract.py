@@ -122,9 +122,13 @@ def unknown(table: Mapping[str, Clause], claimed: Iterable[str]) -> list[str]:
     return sorted(set(claimed) - set(table))
 
 
-def judges_engine(table: Mapping[str, Clause], claimed: Iterable[str]) -> bool:
-    """Whether a proof of these clauses says anything about an engine: one of them is the engine's promise."""
-    return any(clause not in table or table[clause].engines for clause in claimed)
+def judges_engine(table: Mapping[str, Clause], claimed: Iterable[str], kept: Collection[str] | None = None) -> bool:
+    """Whether a proof of these clauses judges an engine: one of them is the engine's promise.
+
+    kept: the clauses that the engine claims to keep; a proof that asks for any other of an engine's does not judge it.
+    """
+    promises = {clause for clause in claimed if clause not in table or table[clause].engines}
+    return bool(promises) and (kept is None or promises <= set(kept))
 
 
 def claims_in_source(source: str) -> dict[str, list[str]]:
