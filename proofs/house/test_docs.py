@@ -28,6 +28,8 @@ NEVER_INSIDE_ITSELF = (
     "make test",
     "make sabotage",
     "make canary",
+    "make nothing",
+    "make reference",
     "make bench",
     "make debian",
     "make stress",
