@@ -126,11 +126,10 @@ pure: $(READY)  ## What needs an interpreter and no machine (PYTHON=python3.13 V
 	$(BIN)/pytest proofs $(PARALLEL) -m 'not machine and not sabotage' $(ARGS)
 
 # Beside the environment, as what builds wheels.
-COVERAGE := $(BIN)/python -c 'import sys; sys.path[:0] = [".", ".cache/coverage"]; import coverage.cmdline as c; sys.exit(c.main())'
 coverage: $(READY)  ## Which lines the tests run that need no machine; fails below the floor in pyproject.toml
 	@$(BIN)/python $(LOCKED) --upgrade --target .cache/coverage -r requirements/coverage.txt
-	$(COVERAGE) run -m pytest proofs -m 'not machine and not sabotage' -q $(ARGS)
-	$(COVERAGE) report
+	$(BIN)/python -c 'import sys; sys.path += [".cache/coverage"]; import pytest; sys.exit(pytest.main())' \
+	  proofs $(PARALLEL) -m 'not machine and not sabotage' --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .

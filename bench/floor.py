@@ -20,7 +20,7 @@ import msgspec
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from engine.storage import ledger
+from engine.storage import ledger, opening
 
 ROWS_PER_STATEMENT = 128
 ORDERS_PER_STATEMENT = 32
@@ -74,11 +74,11 @@ class Trade(msgspec.Struct, gc=False, rename={"id": "t", "price": "p", "volume":
 
 def open_database(path: str) -> sqlite3.Connection:
     """The engine's tables, made by the engine itself, in a new file."""
-    ledger.open_ledger(path, busy_timeout_ms=5000).close()
+    opening.open_ledger(path, busy_timeout_ms=5000).close()
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.executescript(
         "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY;"
-        f" PRAGMA wal_autocheckpoint = {ledger.WAL_BYTES // ledger.PAGE_BYTES};"
+        f" PRAGMA wal_autocheckpoint = {ledger.WAL_BYTES // opening.PAGE_BYTES};"
     )
     return connection
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from engine import __main__ as engine_main
-from engine import pipeline
 from engine.base.events import Signal, Tick
 from engine.ingest import via_picows
 from engine.trading import strategy
@@ -53,7 +52,7 @@ def watch() -> None:
         on_ws_frame(self, transport, frame)
 
     listener.on_ws_frame = stamped
-    pipeline.strategy.make = lambda *args, **named: Watched(make(*args, **named))  # type: ignore[attr-defined]
+    strategy.make = lambda *args, **named: Watched(make(*args, **named))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is run against what, and what follows from it: the targets T1 to T6 and T8.
+"""What is run against what, and what follows from it: the targets T1 to T8.
 
 A round runs every subject of a target once, one after the other, so that a neighbour who takes the processor for a
 while spoils a round and not a side. Figures are made of rounds; a round in which a subject failed is told and left out.
@@ -22,8 +22,12 @@ from statistics import median
 from bench import floor, report, subject
 from bench.report import Figure, Target
 from bench.subject import Load, Run, SubjectFailed
+from engine.base.events import Tick
+from engine.ingest.venues import registry
+from engine.ingest.venues.markets import Markets, Streams
 from harness.evidence.recorder import Recorder, Unrecorded
 from harness.evidence.shell import Shell
+from harness.faults.dialects import DIALECTS, Dialect
 from harness.observing import ledger_view
 
 PYTHON = sys.executable
@@ -369,6 +373,50 @@ def stall_check(plan: Plan) -> list[Figure]:
     )
 
 
+def reading(plan: Plan) -> list[Figure]:
+    """T7: how quickly each venue's messages of one trade are read, next to Binance's."""
+    messages, slices = 1000, 20
+
+    def secs_of(dialect: Dialect) -> Callable[[], float]:
+        venue = registry.find(dialect.name)
+        markets = Markets(venue.name, "X", Streams(), {dialect.market.upper(): "X"})
+        parse_into = venue.parser(venue.url, venue.name, markets).parse_into
+        frames = [
+            memoryview(
+                dialect.trade(dialect.market, number, "90333.28", "0.00123", 1_764_000_000_000 + number).encode()
+            )
+            for number in range(messages)
+        ]
+
+        def secs() -> float:
+            ticks: list[Tick] = []
+            start = time.process_time()
+            for frame in frames:
+                parse_into(frame, ticks)
+            taken = time.process_time() - start
+            if len(ticks) != messages:
+                raise SubjectFailed(f"{venue.name}: {len(ticks)} ticks of {messages} messages")
+            return taken
+
+        secs()  # The first trade of a market goes the long way.
+        return secs
+
+    subjects = {dialect.name: secs_of(dialect()) for dialect in DIALECTS}
+
+    def one() -> dict[str, float]:
+        # The best of many slices, taken in turn: what a neighbour took away is no venue's.
+        best = {name: min(times) for name, times in zip(
+            subjects, zip(*([secs() for secs in subjects.values()] for _ in range(slices)), strict=True), strict=True
+        )}  # fmt: skip
+        return {name: best["binance"] / secs for name, secs in best.items() if name != "binance"}
+
+    rows = [
+        (name, "T7", f"reading {name} / reading binance, messages of one trade", "x", Target(">=", 0.5))
+        for name in subjects
+    ]
+    return _figures(_rounds(plan, "T7", one), rows)
+
+
 def recording(plan: Plan) -> list[Figure]:
     """T8: what the flight record adds to a command."""
     commands = 100
@@ -413,6 +461,7 @@ TARGETS: dict[str, list[Callable[[Plan], list[Figure]]]] = {
     "T4": [endurance],
     "T5": [endurance, start_up],
     "T6": [stall_check],
+    "T7": [reading],
     "T8": [recording],
 }
 

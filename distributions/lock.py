@@ -2,8 +2,8 @@
 
 install.txt is what `make install` installs, develop.txt also what the proofs and the work on this repository need,
 build.txt what makes wheels of it, coverage.txt what counts the lines that ran, tools.txt what makes releases and the
-site. All hold for Python 3.11 and later. What is installed in production is what was developed with: each file is made
-within the bounds of install.txt.
+site. All hold for Python 3.11 and later. What is installed in production is what was developed with: develop.txt is
+made within the bounds of install.txt, and each other file within those of develop.txt.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def wanted(name: str) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Make all lock files anew, or those that are named. Returns uv's exit status when it fails."""
     for name in arguments or FILES:
-        bounds = [] if name == "install.txt" else ["--constraints", str(LOCKS / "install.txt")]
+        bound = {"install.txt": None, "develop.txt": "install.txt"}.get(name, "develop.txt")
+        bounds = ["--constraints", str(LOCKS / bound)] if bound else []
         done = subprocess.run(
             [
                 sys.executable, "-m", "uv", "pip", "compile", "-", "--output-file", str(LOCKS / name), *bounds,

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -53,6 +54,8 @@ examples:
   hybrid-engine --ingest mockws --ws-url ws://127.0.0.1:9001
   hybrid-engine --ingest realws --sources config/ws_sources.toml
   hybrid-engine --ingest replay --replay-file ticks.jsonl --db /tmp/replay.db
+  hybrid-engine venues
+  hybrid-engine gaps --db data/bot.db
 """
 
 
@@ -131,6 +134,10 @@ def _parser(signals: Signals) -> _Parser:
 
 def run(argv: Sequence[str], signals: Signals) -> int:
     """Does what the command line says; returns the exit status. Raises EngineError when it cannot be done."""
+    if list(argv) == ["venues"]:
+        return _list_venues(signals)
+    if argv and argv[0] == "gaps":
+        return _list_gaps(_parser(signals).read(argv[1:]), signals)
     arguments = _parser(signals).read(argv)
     environment = settings.read_environment()
     logs.set_level(environment.log_level)
@@ -185,9 +192,61 @@ def _print(text: str, signals: Signals) -> None:
             raise Crash(f"stdout cannot be written: {error.strerror}") from None
 
 
+def _list_venues(signals: Signals) -> int:
+    """What an operator may write into the sources file."""
+    from engine.ingest.venues import registry
+
+    rows = [("venue", "market", "url", "documentation")]
+    for name in registry.names():
+        venue = registry.find(name)
+        rows.append((name, venue.example, venue.url, venue.documentation))
+    _print(_table(rows), signals)
+    return ExitCode.COMPLETE
+
+
+def _list_gaps(arguments: argparse.Namespace, signals: Signals) -> int:
+    """The trades that were missed, with the times around them. Of the flags it heeds --db, --config and --sources."""
+    from engine.ingest.venues import registry
+    from engine.storage import gaps
+
+    flags = {} if arguments.db is None else {"app.db_path": ("--db", arguments.db)}
+    loaded = settings.load(arguments.config, flags, arguments.sources)
+    path = loaded.settings.app.db_path
+    if not os.path.exists(path):
+        shown = redaction.redact_value(path)
+        raise ConfigError(f"app.db_path = {shown!r}: there is no database", key="app.db_path", value=shown)
+    # Their ids are not consecutive, so that holes mean nothing.
+    sparse = {
+        source.name
+        for source in settings.known_sources(loaded, arguments.sources)
+        if not registry.venue_of(source.venue, source.url).consecutive_ids
+    }
+    missed = [gap for gap in gaps.read_gaps(path) if gap.source not in sparse]
+    rows = [("source", "market", "first id", "last id", "trades", "after", "before")]
+    for gap in missed:
+        times = (_time(gap.after_ts), _time(gap.before_ts))
+        rows.append((gap.source, gap.market, str(gap.first), str(gap.last), str(gap.last - gap.first + 1), *times))
+    _print(_table(rows) + f"{sum(gap.last - gap.first + 1 for gap in missed)} trades missed\n", signals)
+    return ExitCode.COMPLETE
+
+
+def _time(ms: int | None) -> str:
+    """A venue's time in RFC 3339."""
+    if ms is None:
+        return "?"
+    return f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Lines of columns, the last of which is as long as it likes."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
 def _lift_bars(loaded: settings.Loaded) -> int:
     """For an operator who knows better than the venue's Retry-After, while the engine is stopped."""
-    from engine.storage import ledger
+    from engine.storage import opening
 
     options = loaded.settings
     # Opening makes a database where there is none, which would hide a mistyped path.
@@ -196,7 +255,7 @@ def _lift_bars(loaded: settings.Loaded) -> int:
         raise ConfigError(
             f"app.db_path = {shown!r}: there is no database, so no bar to lift", key="app.db_path", value=shown
         )
-    store = ledger.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
+    store = opening.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
     try:
         logger.info("bars lifted", extra={"fields": {"sources": store.lift_bars()}})
     finally:
@@ -222,7 +281,8 @@ def _trade(
     signals: Signals,
 ) -> int:
     _check_descriptors()
-    from engine.storage import ledger
+    from engine.storage import opening
+    from engine.storage.ledger import Ledger
 
     options = loaded.settings
     logger.info(
@@ -237,29 +297,29 @@ def _trade(
             }
         },
     )
-    opening: Future[ledger.Ledger] = Future()
+    store: Future[Ledger] = Future()
 
     def open_ledger() -> None:
         try:
-            opening.set_result(
-                ledger.open_ledger(
+            store.set_result(
+                opening.open_ledger(
                     options.app.db_path,
                     busy_timeout_ms=options.persist.busy_timeout_ms,
                     replay=options.engine.ingest_mode == "REPLAY",
                 )
             )
         except BaseException as error:
-            opening.set_exception(error)
+            store.set_exception(error)
 
     # The database waits for the disk meanwhile the pipeline and asyncio are imported. A daemon, because somebody else's
     # lock or a long migration, which is one transaction, must not hold up a stop.
     threading.Thread(target=open_ledger, name="open", daemon=True).start()
     from engine import pipeline
 
-    opened = signals.wait(opening)
+    opened = signals.wait(store)
     if signals.report():
-        if opened and opening.exception() is None:
-            opening.result().close()
+        if opened and store.exception() is None:
+            store.result().close()
         logger.info("shutdown complete", extra={"fields": {"exit_code": int(ExitCode.COMPLETE)}})
         return ExitCode.COMPLETE
-    return pipeline.run(loaded, environment, opening.result(), adapter, signals)
+    return pipeline.run(loaded, environment, store.result(), adapter, signals)

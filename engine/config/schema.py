@@ -15,6 +15,8 @@ import msgspec
 from pydantic_core import SchemaValidator
 from pydantic_core import core_schema as core
 
+from engine.ingest.venues import registry
+
 # Ten years: longer waits overflow the timers of some event loops, and mean a typo anyway.
 _MAX_SECS: Final = 10 * 365 * 86_400
 
@@ -46,10 +48,6 @@ def _ingest_mode(value: object) -> object:
     return name if name in INGEST_MODES else value
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) and value.isascii() else value
-
-
 def _ws_url(value: str) -> str:
     try:
         parts = urlsplit(value)
@@ -76,6 +74,10 @@ def _path(value: str) -> str:
     return value
 
 
+def _venue(value: str) -> str:
+    return registry.find(value).name
+
+
 def _trusted_key(value: str) -> str:
     # The base64 of 32 bytes, and the one spelling of it: the last character has two bits to spare.
     if not re.fullmatch(r"ed25519:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", value):
@@ -93,14 +95,14 @@ def _trusted_key(value: str) -> str:
 
 _NAME: Final = core.str_schema(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
 _MARKETS: Final = core.dict_schema(
-    core.str_schema(max_length=128, pattern=r"^[A-Za-z0-9_.\-]+$"), _NAME, min_length=1, max_length=1024
+    core.str_schema(max_length=128, pattern=r"^[A-Za-z0-9_.\-/]+$"), _NAME, min_length=1, max_length=1024
 )
 _PATH: Final = core.no_info_after_validator_function(_path, core.str_schema())
 _TRUSTED_KEY: Final = core.no_info_after_validator_function(_trusted_key, core.str_schema())
 _WS_URL: Final = core.no_info_after_validator_function(_ws_url, core.str_schema())
 _MODE: Final = core.no_info_before_validator_function(_mode, core.literal_schema(list(MODES)))
 _INGEST_MODE: Final = core.no_info_before_validator_function(_ingest_mode, core.literal_schema(list(INGEST_MODES)))
-_VENUE: Final = core.no_info_before_validator_function(_lower, core.literal_schema(["binance", "gemini"]))
+_VENUE: Final = core.no_info_after_validator_function(_venue, core.str_schema(max_length=128))
 
 Name = Annotated[str, _NAME]
 FilePath = Annotated[str, _PATH]
@@ -196,6 +198,7 @@ class Engine(Table, frozen=True):
     max_connects_per_minute: Annotated[
         int, core.int_schema(ge=1, le=60_000), "How often one host is contacted in any minute (N15)."
     ] = 10
+    subscribe_timeout_secs: Annotated[Secs, "How long a venue may take to acknowledge a subscription (N18)."] = 10.0
     network_give_up_secs: Annotated[Secs, "Exit 10 after so long without any connection."] = 120.0
     parse_error_limit: Annotated[Count, "Exit 11 after so many unusable messages in a row (N8)."] = 100
     overload_grace_ms: Annotated[Millis, "Exit 13 when a channel is full for longer (B2)."] = 250
@@ -303,13 +306,13 @@ class Source(Table, frozen=True):
     """One `[[source]]` of the sources file (C6)."""
 
     name: Annotated[Name, "Name of the source; stored with its ticks, so unique."]
-    url: Annotated[WsUrl, "ws:// or wss:// URL."]
     priority: Annotated[int, core.int_schema(ge=0, le=1_000_000), "Lower is tried first; equal ones in file order."]
-    kind: Annotated[Name, "Label kept for older files; the engine reads trades whatever it says."] = "trade"
+    url: Annotated[WsUrl, "ws:// or wss:// URL; absent: the venue's own."] = ""
+    kind: Annotated[Name, "`aggTrade` where Binance is to be sent a SUBSCRIBE for those; else a mere label."] = "trade"
     venue: Annotated[
-        Literal["binance", "gemini"] | None,
+        str | None,
         core.nullable_schema(_VENUE),
-        "Whose messages these are; inferred from the URL when absent.",
+        "Whose messages these are (`hybrid-engine venues`); inferred from the URL when absent.",
     ] = None
     symbol: Annotated[
         str | None, core.nullable_schema(_NAME), "What its ticks are called; default [app] symbol (N10)."

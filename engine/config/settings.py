@@ -21,7 +21,7 @@ from engine.base.exits import ConfigError
 from engine.base.redaction import MARK, TELLING, redact, redact_value
 from engine.config import schema
 from engine.config.schema import Settings, Source
-from engine.ingest.venues import markets
+from engine.ingest.venues import markets, registry
 
 DEFAULT_CONFIG_PATH = Path("config/config.toml")
 SOURCES_FILE_NAME = "ws_sources.toml"
@@ -180,7 +180,7 @@ def load_sources(path: Path) -> tuple[Source, ...]:
             config_path=str(path),
             key="source",
         )
-    found = _validate(schema.SourcesFile, table, path, {}).source
+    found = tuple(_located(source, path) for source in _validate(schema.SourcesFile, table, path, {}).source)
     names: set[str] = set()
     for name in (source.name for source in found):
         if name in names:
@@ -194,15 +194,45 @@ def load_sources(path: Path) -> tuple[Source, ...]:
     return tuple(sorted(found, key=lambda source: source.priority))
 
 
+def known_sources(loaded: Loaded, sources: str | None) -> tuple[Source, ...]:
+    """The sources of the file that REAL_WS would read, whatever this run is for; none where there is no such file."""
+    if loaded.sources:
+        return loaded.sources
+    directory = (loaded.config_path or DEFAULT_CONFIG_PATH).parent
+    path = _path("--sources", sources) if sources is not None else directory / SOURCES_FILE_NAME
+    return load_sources(path) if sources is not None or os.path.lexists(path) else ()
+
+
+def _located(source: Source, path: Path) -> Source:
+    """A source with a URL: its own, or its venue's."""
+    if source.url:
+        return source
+    url = registry.find(source.venue).url if source.venue is not None else ""
+    if not url:
+        raise ConfigError(
+            f"{path}: source.url: missing: source {source.name!r} needs one, or a venue with an URL of its own"
+            " (`hybrid-engine venues` lists them)",
+            config_path=str(path),
+            key="source.url",
+            source=source.name,
+        )
+    return msgspec.structs.replace(source, url=url)
+
+
+def subscription(source: Source) -> markets.Subscription:
+    """What a source asks its venue for (N12, N13)."""
+    return registry.venue_of(source.venue, source.url).subscription(source.url, source.markets, source.kind)
+
+
 def asked_markets(source: Source, default_symbol: str) -> dict[str, str] | None:
     """The markets of a source, and what their ticks are called; None when nothing says (N12)."""
-    found = markets.subscription(source.venue, source.url)
+    found = subscription(source)
     return markets.asked(found, source.markets, source.symbol or default_symbol)
 
 
 def _check_source(source: Source, path: Path, default_symbol: str) -> list[tuple[str, dict[str, object]]]:
     """What an operator had better know of a source. Raises ConfigError when no trade can ever come of it (N13)."""
-    found = markets.subscription(source.venue, source.url)
+    found = subscription(source)
     where: dict[str, object] = {"config_path": str(path), "source": source.name}
     if found.problem is not None:
         url = redact_url(source.url)

@@ -36,8 +36,10 @@ from engine.base.logs import RateLimited
 from engine.config import schema, settings
 from engine.ingest import refusal, session
 from engine.ingest.dialing import Dialer
-from engine.ingest.venues.markets import Kind, Markets, Streams, kind_for
-from engine.ingest.venues.wire import MAX_MESSAGE_BYTES, Parser
+from engine.ingest.venues import registry
+from engine.ingest.venues.markets import Kind, Markets, Streams
+from engine.ingest.venues.port import MAX_MESSAGE_BYTES, Ack, Control, Draining, Lost, Parser, Rejected
+from engine.ingest.venues.wire import TickParser
 
 logger = logging.getLogger("engine.ingest.feeds")
 
@@ -52,7 +54,8 @@ CLOSE_GRACE_SECS: Final = 1.0
 """How long a connection that we close may take to flush its close frame before it is aborted."""
 
 SEND_BUFFER_BYTES: Final = 64 * 1024
-"""How much a peer may leave unread before the connection is closed. All that is ever sent are pings and pongs (B4)."""
+"""How much a peer may leave unread before the connection is closed. All that is ever sent are subscriptions, pings and
+pongs (B4)."""
 
 _SAID_CHARS: Final = 500
 """How much of what a peer says gets into the log."""
@@ -290,7 +293,7 @@ class FileReplayFeed(ReplayFeed):
 
     async def _parse(self, file: IO[bytes], by_line: str) -> AsyncGenerator[list[Tick], None]:
         loop = asyncio.get_running_loop()
-        parser = Parser(Kind.REPLAY, f"{by_line}:ids", Markets("", "", Streams()))
+        parser = TickParser(Kind.REPLAY, f"{by_line}:ids", Markets("", "", Streams()))
         stream = _Stream(parser, self._limit)
         number = 0  # of the line
         found = False  # a tick
@@ -404,14 +407,26 @@ def _read_lines(file: IO[bytes]) -> list[bytes]:
 class _Stream:
     """One source's parser and its run of unusable messages, across reconnects (N8)."""
 
-    def __init__(self, parser: Parser, limit: int) -> None:
+    def __init__(
+        self, parser: Parser, limit: int, messages: tuple[str, ...] = (), markets: tuple[str, ...] = (), beat: str = ""
+    ) -> None:
+        """`messages`: what is sent after the upgrade to have `markets` sent, in upper case. `beat`: what is sent now
+        and then (`session.Beat`)."""
         self.parser = parser
+        self.messages = messages
+        self.markets = markets
+        self.beat = beat
+        # What the venue said the last time it rejected a subscription; "" once it acknowledged one.
+        self.rejection = ""
         # Set once the parser's streak of errors reaches the limit.
         self.broken: ProtocolChanged | None = None
         self._limit = limit
         self._errors_seen = 0
         self._log = RateLimited(logger, logging.WARNING)
         self._foreign_seen = 0
+        # Messages that were missed, by the venue's own count.
+        self.lost = 0
+        self._lost_log = RateLimited(logger, logging.WARNING)
         # It is the peer's way rather than an event: a line a minute will do.
         self._foreign_log = RateLimited(logger, logging.WARNING, _FOREIGN_SECS)
 
@@ -427,6 +442,11 @@ class _Stream:
                 market=parser.last_foreign,
                 foreign=parser.foreign,
             )
+
+    def tell_lost(self, now: float, source: str, messages: int) -> None:
+        """The venue counts its messages, and so many never came (N9)."""
+        self.lost += messages
+        self._lost_log.log(now, "messages of the venue are missing", source=source, lost=self.lost)
 
     def check(self, now: float, **where: object) -> None:
         """To be called after a message that may have been unusable."""
@@ -448,6 +468,9 @@ class Connection(Protocol):
     """An open WebSocket, whichever library carries it."""
 
     def ping(self) -> None: ...
+
+    def send(self, text: str) -> None:
+        """Sends a text message."""
 
     def pause(self) -> None: ...
 
@@ -487,6 +510,7 @@ class Line:
         self.parser = stream.parser
         self.errors = stream.parser.errors  # as far as the feed has been told of them
         self.foreign = stream.parser.foreign  # likewise
+        self.awaited = set(stream.markets) if stream.messages else set()  # markets without an acknowledgement
         self._feed = feed
 
     def opened(self, connection: Connection) -> None:
@@ -517,7 +541,10 @@ class Line:
     def flush(self) -> None:
         """The messages of one read have been handed over."""
         ticks, self.ticks = self.ticks, []
-        if not self.dead:
+        if self.dead:
+            # They would be taken for those of the source's next connection.
+            self.parser.controls.clear()
+        else:
             self._feed.line_received(self, ticks)
 
     def pong(self) -> None:
@@ -526,9 +553,11 @@ class Line:
 
     def closed(self, reason: str) -> None:
         if not self.dead:
-            if self.ticks:
+            if self.ticks or self.parser.controls:
                 self.flush()
-            self._feed.line_closed(self, reason)
+            # What the peer said before it hung up may have ended the conversation already.
+            if not self.dead:
+                self._feed.line_closed(self, reason)
 
     def unread(self) -> None:
         """The peer leaves unread what it makes us say; the transport closes the connection."""
@@ -565,33 +594,42 @@ class WebSocketFeed:
             network_give_up_secs=options.network_give_up_secs,
             max_retry_after_secs=options.max_retry_after_secs,
             max_connects_per_minute=options.max_connects_per_minute,
+            subscribe_timeout_secs=options.subscribe_timeout_secs,
         )
-        wanted = [
-            session.Source(source.name, source.url, urlsplit(source.url).hostname or "", source.priority)
-            for source in sources
-        ]
-        self._streams = {
-            source.name: _Stream(
-                Parser(
-                    kind_for(source.venue, source.url),
-                    source.name,
-                    Markets(
-                        source.name,
-                        source.symbol or default_symbol,
-                        streams,
-                        settings.asked_markets(source, default_symbol),
-                    ),
-                ),
-                options.parse_error_limit,
+        wanted: list[session.Source] = []
+        self._streams: dict[str, _Stream] = {}
+        for source in sources:
+            venue = registry.venue_of(source.venue, source.url)
+            found = settings.subscription(source)
+            its_markets = Markets(
+                source.name,
+                source.symbol or default_symbol,
+                streams,
+                settings.asked_markets(source, default_symbol),
             )
-            for source in sources
-        }
+            self._streams[source.name] = _Stream(
+                venue.parser(source.url, source.name, its_markets),
+                options.parse_error_limit,
+                found.messages,
+                found.markets,
+                venue.beat,
+            )
+            wanted.append(
+                session.Source(
+                    source.name,
+                    source.url,
+                    urlsplit(source.url).hostname or "",
+                    source.priority,
+                    subscribes=bool(found.messages),
+                    beat_secs=venue.beat_secs,
+                )
+            )
         barred: dict[str, session.Bar] = {}
-        for source in wanted:
-            until = now() + barred_secs.get(source.name, 0.0)
+        for place in wanted:
+            until = now() + barred_secs.get(place.name, 0.0)
             # The longest of a host's, should several of its sources have been told.
-            if source.name in barred_secs and (source.host not in barred or until > barred[source.host].until):
-                barred[source.host] = session.Bar(until, "HTTP 429 or 418, to an earlier run")
+            if place.name in barred_secs and (place.host not in barred or until > barred[place.host].until):
+                barred[place.host] = session.Bar(until, "HTTP 429 or 418, to an earlier run")
         self._sources = wanted
         self._session = session.Session(wanted, policy, random.uniform, barred, now())
         self._max_retry_after_secs = options.max_retry_after_secs
@@ -632,6 +670,7 @@ class WebSocketFeed:
     @property
     def hindrance(self) -> str:
         bars = [f"{source.name} {bar}" for source in self._sources if (bar := self._bar(source)) is not None]
+        bars += [f"{name}: {stream.rejection}" for name, stream in self._streams.items() if stream.rejection]
         more = len(bars) - _HINDRANCES_SHOWN
         return "; ".join(bars[:_HINDRANCES_SHOWN]) + (f"; {more} more" if more > 0 else "")
 
@@ -685,6 +724,8 @@ class WebSocketFeed:
         assert line.connection is not None
         if self._paused:
             line.connection.pause()
+        for message in line.stream.messages:
+            line.connection.send(message)
         self._apply(self._session.connected(line.conn, self._now()))
 
     def line_received(self, line: Line, ticks: list[Tick]) -> None:
@@ -699,6 +740,32 @@ class WebSocketFeed:
         effects = self._session.received(line.conn, self._now(), new)
         if effects:
             self._apply(effects)
+        if parser.controls:
+            controls = parser.controls[:]
+            parser.controls.clear()
+            for control in controls:
+                if not line.dead:
+                    self._heed(line, control)
+
+    def _heed(self, line: Line, control: Control) -> None:
+        """Acts on what a venue says of the connection (N18)."""
+        match control:
+            case Ack(market):
+                if market:
+                    line.awaited.discard(market.upper())
+                else:
+                    line.awaited.clear()
+                if not line.awaited:
+                    line.stream.rejection = ""
+                    self._apply(self._session.acknowledged(line.conn, self._now()))
+            case Rejected(said):
+                line.stream.rejection = f"subscription rejected: {said}"
+                self._apply(self._session.rejected(line.conn, self._now(), line.stream.rejection))
+            case Draining(said):
+                logger.info("the server is about to close", extra={"fields": {**_about(line.source), "said": said}})
+                self._apply(self._session.draining(line.conn, self._now()))
+            case Lost(messages):
+                line.stream.tell_lost(self._now(), line.source.name, messages)
 
     def line_troubled(self, line: Line) -> None:
         line.stream.check(self._now(), source=line.source.name)
@@ -729,6 +796,10 @@ class WebSocketFeed:
                     connection = self._lines[conn].connection
                     if connection is not None:
                         connection.ping()
+                case session.Beat(conn):
+                    line = self._lines[conn]
+                    if line.connection is not None:
+                        line.connection.send(line.stream.beat)
                 case session.Close(conn, reason):
                     self._close(self._lines[conn], reason)
                 case session.GiveUp(seconds, last_reason):

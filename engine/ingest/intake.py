@@ -342,7 +342,7 @@ class Intake:
         """`sample_every` >= 1: every Nth new tick is processed. `next_tick_id`: the id of the first one,
         greater than any in the database. `numberings`: what is on disk of each stream's ids. `recent_event_ids`:
         stream -> textual ids on disk, oldest first. `is_sparse`: whether the ids of a stream rise with holes that mean
-        nothing (all kinds but `markets.CONSECUTIVE_IDS`); it counts no gaps. `predecessor`: the stream on disk in whose
+        nothing (venues without `consecutive_ids`); it counts no gaps. `predecessor`: the stream on disk in whose
         place a new one has come, because its source was pointed elsewhere.
 
         ValueError when `sample_every` < 1.

@@ -2,7 +2,7 @@
 
 A state machine without I/O. The caller (feeds.py) tells it what happened, each time with the monotonic time,
 and carries out the effects it gets back, in order:
-`Connect`, `Ping`, `Close`, `Wake`, `GiveUp`.
+`Connect`, `Ping`, `Beat`, `Close`, `Wake`, `GiveUp`.
 
 A connection number is never used twice. Events of a connection that the session has closed, or that has
 failed, are late and change nothing, so the caller need not guard against races.
@@ -11,6 +11,10 @@ The states of a source: idle, connecting, open. One connection is the *active* o
 source than could be had, a second, the *candidate*, is opened to the better source; the active one is
 closed only when the candidate delivers its first new tick (make before break). A candidate that fails, or
 delivers nothing, is dropped without harm to the active one.
+
+A venue that is subscribed to has to acknowledge that in time (N18); until it has, its connection is on trial. A server
+that says that it is about to close a connection is taken at its word: a second connection to it is opened beside the
+first, and replaces it as a better source's would.
 
 Every source backs off by itself: after its nth failure in a row, n counted from 0, it may not be tried for
 min(max_backoff, base_backoff * 2**n) * uniform(0.5, 1) seconds. Only a healthy connection resets n: one that
@@ -50,6 +54,10 @@ class Source(Struct, frozen=True):
     """Host of `url`: rate limits (429, 418) count for the host."""
     priority: int
     """Lower is tried first; equal ones in the order given."""
+    subscribes: bool = False
+    """Whether something is asked for after the upgrade, which the venue has to acknowledge (N18)."""
+    beat_secs: float = 0.0
+    """How often the venue wants to hear of us, in its own words (`Beat`); 0: not at all."""
 
 
 class Policy(Struct, frozen=True):
@@ -65,6 +73,8 @@ class Policy(Struct, frozen=True):
     """Longest wait between two attempts, and the bar after a 429 or 418 without Retry-After (N5)."""
     network_give_up_secs: float
     """How long no connection may be open before the run ends (exit 10)."""
+    subscribe_timeout_secs: float = 10.0
+    """How long the acknowledgement of a subscription may take (N18)."""
     base_backoff_secs: float = 0.5
     """Wait after the first failure, before jitter (N5 gives no number)."""
     max_retry_after_secs: float = 3600.0
@@ -94,6 +104,12 @@ class Ping(Struct, frozen=True):
     conn: int
 
 
+class Beat(Struct, frozen=True):
+    """Send what the venue wants to hear now and then; no answer is due."""
+
+    conn: int
+
+
 class Close(Struct, frozen=True):
     """Drop the connection, or the attempt if it is still one; no answer is due. `reason` is for the log."""
 
@@ -114,7 +130,7 @@ class GiveUp(Struct, frozen=True):
     last_reason: str
 
 
-Effect: TypeAlias = Connect | Ping | Close | Wake | GiveUp
+Effect: TypeAlias = Connect | Ping | Beat | Close | Wake | GiveUp
 
 _NOTHING: Final[tuple[Effect, ...]] = ()
 
@@ -165,8 +181,11 @@ class _Link:
     """One connection, or the attempt at one; lives until it is closed or has failed."""
 
     __slots__ = (
+        "acknowledged",
+        "beat_at",
         "conn",
         "delivered",
+        "draining",
         "heard",
         "heard_at",
         "open",
@@ -193,6 +212,12 @@ class _Link:
         self.progress_at = now
         # Latest ping; it is unanswered while later than heard_at.
         self.ping_at = -inf
+        # Latest beat, or the opening.
+        self.beat_at = now
+        # Whether what was asked for is known to come.
+        self.acknowledged = not station.source.subscribes
+        # Whether the server means to close it.
+        self.draining = False
         # Whether anything arrived, data or pong.
         self.heard = False
         # Whether a new tick arrived.
@@ -279,7 +304,7 @@ class Session:
         if link is None or link.open:
             return _NOTHING
         link.open = True
-        link.opened_at = link.heard_at = link.progress_at = now
+        link.opened_at = link.heard_at = link.progress_at = link.beat_at = now
         host = self._hosts[link.station.source.host]
         host.next_at = link.started_at + _MINUTE_SECS / self._policy.max_connects_per_minute
         if self._opened:
@@ -330,6 +355,27 @@ class Session:
         """A pong arrived: the peer lives, which says nothing about the feed (N6)."""
         return self.received(conn, now, 0)
 
+    def acknowledged(self, conn: int, now: float) -> Sequence[Effect]:
+        """The venue has said that everything that was asked for will come."""
+        link = self._links.get(conn)
+        if link is not None:
+            link.acknowledged = True
+        return _NOTHING
+
+    def rejected(self, conn: int, now: float, reason: str) -> Sequence[Effect]:
+        """The venue has said that something that was asked for will not come."""
+        if conn not in self._links:
+            return _NOTHING
+        return [Close(conn, reason), *self.closed(conn, now, reason)]
+
+    def draining(self, conn: int, now: float) -> Sequence[Effect]:
+        """The server has said that it will close the connection."""
+        link = self._links.get(conn)
+        if link is None or link.draining:
+            return _NOTHING
+        link.draining = True
+        return self._proceed(now, [])
+
     def closed(self, conn: int, now: float, reason: str) -> Sequence[Effect]:
         """The peer closed the connection, or it broke."""
         link = self._links.get(conn)
@@ -357,25 +403,45 @@ class Session:
             reason = f"no connection within {CONNECT_TIMEOUT_SECS:g} s"
         elif now >= self._mute_at(link):
             reason = f"no new tick for {policy.feed_silence_secs:g} s"
-        elif link.ping_at > link.heard_at:
+        elif now >= self._unacknowledged_at(link):
+            reason = f"the subscription was not acknowledged within {policy.subscribe_timeout_secs:g} s"
+        elif now >= self._dead_at(link):
             reason = f"no pong within {policy.pong_timeout_secs:g} s"
         else:
-            link.ping_at = now
-            effects.append(Ping(link.conn))
+            if now >= self._beat_due_at(link):
+                link.beat_at = now
+                effects.append(Beat(link.conn))
+            if now >= self._ping_due_at(link):
+                link.ping_at = now
+                effects.append(Ping(link.conn))
             return
         effects.append(Close(link.conn, reason))
         self._drop(link, now, reason)
 
     def _deadline(self, link: _Link) -> float:
         """When something has to be done about a link if nothing happens."""
-        policy = self._policy
         if not link.open:
             return link.started_at + CONNECT_TIMEOUT_SECS
-        if link.ping_at > link.heard_at:
-            alive_until = link.ping_at + policy.pong_timeout_secs
-        else:
-            alive_until = link.heard_at + policy.keepalive_secs
-        return min(alive_until, self._mute_at(link))
+        return min(
+            self._dead_at(link),
+            self._ping_due_at(link),
+            self._mute_at(link),
+            self._unacknowledged_at(link),
+            self._beat_due_at(link),
+        )
+
+    def _dead_at(self, link: _Link) -> float:
+        return link.ping_at + self._policy.pong_timeout_secs if link.ping_at > link.heard_at else inf
+
+    def _ping_due_at(self, link: _Link) -> float:
+        return inf if link.ping_at > link.heard_at else link.heard_at + self._policy.keepalive_secs
+
+    def _unacknowledged_at(self, link: _Link) -> float:
+        return inf if link.acknowledged else link.opened_at + self._policy.subscribe_timeout_secs
+
+    def _beat_due_at(self, link: _Link) -> float:
+        beat_secs = link.station.source.beat_secs
+        return link.beat_at + beat_secs if beat_secs else inf
 
     def _mute_at(self, link: _Link) -> float:
         silence = self._policy.feed_silence_secs
@@ -413,7 +479,9 @@ class Session:
         worse = self._active
         assert worse is not None, "a candidate exists only beside an active connection"
         self._forget(worse, now)
-        return self._proceed(now, [Close(worse.conn, f"{candidate.station.source.name} is preferred")])
+        again = candidate.station is worse.station
+        reason = "replaced, as the server asked for" if again else f"{candidate.station.source.name} is preferred"
+        return self._proceed(now, [Close(worse.conn, reason)])
 
     def _proceed(self, now: float, effects: list[Effect]) -> Sequence[Effect]:
         """Start what is to be started, and say when to come back."""
@@ -443,7 +511,7 @@ class Session:
         if active is None:
             wanted = self._stations
         elif active.open and self._candidate is None:
-            wanted = self._stations[: active.station.rank]
+            wanted = self._stations[: active.station.rank + active.draining]
         else:
             return inf
         next_at = inf

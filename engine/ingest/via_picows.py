@@ -22,7 +22,7 @@ from picows import (
 from engine.base.events import Tick
 from engine.ingest.feeds import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, ConnectFailed, Line, refused, why
 from engine.ingest.session import CONNECT_TIMEOUT_SECS
-from engine.ingest.venues.wire import MAX_MESSAGE_BYTES
+from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 
 _TEXT = WSMsgType.TEXT
 
@@ -74,6 +74,9 @@ class _PicowsConnection:
 
     def ping(self) -> None:
         self._transport.send_ping()
+
+    def send(self, text: str) -> None:
+        self._transport.send(WSMsgType.TEXT, text.encode())
 
     def pause(self) -> None:
         if self._reading and not self._transport.is_disconnected:

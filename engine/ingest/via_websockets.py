@@ -7,6 +7,7 @@ import asyncio
 import functools
 import socket
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, cast
 
 from websockets.asyncio import client
@@ -16,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from engine.ingest.feeds import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, Line, refused, why
 from engine.ingest.refusal import HEAD_BYTES_MAX, read_head
 from engine.ingest.session import CONNECT_TIMEOUT_SECS
-from engine.ingest.venues.wire import MAX_MESSAGE_BYTES
+from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 
 # websockets reads one frame less than this ahead of us; a paused feed holds that much per connection.
 _QUEUE_FRAMES = 64
@@ -82,6 +83,9 @@ class _WebsocketsConnection:
     def ping(self) -> None:
         self._spawn(self._ping())
 
+    def send(self, text: str) -> None:
+        self._spawn(self._send(text))
+
     def pause(self) -> None:
         self._may_read.clear()
 
@@ -91,6 +95,11 @@ class _WebsocketsConnection:
     def close(self) -> None:
         self._may_read.set()
         self._spawn(self._websocket.close())
+
+    async def _send(self, text: str) -> None:
+        # What becomes of the connection is told where it is read.
+        with suppress(ConnectionClosed):
+            await self._websocket.send(text)
 
     async def _ping(self) -> None:
         try:

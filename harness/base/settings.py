@@ -37,14 +37,15 @@ def load(
 
     Raises ValueError for a variant that does not exist; the message names where it came from.
     """
-    source = "--systemd" if systemd is not None else "PROOFS_SYSTEMD"
+    source = "--proofs-systemd" if systemd is not None else "PROOFS_SYSTEMD"
     chosen = systemd if systemd is not None else os.environ.get("PROOFS_SYSTEMD", "auto")
     if chosen not in VARIANTS:
         raise ValueError(f"{source}={chosen!r}: must be one of {', '.join(VARIANTS)}")
     if engine_cmd is not None and not engine_cmd.startswith(("/", "{checkout}/")):
-        raise ValueError(f"--engine-cmd={engine_cmd!r}: must begin with an absolute path, as systemd's ExecStart= does")
+        said = f"--proofs-engine-cmd={engine_cmd!r}"
+        raise ValueError(f"{said}: must begin with an absolute path, as systemd's ExecStart= does")
     if clauses is not None and engine_cmd is None:
-        raise ValueError("--clauses says what another engine claims to keep: it needs --engine-cmd")
+        raise ValueError("--proofs-clauses says what another engine claims to keep: it needs --proofs-engine-cmd")
     claimed = None if clauses is None else frozenset(clauses.replace(",", " ").split())
     if engine_cmd is not None:
         engine_cmd = engine_cmd.replace("{checkout}", str(checkout))

@@ -20,8 +20,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from harness.base.clock import Clock, OsClock, poll
-from harness.base.errors import Refuted
+from harness.base.errors import HarnessError, Refuted
 from harness.base.waiting import awaiting
+from harness.faults.dialects import Dialect
 
 T = TypeVar("T")
 
@@ -69,6 +70,9 @@ class Exchange:
         self._thread = threading.Thread(target=self._loop.run_forever, name="exchange", daemon=True)
         self._server: Server | None = None
         self._on_connect: Callable[[ServerConnection], Awaitable[None]] | None = None
+        self._dialect: Dialect | None = None
+        self.heard: list[str] = []
+        """What clients said to a `dialect`, each of which has been answered."""
 
     @property
     def url(self) -> str:
@@ -108,6 +112,16 @@ class Exchange:
             refused = poll(lambda: True if len(self.refusals) >= count else None, self._clock, deadline)
         if refused is None:
             raise self.refuted(f"{len(self.refusals)} of {count} handshakes refused within {deadline:g} s")
+
+    def speak(self, dialect: Dialect) -> None:
+        """From now on, greet every client that connects as this venue does, and answer what it says."""
+        self._dialect = dialect
+
+    def wait_heard(self, count: int, deadline_secs: float = 10.0) -> None:
+        """Wait until clients have said so many messages, and were answered. Raises HarnessError when they do not."""
+        with self._changed, awaiting(f"{count} messages of clients"):
+            if not self._changed.wait_for(lambda: len(self.heard) >= count, deadline_secs):
+                raise HarnessError(f"clients said {self.heard} to {self.url} within {deadline_secs:g} s")
 
     def send_ticks(self, count: int, *, price: float = 100.0, again: int = 0) -> None:
         """Send `count` new ticks with consecutive event ids to every client, at full speed.
@@ -260,12 +274,25 @@ class Exchange:
         try:
             if self._on_connect is not None:
                 await self._on_connect(client)
+            if self._dialect is not None:
+                await self._converse(client, self._dialect)
             await client.wait_closed()
         except ConnectionClosed:
             pass  # The engine may go at any moment: killing it is what proofs do.
         finally:
             with self._changed:
                 self._clients.discard(client)
+                self._changed.notify_all()
+
+    async def _converse(self, client: ServerConnection, dialect: Dialect) -> None:
+        for message in dialect.greeting:
+            await client.send(message)
+        async for said in client:
+            text = said if isinstance(said, str) else said.decode()
+            for message in dialect.answer(text):
+                await client.send(message)
+            with self._changed:
+                self.heard.append(text)
                 self._changed.notify_all()
 
     async def _broadcast(self, messages: Iterable[str | bytes]) -> int:

@@ -208,7 +208,9 @@ def full_disk(machine: Machine, directory: str) -> Iterator[Receipt]:
 def broken_pressure(machine: Machine) -> Iterator[Receipt]:
     """Take the kernel's CPU pressure from what starts in the machine from now on: its file is empty."""
     if machine.kind != "private":
-        raise Unavailable("the pressure of a computer that others use stays as it is", "use --systemd=private, as root")
+        raise Unavailable(
+            "the pressure of a computer that others use stays as it is", "use PROOFS_SYSTEMD=private, as root"
+        )
     file = "/proc/pressure/cpu"
     mounted = machine.run("mount", "--bind", "/dev/null", file)
     if mounted.status != 0:

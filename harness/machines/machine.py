@@ -326,7 +326,7 @@ class _BorrowedManager:
             # Nobody but us installs into a runtime directory: a killed run left it.
             self.halt()
         elif fragment:
-            raise Unavailable(f"this manager has a {ENGINE_UNIT} of its own ({fragment})", "use --systemd=private")
+            raise Unavailable(f"this manager has a {ENGINE_UNIT} of its own ({fragment})", "use PROOFS_SYSTEMD=private")
         for directory in (self._work / "etc", self._work / "state"):
             directory.mkdir(parents=True)
         shutil.copytree(self._stage.etc, self._work / "etc", dirs_exist_ok=True)
@@ -361,7 +361,7 @@ BindPaths={self._work}/etc:/etc/hybrid-engine
 
     def boot(self) -> None:
         if os.geteuid() != 0 or not Path(self.unit_dir).is_dir():
-            raise Unavailable("PID 1 is not a systemd that we may drive", "use --systemd=private, as root")
+            raise Unavailable("PID 1 is not a systemd that we may drive", "use PROOFS_SYSTEMD=private, as root")
         self._lend()
 
     def open_journal(self, reader: JournalReader) -> None:
@@ -437,7 +437,7 @@ CapabilityBoundingSet=~
 def why_not_private() -> Unavailable | None:
     """What keeps this computer from booting a private machine, or None when nothing does."""
     if os.geteuid() != 0:
-        return Unavailable("a private systemd needs root", "run as root, or use --systemd=user")
+        return Unavailable("a private systemd needs root", "run as root, or use PROOFS_SYSTEMD=user")
     for program, package in (
         ("systemd-nspawn", "systemd-container"),
         ("nsenter", "util-linux"),
@@ -489,7 +489,9 @@ def make(kind: str, shell: Shell, stage: Stage | None, name: str) -> Machine:
     if kind == "private":
         return PrivateMachine(shell, stage.binds() if stage else [], name)
     if stage is None:
-        raise Unavailable(f"a {kind} systemd is not ours to install services of your own in", "use --systemd=private")
+        raise Unavailable(
+            f"a {kind} systemd is not ours to install services of your own in", "use PROOFS_SYSTEMD=private"
+        )
     if kind == "host":
         return HostMachine(shell, stage, name)
     if kind == "user":

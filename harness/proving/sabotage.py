@@ -240,7 +240,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="a batch is committed in two halves, a moment apart",
         proof="test_stop::test_sigkill_in_full_flow",
         patch=Patch(
-            "engine/storage/ledger.py",
+            "engine/storage/rows.py",
             "            theirs = self._orders_of_others(batch)\n",
             '            self._connection.execute("COMMIT")\n'
             '            __import__("time").sleep(1.0)\n'
@@ -254,9 +254,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="N9",
         breaks="after a kill, what the exchange sends again is taken for new",
         proof="test_stop::test_sigkill_in_full_flow",
-        patch=Patch(
-            "engine/pipeline.py", "            () if self._replay else restored.numberings,\n", "            (),\n"
-        ),
+        patch=Patch("engine/build.py", "        () if replay else restored.numberings,\n", "        (),\n"),
         reason=r"'HEARTBEAT \(G4\)' has not come",
     ),
     Sabotage(
@@ -527,8 +525,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="a stop does not wait for the answer to a cancellation",
         proof="test_gate_unit::test_the_true_bundle_opens_live_and_the_adapter_sees_the_orders",
         patch=Patch(
-            "engine/pipeline.py",
-            "        deadline = self._loop.time() + _SETTLE_SHARE * self._options.engine.shutdown_timeout_secs",
+            "engine/trading/desk.py",
+            "        deadline = self._loop.time() + self._settle_secs",
             "        deadline = 0.0",
         ),
         reason=r"the first three orders ended as",
@@ -644,7 +642,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="pressure that was only to be recorded is acted upon",
         proof="test_psi::test_logonly_and_off_do_nothing",
         params={"actions": "logonly"},
-        patch=Patch("harness/soak/controller.py", 'psi_actions == "logonly":', 'psi_actions == "never":'),
+        patch=Patch("harness/soak/reducer.py", 'psi_actions == "logonly":', 'psi_actions == "never":'),
         reason=r"no PSI_LOGONLY decision",
     ),
     Sabotage(
@@ -737,7 +735,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="G3",
         breaks="the database runs with synchronous OFF, and the verification agrees",
         proof="test_g3::test_pragmas_are_verified_before_ready",
-        patch=Patch("engine/storage/ledger.py", '"synchronous": ("NORMAL", 1)', '"synchronous": ("OFF", 0)'),
+        patch=Patch("engine/storage/opening.py", '"synchronous": ("NORMAL", 1)', '"synchronous": ("OFF", 0)'),
         reason=r"read back",
     ),
     Sabotage(
@@ -746,7 +744,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the database has no write-ahead log, and the verification agrees",
         proof="test_g3::test_another_process_sees_the_wal",
         patch=Patch(
-            "engine/storage/ledger.py", '"journal_mode": ("WAL", "wal")', '"journal_mode": ("DELETE", "delete")'
+            "engine/storage/opening.py", '"journal_mode": ("WAL", "wal")', '"journal_mode": ("DELETE", "delete")'
         ),
         reason=r"no wal-index",
     ),
@@ -756,7 +754,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="a PRAGMA that does not read back as it was set goes unnoticed",
         proof="test_g3::test_a_pragma_that_is_not_as_it_must_be_refuses_to_start",
         params={"right": '"synchronous": ("NORMAL", 1)', "wrong": '"synchronous": ("OFF", 1)'},
-        patch=Patch("engine/storage/ledger.py", "    if differing:", "    if differing and False:"),
+        patch=Patch("engine/storage/opening.py", "    if differing:", "    if differing and False:"),
         reason=r"runs on a PRAGMA",
     ),
     Sabotage(
@@ -765,7 +763,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the heartbeat comes four times too seldom",
         proof="test_g4::test_heartbeats_come_in_time_and_balance",
         patch=Patch(
-            "engine/pipeline.py",
+            "engine/watch.py",
             "        interval = self._options.engine.heartbeat_interval_secs\n",
             "        interval = 4 * self._options.engine.heartbeat_interval_secs\n",
         ),
@@ -777,7 +775,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the books do not balance: parsed ticks are counted twice",
         proof="test_g4::test_heartbeats_come_in_time_and_balance",
         patch=Patch(
-            "engine/pipeline.py",
+            "engine/ingest/inlet.py",
             "        self.ticks_parsed += len(ticks)",
             "        self.ticks_parsed += 2 * len(ticks)",
         ),
@@ -910,11 +908,23 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="prints of the insurance fund are taken for market trades",
         proof="test_markets_unit::test_each_market_of_one_connection_has_its_name_and_its_ids",
         patch=Patch(
-            "engine/ingest/venues/wire.py",
+            "engine/ingest/venues/binance.py",
             '_Execution: TypeAlias = Literal["MARKET"] | None',
             "_Execution: TypeAlias = str | None",
         ),
         reason=r"foreign 10, ignored 0",
+    ),
+    Sabotage(
+        id="a-rejection-without-words",
+        guardrail="N18",
+        breaks="why a venue rejects a subscription is known to nobody",
+        proof="test_venues_unit::test_a_failover_from_venue_to_venue_keeps_names_ids_and_books",
+        patch=Patch(
+            "engine/ingest/venues/okx.py",
+            'Rejected(words(value.get("code"), value.get("msg"), value.get("connCount")))',
+            "Rejected(words())",
+        ),
+        reason=r"the log does not have the venue's words",
     ),
     Sabotage(
         id="the-reason-is-kept-from-systemd",
@@ -949,7 +959,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="nobody else can read the database while the engine runs",
         proof="test_concurrency::test_five_readers_beside_the_writer",
         patch=Patch(
-            "engine/storage/ledger.py",
+            "engine/storage/opening.py",
             "        files.open_index()\n",
             '        files.open_index()\n        connection.execute("PRAGMA locking_mode = EXCLUSIVE")\n',
         ),
@@ -961,7 +971,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="two engines write to one database",
         proof="test_database::test_an_engine_that_is_started_by_hand_beside_the_unit_is_refused",
         patch=Patch(
-            "engine/storage/ledger.py",
+            "engine/storage/opening.py",
             "    files = dbfile.claim(path)\n",
             "    files = dbfile.DatabaseFile(path, os.dup(0), os.open(path, os.O_RDWR | os.O_CREAT))\n",
         ),
@@ -985,7 +995,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="D8",
         breaks="SQLite deletes the WAL of a database that is gone",
         proof="test_database::test_a_wal_whose_database_is_gone_is_kept",
-        patch=Patch("engine/storage/ledger.py", "in dbfile.set_aside_orphans(path):", "in ():"),
+        patch=Patch("engine/storage/opening.py", "in dbfile.set_aside_orphans(path):", "in ():"),
         reason=r"the WAL of the lost database was thrown away",
     ),
     Sabotage(
@@ -1103,7 +1113,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="S4",
         breaks="a half-open connection is kept for ever",
         proof="test_scenarios::test_missed_pong_means_reconnect",
-        patch=Patch("engine/ingest/session.py", "        elif link.ping_at > link.heard_at:", "        elif False:"),
+        patch=Patch(
+            "engine/ingest/session.py",
+            "return link.ping_at + self._policy.pong_timeout_secs if link.ping_at > link.heard_at else inf",
+            "return inf",
+        ),
         reason=r"'connection dropped' has not come",
     ),
     Sabotage(
@@ -1111,7 +1125,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="S5",
         breaks="malformed messages vanish without a trace",
         proof="test_scenarios::test_malformed_messages_are_counted_and_survived",
-        patch=Patch("engine/ingest/venues/wire.py", "        self.errors += 1\n", "        self.errors += 0\n"),
+        patch=Patch("engine/ingest/venues/port.py", "        self.errors += 1\n", "        self.errors += 0\n"),
         reason=r"parse errors, \d+ were sent",
     ),
     Sabotage(
@@ -1141,7 +1155,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="N5",
         breaks="an operator cannot see why the engine contacts nobody",
         proof="test_peers_unit::test_a_bar_is_shown_and_outlasts_restarts",
-        patch=Patch("engine/pipeline.py", "        hindrance = self._feed.hindrance\n", '        hindrance = ""\n'),
+        patch=Patch("engine/watch.py", "        hindrance = self._ingest.feed.hindrance\n", '        hindrance = ""\n'),
         reason=r"the status does not say so",
     ),
     Sabotage(
@@ -1198,7 +1212,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="of an order's transitions in one batch only the last is persisted",
         proof="test_scenarios::test_paper_orders_live_through_partial_fills",
         patch=Patch(
-            "engine/storage/ledger.py",
+            "engine/storage/rows.py",
             "        return self._insert(_ORDER_EVENTS, transitions)",
             "        return self._insert(_ORDER_EVENTS, transitions[-_ORDER_EVENTS.width :])",
         ),
@@ -1222,7 +1236,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="an order that cannot be booked vanishes from the log",
         proof="test_scenarios::test_what_cannot_be_booked_is_rejected_logged_and_persisted",
         patch=Patch(
-            "engine/pipeline.py",
+            "engine/trading/desk.py",
             "            if event.status is OrderStatus.REJECTED:",
             "            if event.status is None:",
         ),
@@ -1233,9 +1247,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="I3",
         breaks="after a restart, what the exchange sends again is taken for new",
         proof="test_invariants::test_the_same_events_again_change_nothing",
-        patch=Patch(
-            "engine/pipeline.py", "            () if self._replay else restored.numberings,\n", "            (),\n"
-        ),
+        patch=Patch("engine/build.py", "        () if replay else restored.numberings,\n", "        (),\n"),
         reason=r"'HEARTBEAT \(G4\)' has not come",
     ),
     Sabotage(
@@ -1244,7 +1256,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the event loop itself writes to the database",
         proof="test_invariants::test_loop_does_not_wait_for_the_disk",
         patch=Patch(
-            "engine/pipeline.py",
+            "engine/storage/persistence.py",
             "        self._batches.put(batch)\n",
             "        try:\n"
             "            outcome = self._store.write(batch)\n"

@@ -3,14 +3,9 @@
 Each look at the computer is followed by decisions, each decision is on disk before it is acted on:
 
     look      unit, journal, database, PSI, memory
-    decide    why did a run end (exit_actions), does it stand still (stall), is the computer pressed (ladder)
+    decide    why did a run end (exit_actions), does it stand still (stall), is the computer pressed (ladder): reducer
     act       systemctl restart or stop; rewrite `[engine] sample_every` or `ingest_mode`
     record    a decision line for each action, a sample line for each look, every command in the flight record
-
-Who restarted the engine: every run of it has an invocation id. One that ended although the controller did not
-touch it is down or has been restarted by systemd; the journal says with what result, which tells a watchdog's kill
-from an exit. One that ended cleanly and was started again was restarted by somebody else, an operator. A run that
-the controller itself replaced is never answered for how it ended.
 
 At the end, whatever ends it, config and engine are as they were found (put_back.py), and a report is written.
 """
@@ -24,39 +19,44 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from harness.base import files, pressure, progress, terminal
+from harness.base import files, progress, terminal
 from harness.base.clock import Clock, OsClock
 from harness.base.errors import HarnessError, RecorderError
 from harness.base.pressure import Pressure, Unknown
-from harness.base.unit import UnitState
 from harness.evidence.recorder import Recorder, Unrecorded
 from harness.evidence.shell import Shell
 from harness.observing import health, observe
 from harness.observing.judgement import Finding
 from harness.observing.ledger_view import LedgerUnreadable
 from harness.observing.observe import Computer, LocalComputer
-from harness.observing.stall import Progress, StallClock
-from harness.soak import exit_actions, put_back
-from harness.soak.decisions import KEPT_BYTES, Action, DecisionLog, Log, new_run_id, read, set_aside, timestamp
-from harness.soak.exit_actions import SOAK_START, Endings, Exit, ExitPolicy, awaits_restart, from_unit, is_down
-from harness.soak.ladder import Ladder, Step
+from harness.observing.stall import Progress
+from harness.soak import put_back
+from harness.soak.decisions import KEPT_BYTES, DecisionLog, Log, new_run_id, read, set_aside, timestamp
+from harness.soak.ladder import Ladder
+from harness.soak.reducer import (
+    EXIT_ABORT,
+    EXIT_COMPLETE,
+    INGEST_MODES,
+    Action,
+    Change,
+    Decide,
+    Effect,
+    End,
+    Halt,
+    Reducer,
+    Requests,
+    Restart,
+    Sample,
+    Say,
+    Seen,
+    Terms,
+)
 from harness.soak.rewrite import ConfigFile, ConfigTrouble
-
-EXIT_COMPLETE = 0
-EXIT_ABORT = 1
-EXIT_STOPPED = 3
-"""Ended before its time, without a finding: neither a success nor a failure."""
-
-INGEST_MODES = {"synthetic": "SYNTHETIC", "replay": "REPLAY", "mockws": "MOCK_WS", "realws": "REAL_WS"}
-"""--mode, as the engine's --ingest spells it -> `ingest_mode` in the config."""
-
-BLIND_LOOKS_MAX = 3
-"""Looks in a row at unit and journal that may fail; a soak that sees nothing proves nothing."""
 
 NAP_SECS = 0.2
 """A sleeping process does not see the flag that a signal handler sets, so sleep is taken in naps."""
@@ -69,33 +69,18 @@ SCREEN_LINE_SECS = 60.0
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a soak was asked for. Times in seconds."""
+class Options(Terms):
+    """What a soak was asked for, and where somebody may ask for its end."""
 
-    seconds: float
-    mode: str
-    """One of INGEST_MODES."""
-    psi_actions: str
-    """on, logonly or off."""
-    stall_threshold_secs: float
-    recover_after_secs: float
-    """0: never step down."""
-    poll_secs: float
     abort_file: Path
 
 
-class _End(Exception):
+class _Ended(Exception):
     """The soak is over."""
 
-    def __init__(self, action: Action, reason: str, status: int) -> None:
-        super().__init__(reason)
-        self.action = action
-        self.reason = reason
-        self.status = status
-
-
-def _abort(reason: str) -> _End:
-    return _End(Action.ABORT, reason, EXIT_ABORT)
+    def __init__(self, end: End) -> None:
+        super().__init__(end.reason)
+        self.end = end
 
 
 class Screen:
@@ -163,43 +148,12 @@ class Soak:
         self._samples = samples
         self._clock = clock
         self._screen = screen
-        now = clock.monotonic()
-        self._mode = options.mode
-        self._ladder = Ladder()
-        self._exits = ExitPolicy()
-        self._endings = Endings()
-        # Runs that have ended and are not dealt with yet.
-        self._ended: list[Exit] = []
-        self._stall = StallClock(options.stall_threshold_secs, now)
-        # The last reading; None before the first, and always with --psi-actions off.
-        self._reading: Pressure | Unknown | None = None
+        self._reducer = Reducer(options, clock.monotonic())
         # The name of the signal that asks for the end; empty while none does.
         self._asked_to_stop = ""
         # How the engine was found; empty as long as nothing was touched.
         self._engine_before = ""
         self._left_before = engine_before
-        # The run of the engine that was seen last.
-        self._invocation = ""
-        # Looks in a row at a unit that is down, and nobody says why.
-        self._down_looks = 0
-        # Runs whose end has been dealt with: told of, or brought about by ourselves.
-        self._settled: set[str] = set()
-        # Runs that we ended.
-        self._ours: set[str] = set()
-        self._acted_at = now
-        # What systemctl complained of when the unit was last started; empty when it did not.
-        self._complaint = ""
-        # When the engine, stopped by us meanwhile, is to be started again; None when it is not.
-        self._start_at: float | None = None
-        # Fields of the present run's last heartbeat.
-        self._heartbeat: Mapping[str, Any] = {}
-        # Since when the database cannot be read; None while it can.
-        self._unreadable_since: float | None = None
-        self._blind_looks = 0
-        self._restarts = 0
-        self._started_at = now
-        # The last look at the database that succeeded, and when it was.
-        self._seen: tuple[float, Progress] | None = None
 
     def ask_to_stop(self, why: str) -> None:
         """End the soak soon, in order. May be called by a signal handler."""
@@ -216,9 +170,9 @@ class Soak:
             while True:
                 self._look()
                 self._pause()
-        except _End as end:
-            self._decide(end.action, end.reason)
-            return end.status
+        except _Ended as ended:
+            self._decide(ended.end.action, ended.end.reason)
+            return ended.end.status
         except RecorderError:
             raise
         except HarnessError as error:
@@ -231,34 +185,24 @@ class Soak:
     # --- beginning and end ---------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        options = self._options
         restored = self._config.restore()
         self._config.load()
-        self._read_pressure()
-        left = "; put back the config that an earlier run left changed" if restored else ""
-        self._decide(Action.STARTUP, f"Run ID: {self._log.run_id}, Mode: {options.mode}{left}")
+        self._carry_out(self._reducer.start(self._log.run_id, self._read_pressure(), restored=restored))
         self._check_requests()
         self._engine_before = (self._left_before if restored else "") or put_back.found(self._computer)
-        self._config.change({"sample_every": self._ladder.rung.sample_every, "ingest_mode": INGEST_MODES[self._mode]})
-        self._restart(SOAK_START, engine_before=self._engine_before)
+        self._carry_out(self._reducer.begin(self._engine_before))
         self._await_health()
-        self._restarts = 0
-        self._started_at = self._clock.monotonic()
-        self._stall.restarted(self._started_at)
+        self._reducer.healthy(self._clock.monotonic())
 
     def _await_health(self) -> None:
-        """The first healthcheck that passes begins the soak; a feed gets as long to deliver as a stall may last."""
+        """A feed gets as long to deliver as a stall may last."""
         end = self._clock.monotonic() + self._options.stall_threshold_secs
         while True:
             self._check_requests()
-            findings = self._healthcheck()
-            failed = [str(finding) for finding in findings if not finding.ok]
+            failed = [str(finding) for finding in self._healthcheck() if not finding.ok]
             if not failed:
                 return
-            state = self._computer.unit()
-            # A unit that has ended for good will not get well by waiting.
-            if self._clock.monotonic() >= end or (is_down(state) and not awaits_restart(state)):
-                raise _abort(f"Healthcheck failed: {'; '.join(failed)}{self._complained()}")
+            self._end_if(self._reducer.judge_health(failed, self._computer.unit(), self._clock.monotonic(), end))
             self._clock.sleep(NAP_SECS)
 
     def _put_back(self) -> None:
@@ -269,282 +213,118 @@ class Soak:
 
     def _stopped_by_others(self) -> bool:
         """Whether somebody else stopped the run of the engine that was last seen."""
+        entries: Sequence[Mapping[str, str]] = ()
         try:
-            self._endings.take(self._computer.journal())
+            entries = self._computer.journal()
         except RecorderError:
             raise
         except HarnessError as error:
             self._screen.say(f"[SOAK] {error}")
-        return self._invocation in self._endings.stopped - self._ours
+        return self._reducer.stopped_by_others(entries)
 
     def _check_requests(self) -> None:
-        if self._asked_to_stop:
-            raise _End(Action.STOP, f"Stopped by {self._asked_to_stop}", EXIT_STOPPED)
-        if self._options.abort_file.exists():
-            raise _abort(f"Abort file {self._options.abort_file} exists")
+        abort_file = self._options.abort_file
+        requests = Requests(self._asked_to_stop, str(abort_file) if abort_file.exists() else "")
+        self._end_if(self._reducer.check(requests))
+
+    def _end_if(self, end: End | None) -> None:
+        if end is not None:
+            raise _Ended(end)
 
     # --- one look ------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         self._check_requests()
         now = self._clock.monotonic()
-        if now - self._started_at >= self._options.seconds:
-            raise _End(Action.COMPLETE, "Soak duration reached", EXIT_COMPLETE)
+        self._end_if(self._reducer.check_time(now))
+        self._carry_out(self._reducer.look(self._see(), now))
+
+    def _see(self) -> Seen:
+        entries: Sequence[Mapping[str, str]] = ()
         try:
             # The journal first: what has ended by then shows in the state that is looked at next.
             entries = self._computer.journal()
-            self._ended += self._endings.take(entries)
             state = self._computer.unit()
-            self._blind_looks = 0
         except RecorderError:
             raise
         except HarnessError as error:
-            self._blind_looks += 1
-            if self._blind_looks > BLIND_LOOKS_MAX:
-                raise _abort(f"Nothing can be seen of the unit: {error}") from error
-            self._screen.say(f"[SOAK] {error}")
-            return
-        self._read_pressure()
-        seen = self._read_progress(now)
-        beat = observe.heartbeat(entries, state.invocation_id)
-        if state.invocation_id != self._invocation:
-            self._heartbeat = {}
-        if beat is not None:
-            self._heartbeat = beat.fields
-
-        if not self._deal_with_exits(state, now):
-            if state.invocation_id != self._invocation:
-                self._invocation = state.invocation_id
-                self._stall.restarted(now)
-            self._tend(state, seen, now)
-        self._sample(state, seen, now)
-
-    def _tend(self, state: UnitState, seen: Progress | None, now: float) -> None:
-        """A look after which the unit was left as it is."""
-        if not is_down(state):
-            self._down_looks = 0
-        if self._start_at is not None:
-            if now >= self._start_at:
-                self._restart("Starting after the backoff")
-        elif is_down(state):
-            # The journal may be a moment behind; by the next look it has said why.
-            self._down_looks += not awaits_restart(state)
-            if self._down_looks > 1:
-                raise _abort(f"The unit is down: {state}{self._complained()}")
-        elif state.active == "active" and not (seen is not None and self._deal_with_stall(seen, now)):
-            self._deal_with_pressure(now)
-
-    def _read_pressure(self) -> None:
-        if self._options.psi_actions != "off":
-            self._reading = self._computer.pressure()
-
-    def _read_progress(self, now: float) -> Progress | None:
+            return Seen(entries, str(error))
+        reading = self._read_pressure()
+        progress: Progress | str
         try:
-            seen = self._computer.progress()
+            progress = self._computer.progress()
         except LedgerUnreadable as error:
-            if self._unreadable_since is None:
-                self._unreadable_since = now
-            if now - self._unreadable_since >= self._options.stall_threshold_secs:
-                raise _abort(f"Whether the engine makes progress cannot be seen: {error}") from error
-            self._screen.say(f"[SOAK] {error}")
-            return None
-        self._unreadable_since = None
-        if self._seen is not None and seen.tick_id_max != self._seen[1].tick_id_max:
-            self._exits.progressed()
-        return seen
+            progress = str(error)
+        beat = observe.heartbeat(entries, state.invocation_id)
+        return Seen(entries, state, None if beat is None else beat.fields, reading, progress)
 
-    # --- exits ---------------------------------------------------------------------------------------------
-
-    def _deal_with_exits(self, state: UnitState, now: float) -> bool:
-        """Answer every run that has ended since the last look. Returns whether the unit was acted upon."""
-        present = from_unit(state)
-        ended, self._ended = [*self._ended, *([present] if present is not None else [])], []
-        acted = False
-        for one in ended:
-            if one.invocation_id in self._settled:
-                continue
-            self._settled.add(one.invocation_id)
-            # What ended before our own last action, or in this look before the answer to another, is answered by it.
-            late = one.at is not None and one.at < self._acted_at
-            acted = self._deal_with_exit(one, state, now, answered=acted or late) or acted
-        return acted
-
-    def _deal_with_exit(self, ended: Exit, state: UnitState, now: float, *, answered: bool) -> bool:
-        ended_at = now if ended.at is None else ended.at
-        answer = self._exits.answer(ended, ended_at)
-        due_at = ended_at + answer.delay_secs
-        restarted = not is_down(state) and state.invocation_id != ended.invocation_id
-        left_to_systemd = answer.action is exit_actions.Action.RESTART and due_at <= now and awaits_restart(state)
-        by_operator = restarted and answer.action is exit_actions.Action.STOP
-        by_others = ended.invocation_id in self._endings.stopped - self._ours
-        ends = answer.action in (exit_actions.Action.STOP, exit_actions.Action.ABORT) or (
-            answer.action is exit_actions.Action.STEP_UP and self._ladder.at_top
-        )
-        if answered:
-            restarted_by = "controller"
-        elif by_operator:
-            restarted_by = "operator"
-        elif restarted or left_to_systemd:
-            restarted_by = "watchdog" if ended.result == "watchdog" else "systemd"
-        else:
-            restarted_by = "nobody" if ends else "controller"
-        self._restarts += restarted_by not in ("controller", "nobody")
-        reason = answer.reason
-        if by_operator:
-            reason = "restarted by somebody else"
-        elif by_others and answer.action is exit_actions.Action.STOP:
-            reason = "stopped by somebody else"
-        self._decide(
-            Action.ENGINE_EXIT, f"{ended}: {reason}",
-            exit_code=ended.exit_code, result=ended.result, invocation_id=ended.invocation_id,
-            restarted_by=restarted_by,
-        )  # fmt: skip
-        if answered or by_operator:
-            return False
-        match answer.action:
-            case exit_actions.Action.STOP:
-                raise _End(Action.STOP, f"{ended}: {reason}", EXIT_STOPPED)
-            case exit_actions.Action.ABORT:
-                raise _abort(f"{ended}: {answer.reason}{self._complained()}")
-            case exit_actions.Action.STEP_UP:
-                self._ladder, step = self._ladder.overloaded()
-                if step is Step.ABORT:
-                    raise _abort(f"{ended}: at the top of the ladder already")
-                self._restart_on_rung(f"Throttling up to {self._ladder.rung.name}: {ended}")
-                return True
-            case exit_actions.Action.FALL_BACK:
-                self._mode = "mockws"
-                self._config.change({"ingest_mode": INGEST_MODES[self._mode]})
-                self._restart(f"Falling back to the mock feed: {ended}")
-                return True
-            case exit_actions.Action.RESTART:
-                by_systemd = restarted or awaits_restart(state)
-                return self._restart_in_time(f"{ended}: {answer.reason}", due_at, by_systemd, now)
-
-    def _restart_in_time(self, reason: str, due_at: float, by_systemd: bool, now: float) -> bool:
-        if due_at > now:
-            if by_systemd:
-                self._decide(Action.ENGINE_STOP, f"Holding it for {due_at - now:.1f} s: {reason}")
-                self._take_over(self._computer.stop)
-            self._start_at = due_at
-            return True
-        if not by_systemd:
-            self._restart(reason)
-            return True
-        return False
-
-    # --- stall and pressure --------------------------------------------------------------------------------
-
-    def _deal_with_stall(self, seen: Progress, now: float) -> bool:
-        received = self._heartbeat.get("ingest_received")
-        row_every = None if self._mode == "replay" else self._ladder.rung.sample_every
-        stall = self._stall.look(seen, received if isinstance(received, int) else None, row_every, now)
-        if stall is None:
-            return False
-        self._decide(Action.STALL, "Pipeline stalled", **asdict(stall))
-        self._restart("Restarting due to STALL")
-        return True
-
-    def _deal_with_pressure(self, now: float) -> None:
-        if self._reading is None:
-            return
-        exceeded = None if isinstance(self._reading, Unknown) else self._reading.exceeded()
-        shown = ", ".join(exceeded or [])
-        if self._options.psi_actions == "logonly":
-            if exceeded:
-                self._decide(Action.PSI_LOGONLY, f"PSI {shown}")
-            return
-        pressured = None if exceeded is None else bool(exceeded)
-        self._ladder, step = self._ladder.read(pressured, now, self._options.recover_after_secs)
-        if step is Step.UP:
-            self._restart_on_rung(f"Throttling up to {self._ladder.rung.name} due to PSI: {shown}")
-        elif step is Step.DOWN:
-            calm = f"below the limits for {self._options.recover_after_secs:g} s"
-            self._restart_on_rung(f"Throttling down to {self._ladder.rung.name}: {calm}")
-        elif step in (Step.THROTTLE_MAX, Step.ABORT):
-            self._decide(Action.THROTTLE_MAX, f"Sustained pressure under max throttle: {shown}")
-            if step is Step.ABORT:
-                raise _abort("Sustained pressure under max throttle")
-
-    # --- acting --------------------------------------------------------------------------------------------
-
-    def _restart_on_rung(self, reason: str) -> None:
-        self._config.change({"sample_every": self._ladder.rung.sample_every})
-        self._restart(reason)
-
-    def _restart(self, reason: str, **facts: object) -> None:
-        self._decide(Action.ENGINE_RESTART, reason, **facts)
-        self._restarts += 1
-        self._start_at = None
-        self._take_over(self._computer.restart)
-        self._stall.restarted(self._clock.monotonic())
-
-    def _take_over(self, act: Callable[[Callable[[], bool]], str]) -> None:
-        """Do something to the unit that ends its present run: that end is ours. Given up when we are to stop."""
-        ends = self._computer.unit().invocation_id
-        self._settled.add(ends)
-        self._ours.add(ends)
-        self._acted_at = self._clock.monotonic()
-        self._complaint = act(lambda: bool(self._asked_to_stop))
-        self._invocation = self._computer.unit().invocation_id
-        self._heartbeat = {}
-
-    def _complained(self) -> str:
-        return f"; systemctl said: {self._complaint}" if self._complaint else ""
+    def _read_pressure(self) -> Pressure | Unknown | None:
+        if self._options.psi_actions != "off":
+            return self._computer.pressure()
+        return None
 
     def _pause(self) -> None:
-        """Until the next look: one poll, or less when a stall is due or a start is."""
-        now = self._clock.monotonic()
-        due = [self._stall.due_at, self._started_at + self._options.seconds]
-        due += [self._start_at] if self._start_at is not None else []
-        until = min([now + self._options.poll_secs, *(at for at in due if at > now)])
+        """Until the next look."""
+        until = self._reducer.next_look_at(self._clock.monotonic())
         while (left := until - self._clock.monotonic()) > 0:
             if self._asked_to_stop or self._options.abort_file.exists():
                 return
             self._clock.sleep(min(NAP_SECS, left))
 
-    # --- recording -----------------------------------------------------------------------------------------
+    # --- effects -------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Decide():
+                    self._record(effect)
+                case Change():
+                    self._config.change(dict(effect.keys))
+                case Restart():
+                    self._act(self._computer.restart, started=True)
+                case Halt():
+                    self._act(self._computer.stop, started=False)
+                case Say():
+                    self._screen.say(f"[SOAK] {effect.text}")
+                case Sample():
+                    self._sample(effect)
+                case End():
+                    raise _Ended(effect)
+
+    def _act(self, act: Callable[[Callable[[], bool]], str], *, started: bool) -> None:
+        """Do something to the unit that ends its present run. Given up when we are to stop."""
+        ended = self._computer.unit().invocation_id
+        began_at = self._clock.monotonic()
+        complaint = act(lambda: bool(self._asked_to_stop))
+        present = self._computer.unit().invocation_id
+        self._reducer.acted(ended, present, complaint, began_at, self._clock.monotonic(), started=started)
 
     def _decide(self, action: Action, reason: str, **facts: object) -> None:
-        self._log.decide(
-            action,
-            reason,
-            ingest_mode=self._mode,
-            psi_actions=self._options.psi_actions,
-            state=self._ladder.rung.name,
-            sample_every=self._ladder.rung.sample_every,
-            facts={**facts, **(pressure.facts(self._reading) if self._reading is not None else {})},
-        )
-        self._screen.say(f"[SOAK] {action.value}: {reason}")
+        self._record(self._reducer.decision(action, reason, facts))
 
-    def _sample(self, state: UnitState, seen: Progress | None, now: float) -> None:
-        per_sec = None
-        if seen is not None:
-            if self._seen is not None and now > self._seen[0]:
-                at, before = self._seen
-                per_sec = round(max(0, seen.tick_id_max - before.tick_id_max) / (now - at), 3)
-            self._seen = (now, seen)
-        sample: dict[str, object] = {
+    def _record(self, decision: Decide) -> None:
+        self._log.decide(
+            decision.action,
+            decision.reason,
+            ingest_mode=decision.mode,
+            psi_actions=self._options.psi_actions,
+            state=decision.rung.name,
+            sample_every=decision.rung.sample_every,
+            facts=decision.facts,
+        )
+        self._screen.say(f"[SOAK] {decision.action.value}: {decision.reason}")
+
+    def _sample(self, sample: Sample) -> None:
+        line: dict[str, object] = {
             "timestamp": timestamp(self._clock.wall()),
             "run_id": self._log.run_id,
-            "elapsed_secs": round(now - self._started_at, 3),
-            "active": state.active,
-            "state": self._ladder.rung.name,
-            "sample_every": self._ladder.rung.sample_every,
-            "tick_id_max": None if seen is None else seen.tick_id_max,
-            "ticks_per_sec": per_sec,
-            "ingest_received": self._heartbeat.get("ingest_received"),
-            "ingest_processed": self._heartbeat.get("ingest_processed"),
-            "loop_lag_ms_p99": self._heartbeat.get("loop_lag_ms_p99"),
-            "rss_bytes": self._computer.rss_bytes(state.main_pid) if state.main_pid > 1 else None,
-            "restarts": self._restarts,
+            **sample.fields,
+            "rss_bytes": self._computer.rss_bytes(sample.main_pid) if sample.main_pid > 1 else None,
+            "restarts": sample.restarts,
+            **sample.pressure,
         }
-        if isinstance(self._reading, Unknown):
-            sample |= {"psi": "unknown", "psi_error": self._reading.reason}
-        elif self._reading is not None:
-            sample |= {f"{name}_some_avg10": self._reading.some(name) for name in pressure.RESOURCES}
-        self._samples.write(sample)
-        self._screen.draw(sample, self._options.seconds)
+        self._samples.write(line)
+        self._screen.draw(line, self._options.seconds)
 
 
 # --- command line ------------------------------------------------------------------------------------------

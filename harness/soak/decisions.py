@@ -10,33 +10,16 @@ import os
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from harness.base import files
 from harness.base.clock import Clock
 from harness.base.errors import RecorderError
+from harness.soak.reducer import Action
 
 KEPT_BYTES = 64 * 1024 * 1024
 """A samples file or flight record larger than this is set aside (`.1`) when a run starts: some hundred nights."""
-
-
-class Action(StrEnum):
-    """Everything a controller decides (K6)."""
-
-    STARTUP = "STARTUP"
-    ENGINE_RESTART = "ENGINE_RESTART"
-    ENGINE_STOP = "ENGINE_STOP"
-    ENGINE_EXIT = "ENGINE_EXIT"
-    STALL = "STALL"
-    THROTTLE_MAX = "THROTTLE_MAX"
-    PSI_LOGONLY = "PSI_LOGONLY"
-    ABORT = "ABORT"
-    COMPLETE = "COMPLETE"
-    STOP = "STOP"
-    CONFIG_ERROR = "CONFIG_ERROR"
-    PUT_BACK = "PUT_BACK"
 
 
 def new_run_id() -> str:

@@ -19,8 +19,9 @@ from typing import Any, Protocol
 from harness.base.clock import Clock
 from harness.base.errors import CommandFailed, HarnessError, RecorderError
 from harness.observing.observe import Computer
-from harness.soak.decisions import Action, read_all
+from harness.soak.decisions import read_all
 from harness.soak.exit_actions import SOAK_END, runs
+from harness.soak.reducer import Action
 from harness.soak.rewrite import ConfigFile, ConfigTrouble
 
 RUNNING, STOPPED = "running", "stopped"

@@ -26,8 +26,10 @@ from hypothesis import strategies as st
 
 from engine.base.events import Tick
 from engine.base.exits import ConfigError
-from engine.storage import dbfile, ledger
-from engine.storage.ledger import Batch, Ledger
+from engine.storage import dbfile, ledger, opening
+from engine.storage.batch import Batch, DiskTrouble, Written
+from engine.storage.ledger import Ledger
+from engine.storage.rows import RowWriter
 from harness.base.errors import Unavailable
 
 DEADLINE_SECS = 15.0
@@ -35,7 +37,7 @@ DEADLINE_SECS = 15.0
 OPEN = """
 import os, sys
 from engine.base.exits import EngineError
-from engine.storage.ledger import open_ledger
+from engine.storage.opening import open_ledger
 for gate in sys.argv[2:]:
     os.read(int(gate), 1)
 try:
@@ -56,7 +58,7 @@ def database(tmp_path: Path) -> Path:
 
 
 def opened(path: Path) -> Ledger:
-    return ledger.open_ledger(path, busy_timeout_ms=1000)
+    return opening.open_ledger(path, busy_timeout_ms=1000)
 
 
 def ticks(first: int, count: int = 10) -> Batch:
@@ -412,11 +414,11 @@ def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
     flowing: Ledger, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """It happens between the look before a batch and the commit of the batch."""
-    write_rows = Ledger._write_rows
+    write_rows = RowWriter.write
 
-    def and_then(self: Ledger, batch: Batch) -> ledger.Written:
+    def and_then(self: RowWriter, batch: Batch) -> Written:
         written = write_rows(self, batch)
-        FAULTS[fault][0](self.path)
+        FAULTS[fault][0](flowing.path)
         return written
 
     if fault == "restored by SQLite":
@@ -424,8 +426,8 @@ def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
         FAULTS[fault][0](flowing.path)
         and_then = write_rows
     written = 0
-    with monkeypatch.context() as patch, suppress(ConfigError, ledger.DiskTrouble):
-        patch.setattr(Ledger, "_write_rows", and_then)
+    with monkeypatch.context() as patch, suppress(ConfigError, DiskTrouble):
+        patch.setattr(RowWriter, "write", and_then)
         written = flowing.write(ticks(2011, 7)).ticks
     error = look_until_it_shows(flowing)
     assert error.details["rows"] == written

@@ -14,17 +14,23 @@ from pathlib import Path
 import pytest
 
 from engine import __version__, command
+from engine.base.events import Numbering, Tick
 from engine.base.exits import ConfigError
 from engine.signals import Signals
+from engine.storage import ledger
 from proofs.engine.test_settings import unusual
+from proofs.fixtures import fork_server
 from proofs.fixtures.engine_process import ROOT, engine, write_config
 
 
 def call(directory: Path, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environ}
+    if fork_server.can_fork(environ, args):
+        return fork_server.run(args, directory, env, timeout=15)
     return subprocess.run(
         [sys.executable, "-m", "engine", *args],
         cwd=directory,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environ},
+        env=env,
         capture_output=True,
         text=True,
         timeout=15,
@@ -241,7 +247,8 @@ def test_C7_a_start_and_a_check_agree(tmp_path: Path, text: str) -> None:
 
 def damaged(directory: Path, module: str, damage: str) -> Path:
     """A copy of the engine in which one module is not what it was; returns that module's path."""
-    shutil.copytree(ROOT / "engine", directory / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+    # With its bytecode, which the interpreter believes of the modules that are as they were.
+    shutil.copytree(ROOT / "engine", directory / "engine")
     (path,) = (directory / "engine").rglob(f"{module}.py")
     source = path.read_bytes()
     path.unlink()
@@ -399,3 +406,52 @@ def test_C7_no_environment_is_a_crash(tmp_path: Path, variables: dict[str, str])
     result = call(tmp_path, "--seconds", "0.05", "--db", "bot.db", **variables)
     assert result.returncode == (12 if "HYBRID_LOG" in variables else 0)
     assert "traceback" not in result.stdout
+
+
+@pytest.mark.claim("N19")
+def test_N19_venues_are_listed_with_what_they_need(tmp_path: Path) -> None:
+    listed = call(tmp_path, "venues")
+    assert listed.returncode == 0
+    header, *rows = listed.stdout.splitlines()
+    assert header.split() == ["venue", "market", "url", "documentation"]
+    assert [row.split()[:3] for row in rows][3:6] == [
+        ["coinbase", "BTC-USD", "wss://ws-feed.exchange.coinbase.com"],
+        ["gemini", "btcusd", "wss://ws.gemini.com"],
+        ["kraken", "BTC/USD", "wss://ws.kraken.com/v2"],
+    ]
+
+
+@pytest.mark.claim("N9")
+def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -> None:
+    """Not for a venue whose ids lie apart. Beside an engine that has the database open, too."""
+    (tmp_path / "ws_sources.toml").write_text(
+        "".join(
+            f'[[source]]\nname = "{name}"\nvenue = "{venue}"\npriority = 1\nmarkets = {{ "{market}" = "BTC/USD" }}\n'
+            for name, venue, market in (("k", "kraken", "BTC/USD"), ("b", "bitstamp", "btcusd"))
+        )
+    )
+    config = write_config(tmp_path)
+    store = ledger.open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
+    try:
+        start = 1_764_000_000_000
+        found = {name: Numbering(name, 1, 1, 9, start + 9, [(3, 4), (6, 8)], []) for name in ("k", "b")}
+        ticks = [
+            Tick(name, "BTC/USD", 1.0, 1.0, start + number, number, id=10 * at + number)
+            for at, name in enumerate(found)
+            for number in (1, 2, 5, 9)
+        ]
+        streams = {"k": ("k", "BTC/USD"), "b": ("b", "BTCUSD")}
+        store.write(ledger.Batch(ticks=ticks, numberings=found, streams=streams))
+        listed = call(tmp_path, "gaps", "--db", str(tmp_path / "bot.db"), "--config", str(config))
+    finally:
+        store.close()
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split() for line in listed.stdout.splitlines()[1:]] == [
+        ["k", "BTC/USD", "3", "4", "2", "2025-11-24T16:00:00.002Z", "2025-11-24T16:00:00.005Z"],
+        ["k", "BTC/USD", "6", "8", "3", "2025-11-24T16:00:00.005Z", "2025-11-24T16:00:00.009Z"],
+        ["5", "trades", "missed"],
+    ]
+    nothing = call(tmp_path, "gaps", "--db", str(tmp_path / "typo.db"), "--config", str(config))
+    assert nothing.returncode == 12
+    assert "there is no database" in nothing.stdout
+    assert not (tmp_path / "typo.db").exists()

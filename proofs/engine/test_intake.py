@@ -23,7 +23,9 @@ from engine.ingest.intake import (
     Break,
     Intake,
 )
-from engine.storage.ledger import Batch, Ledger, open_ledger
+from engine.storage.batch import Batch
+from engine.storage.ledger import Ledger
+from engine.storage.opening import open_ledger
 
 ABSURD = 2**63 - 1
 

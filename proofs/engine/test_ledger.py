@@ -26,8 +26,10 @@ from hypothesis import strategies as st
 
 from engine.base.events import EXACT, Fill, Mode, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.base.exits import ConfigError, Crash, EngineError
-from engine.storage import ledger
-from engine.storage.ledger import RECENT_TIMES, Batch, Busy, DiskTrouble, Ledger, Position, Written
+from engine.storage import migrations, opening
+from engine.storage.batch import Batch, Busy, DiskTrouble, Position, Written
+from engine.storage.ledger import Ledger
+from engine.storage.restoring import RECENT_TIMES
 from proofs.fixtures import seed_database
 from proofs.fixtures.small_disk import mounted
 
@@ -35,7 +37,7 @@ BUSY_MS = 1_000
 
 
 def opened(path: Path, busy_timeout_ms: int = BUSY_MS) -> Ledger:
-    return ledger.open_ledger(path, busy_timeout_ms=busy_timeout_ms)
+    return opening.open_ledger(path, busy_timeout_ms=busy_timeout_ms)
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def test_D1_another_process_sees_the_wal(store: Ledger) -> None:
 def test_D1_G3_a_pragma_that_reads_back_wrong_refuses_to_start(
     database: Path, monkeypatch: pytest.MonkeyPatch, name: str, broken: tuple[str, str | int]
 ) -> None:
-    monkeypatch.setitem(ledger.PRAGMAS, name, broken)
+    monkeypatch.setitem(opening.PRAGMAS, name, broken)
     with pytest.raises(ConfigError, match="PRAGMA mismatch") as raised:
         opened(database)
     assert raised.value.details["differing"] == [name]
@@ -165,7 +167,7 @@ def test_D5_whatever_sqlite_says_of_files_that_are_anothers_is_waited_for(
     database: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """Root may write everything, so what SQLite says to an engine that is not root is said in its place."""
-    real, said = ledger._open, []
+    real, said = opening._open, []
 
     def other(*args: Any) -> Ledger:
         if len(said) < 3:
@@ -174,7 +176,7 @@ def test_D5_whatever_sqlite_says_of_files_that_are_anothers_is_waited_for(
             raise error
         return real(*args)
 
-    monkeypatch.setattr(ledger, "_open", other)
+    monkeypatch.setattr(opening, "_open", other)
     opened(database).close()
     assert len(said) == 3
 
@@ -183,7 +185,7 @@ def test_D5_whatever_sqlite_says_of_files_that_are_anothers_is_waited_for(
 def test_D5_files_beside_the_database_that_stay_beyond_us_are_a_configuration_error(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "OPEN_PATIENCE_SECS", 0.05)
+    monkeypatch.setattr(opening, "OPEN_PATIENCE_SECS", 0.05)
     opened(database).close()
     database.with_name(database.name + "-shm").symlink_to("nowhere")
     with pytest.raises(ConfigError, match="cannot be opened: unable to open database file"):
@@ -406,7 +408,7 @@ def test_D2_a_newer_version_that_is_only_in_the_wal_is_left_untouched(tmp_path: 
 def test_D2_a_migration_that_fails_changes_nothing(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seed_database.build(database, 200)
     before = schema(database)
-    monkeypatch.setattr(ledger, "_STATEMENTS_V1", (*ledger._STATEMENTS_V1, "CREATE NONSENSE"))
+    monkeypatch.setattr(migrations, "_STATEMENTS_V1", (*migrations._STATEMENTS_V1, "CREATE NONSENSE"))
     with pytest.raises(ConfigError, match="NONSENSE"):
         opened(database)
     assert schema(database) == before
@@ -567,7 +569,7 @@ def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
 @pytest.mark.claim("I3")
 def test_I3_a_replay_touches_neither_the_live_book_nor_what_a_live_run_recorded(database: Path) -> None:
     def run(batch: Batch, replay: bool = False) -> Written:
-        store = ledger.open_ledger(database, busy_timeout_ms=BUSY_MS, replay=replay)
+        store = opening.open_ledger(database, busy_timeout_ms=BUSY_MS, replay=replay)
         try:
             return store.write(batch)
         finally:
@@ -771,7 +773,7 @@ def test_D4_S12_a_lock_is_waited_for_and_the_same_batch_then_written(
 def test_D4_a_lock_at_start_is_a_crash_not_a_configuration_error(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "BUSY_TIMEOUT_MS_MIN", 0)
+    monkeypatch.setattr(opening, "BUSY_TIMEOUT_MS_MIN", 0)
     seed_database.build(database, 20)
     connection = sqlite3.connect(database, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
@@ -837,7 +839,8 @@ ROWS = 37
 WRITER = f"""
 import sys
 from engine.base.events import Numbering, Tick
-from engine.storage.ledger import Batch, open_ledger
+from engine.storage.batch import Batch
+from engine.storage.opening import open_ledger
 store = open_ledger(sys.argv[1], busy_timeout_ms=1000)
 number = store.restore().next_tick_id
 while True:

@@ -17,7 +17,7 @@ import pytest
 from engine import pipeline
 from engine.base.events import OrderStatus
 from engine.config import settings
-from engine.storage.ledger import open_ledger
+from engine.storage.opening import open_ledger
 from engine.trading import execution
 from engine.trading.execution import AdapterReport, Order
 from proofs.fixtures.engine_process import write_config

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from engine.ingest import dialing
-from engine.storage.ledger import Batch, open_ledger
+from engine.storage.batch import Batch
+from engine.storage.opening import open_ledger
 from harness.base.errors import Unavailable
 from proofs.fixtures.engine_process import DEADLINE_SECS, Engine, engine, mock_tick, write_config
 from proofs.fixtures.raw_server import (

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from engine.ingest.session import (
     CONNECT_TIMEOUT_SECS,
     Bar,
+    Beat,
     Close,
     Connect,
     Effect,
@@ -481,7 +482,7 @@ def test_N4_a_session_that_could_not_work_is_refused() -> None:
         for wrong in (-1.0, float("nan"), float("inf"), 0.0):
             if key == "feed_silence_secs" and wrong == 0.0:
                 continue
-            values: list[Any] = [10, 10, 120, 30, 120, 0.5, 3600, 10]
+            values: list[Any] = [10, 10, 120, 30, 120, 10, 0.5, 3600, 10]
             values[position] = wrong
             with pytest.raises(ValueError, match=rf"policy\.{key} .*: allowed is a positive number"):
                 Session([BEST], Policy(*values), longest)
@@ -738,3 +739,104 @@ def test_N4_any_order_of_events_is_survived(calls: list[tuple[str, int, float]],
         assert isinstance(effect, Close)
         live.remove(effect.conn)
     assert not live
+
+
+# --- subscriptions (N18) ------------------------------------------------------------------------------------
+
+ASKED = Source("asked", "wss://three.test/", "three.test", 1, subscribes=True)
+BEATING = Source("beating", "wss://four.test/", "four.test", 1, beat_secs=20.0)
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_subscription_that_is_not_acknowledged_is_a_failure() -> None:
+    driver = Driver(ASKED, WORSE)
+    driver.open("asked")
+    driver.tick("asked")  # of one market, which says nothing of the others
+    driver.now += 8
+    driver.tick("asked")
+    effects = driver.until_something()
+    reason = "the subscription was not acknowledged within 10 s"
+    assert effects == [Close(1, reason), Connect(2, WORSE)]
+    assert driver.now == 1010
+
+
+@pytest.mark.claim("N18")
+def test_N18_one_that_is_acknowledged_goes_on() -> None:
+    driver = Driver(ASKED, WORSE)
+    driver.open("asked")
+    assert driver.session.acknowledged(driver.conn("asked"), driver.now) == ()
+    while driver.now < 1100:
+        assert driver.until_something(5) == []
+        driver.tick("asked")
+    assert driver.session.source == ASKED
+    # One that comes late is of a connection that is gone.
+    assert driver.session.acknowledged(99, driver.now) == ()
+
+
+@pytest.mark.claim("N18")
+def test_N18_one_that_is_rejected_is_a_failure_that_is_backed_off() -> None:
+    driver = Driver(ASKED, WORSE)
+    driver.open("asked")
+    rejected = driver.did(driver.session.rejected(1, driver.now, "subscription rejected: no such market"))
+    assert rejected == [Close(1, "subscription rejected: no such market"), Connect(2, WORSE)]
+    assert driver.session.rejected(1, driver.now, "again") == ()
+    driver.open("worse")
+    driver.tick("worse")
+    # The budget of its host (N15) is longer than its backoff.
+    assert driver.until_something() == [Connect(3, ASKED)]
+    assert driver.now == 1006
+
+
+@pytest.mark.claim("N18")
+def test_N18_what_a_venue_wants_to_hear_is_sent_as_often_as_it_says() -> None:
+    driver = Driver(BEATING)
+    driver.open("beating")
+    beats = []
+    while driver.now < 1061:
+        driver.tick("beating")
+        beats += [(effect, driver.now) for effect in driver.until_something(5)]
+    assert beats == [(Beat(1), 1020), (Beat(1), 1040), (Beat(1), 1060)]
+
+
+@pytest.mark.claim("N18", "N6")
+def test_N18_beats_are_no_pings() -> None:
+    """A peer that is silent is found as soon as without them."""
+    driver = Driver(BEATING)
+    driver.open("beating")
+    assert driver.until_something() == [Ping(1)]
+    assert driver.until_something() == [Close(1, "no pong within 10 s")]
+    assert driver.now == 1020
+
+
+@pytest.mark.claim("N18", "N15")
+def test_N18_a_server_that_will_close_is_replaced_before_it_does() -> None:
+    driver = Driver(ASKED, WORSE)
+    driver.open("asked")
+    driver.session.acknowledged(1, driver.now)
+    driver.tick("asked")
+    driver.now += 60
+    assert driver.did(driver.session.draining(1, driver.now)) == [Connect(2, ASKED)]
+    assert driver.session.draining(1, driver.now) == ()
+    driver.did(driver.session.connected(2, driver.now))
+    driver.session.acknowledged(2, driver.now)
+    assert driver.did(driver.session.received(1, driver.now, 1)) == []
+    replaced = driver.did(driver.session.received(2, driver.now, 1))
+    assert replaced == [Close(1, "replaced, as the server asked for")]
+    assert driver.session.source == ASKED
+    # One that says so again and again is connected to at the pace of N15.
+    assert driver.did(driver.session.draining(2, driver.now)) == []
+    assert driver.until_something(100) == [Connect(3, ASKED)]
+    assert driver.now == 1066
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_server_that_closes_before_its_successor_delivers_costs_no_other_source_a_turn() -> None:
+    driver = Driver(ASKED, WORSE)
+    driver.open("asked")
+    driver.session.acknowledged(1, driver.now)
+    driver.now += 60
+    driver.did(driver.session.draining(1, driver.now))
+    driver.did(driver.session.connected(2, driver.now))
+    del driver.live[1]
+    assert driver.did(driver.session.closed(1, driver.now, "closed by the peer")) == []
+    assert driver.session.source == ASKED

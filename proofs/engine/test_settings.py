@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import re
@@ -152,20 +153,23 @@ def test_C2_an_unknown_ingest_is_refused_by_the_name_of_the_flag(tmp_path: Path)
     assert str(error).startswith("--engine__ingest_mode = 'synthetc'")
 
 
-# What is not ASCII until Python's upper(), lower() or casefold() makes it so: dotless i, long s, the sign of Kelvin,
-# ligatures.
-FOLDED = [
-    (char, folded)
-    for char in map(chr, range(128, sys.maxunicode + 1))
-    for folded in {char.upper(), char.lower(), char.casefold()}
-    if folded.isascii()
-]
+@functools.cache
+def folded_to_ascii() -> list[tuple[str, str]]:
+    """What is not ASCII until Python's upper(), lower() or casefold() makes it so: dotless i, long s, the sign of
+    Kelvin, ligatures. Going through all of Unicode takes a second, which a worker's collection must not pay."""
+    return [
+        (char, folded)
+        for char in map(chr, range(128, sys.maxunicode + 1))
+        for folded in {char.upper(), char.lower(), char.casefold()}
+        if folded.isascii()
+    ]
 
 
 def misspelled(names: Iterable[str]) -> Iterator[str]:
+    pairs = folded_to_ascii()
     for name in names:
         for written in (name.upper(), name.lower()):
-            for char, folded in FOLDED:
+            for char, folded in pairs:
                 for spelled in {folded.upper(), folded.lower()}:
                     if spelled in written:
                         yield written.replace(spelled, char, 1)
@@ -666,3 +670,35 @@ def test_C7_any_environment_is_taken_or_refused(value: str) -> None:
     for name in ("HYBRID_LOG", "HYBRID_TRANSPORT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
         with suppress(ConfigError):
             read_environment({name: value}, 7)
+
+
+@pytest.mark.claim("N18", "C6")
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ('markets = { BTCUSDT = "B" }', "source.url: missing: source 'a' needs one, or a venue with an URL of its own"),
+        ('venue = "krake"\nmarkets = { BTCUSDT = "B" }', "'krake'"),
+        ('venue = "kraken"', "kraken has to be told which markets"),
+        ('venue = "kraken"\nmarkets = { XBTUSD = "B" }', "kraken has no market 'XBTUSD'"),
+        ('venue = "okx"\nmarkets = { BTC-USDT = "B", ETH-USDT = "B" }', "would share positions"),
+        ('venue = "okx"\nurl = "ws://ws.okx.com/ws/v5/public"\nmarkets = { BTC-USDT = "B" }', "serves wss:// only"),
+    ],
+)
+def test_N18_C6_a_source_that_cannot_be_subscribed_to_is_a_mistake(tmp_path: Path, source: str, says: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[engine]\ningest_mode = "REAL_WS"\n')
+    path.with_name("ws_sources.toml").write_text(f'[[source]]\nname = "a"\npriority = 1\n{source}\n')
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        load(str(path), {})
+
+
+@pytest.mark.claim("N18")
+def test_N18_the_url_of_a_venue_may_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[engine]\ningest_mode = "REAL_WS"\n')
+    path.with_name("ws_sources.toml").write_text(
+        '[[source]]\nname = "a"\npriority = 1\nvenue = "Kraken"\nmarkets = { "BTC/USD" = "BTC/USD" }\n'
+    )
+    loaded = load(str(path), {})
+    assert [source.url for source in loaded.sources] == ["wss://ws.kraken.com/v2"]
+    assert loaded.warnings == ()

@@ -46,7 +46,7 @@ def test_another_process_sees_the_wal(engine: EngineUnit) -> None:
 def test_a_pragma_that_is_not_as_it_must_be_refuses_to_start(engine: EngineUnit, right: str, wrong: str) -> None:
     """An engine that sets the wrong value, but still knows the right one: exit 12, not restarted."""
     engine.configure({})
-    with engine.patched(Patch("engine/storage/ledger.py", right, wrong)):
+    with engine.patched(Patch("engine/storage/opening.py", right, wrong)):
         started = engine.try_start()
         engine.expect(started.status != 0, "the engine runs on a PRAGMA that is not as it must be")
         refusal = engine.wait("the refusal", lambda e: e.level == "ERROR" and "PRAGMA mismatch" in e.event)

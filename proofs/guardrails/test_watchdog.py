@@ -52,16 +52,18 @@ def test_slow_server_is_no_hang(watched: EngineUnit, exchange: Exchange) -> None
 
 STUCK = {
     "event-loop": Patch(
-        "engine/pipeline.py",
+        "engine/trading/desk.py",
         '            self._liveness.answer("strategy")\n',
         '            self._liveness.answer("strategy")\n'
-        '            __import__("time").sleep(3600 if self._ingest.tick_count > 5 else 0)\n',
+        '            self.takes = getattr(self, "takes", 0) + bool(channel.pending())\n'
+        '            __import__("time").sleep(3600 if self.takes > 5 else 0)\n',
     ),
     "strategy": Patch(
-        "engine/pipeline.py",
+        "engine/trading/desk.py",
         '            self._liveness.answer("strategy")\n',
         '            self._liveness.answer("strategy")\n'
-        "            await asyncio.sleep(3600 if self._ingest.tick_count > 5 else 0)\n",
+        '            self.takes = getattr(self, "takes", 0) + bool(channel.pending())\n'
+        "            await asyncio.sleep(3600 if self.takes > 5 else 0)\n",
     ),
     "ingest": Patch(
         "engine/ingest/feeds.py",
@@ -70,8 +72,8 @@ STUCK = {
     ),
     "persist": Patch(
         "engine/storage/ledger.py",
-        "            written = self._write_rows(batch)\n",
-        '            __import__("time").sleep(3600)\n            written = self._write_rows(batch)\n',
+        "            written = self._rows.write(batch)\n",
+        '            __import__("time").sleep(3600)\n            written = self._rows.write(batch)\n',
     ),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.storage import ledger
+from engine.storage import opening
 from harness.base.errors import HarnessError
 from harness.upkeep import backup
 
@@ -19,7 +19,7 @@ INSERT = "INSERT INTO ticks(symbol, price, volume, ts) VALUES ('X', 1.0, 1.0, ?)
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
     path = tmp_path / "bot.db"
-    ledger.open_ledger(path, busy_timeout_ms=1000).close()
+    opening.open_ledger(path, busy_timeout_ms=1000).close()
     return path
 
 
@@ -53,7 +53,7 @@ def test_a_copy_of_one_moment_while_somebody_writes(database: Path, tmp_path: Pa
             counts = connection.execute("SELECT COUNT(*) FROM ticks GROUP BY ts").fetchall()
             assert counts
             assert set(counts) == {(2,)}
-        ledger.open_ledger(copy, busy_timeout_ms=1000).close()
+        opening.open_ledger(copy, busy_timeout_ms=1000).close()
     assert not list(tmp_path.glob("*partial*"))
 
 

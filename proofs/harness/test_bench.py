@@ -110,3 +110,17 @@ def test_a_tiny_run_measures_and_reports(
     figure = json.loads(written.read_text())["figures"][0]
     assert figure["min"] == figure["median"] == figure["max"] > 0
     assert written.with_suffix(".svg").exists()
+
+
+def test_how_quickly_each_venue_is_read_is_measured(tmp_path: Path) -> None:
+    plan = targets.Plan(1, 1, 1, 1, tmp_path, "python", lambda _: None, lambda _: None)
+    figures = targets.reading(plan)
+    assert [figure.what.split()[1] for figure in figures] == [
+        "bitstamp",
+        "bybit",
+        "coinbase",
+        "gemini",
+        "kraken",
+        "okx",
+    ]
+    assert all(figure.median > 0 for figure in figures)

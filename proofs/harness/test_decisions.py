@@ -13,7 +13,8 @@ import pytest
 from harness.base.clock import FakeClock
 from harness.base.errors import RecorderError
 from harness.soak import decisions
-from harness.soak.decisions import Action, DecisionLog, Log
+from harness.soak.decisions import DecisionLog, Log
+from harness.soak.reducer import Action
 
 WHEN = 1767973370.571357
 

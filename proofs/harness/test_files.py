@@ -16,7 +16,8 @@ from harness.base.errors import HarnessError
 from harness.evidence.recorder import Recorder
 from harness.soak import controller as soak
 from harness.soak import decisions
-from harness.soak.decisions import Action, DecisionLog, Log
+from harness.soak.decisions import DecisionLog, Log
+from harness.soak.reducer import Action
 from harness.soak.rewrite import ConfigFile
 
 SECRET = b"[engine]\nsecret = 1\n"

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from engine.storage import ledger
+from engine.storage import migrations, opening
 from harness.observing import ledger_view
 from harness.observing.ledger_view import LedgerUnreadable
 
@@ -25,7 +25,7 @@ from harness.observing.ledger_view import LedgerUnreadable
 def database(tmp_path: Path) -> Path:
     """As the engine makes it, with nothing in it; closed."""
     path = tmp_path / "bot.db"
-    ledger.open_ledger(path, busy_timeout_ms=1000).close()
+    opening.open_ledger(path, busy_timeout_ms=1000).close()
     return path
 
 
@@ -42,7 +42,7 @@ def insert_ticks(path: Path, count: int) -> None:
 
 
 def test_the_engines_schema_is_understood(database: Path) -> None:
-    assert ledger.SCHEMA_VERSION in ledger_view.SCHEMA_VERSIONS
+    assert migrations.SCHEMA_VERSION in ledger_view.SCHEMA_VERSIONS
     assert glance(database) == ledger_view.Glance([], [], [], [], [])
 
 

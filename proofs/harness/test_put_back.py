@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness.base.errors import CommandFailed, HarnessError, RecorderError
 from harness.soak import controller as soak
-from harness.soak import decisions, put_back
+from harness.soak import decisions, put_back, reducer
 from proofs.harness.test_exit_actions import stopping
 from proofs.harness.test_soak import CALM, CONFIG, PRESSED, Bench, FakeComputer
 
@@ -97,7 +97,7 @@ def test_whatever_happens_it_is_as_it_was(
 def test_an_engine_that_somebody_else_stopped_stays_stopped(tmp_path: Path) -> None:
     one = Watched(tmp_path, put_back.RUNNING)
     one.clock.at(50, one.stop_by_operator)
-    assert one.run() == soak.EXIT_STOPPED
+    assert one.run() == reducer.EXIT_STOPPED
     assert one.decisions("action", "reason")[-2:] == [
         ("ENGINE_EXIT", "exit 0 (COMPLETE): stopped by somebody else"),
         ("STOP", "exit 0 (COMPLETE): stopped by somebody else"),
@@ -121,7 +121,7 @@ def test_a_shutdown_is_not_worked_against(tmp_path: Path) -> None:
     one = Watched(tmp_path, put_back.RUNNING)
     one.clock.at(50, lambda: setattr(one.computer, "shutdown", True))
     one.clock.at(50, lambda: one.soak.ask_to_stop("SIGTERM"))
-    assert one.run() == soak.EXIT_STOPPED
+    assert one.run() == reducer.EXIT_STOPPED
     assert one.computer.calls == ["restart"]
     assert one.last["reason"] == "Config put back; engine left to the shutdown of the computer"
 
@@ -165,7 +165,7 @@ def test_a_stop_does_not_wait_for_an_engine_that_takes_its_time(
 
     monkeypatch.setattr(FakeComputer, "restart", slow)
     one.clock.at(20, one.computer.freeze)
-    assert one.run() == soak.EXIT_STOPPED
+    assert one.run() == reducer.EXIT_STOPPED
     assert one.clock.now < 1000 + 20 + 45 + 10
 
 
@@ -236,7 +236,7 @@ def test_the_next_soak_knows_how_the_killed_one_found_the_engine(tmp_path: Path)
     again.computer.active, again.computer.sub = "inactive", "dead"
     again.soak._left_before = str(begun["engine_before"])
     again.config.write_text('[engine]\nsample_every = 1 # ours\ningest_mode = "REAL_WS"\n')
-    assert again.soak.run() == soak.EXIT_COMPLETE
+    assert again.soak.run() == reducer.EXIT_COMPLETE
     assert put_back.found(again.computer) == put_back.RUNNING
     assert again.config.read_text() == CONFIG
 

@@ -22,7 +22,7 @@ from harness.observing.judgement import Finding
 from harness.observing.ledger_view import LedgerUnreadable
 from harness.observing.stall import Progress
 from harness.soak import controller as soak
-from harness.soak import decisions
+from harness.soak import decisions, reducer
 from harness.soak.controller import Options, Screen, Soak
 from harness.soak.decisions import DecisionLog, Log
 from harness.soak.rewrite import ConfigFile
@@ -224,7 +224,7 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
 @pytest.mark.claim("K6")
 def test_K6_a_quiet_run(bench: Callable[..., Bench]) -> None:
     one = bench()
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert one.decisions() == ["STARTUP", "ENGINE_RESTART", "COMPLETE", "ENGINE_STOP"]
     assert one.computer.calls == ["restart", "stop"]
     first = decisions.read(one.log.path)[0]
@@ -246,7 +246,7 @@ def test_K5_the_config_is_the_runs_while_it_runs(bench: Callable[..., Bench]) ->
 def test_K5_what_a_killed_controller_left_is_put_back_first(bench: Callable[..., Bench]) -> None:
     one = bench()
     ConfigFile(one.config).change({"sample_every": 20, "ingest_mode": "MOCK_WS"})
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert "put back the config" in one.decisions("reason")[0][0]
 
 
@@ -254,7 +254,7 @@ def test_K5_what_a_killed_controller_left_is_put_back_first(bench: Callable[...,
 def test_K1_pressure_climbs_one_rung_a_reading_then_aborts(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.computer.readings = [CALM, PRESSED]
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert one.decisions() == [
         "STARTUP", *["ENGINE_RESTART"] * 4, *["THROTTLE_MAX"] * 6, "ABORT", "ENGINE_STOP",
     ]  # fmt: skip
@@ -281,7 +281,7 @@ def test_K1_the_rung_is_in_the_config_before_the_restart(bench: Callable[..., Be
 def test_K1_recovery_steps_down(bench: Callable[..., Bench]) -> None:
     one = bench(recover_after_secs=60.0, seconds=200.0)
     one.computer.readings = [CALM, PRESSED, PRESSED, CALM]
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert [state for action, state in one.decisions("action", "state") if action == "ENGINE_RESTART"] == [
         "NORMAL", "THROTTLE1", "THROTTLE2", "THROTTLE1", "NORMAL",
     ]  # fmt: skip
@@ -291,7 +291,7 @@ def test_K1_recovery_steps_down(bench: Callable[..., Bench]) -> None:
 def test_K2_logonly_records_and_does_nothing(bench: Callable[..., Bench]) -> None:
     one = bench(psi_actions="logonly", seconds=15.0)
     one.computer.readings = [PRESSED]
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert one.decisions() == ["STARTUP", "ENGINE_RESTART", *["PSI_LOGONLY"] * 3, "COMPLETE", "ENGINE_STOP"]
     assert one.computer.calls == ["restart", "stop"]
 
@@ -300,7 +300,7 @@ def test_K2_logonly_records_and_does_nothing(bench: Callable[..., Bench]) -> Non
 def test_K2_off_does_not_read(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     one = bench(psi_actions="off", seconds=15.0)
     monkeypatch.delattr(FakeComputer, "pressure")
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert not any(("psi" in key and key != "psi_actions") or "cpu" in key for key in decisions.read(one.log.path)[0])
 
 
@@ -308,7 +308,7 @@ def test_K2_off_does_not_read(bench: Callable[..., Bench], monkeypatch: pytest.M
 def test_K2_unknown_is_recorded_and_moves_nothing(bench: Callable[..., Bench]) -> None:
     one = bench(seconds=60.0, recover_after_secs=10.0)
     one.computer.readings = [Unknown("cpu: missing"), PRESSED, Unknown("cpu: missing")]
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert one.decisions("psi", "psi_error")[0] == ("unknown", "cpu: missing")
     assert one.decisions("state")[-1] == ("THROTTLE1",)
     assert decisions.read(one.samples.path)[-1]["psi"] == "unknown"
@@ -318,7 +318,7 @@ def test_K2_unknown_is_recorded_and_moves_nothing(bench: Callable[..., Bench]) -
 def test_K3_a_frozen_engine_is_restarted_at_the_threshold(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(100, one.computer.freeze)
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     (stall,) = [entry for entry in decisions.read(one.log.path) if entry["action"] == "STALL"]
     assert (stall["progress"], stall["stall_streak"]) == (False, 1)
     assert stall["seconds_since_progress"] == pytest.approx(45.0, abs=0.01)
@@ -330,7 +330,7 @@ def test_K3_a_frozen_engine_is_restarted_at_the_threshold(bench: Callable[..., B
 def test_K3_a_slow_engine_is_left_alone(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.computer.ticks_per_sec = 1 / 40
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert one.restarts() == ["Soak Start"]
 
 
@@ -338,7 +338,7 @@ def test_K3_a_slow_engine_is_left_alone(bench: Callable[..., Bench]) -> None:
 def test_K3_stalls_in_a_row_are_counted(bench: Callable[..., Bench]) -> None:
     one = bench(seconds=200.0)
     one.clock.at(1, lambda: setattr(one.computer, "ticks_per_sec", 0.0))
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert [streak for (streak,) in one.decisions("stall_streak") if streak] == [1, 2, 3, 4]
 
 
@@ -346,7 +346,7 @@ def test_K3_stalls_in_a_row_are_counted(bench: Callable[..., Bench]) -> None:
 def test_K3_a_database_that_cannot_be_read_aborts_after_the_threshold(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: setattr(one.computer, "unreadable", True))
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert "STALL" not in one.decisions()
     assert "progress cannot be seen" in one.decisions("reason")[-2][0]
 
@@ -355,7 +355,7 @@ def test_K3_a_database_that_cannot_be_read_aborts_after_the_threshold(bench: Cal
 def test_K4_exit_0_stops(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.finish(restarted=False))
-    assert one.run() == soak.EXIT_STOPPED
+    assert one.run() == reducer.EXIT_STOPPED
     assert one.decisions()[-3:] == ["ENGINE_EXIT", "STOP", "ENGINE_STOP"]
     assert one.exits() == [(0, "nobody")]
 
@@ -364,7 +364,7 @@ def test_K4_exit_0_stops(bench: Callable[..., Bench]) -> None:
 def test_K4_a_restart_by_an_operator_is_told_apart(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.finish(restarted=True))
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert one.exits() == [(0, "operator")]
     assert one.computer.calls == ["restart", "stop"]
 
@@ -377,7 +377,7 @@ def test_K4_a_restart_by_an_operator_is_told_apart(bench: Callable[..., Bench]) 
 def test_what_no_restart_heals_aborts(bench: Callable[..., Bench], status: int, code: str, result: str) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.fail(status, code=code, result=result, restarted=status == 1))
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert one.decisions()[-3:] == ["ENGINE_EXIT", "ABORT", "ENGINE_STOP"]
 
 
@@ -385,7 +385,7 @@ def test_what_no_restart_heals_aborts(bench: Callable[..., Bench], status: int, 
 def test_K4_a_watchdog_restart_is_attributed_and_left_alone(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.fail(6, code="dumped", result="watchdog"))
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert one.exits() == [(None, "watchdog")]
     assert one.computer.calls == ["restart", "stop"]
 
@@ -395,7 +395,7 @@ def test_K4_overload_steps_up_even_when_systemd_was_faster(bench: Callable[..., 
     one = bench()
     for at in (50, 100, 150):
         one.clock.at(at, lambda: one.computer.fail(13))
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert one.exits() == [(13, "systemd")] * 3
     assert one.decisions("state")[-1] == ("THROTTLE3",)
     assert len(one.restarts()) == 4
@@ -406,7 +406,7 @@ def test_K4_overload_at_the_top_aborts(bench: Callable[..., Bench]) -> None:
     one = bench(psi_actions="off")
     for at in (50, 100, 150, 200):
         one.clock.at(at, lambda: one.computer.fail(13, restarted=False))
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert one.exits() == [*[(13, "controller")] * 3, (13, "nobody")]
 
 
@@ -415,7 +415,7 @@ def test_K4_two_overloads_between_two_looks_are_one_step(bench: Callable[..., Be
     one = bench()
     one.clock.at(51, lambda: one.computer.fail(13))
     one.clock.at(53, lambda: one.computer.fail(13))
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert one.exits() == [(13, "systemd"), (13, "controller")]
     assert one.decisions("state")[-1] == ("THROTTLE1",)
 
@@ -429,7 +429,7 @@ def test_K4_lost_network_is_held_back_longer_each_time(bench: Callable[..., Benc
     one.computer.begin = lambda: (starts.append(one.clock.now - 1000.0), begin())[1]  # type: ignore[method-assign]
     for at in (50, 100, 150, 200, 250):
         one.clock.at(at, lambda: one.computer.fail(10))
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     held = [reason for action, reason in one.decisions("action", "reason") if "Holding" in str(reason)]
     assert len(held) == 5
     assert starts[-1] == pytest.approx(250 + 32, abs=0.3)
@@ -443,7 +443,7 @@ def test_K4_a_protocol_that_changed_falls_back_to_the_mock_feed(bench: Callable[
         one.clock.at(at, lambda: one.computer.fail(11))
     modes: list[str] = []
     one.clock.at(100, lambda: modes.append(ConfigFile(one.config).load()["engine"]["ingest_mode"]))
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert modes == ["MOCK_WS"]
     assert one.decisions("ingest_mode")[-1] == ("mockws",)
     assert one.restarts() == ["Soak Start", "Falling back to the mock feed: exit 11 (PARSE)"]
@@ -457,7 +457,7 @@ def test_a_live_engine_that_is_put_on_the_mock_feed_ends_the_soak(bench: Callabl
     for at in (50, 60, 70, 80):
         one.clock.at(at, lambda: one.computer.fail(11))
     one.clock.at(82, lambda: one.computer.fail(12, restarted=False))
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert one.restarts()[-1].startswith("Falling back to the mock feed")
     aborted = [reason for action, reason in one.decisions("action", "reason") if action == "ABORT"]
     assert [str(reason).partition(":")[0] for reason in aborted] == ["exit 12 (CONFIG)"]
@@ -468,7 +468,7 @@ def test_a_live_engine_that_is_put_on_the_mock_feed_ends_the_soak(bench: Callabl
 def test_K4_a_retry_that_systemd_does_not_make_is_ours(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.fail(11, restarted=False))
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert one.exits() == [(11, "controller")]
     assert len(one.restarts()) == 2
 
@@ -485,7 +485,7 @@ def test_K4_an_end_that_our_own_restart_brought_about_is_not_answered(bench: Cal
         return restart(give_up)
 
     one.computer.restart = killed_while_stopping  # type: ignore[method-assign]
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
     assert one.exits() == []
 
 
@@ -495,7 +495,7 @@ def test_K4_a_restart_that_fails_says_why(bench: Callable[..., Bench]) -> None:
     one.computer.readings = [CALM, PRESSED]
     one.clock.at(0.1, lambda: setattr(one.computer, "end_at_start", 12))
     one.computer.readings = [CALM, CALM, PRESSED]
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert "systemctl said: Job for hybrid-engine.service failed" in one.decisions("reason")[-2][0]
 
 
@@ -503,7 +503,7 @@ def test_K4_a_restart_that_fails_says_why(bench: Callable[..., Bench]) -> None:
 def test_K4_a_unit_that_vanishes_without_a_word_aborts(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.clock.at(50, lambda: one.computer.stop(lambda: False) and None)
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert "The unit is down" in one.decisions("reason")[-2][0]
 
 
@@ -511,7 +511,7 @@ def test_K4_a_unit_that_vanishes_without_a_word_aborts(bench: Callable[..., Benc
 def test_K7_the_abort_file_stops_the_run(bench: Callable[..., Bench]) -> None:
     one = bench(poll_secs=60.0)
     one.clock.at(50, lambda: one.abort_file.write_text(""))
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert one.decisions()[-2:] == ["ABORT", "ENGINE_STOP"]
     assert one.clock.now < 1052
 
@@ -520,7 +520,7 @@ def test_K7_the_abort_file_stops_the_run(bench: Callable[..., Bench]) -> None:
 def test_K7_an_abort_file_at_the_start_touches_nothing(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.abort_file.write_text("")
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert one.decisions() == ["STARTUP", "ABORT"]
     assert one.computer.calls == []
 
@@ -529,7 +529,7 @@ def test_K7_an_abort_file_at_the_start_touches_nothing(bench: Callable[..., Benc
 def test_K7_a_failing_healthcheck_at_the_start_aborts(bench: Callable[..., Bench]) -> None:
     one = bench()
     one.healthy = [Finding("database", False, "no new tick")]
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert one.decisions() == ["STARTUP", "ENGINE_RESTART", "ABORT", "ENGINE_STOP"]
     assert "FAIL database no new tick" in one.decisions("reason")[2][0]
     assert one.clock.now == pytest.approx(1045.0, abs=0.3)
@@ -540,7 +540,7 @@ def test_K7_a_feed_that_takes_a_moment_is_waited_for(bench: Callable[..., Bench]
     one = bench()
     one.healthy = [Finding("database", False, "no new tick")]
     one.clock.at(20, lambda: setattr(one, "healthy", [Finding("database", True, "")]))
-    assert one.run() == soak.EXIT_COMPLETE
+    assert one.run() == reducer.EXIT_COMPLETE
 
 
 @pytest.mark.claim("K7")
@@ -548,7 +548,7 @@ def test_K7_a_unit_that_cannot_start_is_not_waited_for(bench: Callable[..., Benc
     one = bench()
     one.computer.end_at_start = 12
     one.healthy = [Finding("unit", False, "failed/failed")]
-    assert one.run() == soak.EXIT_ABORT
+    assert one.run() == reducer.EXIT_ABORT
     assert one.clock.now == 1000.0
     assert "systemctl said" in one.decisions("reason")[2][0]
 
@@ -558,7 +558,7 @@ def test_K7_a_signal_ends_it_in_order(bench: Callable[..., Bench]) -> None:
     one = bench(poll_secs=60.0)
     with soak._stopped_by_signals(one.soak):
         one.clock.at(50, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        assert one.run() == soak.EXIT_STOPPED
+        assert one.run() == reducer.EXIT_STOPPED
     assert one.decisions("action", "reason")[-2] == ("STOP", "Stopped by SIGTERM")
     assert one.computer.calls[-1] == "stop"
     assert one.clock.now < 1052
@@ -617,7 +617,7 @@ def test_a_systemd_that_stays_silent_aborts(bench: Callable[..., Bench], blind_l
     one = bench()
     one.clock.at(51, lambda: setattr(one.computer, "blind", True))
     one.clock.at(51 + 5 * blind_looks, lambda: setattr(one.computer, "blind", False))
-    assert one.run() == (soak.EXIT_ABORT if blind_looks > 3 else soak.EXIT_COMPLETE)
+    assert one.run() == (reducer.EXIT_ABORT if blind_looks > 3 else reducer.EXIT_COMPLETE)
 
 
 @pytest.mark.claim("K5")
@@ -662,7 +662,7 @@ def options(directory: Path, *more: str) -> list[str]:
 def test_K7_only_one_controller_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "ops").mkdir()
     with soak._alone(tmp_path / "ops"):
-        assert soak.main(options(tmp_path)) == soak.EXIT_ABORT
+        assert soak.main(options(tmp_path)) == reducer.EXIT_ABORT
     assert "another soak controller runs" in capsys.readouterr().err
     assert not (tmp_path / "ops/d.jsonl").exists()
 
@@ -670,7 +670,7 @@ def test_K7_only_one_controller_at_a_time(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.claim("K6")
 def test_K6_a_config_that_is_missing_is_a_decision_and_has_a_report(tmp_path: Path) -> None:
     argv = ["--config", str(tmp_path / "none.toml"), "--decision-log", str(tmp_path / "ops/d.jsonl")]
-    assert soak.main(argv) == soak.EXIT_ABORT
+    assert soak.main(argv) == reducer.EXIT_ABORT
     (entry,) = decisions.read(tmp_path / "ops/d.jsonl")
     assert entry["action"] == "CONFIG_ERROR"
     assert "none.toml: cannot be read" in entry["reason"]

@@ -8,7 +8,7 @@ import pytest
 
 from harness.soak import decisions
 from harness.soak import report as soak_report
-from harness.soak.decisions import Action
+from harness.soak.reducer import Action
 
 RUN = "9d02287d-d9ba-4bee-8d6b-3941e0295fea"
 BEGUN = 1767973370.0

@@ -242,16 +242,17 @@ installation._fetch(Path(sys.argv[3], "home"), installation.Target("", "/opt/x",
 
 # --- wheels and sdists -------------------------------------------------------------------------------------
 
-BUILD = """
-import os, shutil, sys
-from setuptools import build_meta
-sources, sdists, wheels, unpacked = sys.argv[1:]
-os.chdir(sources)
-sdist = build_meta.build_sdist(sdists)
-shutil.unpack_archive(os.path.join(sdists, sdist), unpacked)
-os.chdir(os.path.join(unpacked, sdist.removesuffix(".tar.gz")))
-build_meta.build_wheel(wheels)
-"""
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
+
+
+def build(what: str, sources: Path, target: Path) -> Path:
+    """Build a wheel or an sdist by setuptools as it is locked, in a process that has seen nothing else."""
+    target.mkdir()
+    # Without site-packages: an editable installation there would lend what an sdist lacks.
+    argv = [sys.executable, "-S", "-c", BUILD, f"build_{what}", str(target)]
+    subprocess.run(argv, cwd=sources, check=True, timeout=60, env={**environ(), "PYTHONPATH": str(BACKEND)})
+    (built,) = target.iterdir()
+    return built
 
 
 @pytest.mark.claim("P2")
@@ -263,13 +264,10 @@ def test_a_wheel_made_from_the_sdist_is_whole(tmp_path: Path) -> None:
     for top in ("engine", "harness", "distributions"):
         shutil.copytree(ROOT / top, sources / top, symlinks=True, ignore=leavings)
     shutil.copy(ROOT / "LICENSE", sources)
-    argv = [str(sources / "distributions" / name), *(str(tmp_path / kind) for kind in ("sdists", "wheels", "unpacked"))]
-    for place in argv[1:]:
-        Path(place).mkdir()
-    subprocess.run(
-        [sys.executable, "-c", BUILD, *argv], check=True, timeout=60, env={**environ(), "PYTHONPATH": str(BACKEND)}
-    )
-    (sdist,), (wheel,) = (tmp_path / "sdists").iterdir(), (tmp_path / "wheels").iterdir()
+    sdist = build("sdist", sources / "distributions" / name, tmp_path / "sdists")
+    shutil.unpack_archive(sdist, tmp_path / "unpacked")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    wheel = build("wheel", unpacked, tmp_path / "wheels")
     with tarfile.open(sdist) as archive:
         assert all(member.isfile() or member.isdir() for member in archive), "a link leads out of an sdist"
     with zipfile.ZipFile(wheel) as archive:
@@ -355,29 +353,39 @@ def called(node: ast.expr) -> str:
     return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
 
 
-MIXED = """
+AT_LAST_A_PROOF = """
 import pytest
 
-def test_a_plain_failure():
-    assert 1 == 2
+def test_a_before():
+    {before}
 
 @pytest.mark.claim("it-stands")
 def test_proof():
-    pass
+    {proof}
 """
+
+PASSES, FAILS, SKIPS = "pass", "assert 1 == 2", "pytest.skip()"
 
 
 @pytest.mark.claim("P5", "V7")
 @pytest.mark.parametrize("workers", ["0", "1"])
-@pytest.mark.parametrize("hurdle", ["", "plain", "uncollected"])
-def test_the_first_proof_wakes_the_plugin(tmp_path: Path, workers: str, hurdle: str) -> None:
-    """What happened before counts as if it had been awake: a test that failed, a file that could not be collected."""
-    text = MIXED if hurdle == "plain" else MIXED.replace("assert 1 == 2", "pass")
-    more = {"test_a_first": "import nothing_of_this_name"} if hurdle == "uncollected" else {}
-    status, output = foreign(tmp_path, text, "-n", workers, "--continue-on-collection-errors", **more)
-    assert "1 proven, 0 unproven, 0 refuted" in output, output
-    assert status == {"": 0, "plain": 1, "uncollected": 3}[hurdle], output
+@pytest.mark.parametrize(
+    ("before", "proof", "more", "status", "told"),
+    [
+        (PASSES, PASSES, {}, 0, "1 proven, 0 unproven, 0 refuted"),
+        (FAILS, SKIPS, {}, 1, "0 proven, 1 unproven, 0 refuted"),
+        (PASSES, PASSES, {"test_a_first": "import nothing_of_this_name"}, 3, "1 proven, 0 unproven, 0 refuted"),
+    ],
+    ids=["quiet", "plain-failure", "uncollected"],
+)
+def test_the_first_proof_activates_the_plugin(
+    tmp_path: Path, before: str, proof: str, more: dict[str, str], status: int, told: str, workers: str
+) -> None:
+    """What happened before counts as if it had been active: a test that failed, a file that could not be collected."""
+    text = AT_LAST_A_PROOF.format(before=before, proof=proof)
+    ended, output = foreign(tmp_path, text, "-n", workers, "--continue-on-collection-errors", **more)
+    assert (ended, told in output) == (status, True), output
     report = json.loads((tmp_path / "reports" / "verdicts.json").read_text())
-    assert report["state"] == ("interrupted" if hurdle == "uncollected" else "complete")
+    assert report["state"] == ("interrupted" if more else "complete")
     assert (report["collected"], report["selected"], report["never_ran"]) == (1, 1, 0)
     assert [one["claims"] for one in report["verdicts"]] == [["it-stands"]]

@@ -25,7 +25,14 @@ IMPURE = {"asyncio", "socket", "subprocess", "time", "os", "threading", "pathlib
 
 SOLE_IMPORTERS = {
     # library: (packages the rule holds in, the modules that may import it, what everybody else uses)
-    "sqlite3": (("engine",), {"engine/storage/ledger.py"}, "the Ledger"),
+    "sqlite3": (
+        ("engine",),
+        {
+            f"engine/storage/{name}.py"
+            for name in ("gaps", "ledger", "migrations", "opening", "restoring", "rows", "sqlite_codes")
+        },
+        "the Ledger",
+    ),
     "aiosqlite": (("engine",), {"engine/storage/ledger.py"}, "the Ledger"),
     "picows": (("engine",), {"engine/ingest/via_picows.py"}, "a feed"),
     "websockets": (("engine",), {"engine/ingest/via_websockets.py"}, "a feed"),
@@ -84,7 +91,9 @@ def test_pure_module(name: str) -> None:
     impure = tops(ROOT / name) & IMPURE
     assert not impure, f"{name} is pure and may not import {', '.join(sorted(impure))}: take the data as arguments"
     room, stem = Path(name).parts[-2:]
-    wanted = (f"test_{Path(stem).stem}.py", f"test_{room}_{stem}")
+    # Venues, and how they speak, are proven by holding each against the other.
+    together = ("test_venues.py",) if room == "venues" or stem == "dialects.py" else ()
+    wanted = (f"test_{Path(stem).stem}.py", f"test_{room}_{stem}", *together)
     assert any(path.name in wanted for path in (ROOT / "proofs").rglob("test_*.py")), f"{name} needs {wanted[0]}"
 
 

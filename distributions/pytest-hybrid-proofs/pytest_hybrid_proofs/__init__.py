@@ -1,11 +1,11 @@
 """pytest plugin: the part that every project pays for that has it installed, which is next to nothing.
 
-It defines the mark `claim`, options and fixtures with names of their own, and sleeps. The first test that bears the
-mark, or asks for one of the fixtures, wakes it: then harness.proving.plugin is loaded, which judges. A project that
-consists of proofs sets `hybrid_proofs = true` in its ini file. There it is awake from the start, so that it also judges
-a run of which nothing could be collected, and its options have short names too (`--systemd` for `--proofs-systemd`).
+It defines the mark `claim`, options and fixtures with names of their own, and stays inactive. The first test that bears
+the mark, or asks for one of the fixtures, activates it: harness.proving.plugin is loaded, which judges. A project that
+consists of proofs sets `hybrid_proofs = true` in its ini file. There it is active from the start: it also judges a run
+of which nothing could be collected, and its options have short names (`--systemd` for `--proofs-systemd`).
 
-With pytest-xdist the workers collect, and wake the controller by the first report of a proof. What the controller saw
+With pytest-xdist the workers collect; the first report of a proof activates the controller. What the controller saw
 until then it hands over.
 """
 
@@ -31,15 +31,15 @@ INI = "hybrid_proofs"
 
 FIXTURES = frozenset({"proof_run", "proof_shell", "proof_stage", "proof_machine", "proof_journal"})
 
-_SLEEPER = pytest.StashKey["Sleeper"]()
+_ACTIVATION = pytest.StashKey["Activation"]()
 
 
-class Sleeper:
+class Activation:
     """Waits for the first proof, and remembers what the judging part needs to know of the time before."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.awake = False
+        self.active = False
         self.run_id = f"{time.time():.0f}-{os.urandom(4).hex()}"
         """All processes of a run have the same."""
         self.session: pytest.Session | None = None
@@ -48,12 +48,12 @@ class Sleeper:
         self.plain_failures = 0
         self.uncollected = 0
 
-    def wake(self) -> Any:
+    def activate(self) -> Any:
         """Load the judging part, once, and hand over; returns its module."""
         from harness.proving import plugin
 
-        if not self.awake:
-            self.awake = True
+        if not self.active:
+            self.active = True
             plugin.begin(self.config, self.run_id)
             self.config.pluginmanager.register(plugin, "hybrid-proofs-judge")
             if self.session is not None:
@@ -71,21 +71,21 @@ class Sleeper:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if not self.awake:
+        if not self.active:
             self.uncollected += report.failed
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         asked = item.get_closest_marker("claim") is not None or FIXTURES & set(getattr(item, "fixturenames", ()))
-        if asked and not self.awake:
-            self.wake()
+        if asked and not self.active:
+            self.activate()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self.awake:
+        if self.active:
             return
         if "claim" in report.keywords:
             # pytest has already made the list of those whom it tells of this report.
-            self.wake()
+            self.activate()
             verdicts: Any = self.config.pluginmanager.get_plugin("proof-verdicts")
             verdicts.pytest_runtest_logreport(report)
         elif report.when not in ("setup", "call", "teardown"):
@@ -100,14 +100,14 @@ class Sleeper:
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        if not self.awake:
+        if not self.active:
             self.chosen |= set(ids)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        # A worker that is awake has found proofs, and none of them may have come to a report.
-        if not self.awake and "proof_known" in getattr(node, "workeroutput", {}):
-            self.wake().pytest_testnodedown(node, error)
+        # A worker that is active has found proofs, and none of them may have come to a report.
+        if not self.active and "proof_known" in getattr(node, "workeroutput", {}):
+            self.activate().pytest_testnodedown(node, error)
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -173,16 +173,16 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "claim(*clauses): the contract clauses that this proof is about")
-    sleeper = config.stash[_SLEEPER] = Sleeper(config)
-    config.pluginmanager.register(sleeper, "hybrid-proofs-sleeper")
+    activation = config.stash[_ACTIVATION] = Activation(config)
+    config.pluginmanager.register(activation, "hybrid-proofs-activation")
     if config.getini(INI):
-        sleeper.wake()
+        activation.activate()
 
 
 @pytest.fixture(scope="session")
 def proof_run(pytestconfig: pytest.Config) -> Run:
     """This session of proofs: its options, id and record."""
-    run: Run = pytestconfig.stash[_SLEEPER].wake().run_of(pytestconfig)
+    run: Run = pytestconfig.stash[_ACTIVATION].activate().run_of(pytestconfig)
     return run
 
 

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from itertools import pairwise
+from json import dumps
 from sys import intern
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -27,17 +28,13 @@ from msgspec import Struct
 
 
 class Kind(StrEnum):
-    """Which venue's dialect a source speaks."""
+    """The dialects that are told by their URL or need no telling; those of other venues go by the venue's name."""
 
     MOCK = "mock"
     BINANCE = "binance"
     GEMINI = "gemini"
     REPLAY = "replay"
 
-
-CONSECUTIVE_IDS: Final = frozenset({Kind.MOCK, Kind.BINANCE, Kind.REPLAY})
-"""Kinds that number their trades without holes, so that a hole is a lost trade (N9). Not Gemini: its `tid`
-is the id of an event of the whole venue, where consecutive trades of one market lie far apart."""
 
 _VENUES: Final = {"binance": Kind.BINANCE, "gemini": Kind.GEMINI}
 _HOSTS: Final = {
@@ -80,20 +77,29 @@ _GEMINI_ENTRIES: Final = ("bids", "offers", "trades", "auctions")
 
 
 class Subscription(Struct, frozen=True):
-    """What a source's URL asks for."""
+    """What a source asks for."""
 
-    kind: Kind
+    kind: str
+    """A `Kind`, or the name of another venue."""
     markets: tuple[str, ...] = ()
     """The markets whose trades it asks for, as the venue writes them; empty when the URL does not tell."""
     problem: str | None = None
     """Why no trade can ever come; None when one may."""
     doubts: tuple[str, ...] = ()
     """What an operator had better know."""
+    messages: tuple[str, ...] = ()
+    """What is sent after the upgrade, so that they come; empty where the URL is enough."""
 
 
-def subscription(venue: str | None, url: str) -> Subscription:
-    """Reads a URL as the venue does. The rules are held against a venue's own hosts only: what a proxy or a mock
-    exchange makes of a path is its own business."""
+def subscription(
+    venue: str | None, url: str, table: Mapping[str, str] | None = None, label: str = TRADE
+) -> Subscription:
+    """Reads a URL as Binance, Gemini (version 1) or nobody does. The rules are held against a venue's own hosts only:
+    what a proxy or a mock exchange makes of a path is its own business.
+
+    `table`: the source's `markets`, which Binance is asked for by SUBSCRIBE where the URL is for that. `label`: its
+    `kind`.
+    """
     kind = kind_for(venue, url)
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
@@ -103,6 +109,8 @@ def subscription(venue: str | None, url: str) -> Subscription:
         return Subscription(
             kind, doubts=(f"{host} is not a host of a known venue: its messages are read as MOCK_WS's",)
         )
+    if kind is Kind.BINANCE and table is not None and is_bare(url):
+        return _subscribed(host, url, table, label)
     read = _binance if kind is Kind.BINANCE else _gemini
     its_kind = kind_for(None, url)
     if its_kind not in (kind, Kind.MOCK):
@@ -116,6 +124,27 @@ def subscription(venue: str | None, url: str) -> Subscription:
         doubt = f"{host} is a test network: its prices are not the market's, and its ids start over"
         return Subscription(kind, found.markets, found.problem, (*found.doubts, doubt))
     return found
+
+
+def is_bare(url: str) -> bool:
+    """Whether a URL of Binance's is for those who name their streams in a SUBSCRIBE."""
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/")
+    return path.endswith("/ws") or (path.endswith("/stream") and "streams=" not in parts.query)
+
+
+def _subscribed(host: str, url: str, table: Mapping[str, str], label: str) -> Subscription:
+    """What Binance is asked for by SUBSCRIBE: held against the same rules as if the URL named those streams."""
+    kind = AGGREGATED if label.lower() == AGGREGATED.lower() else TRADE
+    streams = [f"{market.lower()}@{kind}" for market in table]
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/").removesuffix("/stream").removesuffix("/ws") + "/ws/" + "/".join(streams)
+    found = subscription("binance", parts._replace(path=path, query="").geturl())
+    if found.problem is not None:
+        return found
+    # By the id the answer is told from others.
+    asked = dumps({"method": "SUBSCRIBE", "params": streams, "id": 1})
+    return Subscription(found.kind, found.markets, doubts=found.doubts, messages=(asked,))
 
 
 def _is_below(host: str, domain: str) -> bool:
@@ -142,7 +171,7 @@ def _binance(host: str, path: str, query: str) -> Subscription:
     if not asked:
         return _hopeless(
             Kind.BINANCE,
-            "it names no stream, and the engine sends no SUBSCRIBE; ask for one, such as /ws/btcusdt@trade",
+            "it names no stream; ask for one, such as /ws/btcusdt@trade, or end it in /ws and name `markets`",
         )
     route = path.removesuffix("/stream").partition("/ws/")[0].strip("/")
     markets: list[str] = []

@@ -1,0 +1,136 @@
+"""Bybit, WebSocket API v5: the topic `publicTrade`.
+
+"Connect" and "Trade" of the public stream (bybit-exchange.github.io/docs/v5/ws/connect and
+.../v5/websocket/public/trade, read in November 2026). `op` `subscribe` is answered once for all topics, by `success`
+and a `ret_msg`; `op` `ping` is to be sent every 20 s. A message holds up to 1024 trades.
+
+`i` is a UUID for contracts and a number for spot, where it is shared by all symbols, so that those of one market lie
+apart. A block trade (`BT`) was agreed on beside the order book: no print of the market.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from engine.base.events import Tick
+from engine.ingest.venues.port import (
+    MAX_TRADE_ID,
+    UNREADABLE,
+    Ack,
+    Message,
+    Millis,
+    ParseInto,
+    Price,
+    Rejected,
+    Said,
+    Text,
+    Trade,
+    Venue,
+    VenueParser,
+    Volume,
+    is_too_long,
+    json_object,
+    rows,
+    words,
+)
+
+_TOPIC: Final = "publicTrade."
+
+
+class _Row(
+    Struct, gc=False, rename={"market": "s", "id": "i", "price": "p", "volume": "v", "ts": "T", "is_block": "BT"}
+):
+    market: Text
+    id: Text
+    price: Price
+    volume: Volume
+    ts: Millis
+    is_block: bool = False
+
+
+def _id(text: str) -> tuple[int | None, str | None]:
+    """A trade's id as a number, or as a text; the other is None. Raises ValueError for a text of too many bytes."""
+    if text.isdecimal():
+        number = int(text)
+        if number <= MAX_TRADE_ID:
+            return number, None
+    if is_too_long(text):
+        raise ValueError("the id of a trade is too long")
+    return None, text
+
+
+def _trade(row: Any) -> Trade | None:
+    trade = msgspec.convert(row, _Row, strict=False)
+    number, name = _id(trade.id)
+    return None if trade.is_block else Trade(trade.market, trade.price, trade.volume, trade.ts, name or number)
+
+
+class Bybit(Venue):
+    """The topics `publicTrade.<market>`, of spot where nothing else is said."""
+
+    name = "bybit"
+    documentation = "bybit-exchange.github.io/docs/v5/websocket/public/trade (November 2026)"
+    url = "wss://stream.bybit.com/v5/public/spot"
+    hosts = ("bybit.com",)
+    testnets = ("stream-testnet.bybit.com",)
+    market = r"[A-Z0-9]+(-[A-Z0-9-]+)?"
+    example = "BTCUSDT"
+    beat = '{"op": "ping"}'
+    beat_secs = 20.0
+
+    def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
+        return [json.dumps({"op": "subscribe", "args": [f"{_TOPIC}{market}" for market in markets]})]
+
+    def read(self, message: bytes) -> list[Said]:
+        value = json_object(message)
+        topic = value.get("topic")
+        if isinstance(topic, str):
+            return rows(value.get("data"), _trade) if topic.startswith(_TOPIC) else []
+        if value.get("success") is False:
+            return [Rejected(words(value.get("ret_msg")))]
+        match value.get("op"):
+            case "subscribe":
+                return [Ack()] if value.get("success") is True else []
+            case str():
+                return []
+        raise ValueError("neither 'topic' nor 'op'")
+
+    def fast(self, parser: VenueParser) -> ParseInto | None:
+        # Of the topics that were asked for and no other: that is told in C.
+        topics = tuple(f"{_TOPIC}{market}" for market in parser.asked)
+        if not topics:
+            return None
+        trades = msgspec.defstruct("Trades", [("topic", Literal[topics]), ("data", list[_Row])], gc=False)
+        decode: Callable[[Message], Any] = msgspec.json.Decoder(trades, strict=False).decode
+        placed, read_into = parser.placed, parser.read_into
+
+        def parse_into(message: Message, out: list[Tick]) -> None:
+            before = len(out)
+            try:
+                for one in decode(message).data:
+                    stream, symbol = placed[one.market]
+                    name = one.id
+                    if one.is_block:
+                        continue
+                    if name.isdecimal() and (number := int(name)) <= MAX_TRADE_ID:
+                        out.append(Tick(stream, symbol, one.price, one.volume, one.ts, number))
+                    elif name.isascii():
+                        out.append(Tick(stream, symbol, one.price, one.volume, one.ts, None, name))
+                    else:
+                        raise ValueError(name)
+            except (*UNREADABLE, KeyError):
+                del out[before:]
+            if len(out) > before:
+                parser.error_streak = 0
+            else:
+                read_into(message, out)
+
+        return parse_into
+
+
+VENUE: Final = Bybit()

@@ -1,0 +1,267 @@
+"""Gemini: version 1 "Market Data" by URL, which its documentation has moved to the archive, and the streams of today.
+
+"WebSocket, Streams" (docs.gemini.com/websocket/streams and developer.gemini.com, WebSocket, November 2026):
+wss://ws.gemini.com, {"id": ..., "method": "subscribe", "params": ["btcusd@trade"]}, answered by {"id": ..., "status":
+200} or by another status with an `error`. A trade has `E` (event time in nanoseconds), `s` (symbol), `t` (trade id),
+`p`, `q` and `m` (whether the buyer is the maker).
+
+"Market Data" version 1 (docs.gemini.com/websocket-api): `update` frames with a list of events, some of them trades.
+`socket_sequence` counts the frames of a connection from 0: a hole in it is a frame that was lost.
+
+In both the id of a trade is that of an event of the whole venue: those of one market's trades lie far apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from engine.base.events import Tick
+from engine.ingest.venues.markets import TRADE, Kind, Markets, Subscription, subscription
+from engine.ingest.venues.port import (
+    UNREADABLE,
+    Ack,
+    Id,
+    Lost,
+    Message,
+    Millis,
+    Nanos,
+    ParseInto,
+    Parser,
+    Price,
+    Rejected,
+    Said,
+    Seconds,
+    Text,
+    Trade,
+    Venue,
+    VenueParser,
+    Volume,
+    json_object,
+    words,
+)
+
+
+class _Trade(Struct, gc=False, tag_field="type", tag="trade"):
+    tid: Id
+    price: Price
+    amount: Volume
+
+
+class _Change(Struct, gc=False, tag_field="type", tag="change"):
+    pass
+
+
+class _BlockTrade(Struct, gc=False, tag_field="type", tag="block_trade"):
+    pass
+
+
+class _Update(Struct, gc=False, tag_field="type", tag="update"):
+    events: list[_Trade | _Change | _BlockTrade]
+    timestampms: Millis | None = None
+    timestamp: Seconds | None = None
+    socket_sequence: int | None = None
+
+
+class _Heartbeat(Struct, gc=False, tag_field="type", tag="heartbeat"):
+    socket_sequence: int | None = None
+
+
+class _Envelope(Struct, gc=False):
+    """A Gemini frame whose events are judged one by one."""
+
+    type: str
+    events: list[msgspec.Raw] | None = None
+    timestampms: Millis | None = None
+    timestamp: Seconds | None = None
+    socket_sequence: Any = None
+
+
+class _EventType(Struct, gc=False):
+    type: str
+
+
+class _StreamTrade(Struct, gc=False, rename={"ts": "E", "market": "s", "id": "t", "price": "p", "volume": "q"}):
+    ts: Nanos
+    market: Text
+    id: Id
+    price: Price
+    volume: Volume
+
+
+_FRAME: Final = msgspec.json.Decoder(_Update | _Heartbeat, strict=False)
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope, strict=False)
+_EVENT_TYPE: Final = msgspec.json.Decoder(_EventType)
+_TRADE: Final = msgspec.json.Decoder(_Trade, strict=False)
+_STREAM_TRADE: Final = msgspec.json.Decoder(_StreamTrade, strict=False)
+
+
+class GeminiV1Parser(Parser):
+    """Reads the frames of version 1: its good trades become ticks, each bad one counts an error."""
+
+    __slots__ = ("_sequence",)
+
+    def __init__(self, source: str, markets: Markets) -> None:
+        super().__init__(source, markets)
+        # `socket_sequence` of the latest frame; each connection begins with 0.
+        self._sequence: int | None = None
+        self.parse_into = self._reader()
+
+    def _place(self) -> tuple[str, str]:
+        place = self._markets.place("", TRADE)
+        # A URL of Gemini's names one market, and the sources file cannot name another (engine/config/settings.py).
+        assert place is not None
+        return place
+
+    def _reader(self) -> ParseInto:
+        source, symbol = self._place()
+        decode = _FRAME.decode
+
+        def parse_into(message: Message, out: list[Tick]) -> None:
+            try:
+                frame = decode(message)
+            except UNREADABLE:
+                self._judge(message, out)
+                return
+            self._count(frame.socket_sequence)
+            trades = [event for event in frame.events if type(event) is _Trade] if type(frame) is _Update else None
+            if not trades:
+                self.ignore()
+                return
+            ts = _ts(frame)
+            if ts is None:
+                self.refuse("trade without timestampms and timestamp", message)
+                return
+            out.extend([Tick(source, symbol, trade.price, trade.amount, ts, trade.tid) for trade in trades])
+            self.error_streak = 0
+
+        return parse_into
+
+    def _count(self, sequence: object) -> None:
+        """A frame has come; `sequence`: its place among those of its connection."""
+        if type(sequence) is not int:
+            return
+        before, self._sequence = self._sequence, sequence
+        if before is not None and sequence > before + 1:
+            self.note_control(Lost(sequence - before - 1))
+
+    def _judge(self, message: Message, out: list[Tick]) -> None:
+        """Books, and the good trades, of a frame that has something bad or unknown in it."""
+        try:
+            envelope = _ENVELOPE.decode(message)
+        except UNREADABLE as trouble:
+            if self.read_object(message) is not None:
+                self.refuse(f"bad frame: {trouble}", message)
+            return
+        self._count(envelope.socket_sequence)
+        if envelope.type != "update":
+            # Decoded once more because the envelope skips over what it does not read.
+            if self.read_object(message) is not None:
+                self.ignore()
+            return
+        if envelope.events is None:
+            self.refuse("update without events", message)
+            return
+        trades: list[_Trade] = []
+        bad: list[str] = []
+        for event in envelope.events:
+            try:
+                if _EVENT_TYPE.decode(event).type == "trade":
+                    trades.append(_TRADE.decode(event))
+            except UNREADABLE as trouble:
+                bad.append(f"bad event: {trouble}")
+        ts = _ts(envelope)
+        if trades and ts is None:
+            trades.clear()
+            bad.append("trade without timestampms and timestamp")
+        for reason in bad:
+            self.note_error(reason, message)
+        if trades and ts is not None:
+            source, symbol = self._place()
+            out.extend([Tick(source, symbol, trade.price, trade.amount, ts, trade.tid) for trade in trades])
+            self.error_streak = 0
+        elif bad:
+            self.error_streak += 1
+        else:
+            self.ignore()
+
+
+def _ts(frame: _Update | _Envelope) -> int | None:
+    if frame.timestampms is not None:
+        return frame.timestampms
+    return None if frame.timestamp is None else frame.timestamp * 1000
+
+
+def _is_v1(url: str, table: Mapping[str, str] | None) -> bool:
+    """Whether `url` is meant for version 1. That of a stranger's host is, unless there are markets to subscribe to."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if host.startswith(("ws.", "api.")):
+        return host.startswith("api.")
+    return parts.path.strip("/") != "" or table is None
+
+
+class Gemini(Venue):
+    """The streams `<market>@trade`, and version 1 where the URL asks for it."""
+
+    name = "gemini"
+    documentation = "docs.gemini.com/websocket/streams (November 2026)"
+    url = "wss://ws.gemini.com"
+    hosts = ("gemini.com",)
+    testnets = ("sandbox.gemini.com",)
+    market = r"[A-Za-z0-9]+"
+    example = "btcusd"
+
+    def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
+        streams = [f"{market.lower()}@trade" for market in markets]
+        return [json.dumps({"id": "1", "method": "subscribe", "params": streams})]
+
+    def read(self, message: bytes) -> list[Said]:
+        value = json_object(message)
+        if "status" in value:
+            if value["status"] == 200:
+                return [Ack()]
+            error = value.get("error")
+            told = (error.get("code"), error.get("msg")) if isinstance(error, dict) else (error,)
+            return [Rejected(words(value["status"], *told))]
+        # Of the streams only a trade has a quantity of its own; book tickers have B and A.
+        if not value.keys() & {"t", "p", "q"}:
+            return []
+        trade = msgspec.convert(value, _StreamTrade, strict=False)
+        return [Trade(trade.market, trade.price, trade.volume, trade.ts // 1_000_000, trade.id)]
+
+    def fast(self, parser: VenueParser) -> ParseInto:
+        decode, placed, read_into = _STREAM_TRADE.decode, parser.placed, parser.read_into
+
+        def parse_into(message: Message, out: list[Tick]) -> None:
+            try:
+                trade = decode(message)
+                stream, symbol = placed[trade.market]
+            except (*UNREADABLE, KeyError):
+                read_into(message, out)
+                return
+            out.append(Tick(stream, symbol, trade.price, trade.volume, trade.ts // 1_000_000, trade.id))
+            parser.error_streak = 0
+
+        return parse_into
+
+    def subscription(self, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
+        if not _is_v1(url, table):
+            return super().subscription(url, table, kind)
+        found = subscription(Kind.GEMINI, url)
+        doubt = "version 1 of Gemini's market data is deprecated; leave out url, name markets, and get today's streams"
+        return msgspec.structs.replace(found, doubts=(*found.doubts, doubt))
+
+    def parser(self, url: str, source: str, markets: Markets) -> Parser:
+        # Which of both it is was decided with the subscription: only the streams of today are told their markets.
+        if _is_v1(url, markets.asked):
+            return GeminiV1Parser(source, markets)
+        return super().parser(url, source, markets)
+
+
+VENUE: Final = Gemini()

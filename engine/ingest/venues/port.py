@@ -1,0 +1,436 @@
+"""The port that venues are plugged in by: what one has to say of itself, and the books that are kept of its messages.
+
+A venue is one small class. It says what to send after the upgrade (`subscribe`), what to say now and then so that the
+venue does not hang up (`beat`), and what a message is (`read`): trades, a `Control` (the venue speaks of the
+connection: a subscription acknowledged or rejected, a server about to go), nothing of interest, or unusable. It does no
+I/O and keeps nothing between messages, so one instance serves all sources.
+
+Every message gets exactly one of four verdicts (contract N8, N8b, B5):
+
+    trade      one tick or several, appended to the caller's list
+    ignored    well-formed, but no trade: book updates, acknowledgements, heartbeats
+    foreign    a trade of a market that nobody asked for: not a tick
+    error      unusable: not JSON, a field missing or of the wrong type or out of range
+
+A message of several trades is the one that can be two: its good trades become ticks and each bad one counts an error.
+Whatever the bytes, nothing is raised: a feed that sends rubbish is a number in the books, not an exception in the
+ingest task.
+
+A venue may have a second, faster reader for its everyday message (`fast`); whatever that cannot use is left to `read`,
+so that the two cannot disagree on a trade. docs/venues.md has a venue written for this port from beginning to end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from engine.base.events import Tick
+from engine.ingest.venues.markets import TRADE, Markets, Subscription
+
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""The largest message worth decoding (N8: a real first Gemini frame has 600 KB). Feeds enforce it."""
+
+MAX_TRADE_ID: Final = 2**63 - 1
+"""Largest trade id that fits SQLite's INTEGER."""
+
+MAX_TEXT_CHARS: Final = 128
+"""Longest symbol or textual event id, in characters and in bytes of UTF-8: intake remembers event ids, so their size
+is bounded here (B1, B5)."""
+
+MICROSECONDS_FROM: Final = 10**14
+"""A Binance time from here on is in microseconds: as milliseconds it would lie beyond the year 5138."""
+
+_REASON_CHARS_MAX: Final = 120
+_EXCERPT_CHARS_MAX: Final = 60
+
+NUMBERS_MAX: Final = 4096
+"""Ids of prints that are no trades, kept until the next flush: more than one read of a socket brings."""
+
+_FLOAT_MAX: Final = 1.7976931348623157e308
+
+Message: TypeAlias = bytes | bytearray | memoryview
+
+Id: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TRADE_ID)]
+Price: TypeAlias = Annotated[float, Meta(gt=0.0, le=_FLOAT_MAX)]
+Volume: TypeAlias = Annotated[float, Meta(ge=0.0, le=_FLOAT_MAX)]
+Millis: TypeAlias = Annotated[int, Meta(ge=0, lt=MICROSECONDS_FROM)]
+Micros: TypeAlias = Annotated[int, Meta(ge=MICROSECONDS_FROM, lt=MICROSECONDS_FROM * 1000)]
+Nanos: TypeAlias = Annotated[int, Meta(ge=MICROSECONDS_FROM * 1000, le=MAX_TRADE_ID)]
+Instant: TypeAlias = Annotated[datetime, Meta(tz=True)]
+MillisOrMicros: TypeAlias = Annotated[int, Meta(ge=0, lt=MICROSECONDS_FROM * 1000)]
+Seconds: TypeAlias = Annotated[int, Meta(ge=0, lt=MICROSECONDS_FROM // 1000)]
+Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
+
+# What a decoder may raise on arbitrary bytes: msgspec's errors and UnicodeDecodeError are ValueErrors, and
+# nesting deeper than the interpreter allows is a RecursionError.
+UNREADABLE: Final = (ValueError, RecursionError)
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_WORDS_CHARS_MAX: Final = 200
+
+# As much as a hostile peer can have us keep until the messages of one read are dealt with.
+_CONTROLS_MAX: Final = 4096
+
+_ANY_JSON: Final = msgspec.json.Decoder()
+
+
+class Trade(Struct, gc=False):
+    """What `Venue.read` makes of one trade."""
+
+    market: str
+    """As the message says it; upper and lower case are the same."""
+    price: float
+    volume: float
+    ts: int
+    """Milliseconds since the epoch, by the venue's clock."""
+    id: int | str | None = None
+    """The venue's: whole numbers where it numbers its trades, text where it only names them."""
+    count: int = 1
+    """How many of its numbers it used up, of which `id` is the last."""
+
+
+class Bad(Struct, frozen=True):
+    """One trade of a message that cannot be used, beside others that can."""
+
+    reason: str
+
+
+class Ack(Struct, frozen=True):
+    """The venue will send the trades of a market."""
+
+    market: str = ""
+    """As the message says it; "" for all that was asked for."""
+
+
+class Rejected(Struct, frozen=True):
+    """The venue will not send what was asked for. Fails the connection."""
+
+    words: str
+    """What it said."""
+
+
+class Draining(Struct, frozen=True):
+    """The venue is about to close this connection, and asks to have it replaced."""
+
+    words: str
+
+
+class Lost(Struct, frozen=True):
+    """So many messages of this connection never came, by the venue's own count of them."""
+
+    messages: int
+
+
+Control: TypeAlias = Ack | Rejected | Draining | Lost
+Said: TypeAlias = Trade | Bad | Control
+ParseInto: TypeAlias = Callable[[Message, list[Tick]], None]
+
+
+class Parser:
+    """Parses the messages of one source and keeps the books of what it could not use.
+
+    One parser serves a source for the whole run, across reconnects: `error_streak` is what
+    `parse_error_limit` (contract section 3, exit 11) is held against, and a reconnect does not reset it.
+    """
+
+    __slots__ = (
+        "_markets", "_source", "controls", "error_streak", "errors", "foreign", "ignored", "last_error", "last_foreign",
+        "numbers", "parse_into",
+    )  # fmt: skip
+
+    ignored: int
+    """Messages that are fine and no trade (N8b)."""
+
+    errors: int
+    """Unusable messages, and unusable events of Gemini frames (`parse_errors`, N8)."""
+
+    foreign: int
+    """Trades of markets that nobody asked for (N12, B5). Like ignored messages they neither count as errors nor end a
+    streak of them."""
+
+    last_foreign: str
+    """The market of the latest of them, and why it is foreign where that is not plain: printable and short."""
+
+    numbers: list[tuple[str, int, int]]
+    """Ids that were used up by what is no trade, since `numbers` was last emptied: stream, id, time."""
+
+    error_streak: int
+    """Unusable messages since the last tick; ignored messages neither count nor end the streak."""
+
+    last_error: str | None
+    """Why the latest error was one, with an excerpt: printable, 120 characters at most. None until then."""
+
+    parse_into: ParseInto
+    """`parse_into(message, out)` appends the ticks of one message to `out` and updates the books; it never
+    raises. `message` is the whole payload of one text frame, UTF-8. Ticks come without `id` (intake numbers
+    them), `ts` in ms. A closure, not a method: the hot path then reads its decoder and names from cells."""
+
+    controls: list[Control]
+    """What the venue said of the connection rather than of a market, since `controls` was last emptied; in order."""
+
+    def __init__(self, source: str, markets: Markets) -> None:
+        """`source` names the ticks' source; `markets` are those that its ticks may be of, and name stream and symbol
+        (N10, N12)."""
+        self._source = source
+        self._markets = markets
+        self.ignored = 0
+        self.foreign = 0
+        self.last_foreign = ""
+        self.numbers = []
+        self.controls = []
+        self.errors = 0
+        self.error_streak = 0
+        self.last_error = None
+
+    def refuse(self, reason: str, message: Message = b"") -> None:
+        """Count one unusable message. Feeds call it for what must not even be decoded: a binary frame, or one
+        over MAX_MESSAGE_BYTES."""
+        self.note_error(reason, message)
+        self.error_streak += 1
+
+    def note_error(self, reason: str, message: Message) -> None:
+        self.errors += 1
+        # A reason by msgspec may quote the message, hence it is an excerpt too; ascii() keeps control
+        # characters and terminal escapes of a hostile peer out of the log.
+        room = _REASON_CHARS_MAX - _EXCERPT_CHARS_MAX - len(": ")
+        excerpt = ascii(bytes(message[:_EXCERPT_CHARS_MAX]))[2:-1][:_EXCERPT_CHARS_MAX]
+        printable = ascii(reason)[1:-1]
+        self.last_error = f"{printable[:room]}: {excerpt}" if excerpt else printable[:room]
+
+    def note_foreign(self, market: str, why: str = "") -> None:
+        self.foreign += 1
+        # ascii() keeps control characters of a hostile peer out of the log.
+        self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {why}" if why else "")
+
+    def note_control(self, control: Control) -> None:
+        """The venue spoke of the connection."""
+        if len(self.controls) < _CONTROLS_MAX:
+            self.controls.append(control)
+
+    def ignore(self) -> None:
+        # Not the end of a streak: a venue whose trades no longer parse goes on sending book updates (N8b).
+        self.ignored += 1
+
+    def read_object(self, message: Message) -> dict[str, Any] | None:
+        """The message as a JSON object; None, and an error counted, when it is none."""
+        try:
+            value = _ANY_JSON.decode(message)
+        except UNREADABLE as trouble:
+            self.refuse(f"not JSON: {trouble}", message)
+            return None
+        if not isinstance(value, dict):
+            self.refuse(f"not a JSON object but {type(value).__name__}", message)
+            return None
+        return value
+
+
+class VenueParser(Parser):
+    """Keeps the books of what a `Venue` reads."""
+
+    __slots__ = ("_read", "placed")
+
+    placed: dict[str, tuple[str, str]]
+    """A market as messages say it -> the stream and the symbol of its trades, for those that came so far."""
+
+    def __init__(self, venue: Venue, source: str, markets: Markets) -> None:
+        super().__init__(source, markets)
+        self.placed = {}
+        self._read = venue.read
+        self.parse_into = venue.fast(self) or self.read_into
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The markets that were asked for, in upper case."""
+        return tuple(self._markets.asked or ())
+
+    def read_into(self, message: Message, out: list[Tick]) -> None:
+        """`parse_into`, by way of the venue's `read`."""
+        before, errors, foreign = len(out), self.errors, self.foreign
+        try:
+            for said in self._read(bytes(message)):
+                self._take(said, message, out)
+        except Exception as trouble:
+            # A venue that is another's code may raise what it likes.
+            self.note_error(str(trouble) or type(trouble).__name__, message)
+        if len(out) > before:
+            self.error_streak = 0
+        elif self.errors > errors:
+            self.error_streak += 1
+        elif self.foreign == foreign:
+            self.ignore()
+
+    def _take(self, said: Said, message: Message, out: list[Tick]) -> None:
+        if not isinstance(said, Trade):
+            if isinstance(said, Bad):
+                self.note_error(said.reason, message)
+            else:
+                self.note_control(said)
+            return
+        problem = _unsound(said)
+        if problem is not None:
+            self.note_error(problem, message)
+            return
+        place = self._markets.place(said.market, TRADE)
+        if place is None:
+            self.note_foreign(said.market, "" if said.market else "it does not say of which")
+            return
+        if len(self.placed) < NUMBERS_MAX:
+            self.placed[said.market] = place
+        number, name = (said.id, None) if not isinstance(said.id, str) else (None, said.id)
+        out.append(Tick(*place, said.price, said.volume, said.ts, number, name))
+        if number is not None and said.count > 1:
+            self.pass_numbers(place[0], number - said.count + 1, number - 1, said.ts)
+
+    def pass_numbers(self, stream: str, first: int, last: int, ts: int) -> None:
+        """The ids `first` to `last` were used up by what came under another id."""
+        # The newest that there is room for: whatever a peer says, so many are kept at most.
+        first = max(0, first, last + 1 - (NUMBERS_MAX - len(self.numbers)))
+        self.numbers += [(stream, number, ts) for number in range(first, last + 1)]
+
+
+def _unsound(trade: Trade) -> str | None:
+    """Why a trade is none. Comparisons with a NaN are false."""
+    if not 0.0 < trade.price <= _FLOAT_MAX:
+        return f"price {trade.price!r}"
+    if not 0.0 <= trade.volume <= _FLOAT_MAX:
+        return f"volume {trade.volume!r}"
+    if not 0 <= trade.ts < MICROSECONDS_FROM:
+        return f"time {trade.ts!r}, expected milliseconds"
+    if isinstance(trade.id, str):
+        return None if trade.id and len(trade.id.encode("utf-8", "replace")) <= MAX_TEXT_CHARS else "id of a trade"
+    if trade.id is not None and not 0 <= trade.id <= MAX_TRADE_ID:
+        return f"id outside 0..{MAX_TRADE_ID}"
+    return None
+
+
+class Venue:
+    """One venue's way of speaking. Subclass it; see docs/venues.md."""
+
+    name: ClassVar[str]
+    """What `venue` in the sources file says, in lower case."""
+    documentation: ClassVar[str] = ""
+    """Where its rules stand."""
+    url: ClassVar[str] = ""
+    """Where to connect when the sources file names no URL; "" when it has to."""
+    hosts: ClassVar[tuple[str, ...]] = ()
+    """The venue's own domains, which serve wss:// only."""
+    testnets: ClassVar[tuple[str, ...]] = ()
+    """Domains among them whose prices are not the market's."""
+    consecutive_ids: ClassVar[bool] = False
+    """Whether a market's trades are numbered without holes, so that a hole is a lost trade (N9)."""
+    market: ClassVar[str] = r".+"
+    """What a market looks like, as a regular expression."""
+    example: ClassVar[str] = ""
+    """A market, for messages to people who spelled one wrongly."""
+    beat: ClassVar[str] = ""
+    """What to send every `beat_secs` seconds, so that the venue does not hang up; "" for nothing."""
+    beat_secs: ClassVar[float] = 0.0
+
+    def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
+        """The messages that ask for the trades of `markets`, which are spelled as in the sources file. `kind`: the
+        source's, "trade" where it says nothing."""
+        raise NotImplementedError
+
+    def read(self, message: bytes) -> Iterable[Said]:
+        """What a text message says; nothing for what is of no interest. Raises ValueError for what is unusable."""
+        raise NotImplementedError
+
+    def fast(self, parser: VenueParser) -> ParseInto | None:
+        """A reader of the everyday message that leaves everything else to `parser.read_into`; None for none."""
+        return None
+
+    def subscription(self, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
+        """What a source at `url` asks for, whose `markets` are `table` and whose `kind` is `kind` (N13)."""
+        host = (urlsplit(url).hostname or "").rstrip(".")
+        if table is None:
+            return Subscription(
+                self.name,
+                problem=f'{self.name} has to be told which markets: markets = {{ "{self.example}" = "..." }}',
+            )
+        if is_below(host, self.hosts) and url.startswith("ws:"):
+            return Subscription(self.name, problem=f"{host} serves wss:// only")
+        for market in table:
+            if not re.fullmatch(self.market, market):
+                return Subscription(
+                    self.name,
+                    problem=f"{self.name} has no market {market!r}; it writes them like {self.example!r}",
+                )
+        doubts: tuple[str, ...] = ()
+        if is_below(host, self.testnets):
+            doubts = (f"{host} is a test network: its prices are not the market's, and its ids start over",)
+        return Subscription(
+            self.name,
+            tuple(market.upper() for market in table),
+            doubts=doubts,
+            messages=tuple(self.subscribe(list(table), kind)),
+        )
+
+    def parser(self, url: str, source: str, markets: Markets) -> Parser:
+        """What reads the messages of one source for the whole run."""
+        return VenueParser(self, source, markets)
+
+
+def is_below(host: str, domains: Iterable[str]) -> bool:
+    """Whether `host` is one of `domains`, or of one of them."""
+    return any(host == domain or host.endswith("." + domain) for domain in domains)
+
+
+def json_object(message: bytes) -> dict[str, Any]:
+    """The message as a JSON object. Raises ValueError when it is none."""
+    try:
+        value = _ANY_JSON.decode(message)
+    except UNREADABLE as trouble:
+        raise ValueError(f"not JSON: {trouble}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"not a JSON object but {type(value).__name__}")
+    return value
+
+
+def rows(data: object, read: Callable[[Any], Trade | None]) -> list[Said]:
+    """The trades of a message that holds several: each good one, and a `Bad` for each that `read` refuses with a
+    ValueError; what it makes None of is of no interest. Raises ValueError when `data` is no list."""
+    if not isinstance(data, list):
+        raise ValueError(f"'data' is no list but {type(data).__name__}")
+    found: list[Said] = []
+    for row in data:
+        try:
+            trade = read(row)
+        except ValueError as trouble:
+            found.append(Bad(f"bad trade: {trouble}"))
+            continue
+        if trade is not None:
+            found.append(trade)
+    return found
+
+
+def words(*said: object) -> str:
+    """What a venue said, for the log and the status: printable, and cut short."""
+    text = ": ".join(str(one)[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
+    return ascii(text)[1:-1][:_WORDS_CHARS_MAX] or "it does not say why"
+
+
+def millis(span: timedelta) -> int:
+    """The time since EPOCH in whole ms: exact, where a float of seconds would be a millisecond short now and then."""
+    return span.days * 86_400_000 + span.seconds * 1000 + span.microseconds // 1000
+
+
+def why(decoder: msgspec.json.Decoder[Any], message: Message) -> str:
+    """Why `decoder` refuses `message`."""
+    try:
+        decoder.decode(message)
+    except UNREADABLE as trouble:
+        return str(trouble)
+    return "unreadable"
+
+
+def is_too_long(text: str) -> bool:
+    """Of a text of at most MAX_TEXT_CHARS characters: whether it has more bytes."""
+    return not text.isascii() and len(text.encode()) > MAX_TEXT_CHARS

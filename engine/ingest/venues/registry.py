@@ -1,0 +1,77 @@
+"""Which venues there are: those of this package, and those that other packages bring (entry points, group
+`hybrid_engine.venues`).
+
+A venue's module is loaded when a source is of it. Entry points are looked up only for a name that no venue of this
+package has, because that reads the metadata of every installed package; so a host tells a venue of this package alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+from urllib.parse import urlsplit
+
+from engine.base.exits import ConfigError
+from engine.ingest.venues.port import Venue, is_below
+from engine.ingest.venues.wire import VENUE as MOCK
+
+GROUP: Final = "hybrid_engine.venues"
+
+_OURS: Final = {
+    "binance": ("binance.com", "binance.us", "binance.vision", "binancefuture.com"),
+    "bitstamp": ("bitstamp.net",),
+    "bybit": ("bybit.com",),
+    "coinbase": ("exchange.coinbase.com",),
+    "gemini": ("gemini.com",),
+    "kraken": ("kraken.com",),
+    "okx": ("okx.com",),
+}
+"""Venues of this package, by name, which is that of their module too -> their hosts."""
+
+
+def names() -> list[str]:
+    """What `venue` in the sources file may say."""
+    return sorted({*_OURS, *(point.name for point in entry_points(group=GROUP))})
+
+
+def find(name: str) -> Venue:
+    """The venue of this name. Raises ValueError when there is none, ConfigError when it cannot be loaded."""
+    name = name.lower() if name.isascii() else name
+    if name in _OURS:
+        venue = import_module(f"engine.ingest.venues.{name}").VENUE
+        assert isinstance(venue, Venue)
+        return venue
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            return _load(point)
+    raise ValueError(f"venue {name!r}: allowed are {', '.join(map(repr, names()))}")
+
+
+def venue_of(name: str | None, url: str) -> Venue:
+    """The venue of a source: the one that `venue` in the sources file names, else the one whose host `url` is of, else
+    MOCK (N3)."""
+    if name is not None:
+        return find(name)
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    for ours, hosts in _OURS.items():
+        if is_below(host, hosts):
+            return find(ours)
+    return MOCK
+
+
+def _load(point: EntryPoint) -> Venue:
+    """A venue of another package. It is a class or an instance of one."""
+    try:
+        found = point.load()
+        venue = found() if isinstance(found, type) else found
+        if not isinstance(venue, Venue):
+            raise TypeError(f"not a Venue but {type(venue).__name__}")
+    except Exception as trouble:
+        # Another's code may raise what it likes; whatever it is, the source cannot be read as long as it does.
+        raise ConfigError(
+            f"venue {point.name!r}: {point.value} cannot be loaded: {type(trouble).__name__}: {trouble}",
+            key="source.venue",
+            value=point.name,
+        ) from None
+    return venue

@@ -1,0 +1,195 @@
+"""Opening the database: where a file is judged, before anything in it is changed (S1, D1, D2).
+
+A directory, a file that is not SQLite, that this user may not write, that is damaged or that a newer engine wrote is
+for a human to mend (`ConfigError`, exit 12); a lock or a full disk may pass (`Crash`, exit 1).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Final
+
+from engine.base.exits import ConfigError, Crash
+from engine.storage import dbfile
+from engine.storage.ledger import Ledger
+from engine.storage.migrations import SCHEMA_VERSION, TABLES, migrate, refuse_version
+from engine.storage.sqlite_codes import BESIDE, primary_code, refuse, uri
+
+log = logging.getLogger("engine.storage.ledger")
+
+BUSY_TIMEOUT_MS_MIN: Final = 1000
+"""D1: a shorter wait would turn an ordinary checkpoint by a reader into an error."""
+
+QUICK_CHECK_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Up to this size the whole file is checked at every start (0.1 s); a larger one only before a migration.
+Damage beyond that shows when it is read, and ends the run as `ConfigError`."""
+
+PAGE_BYTES: Final = 1024
+"""Page size of a new file (an existing one keeps its own). A commit writes every page it touched as a whole,
+and a batch of a few hundred rows touches the last page of each table and index. Measured with batches of
+100 ticks: 223 B written a tick, 434 with SQLite's default of 4096; the rate is the same within the noise."""
+
+CACHE_KIB: Final = 256
+"""SQLite's page cache on the writer's connection. Rows go to the ends of tables and indexes, which is little; the
+default of 2000 KiB only made the process grow for its first half million rows, without being faster (B1)."""
+
+OPEN_PATIENCE_SECS: Final = 1.0
+"""How long the files beside the database may be beyond us. Another user's reader, such as a healthcheck of root's, that
+looks at the database in the moment in which we open it makes them its own before it hands them over."""
+
+OPEN_PAUSE_SECS: Final = 0.01
+
+PRAGMAS: Final[dict[str, tuple[str, str | int]]] = {
+    "journal_mode": ("WAL", "wal"),
+    "synchronous": ("NORMAL", 1),
+    "temp_store": ("MEMORY", 2),
+}
+"""D1: what is set on the writer's connection, and what must be read back; busy_timeout is a setting."""
+
+
+def _stored_version(path: Path, busy_timeout_ms: int) -> int:
+    """The user_version of the file, found without changing a byte of it (D2: a newer one stays untouched).
+
+    The header has it, unless a WAL was left behind: then the newest header is in there, and SQLite reads it
+    for us. A writable connection would not do, closing it copies the WAL into the file.
+    """
+    with path.open("rb") as file:
+        header = file.read(100)
+    if not header:
+        return 0
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise ConfigError(f"{path}: not an SQLite database", path=str(path), found=header[:16].hex())
+    wal = path.with_name(path.name + "-wal")
+    if not wal.exists() or wal.stat().st_size == 0:
+        return int.from_bytes(header[60:64], "big", signed=True)
+    connection = sqlite3.connect(uri(path), uri=True, timeout=busy_timeout_ms / 1000)
+    try:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def _check_place(path: Path) -> None:
+    """Refuse what no SQLite error would describe as well."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a regular file", path=str(path))
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise ConfigError(f"{path}: directory {path.parent} is not writable", path=str(path))
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            raise ConfigError(f"{path}: not readable and writable by this user", path=str(path))
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{path}: {error.strerror}: {error.filename}", path=str(path)) from error
+    except OSError as error:
+        # Its parents are there: it is in /proc or the like, where nobody can make a directory.
+        hopeless = error.errno == errno.ENOENT or error.errno in dbfile.FOR_A_HUMAN
+        kind = ConfigError if hopeless else Crash
+        raise kind(f"{path}: {error.strerror}: {error.filename}", path=str(path)) from error
+
+
+def _apply_pragmas(connection: sqlite3.Connection, path: Path, busy_timeout_ms: int) -> None:
+    """Set what D1 asks for, read it back on the same connection, log it, refuse what differs (G3)."""
+    connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    connection.execute(f"PRAGMA cache_size = {-CACHE_KIB}")
+    for name, (value, _) in PRAGMAS.items():
+        connection.execute(f"PRAGMA {name} = {value}")
+    wanted: dict[str, str | int] = {name: value for name, (_, value) in PRAGMAS.items()}
+    wanted["busy_timeout"] = busy_timeout_ms
+    found = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted}
+    # Checkpoints are ours to begin, since a long one must not hold up the writer (`plan_checkpoint`).
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    log.info("PRAGMA verification", extra={"fields": found})
+    differing = [name for name, value in wanted.items() if found[name] != value]
+    if differing:
+        raise ConfigError(
+            f"{path}: PRAGMA mismatch: wanted {wanted}, found {found}",
+            path=str(path), differing=differing,
+        )  # fmt: skip
+    log.info("all PRAGMAs verified", extra={"fields": {"path": str(path)}})
+
+
+def _quick_check(connection: sqlite3.Connection, path: Path) -> None:
+    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise ConfigError(f"{path}: damaged database: {verdict}", path=str(path), quick_check=verdict)
+
+
+def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False) -> Ledger:
+    """Open or create the database at `path`, verify and migrate it, and log what was found (S1, D1, D2).
+
+    `busy_timeout_ms`: how long one attempt waits for another process's lock, at least BUSY_TIMEOUT_MS_MIN.
+    `replay`: what this run derives is marked `replayed`, moves no position, and leaves what other runs derived
+    from the same ticks as it is (I3); they in turn take over what only a replay had made.
+    Missing parent directories are made. While it is open nobody else can open it so, not even by another name (D6);
+    what a lost database has left beside it is set aside with a WARNING (D8). Then logs, in this order: "PRAGMA
+    verification", "all PRAGMAs verified", "schema migrated" (only if it was), "initial database state" (the highest
+    row ids: counting rows would read the whole table).
+
+    Raises ConfigError for a file no restart can heal, Crash for a lock or a disk that may recover.
+    """
+    path = Path(path)
+    if busy_timeout_ms < BUSY_TIMEOUT_MS_MIN:
+        raise ConfigError(
+            f"[persist] busy_timeout_ms = {busy_timeout_ms}: at least {BUSY_TIMEOUT_MS_MIN}",
+            key="persist.busy_timeout_ms", value=busy_timeout_ms,
+        )  # fmt: skip
+    _check_place(path)
+    files = dbfile.claim(path)
+    try:
+        for orphan, orphan_bytes in dbfile.set_aside_orphans(path):
+            fields = {"path": str(path), "orphan": str(orphan), "bytes": orphan_bytes}
+            log.warning("set aside what a database that is gone has left", extra={"fields": fields})
+        return _open_patiently(path, busy_timeout_ms, replay, files)
+    except OSError as error:
+        files.release()
+        raise Crash(f"{path}: {error}", path=str(path)) from error
+    except BaseException:
+        files.release()
+        raise
+
+
+def _open_patiently(path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.DatabaseFile) -> Ledger:
+    patience = time.monotonic() + OPEN_PATIENCE_SECS
+    while True:
+        try:
+            return _open(path, busy_timeout_ms, replay, files)
+        except sqlite3.Error as error:
+            if primary_code(error) not in BESIDE or time.monotonic() > patience:
+                refuse(path, error, "cannot be opened")
+        time.sleep(OPEN_PAUSE_SECS)
+
+
+def _open(path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.DatabaseFile) -> Ledger:
+    connection: sqlite3.Connection | None = None
+    try:
+        version = _stored_version(path, busy_timeout_ms) if path.exists() else 0
+        refuse_version(path, version)
+        # The writer thread is not the one that opens; `Ledger` is never used by two at once.
+        connection = sqlite3.connect(
+            path, timeout=busy_timeout_ms / 1000, isolation_level=None, check_same_thread=False
+        )
+        _apply_pragmas(connection, path, busy_timeout_ms)
+        if version < SCHEMA_VERSION or path.stat().st_size <= QUICK_CHECK_BYTES_MAX:
+            _quick_check(connection, path)
+        if version < SCHEMA_VERSION:
+            migrate(connection, path)
+        highest = {
+            f"{table}_id_max": connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0] or 0 for table in TABLES
+        }
+        log.info(
+            "initial database state",
+            extra={"fields": {"path": str(path), "schema_version": SCHEMA_VERSION, **highest}},
+        )
+        files.open_index()
+        return Ledger(path, files, connection, busy_timeout_ms, replay, highest["ticks_id_max"])
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise

@@ -1,0 +1,188 @@
+"""Strategy, risk and execution: what becomes of each batch of ticks, as the rows that are stored of it.
+
+Two stages. Strategy turns ticks into signals; execution asks risk about each, has it executed, and hands what came of
+it to persist. PAPER orders are filled by the ticks that follow them, so there execution is handed the ticks too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from engine.base import metrics, notify
+from engine.base.channels import Channel
+from engine.base.events import OrderStatus, Reason, Signal, Tick
+from engine.storage.batch import Batch, count_rows
+from engine.trading import execution, risk, strategy
+
+logger = logging.getLogger("engine.pipeline")
+
+REPORTS_SECS: Final = 0.1
+"""How long an answer of a venue may wait to be booked while there are no ticks, LIVE."""
+
+Items = tuple[list[Tick], list[Signal]]
+"""What the signal channel carries: ticks where execution wants them, and the signals that came of them."""
+
+
+class Desk:
+    """Trades one mode of one run."""
+
+    def __init__(
+        self,
+        maker: strategy.Strategy,
+        book: risk.Book,
+        executor: execution.Executor,
+        ticks: Channel[list[Tick]],
+        signals: Channel[Items],
+        rows: Channel[Batch],
+        counters: metrics.Counters,
+        liveness: notify.Liveness,
+        *,
+        wants_ticks: bool,
+        asks_venue: bool,
+        settle_secs: float,
+        wall_ms: Callable[[], int] | None,
+    ) -> None:
+        """`wants_ticks`: execution is handed the ticks too. `asks_venue`: a venue answers in its own time, and is asked
+        now and then. `settle_secs`: how long its answers to cancellations are waited for at the end. `wall_ms`: the
+        time of day; None: replay time, the latest time stamp seen (R2)."""
+        self._strategy = maker
+        self._book = book
+        self._executor = executor
+        self._ticks = ticks
+        self._signals = signals
+        self._rows = rows
+        self._counters = counters
+        self._liveness = liveness
+        self._loop = asyncio.get_running_loop()
+        self._execution_wants_ticks = wants_ticks
+        self._reports_secs = REPORTS_SECS if asks_venue else None
+        self._settle_secs = settle_secs
+        self._wall_ms = wall_ms
+        self._replay_ms = 0
+        # Order events and fills made.
+        self.outcomes_made = 0
+
+    async def run_strategy(self) -> None:
+        """The strategy stage, to the end of the tick channel."""
+        channel = self._ticks
+        while not (channel.closed and not channel.pending()):
+            await channel.wait()
+            self._liveness.answer("strategy")
+            for ticks in channel.take_all():
+                for items in self._decide(ticks):
+                    with self._liveness.waiting("strategy"):
+                        await self._signals.put(items, len(items[0]) + len(items[1]))
+
+    def _decide(self, ticks: list[Tick]) -> Iterator[Items]:
+        """What strategy makes of `ticks`, in pieces that the signal channel can hold."""
+        size = self._signals.capacity
+        if self._execution_wants_ticks:
+            for start in range(0, len(ticks), size):
+                piece = ticks[start : start + size]
+                yield piece, self._signals_of(piece)
+        else:
+            signals = self._signals_of(ticks)
+            for start in range(0, len(signals), size):
+                yield [], signals[start : start + size]
+
+    def _signals_of(self, ticks: list[Tick]) -> list[Signal]:
+        signals = self._strategy.on_ticks(ticks)
+        self._counters.signal_count += len(signals)
+        if signals and logger.isEnabledFor(logging.DEBUG):
+            for made in signals:
+                fields = {"event_id": made.event_id, "symbol": made.symbol, "side": made.side}
+                logger.debug("signal generated", extra={"fields": {**fields, "reason_code": made.reason}})
+        return signals
+
+    async def run_execution(self) -> None:
+        """The execution stage, to the end of the signal channel; what is still open is cancelled then."""
+        channel = self._signals
+        while not (channel.closed and not channel.pending()):
+            await channel.wait(timeout_secs=self._reports_secs)
+            self._liveness.answer("execution")
+            for ticks, signals in channel.take_all():
+                await self._persist(self._execute(ticks, signals))
+            if self._reports_secs is not None:
+                await self._book_reports()
+        # What no tick of this run can fill any more must not look open to the next one (S11).
+        batch = Batch(orders=[], fills=[])
+        self._book_outcome(self._executor.cancel_all(self._now_ms()), batch)
+        await self._persist(batch)
+        await self._settle()
+
+    async def _book_reports(self) -> None:
+        """Books what a venue has said since it was last asked."""
+        batch = Batch(orders=[], fills=[])
+        self._book_outcome(self._executor.on_ticks([], self._now_ms()), batch)
+        await self._persist(batch)
+
+    async def _settle(self) -> None:
+        """Waits for a venue to say what became of the orders that it was asked to cancel. Its answer to one that is
+        left open comes to the next run."""
+        deadline = self._loop.time() + self._settle_secs
+        while (left := self._executor.open_order_ids()) and self._loop.time() < deadline:
+            await asyncio.sleep(REPORTS_SECS / 2)
+            await self._book_reports()
+        if left:
+            logger.error("orders left open at the venue", extra={"fields": {"order_ids": left}})
+
+    def _execute(self, ticks: list[Tick], signals: list[Signal]) -> Batch:
+        """Risk and execution for one piece of the flow, as the rows that come of it."""
+        batch = Batch(signals=[], orders=[], fills=[])
+        if ticks:
+            self._book.mark(ticks)
+        for signal_ in signals:
+            self._replay_ms = max(self._replay_ms, signal_.ts)
+            now_ms = self._now_ms()
+            assessed = self._book.assess(signal_, now_ms)
+            batch.signals.append(assessed)
+            if assessed.veto is None:
+                self._book_outcome(self._executor.submit(assessed, now_ms), batch)
+            else:
+                self._count_veto(assessed)
+        if ticks:
+            self._replay_ms = max(self._replay_ms, max(tick.ts for tick in ticks))
+            self._book_outcome(self._executor.on_ticks(ticks, self._now_ms()), batch)
+        return batch
+
+    def _book_outcome(self, outcome: execution.Outcome, batch: Batch) -> None:
+        events, fills = outcome
+        if not events and not fills:
+            return
+        self._book.record(events, fills)
+        batch.orders += events
+        batch.fills += fills
+        self._counters.trade_count += len(fills)
+        for event in events:
+            if event.status is OrderStatus.REJECTED:
+                # L4: what execution could not do is never silent.
+                fields = {"order_id": event.order_id, "detail": event.detail, "reason": event.reason}
+                logger.error("order rejected", extra={"fields": fields})
+            elif event.reason is Reason.ADAPTER_ERROR:
+                fields = {"order_id": event.order_id, "detail": event.detail, "status": event.status}
+                logger.error("execution error", extra={"fields": fields})
+            elif event.is_shadow and event.reason is Reason.SHADOW_RECORDED:
+                self._counters.shadow_orders += 1
+                fields = {"order_id": event.order_id, "signal_id": event.signal_id, "symbol": event.symbol}
+                logger.debug("shadow order executed", extra={"fields": fields})
+
+    def _count_veto(self, vetoed: Signal) -> None:
+        if vetoed.veto is Reason.STALE_DATA:
+            self._counters.stale_vetoes += 1
+        else:
+            self._counters.risk_vetoes += 1
+        fields = {"event_id": vetoed.event_id, "reason": vetoed.veto, "detail": vetoed.veto_detail}
+        logger.debug("signal vetoed", extra={"fields": fields})
+
+    async def _persist(self, batch: Batch) -> None:
+        rows = count_rows(batch)
+        self.outcomes_made += len(batch.orders) + len(batch.fills)
+        if rows:
+            with self._liveness.waiting("execution"):
+                await self._rows.put(batch, rows)
+
+    def _now_ms(self) -> int:
+        return self._replay_ms if self._wall_ms is None else self._wall_ms()

@@ -1,0 +1,242 @@
+"""The soak's decisions as a state machine, without a controller: what it may do about whatever the engine does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from harness.base.clock import FakeClock
+from harness.base.pressure import Unknown
+from harness.base.unit import UnitState
+from harness.observing.stall import Progress
+from harness.soak.ladder import RUNGS
+from harness.soak.reducer import (
+    BLIND_LOOKS_MAX,
+    EXIT_ABORT,
+    EXIT_COMPLETE,
+    EXIT_STOPPED,
+    INGEST_MODES,
+    Action,
+    Change,
+    Decide,
+    Effect,
+    End,
+    Halt,
+    Reducer,
+    Requests,
+    Restart,
+    Sample,
+    Say,
+    Seen,
+    Terms,
+)
+from proofs.harness.test_exit_actions import failure, process_exit
+from proofs.harness.test_soak import CALM, PRESSED, FakeComputer
+
+TERMS = Terms(
+    seconds=300.0, mode="realws", psi_actions="on", stall_threshold_secs=45.0, recover_after_secs=60.0, poll_secs=5.0
+)
+RUN, NEXT = "a" * 32, "b" * 32
+
+
+def up(invocation: str = RUN) -> UnitState:
+    return UnitState("active", "running", "success", 4242, 0, 0, 0, invocation, "")
+
+
+def look(soak: Reducer, now: float, unit: UnitState | str, ticks: int = 1, **more: object) -> list[Effect]:
+    seen = Seen((), unit, pressure=CALM, progress=Progress(ticks, ticks))
+    return list(soak.look(replace(seen, **more), now))  # type: ignore[arg-type]
+
+
+def begun(**changes: object) -> Reducer:
+    soak = Reducer(replace(TERMS, **changes), 0.0)  # type: ignore[arg-type]
+    soak.start("run", CALM, restored=False)
+    soak.begin("stopped")
+    soak.acted("", RUN, "", 0.0, 0.0, started=True)
+    soak.healthy(0.0)
+    return soak
+
+
+@pytest.mark.claim("K5")
+def test_K5_the_config_is_changed_before_the_engine_is_started() -> None:
+    change, decision, act = Reducer(TERMS, 0.0).begin("running")
+    assert change == Change({"sample_every": 1, "ingest_mode": "REAL_WS"})
+    assert isinstance(decision, Decide)
+    assert decision.facts == {"engine_before": "running"}
+    assert act == Restart()
+
+
+@pytest.mark.claim("K6")
+def test_K6_a_look_at_a_healthy_engine_is_a_sample_and_nothing_else() -> None:
+    (sample,) = look(begun(), 5.0, up(), heartbeat={"ingest_received": 7})
+    assert isinstance(sample, Sample)
+    assert sample.fields["ingest_received"] == 7
+    assert sample.pressure["cpu_some_avg10"] == 0.0
+
+
+@pytest.mark.claim("K3")
+def test_K3_a_stall_is_decided_before_it_is_acted_on() -> None:
+    soak = begun()
+    look(soak, 5.0, up())
+    stall, restart, act, sample = look(soak, 50.0, up())
+    assert isinstance(stall, Decide)
+    assert isinstance(restart, Decide)
+    assert isinstance(sample, Sample)
+    assert (stall.action, restart.action, act) == (Action.STALL, Action.ENGINE_RESTART, Restart())
+    assert sample.restarts == 1
+
+
+@pytest.mark.claim("K4")
+def test_K4_the_end_of_a_run_that_was_replaced_in_this_look_is_not_answered() -> None:
+    """Of two ends in one look the first is answered by a restart, which ends whatever ran then."""
+    soak = begun()
+    entries = [
+        process_exit(RUN, 13, "exited"), failure(RUN, "exit-code"),
+        process_exit(NEXT, 10, "exited"), failure(NEXT, "exit-code"),
+    ]  # fmt: skip
+    down = UnitState("activating", "auto-restart", "exit-code", 0, 1, 10, 1, NEXT, "")
+    exits = [one.action for one in look(soak, 5.0, down, entries=entries) if isinstance(one, Decide)]
+    assert exits == [Action.ENGINE_EXIT, Action.ENGINE_RESTART]
+
+
+def test_a_soak_that_sees_nothing_ends() -> None:
+    soak = begun()
+    said = [look(soak, 5.0 * number, "no answer") for number in range(1, BLIND_LOOKS_MAX + 2)]
+    assert said[:-1] == [[Say("no answer")]] * BLIND_LOOKS_MAX
+    assert said[-1] == [End(Action.ABORT, "Nothing can be seen of the unit: no answer", EXIT_ABORT)]
+
+
+@pytest.mark.claim("K7")
+def test_K7_a_signal_comes_before_the_abort_file_and_time_last() -> None:
+    soak = begun()
+    ends = [soak.check(Requests("SIGTERM", "/x")), soak.check(Requests("", "/x")), soak.check_time(300.0)]
+    assert [one and one.status for one in ends] == [EXIT_STOPPED, EXIT_ABORT, EXIT_COMPLETE]
+    assert soak.check(Requests()) is None
+    assert soak.check_time(299.9) is None
+
+
+def test_the_next_look_is_earlier_where_a_stall_is_due() -> None:
+    soak = begun()
+    look(soak, 5.0, up())
+    assert soak.next_look_at(5.0) == 10.0
+    assert soak.next_look_at(42.0) == 45.0
+
+
+class SoakMachine(RuleBasedStateMachine):
+    """An engine, a systemd and people that do what they like, between looks of a soak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = FakeClock(1000.0)
+        self.computer = FakeComputer(self.clock)
+        self.soak = Reducer(TERMS, self.clock.now)
+        self.config: dict[str, int | str] = {}
+        self.end: End | None = None
+        self.told: list[str] = []
+        self.rungs = [0]
+        self.modes = [TERMS.mode]
+
+    @initialize()
+    def begin(self) -> None:
+        self.carry_out(self.soak.start("run", CALM, restored=False))
+        self.carry_out(self.soak.begin("stopped"))
+        self.soak.healthy(self.clock.now)
+
+    @rule(secs=st.sampled_from([0.2, 2.0, 5.0, 20.0]))
+    def time_passes(self, secs: float) -> None:
+        self.clock.now += secs
+
+    @precondition(lambda self: self.computer.active == "active")
+    @rule(status=st.sampled_from([1, 10, 10, 11, 11, 12, 13, 13, 99]), restarted=st.booleans())
+    def engine_exits(self, status: int, restarted: bool) -> None:
+        self.computer.fail(status, restarted=restarted and status != 12)
+
+    @precondition(lambda self: self.computer.active == "active")
+    @rule(restarted=st.booleans())
+    def watchdog_kills(self, restarted: bool) -> None:
+        self.computer.fail(6, code="dumped", result="watchdog", restarted=restarted)
+
+    @precondition(lambda self: self.computer.active == "active")
+    @rule(restarted=st.booleans())
+    def engine_finishes(self, restarted: bool) -> None:
+        self.computer.finish(restarted=restarted)
+
+    @precondition(lambda self: self.computer.active == "active")
+    @rule()
+    def engine_freezes(self) -> None:
+        self.computer.freeze()
+
+    @rule(reading=st.sampled_from([CALM, PRESSED, Unknown("cpu: missing")]))
+    def pressure_is(self, reading: object) -> None:
+        self.computer.readings = [reading]  # type: ignore[list-item]
+
+    @precondition(lambda self: self.end is None)
+    @rule(blind=st.sampled_from([False] * 5 + [True]), unreadable=st.sampled_from([False] * 5 + [True]))
+    def look(self, blind: bool, unreadable: bool) -> None:
+        entries = self.computer.journal()
+        unit: UnitState | str = "no answer" if blind else self.computer.unit()
+        progress: Progress | str = "no such database" if unreadable else self.computer.progress()
+        seen = Seen(entries, unit, None, self.computer.pressure(), progress)
+        effects = list(self.soak.look(seen, self.clock.now))
+        acts = [one for one in effects if isinstance(one, Restart | Halt)]
+        assert len(acts) <= 1, "one look, one act"
+        for act in acts:
+            before = effects[effects.index(act) - 1]
+            assert isinstance(before, Decide), "what is done has been decided, and is on disk"
+            wanted = Action.ENGINE_RESTART if isinstance(act, Restart) else Action.ENGINE_STOP
+            assert before.action is wanted
+        ended = [one for one in effects if isinstance(one, End)]
+        assert not ended or (effects[-1:] == ended and not acts), "nothing is done to an engine that is given up"
+        if not ended:
+            assert isinstance(effects[-1], Say if blind else Sample)
+        self.carry_out(effects)
+
+    def carry_out(self, effects: object) -> None:
+        for effect in effects:  # type: ignore[attr-defined]
+            match effect:
+                case Change():
+                    self.config |= effect.keys
+                case Restart() | Halt():
+                    ended, at = self.computer.unit().invocation_id, self.clock.now
+                    started = isinstance(effect, Restart)
+                    if started:
+                        rung = RUNGS[self.rungs[-1]]
+                        assert self.config == {
+                            "sample_every": rung.sample_every, "ingest_mode": INGEST_MODES[self.modes[-1]],
+                        }, "an engine starts on what was decided"  # fmt: skip
+                    act = self.computer.restart if started else self.computer.stop
+                    complaint = act(lambda: False)
+                    now = self.computer.unit().invocation_id
+                    self.soak.acted(ended, now, complaint, at, self.clock.now, started=started)
+                case Decide():
+                    self.rungs.append(RUNGS.index(effect.rung))
+                    self.modes.append(effect.mode)
+                    if effect.action is Action.ENGINE_EXIT:
+                        self.told.append(str(effect.facts["invocation_id"]))
+                case End():
+                    self.end = effect
+
+    @invariant()
+    def each_end_is_told_once(self) -> None:
+        assert len(self.told) == len(set(self.told))
+
+    @invariant()
+    def rungs_are_climbed_one_by_one(self) -> None:
+        assert all(abs(after - before) <= 1 for before, after in zip(self.rungs, self.rungs[1:], strict=False))
+
+    @invariant()
+    def nobody_leaves_the_mock_feed(self) -> None:
+        assert self.modes == sorted(self.modes, key=["realws", "mockws"].index)
+
+    @invariant()
+    def looks_do_not_stop(self) -> None:
+        now = self.clock.now
+        assert now < self.soak.next_look_at(now) <= now + TERMS.poll_secs
+
+
+TestSoakMachine = SoakMachine.TestCase
+TestSoakMachine.settings = settings(stateful_step_count=40)
