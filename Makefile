@@ -25,8 +25,8 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage mutants canary scale stress debian soak bench doctor buglog lint format pure \
-  coverage docs lock dist release install uninstall clean
+.PHONY: help proofs test sabotage mutants canary nothing reference scale stress debian soak bench doctor \
+  buglog lint format pure coverage docs lock dist release install uninstall clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -88,6 +88,21 @@ canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it
 
 scale: $(READY)  ## A million trades from a foreign server in each of four samplings, twenty cuts, twenty kills
 	PROOFS_SCALE_TICKS=1000000 PROOFS_SCALE_KILLS=20 $(BIN)/pytest proofs/engine/test_scale.py $(ARGS)
+
+# A program that says READY=1 and does nothing: proven in nothing, and refuted where the fault is the engine's.
+NOTHING := '{checkout}/proofs/fixtures/nothing {config}'
+nothing: $(READY) machine-tools  ## Every proof over a program that does nothing: fails unless none is proven (two minutes)
+	-@$(BIN)/pytest proofs/guardrails $(PARALLEL) -q --tb=no --engine-cmd $(NOTHING) $(ARGS)
+	@$(BIN)/python -c 'import json; counts = json.load(open("reports/verdicts.json"))["counts"]; \
+	  assert counts["proven"] == 0 < counts["refuted"], f"what does nothing is proven: {counts}"'
+
+# Without what would patch an engine's own modules.
+REFERENCE := '/opt/hybrid-engine/bin/python -I {checkout}/proofs/fixtures/reference_engine.py --config {config}'
+CLAIMED := B2 B3 C1 C3 C4 D1 D3 D4 D5 E2 E3 E4 E5 E6 G0 G3 G4 I1 I3 I4 I5 I6 L1 L2 L3 M1 M2 M3 M4 N3 N6 N7 N8 N9 R2 R4 R5 \
+  S1 S2 S3 S4 S5 S7 S9 S12 S13 S14 concurrency exit12 sampling stall
+reference: $(READY) machine-tools  ## The engine in proofs/fixtures/reference_engine.py, by the clauses it claims to keep
+	$(BIN)/pytest proofs/guardrails $(PARALLEL) --engine-cmd $(REFERENCE) --clauses '$(CLAIMED)' \
+	  -k 'not stuck_part and not is_not_as_it_must_be' $(ARGS)
 
 SECONDS ?= 7200
 RUNS ?= 10

@@ -163,6 +163,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         action="store_true",
         help="take over clauses and digests from docs/contract.md, and list the proofs in it",
     )
+    command.add_argument(
+        "--interface", action="store_true", help="print what whoever writes another engine has to know"
+    )
     command.set_defaults(run=_contract)
 
     for name, (module, arguments, run, about) in _ELSEWHERE.items():
@@ -256,6 +259,9 @@ def _contract(options: argparse.Namespace) -> int:
         raise HarnessError(f"cannot read {error.filename}: {error.strerror}; run this in the checkout") from error
     except ValueError as error:
         raise HarnessError(f"{table}: {error}") from error
+    if options.interface:
+        print(contract.interface(text.read_text()), end="")
+        return 0
     if options.update:
         planned = [clause for clause in texts if clause not in listed or listed[clause].planned]
         of_harness = [clause.id for clause in listed.values() if not clause.engines]

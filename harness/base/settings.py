@@ -21,13 +21,18 @@ class Settings:
     """The command that the unit runs instead of the installed one, `{config}` standing for the configuration's
     path; None for the installed one. What it names inside the checkout is copied to where the unit can read it."""
 
+    clauses: frozenset[str] | None = None
+    """What that engine claims to keep; None: everything."""
+
     @property
     def reports(self) -> Path:
         """Where everything generated goes."""
         return self.checkout / "reports"
 
 
-def load(checkout: Path, systemd: str | None = None, engine_cmd: str | None = None) -> Settings:
+def load(
+    checkout: Path, systemd: str | None = None, engine_cmd: str | None = None, clauses: str | None = None
+) -> Settings:
     """Settings from an explicit option, else from PROOFS_SYSTEMD, else `auto`.
 
     Raises ValueError for a variant that does not exist; the message names where it came from.
@@ -39,6 +44,9 @@ def load(checkout: Path, systemd: str | None = None, engine_cmd: str | None = No
     if engine_cmd is not None and not engine_cmd.startswith(("/", "{checkout}/")):
         said = f"--proofs-engine-cmd={engine_cmd!r}"
         raise ValueError(f"{said}: must begin with an absolute path, as systemd's ExecStart= does")
+    if clauses is not None and engine_cmd is None:
+        raise ValueError("--proofs-clauses says what another engine claims to keep: it needs --proofs-engine-cmd")
+    claimed = None if clauses is None else frozenset(clauses.replace(",", " ").split())
     if engine_cmd is not None:
         engine_cmd = engine_cmd.replace("{checkout}", str(checkout))
-    return Settings(systemd=chosen, checkout=checkout, engine_cmd=engine_cmd)
+    return Settings(systemd=chosen, checkout=checkout, engine_cmd=engine_cmd, clauses=claimed)

@@ -56,6 +56,23 @@ def clauses(markdown: str) -> dict[str, str]:
     return {clause: " ".join(text.split()) for clause, text in found.items()}
 
 
+INTERFACE_HEADING = "## 10b. What proofs read of an engine"
+
+
+def interface(markdown: str) -> str:
+    """The page for whoever writes another engine: what proofs read of one, then the parts of the contract that say what
+    it is told and when it ends.
+
+    Raises ValueError when the contract has no such part.
+    """
+    parts = re.split(r"^(?=## )", markdown.partition(TABLE_HEADING)[0], flags=re.MULTILINE)
+    wanted = (INTERFACE_HEADING, "## 1. ", "## 2. ", "## 3. ")
+    found = [part for heading in wanted for part in parts if part.startswith(heading)]
+    if len(found) != len(wanted):
+        raise ValueError(f"docs/contract.md has no part {INTERFACE_HEADING!r}, or not the three first ones")
+    return "\n".join(part.strip() + "\n" for part in found)
+
+
 def digest(text: str) -> str:
     """The digest that the list keeps of a clause's folded text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -122,9 +139,13 @@ def unknown(table: Mapping[str, Clause], claimed: Iterable[str]) -> list[str]:
     return sorted(set(claimed) - set(table))
 
 
-def judges_engine(table: Mapping[str, Clause], claimed: Iterable[str]) -> bool:
-    """Whether a proof of these clauses says anything about an engine: one of them is the engine's promise."""
-    return any(clause not in table or table[clause].engines for clause in claimed)
+def judges_engine(table: Mapping[str, Clause], claimed: Iterable[str], kept: Collection[str] | None = None) -> bool:
+    """Whether a proof of these clauses judges an engine: one of them is the engine's promise.
+
+    kept: the clauses that the engine claims to keep; a proof that asks for any other of an engine's does not judge it.
+    """
+    promises = {clause for clause in claimed if clause not in table or table[clause].engines}
+    return bool(promises) and (kept is None or promises <= set(kept))
 
 
 def claims_in_source(source: str) -> dict[str, list[str]]:

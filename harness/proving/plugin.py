@@ -173,7 +173,13 @@ class Run:
         command = self.options.engine_cmd
         if command is None:
             return {"engine": "installed"}
-        return {"engine": command, "files": installed.files_of_command(command), "left_out": len(self.foreign)}
+        kept = None if self.options.clauses is None else sorted(self.options.clauses)
+        return {
+            "engine": command,
+            "clauses": kept,
+            "files": installed.files_of_command(command),
+            "left_out": len(self.foreign),
+        }
 
     @cached_property
     def contract(self) -> dict[str, contract.Clause]:
@@ -245,8 +251,9 @@ def begin(config: pytest.Config, run_id: str) -> None:
     config.addinivalue_line("markers", "sabotage: shows that a proof can fail; `make sabotage` runs these")
     try:
         options = settings.load(
-            config.rootpath, config.getoption("proofs_systemd"), config.getoption("proofs_engine_cmd")
-        )
+            config.rootpath, config.getoption("proofs_systemd"), config.getoption("proofs_engine_cmd"),
+            config.getoption("proofs_clauses"),
+        )  # fmt: skip
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
     worker = getattr(config, "workerinput", None)
@@ -318,9 +325,14 @@ def _leave_out_foreign(config: pytest.Config, items: list[pytest.Item]) -> None:
         item for item in items
         if "engine" not in getattr(item, "fixturenames", ())
         or item.get_closest_marker("sabotage") is not None
-        or not contract.judges_engine(run.contract, claims(item))
+        or not contract.judges_engine(run.contract, claims(item), run.options.clauses)
     ]  # fmt: skip
     run.foreign = [item.nodeid for item in ours]
+    judged = {clause for item in items if item not in ours for clause in claims(item)}
+    unproved = sorted((run.options.clauses or set()) - judged)
+    if unproved and run.complete:
+        _refuse(config, items, f"--clauses: no proof judges an engine that keeps these by {', '.join(unproved)}")
+        return
     gone = set(run.foreign)
     items[:] = [item for item in items if item.nodeid not in gone]
     config.hook.pytest_deselected(items=ours)
@@ -436,7 +448,7 @@ def _refutation(item: pytest.Item, raised: BaseException, report: pytest.TestRep
     binaries = os.path.relpath(os.path.dirname(sys.executable), item.config.invocation_params.dir)
     options = [
         f"--proofs-{name}={value}"
-        for name in ("systemd", "engine-cmd")
+        for name in ("systemd", "engine-cmd", "clauses")
         if (value := item.config.getoption(f"proofs_{name.replace('-', '_')}"))
     ]
     notes = getattr(raised, "__notes__", [])

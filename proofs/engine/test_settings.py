@@ -340,6 +340,16 @@ def test_C4_the_edges_of_the_ranges_are_allowed(tmp_path: Path, line: str) -> No
     accepted(tmp_path, line)
 
 
+@pytest.mark.claim("C10")
+def test_C10_each_key_in_seconds_takes_fractions(tmp_path: Path) -> None:
+    contract = (Path(__file__).resolve().parents[2] / "docs" / "contract.md").read_text()
+    (row,) = (line for line in contract.splitlines() if line.startswith("| `[engine]` |"))
+    keys = re.findall(r"`(\w+_secs)`", row)
+    assert len(keys) >= 8
+    got = accepted(tmp_path, "\n".join(f"engine.{key} = 1.25" for key in keys))
+    assert {key: getattr(got.engine, key) for key in keys} == dict.fromkeys(keys, 1.25)
+
+
 @pytest.mark.claim("C4")
 @pytest.mark.parametrize(
     ("line", "nearest"),

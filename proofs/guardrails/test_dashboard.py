@@ -183,7 +183,7 @@ def test_the_buglog_is_served_with_its_own_styles_and_nothing_else_is(
 # --- how it tells one end from another ---------------------------------------------------------------------
 
 
-@pytest.mark.claim("W5", "D5")
+@pytest.mark.claim("W5")
 def test_how_the_engine_ended_and_what_it_left_is_told(engine: EngineUnit, dashboard: DashboardUnit) -> None:
     """Misconfigured, running, stopped, killed: and its database is read in each of these states."""
     engine.configure({"engine": {"tick_intervall_ms": 20}, "dashboard": dashboard.table})
@@ -475,7 +475,7 @@ def test_metrics_are_clean_in_both_formats(engine: EngineUnit, dashboard: Dashbo
     dashboard.expect(len(list(open_families(body))) == len(panel.METRICS), f"as OpenMetrics: {body}")
 
 
-@pytest.mark.claim("D5")
+@pytest.mark.claim("O2")
 def test_the_unit_is_caged(engine: EngineUnit, dashboard: DashboardUnit) -> None:
     """As it ships, with nothing on top, it does its work: it shows what is the engine's, the soak's and root's."""
     dashboard.as_shipped()

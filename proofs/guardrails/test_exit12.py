@@ -65,8 +65,19 @@ def prove_not_restarted(engine: EngineUnit) -> None:
     )
 
 
-@pytest.mark.claim("exit12", "E2", "C3", "C4", "G0", "S14", "N13", "M4", "M1")
-@pytest.mark.parametrize("case", MISCONFIGURED)
+@pytest.mark.claim("exit12", "E2", "M4", "M1")
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param("toml-syntax-error", marks=pytest.mark.claim("C4")),
+        pytest.param("unknown-key", marks=pytest.mark.claim("C4")),
+        pytest.param("wrong-type", marks=pytest.mark.claim("C4")),
+        pytest.param("risk-cap-zero", marks=pytest.mark.claim("C4")),
+        pytest.param("missing-file", marks=pytest.mark.claim("C3")),
+        pytest.param("source-without-trades", marks=pytest.mark.claim("N13")),
+        pytest.param("live-without-gate", marks=pytest.mark.claim("G0", "S14")),
+    ],
+)
 def test_misconfigured_unit_stays_down_and_says_why(engine: EngineUnit, case: str) -> None:
     misconfigure(engine, case)
     prove_not_restarted(engine)

@@ -44,7 +44,7 @@ def test_mode_typo_on_the_command_line_is_shadow(engine: EngineUnit) -> None:
         engine.remove_drop_in("30-flag")
 
 
-@pytest.mark.claim("G0", "L1", "S14", "R6")
+@pytest.mark.claim("G0", "L1", "S14")
 @pytest.mark.parametrize("armed", [False, True])
 @pytest.mark.parametrize("bundle", [None, "", "{}"], ids=["no-bundle", "touched-bundle", "empty-object"])
 def test_live_without_the_gate_records_nothing(engine: EngineUnit, armed: bool, bundle: str | None) -> None:

@@ -509,7 +509,9 @@ def test_another_engine_is_judged_by_what_drives_its_unit(tmp_path: Path, worker
     assert [one["proof"].partition("::")[2] for one in report["verdicts"]] == ["test_of_the_engine"]
     digest = hashlib.sha256(program.read_bytes()).hexdigest()
     command = f"{program} --config {{config}}"
-    assert report["judged"] == {"engine": command, "files": {str(program): digest}, "left_out": 3}
+    assert report["judged"] == {
+        "engine": command, "clauses": None, "files": {str(program): digest}, "left_out": 3,
+    }  # fmt: skip
     assert report["state"] == "partial"
     assert f"judged as a black box: {command}" in output
     assert "3 tests were left out" in output

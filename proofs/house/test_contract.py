@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
+from harness.__main__ import main
 from harness.evidence.verdict import claims_in_name
 from harness.proving import contract
 from harness.proving.contract import Clause
@@ -108,3 +112,60 @@ def test_claims_and_clauses() -> None:
 def test_a_malformed_list_names_the_entry() -> None:
     with pytest.raises(ValueError, match="A1"):
         contract.listed({"A1": {"digests": "x"}})
+
+
+def read_of_an_engine() -> dict[str, set[str]]:
+    """What proofs that judge an engine by its unit read of it: log messages, fields, and words of their SQL, each with
+    the files where it stands. Those of the dashboard and of the gate read this project's own."""
+    listed = contract.listed(tomllib.loads((ROOT / "config/contract.toml").read_text()))
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in sorted((ROOT / "proofs/guardrails").glob("test_*.py")):
+        source = path.read_text()
+        claims = contract.claims_in_source(source).values()
+        ours = "fixtures.dashboard_unit" in source or "fixtures.live_unit" in source
+        if "EngineUnit" not in source or ours or not any(contract.judges_engine(listed, each) for each in claims):
+            continue
+        for node in ast.walk(ast.parse(source)):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="wait_log"), args=[ast.Constant(value=str(event)), *_]):
+                    found[event].add(path.name)
+                case ast.Compare(left=ast.Attribute(attr="event"), comparators=[ast.Constant(value=str(event))]):
+                    found[event].add(path.name)
+                case ast.Subscript(slice=ast.Constant(value=str(field))):
+                    found[field].add(path.name)
+                case ast.Call(func=ast.Attribute(attr="get"), args=[ast.Constant(value=str(field)), *_]):
+                    found[field].add(path.name)
+                case ast.Constant(value=str(sql)) if re.search(r"\b(SELECT|FROM)\b", sql):
+                    for word in re.findall(r"\b[a-z_]{2,}\b", re.sub(r"'[^']*'", "", sql)):
+                        found[word].add(path.name)
+    return found
+
+
+OF_SQL = {"count", "sum"}
+OF_THE_WIRE = {"fields", "message", "timestamp"}
+"""Of every line of M1 and of a decision (K6)."""
+
+
+@pytest.mark.claim("V9")
+def test_proofs_rely_on_nothing_that_the_interface_does_not_name() -> None:
+    page = contract.interface((ROOT / "docs/contract.md").read_text()) + "\n".join(
+        text for clause, text in contract.clauses((ROOT / "docs/contract.md").read_text()).items() if clause == "M2"
+    )
+    read = read_of_an_engine()
+    assert {"HEARTBEAT (G4)", "ingest_received", "veto", "positions"} <= read.keys(), "nothing was collected"
+    unnamed = {
+        word: sorted(files)
+        for word, files in read.items()
+        if word not in OF_SQL | OF_THE_WIRE and not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", page)
+    }
+    assert not unnamed, f"docs/contract.md, section 10b, does not name {unnamed}"
+
+
+def test_the_interface_is_a_page(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["contract", "--interface"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("## 10b.")
+    assert "| 13 | OVERLOAD |" in told
+    with pytest.raises(ValueError, match="has no part"):
+        contract.interface("# Nothing\n")

@@ -29,6 +29,8 @@ NEVER_INSIDE_ITSELF = (
     "make sabotage",
     "make mutants",
     "make canary",
+    "make nothing",
+    "make reference",
     "make bench",
     "make debian",
     "make stress",

@@ -162,6 +162,13 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         help="judge another engine that keeps the contract: the command the unit runs, `{config}` standing for the "
         "configuration's path, for example '/usr/bin/my-engine --config {config}'",
     )
+    option(
+        "clauses",
+        default=None,
+        metavar="IDS",
+        help="with --engine-cmd: the clauses that this engine claims to keep, such as E2,E3,N7; what claims any "
+        "other of an engine's is left out",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
