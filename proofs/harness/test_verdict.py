@@ -69,6 +69,7 @@ def raised_by(code: str, file: str, call: Callable[[], object] = str) -> BaseExc
         ("raise OSError(28, 'full')", False),
         ("raise OSError(2, 'gone')", True),
         ("raise TimeoutError", True),
+        ("import hypothesis.errors; raise hypothesis.errors.Unsatisfiable('of the property')", False),
     ],
 )
 def test_who_met_it_decides(code: str, refuted: bool) -> None:
@@ -151,6 +152,11 @@ def test_only_unproven_can_be_accepted() -> None:
     assert not is_accepted(Verdict.UNPROVEN, ["G2"], {"K1"})
     assert not is_accepted(Verdict.UNPROVEN, ["G2"], set())
     assert not is_accepted(Verdict.REFUTED, ["K1"], {"K1"})
+
+
+@pytest.mark.claim("V7")
+def test_exit_statuses_are_those_of_the_contract() -> None:
+    assert (verdict.EXIT_PROVEN, verdict.EXIT_REFUTED, verdict.EXIT_UNPROVEN) == (0, 1, 3)
 
 
 def test_pytests_exit_statuses_are_pytests() -> None:
