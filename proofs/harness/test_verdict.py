@@ -164,3 +164,13 @@ def test_pytests_exit_statuses_are_pytests() -> None:
     assert (verdict.PYTEST_OK, verdict.PYTEST_FAILED, verdict.PYTEST_INTERNAL_ERROR, verdict.PYTEST_NOTHING) == (
         code.OK, code.TESTS_FAILED, code.INTERNAL_ERROR, code.NO_TESTS_COLLECTED,
     )  # fmt: skip
+
+
+@pytest.mark.claim("V7")
+@pytest.mark.parametrize("pytests", [verdict.PYTEST_OK, verdict.PYTEST_FAILED, verdict.PYTEST_NOTHING])
+def test_what_never_ran_is_unproven_by_itself(pytests: int) -> None:
+    """Neither another unproven proof nor an error of pytest's own has to come with it."""
+    status = exit_status(pytests, [Verdict.PROVEN], accepted=[False], plain_failures=False, missing=True)
+    assert status == verdict.EXIT_UNPROVEN
+    internal = exit_status(3, [Verdict.PROVEN], accepted=[False], plain_failures=False, missing=False)
+    assert internal == verdict.EXIT_UNPROVEN
