@@ -213,6 +213,9 @@ def _importers(names: list[str]) -> dict[str, frozenset[str]]:
             if isinstance(node, ast.ImportFrom) and node.module:
                 for dotted in (node.module, *(f"{node.module}.{one.name}" for one in node.names)):
                     found[f"{dotted.replace('.', '/')}.py"].add(test)
+        # Some look a module up by its name.
+        for dotted in re.findall(r'"((?:engine|harness)(?:\.\w+)+)"', text):
+            found[f"{dotted.replace('.', '/')}.py"].add(test)
         for unit in re.findall(r"hybrid-[\w-]+\.(?:service|timer)", text):
             if test.startswith("proofs/house/"):
                 found[f"systemd/{unit}"].add(test)
