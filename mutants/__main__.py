@@ -64,19 +64,19 @@ def main() -> int:
     done = _done(state)
     begun = time.monotonic()
     facts = {"seed": options.seed, "of": len(found), "sources": state, "under_units": not options.in_process}
-    with _copy(names) as copy:
-        reach = _reach(copy, state, names, in_process=options.in_process)
-        results = []
-        try:
+    results: list[dict[str, object]] = []
+    try:
+        with _copy(names) as copy:
+            reach = _reach(copy, state, names, in_process=options.in_process)
             for number, mutant in enumerate(chosen, start=1):
                 known = done.get(mutant.id)
                 result = known or _try(copy, mutant, reach)
                 results.append(result)
                 _write(plan.report(results, equivalents, **facts, seconds=round(time.monotonic() - begun, 1)))
                 _tell(number, len(chosen), result, fresh=known is None)
-        except KeyboardInterrupt:
-            print(f"\nmutants: interrupted; the same command goes on after {len(results)}", file=sys.stderr)
-            return 130
+    except KeyboardInterrupt:
+        print(f"\nmutants: interrupted; the same command goes on after {len(results)}", file=sys.stderr)
+        return 130
     final = plan.report(results, equivalents, **facts, seconds=round(time.monotonic() - begun, 1))
     print(
         f"{final['tried']} of {len(found)} mutants tried in {final['seconds']} s: {final['caught']} caught "
@@ -177,6 +177,9 @@ def _reach(copy: Path, state: str, names: list[str], *, in_process: bool) -> pla
     data, times = CACHE / f"{state}.coverage", CACHE / f"{state}.json"
     if not (data.exists() and times.exists()):
         print("mutants: finding out which test runs which line, once for these sources", file=sys.stderr)
+        for other in CACHE.iterdir():
+            if other.is_file():
+                other.unlink()
         settings = copy / "mutants.coveragerc"
         settings.write_text(f"[run]\nsource = engine,harness\nrelative_files = true\ndata_file = {data}.partial\n")
         ran = _run(
@@ -210,6 +213,9 @@ def _importers(names: list[str]) -> dict[str, frozenset[str]]:
             if isinstance(node, ast.ImportFrom) and node.module:
                 for dotted in (node.module, *(f"{node.module}.{one.name}" for one in node.names)):
                     found[f"{dotted.replace('.', '/')}.py"].add(test)
+        # Some look a module up by its name.
+        for dotted in re.findall(r'"((?:engine|harness)(?:\.\w+)+)"', text):
+            found[f"{dotted.replace('.', '/')}.py"].add(test)
         for unit in re.findall(r"hybrid-[\w-]+\.(?:service|timer)", text):
             if test.startswith("proofs/house/"):
                 found[f"systemd/{unit}"].add(test)

@@ -65,11 +65,11 @@ class Order(msgspec.Struct):
     side: Side
     qty: Decimal
     price: Decimal
+    since_ms: int
     filled_qty: Decimal = Decimal(0)
     seq: int = -1
     status: OrderStatus = OrderStatus.SUBMITTED
     resting_ticks: int = 0
-    since_ms: int = 0
 
     @property
     def remaining_qty(self) -> Decimal:

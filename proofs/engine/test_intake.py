@@ -308,6 +308,17 @@ def test_B1_N11_times_are_remembered_in_bounded_memory() -> None:
     assert admitted(books, count - 5, ts=(count - 4) * 10) == [count - 5]
 
 
+@pytest.mark.parametrize(("ts", "gaps"), [(150, 18), (199, 18), (200, 17), (300, 17), (301, 18)])
+def test_N11_a_hole_takes_only_a_trade_of_its_time(ts: int, gaps: int) -> None:
+    """The hole between the ids 20 and 30 was left between their times; of another time the id came anew."""
+    books = fresh_intake()
+    for trade_id in (10, 20, 30):
+        assert admitted(books, trade_id, ts=trade_id * 10) == [trade_id]
+    assert books.gaps == 18
+    assert admitted(books, 25, ts=ts) == [25]
+    assert books.gaps == gaps
+
+
 # --- properties ---------------------------------------------------------------------------------------------
 
 BATCHES = st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40)), max_size=12), min_size=1, max_size=12)

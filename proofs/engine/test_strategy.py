@@ -88,8 +88,9 @@ def test_R1_averages_that_cannot_cross_are_refused(short: int, long: int) -> Non
 
 @pytest.mark.claim("R1")
 def test_R1_an_unknown_strategy_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"'periodc'.*periodic.*sma_crossover"):
+    with pytest.raises(ConfigError, match=r"'periodc'.*periodic.*sma_crossover") as refused:
         strategy.make("periodc", order_size=SIZE, signal_every_n_ticks=1, sma_short=1, sma_long=2)
+    assert refused.value.details == {"name": "periodc", "known": ["periodic", "sma_crossover"]}
 
 
 PRICES = st.lists(

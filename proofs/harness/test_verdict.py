@@ -69,6 +69,7 @@ def raised_by(code: str, file: str, call: Callable[[], object] = str) -> BaseExc
         ("raise OSError(28, 'full')", False),
         ("raise OSError(2, 'gone')", True),
         ("raise TimeoutError", True),
+        ("import hypothesis.errors; raise hypothesis.errors.Unsatisfiable('of the property')", False),
     ],
 )
 def test_who_met_it_decides(code: str, refuted: bool) -> None:
@@ -153,8 +154,23 @@ def test_only_unproven_can_be_accepted() -> None:
     assert not is_accepted(Verdict.REFUTED, ["K1"], {"K1"})
 
 
+@pytest.mark.claim("V7")
+def test_exit_statuses_are_those_of_the_contract() -> None:
+    assert (verdict.EXIT_PROVEN, verdict.EXIT_REFUTED, verdict.EXIT_UNPROVEN) == (0, 1, 3)
+
+
 def test_pytests_exit_statuses_are_pytests() -> None:
     code = pytest.ExitCode
     assert (verdict.PYTEST_OK, verdict.PYTEST_FAILED, verdict.PYTEST_INTERNAL_ERROR, verdict.PYTEST_NOTHING) == (
         code.OK, code.TESTS_FAILED, code.INTERNAL_ERROR, code.NO_TESTS_COLLECTED,
     )  # fmt: skip
+
+
+@pytest.mark.claim("V7")
+@pytest.mark.parametrize("pytests", [verdict.PYTEST_OK, verdict.PYTEST_FAILED, verdict.PYTEST_NOTHING])
+def test_what_never_ran_is_unproven_by_itself(pytests: int) -> None:
+    """Neither another unproven proof nor an error of pytest's own has to come with it."""
+    status = exit_status(pytests, [Verdict.PROVEN], accepted=[False], plain_failures=False, missing=True)
+    assert status == verdict.EXIT_UNPROVEN
+    internal = exit_status(3, [Verdict.PROVEN], accepted=[False], plain_failures=False, missing=False)
+    assert internal == verdict.EXIT_UNPROVEN
