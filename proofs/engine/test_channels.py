@@ -291,6 +291,7 @@ def test_B6_a_channel_knows_since_when_something_is_pending() -> None:
     assert channel.pending_since == 103.0
 
 
+@pytest.mark.claim("B2")
 def test_B2_a_refusal_starts_the_overload_clock_only_of_a_channel_without_room() -> None:
     clock = Clock()
     full: Channel[str] = Channel("tick", 2, clock)
@@ -306,6 +307,7 @@ def test_B2_a_refusal_starts_the_overload_clock_only_of_a_channel_without_room()
     assert full.full_since == 100.0
 
 
+@pytest.mark.claim("B1")
 def test_B1_who_finds_work_at_once_is_not_held_up_and_a_timer_that_is_over_wakes_nobody() -> None:
     async def work() -> None:
         loop = asyncio.get_running_loop()

@@ -175,6 +175,7 @@ def test_N14_each_source_has_its_clock() -> None:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.claim("N14")
 def test_N14_the_limit_itself_vetoes_nothing_and_is_not_told(sign: int) -> None:
     clocks = VenueClocks(LIMIT, INTERVAL_SECS)
     assert turn(clocks, 0, sign * LIMIT, sign * LIMIT) == []

@@ -459,6 +459,7 @@ def test_I1_execution_imports_nothing_that_could_reach_a_venue() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.claim("L4")
 def test_L4_reports_after_an_impossible_fill_are_booked_all_the_same() -> None:
     adapter = RecordingAdapter()
     executor = LiveExecutor(adapter)
@@ -475,6 +476,7 @@ def test_L4_reports_after_an_impossible_fill_are_booked_all_the_same() -> None:
     assert [fill.order_id for fill in fills] == ["live-periodic:2"]
 
 
+@pytest.mark.claim("R6")
 def test_R6_a_report_without_an_execution_has_no_figures() -> None:
     report = AdapterReport("live-periodic:1", OrderStatus.CANCELED)
     assert (report.qty, report.price, report.fees, report.detail) == (0, 0, 0, None)

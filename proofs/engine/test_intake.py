@@ -309,6 +309,7 @@ def test_B1_N11_times_are_remembered_in_bounded_memory() -> None:
 
 
 @pytest.mark.parametrize(("ts", "gaps"), [(150, 18), (199, 18), (200, 17), (300, 17), (301, 18)])
+@pytest.mark.claim("N11")
 def test_N11_a_hole_takes_only_a_trade_of_its_time(ts: int, gaps: int) -> None:
     """The hole between the ids 20 and 30 was left between their times; of another time the id came anew."""
     books = fresh_intake()

@@ -124,6 +124,7 @@ def test_M2_no_lag_is_a_tenth_of_a_millisecond_at_most(lag: float) -> None:
     assert histogram.quantile_ms(0.99) <= 0.1
 
 
+@pytest.mark.claim("M2")
 def test_M2_every_counter_begins_at_zero() -> None:
     assert set(msgspec.structs.asdict(Counters()).values()) == {0}
 
@@ -131,6 +132,7 @@ def test_M2_every_counter_begins_at_zero() -> None:
 @pytest.mark.parametrize(
     "lag", [digit * 10.0**exponent for exponent in range(-1, 4) for digit in range(1, 10)] + [98_000]
 )
+@pytest.mark.claim("M2")
 def test_M2_any_one_lag_is_told_to_a_tenth(lag: float) -> None:
     """From a tenth of a millisecond to 99 s, just below each digit and at it: no bucket is missing or too wide."""
     for exact in (lag * 0.9951, lag):

@@ -404,6 +404,7 @@ def test_B5_a_symbol_more_than_can_be_held_is_vetoed_and_a_flat_one_is_not_held(
     assert assess(36, "C").veto is None
 
 
+@pytest.mark.claim("R3")
 def test_R3_a_fill_of_a_symbol_without_a_price_yet_is_reckoned_at_its_own() -> None:
     """A late fill of an order that an earlier run placed: nothing of this symbol was ever marked."""
     book = Book(caps())
@@ -411,6 +412,7 @@ def test_R3_a_fill_of_a_symbol_without_a_price_yet_is_reckoned_at_its_own() -> N
     assert (book.position("A"), book.exposure("A"), book.exposure()) == (-2, 60, 60)
 
 
+@pytest.mark.claim("B5")
 def test_B5_symbols_that_are_held_are_as_many_as_the_contract_says() -> None:
     book = Book(caps(total=10**9), {f"S{n}": (Decimal(1), Decimal(1)) for n in range(16_383)})
     last, one_more = signal(1, symbol="last"), signal(2, symbol="one more")
@@ -419,6 +421,7 @@ def test_B5_symbols_that_are_held_are_as_many_as_the_contract_says() -> None:
     assert book.position("last") == 1
 
 
+@pytest.mark.claim("R5")
 def test_R5_an_exposure_too_long_for_exact_arithmetic_is_rounded_against_us() -> None:
     price = "1." + "1" * 64
     for qty in ("3", "-3"):

@@ -109,6 +109,7 @@ def test_never_more_than_one_rung_and_never_without_a_reading(readings: list[boo
 
 
 @pytest.mark.parametrize("recover", [0.25, 1.0, 2.0])
+@pytest.mark.claim("K1")
 def test_K1_a_recovery_of_any_length_steps_down_and_not_below_the_bottom(recover: float) -> None:
     ladder, steps = Ladder(2), []
     for number in range(9):
@@ -119,6 +120,7 @@ def test_K1_a_recovery_of_any_length_steps_down_and_not_below_the_bottom(recover
     assert ladder.rung.name == "NORMAL"
 
 
+@pytest.mark.claim("K4")
 def test_K4_overload_at_the_top_leaves_the_ladder_as_it_is() -> None:
     seen = Ladder(len(RUNGS) - 1, 3, 7.0, 9.0)
     assert seen.overloaded() == (seen, Step.ABORT)

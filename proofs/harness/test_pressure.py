@@ -93,6 +93,7 @@ def test_any_text_is_either_read_or_unknown(text: str) -> None:
 
 
 @pytest.mark.parametrize("broken", ["avg10", "avg60", "avg300"])
+@pytest.mark.claim("K2")
 def test_K2_each_average_must_be_one(broken: str) -> None:
     text = re.sub(rf"(?<={broken}=)[\d.]+", "101.00", psi(1.0, full=False))
     found = pressure.parse({"cpu": text, "memory": psi(0), "io": psi(0)})
@@ -100,6 +101,7 @@ def test_K2_each_average_must_be_one(broken: str) -> None:
     assert found.reason.startswith("cpu: not a line of PSI: ")
 
 
+@pytest.mark.claim("K2")
 def test_K2_what_did_not_exist_before_counts_from_zero() -> None:
     """To the microsecond: of a millisecond, 100 us are a tenth."""
     text = psi(0).replace("388424185368", "100")

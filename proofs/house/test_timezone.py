@@ -32,6 +32,7 @@ def _zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.mark.usefixtures("_zone")
+@pytest.mark.claim("M1")
 def test_M1_what_is_written_is_utc() -> None:
     record = logging.LogRecord("engine", logging.INFO, __file__, 1, "said", None, None)
     record.created = MOMENT
@@ -46,6 +47,7 @@ def test_M1_what_is_written_is_utc() -> None:
 
 
 @pytest.mark.usefixtures("_zone")
+@pytest.mark.claim("M1")
 def test_M1_what_is_read_is_utc() -> None:
     assert attestation.parse_time("2024-12-31T23:59:59Z") == int(MOMENT)
     now = datetime.fromtimestamp(MOMENT, UTC)
@@ -54,6 +56,7 @@ def test_M1_what_is_read_is_utc() -> None:
 
 
 @pytest.mark.usefixtures("_zone")
+@pytest.mark.claim("D8")
 def test_D8_a_file_that_is_set_aside_is_named_in_utc(tmp_path: Path) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     (tmp_path / "a").touch()
