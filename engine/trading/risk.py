@@ -229,9 +229,9 @@ class Book:
         holding = self._holding(event.symbol)
         change = EXACT.multiply(EXACT.subtract(event.qty, event.filled_qty), Decimal(sign))
         if event.side is Side.BUY:
-            holding.buys = EXACT.add(holding.buys, change)
+            holding.buys = WIDE.add(holding.buys, change)
         else:
-            holding.sells = EXACT.add(holding.sells, change)
+            holding.sells = WIDE.add(holding.sells, change)
         if not holding.price:
             holding.price = event.price
 
