@@ -57,6 +57,9 @@ def _ws_url(value: str) -> str:
         raise ValueError("should be a ws:// or wss:// URL, its port a number up to 65535") from None
     if parts.scheme not in ("ws", "wss") or not parts.hostname or port == 0:
         raise ValueError("should be a ws:// or wss:// URL with a host, such as ws://localhost:9001")
+    labels = parts.hostname.removesuffix(".").split(".")
+    if len(parts.hostname) > 253 or not all(1 <= len(label) <= 63 for label in labels):
+        raise ValueError("should be a URL whose host can have an address: parts of 1 to 63 characters (RFC 1035)")
     if any(ord(char) <= 32 or ord(char) > 126 for char in value):
         raise ValueError("should be a URL of printable ASCII characters without spaces")
     if parts.username is not None or parts.password is not None:

@@ -132,6 +132,11 @@ _HEAD_BYTES = 4096
 _MAGIC: Final = {
     b"\x1f\x8b": ("gzip", "gunzip it"),
     b"\x1f\x9d": ("compress", "uncompress it"),
+    b"\x78\x01": ("zlib", "inflate it: zlib-flate -uncompress"),
+    b"\x78\x9c": ("zlib", "inflate it: zlib-flate -uncompress"),
+    b"\x78\xda": ("zlib", "inflate it: zlib-flate -uncompress"),
+    b"\x5d\0\0": ("lzma", "unlzma it"),
+    b"\xff\x06\0\0sNaPpY": ("snappy", "decompress it: snzip -d"),
     b"BZh": ("bzip2", "bunzip2 it"),
     b"\xfd7zXZ\0": ("xz", "unxz it"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd it"),
@@ -142,6 +147,8 @@ _MAGIC: Final = {
     b"SQLite format 3\0": ("SQLite", "replay it without a replay file, as --db"),
     b"PAR1": ("Parquet", "export it as JSON, one object a line"),
     b"ARROW1": ("Arrow", "export it as JSON, one object a line"),
+    # Before UTF-16, whose mark is the beginning of this one.
+    codecs.BOM_UTF32_LE: ("UTF-32", "convert it: iconv -f UTF-32 -t UTF-8"),
     codecs.BOM_UTF16_LE: ("UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
     codecs.BOM_UTF16_BE: ("UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
     codecs.BOM_UTF32_BE: ("UTF-32", "convert it: iconv -f UTF-32 -t UTF-8"),

@@ -64,6 +64,11 @@ def _stored_version(path: Path, busy_timeout_ms: int) -> int:
         return 0
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
         raise ConfigError(f"{path}: not an SQLite database", path=str(path), found=header[:16].hex())
+    if any(owner := header[68:72]):
+        raise ConfigError(
+            f"{path}: the database of another application (application_id 0x{owner.hex()}); left as it is",
+            path=str(path), application_id=owner.hex(),
+        )  # fmt: skip
     wal = path.with_name(path.name + "-wal")
     if not wal.exists() or wal.stat().st_size == 0:
         return int.from_bytes(header[60:64], "big", signed=True)
@@ -80,6 +85,9 @@ def _check_place(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path}: not a regular file", path=str(path))
+        for beside in (path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", "-journal")):
+            if beside.exists() and not beside.is_file():
+                raise ConfigError(f"{beside}: not a regular file, and SQLite needs one there", path=str(beside))
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise ConfigError(f"{path}: directory {path.parent} is not writable", path=str(path))
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):

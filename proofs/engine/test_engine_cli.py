@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -369,6 +372,29 @@ def test_C7_a_database_that_can_never_be_exits_12(tmp_path: Path, place: str) ->
     if not place.startswith(("/proc", "/sys", "/dev")):
         assert call(tmp_path, "--check-config", "--db", place).returncode == 12
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.claim("C7")
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
+def test_C7_what_sqlite_can_make_no_file_of_beside_the_database_exits_12(
+    tmp_path: Path, make: Callable[[Path], None], suffix: str
+) -> None:
+    make(tmp_path / f"bot.db{suffix}")
+    result = call(tmp_path, "--seconds", "0.1", "--db", "bot.db")
+    assert (result.returncode, "raceback" in result.stdout) == (12, False), result.stdout
+    assert f"bot.db{suffix}: not a regular file" in result.stdout
+
+
+@pytest.mark.claim("C7")
+def test_C7_the_database_of_another_application_is_left_as_it_is(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.executescript("PRAGMA application_id = 1298752324; CREATE TABLE ticks (id, foo);")
+    before = (tmp_path / "other.db").read_bytes()
+    result = call(tmp_path, "--seconds", "0.1", "--db", "other.db")
+    assert result.returncode == 12
+    assert "database of another application (application_id 0x4d696344)" in result.stdout
+    assert (tmp_path / "other.db").read_bytes() == before
 
 
 @pytest.mark.claim("C7")

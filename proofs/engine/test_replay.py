@@ -10,6 +10,7 @@ import json
 import lzma
 import sqlite3
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,10 @@ OTHERS = {
     "UTF-16": (JSONL.decode().encode("utf-16"), "iconv"),
     "UTF-16, big end first": (codecs.BOM_UTF16_BE + JSONL.decode().encode("utf-16-be"), "iconv"),
     "UTF-16 without a mark": (JSONL.decode().encode("utf-16-le"), "iconv"),
-    "UTF-32": (JSONL.decode().encode("utf-32"), "iconv"),
+    "UTF-32": (JSONL.decode().encode("utf-32"), "iconv -f UTF-32"),
+    "zlib": (zlib.compress(JSONL), "zlib-flate"),
+    "lzma": (lzma.compress(JSONL, lzma.FORMAT_ALONE), "unlzma"),
+    "snappy": (b"\xff\x06\0\0sNaPpY" + bytes(range(64)), "snzip"),
     "array": (json.dumps(OBJECTS).encode(), "jq -c '.[]'"),
     "array over many lines": (json.dumps(OBJECTS, indent=2).encode(), "jq -c '.[]'"),
     "array behind a mark and blanks": (codecs.BOM_UTF8 + b"\r\n  [\r\n  {}]", "jq -c '.[]'"),
