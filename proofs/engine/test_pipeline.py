@@ -439,14 +439,26 @@ def test_D6_a_second_engine_exits_12_and_harms_nobody(tmp_path: Path) -> None:
 @pytest.mark.claim("D7")
 def test_D7_a_database_that_is_lost_as_the_engine_stops_is_told_too(tmp_path: Path) -> None:
     """The rows wait for the stop, and their writer finds nothing any more when the run is ending already."""
-    late = {"batch_size": 100_000, "flush_interval_ms": 60_000}
-    config = write_config(tmp_path, {"persist": late, "engine": {"heartbeat_interval_secs": 1}})
-    with engine(tmp_path, "--config", str(config)) as running:
-        running.wait_heartbeat(lambda beat: beat["ingest_received"] > 5)
-        # Long before the next heartbeat looks.
-        running.db.unlink()
-        assert running.stop() == 12
-        assert any("is not there any more" in line["fields"]["message"] for line in running.lines)
+    read = threading.Event()
+
+    def script(connection: ServerConnection, number: int) -> None:
+        for tick in range(10):
+            connection.send(mock_tick(tick))
+        # A pong comes after all that was sent before its ping.
+        if connection.ping().wait(DEADLINE_SECS):
+            read.set()
+        until_closed(connection)
+
+    with server(script) as venue:
+        tables: dict[str, dict[str, object]] = {
+            "engine": {"ingest_mode": "MOCK_WS", "ws_url": venue.url, "heartbeat_interval_secs": 3600},
+            "persist": {"batch_size": 100_000, "flush_interval_ms": 60_000},
+        }
+        with engine(tmp_path, "--config", str(write_config(tmp_path, tables))) as running:
+            assert read.wait(DEADLINE_SECS)
+            running.db.unlink()
+            assert running.stop() == 12
+            assert any("is not there any more" in line["fields"]["message"] for line in running.lines)
 
 
 @pytest.mark.claim("D7")
