@@ -730,7 +730,7 @@ def test_N19_one_that_cannot_be_loaded_is_a_mistake_in_the_configuration(
     (tmp_path / f"{name}.py").write_text(module)
     monkeypatch.syspath_prepend(str(tmp_path))
     point = EntryPoint("broken", f"{name}:Gate", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    monkeypatch.setattr(registry, "_others", lambda: [point])
     with pytest.raises(ConfigError, match=re.escape(why)):
         registry.find("broken")
 
