@@ -132,8 +132,6 @@ class Pipeline:
         self._abandoned = False
         # Resolved with why the run ends: None for a clean stop.
         self._stop: asyncio.Future[EngineError | None] = self._loop.create_future()
-        # What the writer came upon when the run was ending already.
-        self._late_failure: EngineError | None = None
         # Stage or timer -> what it raised.
         self._failures: dict[str, EngineError] = {}
 
@@ -173,7 +171,8 @@ class Pipeline:
         await self._drain(stages)
         if failure is None:
             # A stop is clean only if every stage came to its end, and the writer too.
-            failure = next((self._failures[name] for name in stages if name in self._failures), self._late_failure)
+            failed = (self._failures[name] for name in stages if name in self._failures)
+            failure = next(failed, self._persistence.failure)
             if failure is not None:
                 logs.report(logger, failure)
         for timer in timers:
@@ -205,8 +204,6 @@ class Pipeline:
     def _end(self, failure: EngineError | None) -> None:
         if not self._stop.done():
             self._stop.set_result(failure)
-        elif self._late_failure is None:
-            self._late_failure = failure
 
     async def _stage(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """One stage to its end; the end of ingest is that of the run."""

@@ -116,8 +116,8 @@ class Persistence:
         self._in_flight: Batch | None = None
         self._attempt_started_at = 0.0  # of the batch in flight; meaningless without one
         self._attempt_failures = 0  # attempts at the batch in flight that failed so far
-        # False once a write failed in a way that no retry can mend; the batch in flight is then lost.
-        self._writable = True
+        # Why nothing more is written: a failure that no retry can mend; the batch in flight is then lost.
+        self.failure: EngineError | None = None
         self._write_trouble = logs.RateLimited(logger, logging.WARNING)
         # How many of the signals, order events and fills that were handed over are on disk.
         self.derived_written = 0
@@ -130,14 +130,14 @@ class Persistence:
     def close(self) -> None:
         """End the writer thread and close the database; not where the thread is in a write that does not end. Raises
         ConfigError when only now it shows that the files are not what they should be (D7)."""
-        if self._writer.stop(0.0 if self._in_flight is not None and self._writable else 1.0):
+        if self._writer.stop(0.0 if self._in_flight is not None and self.failure is None else 1.0):
             self._store.close()
 
     async def run(self) -> None:
         """The stage, to the end of the channel or of the disk."""
         channel, options = self._channel, self._options
         flush_secs = options.flush_interval_ms / 1000
-        while self._writable:
+        while self.failure is None:
             if self._in_flight is not None:
                 await channel.wait(None)
             elif not channel.pending():
@@ -207,12 +207,9 @@ class Persistence:
             )
             self._loop.call_later(wait, self._attempt)
             return
-        self._writable = False
+        self.failure = outcome if isinstance(outcome, EngineError) else explain(outcome, "writer failed", task="writer")
         self._channel.nudge()
-        if isinstance(outcome, EngineError):
-            self._end(outcome)
-        else:
-            self._end(explain(outcome, "writer failed", task="writer"))
+        self._end(self.failure)
 
 
 def flush_due_secs(
