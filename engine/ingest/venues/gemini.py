@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import TRADE, Kind, Markets, Subscription, subscription
+from engine.ingest.venues.markets import TRADE, Kind, Markets, Subscription, host_of, subscription
 from engine.ingest.venues.port import (
     UNREADABLE,
     Ack,
@@ -199,11 +199,10 @@ def _ts(frame: _Update | _Envelope) -> int | None:
 
 def _is_v1(url: str, table: Mapping[str, str] | None) -> bool:
     """Whether `url` is meant for version 1. That of a stranger's host is, unless there are markets to subscribe to."""
-    parts = urlsplit(url)
-    host = (parts.hostname or "").rstrip(".")
+    host = host_of(url)
     if host.startswith(("ws.", "api.")):
         return host.startswith("api.")
-    return parts.path.strip("/") != "" or table is None
+    return urlsplit(url).path.strip("/") != "" or table is None
 
 
 class Gemini(Venue):

@@ -57,8 +57,8 @@ def kind_for(venue: str | None, url: str) -> Kind:
             return _VENUES[venue.lower() if venue.isascii() else venue]
         except KeyError:
             raise ValueError(f"venue {venue!r}: allowed are {', '.join(map(repr, _VENUES))}") from None
-    host = (urlsplit(url).hostname or "").rstrip(".")
-    return next((kind for domain, kind in _HOSTS.items() if _is_below(host, domain)), Kind.MOCK)
+    host = host_of(url)
+    return next((kind for domain, kind in _HOSTS.items() if is_below(host, (domain,))), Kind.MOCK)
 
 
 TRADE: Final = "trade"
@@ -101,8 +101,7 @@ def subscription(
     `kind`.
     """
     kind = kind_for(venue, url)
-    parts = urlsplit(url)
-    host = (parts.hostname or "").rstrip(".")
+    parts, host = urlsplit(url), host_of(url)
     if kind is Kind.MOCK:
         if _is_local(host):
             return Subscription(kind)
@@ -120,7 +119,7 @@ def subscription(
     if parts.scheme == "ws":
         return _hopeless(kind, f"{host} serves wss:// only")
     found = read(host, unquote(parts.path), parts.query)
-    if any(_is_below(host, net) for net in _TESTNETS):
+    if is_below(host, _TESTNETS):
         doubt = f"{host} is a test network: its prices are not the market's, and its ids start over"
         return Subscription(kind, found.markets, found.problem, (*found.doubts, doubt))
     return found
@@ -147,8 +146,14 @@ def _subscribed(host: str, url: str, table: Mapping[str, str], label: str) -> Su
     return Subscription(found.kind, found.markets, doubts=found.doubts, messages=(asked,))
 
 
-def _is_below(host: str, domain: str) -> bool:
-    return host == domain or host.endswith("." + domain)
+def host_of(url: str) -> str:
+    """The host that a URL names, as rules about hosts know it; "" where it names none. Raises ValueError for no URL."""
+    return (urlsplit(url).hostname or "").rstrip(".")
+
+
+def is_below(host: str, domains: Iterable[str]) -> bool:
+    """Whether `host` is one of `domains`, or of one of them."""
+    return any(host == domain or host.endswith("." + domain) for domain in domains)
 
 
 def _is_local(host: str) -> bool:

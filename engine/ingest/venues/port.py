@@ -26,13 +26,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import TRADE, Markets, Subscription
+from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """The largest message worth decoding (N8: a real first Gemini frame has 600 KB). Feeds enforce it."""
@@ -349,7 +348,7 @@ class Venue:
 
     def subscription(self, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
         """What a source at `url` asks for, whose `markets` are `table` and whose `kind` is `kind` (N13)."""
-        host = (urlsplit(url).hostname or "").rstrip(".")
+        host = host_of(url)
         if table is None:
             return Subscription(
                 self.name,
@@ -376,11 +375,6 @@ class Venue:
     def parser(self, url: str, source: str, markets: Markets) -> Parser:
         """What reads the messages of one source for the whole run."""
         return VenueParser(self, source, markets)
-
-
-def is_below(host: str, domains: Iterable[str]) -> bool:
-    """Whether `host` is one of `domains`, or of one of them."""
-    return any(host == domain or host.endswith("." + domain) for domain in domains)
 
 
 def json_object(message: bytes) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from engine.base.exits import ConfigError
-from engine.ingest.venues.port import Venue, is_below
+from engine.ingest.venues.markets import host_of, is_below
+from engine.ingest.venues.port import Venue
 from engine.ingest.venues.wire import VENUE as MOCK
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def venue_of(name: str | None, url: str) -> Venue:
     MOCK (N3)."""
     if name is not None:
         return find(name)
-    host = (urlsplit(url).hostname or "").rstrip(".")
+    host = host_of(url)
     for ours, hosts in _OURS.items():
         if is_below(host, hosts):
             return find(ours)
