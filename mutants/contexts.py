@@ -16,9 +16,6 @@ import pytest
 TIMES = "MUTANTS_TIMES"
 """Environment variable: the file that is told how long each test took, and which were red."""
 
-_ELSEWHERE = {"machine", "stage", "browser"}
-"""Fixtures of tests whose work another process does."""
-
 _taken: defaultdict[str, float] = defaultdict(float)
 _red: set[str] = set()
 
@@ -30,7 +27,10 @@ def name_of(nodeid: str) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    out = [item for item in items if _ELSEWHERE & set(getattr(item, "fixturenames", ()))]
+    # What has the mark is said in proofs/conftest.py; a browser's work is another process's too.
+    out = [
+        item for item in items if item.get_closest_marker("machine") or "browser" in getattr(item, "fixturenames", ())
+    ]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in out]
 
