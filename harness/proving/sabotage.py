@@ -1289,7 +1289,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="V1",
         breaks="the end of a flight record can be cut off",
         proof="test_evidence::test_every_change_of_a_record_is_found",
-        patch=Patch("harness/evidence/recorder.py", '    if last["type"] != "end":', '    if last["type"] == "":'),
+        patch=Patch("harness/evidence/recorder.py", "    if not isinstance(last, EndLine):", "    if last is None:"),
         reason=r"missed 'has no end'",
     ),
     Sabotage(
@@ -1391,7 +1391,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         params={"case": "killed"},
         patch=Patch(
             "harness/proving/plugin.py",
-            '        _write_report(run.options.reports / VERDICTS, _summary(run, "running"))',
+            '        _write_report(run.options.reports / results.FILE, _summary(run, "running").as_json())',
             "        pass",
         ),
         reason=r"assert 'green' != 'green'",

@@ -185,16 +185,16 @@ def run(tmp_path: Path) -> ProvenRun:
 def test_what_is_signed_is_what_the_run_left(run: ProvenRun) -> None:
     made = run.sign()
     path = run.reports / bundle.BUNDLE_NAME
-    assert bundle.verify(path, [run.public], run.record) == made
+    assert bundle.verify(path, [run.public], run.record).as_json() == made
     seen = attestation.verified(path.read_bytes(), [run.public]).predicate
     assert seen.record["lines"] == 4 + len(run.summary["verdicts"])
     predicate = made["predicate"]
     assert predicate["proved_on"]["drop_ins"] == {"10-proof.conf": "[Service]\nRestartSec=20ms\n"}
     assert predicate["platform"]["systemd"] == "systemd 252"
     assert predicate["config"]["risk_caps"]["max_exposure_usd"] == 10000.0
-    assert bundle.verdict_on(made, ROOT, run.key).startswith("has all")
+    assert bundle.verdict_on(bundle.read(path), ROOT, run.key).startswith("has all")
     *_, end = recorder.read(run.record)
-    assert predicate["time"] == statement.show_time(end["at"]) <= predicate["signed"]
+    assert predicate["time"] == statement.show_time(end.at) <= predicate["signed"]
     with run.record.open("a") as record:
         record.write('{"type":"journal"}\n')
     with pytest.raises(RecorderError, match="does not end in its digest"):
@@ -208,7 +208,8 @@ def test_what_is_signed_is_what_the_run_left(run: ProvenRun) -> None:
 @pytest.mark.claim("V5")
 def test_a_bundle_whose_config_does_not_trust_its_key_is_told(run: ProvenRun) -> None:
     run.config.write_text('mode = "LIVE"\nlive_armed = true\n[engine]\ningest_mode = "REAL_WS"\n')
-    assert "does not trust the key" in bundle.verdict_on(run.sign(), ROOT, run.key)
+    run.sign()
+    assert "does not trust the key" in bundle.verdict_on(bundle.read(run.reports / bundle.BUNDLE_NAME), ROOT, run.key)
 
 
 @pytest.mark.claim("V5")
@@ -326,7 +327,7 @@ def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str],
         cwd=run.directory, capture_output=True, text=True, timeout=60, check=False, env=environ(),
     )  # fmt: skip
     path = run.reports / bundle.BUNDLE_NAME
-    clauses = bundle.verify(path, [run.public])["predicate"]["clauses"] if path.exists() else {}
+    clauses = bundle.verify(path, [run.public]).as_json()["predicate"]["clauses"] if path.exists() else {}
     path.unlink(missing_ok=True)
     return done, clauses
 
