@@ -709,7 +709,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="K6",
         breaks="a decision does not say which run it is of",
         proof="test_psi::test_latch_then_up_to_the_top_then_abort",
-        patch=Patch("harness/soak/decisions.py", '        "run_id": run_id,\n', ""),
+        patch=Patch(
+            "harness/soak/decisions.py",
+            'for one in fields(self) if one.name != "facts"}',
+            'for one in fields(self) if one.name not in ("facts", "run_id")}',
+        ),
         reason=r"keys of a decision",
     ),
     Sabotage(

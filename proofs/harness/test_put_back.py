@@ -48,7 +48,7 @@ class Watched(Bench):
 
     @property
     def last(self) -> dict[str, Any]:
-        return decisions.read(self.log.path)[-1]
+        return decisions.read(self.log.path)[-1].as_json()
 
     @property
     def now(self) -> Found:
@@ -204,7 +204,7 @@ def test_what_a_killed_soak_left_is_put_back_in_its_stead(
     assert (one.computer.active, one.config.read_text() != CONFIG) == ("inactive", True)
     assert soak.main(argv(one)) == 0
     assert (one.now, one.config.read_text()) == (found, CONFIG)
-    assert {line["run_id"] for line in decisions.read_all(one.log.path)} == {"run"}
+    assert {line.run_id for line in decisions.read_all(one.log.path)} == {"run"}
     calls = list(one.computer.calls)
     assert soak.main(argv(one)) == 0
     assert one.computer.calls == calls, "it is put back once"
@@ -234,7 +234,7 @@ def test_the_next_soak_knows_how_the_killed_one_found_the_engine(tmp_path: Path)
     assert begun is not None
     again = Bench(tmp_path)
     again.computer.active, again.computer.sub = "inactive", "dead"
-    again.soak._left_before = str(begun["engine_before"])
+    again.soak._left_before = str(begun.facts["engine_before"])
     again.config.write_text('[engine]\nsample_every = 1 # ours\ningest_mode = "REAL_WS"\n')
     assert again.soak.run() == reducer.EXIT_COMPLETE
     assert put_back.found(again.computer) == put_back.RUNNING
