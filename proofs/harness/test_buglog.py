@@ -42,8 +42,8 @@ def line(seq: int, kind: str, proof: str = PROOF, *, run: str = RUN, **facts: ob
 def verdict(
     seq: int, proof: str, claims: list[str], verdict: str, reason: str = "", seconds: float = 0.5, **more: str
 ) -> RecordLine:
-    facts = {"claims": claims, "verdict": verdict, "reason": reason, "seconds": seconds, "about": "What it is about."}
-    return line(seq, "verdict", proof, **{**facts, **more})
+    facts: dict[str, Any] = {"claims": claims, "verdict": verdict, "reason": reason, "seconds": seconds}
+    return line(seq, "verdict", proof, **{**facts, "about": "What it is about.", **more})
 
 
 END: dict[str, Any] = {
@@ -240,7 +240,9 @@ def test_nothing_is_obeyed_or_hidden(texts: list[str]) -> None:
 
 
 def test_the_story_of_one_proof() -> None:
-    told = [*RECORD[:-3], replace(RECORD[-3], told="E  all that pytest said"), *RECORD[-2:]]
+    refuted = RECORD[-3]
+    assert isinstance(refuted, VerdictLine)
+    told = [*RECORD[:-3], replace(refuted, told="E  all that pytest said"), *RECORD[-2:]]
     for name in (PROOF, "stays_down", buglog.anchor(PROOF)[:10]):
         found, lines = buglog.story(lambda: told, name)
         text = "\n".join(lines)

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from engine.live import attestation
 from harness.base.errors import BundleError, RecorderError
 from harness.bundle import bundle, statement
 from harness.evidence import recorder
+from harness.evidence.verdict import ClauseId
 from proofs.engine.test_ed25519 import SMALL_ORDER
 from proofs.fixtures import true_bundle
 from proofs.fixtures.bytecode import QUICK, environ
@@ -313,7 +314,7 @@ def test_two():
 """
 
 
-def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
+def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str], Mapping[ClauseId, str]]:
     """A pytest run that signs, in a project of two proofs; and the clauses of its bundle, if there is one."""
     (run.directory / "test_sample.py").write_text(PROOFS)
     (run.directory / "pytest.ini").write_text("[pytest]\nhybrid_proofs = true\ntestpaths = .\n")
@@ -327,7 +328,7 @@ def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str],
         cwd=run.directory, capture_output=True, text=True, timeout=60, check=False, env=environ(),
     )  # fmt: skip
     path = run.reports / bundle.BUNDLE_NAME
-    clauses = bundle.verify(path, [run.public]).as_json()["predicate"]["clauses"] if path.exists() else {}
+    clauses = bundle.verify(path, [run.public]).predicate.clauses if path.exists() else {}
     path.unlink(missing_ok=True)
     return done, clauses
 

@@ -56,7 +56,7 @@ def test_K6_the_actions() -> None:
 @pytest.mark.claim("K6")
 def test_K6_each_line_is_on_disk_before_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    monkeypatch.setattr(decisions.os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
     log = DecisionLog(tmp_path / "decisions.jsonl", "run", FakeClock(WHEN))
     decide(log)
     decide(log)

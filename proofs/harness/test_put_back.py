@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_whatever_happens_it_is_as_it_was(
 ) -> None:
     one = Watched(tmp_path_factory.mktemp("soak"), found)
     for at, name in events:
-        one.clock.at(at, lambda name=name: EVENTS[name](one))  # type: ignore[misc]
+        one.clock.at(at, partial(EVENTS[name], one))
     one.run()
     one.computer.blind = False
     assert one.now == found
@@ -131,7 +132,7 @@ def test_a_shutdown_is_not_worked_against(tmp_path: Path) -> None:
 def test_without_the_config_a_running_engine_is_left_alone(tmp_path: Path, found: Found, calls: list[str]) -> None:
     """It would not start again on a config that somebody broke."""
     one = Watched(tmp_path, found)
-    one.clock.at(1, lambda: one.config.write_text("invalid = [toml\n") and None)
+    one.clock.at(1, lambda: one.config.write_text("invalid = [toml\n"))
     one.clock.at(50, lambda: one.soak.ask_to_stop("SIGTERM"))
     with pytest.raises(HarnessError, match="not valid TOML"):
         one.soak.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -40,9 +41,9 @@ class Script(FakeClock):
 
     def __init__(self) -> None:
         super().__init__(1000.0)
-        self._events: list[tuple[float, Callable[[], None]]] = []
+        self._events: list[tuple[float, Callable[[], object]]] = []
 
-    def at(self, seconds: float, event: Callable[[], None]) -> None:
+    def at(self, seconds: float, event: Callable[[], object]) -> None:
         """`event` when `seconds` have passed since the start of the test."""
         self._events.append((1000.0 + seconds, event))
 
@@ -505,7 +506,7 @@ def test_K4_a_restart_that_fails_says_why(bench: Callable[..., Bench]) -> None:
 @pytest.mark.claim("K4")
 def test_K4_a_unit_that_vanishes_without_a_word_aborts(bench: Callable[..., Bench]) -> None:
     one = bench()
-    one.clock.at(50, lambda: one.computer.stop(lambda: False) and None)
+    one.clock.at(50, lambda: one.computer.stop(lambda: False))
     assert one.run() == reducer.EXIT_ABORT
     assert "The unit is down" in one.decisions("reason")[-2][0]
 
@@ -630,7 +631,7 @@ def test_K5_a_config_that_cannot_be_rewritten_is_an_error_and_the_engine_is_stop
     one = bench()
     one.computer.readings = [CALM, CALM, PRESSED]
     broken = "invalid = [toml\n"
-    one.clock.at(1, lambda: one.config.write_text(broken) and None)
+    one.clock.at(1, lambda: one.config.write_text(broken))
     with pytest.raises(HarnessError, match="not valid TOML"):
         one.soak.run()
     assert one.decisions()[-3:] == ["CONFIG_ERROR", "CONFIG_ERROR", "ENGINE_STOP"]
@@ -685,7 +686,7 @@ def test_K6_a_config_that_is_missing_is_a_decision_and_has_a_report(tmp_path: Pa
 
 @pytest.mark.claim("K7")
 def test_the_defaults_are_the_contracts() -> None:
-    parser = soak.argparse.ArgumentParser()
+    parser = argparse.ArgumentParser()
     soak.add_arguments(parser)
     found = {name: str(value) for name, value in vars(parser.parse_args([])).items()}
     assert found == {

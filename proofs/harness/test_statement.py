@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from harness.bundle import statement
 from harness.bundle.statement import Statement
@@ -130,7 +131,11 @@ def test_why_a_bundle_opens_nothing(change: Callable[[dict[str, Any]], object], 
 
 @pytest.mark.claim("V5")
 def test_V5_pace_and_looks_are_no_part_of_it() -> None:
-    effective = {"mode": "LIVE", "engine": {"sample_every": 5, "ws_url": "ws://x"}, "dashboard": {"port": 1}}
+    effective: dict[str, JsonValue] = {
+        "mode": "LIVE",
+        "engine": {"sample_every": 5, "ws_url": "ws://x"},
+        "dashboard": {"port": 1},
+    }
     assert statement.safety_part(effective) == {"mode": "LIVE", "engine": {"ws_url": "ws://x"}}
 
 
