@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from harness.base.errors import HarnessError, RecorderError
-from harness.evidence import buglog, lines, recorder
+from harness.base.errors import HarnessError
+from harness.evidence import buglog, recorder
+from harness.evidence.lines import RecordLine
 
 _RUN = r"(?P<run>[\w-]+) (?P<sha256>[0-9a-f]{64})"
 _POINTER = re.compile(rf'(?:<meta name="|<!-- )(?P<kind>flight|sabotage)-record(?:" content="| ){_RUN}(?:">| -->)')
@@ -33,14 +33,8 @@ def story(record: Path, proof: str) -> tuple[bool, list[str]]:
     return buglog.story(_lines(record), proof)
 
 
-def _lines(record: Path) -> Callable[[], Iterator[dict[str, Any]]]:
-    def whole() -> Iterator[dict[str, Any]]:
-        for number, entry in enumerate(recorder.read(record), start=1):
-            if lacking := lines.missing(entry):
-                raise RecorderError(f"{record}:{number} has no {', '.join(lacking)}")
-            yield entry
-
-    return whole
+def _lines(record: Path) -> Callable[[], Iterator[RecordLine]]:
+    return lambda: recorder.read(record)
 
 
 def check(path: Path, reports: Path | None = None) -> str:

@@ -709,7 +709,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="K6",
         breaks="a decision does not say which run it is of",
         proof="test_psi::test_latch_then_up_to_the_top_then_abort",
-        patch=Patch("harness/soak/decisions.py", '        "run_id": run_id,\n', ""),
+        patch=Patch(
+            "harness/soak/decisions.py",
+            'for one in fields(self) if one.name != "facts"}',
+            'for one in fields(self) if one.name not in ("facts", "run_id")}',
+        ),
         reason=r"keys of a decision",
     ),
     Sabotage(
@@ -1289,7 +1293,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="V1",
         breaks="the end of a flight record can be cut off",
         proof="test_evidence::test_every_change_of_a_record_is_found",
-        patch=Patch("harness/evidence/recorder.py", '    if last["type"] != "end":', '    if last["type"] == "":'),
+        patch=Patch("harness/evidence/recorder.py", "    if not isinstance(last, EndLine):", "    if last is None:"),
         reason=r"missed 'has no end'",
     ),
     Sabotage(
@@ -1391,7 +1395,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         params={"case": "killed"},
         patch=Patch(
             "harness/proving/plugin.py",
-            '        _write_report(run.options.reports / VERDICTS, _summary(run, "running"))',
+            '        _write_report(run.options.reports / results.FILE, _summary(run, "running").as_json())',
             "        pass",
         ),
         reason=r"assert 'green' != 'green'",
@@ -1432,13 +1436,13 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"of the time without a tick",
     ),
     Sabotage(
-        id="dashboard-looks-once",
+        id="dashboard-collects-once",
         guardrail="S15",
         breaks="the dashboard shows for ever what it saw first",
         proof="test_i7::test_a_neighbour_that_wants_all_processors",
         params={"caged": True},
         patch=Patch("harness/dashboard/web.py", "due = loop.time() + refresh_secs", "due = loop.time() + 3600"),
-        reason=r"it has not looked for a while|the page shows what was at|healthz answers 503",
+        reason=r"its last observation is too old|the page shows what was at|healthz answers 503",
     ),
     Sabotage(
         id="healthcheck-ignores-the-dashboard",
@@ -1457,7 +1461,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="M5",
         breaks="the page calls an engine that is down running",
         proof="test_dashboard::test_the_page_changes_live_and_says_when_the_engine_stops",
-        patch=Patch("harness/dashboard/panel.py", 'return "stopped"', 'return "running"'),
+        patch=Patch("harness/dashboard/view_model.py", 'return "stopped"', 'return "running"'),
         reason=r"does not show a stopped engine",
     ),
     Sabotage(
@@ -1489,7 +1493,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="stall",
         breaks="the page does not tell the watchdog's restart from another",
         proof="test_dashboard::test_who_started_the_engine_is_told",
-        patch=Patch("harness/dashboard/panel.py", 'before.result == "watchdog"', 'before.result == "dog"'),
+        patch=Patch("harness/dashboard/view_model.py", 'before.result == "watchdog"', 'before.result == "dog"'),
         reason=r"does not show a start by watchdog",
     ),
     Sabotage(
@@ -1540,9 +1544,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the page does not tell an engine that crashed from one that was stopped",
         proof="test_dashboard::test_how_the_engine_ended_and_what_it_left_is_told",
         patch=Patch(
-            "harness/dashboard/panel.py",
-            'return "failed" if _last_code(look) is not None else "crashed"',
-            'return "failed" if _last_code(look) is not None else "stopped"',
+            "harness/dashboard/view_model.py",
+            'return "failed" if _last_code(unit) is not None else "crashed"',
+            'return "failed" if _last_code(unit) is not None else "stopped"',
         ),
         reason=r"does not show crashed: killed by signal 9",
     ),
@@ -1563,7 +1567,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="M5",
         breaks="whoever opens pages without end takes all of the dashboard's memory",
         proof="test_dashboard::test_many_pages_are_served_and_one_too_many_is_refused",
-        patch=Patch("harness/dashboard/web.py", "if board.watchers >= WATCHERS_MAX:", "if False:"),
+        patch=Patch("harness/dashboard/web.py", "if broadcaster.watchers >= WATCHERS_MAX:", "if False:"),
         reason=r"one more page than \d+ is answered 200",
     ),
     Sabotage(
@@ -1580,7 +1584,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="/metrics reports a running engine as down",
         proof="test_dashboard::test_metrics_are_clean_in_both_formats",
         patch=Patch(
-            "harness/dashboard/panel.py",
+            "harness/dashboard/view_model.py",
             'put("hybrid_engine_up", seen.unit.state.active == "active")',
             'put("hybrid_engine_up", seen.unit.state.active == "up")',
         ),

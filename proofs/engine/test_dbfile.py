@@ -228,7 +228,7 @@ def test_D6_a_lock_file_that_is_removed_while_it_is_taken_is_taken_anew(
 ) -> None:
     """Its holder ends between our opening it and our locking it, and takes the name away."""
     lockf, lock = fcntl.lockf, database.with_name("bot.db.lock")
-    removed = []
+    removed: list[object] = []
 
     def too_late(descriptor: int, how: int) -> None:
         if not removed:
@@ -304,18 +304,18 @@ def restored_by(code: str) -> Callable[[Path], None]:
     return lambda database: run_elsewhere(code, database, database.parent.parent / "backup.db")
 
 
-FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "deleted": (lambda db: db.unlink(), "is not there any more"),
     "all deleted": (
-        lambda db: [db.with_name(db.name + suffix).unlink() for suffix in ("", "-wal", "-shm")] and None,
+        lambda db: [db.with_name(db.name + suffix).unlink() for suffix in ("", "-wal", "-shm")],
         "is not there any more",
     ),
-    "renamed": (lambda db: db.rename(db.with_name("old.db")) and None, "is not there any more"),
+    "renamed": (lambda db: db.rename(db.with_name("old.db")), "is not there any more"),
     "moved, and a link in its place": (
         lambda db: db.symlink_to(db.rename(db.parent.parent / "real.db")),
         "was replaced",
     ),
-    "directory renamed": (lambda db: db.parent.rename(db.parent.with_name("old")) and None, "is not there any more"),
+    "directory renamed": (lambda db: db.parent.rename(db.parent.with_name("old")), "is not there any more"),
     "directory deleted": (lambda db: shutil.rmtree(db.parent), "is not there any more"),
     "replaced by nothing": (
         restored_by("open(sys.argv[1] + '.new', 'w').close(); os.replace(sys.argv[1] + '.new', sys.argv[1])"),

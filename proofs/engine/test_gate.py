@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from engine.base.exits import ConfigError
 from engine.config import settings
-from engine.live import attestation, environment, gate
+from engine.live import attestation, environment, gate, runtime
 from engine.live.attestation import Refusal
 from harness.bundle import installed, statement
 from proofs.fixtures import true_bundle
@@ -99,8 +99,8 @@ engine_files = cache(gate.engine_files)
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ), set()))
-    monkeypatch.setattr(gate.runtime, "describe", lambda: true_bundle.RUNTIME)
-    monkeypatch.setattr(gate.runtime, "process_objections", lambda: iter(()))
+    monkeypatch.setattr(runtime, "describe", lambda: true_bundle.RUNTIME)
+    monkeypatch.setattr(runtime, "process_objections", lambda: iter(()))
     for name in filter(environment.FORBIDDEN.fullmatch, list(os.environ)):
         monkeypatch.delenv(name)
     # An opened gate sets these for the rest of the process.
@@ -181,7 +181,7 @@ def test_a_clock_that_was_set_back_is_noticed(place: Place, monkeypatch: pytest.
     place.made_at -= HOUR
     place.put()
     gate.check(place.loaded)
-    monkeypatch.setattr(gate.time, "time", lambda: place.made_at + 60)
+    monkeypatch.setattr(time, "time", lambda: place.made_at + 60)
     assert place.refused() == ["clock"]
 
 
@@ -287,7 +287,8 @@ def test_G1_the_safety_part_is_all_but_pace_and_looks(place: Place) -> None:
     assert set(part) == {"mode", "live_armed", *tables}
     assert not set(part["engine"]) & gate.PACE_KEYS
     assert {"ingest_mode", "ws_url", "max_staleness_ms", "signal_every_n_ticks"} <= set(part["engine"])
-    assert part == statement.safety_part(settings.effective(place.loaded))
+    effective: Any = settings.effective(place.loaded)
+    assert part == statement.safety_part(effective)
     assert (gate.PACE_TABLES, gate.PACE_KEYS) == (statement.PACE_TABLES, statement.PACE_KEYS)
 
 
@@ -454,7 +455,7 @@ def test_another_runtime_and_another_environment_keep_the_gate_shut(
     monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ), {"LD_PRELOAD"}))
     assert place.refused() == ["environment"]
     monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ), set()))
-    monkeypatch.setattr(gate.runtime, "describe", lambda: {**true_bundle.RUNTIME, "packages": {}})
+    monkeypatch.setattr(runtime, "describe", lambda: {**true_bundle.RUNTIME, "packages": {}})
     assert place.refused() == ["runtime"]
 
 
@@ -484,8 +485,8 @@ class Systemctl:
 @pytest.fixture
 def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemctl:
     answer = Systemctl(tmp_path)
-    monkeypatch.setattr(gate.subprocess, "run", answer)
-    monkeypatch.setattr(gate.shutil, "which", lambda *_, **__: "/usr/bin/systemctl")
+    monkeypatch.setattr(subprocess, "run", answer)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: "/usr/bin/systemctl")
     monkeypatch.setattr(gate, "_text", lambda _: "0::/system.slice/hybrid-engine.service\n")
     return answer
 

@@ -20,6 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,7 +168,7 @@ def test_D5_whatever_sqlite_says_of_files_that_are_anothers_is_waited_for(
     database: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """Root may write everything, so what SQLite says to an engine that is not root is said in its place."""
-    real, said = opening._open, []
+    real, said = opening._open, list[Exception]()
 
     def other(*args: Any) -> Ledger:
         if len(said) < 3:
@@ -464,8 +465,8 @@ def test_D3_every_size_of_batch_is_written_whole(store: Ledger, rows: int) -> No
 @pytest.mark.claim("S7")
 def test_S7_a_veto_is_stored_with_its_reason(store: Ledger) -> None:
     [wish] = traded(1).signals
-    veto = {"veto": Reason.STALE_DATA, "veto_detail": "tick is 9000 ms old"}
-    store.write(Batch(signals=[Signal(*[getattr(wish, f) for f in wish.__struct_fields__[:9]], **veto)]))
+    vetoed = msgspec.structs.replace(wish, veto=Reason.STALE_DATA, veto_detail="tick is 9000 ms old")
+    store.write(Batch(signals=[vetoed]))
     assert query(store.path, "SELECT veto, veto_detail FROM signals") == [("STALE_DATA", "tick is 9000 ms old")]
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,10 @@ def assert_calm(running: Engine) -> None:
         assert "never retrieved" not in raw, raw
         assert re.fullmatch(r"[ -~]+\n", raw), raw
         assert len(raw) < 4000, raw
+
+
+def say(client: socket.socket, _: int, answer: bytes) -> None:
+    client.sendall(answer)
 
 
 def answered(head: bytes, rest: bytes, total: int) -> Peer:
@@ -511,9 +516,7 @@ def test_N16_every_address_of_a_host_is_tried(
                 swallow(DEAD, server.port, stack)
             elif kind != "refuses":
                 answer = b"" if kind == "hangs up" else b"nonsense\r\n\r\n"
-                stack.enter_context(
-                    raw_server(lambda client, _, answer=answer: client.sendall(answer), DEAD, server.port)
-                )
+                stack.enter_context(raw_server(partial(say, answer=answer), DEAD, server.port))
             url = f"ws://exchange.test:{server.port}/"
             config = write_config(tmp_path, {"engine": {"ws_url": url, "max_backoff_secs": 0.05}})
             arguments = ("--config", str(config), "--ingest", "mockws", "--db", str(tmp_path / f"{order[0]}.db"))

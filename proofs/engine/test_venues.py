@@ -76,6 +76,7 @@ class Gate(Dialect):
 
 def example() -> str:
     """The venue of docs/venues.md, as it stands there."""
+    source: str
     [source] = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "venues.md").read_text(), re.MULTILINE | re.DOTALL)
     return source
 
@@ -377,8 +378,25 @@ def set_to(name: str, value: object) -> Callable[[dict[str, Any]], object]:
     return lambda row: row.__setitem__(name, value)
 
 
-BAD_NUMBERS = [None, True, "", "x", "0x10", " 1", "1_0", [], {}, "nan", "inf", "-inf", math.nan, math.inf, -1, "-0.1"]
-BAD_IDS = [None, True, "", " 1", [], {}, 1.5, -1, 2**63, "9" * 5000]
+BAD_NUMBERS: list[object] = [
+    None,
+    True,
+    "",
+    "x",
+    "0x10",
+    " 1",
+    "1_0",
+    [],
+    {},
+    "nan",
+    "inf",
+    "-inf",
+    math.nan,
+    math.inf,
+    -1,
+    "-0.1",
+]
+BAD_IDS: list[object] = [None, True, "", " 1", [], {}, 1.5, -1, 2**63, "9" * 5000]
 
 
 @pytest.mark.claim("N8")
@@ -740,7 +758,7 @@ class Rude(Venue):
 
     name = "rude"
 
-    def read(self, message: bytes) -> list[Trade]:  # type: ignore[override]
+    def read(self, message: bytes) -> list[Trade]:
         if message == b"raise":
             raise KeyError("x")
         price = {b"nan": math.nan, b"zero": 0.0, b"inf": math.inf}.get(message, 1.0)

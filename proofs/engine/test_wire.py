@@ -397,10 +397,11 @@ def as_int(value: object, limit: int) -> int | None:
     number = as_float(value)
     if number is None or number != int(number) or not 0 <= number < limit:
         return None
-    return int(json.loads(value) if isinstance(value, str) else value)  # type: ignore[call-overload]
+    known: Any = json.loads(value) if isinstance(value, str) else value
+    return int(known)
 
 
-NUMBERS = (
+NUMBERS: st.SearchStrategy[object] = (
     st.integers(-5, 10**15)
     | st.floats(-2, 1e6, allow_subnormal=False)
     | st.decimals("-1", "100000", places=8).map(str)

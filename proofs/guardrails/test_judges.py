@@ -66,7 +66,8 @@ def test_judges_of_the_unit_say_no(engine: EngineUnit, exchange: Exchange) -> No
     engine.wait_restarts(1)
     engine.deadline_secs = SOON_SECS
     says_no(lambda: engine.wait_restarts(2), "was restarted 1 times within 0.2 s")
-    seen = engine.machine.systemctl("start", METRONOME) and engine.metronome.beats(2, watched=engine)
+    engine.machine.systemctl("start", METRONOME)
+    seen = engine.metronome.beats(2, watched=engine)
     assert len(seen) >= 2
 
 
@@ -141,7 +142,7 @@ def test_a_fault_that_did_not_land_has_no_receipt(
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE t (x)")
     monkeypatch.setattr(
-        nemesis.sqlite3, "connect", lambda *args, **options: sqlite3.dbapi2.connect(":memory:", isolation_level=None)
+        sqlite3, "connect", lambda *args, **options: sqlite3.dbapi2.connect(":memory:", isolation_level=None)
     )
     no_receipt(nemesis.locked(database), "takes a second writer")
 

@@ -16,6 +16,7 @@ import pytest
 
 from harness.base.clock import OsClock, poll
 from harness.evidence import recorder as flight
+from harness.evidence.lines import EndLine, RunLine, VerdictLine
 from harness.machines import machine as machines
 from proofs.fixtures.bytecode import QUICK, environ
 
@@ -193,7 +194,8 @@ def test_an_end_is_what_it_is(tmp_path: Path, case: str) -> None:
         assert "partial: 1 of 2 proofs were chosen" in output or case == "path"
     if report.get("record"):
         *_, end = flight.read(tmp_path / "reports" / report["record"]["path"])
-        assert (end["state"], end["never_ran"], end["selected"]) == (state, report["never_ran"], report["selected"])
+        assert isinstance(end, EndLine)
+        assert (end.state, end.never_ran, end.selected) == (state, report["never_ran"], report["selected"])
 
 
 @pytest.mark.claim("V1", "V3")
@@ -222,8 +224,9 @@ def test_report(tmp_path: Path, workers: str) -> None:
     assert record == tmp_path / "reports" / "runs" / report["run_id"] / "record.jsonl"
     assert flight.verify(record) == (report["record"]["lines"], report["record"]["sha256"])
     *_, end = lines = list(flight.read(record))
-    assert (end["counts"], end["interrupted"]) == (report["counts"], False)
-    recorded = {line["proof"]: line["verdict"] for line in lines if line["type"] == "verdict"}
+    assert isinstance(end, EndLine)
+    assert (end.counts, end.interrupted) == (report["counts"], False)
+    recorded = {line.proof: line.verdict for line in lines if isinstance(line, VerdictLine)}
     assert recorded == {one["proof"]: one["verdict"] for one in report["verdicts"]}
 
 
@@ -515,7 +518,9 @@ def test_another_engine_is_judged_by_what_drives_its_unit(tmp_path: Path, worker
     assert report["state"] == "partial"
     assert f"judged as a black box: {command}" in output
     assert "3 tests were left out" in output
-    first = next(line for line in flight.read(tmp_path / "reports" / report["record"]["path"]) if line["type"] == "run")
-    assert first["facts"]["engine"] == command
-    assert first["facts"][f"sha256 of {program}"] == digest
+    first = next(
+        line for line in flight.read(tmp_path / "reports" / report["record"]["path"]) if isinstance(line, RunLine)
+    )
+    assert first.facts["engine"] == command
+    assert first.facts[f"sha256 of {program}"] == digest
     assert run(tmp_path, PROVEN)[2]["judged"] == {"engine": "installed"}

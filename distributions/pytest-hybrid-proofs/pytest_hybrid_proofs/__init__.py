@@ -106,7 +106,7 @@ class Activation:
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         # A worker that is active has found proofs, and none of them may have come to a report.
-        if not self.active and "proof_known" in getattr(node, "workeroutput", {}):
+        if not self.active and "hybrid_proofs" in getattr(node, "workeroutput", {}):
             self.activate().pytest_testnodedown(node, error)
 
 
