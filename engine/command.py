@@ -7,6 +7,7 @@ mistake in it is reported at once.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -322,4 +323,7 @@ def _trade(
             store.result().close()
         logger.info("shutdown complete", extra={"fields": {"exit_code": int(ExitCode.COMPLETE)}})
         return ExitCode.COMPLETE
+    # What is loaded by now stays, so that no collection need look at it while the engine trades.
+    gc.freeze()
+    gc.enable()
     return pipeline.run(loaded, environment, store.result(), adapter, signals)
