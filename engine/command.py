@@ -7,6 +7,7 @@ mistake in it is reported at once.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import logging
@@ -42,6 +43,8 @@ _OVERRIDES = {
     "seconds": "engine.run_seconds",
     "replay_file": "engine.replay_file",
 }
+
+_HELP_COLUMNS = 78
 
 _DESCRIPTORS_MIN = 24
 """More than database and event loop open; connections come on top."""
@@ -113,7 +116,9 @@ def _parser(signals: Signals) -> _Parser:
         prog="hybrid-engine",
         description="Asyncio trading engine. It trades nothing by default (SHADOW).",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # To ask for the terminal's width, argparse loads shutil and three libraries of compression, and it does so for
+        # every flag, asked for help or not.
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=_HELP_COLUMNS),
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")

@@ -113,8 +113,8 @@ def test_R6_G1_G0_S14_L1_live_exits_12_and_says_exactly_what_is_missing(
 
 
 def test_a_start_does_not_do_what_nobody_asked_for(tmp_path: Path) -> None:
-    """Look for garbage among what was imported, ask every package for plugins of pydantic, load parts of pydantic that
-    no table needs, or a pipeline before the configuration is known to be good."""
+    """Look for garbage among what was imported, ask every package for plugins of pydantic, load what no table and no
+    flag needs, or a pipeline before the configuration is known to be good."""
     script = """
 import gc, json, sys
 from engine.__main__ import main
@@ -131,7 +131,7 @@ print(json.dumps({"collections": collections, "modules": sorted(sys.modules)}), 
     assert told["collections"] == 0
     assert "pydantic.main" in told["modules"]
     unwanted = {
-        "importlib.metadata", "email", "pydantic.v1", "pydantic.networks", "pydantic.type_adapter",
+        "importlib.metadata", "email", "shutil", "pydantic.v1", "pydantic.networks", "pydantic.type_adapter",
         "asyncio", "sqlite3", "uvloop", "engine.pipeline",
     }  # fmt: skip
     assert not unwanted & set(told["modules"])
