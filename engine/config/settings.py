@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
-from pydantic_core import ValidationError
+from pydantic import ValidationError
 
 from engine.base.exits import ConfigError
-from engine.base.redaction import MARK, TELLING, redact, redact_value
+from engine.base.redaction import MARK, is_telling, redact, redact_value
 from engine.config import schema
 from engine.config.schema import Settings, Source
 from engine.ingest.venues import markets, registry
@@ -216,7 +215,7 @@ def _located(source: Source, path: Path) -> Source:
             key="source.url",
             source=source.name,
         )
-    return msgspec.structs.replace(source, url=url)
+    return source.model_copy(update={"url": url})
 
 
 def subscription(source: Source) -> markets.Subscription:
@@ -269,11 +268,11 @@ def effective(loaded: Loaded) -> dict[str, object]:
     Where something is redacted, a digest of the whole value stands in its place: it may hold a secret, and it may say
     which market is streamed, which a proof bundle is about.
     """
-    plain: dict[str, object] = msgspec.to_builtins(loaded.settings)
+    plain: dict[str, object] = loaded.settings.model_dump(mode="json")
     if loaded.sources:
         plain["sources"] = [
             # URLs are shown without their query, which may say what is asked for.
-            msgspec.to_builtins(source) | {"markets": asked_markets(source, loaded.settings.app.symbol)}
+            source.model_dump(mode="json") | {"markets": asked_markets(source, loaded.settings.app.symbol)}
             for source in loaded.sources
         ]
     shown = _redacted(plain)
@@ -371,8 +370,7 @@ def _override(table: dict[str, Any], key: str, value: object) -> None:
 
 def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: Mapping[str, str]) -> _Table:
     try:
-        validated: _Table = schema.validator(model).validate_python(table)
-        return validated
+        return model.model_validate(table)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
     problems = [_problem(item, model, path, origins) for item in found[:_PROBLEMS_MAX]]
@@ -402,7 +400,7 @@ def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[
     elif item["type"] == "missing":
         allowed = "missing"
         shown = ""
-    elif item["type"] == "dict_type":
+    elif item["type"] in ("model_type", "dict_type"):
         allowed = "should be a table"
     elif item["type"] == "tuple_type":
         allowed = "should be a list"
@@ -422,7 +420,7 @@ def _shown(key: str, value: object, *, secret: bool) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     # trusted_keys: where a public key belongs, somebody may paste a private one.
-    if secret or TELLING.search(key) or "trusted_keys" in key:
+    if secret or is_telling(key) or "trusted_keys" in key:
         return MARK
     if isinstance(value, int) and value.bit_length() > 64:
         # Python itself refuses to write out a very long one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import os
@@ -109,6 +110,49 @@ def test_R6_G1_G0_S14_L1_live_exits_12_and_says_exactly_what_is_missing(
     assert ("envelope: proof bundle bundle.json is empty" in message) is bundle
     assert "hybrid_engine.execution must have one, has none" in message
     assert not (tmp_path / "data").exists()
+
+
+def test_a_start_does_not_do_what_nobody_asked_for(tmp_path: Path) -> None:
+    """Look for garbage among what was imported, ask every package for plugins of pydantic, load what no table and no
+    flag needs, or a pipeline before the configuration is known to be good."""
+    script = """
+import gc, json, sys
+from engine.__main__ import main
+before = sum(each["collections"] for each in gc.get_stats())
+assert main(["--check-config", "--config", "/dev/null"]) == 0
+collections = sum(each["collections"] for each in gc.get_stats()) - before
+print(json.dumps({"collections": collections, "modules": sorted(sys.modules)}), file=sys.stderr)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], env={"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=15, check=True,
+    )  # fmt: skip
+    told = json.loads(result.stderr.splitlines()[-1])
+    assert told["collections"] == 0
+    assert "pydantic.main" in told["modules"]
+    unwanted = {
+        "importlib.metadata", "email", "shutil", "pydantic.v1", "pydantic.networks", "pydantic.type_adapter",
+        "asyncio", "sqlite3", "uvloop", "engine.pipeline",
+    }  # fmt: skip
+    assert not unwanted & set(told["modules"])
+
+
+def test_garbage_is_looked_for_while_the_engine_trades(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while it starts, and later not among what was loaded by then."""
+    from engine import pipeline
+
+    def run(*_: object) -> int:
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 10_000
+        return 0
+
+    monkeypatch.setattr(pipeline, "run", run)
+    gc.disable()
+    try:
+        assert command.run(["--config", "/dev/null", "--db", str(tmp_path / "bot.db")], Signals()) == 0
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def test_check_config_does_not_ask_the_gate(tmp_path: Path) -> None:
