@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from engine.base.events import Tick
 from engine.base.exits import ConfigError
-from engine.ingest import session, websocket
+from engine.ingest import connected, session
 from engine.ingest.intake import Intake
 from engine.ingest.messages import Messages
 from engine.ingest.venues import registry
@@ -693,7 +693,7 @@ def test_N18_frames_that_geminis_version_1_numbered_and_never_sent_are_told() ->
 def test_N18_what_a_connection_says_when_it_is_gone_is_not_taken_for_its_successors() -> None:
     parser = parser_of(Kraken())
     source = session.Source("kraken", "ws://127.0.0.1:1", "127.0.0.1", 1)
-    line = websocket.FeedLine(None, 1, source, Messages(parser, 100))  # type: ignore[arg-type]
+    line = connected.FeedLine(None, 1, source, Messages(parser, 100))  # type: ignore[arg-type]
     line.dead = True
     line.text(b'{"success": false, "error": "late"}')
     line.flush()
