@@ -14,6 +14,7 @@ from math import inf
 
 import msgspec
 
+from engine.base.events import Tick
 from engine.config import schema, settings
 from engine.ingest.connected import Connected, FeedLine, about, policy_of
 from engine.ingest.ports import Inlet
@@ -68,6 +69,8 @@ class PlaybackFeed(Connected):
         self._run = recording.header.run
         # The time of the last event, in microseconds; None before the first.
         self._at: int | None = None
+        # Whether there was a tick.
+        self._found = False
 
     async def run(self) -> None:
         try:
@@ -101,8 +104,12 @@ class PlaybackFeed(Connected):
         fields = {"replay": str(recording.path), "lines": recording.line}
         if recording.cut:
             logger.warning("the recording is cut short: its end is missing", extra={"fields": fields})
-        if self._at is None:
-            logger.warning("nothing to replay: nothing was received", extra={"fields": fields})
+        if not self._found:
+            logger.warning("nothing to replay: there is no tick in it", extra={"fields": fields})
+
+    def line_received(self, line: FeedLine, ticks: list[Tick]) -> None:
+        self._found = self._found or bool(ticks)
+        super().line_received(line, ticks)
 
     def stop(self) -> None:
         self._stopped = True
@@ -127,17 +134,22 @@ class PlaybackFeed(Connected):
         self._wake_due = at
 
     def _advance(self, at: int) -> None:
-        """Lets time go by up to `at`, in microseconds."""
+        """Lets time go by up to `at`, in microseconds; 0 where an event does not say."""
+        if not at:
+            return
         passed = 0.0 if self._at is None else min((at - self._at) / 1e6, _STEP_SECS_MAX)
         self._at = at
-        if passed <= 0.0 or not any(line.connection is not None for line in self._lines.values()):
-            return
         until = self._clock + passed
-        while self._wake_due <= until:
+        while self._is_open and self._wake_due <= until:
             self._clock = max(self._clock, self._wake_due)
             self._wake_due = inf
             self._apply(self._session.wake(self._clock))
-        self._clock = until
+        if self._is_open:
+            self._clock = max(self._clock, until)
+
+    @property
+    def _is_open(self) -> bool:
+        return any(line.connection is not None for line in self._lines.values())
 
     def _play(self, event: Event) -> None:
         match event.event:

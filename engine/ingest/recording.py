@@ -9,10 +9,10 @@ others is an event of a connection:
     {"event":"received","at":1795741323052001,"text":"{\\"channel\\":\\"status\\", ...}"}
     {"event":"closed","at":1795741383052001,"reason":"closed by the peer: 1001"}
 
-`at` is the computer's time in microseconds since 1970, `conn` tells connections apart where it is not the first. Text is what came, character by character; what is no text
-(binary messages, text that is not UTF-8) is base64. Pings and pongs of the protocol are not in it. A file that goes on
-where another one was full begins with the first line again, and an event `continued` for each connection that is open.
-Files that belong together may be joined as they are, compressed or not.
+`at` is the computer's time in microseconds since 1970; `conn` tells connections apart, and is left out of the first.
+Text is what came, character by character; what is no text (binary messages, text that is not UTF-8) is base64. Pings
+and pongs of the protocol are not in it. A file that goes on where another one was full begins with a first line as
+well, and an event `continued` for each connection that is open. Files that belong together may be joined as they are.
 
 What was sent, and the URL, may hold keys: those are taken out. What a venue sent is kept as it came.
 """

@@ -24,6 +24,7 @@ _READ_BYTES: Final = 64 * 1024
 _UNPACKED_BYTES_MAX: Final = 1024 * 1024
 _SALVAGE_BYTES: Final = 16
 _HEAD_BYTES: Final = 64
+_NULLS_MAX: Final = 1024 * 1024
 
 # What a restart does not heal: the path is another one than it should be, or another user's.
 _HOPELESS: Final = frozenset(
@@ -257,19 +258,23 @@ class _Lines:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._raw = file.read(_READ_BYTES) or b""
+        self._raw = b""
+        # So many NULs were read after it.
+        self._nulls = 0
+        self._within = False
+        self._unpack = zlib.decompressobj(31)
+        self._damage = ""
+        self._refill()
         self.packed = self._raw.startswith(_GZIP)
         # Whether the file ended within a member.
         self.cut = False
         # Whether all was given; what was last had no newline.
         self.at_end = False
-        self._unpack = zlib.decompressobj(31)
         self._within = self.packed
         # Unpacked and not given yet: from `_at` on.
         self._text = b""
         self._at = 0
         self._ended = False
-        self._damage = ""
 
     def head(self) -> bytes:
         """How the text begins. Raises OSError."""
@@ -301,12 +306,11 @@ class _Lines:
     def _read(self) -> bytes:
         """The next bytes of the text; none at its end."""
         while not self._ended:
-            if not self._raw:
-                self._raw = self._file.read(_READ_BYTES) or b""
-                if not self._raw:
-                    self._ended = True
-                    self.cut = self._within
-                    break
+            if not self._raw and not self._refill():
+                self._ended = True
+                text = self._finish()
+                self.cut = self._within
+                return text
             if not self.packed:
                 text, self._raw = self._raw, b""
                 return text
@@ -322,31 +326,48 @@ class _Lines:
                 return text
         return b""
 
+    def _refill(self) -> bool:
+        """Reads on; whether there was anything. NULs are kept back until something follows them: a file that was being
+        written when the power failed ends in NULs, and unpacked they would be anything."""
+        while more := self._file.read(_READ_BYTES):
+            self._raw = more.rstrip(b"\0")
+            nulls, self._nulls = self._nulls, len(more) - len(self._raw)
+            if self._raw:
+                if nulls > _NULLS_MAX:
+                    self._damage = f"{nulls} NULs"
+                    return False
+                self._raw = b"\0" * nulls + self._raw
+                return True
+            self._nulls += nulls
+        return False
+
+    def _finish(self) -> bytes:
+        """The rest of the text, where the NULs that were kept back are the end of a member: its length ends in some."""
+        if self._within and self._nulls:
+            last = self._unpack.copy()
+            with suppress(zlib.error):
+                text = last.decompress(b"\0" * min(self._nulls, _NULLS_MAX))
+                if last.eof:
+                    self._within = False
+                    return text
+        return b""
+
     def _inflate(self) -> bytes:
         before = self._unpack.copy()
         try:
             text = self._unpack.decompress(self._raw, _UNPACKED_BYTES_MAX)
         except zlib.error as error:
-            return self._salvage(before, str(error))
+            self._damage = str(error)
+            self._ended = True
+            return self._salvage(before)
         self._within = not self._unpack.eof
         self._raw = self._unpack.unconsumed_tail if self._within else self._unpack.unused_data
         return text
 
-    def _salvage(self, unpack: zlib._Decompress, trouble: str) -> bytes:
-        """What can be read of `_raw` up to where it is damaged, which is the end."""
+    def _salvage(self, unpack: zlib._Decompress) -> bytes:
+        """What can be read of `_raw` up to where it is damaged."""
         text = bytearray()
-        raw, at = self._raw, 0
         with suppress(zlib.error):
-            while at < len(raw):
-                text += unpack.decompress(raw[at : at + _SALVAGE_BYTES])
-                at += _SALVAGE_BYTES
-        self._ended = True
-        rest = raw[at + _SALVAGE_BYTES :].strip(b"\0")
-        while not rest and (more := self._file.read(_READ_BYTES)):
-            rest = more.strip(b"\0")
-        # A file that was being written when the power failed ends in NULs.
-        if rest:
-            self._damage = trouble
-        else:
-            self.cut = True
+            for at in range(0, len(self._raw), _SALVAGE_BYTES):
+                text += unpack.decompress(self._raw[at : at + _SALVAGE_BYTES])
         return bytes(text)
