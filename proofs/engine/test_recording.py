@@ -6,6 +6,8 @@ import asyncio
 import gzip
 import json
 import os
+import re
+import shlex
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -18,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import command
 from engine.base.events import Tick
 from engine.base.exits import ConfigError, Crash, ProtocolChanged
 from engine.config import schema, settings
@@ -28,6 +31,7 @@ from engine.ingest.ports import Inlet
 from engine.ingest.recording import Event, Header, line_of, message, public_url, read_event, without_secrets
 from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Streams
+from engine.signals import Signals
 from harness.faults.dialects import DIALECTS, OKX, Dialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
@@ -544,6 +548,45 @@ def test_N20_an_engine_replays_what_was_recorded_while_another_one_traded(tmp_pa
     with engine(tmp_path, *asked) as onto:
         assert onto.wait_exit() == 0
     assert stored(onto.db) == wanted
+
+
+@pytest.mark.claim("N20")
+def test_N20_what_the_documentation_shows_is_understood(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "venues.md").read_text()
+    [shown] = re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "shown").write_text(shown)
+    _, books = asyncio.run(replay(tmp_path / "shown"))
+    assert (books["ignored"], books["errors"]) == (1, 1)
+    found = [shlex.split(line) for line in text.splitlines() if line.startswith("hybrid-engine record")]
+    assert len(found) == 2
+    for argv in found:
+        arguments = command._recorder_parser(Signals()).read(argv[2:])
+        assert arguments.to == "recordings"
+        if arguments.source is None:
+            described = command._described_source(arguments)
+            assert (described.url, described.markets) == (
+                "wss://ws.kraken.com/v2",
+                {"BTC/USD": "BTC/USD", "ETH/USD": "ETH/USD"},
+            )
+
+
+@pytest.mark.claim("N20")
+def test_N20_a_wrong_command_line_says_what_is_right(tmp_path: Path) -> None:
+    to = ["--to", str(tmp_path / "to")]
+    for args, told in (
+        ([], "record needs --to DIR"),
+        (to, "record needs a source: --source NAME"),
+        ([*to, "--source", "a", "--venue", "okx"], "record needs a source"),
+        ([*to, "--venue", "mtgox"], "--venue = 'mtgox': venue 'mtgox': allowed are"),
+        ([*to, "--venue", "okx"], "okx has to be told which markets"),
+        ([*to, "--venue", "okx", "--markets", "btcusdt"], "okx has no market 'btcusdt'"),
+        ([*to, "--venue", "okx", "--markets", "BTC-USDT", "--url", "http://x"], "--url = 'http://x'"),
+        ([*to, "--venue", "okx", "--markets", "BTC-USDT", "--files", "0"], "--files 0: should be from 1 to"),
+        ([*to, "--venue", "okx", "--markets", "BTC-USDT", "--seconds", "nan"], "--seconds nan: should be from"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(told)):
+            command.run(["record", *args], Signals())
+    assert not (tmp_path / "to").exists()
 
 
 def _is_recorded(directory: Path, count: int) -> bool:
