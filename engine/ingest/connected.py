@@ -139,6 +139,7 @@ class Connected:
                     source.priority,
                     subscribes=bool(found.messages),
                     beat_secs=venue.beat_secs,
+                    max_age_secs=venue.max_age_secs,
                 )
             )
         barred: dict[str, session.Bar] = {}

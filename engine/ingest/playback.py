@@ -130,6 +130,14 @@ class PlaybackFeed(Connected):
         if line is self._pending:
             self._pending = None
 
+    def _close(self, line: FeedLine, reason: str) -> None:
+        if line.connection is not None:
+            super()._close(line, reason)
+        else:
+            # Of an attempt that the recording never made there is nothing to tell.
+            self._forget(line)
+            self._abandon(line)
+
     def _wake_at(self, at: float) -> None:
         self._wake_due = at
 

@@ -248,7 +248,7 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
         ("connected", None),
         ("the server is about to close", None),
         ("connected", None),
-        ("connection dropped", "replaced, as the server asked for"),
+        ("connection dropped", "replaced before the server closes it"),
         ("connection lost", "closed by the peer: 1001"),
     ]
     # With the first tick that the old connection had not brought the new one replaced it, so 11 was not heard.

@@ -144,11 +144,10 @@ def test_N18_what_is_asked_for_is_acknowledged_market_by_market_or_as_a_whole(di
 @pytest.mark.parametrize(
     ("dialect", "says"),
     [
-        (Bitstamp("ethusd"), "Bad subscription string."),
         (Bybit("ETHUSDT"), "error:handler not found,topic:publicTrade.BTCUSDT"),
         (Coinbase("ETH-USD"), "Failed to subscribe: BTC-USD is not a valid product"),
         (Gate("ETH_USDT"), "2: unknown currency pair BTC_USDT"),
-        (Gemini("ethusd"), "400: -1121: Invalid symbol in btcusd@trade"),
+        (Gemini("ethusd"), "400: -1013: Invalid stream name: btcusd@trade"),
         (Kraken("ETH/USD"), "BTC/USD: Currency pair not supported BTC/USD"),
         (OKX("ETH-USDT"), "60018: Wrong URL or channel:trades,instId:BTC-USDT doesn't exist."),
     ],
@@ -160,6 +159,40 @@ def test_N18_a_rejection_has_the_venues_words(dialect: Dialect, says: str) -> No
     read(parser, *(reply for message in messages for reply in dialect.answer(message)))
     assert Rejected(says) in parser.controls
     assert parser.errors == 0
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_rejection_of_bitstamps_has_its_words() -> None:
+    """It acknowledges a market that it does not have, unless it is spelled as none can be."""
+    for message, says in (
+        ('{"event": "bts:subscribe", "data": {"channel": "live_trades_BTCUSD"}}', "Invalid channel provided."),
+        ('{"event": "bts:subscribe", "data": {}}', "Bad subscription string."),
+    ):
+        parser = parser_of(Bitstamp())
+        read(parser, *Bitstamp().answer(message))
+        [told] = parser.controls
+        assert isinstance(told, Rejected)
+        assert told.words.endswith(says)
+
+
+@pytest.mark.claim("N18")
+def test_N18_bybit_is_asked_for_ten_markets_at_once_and_for_no_more_than_it_takes() -> None:
+    names = [f"COIN{number}USDT" for number in range(25)]
+    dialect = Bybit(*names)
+    venue = VENUES["bybit"]
+    found = venue.subscription(venue.url, {name: name for name in names}, "trade")
+    assert [len(json.loads(message)["args"]) for message in found.messages] == [10, 10, 5]
+    parser = venue.parser(venue.url, "src", Markets("src", "none", Streams(), {name: name for name in names}))
+    acknowledged: list[str] = []
+    for message in found.messages:
+        read(parser, *dialect.answer(message))
+        acknowledged += [control.market for control in parser.controls if isinstance(control, Ack)]
+        parser.controls.clear()
+    assert acknowledged == names, "each answer is to its own request"
+    assert read(parser, *dialect.answer('{"op": "subscribe", "args": ["publicTrade.X"]}')) == []
+    assert [type(control) for control in parser.controls] == [Rejected]
+    many = {f"COIN{number:04}USDT": "X" for number in range(1000)}
+    assert "spread them over several sources" in str(venue.subscription(venue.url, many, "trade").problem)
 
 
 @pytest.mark.claim("N18")

@@ -1,10 +1,14 @@
 """Binance: trades by URL (raw or combined) or by SUBSCRIBE; spot, futures, testnets, binance.us and binance.vision.
 
-"WebSocket Streams" of the spot API (developers.binance.com, products/spot/web-socket-streams) as it stood in November
-2026: `trade` and `aggTrade`, raw or combined ({"stream": ..., "data": {...}}), times in milliseconds or, with
-timeUnit=MICROSECOND, in microseconds. {"method": "SUBSCRIBE", "params": [streams], "id": n} is answered by
-{"result": null, "id": n}, or by an error with `code` and `msg`; an unknown symbol is acknowledged all the same. The
-`serverShutdown` event comes before the server closes the connection. Ids are consecutive by market.
+"General WebSocket Streams information" and "Live Subscribing/Unsubscribing to streams" of the spot API
+(developers.binance.com/en/docs/products/spot/web-socket-streams, read on 27 November 2026): `trade` and `aggTrade`, raw
+or combined ({"stream": ..., "data": {...}}), times in milliseconds or, with timeUnit=MICROSECOND, in microseconds.
+{"method": "SUBSCRIBE", "params": [streams], "id": n} is answered by {"result": null, "id": n}, or by an error with
+`code` and `msg`; an unknown symbol is acknowledged all the same. Ids are consecutive by market.
+
+A connection is closed after 24 hours, and after `serverShutdown`, which comes before. The server pings every 20 seconds
+(futures: 3 minutes; binance.us: 3 minutes) and wants the pong within a minute. A connection takes 1024 streams and 5
+messages a second, an address 300 connections in 5 minutes.
 
 Trades take a typed msgspec decoder that reads only the fields of a tick, makes the floats in C and checks the ranges
 there too. It is the sole judge of what a trade is: a message that it refuses is looked at again, slowly, but only to
@@ -251,6 +255,7 @@ class Binance(Venue):
     hosts = ("binance.com", "binance.us", "binance.vision", "binancefuture.com")
     consecutive_ids = True
     example = "BTCUSDT"
+    max_age_secs = 23.5 * 3600
 
     def subscription(self, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
         return subscription(Kind.BINANCE, url, table, kind)

@@ -1,9 +1,11 @@
 """Gemini: version 1 "Market Data" by URL, which its documentation has moved to the archive, and the streams of today.
 
-"WebSocket, Streams" (docs.gemini.com/websocket/streams and developer.gemini.com, WebSocket, November 2026):
-wss://ws.gemini.com, {"id": ..., "method": "subscribe", "params": ["btcusd@trade"]}, answered by {"id": ..., "status":
-200} or by another status with an `error`. A trade has `E` (event time in nanoseconds), `s` (symbol), `t` (trade id),
-`p`, `q` and `m` (whether the buyer is the maker).
+"WebSocket", "Message Format" and "Streams" (developer.gemini.com/websocket, version 0.10.7, by its stored excerpts, its
+clients and what others have seen on the wire in September 2026; looked up on 27 November 2026): wss://ws.gemini.com,
+{"id": ..., "method": "subscribe", "params": ["btcusd@trade"]}, answered by {"id": ..., "status": 200}, or by another
+status with an `error` for the whole of it. A trade has `E` (event time in nanoseconds), `s` (symbol, in lower case),
+`t` (trade id), `p`, `q` and `m` (whether the buyer is the maker), and no `e`, which says what other messages are. The
+server pings every 20 seconds; an address may connect 300 times in 5 minutes.
 
 "Market Data" version 1 (docs.gemini.com/websocket-api): `update` frames with a list of events, some of them trades.
 `socket_sequence` counts the frames of a connection from 0: a hole in it is a frame that was lost.
@@ -209,7 +211,7 @@ class Gemini(Venue):
     """The streams `<market>@trade`, and version 1 where the URL asks for it."""
 
     name = "gemini"
-    documentation = "docs.gemini.com/websocket/streams (November 2026)"
+    documentation = "developer.gemini.com/websocket/streams (November 2026)"
     url = "wss://ws.gemini.com"
     hosts = ("gemini.com",)
     testnets = ("sandbox.gemini.com",)
@@ -228,8 +230,8 @@ class Gemini(Venue):
             error = value.get("error")
             told = (error.get("code"), error.get("msg")) if isinstance(error, dict) else (error,)
             return [Rejected(words(value["status"], *told))]
-        # Of the streams only a trade has a quantity of its own; book tickers have B and A.
-        if not value.keys() & {"t", "p", "q"}:
+        # Other streams say what they are (`markPrice` has a p too), or have nothing that a trade has.
+        if value.get("e") not in (None, "trade") or not value.keys() & {"t", "p", "q"}:
             return []
         trade = msgspec.convert(value, _StreamTrade, strict=False)
         return [Trade(trade.market, trade.price, trade.volume, trade.ts // 1_000_000, trade.id)]

@@ -332,6 +332,8 @@ class Venue:
     beat: ClassVar[str] = ""
     """What to send every `beat_secs` seconds, so that the venue does not hang up; "" for nothing."""
     beat_secs: ClassVar[float] = 0.0
+    max_age_secs: ClassVar[float] = 0.0
+    """How old a connection may become before it is replaced: less than the venue lets it become. 0: any age."""
 
     def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
         """The messages that ask for the trades of `markets`, which are spelled as in the sources file. `kind`: the

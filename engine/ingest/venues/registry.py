@@ -23,7 +23,7 @@ GROUP: Final = "hybrid_engine.venues"
 _OURS: Final = {
     "binance": ("binance.com", "binance.us", "binance.vision", "binancefuture.com"),
     "bitstamp": ("bitstamp.net",),
-    "bybit": ("bybit.com",),
+    "bybit": ("bybit.com", "bybit-tr.com", "bybit.kz", "bybitgeorgia.ge"),
     "coinbase": ("exchange.coinbase.com",),
     "gemini": ("gemini.com",),
     "kraken": ("kraken.com",),
