@@ -10,7 +10,7 @@ import re
 import shlex
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from engine.signals import Signals
 from harness.faults.dialects import DIALECTS, OKX, Dialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
+from proofs.fixtures.captures import CAPTURES, books
 from proofs.fixtures.engine_process import ROOT, engine, write_config
 
 NOW = 1_764_000_000_000
@@ -123,25 +124,26 @@ def record(
     """Records what an exchange says, beside a live run; returns the file and what the live run made of it."""
     with Exchange() as exchange:
         exchange.speak(dialect)
-        return asyncio.run(listen(directory, exchange, source(dialect, exchange.url), said, transport))
+        return asyncio.run(listen(directory, exchange, source(dialect, exchange.url), said, transport, 999.0))
 
 
 async def listen(
-    directory: Path, exchange: Exchange, wanted: schema.Source, said: list[str | bytes], transport: str
+    directory: Path, exchange: Exchange, wanted: schema.Source, said: list[str | bytes], transport: str, last: float
 ) -> tuple[Path, list[tuple[Any, ...]], dict[str, int]]:
+    """`last`: the price of the last trade."""
     ears = Ears(wanted.venue, wanted.url)
     loop = asyncio.get_running_loop()
     connect = websocket.CONNECTS[transport]
     live = websocket.WebSocketFeed(ears, [wanted], OPTIONS, "SYMBOL", connect, loop.time, {}, Streams())
     written = tape.Tape(directory, header_of(wanted), file_bytes=1 << 20, files=4)
-    books = recorder.make_books(sparse=False)
-    listening = Listening(wanted, OPTIONS, "SYMBOL", connect, loop.time, books, Streams(), written)
+    heard = recorder.make_books(sparse=False)
+    listening = Listening(wanted, OPTIONS, "SYMBOL", connect, loop.time, heard, Streams(), written)
     listening.heard = asyncio.Event()
     async with running(live), running(listening):
         await asyncio.to_thread(exchange.wait_heard, 2 * len(settings.subscription(wanted).messages))
         await asyncio.to_thread(exchange.send_raw, said)
-        await until(lambda: bool(ears.rows) and ears.rows[-1][2] == 999.0, ears.heard)
-        await until(lambda: books.received == ears.intake.received, listening.heard)
+        await until(lambda: bool(ears.rows) and ears.rows[-1][2] == last, ears.heard)
+        await until(lambda: heard.received == ears.intake.received, listening.heard)
     written.close()
     return written.path, ears.rows, ears.books(live)
 
@@ -184,6 +186,40 @@ def test_N20_a_replay_gives_what_live_ingest_made_of_the_same_messages(tmp_path:
     text = tmp_path / "plain.jsonl"
     text.write_bytes(gzip.decompress(path.read_bytes()))
     assert asyncio.run(replay(text)) == (rows, books)
+
+
+@pytest.mark.claim("N20", "N4", "N8b", "N9", "N12", "N18")
+@pytest.mark.parametrize("name", CAPTURES)
+def test_N20_what_a_venue_says_in_a_quarter_of_an_hour(tmp_path: Path, name: str) -> None:
+    """As its documentation has it, with all that is no trade: replayed, and recorded from an exchange and replayed."""
+    capture = CAPTURES[name]
+    wanted = schema.Source(name="s", priority=1, url=capture.url, venue=capture.venue, markets=capture.markets)
+    records: list[Header | Event] = [header_of(wanted)]
+    for conn, said in enumerate(capture.connections, 1):
+        records += [Event("opened", 10**6 * conn, conn), *(message(10**6 * conn, conn, one.encode()) for one in said)]
+    rows, counts = asyncio.run(replay(write(tmp_path / "r", *records)))
+    assert [(row[1], row[2], row[3], row[4], row[5] if row[5] is not None else row[6]) for row in rows] == capture.rows
+    assert counts == books(**capture.books)
+    with Exchange() as exchange:
+        exchange.speak(Script(capture.messages(), settings.subscription(wanted).messages))
+        real = msgspec.structs.replace(wanted, url=capture.url.replace("ws://127.0.0.1:9", exchange.url))
+        last = capture.rows[-1][1]
+        path, live, live_counts = asyncio.run(listen(tmp_path, exchange, real, [], "picows", last))
+    assert [row[1:6] for row in live] == [row[1:6] for row in rows]
+    assert asyncio.run(replay(path)) == (live, live_counts)
+
+
+class Script(Dialect):
+    """Says what it was given to say to whoever has asked for everything."""
+
+    def __init__(self, said: list[str], asked: Sequence[str]) -> None:
+        super().__init__()
+        self.greeting = () if asked else tuple(said)
+        self._said = said
+        self._asked = asked
+
+    def answer(self, message: str) -> list[str]:
+        return self._said if message == self._asked[-1] else []
 
 
 # --- what a recording says ----------------------------------------------------------------------------------

@@ -436,6 +436,73 @@ def test_N8_bad_fields_are_one_error_each_and_never_a_tick(dialect: Dialect) -> 
             assert parser.last_error
 
 
+BAD_MARKETS = [None, True, 7, 1.5, [], {}, "", "?", "x" * 129, "x" * 100_000, "BTC\u0000USD", "\u212aRAKEN", "\ud800"]
+
+
+@pytest.mark.claim("N12", "N8")
+@each
+def test_N12_N8_a_trade_of_no_market_or_of_another_is_never_a_tick(dialect: Dialect) -> None:
+    """Counted once, as an error or as foreign; whichever way it is read."""
+    field = FIELDS[dialect.name][0]
+    prefix = "live_trades_" if dialect.name == "bitstamp" else ""
+    values = [prefix + value if isinstance(value, str) else value for value in BAD_MARKETS]
+    cases = [set_to(field, value) for value in [*values, dialect.market + "X", dialect.market[:-1]]]
+    messages = [changed(dialect, field, change).encode("utf-8", "surrogatepass") for change in cases]
+    messages.append(changed(dialect, field, lambda row: row.pop(field)).encode())
+    good = dialect.trade(dialect.market, 5, "1.5", "2", NOW).encode()
+    messages.append(good.replace(dialect.market.encode(), dialect.market.encode() + b"\xff"))
+    for message in messages:
+        for known in (False, True):
+            parser = parser_of(dialect)
+            if known:
+                read(parser, dialect.trade(dialect.market, 4, "1", "1", NOW))
+            assert read(parser, message) == [], message[:300]
+            assert parser.errors + parser.foreign == 1, (message[:300], parser.last_error, parser.last_foreign)
+            assert parser.ignored == 0
+            assert len(parser.last_foreign) < 300
+            assert (parser.last_foreign + str(parser.last_error)).isprintable()
+
+
+@pytest.mark.claim("N8", "N8b")
+@pytest.mark.parametrize("dialect", [Kraken(), Bybit(), OKX()], ids=lambda dialect: dialect.name)
+def test_N8_N8b_a_message_of_several_trades_may_hold_anything(dialect: Dialect) -> None:
+    frame = json.loads(dialect.trade(dialect.market, 5, "1.5", "2", NOW))
+    [row] = frame["data"]
+    for data, ticks, errors, ignored in (
+        ([], 0, 0, 1),
+        (None, 0, 1, 0),
+        ({}, 0, 1, 0),
+        ([None], 0, 1, 0),
+        ([7, "x", [], {}, None], 0, 5, 0),
+        ([None, row, [row], row], 2, 2, 0),
+    ):
+        for known in (False, True):
+            parser = parser_of(dialect)
+            if known:
+                read(parser, dialect.trade(dialect.market, 4, "1", "1", NOW))
+            found = read(parser, json.dumps(frame | {"data": data}))
+            assert (len(found), parser.errors, parser.ignored) == (ticks, errors, ignored), data
+
+
+@pytest.mark.claim("N8")
+@pytest.mark.parametrize("dialect", [Kraken(), Bybit(), OKX()], ids=lambda dialect: dialect.name)
+def test_N8_4_MiB_of_trades_are_read_in_a_moment(dialect: Dialect) -> None:
+    frame = json.loads(dialect.trade(dialect.market, 5, "1.5", "2", NOW))
+    row = frame["data"][0]
+    count = (MAX_MESSAGE_BYTES - 200) // (len(json.dumps(row)) + 2)
+    frame["data"] = [row] * count
+    message = json.dumps(frame).encode()
+    assert 4_000_000 < len(message) <= MAX_MESSAGE_BYTES
+    for known in (False, True):
+        parser = parser_of(dialect)
+        if known:
+            read(parser, dialect.trade(dialect.market, 4, "1", "1", NOW))
+        began = time.process_time()
+        assert len(read(parser, message)) == count
+        assert time.process_time() - began < 2.0
+        assert len(parser.numbers) <= 4096
+
+
 @pytest.mark.claim("N8")
 @each
 def test_N8_numbers_may_be_texts_and_texts_numbers_where_they_mean_the_same(dialect: Dialect) -> None:
