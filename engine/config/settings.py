@@ -228,7 +228,7 @@ def _located(source: Source, path: Path) -> Source:
 
 def subscription(source: Source) -> markets.Subscription:
     """What a source asks its venue for (N12, N13)."""
-    return registry.venue_of(source.venue, source.url).subscription(source.url, source.markets, source.kind)
+    return registry.subscription(source.venue, source.url, source.markets, source.kind)
 
 
 def asked_markets(source: Source, default_symbol: str) -> dict[str, str] | None:

@@ -16,15 +16,16 @@ In both the id of a trade is that of an event of the whole venue: those of one m
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import TRADE, Kind, Markets, Subscription, host_of, subscription
+from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below
 from engine.ingest.venues.port import (
     UNREADABLE,
     Ack,
@@ -47,6 +48,13 @@ from engine.ingest.venues.port import (
     json_object,
     words,
 )
+
+_NAME: Final = "gemini"
+
+# What version 1 may be asked for by name, and all of which it sends where nothing is.
+_ENTRIES: Final = ("bids", "offers", "trades", "auctions")
+
+_STREAMS: Final = "leave out url and name markets, and get today's streams"
 
 
 class _Trade(Struct, gc=False, tag_field="type", tag="trade"):
@@ -207,10 +215,25 @@ def _is_v1(url: str, table: Mapping[str, str] | None) -> bool:
     return urlsplit(url).path.strip("/") != "" or table is None
 
 
+def _v1(host: str, path: str, query: str) -> Subscription:
+    """What a URL of version 1 asks for. `host`: "" for one that is not the venue's."""
+    match = re.fullmatch(r"/v1/marketdata/([A-Za-z0-9]+)/?", path)
+    if match is None:
+        what = "is not the market data of one market" if path.startswith("/v1/") else "is not version 1"
+        return Subscription(_NAME, problem=f"{path!r} {what}: {_STREAMS}")
+    if host and not host.startswith("api."):
+        return Subscription(_NAME, problem=f"version 1 is served by api.gemini.com, not by {host}: {_STREAMS}")
+    flags = {name: value.lower() for name, value in parse_qsl(query)}
+    chosen = {name: flags[name] for name in _ENTRIES if name in flags}
+    if chosen and chosen.get("trades") != "true":
+        return Subscription(_NAME, problem="its flags leave out trades: add trades=true, or no flags at all")
+    return Subscription(_NAME, (match[1].upper(),))
+
+
 class Gemini(Venue):
     """The streams `<market>@trade`, and version 1 where the URL asks for it."""
 
-    name = "gemini"
+    name = _NAME
     documentation = "developer.gemini.com/websocket/streams (November 2026)"
     url = "wss://ws.gemini.com"
     hosts = ("gemini.com",)
@@ -254,8 +277,14 @@ class Gemini(Venue):
     def subscription(self, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
         if not _is_v1(url, table):
             return super().subscription(url, table, kind)
-        found = subscription(Kind.GEMINI, url)
-        doubt = "version 1 of Gemini's market data is deprecated; leave out url, name markets, and get today's streams"
+        parts, host = urlsplit(url), host_of(url)
+        if not is_below(host, self.hosts):
+            found = Subscription(_NAME, _v1("", unquote(parts.path), parts.query).markets)
+        elif parts.scheme == "ws":
+            return Subscription(_NAME, problem=f"{host} serves wss:// only")
+        else:
+            found = self.doubted(host, _v1(host, unquote(parts.path), parts.query))
+        doubt = f"version 1 of Gemini's market data is deprecated: {_STREAMS}"
         return msgspec.structs.replace(found, doubts=(*found.doubts, doubt))
 
     def parser(self, url: str, source: str, markets: Markets) -> Parser:

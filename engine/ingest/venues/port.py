@@ -364,15 +364,15 @@ class Venue:
                     self.name,
                     problem=f"{self.name} has no market {market!r}; it writes them like {self.example!r}",
                 )
-        doubts: tuple[str, ...] = ()
-        if is_below(host, self.testnets):
-            doubts = (f"{host} is a test network: its prices are not the market's, and its ids start over",)
-        return Subscription(
-            self.name,
-            tuple(market.upper() for market in table),
-            doubts=doubts,
-            messages=tuple(self.subscribe(list(table), kind)),
-        )
+        markets = tuple(market.upper() for market in table)
+        return self.doubted(host, Subscription(self.name, markets, messages=tuple(self.subscribe(list(table), kind))))
+
+    def doubted(self, host: str, found: Subscription) -> Subscription:
+        """`found`, with what an operator had better know of `host`."""
+        if found.problem is not None or not is_below(host, self.testnets):
+            return found
+        doubt = f"{host} is a test network: its prices are not the market's, and its ids start over"
+        return msgspec.structs.replace(found, doubts=(*found.doubts, doubt))
 
     def parser(self, url: str, source: str, markets: Markets) -> Parser:
         """What reads the messages of one source for the whole run."""
