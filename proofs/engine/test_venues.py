@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -735,7 +736,7 @@ def test_N13_a_venue_is_reached_by_TLS_and_told_its_markets(dialect: Dialect) ->
     # What a proxy or a mock exchange serves is its own business.
     assert venue.subscription("ws://127.0.0.1:1/ws", {dialect.market: "X"}, "trade").problem is None
     for domain in venue.testnets:
-        doubts = venue.subscription(f"wss://{domain}/ws", {dialect.market: "X"}, "trade").doubts
+        doubts = venue.subscription(f"wss://{domain}{urlsplit(venue.url).path}", {dialect.market: "X"}, "trade").doubts
         assert any("test network" in doubt for doubt in doubts)
 
 
