@@ -132,7 +132,7 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
         sources_path = _path("--sources", sources) if sources is not None else directory / SOURCES_FILE_NAME
         found = load_sources(sources_path)
         for source in found:
-            warnings += _check_source(source, sources_path, settings.app.symbol)
+            warnings += check_source(source, sources_path, settings.app.symbol)
     return Loaded(settings, found, path, tuple(warnings))
 
 
@@ -193,6 +193,13 @@ def load_sources(path: Path) -> tuple[Source, ...]:
     return tuple(sorted(found, key=lambda source: source.priority))
 
 
+def make_source(table: Mapping[str, object], path: Path, origins: Mapping[str, str]) -> Source:
+    """A source that stands in no sources file but in `path`, or on the command line: `origins` maps its keys to flags.
+    Raises ConfigError."""
+    named = {f"source[0].{key}": flag for key, flag in origins.items()}
+    return _located(_validate(schema.SourcesFile, {"source": [dict(table)]}, path, named).source[0], path)
+
+
 def known_sources(loaded: Loaded, sources: str | None) -> tuple[Source, ...]:
     """The sources of the file that REAL_WS would read, whatever this run is for; none where there is no such file."""
     if loaded.sources:
@@ -220,7 +227,7 @@ def _located(source: Source, path: Path) -> Source:
 
 def subscription(source: Source) -> markets.Subscription:
     """What a source asks its venue for (N12, N13)."""
-    return registry.venue_of(source.venue, source.url).subscription(source.url, source.markets, source.kind)
+    return registry.subscription(source.venue, source.url, source.markets, source.kind)
 
 
 def asked_markets(source: Source, default_symbol: str) -> dict[str, str] | None:
@@ -229,7 +236,7 @@ def asked_markets(source: Source, default_symbol: str) -> dict[str, str] | None:
     return markets.asked(found, source.markets, source.symbol or default_symbol)
 
 
-def _check_source(source: Source, path: Path, default_symbol: str) -> list[tuple[str, dict[str, object]]]:
+def check_source(source: Source, path: Path, default_symbol: str) -> list[tuple[str, dict[str, object]]]:
     """What an operator had better know of a source. Raises ConfigError when no trade can ever come of it (N13)."""
     found = subscription(source)
     where: dict[str, object] = {"config_path": str(path), "source": source.name}

@@ -97,6 +97,14 @@ class Ingest:
             new_id=found.new_id,
         )
 
+    def by_market(self) -> dict[str, tuple[int | None, int]]:
+        """Source and market -> its gaps, None where holes in its ids mean nothing, and its duplicates (N9)."""
+        found: dict[str, tuple[int | None, int]] = {}
+        for stream, counts in self.intake.by_stream().items():
+            source, market = self._streams.owner(stream)
+            found[f"{source} {market}".rstrip()] = counts
+        return found
+
     def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
         for stream, trade_id, ts in numbers:
             self.intake.pass_number(stream, trade_id, ts)

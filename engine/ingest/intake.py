@@ -233,6 +233,11 @@ class _Stream:
         self._use(max(self.numberings, key=lambda one: one.newest_ts))
 
     @property
+    def gaps(self) -> int | None:
+        """Ids that were skipped and never seen; None where holes mean nothing."""
+        return None if self.sparse else sum(seen.gaps for seen in self.numberings)
+
+    @property
     def is_full(self) -> bool:
         return len(self.numberings) >= NUMBERINGS_MAX
 
@@ -362,6 +367,8 @@ class Intake:
             self._stream(stored.stream).restore(stored)
         self._recent = {source: _Recent(event_ids) for source, event_ids in (recent_event_ids or {}).items()}
         self._breaks: list[Break] = []
+        # By stream; without those that had none.
+        self._duplicates: dict[str, int] = {}
         # Numberings with ids that are not on disk yet, by their label.
         self._moved: dict[str, _Seen] = {}
 
@@ -373,7 +380,12 @@ class Intake:
     @property
     def gaps(self) -> int:
         """Trade ids that were skipped and never seen, over all sources with consecutive ids (N9)."""
-        return sum(seen.gaps for stream in self._streams.values() if not stream.sparse for seen in stream.numberings)
+        return sum(stream.gaps or 0 for stream in self._streams.values())
+
+    def by_stream(self) -> dict[str, tuple[int | None, int]]:
+        """Stream -> its gaps, None where holes mean nothing, and its duplicates: what `gaps`, `duplicates` sum up."""
+        gaps = {stream.name: stream.gaps for stream in self._streams.values()}
+        return {name: (gaps.get(name), self._duplicates.get(name, 0)) for name in {**gaps, **self._recent}}
 
     def take_breaks(self) -> list[Break]:
         """What was found of breaks since the last call (N11)."""
@@ -411,6 +423,8 @@ class Intake:
             if trade_id is None:
                 if tick.event_id is None or self._recent_of(tick.source).add(tick.event_id):
                     fresh.append(tick)
+                else:
+                    self._note_duplicate(tick.source)
                 continue
             ts = tick.ts
             if tick.source != source:
@@ -437,6 +451,8 @@ class Intake:
             since = until = -1
             if self._admit_slowly(stream, tick):
                 fresh.append(tick)
+            else:
+                self._note_duplicate(stream.name)
             seen, expected, floor, label = stream.next_expected()
         self._pass(seen, expected - 1, since, until)
         self.parsed += len(ticks)
@@ -448,6 +464,9 @@ class Intake:
             tick_id += 1
         self._next_tick_id = tick_id
         return sampled
+
+    def _note_duplicate(self, stream: str) -> None:
+        self._duplicates[stream] = self._duplicates.get(stream, 0) + 1
 
     def _pass(self, seen: _Seen | None, highest: int, since: int, until: int) -> None:
         """Books ids that came one by one, up to `highest`, at these times; nothing when `until` is below 0."""

@@ -76,8 +76,8 @@ class Line(Protocol):
     def text(self, payload: bytes | memoryview) -> None:
         """One whole text message."""
 
-    def refuse(self, reason: str) -> None:
-        """A message that must not be decoded: binary, too large, or not UTF-8."""
+    def refuse(self, reason: str, payload: bytes = b"") -> None:
+        """A message that must not be decoded: binary, too large, or not UTF-8. `payload`: it, where it is at hand."""
 
     def troubled(self) -> None:
         """The parser has counted errors since the last time."""

@@ -117,7 +117,7 @@ class _WebsocketsConnection:
                 if isinstance(message, str):
                     line.text(message.encode())
                 else:
-                    line.refuse("binary message")
+                    line.refuse("binary message", message)
                 line.flush()
         except ConnectionClosed as error:
             sent = error.sent

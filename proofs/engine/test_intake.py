@@ -79,6 +79,18 @@ def test_N9_a_late_arrival_closes_its_gap() -> None:
 
 
 @pytest.mark.claim("N9")
+def test_N9_gaps_and_duplicates_are_counted_by_stream() -> None:
+    books = Intake(1, 1, is_sparse=lambda stream: stream == "sparse")
+    books.admit([tick(number, source="a") for number in (1, 2, 2, 5, 5, 4)])
+    books.admit([tick(number, source="sparse") for number in (7, 900, 900, 7)])
+    books.admit([tick(event_id=name, source="texts") for name in ("x", "y", "x")])
+    # Ids that start over are the same stream's, and so is what comes twice of them.
+    books.admit([tick(number, source="a", ts=10**6 + number) for number in (1, 3, 3)])
+    assert books.by_stream() == {"a": (2, 3), "sparse": (None, 2), "texts": (None, 1)}
+    assert (books.gaps, books.duplicates) == (2, 6)
+
+
+@pytest.mark.claim("N9")
 def test_N9_a_feed_that_starts_out_of_order_loses_nothing() -> None:
     books = fresh_intake()
     assert admitted(books, 5, 3, 4, 3, 6) == [5, 3, 4, 6]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 from engine.base.events import Tick
 from engine.ingest.venues.binance import BinanceParser
 from engine.ingest.venues.gemini import GeminiV1Parser
-from engine.ingest.venues.markets import Kind, Markets, Streams, kind_for
+from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TRADE_ID, Parser
-from engine.ingest.venues.registry import find
+from engine.ingest.venues.registry import find, venue_of
 from engine.ingest.venues.wire import SYMBOLS_MAX, TickParser
 
 FRAMES = Path(__file__).parents[1] / "fixtures" / "frames"
@@ -29,10 +30,21 @@ GEMINI_TRADE = {"type": "trade", "tid": 5, "price": "1.5", "amount": "2", "maker
 GEMINI = {"type": "update", "timestampms": 1_700_000_000_000, "events": [GEMINI_TRADE]}
 
 
+class Kind(StrEnum):
+    """The readers that this file is about."""
+
+    MOCK = "mock"
+    BINANCE = "binance"
+    GEMINI = "gemini"
+    REPLAY = "replay"
+
+
 def parser_for(kind: Kind, source: str, markets: Markets) -> Parser:
     if kind is Kind.BINANCE:
         return BinanceParser(source, markets)
-    return GeminiV1Parser(source, markets) if kind is Kind.GEMINI else TickParser(kind, source, markets)
+    if kind is Kind.GEMINI:
+        return GeminiV1Parser(source, markets)
+    return TickParser(source, markets, replayed=kind is Kind.REPLAY)
 
 
 def parse(kind: Kind, *messages: bytes) -> tuple[list[Tick], Parser]:
@@ -209,7 +221,7 @@ def test_N3_every_buffer_type_is_read(wrap: Callable[[bytes], Any]) -> None:
     ],
 )
 def test_N4_venue_or_host_decides_the_dialect(venue: str | None, url: str, kind: Kind) -> None:
-    assert kind_for(venue, url) is kind
+    assert venue_of(venue, url).name == kind
 
 
 @pytest.mark.claim("N4")

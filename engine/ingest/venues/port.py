@@ -332,6 +332,8 @@ class Venue:
     beat: ClassVar[str] = ""
     """What to send every `beat_secs` seconds, so that the venue does not hang up; "" for nothing."""
     beat_secs: ClassVar[float] = 0.0
+    max_age_secs: ClassVar[float] = 0.0
+    """How old a connection may become before it is replaced: less than the venue lets it become. 0: any age."""
 
     def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
         """The messages that ask for the trades of `markets`, which are spelled as in the sources file. `kind`: the
@@ -362,15 +364,15 @@ class Venue:
                     self.name,
                     problem=f"{self.name} has no market {market!r}; it writes them like {self.example!r}",
                 )
-        doubts: tuple[str, ...] = ()
-        if is_below(host, self.testnets):
-            doubts = (f"{host} is a test network: its prices are not the market's, and its ids start over",)
-        return Subscription(
-            self.name,
-            tuple(market.upper() for market in table),
-            doubts=doubts,
-            messages=tuple(self.subscribe(list(table), kind)),
-        )
+        markets = tuple(market.upper() for market in table)
+        return self.doubted(host, Subscription(self.name, markets, messages=tuple(self.subscribe(list(table), kind))))
+
+    def doubted(self, host: str, found: Subscription) -> Subscription:
+        """`found`, with what an operator had better know of `host`."""
+        if found.problem is not None or not is_below(host, self.testnets):
+            return found
+        doubt = f"{host} is a test network: its prices are not the market's, and its ids start over"
+        return msgspec.structs.replace(found, doubts=(*found.doubts, doubt))
 
     def parser(self, url: str, source: str, markets: Markets) -> Parser:
         """What reads the messages of one source for the whole run."""
