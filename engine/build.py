@@ -84,7 +84,7 @@ def make_ingest(
             connect = websocket.CONNECTS[environment.transport]
             # A clock that was set back since those times were written would make the waits longer by as much.
             now_ms = max(_wall_ms(), store.written_ms())
-            barred_secs = {name: (until - now_ms) / 1000 for name, until in restored.barred.items() if until > now_ms}
+            barred_secs = {host: (until - now_ms) / 1000 for host, until in restored.barred.items() if until > now_ms}
             return websocket.WebSocketFeed(
                 inlet, sources, options.engine, options.app.symbol, connect, clock, barred_secs, streams
             )

@@ -26,7 +26,7 @@ from engine.ingest.ports import Inlet
 from engine.ingest.stepped import Bell
 from engine.ingest.transport import SEND_BUFFER_BYTES, Connect, ConnectFailed, Connection, Line, cut_short, why
 from engine.ingest.venues import registry
-from engine.ingest.venues.markets import Markets, Streams
+from engine.ingest.venues.markets import Markets, Streams, host_of
 from engine.ingest.venues.port import Ack, Control, Draining, Lost, Rejected
 
 logger = logging.getLogger("engine.ingest.websocket")
@@ -120,7 +120,8 @@ class WebSocketFeed:
         streams: Streams,
     ) -> None:
         """`sources`: at least one. `now`: monotonic seconds, the clock of the event loop's timers. `barred_secs`: for
-        how long an earlier run was told to leave the venue of a source alone. `streams`: the names of all streams."""
+        how long an earlier run was told to leave a host alone; told by the name of a source, its host. `streams`: the
+        names of all streams."""
         policy = session.Policy(
             keepalive_secs=options.keepalive_secs,
             pong_timeout_secs=options.pong_timeout_secs,
@@ -153,7 +154,7 @@ class WebSocketFeed:
                 session.Source(
                     source.name,
                     source.url,
-                    urlsplit(source.url).hostname or "",
+                    host_of(source.url),
                     source.priority,
                     subscribes=bool(found.messages),
                     beat_secs=venue.beat_secs,
@@ -161,10 +162,10 @@ class WebSocketFeed:
             )
         barred: dict[str, session.Bar] = {}
         for place in wanted:
-            until = now() + barred_secs.get(place.name, 0.0)
             # The longest of a host's, should several of its sources have been told.
-            if place.name in barred_secs and (place.host not in barred or until > barred[place.host].until):
-                barred[place.host] = session.Bar(until, "HTTP 429 or 418, to an earlier run")
+            told = [barred_secs[key] for key in (place.host, place.name) if key in barred_secs]
+            if told and (place.host not in barred or now() + max(told) > barred[place.host].until):
+                barred[place.host] = session.Bar(now() + max(told), "HTTP 429 or 418, to an earlier run")
         self._sources = wanted
         self._session = session.Session(wanted, policy, random.uniform, barred, now())
         self._max_retry_after_secs = options.max_retry_after_secs
@@ -376,7 +377,7 @@ class WebSocketFeed:
 
     async def _dial_and_connect(self, line: FeedLine) -> None:
         parts = urlsplit(line.source.url)
-        place = (line.source.host, parts.port or (443 if parts.scheme == "wss" else 80))
+        place = (parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80))
         try:
             connected = await self._dialer.dial(place)
             address = connected.getpeername()
@@ -410,10 +411,10 @@ class WebSocketFeed:
         self._apply(effects)
 
     def _note_bar(self, source: session.Source) -> None:
-        """Let the next run know how long the venue of `source` is to be left alone."""
+        """Let the next run know how long the host of `source` is to be left alone, whatever is called so then."""
         bar = self._session.bar(source.host, self._now())
         if bar is not None:
-            self._inlet.barred(source.name, bar.until - self._now())
+            self._inlet.barred(source.host, bar.until - self._now())
 
     def _close(self, line: FeedLine, reason: str) -> None:
         self._forget(line)

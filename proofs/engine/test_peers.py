@@ -324,12 +324,12 @@ def set_bar(database: Path, secs: float) -> None:
     """What an earlier run, under another clock perhaps, left behind."""
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         until_ms = int((time.time() + secs) * 1000)
-        assert connection.execute("UPDATE sources SET barred_until = ?", (until_ms,)).rowcount == 1
+        assert connection.execute("UPDATE bars SET until = ?", (until_ms,)).rowcount == 1
 
 
 def bar_secs(running: Engine) -> float:
     """How long the bar in the database will last."""
-    [(until_ms,)] = running.query("SELECT barred_until FROM sources")
+    [(until_ms,)] = running.query("SELECT until FROM bars")
     return float(until_ms) / 1000 - time.time()
 
 
@@ -423,7 +423,7 @@ def test_N5_an_operator_can_lift_a_bar(tmp_path: Path) -> None:
         config = str(tmp_path / "config.toml")
         with engine(tmp_path, "--config", config, "--lift-bars") as lifting:
             assert lifting.wait_exit() == 0
-            assert len(lifting.wait_line("bars lifted")["sources"]) == 1
+            assert lifting.wait_line("bars lifted")["hosts"] == ["127.0.0.1"]
         assert server.connections == 1
         with engine(tmp_path, "--config", config, "--ingest", "mockws") as running:
             running.wait_heartbeat(lambda beat: beat["ingest_received"] == 1)
