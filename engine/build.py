@@ -69,7 +69,7 @@ def make_ingest(
     replay = is_replay(options)
     sources = _sources(loaded)
     sparse = {source.name for source in sources if not registry.venue_of(source.venue, source.url).consecutive_ids}
-    streams = Streams(restored.streams, (source.name for source in sources))
+    streams = Streams(restored.streams, (source.name for source in sources), restored.symbols)
     intake = Intake(
         options.engine.sample_every,
         restored.next_tick_id,

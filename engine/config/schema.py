@@ -60,8 +60,12 @@ def _ws_url(value: str) -> str:
     labels = parts.hostname.removesuffix(".").split(".")
     if len(parts.hostname) > 253 or not all(1 <= len(label) <= 63 for label in labels):
         raise ValueError("should be a URL whose host can have an address: parts of 1 to 63 characters (RFC 1035)")
-    if any(ord(char) <= 32 or ord(char) > 126 for char in value):
-        raise ValueError("should be a URL of printable ASCII characters without spaces")
+    if any(ord(char) <= 32 or ord(char) == 127 for char in value):
+        raise ValueError("should be a URL of printable characters without spaces")
+    if not parts.hostname.isascii():
+        raise ValueError("should be a URL whose host is written in ASCII (xn--...)")
+    if not value.isascii():
+        raise ValueError("should be a URL that is percent-encoded where it is not ASCII, such as %E5%B8%81 for \u5e01")
     if parts.username is not None or parts.password is not None:
         raise ValueError("should be a URL without user name and password: market data needs none")
     if parts.fragment:
@@ -98,7 +102,7 @@ def _trusted_key(value: str) -> str:
 
 _NAME: Final = core.str_schema(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
 _MARKETS: Final = core.dict_schema(
-    core.str_schema(max_length=128, pattern=r"^[A-Za-z0-9_.\-/]+$"), _NAME, min_length=1, max_length=1024
+    core.str_schema(max_length=128, pattern=r"^[\w.\-/]+$"), _NAME, min_length=1, max_length=1024
 )
 _PATH: Final = core.no_info_after_validator_function(_path, core.str_schema())
 _TRUSTED_KEY: Final = core.no_info_after_validator_function(_trusted_key, core.str_schema())

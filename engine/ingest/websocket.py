@@ -26,7 +26,7 @@ from engine.ingest.ports import Inlet
 from engine.ingest.stepped import Bell
 from engine.ingest.transport import SEND_BUFFER_BYTES, Connect, ConnectFailed, Connection, Line, cut_short, why
 from engine.ingest.venues import registry
-from engine.ingest.venues.markets import Markets, Streams, host_of
+from engine.ingest.venues.markets import Markets, Streams, host_of, upper
 from engine.ingest.venues.port import Ack, Control, Draining, Lost, Rejected
 
 logger = logging.getLogger("engine.ingest.websocket")
@@ -288,7 +288,7 @@ class WebSocketFeed:
         match control:
             case Ack(market):
                 if market:
-                    line.awaited.discard(market.upper())
+                    line.awaited.discard(upper(market))
                 else:
                     line.awaited.clear()
                 if not line.awaited:

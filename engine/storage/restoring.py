@@ -40,6 +40,13 @@ def restore(connection: sqlite3.Connection) -> Restored:
         name: None if market is None else (source, market)
         for name, source, market in connection.execute("SELECT name, source, market FROM sources WHERE number = 1")
     }
+    symbols = dict(
+        connection.execute(
+            "SELECT name, symbol FROM sources JOIN ticks ON ticks.id ="
+            " (SELECT id FROM ticks WHERE source = sources.id AND trade_id IS NOT NULL ORDER BY trade_id DESC LIMIT 1)"
+            " WHERE number = 1 AND market <> '' ORDER BY sources.id DESC"
+        )
+    )
     barred = dict(connection.execute("SELECT host, until FROM bars"))
     recent: dict[str, list[tuple[str, int]]] = {}
     for source, event_id, ts in connection.execute(
@@ -70,7 +77,7 @@ def restore(connection: sqlite3.Connection) -> Restored:
     ).fetchall()
     signal_ids = [event_id for (event_id,) in reversed(newest_signals)]
     numberings = _numberings(connection)
-    return Restored(tick_id_max + 1, numberings, streams, barred, recent, positions, signal_ids, open_orders)
+    return Restored(tick_id_max + 1, numberings, streams, symbols, barred, recent, positions, signal_ids, open_orders)
 
 
 def _numberings(connection: sqlite3.Connection) -> list[Numbering]:

@@ -637,6 +637,7 @@ def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     assert first == numbering("binance", 69, 75, missing=[(5, 9)], segments=segments, oldest_ts=oldest)
     assert (second, second.label) == (again, "binance (numbering 2)")
     assert restored.streams == {"binance": ("binance", "BTCUSDT"), "mock": None}
+    assert restored.symbols == {"binance": "SOL/USDC"}
     assert restored.barred == {"binance.com": 3000, "gemini.com": 2000}
     assert restored.recent_event_ids == {"mock": [("e1", 1_700_000_000_002), ("e2", 1_700_000_000_003)]}
     for n in (7, 8):

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import AGGREGATED, TRADE, Kind, Markets, Subscription, is_bare, subscription
+from engine.ingest.venues.markets import AGGREGATED, TRADE, Kind, Markets, Subscription, is_bare, subscription, upper
 from engine.ingest.venues.port import (
     MICROSECONDS_FROM,
     NUMBERS_MAX,
@@ -172,7 +172,7 @@ class BinanceParser(Parser):
             ts = trade.ts if trade.ts < MICROSECONDS_FROM else trade.ts // 1000
             out.append(Tick(*place, trade.price, trade.volume, ts, trade.id))
             self.error_streak = 0
-            if trade.market and trade.market == trade.market.upper():
+            if trade.market and trade.market == upper(trade.market):
                 placed[type(trade), trade.market] = place
             several, combined = len(set(placed.values())) != 1, is_combined
             if several:
@@ -236,7 +236,7 @@ class BinanceParser(Parser):
                 market = number.market
         except UNREADABLE:
             return
-        place = self._markets.place(market, TRADE)
+        place = self._markets.find(market, TRADE)
         if place is not None and len(self.numbers) < NUMBERS_MAX:
             ts = number.ts if number.ts < MICROSECONDS_FROM else number.ts // 1000
             self.numbers.append((place[0], number.id, ts))
