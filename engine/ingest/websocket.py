@@ -174,6 +174,8 @@ class WebSocketFeed:
         self._inlet = inlet
         self._connect = connect
         self._now = now
+        # Sources whose upgrade only the other transport understands.
+        self._by_other: set[str] = set()
         self._lines: dict[int, FeedLine] = {}
         self._bell = Bell()
         self._timer: asyncio.TimerHandle | None = None
@@ -386,7 +388,8 @@ class WebSocketFeed:
             raise ConnectFailed(why(error)) from error
         good = False
         try:
-            await self._connect(line.source.url, line, connected)
+            connect = _over_websockets if line.source.name in self._by_other else self._connect
+            await connect(line.source.url, line, connected)
             good = True
         finally:
             self._dialer.note_handshake(place, address, good=good)
@@ -400,6 +403,12 @@ class WebSocketFeed:
             fields |= {"http_status": failure.http_status, "retry_after_secs": secs}
         if failure.retry_after:
             fields["retry_after"] = cut_short(", ".join(failure.retry_after))
+        if failure.may_upgrade and source.name not in self._by_other:
+            self._by_other.add(source.name)
+            fields["next_transport"] = "websockets"
+        else:
+            # Nothing is gained by it.
+            self._by_other.discard(source.name)
         logger.warning("connection failed", extra={"fields": fields})
         if failure.unbounded:
             self.connections_unbounded += 1
