@@ -152,6 +152,8 @@ class Ledger:
         if self._lost is not None:
             raise self._lost
         try:
+            if self._files.mend_index():
+                self._give_up("has lost its WAL's index: it was cut off")
             now = self._files.look()
         except (FileNotFoundError, NotADirectoryError) as error:
             self._give_up(f"is not there any more: {error.filename}")
