@@ -78,7 +78,7 @@ def make_ingest(
         recording = tape.find(path)
         sources = () if recording is None else (playback.source_of(recording),)
     sparse = {source.name for source in sources if not registry.venue_of(source.venue, source.url).consecutive_ids}
-    streams = Streams(restored.streams, (source.name for source in sources))
+    streams = Streams(restored.streams, (source.name for source in sources), restored.symbols)
     intake = Intake(
         options.engine.sample_every,
         restored.next_tick_id,
@@ -93,7 +93,7 @@ def make_ingest(
             connect = websocket.CONNECTS[environment.transport]
             # A clock that was set back since those times were written would make the waits longer by as much.
             now_ms = max(_wall_ms(), store.written_ms())
-            barred_secs = {name: (until - now_ms) / 1000 for name, until in restored.barred.items() if until > now_ms}
+            barred_secs = {host: (until - now_ms) / 1000 for host, until in restored.barred.items() if until > now_ms}
             return websocket.WebSocketFeed(
                 inlet, live, options.engine, options.app.symbol, connect, clock, barred_secs, streams
             )

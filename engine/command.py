@@ -375,7 +375,7 @@ def _lift_bars(loaded: settings.Loaded) -> int:
         )
     store = opening.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
     try:
-        logger.info("bars lifted", extra={"fields": {"sources": store.lift_bars()}})
+        logger.info("bars lifted", extra={"fields": {"hosts": store.lift_bars()}})
     finally:
         store.close()
     return ExitCode.COMPLETE

@@ -53,8 +53,12 @@ def _ws_url(value: str) -> str:
     labels = parts.hostname.removesuffix(".").split(".")
     if len(parts.hostname) > 253 or not all(1 <= len(label) <= 63 for label in labels):
         raise ValueError("should be a URL whose host can have an address: parts of 1 to 63 characters (RFC 1035)")
-    if any(ord(char) <= 32 or ord(char) > 126 for char in value):
-        raise ValueError("should be a URL of printable ASCII characters without spaces")
+    if any(ord(char) <= 32 or ord(char) == 127 for char in value):
+        raise ValueError("should be a URL of printable characters without spaces")
+    if not parts.hostname.isascii():
+        raise ValueError("should be a URL whose host is written in ASCII (xn--...)")
+    if not value.isascii():
+        raise ValueError("should be a URL that is percent-encoded where it is not ASCII, such as %E5%B8%81 for \u5e01")
     if parts.username is not None or parts.password is not None:
         raise ValueError("should be a URL without user name and password: market data needs none")
     if parts.fragment:
@@ -92,7 +96,7 @@ def _trusted_key(value: str) -> str:
 Mode = Annotated[_ModeName, BeforeValidator(_mode)]
 IngestMode = Annotated[_IngestModeName, BeforeValidator(_ingest_mode)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
-MarketName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9_.\-/]+$")]
+MarketName = Annotated[str, Field(max_length=128, pattern=r"^[\w.\-/]+$")]
 VenueName = Annotated[str, Field(max_length=128), AfterValidator(_venue)]
 FilePath = Annotated[str, AfterValidator(_path)]
 WsUrl = Annotated[str, AfterValidator(_ws_url)]

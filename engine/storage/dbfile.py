@@ -140,6 +140,7 @@ class DatabaseFile:
         self._descriptor = descriptor
         self._inode = os.fstat(descriptor).st_ino
         self._index: int | None = None
+        self._index_bytes = 0  # as long as it has been
         # It has no locks, unlike SQLite's other files.
         self._wal_descriptor: int | None = None
         self._map: mmap.mmap | None = None
@@ -152,16 +153,30 @@ class DatabaseFile:
         """
         self._close_index()
         try:
-            self._index = os.open(self._shm, os.O_RDONLY | os.O_CLOEXEC)
+            self._index = os.open(self._shm, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise ConfigError(f"{self._path}: no wal-index: not in WAL mode, or not shared", path=self._path) from error
         # Mapped, as SQLite has it: a system call would hand the interpreter over to the event loop, in each batch.
         self._map = mmap.mmap(self._index, _INDEX.size, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._index_bytes = os.fstat(self._index).st_size
         if self._wal_descriptor is not None:
             os.close(self._wal_descriptor)
         self._wal_descriptor = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
         if not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
             raise Crash(f"{self._path}: was replaced while it was opened", path=self._path)
+
+    def mend_index(self) -> bool:
+        """Whether the index was cut off. Then it is as long as it was, because SQLite and we have it mapped, and
+        whoever touches a page that is not there dies of SIGBUS; and it says that it knows nothing, so that whoever
+        needs it makes it anew out of the WAL, rather than to take what is left of it for all."""
+        assert self._index is not None
+        index_bytes = os.fstat(self._index).st_size
+        if index_bytes >= self._index_bytes:
+            self._index_bytes = index_bytes
+            return False
+        os.pwrite(self._index, bytes(_INDEX.size), 0)
+        os.ftruncate(self._index, self._index_bytes)
+        return True
 
     def look(self) -> Look:
         """The files as they are. Raises FileNotFoundError or NotADirectoryError when one is not there."""

@@ -327,6 +327,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         restored_by("sqlite3.connect(sys.argv[2]).backup(sqlite3.connect(sys.argv[1]))"),
         "was restored over: its newest tick has id 10, and 2010 was written",
     ),
+    "index cut off": (restored_by("os.truncate(sys.argv[1] + '-shm', 0)"), "has lost its WAL's index: it was cut off"),
     "truncated": (restored_by("os.truncate(sys.argv[1], 0)"), "was truncated to nothing"),
     "cut in half": (
         restored_by("os.truncate(sys.argv[1], os.path.getsize(sys.argv[1]) // 2048 * 1024)"),
@@ -407,9 +408,10 @@ def test_D7_whatever_becomes_of_the_files_is_noticed_and_nothing_more_is_written
         assert after == left, "what was left of the database was written to"
 
 
-# Of a WAL that is truncated in the midst of a transaction the commit makes one of the right length again.
+# Of a WAL that is truncated in the midst of a transaction the commit makes one of the right length again; by an index
+# that is, the kernel ends the process.
 @pytest.mark.claim("D7")
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "WAL truncated"])
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("WAL truncated", "index cut off")])
 def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
     flowing: Ledger, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -517,6 +519,30 @@ def test_D7_files_that_were_changed_in_place_stay_as_after_a_kill(flowing: Ledge
     flowing.close()
     assert error.details["wal_set_aside"] is None
     assert wal.read_bytes() == before
+
+
+@pytest.mark.claim("D7", "D3")
+@pytest.mark.parametrize("left", [0, 100, 32768])
+def test_D7_D3_an_index_that_was_cut_off_costs_nothing_but_the_run(flowing: Ledger, left: int) -> None:
+    """Also where a part of it is left: the index of a long WAL has several."""
+    flowing.write(ticks(2011, 1000))
+    # The reader keeps the WAL from beginning anew, so that the index grows beyond its first part.
+    with closing(sqlite3.connect(flowing.path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT max(id) FROM ticks").fetchone()
+        for n in range(3011, 83011, 1000):
+            flowing.write(ticks(n, 1000))
+        flowing.look()
+        shm = flowing.path.with_name("bot.db-shm")
+        assert shm.stat().st_size > 32768
+        run_elsewhere(f"os.truncate(sys.argv[1], {left})", shm)
+        with pytest.raises(ConfigError, match="has lost its WAL's index: it was cut off"):
+            flowing.look()
+    flowing.close()
+    store = opened(flowing.path)
+    assert store.restore().next_tick_id == 83011
+    assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    store.close()
 
 
 @pytest.mark.claim("D7")

@@ -202,7 +202,7 @@ def test_N20_what_a_venue_says_in_a_quarter_of_an_hour(tmp_path: Path, name: str
     assert counts == books(**capture.books)
     with Exchange() as exchange:
         exchange.speak(Script(capture.messages(), settings.subscription(wanted).messages))
-        real = msgspec.structs.replace(wanted, url=capture.url.replace("ws://127.0.0.1:9", exchange.url))
+        real = wanted.model_copy(update={"url": capture.url.replace("ws://127.0.0.1:9", exchange.url)})
         last = capture.rows[-1][1]
         path, live, live_counts = asyncio.run(listen(tmp_path, exchange, real, [], "picows", last))
     assert [row[1:6] for row in live] == [row[1:6] for row in rows]
@@ -344,7 +344,7 @@ def fill(directory: Path, count: int, **bounds: int) -> tape.Tape:
 
 @pytest.mark.claim("N20")
 def test_N20_files_are_bounded_and_each_can_be_replayed_alone_and_all_together(tmp_path: Path) -> None:
-    options = msgspec.structs.replace(OPTIONS, parse_error_limit=1000)
+    options = OPTIONS.model_copy(update={"parse_error_limit": 1000})
     written = fill(tmp_path, 300, file_bytes=8192, files=100)
     files = sorted(tmp_path.glob("*.jsonl.gz"))
     assert len(files) == written.parts > 5

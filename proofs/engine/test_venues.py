@@ -455,7 +455,21 @@ def test_N8_bad_fields_are_one_error_each_and_never_a_tick(dialect: Dialect) -> 
             assert parser.last_error
 
 
-BAD_MARKETS = [None, True, 7, 1.5, [], {}, "", "?", "x" * 129, "x" * 100_000, "BTC\u0000USD", "\u212aRAKEN", "\ud800"]
+BAD_MARKETS: list[object] = [
+    None,
+    True,
+    7,
+    1.5,
+    [],
+    {},
+    "",
+    "?",
+    "x" * 129,
+    "x" * 100_000,
+    "BTC\u0000USD",
+    "\u212aRAKEN",
+    "\ud800",
+]
 
 
 @pytest.mark.claim("N12", "N8")

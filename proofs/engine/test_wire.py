@@ -269,7 +269,19 @@ def test_N12_a_trade_of_another_market_is_foreign(asked: dict[str, str] | None) 
         parser.parse_into(combined(of(market)), ticks)
     assert [(t.source, t.symbol) for t in ticks] == [("src", "SYM")] * 6
     assert (parser.foreign, parser.errors, parser.error_streak) == (4, 0, 0)
-    assert parser.last_foreign == "\\x1b[31m"
+    why = "" if asked else ": that of its source is BTCUSDT, which came first; others are named by `markets`"
+    assert parser.last_foreign == f"\\x1b[31m{why}"
+
+
+@pytest.mark.claim("N12")
+@pytest.mark.parametrize("shape", [lambda one: json.dumps(one).encode(), combined], ids=["raw", "combined"])
+def test_N12_a_print_that_is_no_market_trade_does_not_choose_the_market(shape: Callable[..., bytes]) -> None:
+    parser = parser_for(Kind.BINANCE, "src", Markets("src", "SYM", Streams()))
+    ticks: list[Tick] = []
+    for one in (of("BTCUSDT", 1, X="INSURANCE_FUND"), of("ETHUSDT", 2), of("BTCUSDT", 3), of("ETHUSDT", 3, X="ADL")):
+        parser.parse_into(shape(one), ticks)
+    assert [(t.symbol, t.trade_id) for t in ticks] == [("SYM", 2)]
+    assert (parser.ignored, parser.foreign, parser.numbers) == (2, 1, [("src", 3, ticks[0].ts)])
 
 
 @pytest.mark.claim("N12")

@@ -31,7 +31,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below
+from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below, upper
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """The largest message worth decoding (N8: a real first Gemini frame has 600 KB). Feeds enforce it."""
@@ -206,8 +206,10 @@ class Parser:
 
     def note_foreign(self, market: str, why: str = "") -> None:
         self.foreign += 1
+        if not why and self._markets.guessed is not None:
+            why = f"that of its source is {self._markets.guessed}, which came first; others are named by `markets`"
         # ascii() keeps control characters of a hostile peer out of the log.
-        self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {why}" if why else "")
+        self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {ascii(why)[1:-1]}" if why else "")
 
     def note_control(self, control: Control) -> None:
         """The venue spoke of the connection."""
@@ -364,7 +366,7 @@ class Venue:
                     self.name,
                     problem=f"{self.name} has no market {market!r}; it writes them like {self.example!r}",
                 )
-        markets = tuple(market.upper() for market in table)
+        markets = tuple(upper(market) for market in table)
         return self.doubted(host, Subscription(self.name, markets, messages=tuple(self.subscribe(list(table), kind))))
 
     def doubted(self, host: str, found: Subscription) -> Subscription:
