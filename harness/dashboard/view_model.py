@@ -26,6 +26,7 @@ from typing import Any
 from harness.base import jsontext
 from harness.base.pressure import LIMITS, RESOURCES, Pressure, Unknown
 from harness.base.unit import UnitState
+from harness.evidence.checkers import equations
 from harness.evidence.verdict import Verdict, merge
 from harness.observing import judgement
 from harness.observing.judgement import Finding
@@ -658,7 +659,7 @@ def _books(seen: Observation) -> Json:
         return {"trouble": seen.log.reason}
     if not seen.log.heartbeat:
         return {"trouble": "No heartbeat of this run of the engine in the journal yet."}
-    lines = judgement.equations(seen.log.heartbeat)
+    lines = equations(seen.log.heartbeat)
     broken = any(line.ok is False for line in lines)
     unknown = any(line.ok is None for line in lines)
     return {
@@ -927,7 +928,7 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
         put("hybrid_open_orders_limit", seen.config.caps.open_orders)
     if isinstance(seen.log, LogSnapshot) and seen.log.heartbeat:
         put("hybrid_heartbeat_timestamp_seconds", seen.log.heartbeat_at)
-        balance = [line.ok for line in judgement.equations(seen.log.heartbeat)]
+        balance = [line.ok for line in equations(seen.log.heartbeat)]
         if None not in balance:
             put("hybrid_books_balanced", all(balance))
         lag = jsontext.number(seen.log.heartbeat.get("loop_lag_ms_p99"))

@@ -10,7 +10,6 @@ something was not proven; what does not fit is left out from the middle, with a 
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from markupsafe import Markup
 from harness.base.escape import shown
 from harness.base.plots import Series, figure
 from harness.evidence import timeline
+from harness.evidence.history import heartbeat, log_fields
 from harness.evidence.lines import (
     EndLine,
     IntentLine,
@@ -687,26 +687,9 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and abs(value) < NUMBER_MAX else None
 
 
-def _fields(message: str) -> tuple[str, dict[str, object]] | None:
-    """Level and fields of a log line in the contract's form (M1)."""
-    try:
-        log = json.loads(message)
-        return str(log.get("level", "")), {"message": log["fields"].pop("message"), **log["fields"]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def heartbeat(line: JournalLine) -> Mapping[str, object] | None:
-    """Read the fields of a heartbeat (M2), its `message` among them; None for every other journal entry."""
-    if not isinstance(line.message, str) or "HEARTBEAT" not in line.message:
-        return None
-    found = _fields(line.message)
-    return found[1] if found is not None and str(found[1]["message"]).startswith("HEARTBEAT") else None
-
-
 def _one_line(message: str) -> tuple[str, str]:
     # The engine logs JSON; its event and fields read better than the envelope.
-    found = _fields(message)
+    found = log_fields(message)
     if found is None:
         return "", message
     level, fields = found

@@ -213,6 +213,22 @@ class JournalLine(_Recorded):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LedgerLine(_Recorded):
+    """What an engine's database held when a proof read it, in the order of its rows."""
+
+    ticks: list[tuple[Whole, Text, Whole | None, Whole]]
+    """id, symbol, trade id, time (ms)."""
+    signals: list[tuple[Whole, Whole, Text]]
+    """id, id of the tick, side."""
+    orders: list[Text]
+    """Their ids."""
+    fills: list[tuple[Whole, Text, Text, Text, Text, Text, Text]]
+    """id, symbol, side, and as exact decimals quantity, price, fees, what it did to the cash."""
+    caps: dict[Text, Text]
+    """`exposure` and `symbol_exposure` of the run, as exact decimals; what is not known is absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerdictLine(_Recorded):
     """A verdict on `proof`."""
 
@@ -266,8 +282,8 @@ class OtherLine(_Recorded):
 
 
 RecordLine: TypeAlias = (
-    RunLine | EnvironmentLine | IntentLine | ResultLine | WriteLine | MachineLine | UnitLine | JournalLine | VerdictLine
-    | SabotageLine | EndLine | OtherLine
+    RunLine | EnvironmentLine | IntentLine | ResultLine | WriteLine | MachineLine | UnitLine | JournalLine | LedgerLine
+    | VerdictLine | SabotageLine | EndLine | OtherLine
 )  # fmt: skip
 """Any line of a record. Which class it is says `type`."""
 
@@ -280,6 +296,7 @@ KINDS: Mapping[str, type[RecordLine]] = {
     "machine": MachineLine,
     "unit": UnitLine,
     "journal": JournalLine,
+    "ledger": LedgerLine,
     "verdict": VerdictLine,
     "sabotage": SabotageLine,
     "end": EndLine,

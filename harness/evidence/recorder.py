@@ -21,6 +21,7 @@ Lines (all have `run`, `worker`, `seq`, `at`, `proof`, `type`, `prev`, `sha256`)
     machine      name, kind, what happened to it
     unit         name, text: the effective unit, fragment and drop-ins
     journal      unit, by, message
+    ledger       ticks, signals, orders, fills, caps: what a proof read of the engine's database
     verdict      verdict, claims, reason, seconds, about; told: all that pytest said, of one that is not proven
     sabotage     id, what it breaks, how its proof took it
     end          lines before this one, counts of verdicts, how many proofs were chosen and never ran

@@ -783,7 +783,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "        self.ticks_parsed += len(ticks)",
             "        self.ticks_parsed += 2 * len(ticks)",
         ),
-        reason=r"parsed ticks do not balance",
+        reason=r"M3: ticks parsed \d+ ≠ received \+ duplicates",
     ),
     Sabotage(
         id="heartbeat-default-of-a-minute",
@@ -858,7 +858,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/ingest/intake.py", "fresh[every - 1 - self.received % every :: every]", "fresh[every - 1 :: every]"
         ),
-        reason=r"processed \d+, expected|of \d+ after",
+        reason=r"N7: processed \d+ ≠|of \d+ after",
     ),
     Sabotage(
         id="resent-ticks-count-again",
@@ -1082,7 +1082,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the cash of a fill leaves out its fees",
         proof="test_invariants::test_cash_position_and_fees_balance",
         patch=Patch("engine/trading/execution.py", "cash_delta=EXACT.subtract(cash, fees)", "cash_delta=cash"),
-        reason=r"off by",
+        reason=r"I4: fill 1: cash",
     ),
     Sabotage(
         id="orders-call-out",
@@ -1295,6 +1295,15 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_evidence::test_every_change_of_a_record_is_found",
         patch=Patch("harness/evidence/recorder.py", "    if not isinstance(last, EndLine):", "    if last is None:"),
         reason=r"missed 'has no end'",
+    ),
+    Sabotage(
+        id="a-whole-chain-is-believed",
+        guardrail="V11",
+        breaks="verify checks the chain of a record and not what it holds",
+        proof="test_history::test_a_chain_that_is_whole_and_a_history_that_breaks_a_clause",
+        patch=Patch("harness/evidence/verify.py", "    if broken:", "    if broken is None:"),
+        reason=r"what it holds is believed",
+        installed=False,
     ),
     Sabotage(
         id="long-outputs-can-be-changed",
