@@ -31,6 +31,7 @@ from engine.ingest.ports import Inlet
 from engine.ingest.recording import Event, Header, line_of, message, public_url, read_event, without_secrets
 from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Streams
+from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
 from harness.faults.dialects import DIALECTS, OKX, Dialect
 from harness.faults.exchange import Exchange
@@ -515,6 +516,38 @@ def test_N20_C8_no_key_is_recorded() -> None:
         wanted = source(dialect(), "ws://127.0.0.1:9")
         for said in settings.subscription(wanted).messages:
             assert without_secrets(said) == said
+
+
+class Keyed(Venue):
+    """One that has to be told who one is."""
+
+    name = "keyed"
+    consecutive_ids = True
+
+    def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
+        return ['{"op": "login", "args": [{"apiKey": "S3CRET", "instId": "A"}]}']
+
+    def read(self, message: bytes) -> list[Said]:
+        return [Ack()] if message == b"ok" else [Trade("A", 999.0, 1.0, NOW, 1)]
+
+
+@pytest.mark.claim("N20", "C8")
+def test_N20_C8_the_venue_hears_the_key_and_the_file_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find", lambda name: Keyed())
+    with Exchange() as exchange:
+        wanted = schema.Source(
+            name="s", priority=1, url=f"{exchange.url}/?api_key=S3CRET", venue="keyed", markets={"A": "A"}
+        )
+        asked = settings.subscription(wanted).messages
+        exchange.speak(Script(["ok", "S3CRET is what it said itself"], asked))
+        path, _, _ = asyncio.run(listen(tmp_path, exchange, wanted, [], "picows", 999.0))
+        assert exchange.heard == [*asked, *asked]
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    assert len(lines) == 6
+    assert [line for line in lines if "S3CRET" in line and '"event":"received"' not in line] == []
+    assert [json.loads(line)["text"] for line in lines if '"event":"sent"' in line] == [
+        '{"op": "login", "args": [{"apiKey": "[redacted]", "instId": "A"}]}'
+    ]
 
 
 # --- the whole of it ----------------------------------------------------------------------------------------
