@@ -33,7 +33,7 @@ from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Streams
 from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
-from harness.faults.dialects import DIALECTS, OKX, Dialect
+from harness.faults.dialects import DIALECTS, OKX, Binance, Dialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
 from proofs.fixtures.captures import CAPTURES, books
@@ -293,6 +293,35 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
     assert books["reconnects"] == 4
 
 
+@pytest.mark.claim("N20", "N18")
+def test_N20_N18_a_connection_to_binance_is_replaced_before_it_is_a_day_old(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dialect = Binance()
+    wanted = source(dialect, "ws://127.0.0.1:9")
+    hour = 3600 * 10**6
+    acknowledged = b'{"result":null,"id":1}'
+
+    def tells(hours: float, conn: int) -> Event:
+        number = int(hours * 10)
+        return message(int(hours * hour), conn, dialect.trade("BTCUSDT", number, "1.5", "2", NOW + number).encode())
+
+    records: list[Header | Event] = [
+        header_of(wanted),
+        Event("opened", 1, 1), message(1, 1, acknowledged), *(tells(1 + hours / 2, 1) for hours in range(45)),
+        # Half past twenty-three it is time, and no earlier.
+        Event("opened", int(23.6 * hour), 2), message(int(23.6 * hour), 2, acknowledged),
+        tells(23.7, 1), tells(23.8, 2), tells(23.9, 1), tells(24, 2),
+    ]  # fmt: skip
+    options = msgspec.structs.replace(OPTIONS, feed_silence_secs=0.0)
+    with caplog.at_level("INFO"):
+        rows, books = asyncio.run(replay(write(tmp_path / "r", *records), options))
+    assert ids(rows)[-4:] == [230, 237, 238, 240]
+    assert books["reconnects"] == 1
+    told = [record.fields["reason"] for record in caplog.records if record.message.startswith("connection ")]  # type: ignore[attr-defined]
+    assert told == ["replaced before the server closes it"]
+
+
 @pytest.mark.claim("N20")
 def test_N20_a_capture_made_by_hand_needs_no_more_than_its_messages(tmp_path: Path) -> None:
     path = tmp_path / "by hand.jsonl"
@@ -300,7 +329,13 @@ def test_N20_a_capture_made_by_hand_needs_no_more_than_its_messages(tmp_path: Pa
         "recording": 1, "source": "okx", "url": "wss://ws.okx.com:8443/ws/v5/public", "symbol": "X", "run": "",
         "venue": "okx", "markets": {"BTC-USDT": "B"},
     }  # fmt: skip
-    lines = [first, *({"event": "received", "text": OKX().trade("BTC-USDT", n, "1", "1", NOW)} for n in range(3))]
+    lines = [
+        first,
+        *(
+            {"event": "received", "at": n * 20_000_000, "text": OKX().trade("BTC-USDT", n, "1", "1", NOW)}
+            for n in range(3)
+        ),
+    ]
     path.write_text("\ufeff".removeprefix("\ufeff") + "\r\n\n".join(map(json.dumps, lines)))
     rows, _ = asyncio.run(replay(path))
     assert [(row[0], row[1], row[5]) for row in rows] == [("okx", "B", number) for number in range(3)]
@@ -601,9 +636,10 @@ def test_N20_an_engine_replays_what_was_recorded_while_another_one_traded(tmp_pa
             assert live.stop() == 0
             wanted, final = stored(live.db), live.final()
     assert "okx: 10 received, 1 sent, 5 trades, 1 missed, 1 unusable" in (tmp_path / "err").read_text()
-    names = ("ingest_received", "duplicates", "gaps", "foreign", "ignored", "parse_errors")
+    names = ("ingest_received", "duplicates", "gaps", "foreign", "ignored", "parse_errors", "gaps_by_market")
     books = {name: final[name] for name in names}
     assert (books["foreign"], books["gaps"], books["parse_errors"]) == (1, 1, 1)
+    assert books["gaps_by_market"] == {"okx BTC-USDT": 1, "okx ETH-USDT": 0}
     for which in ("well", "killed"):
         [path] = (tmp_path / which).glob("*.gz")
         (tmp_path / f"replay {which}").mkdir()
