@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -22,15 +23,16 @@ from hypothesis import strategies as st
 
 from engine import command
 from engine.base.events import Tick
-from engine.base.exits import ConfigError, Crash, ProtocolChanged
+from engine.base.exits import ConfigError, Crash, NetworkLost, ProtocolChanged
 from engine.config import schema, settings
-from engine.ingest import recorder, tape, websocket
+from engine.ingest import connected, recorder, session, tape, websocket
 from engine.ingest.intake import Intake
+from engine.ingest.messages import Messages
 from engine.ingest.playback import PlaybackFeed, source_of
 from engine.ingest.ports import Inlet
 from engine.ingest.recording import Event, Header, line_of, message, public_url, read_event, without_secrets
 from engine.ingest.venues import registry
-from engine.ingest.venues.markets import Streams
+from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
 from harness.faults.dialects import DIALECTS, OKX, Binance, Dialect
@@ -673,6 +675,68 @@ def test_N20_what_the_documentation_shows_is_understood(tmp_path: Path) -> None:
                 "wss://ws.kraken.com/v2",
                 {"BTC/USD": "BTC/USD", "ETH/USD": "ETH/USD"},
             )
+
+
+@pytest.mark.claim("N20")
+def test_N20_a_venue_that_lets_nobody_in_is_recorded_too(tmp_path: Path) -> None:
+    """And never given up; who asked for so many seconds is told that they brought nothing."""
+    config = write_config(tmp_path, {"engine": {"network_give_up_secs": 0.05, "max_backoff_secs": 0.05}})
+    with Exchange() as exchange:
+        exchange.refuse(451)
+        asked = ["--venue", "okx", "--markets", "BTC-USDT", "--url", exchange.url, "--config", str(config)]
+        with pytest.raises(NetworkLost, match=r"nothing was received from okx in 0\.4 s"):
+            command.run(["record", *asked, "--seconds", "0.4", "--to", str(tmp_path / "to")], Signals())
+        assert len(exchange.refusals) > 1
+    [path] = (tmp_path / "to").glob("*.gz")
+    events, cut = events_of(path)
+    assert not cut
+    assert {(event.event, event.reason) for event in events if isinstance(event, Event)} == {("failed", "HTTP 451")}
+    assert len(events) == len(exchange.refusals)
+    # A start would find nothing in it, which is no mistake of the configuration.
+    replayed = ["--ingest", "replay", "--replay-file", str(path), "--db", str(tmp_path / "x.db"), "--check-config"]
+    assert command.run(["--config", str(config), *replayed], Signals()) == 0
+
+
+@pytest.mark.claim("N20")
+def test_N20_what_comes_behind_the_end_of_a_connection_is_not_recorded(tmp_path: Path) -> None:
+    class Tape:
+        """As much of a recorder as a tap uses."""
+
+        received = sent = 0
+
+        def __init__(self) -> None:
+            self.events: list[Event] = []
+
+        def record(self, event: Event) -> None:
+            self.events.append(event)
+
+    dialect = OKX()
+    venue = registry.find("okx")
+    parser = venue.parser("", "s", Markets("s", "X", Streams(), {dialect.market: "X"}))
+    line = connected.FeedLine(
+        None,
+        7,
+        session.Source("s", "ws://x", "x", 1),
+        Messages(parser, 100),  # type: ignore[arg-type]
+    )
+    line.dead = True
+    kept = Tape()
+    tap = recorder._Tap(kept, line)  # type: ignore[arg-type]
+    for _ in range(2):
+        tap.parser.parse_into(b"pong", tap.ticks)
+        tap.text(b"pong")
+        tap.closed("gone")
+    assert [(event.event, event.conn) for event in kept.events] == [("received", 7), ("received", 7), ("closed", 7)]
+
+
+@pytest.mark.claim("N20")
+def test_N20_a_clock_that_leaps_costs_no_time(tmp_path: Path) -> None:
+    years = 20 * 365 * 86_400 * 10**6
+    path = write(tmp_path / "r", okx_header(), Event("opened", 1), *answers(), trade(1, 1, 1), trade(2, 1, years))
+    began = time.process_time()
+    rows, _ = asyncio.run(replay(path, msgspec.structs.replace(OPTIONS, feed_silence_secs=0.0)))
+    assert ids(rows) == [1, 2]
+    assert time.process_time() - began < 2.0
 
 
 @pytest.mark.claim("N20")
