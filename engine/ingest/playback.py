@@ -18,7 +18,7 @@ from engine.base.events import Tick
 from engine.config import schema, settings
 from engine.ingest.connected import Connected, FeedLine, about, policy_of
 from engine.ingest.ports import Inlet
-from engine.ingest.recording import Event, Header
+from engine.ingest.recording import Event
 from engine.ingest.stepped import STEP_TICKS
 from engine.ingest.tape import Recording
 from engine.ingest.transport import Connection
@@ -66,7 +66,6 @@ class PlaybackFeed(Connected):
         self._pending: FeedLine | None = None
         # By the number that a connection has in the recording.
         self._by_conn: dict[int, FeedLine] = {}
-        self._run = recording.header.run
         # The time of the last event, in microseconds; None before the first.
         self._at: int | None = None
         # Whether there was a tick.
@@ -83,9 +82,7 @@ class PlaybackFeed(Connected):
         while records := await asyncio.to_thread(self._recording.read, STEP_TICKS):
             for record in records:
                 self._inlet.answer()
-                if isinstance(record, Header):
-                    self._go_on_with(record)
-                else:
+                if isinstance(record, Event):
                     self._advance(record.at)
                     self._play(record)
                 if self._failure is not None:
@@ -174,8 +171,6 @@ class PlaybackFeed(Connected):
             case "closed":
                 if (closing := self._by_conn.pop(event.conn, None)) is not None:
                     closing.closed(event.reason)
-            case "continued":
-                self._continued(event.conn)
             case "received":
                 line = self._continued(event.conn)
                 line.text(event.payload)
@@ -206,20 +201,13 @@ class PlaybackFeed(Connected):
         return line
 
     def _continued(self, conn: int) -> FeedLine:
-        """A connection that is open. One that nothing is known of was opened, and subscribed, before."""
+        """A connection that is open. One that nothing is known of was opened in an earlier file, and what was asked for
+        acknowledged."""
         line = self._by_conn.get(conn)
         if line is None:
             line = self._open(conn)
             self._apply(self._session.acknowledged(line.conn, self._clock))
         return line
-
-    def _go_on_with(self, header: Header) -> None:
-        """Another file. That of another recording has connections of its own."""
-        if header.run != self._run:
-            self._run = header.run
-            for line in list(self._by_conn.values()):
-                line.closed("the recording ends here")
-            self._by_conn.clear()
 
 
 class _Played(Connection):

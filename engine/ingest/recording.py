@@ -12,7 +12,8 @@ others is an event of a connection:
 `at` is the computer's time in microseconds since 1970; `conn` tells connections apart, and is left out of the first.
 Text is what came, character by character; what is no text (binary messages, text that is not UTF-8) is base64. Pings
 and pongs of the protocol are not in it. A file that goes on where another one was full begins with a first line as
-well, and an event `continued` for each connection that is open. Files that belong together may be joined as they are.
+well; what is received on a connection that was opened in an earlier file goes on there. Files that belong together may
+be joined as they are.
 
 What was sent, and the URL, may hold keys: those are taken out. What a venue sent is kept as it came.
 """
@@ -71,9 +72,8 @@ class Header(Struct, frozen=True, omit_defaults=True):
 class Event(Struct, frozen=True, omit_defaults=True):
     """Another line: what happened on a connection."""
 
-    event: Literal["opened", "continued", "sent", "received", "refused", "closed", "failed"]
-    """`refused`: a message that must not be decoded, with why. `failed`: an attempt to connect. `continued`: the
-    connection was opened in an earlier file, and what was asked for is acknowledged."""
+    event: Literal["opened", "sent", "received", "refused", "closed", "failed"]
+    """`refused`: a message that must not be decoded, with why. `failed`: an attempt to connect."""
     at: int = 0
     conn: int = 1
     text: str | None = None

@@ -51,8 +51,6 @@ class Tape:
         self._ours = re.compile(re.escape(self._name) + r"-[0-9]{8}T[0-9]{9}Z-[0-9]{6}\.jsonl\.gz")
         # Compressed, of the parts that are complete.
         self._bytes = 0
-        # Connections that are open, for the beginning of the next part.
-        self._open: dict[int, None] = {}
         self._raw: IO[bytes]
         self._packed: gzip.GzipFile
         try:
@@ -62,7 +60,7 @@ class Tape:
             raise self._refusal(error) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._begin(0)
+            self._begin()
         except OSError as error:
             os.close(self._lock)
             if error.errno == errno.EWOULDBLOCK:
@@ -82,13 +80,9 @@ class Tape:
         """Raises Crash when the disk does not take it."""
         try:
             self._packed.write(line_of(event))
-            if event.event == "opened":
-                self._open[event.conn] = None
-            elif event.event == "closed":
-                self._open.pop(event.conn, None)
             if self._raw.tell() >= self._file_bytes:
                 self._end()
-                self._begin(event.at)
+                self._begin()
         except OSError as error:
             raise self._lost(error) from None
 
@@ -116,15 +110,13 @@ class Tape:
     def _lost(self, error: OSError) -> Crash:
         return Crash(f"{self.path}: cannot be written: {error.strerror}", path=str(self.path))
 
-    def _begin(self, at: int) -> None:
+    def _begin(self) -> None:
         self.parts += 1
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._raw = os.fdopen(os.open(self.path, flags, 0o666), "wb")
         # Without a name and a time in it: the same frames are the same file.
         self._packed = gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=6, mtime=0)
         self._packed.write(line_of(msgspec.structs.replace(self._header, part=self.parts)))
-        for conn in self._open:
-            self._packed.write(line_of(Event("continued", at, conn)))
         self._packed.flush()
         self._raw.flush()
         for old in sorted(name for name in os.listdir(self._directory) if self._ours.fullmatch(name))[: -self._files]:

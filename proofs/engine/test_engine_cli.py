@@ -449,7 +449,17 @@ def test_C7_the_longest_names_are_databases(tmp_path: Path, name_bytes: int) -> 
 
 
 @pytest.mark.claim("C7")
-@pytest.mark.parametrize("raw", [gzip.compress(b"{}\n"), b'[{"price":1}]', "{}\n".encode("utf-16"), None], ids=range(4))
+@pytest.mark.parametrize(
+    "raw",
+    [
+        gzip.compress(b"{}\n"),
+        b'[{"price":1}]',
+        "{}\n".encode("utf-16"),
+        gzip.compress(b'{"recording":1,"source":"s","url":"ws://x","symbol":"X","run":"","venue":"mtgox"}\n'),
+        None,
+    ],
+    ids=range(5),
+)
 def test_C7_a_check_and_a_start_agree_about_a_replay_file(tmp_path: Path, raw: bytes | None) -> None:
     path = Path("/proc/self/mem")
     if raw is not None:

@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -22,17 +23,19 @@ from hypothesis import strategies as st
 
 from engine import command
 from engine.base.events import Tick
-from engine.base.exits import ConfigError, Crash, ProtocolChanged
+from engine.base.exits import ConfigError, Crash, NetworkLost, ProtocolChanged
 from engine.config import schema, settings
-from engine.ingest import recorder, tape, websocket
+from engine.ingest import connected, recorder, session, tape, websocket
 from engine.ingest.intake import Intake
+from engine.ingest.messages import Messages
 from engine.ingest.playback import PlaybackFeed, source_of
 from engine.ingest.ports import Inlet
 from engine.ingest.recording import Event, Header, line_of, message, public_url, read_event, without_secrets
 from engine.ingest.venues import registry
-from engine.ingest.venues.markets import Streams
+from engine.ingest.venues.markets import Markets, Streams
+from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
-from harness.faults.dialects import DIALECTS, OKX, Dialect
+from harness.faults.dialects import DIALECTS, OKX, Binance, Dialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
 from proofs.fixtures.captures import CAPTURES, books
@@ -292,6 +295,35 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
     assert books["reconnects"] == 4
 
 
+@pytest.mark.claim("N20", "N18")
+def test_N20_N18_a_connection_to_binance_is_replaced_before_it_is_a_day_old(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dialect = Binance()
+    wanted = source(dialect, "ws://127.0.0.1:9")
+    hour = 3600 * 10**6
+    acknowledged = b'{"result":null,"id":1}'
+
+    def tells(hours: float, conn: int) -> Event:
+        number = int(hours * 10)
+        return message(int(hours * hour), conn, dialect.trade("BTCUSDT", number, "1.5", "2", NOW + number).encode())
+
+    records: list[Header | Event] = [
+        header_of(wanted),
+        Event("opened", 1, 1), message(1, 1, acknowledged), *(tells(1 + hours / 2, 1) for hours in range(45)),
+        # Half past twenty-three it is time, and no earlier.
+        Event("opened", int(23.6 * hour), 2), message(int(23.6 * hour), 2, acknowledged),
+        tells(23.7, 1), tells(23.8, 2), tells(23.9, 1), tells(24, 2),
+    ]  # fmt: skip
+    options = msgspec.structs.replace(OPTIONS, feed_silence_secs=0.0)
+    with caplog.at_level("INFO"):
+        rows, books = asyncio.run(replay(write(tmp_path / "r", *records), options))
+    assert ids(rows)[-4:] == [230, 237, 238, 240]
+    assert books["reconnects"] == 1
+    told = [record.fields["reason"] for record in caplog.records if record.message.startswith("connection ")]  # type: ignore[attr-defined]
+    assert told == ["replaced before the server closes it"]
+
+
 @pytest.mark.claim("N20")
 def test_N20_a_capture_made_by_hand_needs_no_more_than_its_messages(tmp_path: Path) -> None:
     path = tmp_path / "by hand.jsonl"
@@ -299,7 +331,13 @@ def test_N20_a_capture_made_by_hand_needs_no_more_than_its_messages(tmp_path: Pa
         "recording": 1, "source": "okx", "url": "wss://ws.okx.com:8443/ws/v5/public", "symbol": "X", "run": "",
         "venue": "okx", "markets": {"BTC-USDT": "B"},
     }  # fmt: skip
-    lines = [first, *({"event": "received", "text": OKX().trade("BTC-USDT", n, "1", "1", NOW)} for n in range(3))]
+    lines = [
+        first,
+        *(
+            {"event": "received", "at": n * 20_000_000, "text": OKX().trade("BTC-USDT", n, "1", "1", NOW)}
+            for n in range(3)
+        ),
+    ]
     path.write_text("\ufeff".removeprefix("\ufeff") + "\r\n\n".join(map(json.dumps, lines)))
     rows, _ = asyncio.run(replay(path))
     assert [(row[0], row[1], row[5]) for row in rows] == [("okx", "B", number) for number in range(3)]
@@ -517,6 +555,38 @@ def test_N20_C8_no_key_is_recorded() -> None:
             assert without_secrets(said) == said
 
 
+class Keyed(Venue):
+    """One that has to be told who one is."""
+
+    name = "keyed"
+    consecutive_ids = True
+
+    def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
+        return ['{"op": "login", "args": [{"apiKey": "S3CRET", "instId": "A"}]}']
+
+    def read(self, message: bytes) -> list[Said]:
+        return [Ack()] if message == b"ok" else [Trade("A", 999.0, 1.0, NOW, 1)]
+
+
+@pytest.mark.claim("N20", "C8")
+def test_N20_C8_the_venue_hears_the_key_and_the_file_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find", lambda name: Keyed())
+    with Exchange() as exchange:
+        wanted = schema.Source(
+            name="s", priority=1, url=f"{exchange.url}/?api_key=S3CRET", venue="keyed", markets={"A": "A"}
+        )
+        asked = settings.subscription(wanted).messages
+        exchange.speak(Script(["ok", "S3CRET is what it said itself"], asked))
+        path, _, _ = asyncio.run(listen(tmp_path, exchange, wanted, [], "picows", 999.0))
+        assert exchange.heard == [*asked, *asked]
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    assert len(lines) == 6
+    assert [line for line in lines if "S3CRET" in line and '"event":"received"' not in line] == []
+    assert [json.loads(line)["text"] for line in lines if '"event":"sent"' in line] == [
+        '{"op": "login", "args": [{"apiKey": "[redacted]", "instId": "A"}]}'
+    ]
+
+
 # --- the whole of it ----------------------------------------------------------------------------------------
 
 
@@ -568,9 +638,10 @@ def test_N20_an_engine_replays_what_was_recorded_while_another_one_traded(tmp_pa
             assert live.stop() == 0
             wanted, final = stored(live.db), live.final()
     assert "okx: 10 received, 1 sent, 5 trades, 1 missed, 1 unusable" in (tmp_path / "err").read_text()
-    names = ("ingest_received", "duplicates", "gaps", "foreign", "ignored", "parse_errors")
+    names = ("ingest_received", "duplicates", "gaps", "foreign", "ignored", "parse_errors", "gaps_by_market")
     books = {name: final[name] for name in names}
     assert (books["foreign"], books["gaps"], books["parse_errors"]) == (1, 1, 1)
+    assert books["gaps_by_market"] == {"okx BTC-USDT": 1, "okx ETH-USDT": 0}
     for which in ("well", "killed"):
         [path] = (tmp_path / which).glob("*.gz")
         (tmp_path / f"replay {which}").mkdir()
@@ -604,6 +675,68 @@ def test_N20_what_the_documentation_shows_is_understood(tmp_path: Path) -> None:
                 "wss://ws.kraken.com/v2",
                 {"BTC/USD": "BTC/USD", "ETH/USD": "ETH/USD"},
             )
+
+
+@pytest.mark.claim("N20")
+def test_N20_a_venue_that_lets_nobody_in_is_recorded_too(tmp_path: Path) -> None:
+    """And never given up; who asked for so many seconds is told that they brought nothing."""
+    config = write_config(tmp_path, {"engine": {"network_give_up_secs": 0.05, "max_backoff_secs": 0.05}})
+    with Exchange() as exchange:
+        exchange.refuse(451)
+        asked = ["--venue", "okx", "--markets", "BTC-USDT", "--url", exchange.url, "--config", str(config)]
+        with pytest.raises(NetworkLost, match=r"nothing was received from okx in 0\.4 s"):
+            command.run(["record", *asked, "--seconds", "0.4", "--to", str(tmp_path / "to")], Signals())
+        assert len(exchange.refusals) > 1
+    [path] = (tmp_path / "to").glob("*.gz")
+    events, cut = events_of(path)
+    assert not cut
+    assert {(event.event, event.reason) for event in events if isinstance(event, Event)} == {("failed", "HTTP 451")}
+    assert len(events) == len(exchange.refusals)
+    # A start would find nothing in it, which is no mistake of the configuration.
+    replayed = ["--ingest", "replay", "--replay-file", str(path), "--db", str(tmp_path / "x.db"), "--check-config"]
+    assert command.run(["--config", str(config), *replayed], Signals()) == 0
+
+
+@pytest.mark.claim("N20")
+def test_N20_what_comes_behind_the_end_of_a_connection_is_not_recorded(tmp_path: Path) -> None:
+    class Tape:
+        """As much of a recorder as a tap uses."""
+
+        received = sent = 0
+
+        def __init__(self) -> None:
+            self.events: list[Event] = []
+
+        def record(self, event: Event) -> None:
+            self.events.append(event)
+
+    dialect = OKX()
+    venue = registry.find("okx")
+    parser = venue.parser("", "s", Markets("s", "X", Streams(), {dialect.market: "X"}))
+    line = connected.FeedLine(
+        None,
+        7,
+        session.Source("s", "ws://x", "x", 1),
+        Messages(parser, 100),  # type: ignore[arg-type]
+    )
+    line.dead = True
+    kept = Tape()
+    tap = recorder._Tap(kept, line)  # type: ignore[arg-type]
+    for _ in range(2):
+        tap.parser.parse_into(b"pong", tap.ticks)
+        tap.text(b"pong")
+        tap.closed("gone")
+    assert [(event.event, event.conn) for event in kept.events] == [("received", 7), ("received", 7), ("closed", 7)]
+
+
+@pytest.mark.claim("N20")
+def test_N20_a_clock_that_leaps_costs_no_time(tmp_path: Path) -> None:
+    years = 20 * 365 * 86_400 * 10**6
+    path = write(tmp_path / "r", okx_header(), Event("opened", 1), *answers(), trade(1, 1, 1), trade(2, 1, years))
+    began = time.process_time()
+    rows, _ = asyncio.run(replay(path, msgspec.structs.replace(OPTIONS, feed_silence_secs=0.0)))
+    assert ids(rows) == [1, 2]
+    assert time.process_time() - began < 2.0
 
 
 @pytest.mark.claim("N20")
