@@ -731,6 +731,67 @@ def test_D8_what_is_of_another_database_is_set_aside_and_named(
     assert query(ours, "PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.claim("D8")
+def test_D8_a_wal_in_which_the_newest_tick_is_another_one_is_not_ours(
+    database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is longer, and whole: with it the database would be the other one."""
+    other, left = opened(database), tmp_path / "left"
+    other.write(ticks(1, 30))
+    other._connection.execute("UPDATE ticks SET price = price + 1")
+    shutil.copy(database.with_name("bot.db-wal"), left)
+    other.close()
+    ours = tmp_path / "ours" / "bot.db"
+    store = opened(ours)
+    store.write(ticks(1, 20))
+    store.close()
+    shutil.copy(left, ours.with_name("bot.db-wal"))
+    caplog.set_level(logging.WARNING, "engine.storage.ledger")
+    store = opened(ours)
+    assert store.restore().next_tick_id == 21
+    store.close()
+    (warning,) = caplog.records
+    assert vars(warning)["fields"]["why"] == "with it tick 20, the newest of the database, is not there"
+
+
+@pytest.mark.claim("D8")
+def test_D8_the_wal_of_a_damaged_database_is_its_own(flowing: Ledger) -> None:
+    database = flowing.path
+    wal = database.with_name("bot.db-wal").read_bytes()
+    flowing.close()
+    # The root of an index that the WAL has nothing of.
+    with closing(sqlite3.connect(database)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'orders_open'").fetchone()
+    with database.open("r+b") as file:
+        file.seek((page - 1) * opening.PAGE_BYTES)
+        file.write(os.urandom(opening.PAGE_BYTES))
+    database.with_name("bot.db-wal").write_bytes(wal)
+    with pytest.raises(ConfigError, match="damaged|malformed"):
+        opened(database)
+    assert list(database.parent.glob("*.orphan-*")) == []
+
+
+@pytest.mark.claim("D8")
+@pytest.mark.parametrize(
+    ("database_pages", "wal_pages", "why"),
+    [
+        (1024, 1024, None),
+        (1, 65536, None),
+        (1024, 4096, "its pages have 4096 bytes, those of the database 1024"),
+        (1, 1024, "its pages have 1024 bytes, those of the database 65536"),
+    ],
+)
+def test_D8_pages_of_a_wal_are_as_long_as_those_of_its_database(
+    database_pages: int, wal_pages: int, why: str | None
+) -> None:
+    header = bytes(16) + database_pages.to_bytes(2, "big") + bytes(82)
+    for magic in ("377f0682", "377f0683"):
+        found = bytes.fromhex(magic) + bytes(4) + wal_pages.to_bytes(4, "big")
+        assert dbfile.why_foreign(header, Path("bot.db-wal"), found) == why
+    # What SQLite would not read is not worth a word.
+    assert dbfile.why_foreign(header, Path("bot.db-wal"), bytes(100)) is None
+
+
 @pytest.mark.claim("D8", "D7")
 def test_D8_D7_a_backup_that_was_restored_beside_the_wal_of_what_it_replaces_is_what_counts(
     flowing: Ledger, caplog: pytest.LogCaptureFixture
