@@ -34,6 +34,9 @@ _ELSEWHERE = {
         "harness.upkeep.publish", "add_arguments", "run",
         "verdicts and buglog to where the installed dashboard shows them",
     ),
+    "ctl": (
+        "harness.upkeep.ctl", "add_arguments", "run", "every engine of this computer at once, or those that are named",
+    ),
     "bundle": ("harness.bundle.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
     "debian": (
         "harness.machines.debian", "add_arguments", "run",

@@ -18,39 +18,37 @@ from typing import Final
 
 MARK: Final = "[redacted]"
 
-TELLING: Final = re.compile(
-    r"secret|token|pas+(?:w|phrase)|pwd|api[_-]?key|private|credential|auth(?!or(?!iz))|bearer|listen[_-]?key",
-    re.IGNORECASE,
-)
-"""A name that says that its value is a secret; a mistyped one, too."""
-
 _CHARS_MAX: Final = 16_384
 
 # What any of the expressions below needs: most text has none of it.
 _SUSPICIOUS: Final = re.compile(r"[:=@%]|bearer\s", re.IGNORECASE)
 
+# The others are text, which `re` compiles when it is first needed, and keeps: most starts need none of them, and to
+# compile them takes longer than to read a configuration.
+_TELLING: Final = (
+    r"secret|token|pas+(?:w|phrase)|pwd|api[_-]?key|private|credential|auth(?!or(?!iz))|bearer|listen[_-]?key"
+)
 # Bounded, so that no text takes time in the square of its length.
-_URL: Final = re.compile(r"([a-z][a-z0-9+.-]{0,31})(?:://|%3a%2f%2f)(\S*)", re.IGNORECASE)
-_HOST: Final = re.compile(r"(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{0,5})?", re.IGNORECASE)
-_URL_PATH_END: Final = re.compile(r"[?#;]|%(?:3[bdf]|23|40)", re.IGNORECASE)
+_URL: Final = r"(?i)([a-z][a-z0-9+.-]{0,31})(?:://|%3a%2f%2f)(\S*)"
+_HOST: Final = r"(?i)(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{0,5})?"
+_URL_PATH_END: Final = r"(?i)[?#;]|%(?:3[bdf]|23|40)"
 # Between slashes: what is long; what is of letters and digits and no stream, which has an @; what is set to something.
-_KEY_IN_PATH: Final = re.compile(
-    r"[\w-]{32,}|(?<=/)(?![^/]*@)(?=[^/]*[0-9])(?=[^/]*[A-Za-z])[\w.~%+!$*-]{16,}|(?<=/)[^/]*=[^/]*"
-)
-_TELLING_SEGMENT: Final = re.compile(
-    rf"((?:(?:{TELLING.pattern})[^/]*|(?<=/)(?:pw|keys?))/)(?:\[redacted\]|[^/]+)", re.IGNORECASE
-)
+_KEY_IN_PATH: Final = r"[\w-]{32,}|(?<=/)(?![^/]*@)(?=[^/]*[0-9])(?=[^/]*[A-Za-z])[\w.~%+!$*-]{16,}|(?<=/)[^/]*=[^/]*"
+_TELLING_SEGMENT: Final = rf"(?i)((?:(?:{_TELLING})[^/]*|(?<=/)(?:pw|keys?))/)(?:\[redacted\]|[^/]+)"
 
-_QUERY: Final = re.compile(r"\?[\w.%-]+=[^\s'\"]*")
-_USER_AND_PASSWORD: Final = re.compile(r"[^\s/@:'\"]{1,64}(?::|%3a)[^\s'\"]*(?:@|%40)(?=[\w\[])", re.IGNORECASE)
-_NAMED: Final = re.compile(
+_QUERY: Final = r"\?[\w.%-]+=[^\s'\"]*"
+_USER_AND_PASSWORD: Final = r"(?i)[^\s/@:'\"]{1,64}(?::|%3a)[^\s'\"]*(?:@|%40)(?=[\w\[])"
+_NAMED: Final = (
     # `pw` and `key` alone, for they are parts of harmless words.
-    rf"((?:(?:{TELLING.pattern})[\w.-]{{0,64}}|(?<![\w.-])(?:pw|key)(?![\w.-]))[\"']?\s{{0,8}}(?:[=:]|%3d)\s*)"
-    r"(\[redacted\]|(?:bearer|basic)\s+\S+|\"[^\"]*\"|'[^']*'|[^\s,;&\"')\]}]+)",
-    re.IGNORECASE,
+    rf"(?i)((?:(?:{_TELLING})[\w.-]{{0,64}}|(?<![\w.-])(?:pw|key)(?![\w.-]))[\"']?\s{{0,8}}(?:[=:]|%3d)\s*)"
+    r"(\[redacted\]|(?:bearer|basic)\s+\S+|\"[^\"]*\"|'[^']*'|[^\s,;&\"')\]}]+)"
 )
+_BEARER: Final = r"(?i)(\bbearer\s+[\"']?)(?:\[redacted\]|[^\s'\"]+)"
 
-_BEARER: Final = re.compile(r"(\bbearer\s+[\"']?)(?:\[redacted\]|[^\s'\"]+)", re.IGNORECASE)
+
+def is_telling(name: str) -> bool:
+    """Whether `name` says that its value is a secret; a mistyped one does, too."""
+    return re.search(_TELLING, name, re.IGNORECASE) is not None
 
 
 def redact(text: str) -> str:
@@ -60,7 +58,7 @@ def redact(text: str) -> str:
     if not _SUSPICIOUS.search(text):
         return text
     shown, end = [], 0
-    for found in _URL.finditer(text):
+    for found in re.finditer(_URL, text):
         shown += [_redact_words(text[end : found.start()]), _redact_found(found)]
         end = found.end()
     return "".join([*shown, _redact_words(text[end:])])
@@ -68,7 +66,7 @@ def redact(text: str) -> str:
 
 def redact_value(value: str) -> str:
     """`value`, which is one URL, name or path and nothing else, without the secrets in it."""
-    found = _URL.search(value[:_CHARS_MAX])
+    found = re.search(_URL, value[:_CHARS_MAX])
     if found is None:
         return redact(value)
     # Blanks and quotes in it belong to it.
@@ -88,18 +86,18 @@ def _redact_url(scheme: str, rest: str) -> str:
     authority = re.split(r"[/?#;\\]", rest, maxsplit=1)[0]
     user, at, host = authority.rpartition("@")
     path = rest[len(authority) :]
-    end = _URL_PATH_END.search(path)
+    end = re.search(_URL_PATH_END, path)
     query = ""
     if end is not None:
         path, query = path[: end.start()], f"{'?' if end[0][0] == '%' else end[0]}{MARK}"
     # A stream is called btcusdt@trade; a dot or a colon beside the @ is that of a host, or of a password before it.
-    if (host and not _HOST.fullmatch(host)) or re.search(r":[^/]*@|@[^/]*[.:]", path):
+    if (host and not re.fullmatch(_HOST, host)) or re.search(r":[^/]*@|@[^/]*[.:]", path):
         return f"{scheme}://{MARK}"
-    path = _TELLING_SEGMENT.sub(rf"\g<1>{MARK}", _KEY_IN_PATH.sub(MARK, path))
+    path = re.sub(_TELLING_SEGMENT, rf"\g<1>{MARK}", re.sub(_KEY_IN_PATH, MARK, path))
     return f"{scheme}://{MARK if user else ''}{at}{host}{path}{query}"
 
 
 def _redact_words(text: str) -> str:
-    text = _QUERY.sub(f"?{MARK}", text)
-    text = _USER_AND_PASSWORD.sub(f"{MARK}@", text)
-    return _BEARER.sub(rf"\g<1>{MARK}", _NAMED.sub(rf"\g<1>{MARK}", text))
+    text = re.sub(_QUERY, f"?{MARK}", text)
+    text = re.sub(_USER_AND_PASSWORD, f"{MARK}@", text)
+    return re.sub(_BEARER, rf"\g<1>{MARK}", re.sub(_NAMED, rf"\g<1>{MARK}", text))

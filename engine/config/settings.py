@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
-from pydantic_core import ValidationError
+from pydantic import ValidationError
 
 from engine.base.exits import ConfigError
-from engine.base.redaction import MARK, TELLING, redact, redact_value
+from engine.base.redaction import MARK, is_telling, redact, redact_value
 from engine.config import schema
 from engine.config.schema import Settings, Source
 from engine.ingest.venues import markets, registry
@@ -133,7 +132,7 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
         sources_path = _path("--sources", sources) if sources is not None else directory / SOURCES_FILE_NAME
         found = load_sources(sources_path)
         for source in found:
-            warnings += _check_source(source, sources_path, settings.app.symbol)
+            warnings += check_source(source, sources_path, settings.app.symbol)
     return Loaded(settings, found, path, tuple(warnings))
 
 
@@ -194,6 +193,13 @@ def load_sources(path: Path) -> tuple[Source, ...]:
     return tuple(sorted(found, key=lambda source: source.priority))
 
 
+def make_source(table: Mapping[str, object], path: Path, origins: Mapping[str, str]) -> Source:
+    """A source that stands in no sources file but in `path`, or on the command line: `origins` maps its keys to flags.
+    Raises ConfigError."""
+    named = {f"source[0].{key}": flag for key, flag in origins.items()}
+    return _located(_validate(schema.SourcesFile, {"source": [dict(table)]}, path, named).source[0], path)
+
+
 def known_sources(loaded: Loaded, sources: str | None) -> tuple[Source, ...]:
     """The sources of the file that REAL_WS would read, whatever this run is for; none where there is no such file."""
     if loaded.sources:
@@ -216,12 +222,12 @@ def _located(source: Source, path: Path) -> Source:
             key="source.url",
             source=source.name,
         )
-    return msgspec.structs.replace(source, url=url)
+    return source.model_copy(update={"url": url})
 
 
 def subscription(source: Source) -> markets.Subscription:
     """What a source asks its venue for (N12, N13)."""
-    return registry.venue_of(source.venue, source.url).subscription(source.url, source.markets, source.kind)
+    return registry.subscription(source.venue, source.url, source.markets, source.kind)
 
 
 def asked_markets(source: Source, default_symbol: str) -> dict[str, str] | None:
@@ -230,7 +236,7 @@ def asked_markets(source: Source, default_symbol: str) -> dict[str, str] | None:
     return markets.asked(found, source.markets, source.symbol or default_symbol)
 
 
-def _check_source(source: Source, path: Path, default_symbol: str) -> list[tuple[str, dict[str, object]]]:
+def check_source(source: Source, path: Path, default_symbol: str) -> list[tuple[str, dict[str, object]]]:
     """What an operator had better know of a source. Raises ConfigError when no trade can ever come of it (N13)."""
     found = subscription(source)
     where: dict[str, object] = {"config_path": str(path), "source": source.name}
@@ -269,11 +275,11 @@ def effective(loaded: Loaded) -> dict[str, object]:
     Where something is redacted, a digest of the whole value stands in its place: it may hold a secret, and it may say
     which market is streamed, which a proof bundle is about.
     """
-    plain: dict[str, object] = msgspec.to_builtins(loaded.settings)
+    plain: dict[str, object] = loaded.settings.model_dump(mode="json")
     if loaded.sources:
         plain["sources"] = [
             # URLs are shown without their query, which may say what is asked for.
-            msgspec.to_builtins(source) | {"markets": asked_markets(source, loaded.settings.app.symbol)}
+            source.model_dump(mode="json") | {"markets": asked_markets(source, loaded.settings.app.symbol)}
             for source in loaded.sources
         ]
     shown = _redacted(plain)
@@ -371,8 +377,7 @@ def _override(table: dict[str, Any], key: str, value: object) -> None:
 
 def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: Mapping[str, str]) -> _Table:
     try:
-        validated: _Table = schema.validator(model).validate_python(table)
-        return validated
+        return model.model_validate(table)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
     problems = [_problem(item, model, path, origins) for item in found[:_PROBLEMS_MAX]]
@@ -402,7 +407,7 @@ def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[
     elif item["type"] == "missing":
         allowed = "missing"
         shown = ""
-    elif item["type"] == "dict_type":
+    elif item["type"] in ("model_type", "dict_type"):
         allowed = "should be a table"
     elif item["type"] == "tuple_type":
         allowed = "should be a list"
@@ -422,7 +427,7 @@ def _shown(key: str, value: object, *, secret: bool) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     # trusted_keys: where a public key belongs, somebody may paste a private one.
-    if secret or TELLING.search(key) or "trusted_keys" in key:
+    if secret or is_telling(key) or "trusted_keys" in key:
         return MARK
     if isinstance(value, int) and value.bit_length() > 64:
         # Python itself refuses to write out a very long one.

@@ -152,6 +152,8 @@ class Ledger:
         if self._lost is not None:
             raise self._lost
         try:
+            if self._files.mend_index():
+                self._give_up("has lost its WAL's index: it was cut off")
             now = self._files.look()
         except (FileNotFoundError, NotADirectoryError) as error:
             self._give_up(f"is not there any more: {error.filename}")
@@ -335,14 +337,14 @@ class Ledger:
         return max((file.stat().st_mtime_ns // 1_000_000 for file in found if file.exists()), default=0)
 
     def lift_bars(self) -> list[str]:
-        """Forget that venues want to be left alone (N5). Returns the sources that were barred. Raises ConfigError or
+        """Forget that venues want to be left alone (N5). Returns the hosts that were barred. Raises ConfigError or
         Crash like `open_ledger`."""
         try:
-            barred = self._connection.execute("SELECT name FROM sources WHERE barred_until IS NOT NULL").fetchall()
-            self._connection.execute("UPDATE sources SET barred_until = NULL")
+            barred = self._connection.execute("SELECT host FROM bars ORDER BY host").fetchall()
+            self._connection.execute("DELETE FROM bars")
         except sqlite3.Error as error:
             refuse(self.path, error, "cannot be written")
-        return [name for (name,) in barred]
+        return [host for (host,) in barred]
 
     async def read_ticks(self, chunk: int = 2000) -> AsyncGenerator[list[Tick], None]:
         """All ticks stored now, in time order (`ts`, then row id), in lists of at most `chunk`: REPLAY (N2).

@@ -19,7 +19,7 @@ from harness.dashboard.collector import Collector, Places
 from harness.dashboard.view_model import Listen
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
-from harness.observing import health, observe
+from harness.observing import health, instances, observe
 from harness.soak.exit_actions import EngineExitCode
 
 UNTAKEN_MS = 5000
@@ -114,6 +114,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The dashboard's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    instances.add_argument(
+        parser, unit=lambda one: one.unit, config=lambda one: one.config, decision_log=lambda one: one.decision_log,
+        reports=lambda one: one.evidence,
+    )  # fmt: skip
     parser.add_argument("--unit", default=health.UNIT, help="the engine's unit (default: %(default)s)")
     parser.add_argument(
         "--config", type=Path, metavar="PATH",

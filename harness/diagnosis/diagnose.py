@@ -25,7 +25,7 @@ from harness.diagnosis import diagnosis
 from harness.diagnosis.diagnosis import ComputerSnapshot, DeviceCount, Facts, ProcessCount, UnitCount
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
-from harness.observing import health, observe
+from harness.observing import health, instances, observe
 from harness.soak.decisions import timestamp
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -219,6 +219,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long to look, 0.1 to 3600 (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
+    instances.add_argument(parser, unit=lambda one: one.unit)
     parser.add_argument("--unit", default=health.UNIT, help="the engine's unit (default: %(default)s)")
     parser.add_argument(
         "--pressure-dir", type=Path, default=observe.PRESSURE_DIR, help="directory of PSI files (default: %(default)s)"

@@ -21,12 +21,13 @@ from harness.base.clock import Clock, OsClock, poll
 from harness.base.errors import HarnessError
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
-from harness.observing import judgement, ledger_view, observe
+from harness.observing import instances, judgement, ledger_view, observe
+from harness.observing.instances import Instance
 from harness.observing.judgement import PROGRESS_SECS, Finding
 from harness.observing.stall import Progress
 
-UNIT = "hybrid-engine.service"
-CONFIG = Path("/etc/hybrid-engine/config.toml")
+UNIT = Instance().unit
+CONFIG = Instance().config
 
 ALL_SECS = 4.5
 """When every check must have answered: M5 allows 5 s, and the process has to start and end as well."""
@@ -227,6 +228,7 @@ Exit status: 0 when every check passed, 1 otherwise.
 examples:
   hybrid-healthcheck
   hybrid-healthcheck --without-dashboard
+  hybrid-healthcheck --instance alpha                  hybrid-engine@alpha.service
   hybrid-healthcheck --dashboard http://127.0.0.1:9000 --db /srv/engine/bot.db
 """
 
@@ -235,6 +237,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The healthcheck's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    instances.add_argument(parser, unit=lambda one: one.unit, config=lambda one: one.config)
     parser.add_argument("--unit", default=UNIT, help="the engine's unit (default: %(default)s)")
     parser.add_argument("--config", type=Path, default=CONFIG, help="the engine's config (default: %(default)s)")
     parser.add_argument("--db", type=Path, help="its database (default: [app] db_path of the config)")

@@ -792,8 +792,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_g4::test_first_heartbeat_comes_at_start_and_default_is_ten_seconds",
         patch=Patch(
             "engine/config/schema.py",
-            '"Time between two HEARTBEAT (G4) lines."] = 10.0',
-            '"Time between two HEARTBEAT (G4) lines."] = 60.0',
+            "heartbeat_interval_secs: Secs = Field(default=10.0,",
+            "heartbeat_interval_secs: Secs = Field(default=60.0,",
         ),
         reason=r"default heartbeat interval is not 10 s",
     ),

@@ -30,7 +30,7 @@ from harness.base.errors import HarnessError, RecorderError
 from harness.base.pressure import Pressure, Unknown
 from harness.evidence.recorder import Recorder, Unrecorded
 from harness.evidence.shell import Shell
-from harness.observing import health, observe
+from harness.observing import health, instances, observe
 from harness.observing.judgement import Finding
 from harness.observing.ledger_view import LedgerUnreadable
 from harness.observing.observe import Computer, LocalComputer
@@ -371,6 +371,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     default = " (default: %(default)s)"
+    instances.add_argument(parser, unit=lambda one: one.unit, config=lambda one: one.config)
     parser.add_argument("--seconds", type=_positive, default=7200.0, metavar="N", help=f"how long{default}")
     parser.add_argument("--mode", choices=INGEST_MODES, default="realws", help=f"the engine's feed{default}")
     parser.add_argument("--db", type=Path, metavar="PATH", help="database (default: [app] db_path of the config)")

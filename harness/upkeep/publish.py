@@ -15,8 +15,10 @@ from pathlib import Path
 from harness.base import files
 from harness.base.errors import HarnessError
 from harness.evidence import results
+from harness.observing import instances
+from harness.observing.instances import Instance
 
-EVIDENCE = Path("/var/lib/hybrid-evidence")
+EVIDENCE = Instance().evidence
 """A directory of root's; what the dashboard's unit names as --reports."""
 
 DESCRIPTION = """\
@@ -75,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reports", type=Path, default=Path("reports"), metavar="DIR", help="where runs report (default: reports)"
     )
+    instances.add_argument(parser, to=lambda one: one.evidence)
     parser.add_argument("--to", type=Path, default=EVIDENCE, metavar="DIR", help="default: %(default)s")
 
 

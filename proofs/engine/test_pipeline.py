@@ -782,19 +782,26 @@ def test_N5_429_and_418_are_obeyed(
 
 @pytest.mark.claim("N5")
 def test_N5_a_restarted_engine_still_leaves_a_venue_alone(tmp_path: Path) -> None:
-    """Retry-After outlasts the run that was told, which ends with 10; the next one knows, and does not even ask."""
+    """Retry-After outlasts the run that was told, which ends with 10; the next one knows, and does not even ask. It is
+    the host that is left alone, whatever else of the source is another."""
     with server(lambda connection, number: until_closed(connection)) as exchange:
         exchange.refusals.append((429, {"Retry-After": "60"}))
-        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "network_give_up_secs": 0.5}})
-        for _ in range(2):
+        for path in ("/", "/renamed", "/"):
+            options = {"ws_url": exchange.url + path, "network_give_up_secs": 0.5}
+            config = write_config(tmp_path, {"engine": options})
             with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
                 assert running.wait_exit() == 10
             assert len(exchange.attempt_times) == 1
+            with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as connection:
+                assert ("127.0.0.1",) in connection.execute("SELECT host FROM bars").fetchall()
+                if path == "/renamed":
+                    # As an earlier version would have kept it.
+                    connection.execute("UPDATE bars SET host = ?", (f"mock_ws {exchange.url}/",))
         # A positive control: it is that note, and nothing else, that keeps it away.
         with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as connection:
-            [(until,)] = connection.execute("SELECT barred_until FROM sources").fetchall()
+            [(until,)] = connection.execute("SELECT until FROM bars WHERE host = '127.0.0.1'").fetchall()
             assert 50_000 < until - time.time() * 1000 < 60_000
-            connection.execute("UPDATE sources SET barred_until = barred_until - 60000")
+            connection.execute("UPDATE bars SET until = until - 60000")
         with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
             running.wait_line("connected")
             assert running.stop() == 0

@@ -25,6 +25,7 @@ from engine.config.schema import INGEST_MODES, MODES, Settings
 from engine.config.settings import (
     LOG_LEVELS,
     TRANSPORTS,
+    asked_markets,
     effective,
     load,
     load_sources,
@@ -705,3 +706,30 @@ def test_N18_the_url_of_a_venue_may_be_left_out(tmp_path: Path) -> None:
     loaded = load(str(path), {})
     assert [source.url for source in loaded.sources] == ["wss://ws.kraken.com/v2"]
     assert loaded.warnings == ()
+
+
+@pytest.mark.claim("N12", "C6")
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("wss://stream.binance.com/ws/%E5%B8%81usdt@trade", None),
+        ("wss://stream.binance.com/ws/\u5e01usdt@trade", "percent-encoded where it is not ASCII"),
+        ("wss://stream.bin\u00e4nce.com/ws/btcusdt@trade", "written in ASCII (xn--...)"),
+        ("wss://stream.binance.com/ws/btcusdt@trade x", "printable characters without spaces"),
+    ],
+)
+def test_N12_C6_markets_in_other_scripts_have_their_names_in_urls_percent_encoded(
+    tmp_path: Path, url: str, says: str | None
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[engine]\ningest_mode = "REAL_WS"\n')
+    path.with_name("ws_sources.toml").write_text(
+        f'[[source]]\nname = "a"\npriority = 1\nurl = "{url}"\nmarkets = {{ "\u5e01USDT" = "BI/USDT" }}\n'
+    )
+    if says is not None:
+        with pytest.raises(ConfigError, match=re.escape(says)):
+            load(str(path), {})
+        return
+    loaded = load(str(path), {})
+    assert loaded.warnings == ()
+    assert asked_markets(loaded.sources[0], "X") == {"\u5e01USDT": "BI/USDT"}

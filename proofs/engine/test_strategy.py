@@ -149,7 +149,7 @@ def test_I3_a_signal_is_named_after_the_trade_not_after_the_row_it_came_to_lie_i
         return Tick(source, "SOL/USDC", 1.0, 1.0, 1, **identity)
 
     assert ids(tick("feed", trade_id=7, id=1)) == ids(tick("feed", trade_id=7, id=2)) == ["periodic:7@feed"]
-    assert ids(tick("feed", event_id="x", id=1)) == ids(tick("feed", event_id="x", id=2)) == ["periodic:'x'@feed"]
+    assert ids(tick("feed", event_id="x", id=1)) == ids(tick("feed", event_id="x", id=2)) == ["periodic:'x'@1@feed"]
     # Different trades never share a name, however the sources and the textual ids are chosen.
     others = [
         tick("feed", id=7),

@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from engine.base.events import Tick
 from engine.base.exits import ConfigError
-from engine.ingest import session, websocket
+from engine.ingest import connected, session
 from engine.ingest.intake import Intake
 from engine.ingest.messages import Messages
 from engine.ingest.venues import registry
@@ -145,11 +146,10 @@ def test_N18_what_is_asked_for_is_acknowledged_market_by_market_or_as_a_whole(di
 @pytest.mark.parametrize(
     ("dialect", "says"),
     [
-        (Bitstamp("ethusd"), "Bad subscription string."),
         (Bybit("ETHUSDT"), "error:handler not found,topic:publicTrade.BTCUSDT"),
         (Coinbase("ETH-USD"), "Failed to subscribe: BTC-USD is not a valid product"),
         (Gate("ETH_USDT"), "2: unknown currency pair BTC_USDT"),
-        (Gemini("ethusd"), "400: -1121: Invalid symbol in btcusd@trade"),
+        (Gemini("ethusd"), "400: -1013: Invalid stream name: btcusd@trade"),
         (Kraken("ETH/USD"), "BTC/USD: Currency pair not supported BTC/USD"),
         (OKX("ETH-USDT"), "60018: Wrong URL or channel:trades,instId:BTC-USDT doesn't exist."),
     ],
@@ -161,6 +161,40 @@ def test_N18_a_rejection_has_the_venues_words(dialect: Dialect, says: str) -> No
     read(parser, *(reply for message in messages for reply in dialect.answer(message)))
     assert Rejected(says) in parser.controls
     assert parser.errors == 0
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_rejection_of_bitstamps_has_its_words() -> None:
+    """It acknowledges a market that it does not have, unless it is spelled as none can be."""
+    for message, says in (
+        ('{"event": "bts:subscribe", "data": {"channel": "live_trades_BTCUSD"}}', "Invalid channel provided."),
+        ('{"event": "bts:subscribe", "data": {}}', "Bad subscription string."),
+    ):
+        parser = parser_of(Bitstamp())
+        read(parser, *Bitstamp().answer(message))
+        [told] = parser.controls
+        assert isinstance(told, Rejected)
+        assert told.words.endswith(says)
+
+
+@pytest.mark.claim("N18")
+def test_N18_bybit_is_asked_for_ten_markets_at_once_and_for_no_more_than_it_takes() -> None:
+    names = [f"COIN{number}USDT" for number in range(25)]
+    dialect = Bybit(*names)
+    venue = VENUES["bybit"]
+    found = venue.subscription(venue.url, {name: name for name in names}, "trade")
+    assert [len(json.loads(message)["args"]) for message in found.messages] == [10, 10, 5]
+    parser = venue.parser(venue.url, "src", Markets("src", "none", Streams(), {name: name for name in names}))
+    acknowledged: list[str] = []
+    for message in found.messages:
+        read(parser, *dialect.answer(message))
+        acknowledged += [control.market for control in parser.controls if isinstance(control, Ack)]
+        parser.controls.clear()
+    assert acknowledged == names, "each answer is to its own request"
+    assert read(parser, *dialect.answer('{"op": "subscribe", "args": ["publicTrade.X"]}')) == []
+    assert [type(control) for control in parser.controls] == [Rejected]
+    many = {f"COIN{number:04}USDT": "X" for number in range(1000)}
+    assert "spread them over several sources" in str(venue.subscription(venue.url, many, "trade").problem)
 
 
 @pytest.mark.claim("N18")
@@ -421,6 +455,87 @@ def test_N8_bad_fields_are_one_error_each_and_never_a_tick(dialect: Dialect) -> 
             assert parser.last_error
 
 
+BAD_MARKETS: list[object] = [
+    None,
+    True,
+    7,
+    1.5,
+    [],
+    {},
+    "",
+    "?",
+    "x" * 129,
+    "x" * 100_000,
+    "BTC\u0000USD",
+    "\u212aRAKEN",
+    "\ud800",
+]
+
+
+@pytest.mark.claim("N12", "N8")
+@each
+def test_N12_N8_a_trade_of_no_market_or_of_another_is_never_a_tick(dialect: Dialect) -> None:
+    """Counted once, as an error or as foreign; whichever way it is read."""
+    field = FIELDS[dialect.name][0]
+    prefix = "live_trades_" if dialect.name == "bitstamp" else ""
+    values = [prefix + value if isinstance(value, str) else value for value in BAD_MARKETS]
+    cases = [set_to(field, value) for value in [*values, dialect.market + "X", dialect.market[:-1]]]
+    messages = [changed(dialect, field, change).encode("utf-8", "surrogatepass") for change in cases]
+    messages.append(changed(dialect, field, lambda row: row.pop(field)).encode())
+    good = dialect.trade(dialect.market, 5, "1.5", "2", NOW).encode()
+    messages.append(good.replace(dialect.market.encode(), dialect.market.encode() + b"\xff"))
+    for message in messages:
+        for known in (False, True):
+            parser = parser_of(dialect)
+            if known:
+                read(parser, dialect.trade(dialect.market, 4, "1", "1", NOW))
+            assert read(parser, message) == [], message[:300]
+            assert parser.errors + parser.foreign == 1, (message[:300], parser.last_error, parser.last_foreign)
+            assert parser.ignored == 0
+            assert len(parser.last_foreign) < 300
+            assert (parser.last_foreign + str(parser.last_error)).isprintable()
+
+
+@pytest.mark.claim("N8", "N8b")
+@pytest.mark.parametrize("dialect", [Kraken(), Bybit(), OKX()], ids=lambda dialect: dialect.name)
+def test_N8_N8b_a_message_of_several_trades_may_hold_anything(dialect: Dialect) -> None:
+    frame = json.loads(dialect.trade(dialect.market, 5, "1.5", "2", NOW))
+    [row] = frame["data"]
+    for data, ticks, errors, ignored in (
+        ([], 0, 0, 1),
+        (None, 0, 1, 0),
+        ({}, 0, 1, 0),
+        ([None], 0, 1, 0),
+        ([7, "x", [], {}, None], 0, 5, 0),
+        ([None, row, [row], row], 2, 2, 0),
+    ):
+        for known in (False, True):
+            parser = parser_of(dialect)
+            if known:
+                read(parser, dialect.trade(dialect.market, 4, "1", "1", NOW))
+            found = read(parser, json.dumps(frame | {"data": data}))
+            assert (len(found), parser.errors, parser.ignored) == (ticks, errors, ignored), data
+
+
+@pytest.mark.claim("N8")
+@pytest.mark.parametrize("dialect", [Kraken(), Bybit(), OKX()], ids=lambda dialect: dialect.name)
+def test_N8_4_MiB_of_trades_are_read_in_a_moment(dialect: Dialect) -> None:
+    frame = json.loads(dialect.trade(dialect.market, 5, "1.5", "2", NOW))
+    row = frame["data"][0]
+    count = (MAX_MESSAGE_BYTES - 200) // (len(json.dumps(row)) + 2)
+    frame["data"] = [row] * count
+    message = json.dumps(frame).encode()
+    assert 4_000_000 < len(message) <= MAX_MESSAGE_BYTES
+    for known in (False, True):
+        parser = parser_of(dialect)
+        if known:
+            read(parser, dialect.trade(dialect.market, 4, "1", "1", NOW))
+        began = time.process_time()
+        assert len(read(parser, message)) == count
+        assert time.process_time() - began < 2.0
+        assert len(parser.numbers) <= 4096
+
+
 @pytest.mark.claim("N8")
 @each
 def test_N8_numbers_may_be_texts_and_texts_numbers_where_they_mean_the_same(dialect: Dialect) -> None:
@@ -653,7 +768,8 @@ def test_N13_a_venue_is_reached_by_TLS_and_told_its_markets(dialect: Dialect) ->
     # What a proxy or a mock exchange serves is its own business.
     assert venue.subscription("ws://127.0.0.1:1/ws", {dialect.market: "X"}, "trade").problem is None
     for domain in venue.testnets:
-        assert "test network" in venue.subscription(f"wss://{domain}/", {dialect.market: "X"}, "trade").doubts[0]
+        doubts = venue.subscription(f"wss://{domain}{urlsplit(venue.url).path}", {dialect.market: "X"}, "trade").doubts
+        assert any("test network" in doubt for doubt in doubts)
 
 
 @pytest.mark.claim("N4")
@@ -711,7 +827,7 @@ def test_N18_frames_that_geminis_version_1_numbered_and_never_sent_are_told() ->
 def test_N18_what_a_connection_says_when_it_is_gone_is_not_taken_for_its_successors() -> None:
     parser = parser_of(Kraken())
     source = session.Source("kraken", "ws://127.0.0.1:1", "127.0.0.1", 1)
-    line = websocket.FeedLine(None, 1, source, Messages(parser, 100))  # type: ignore[arg-type]
+    line = connected.FeedLine(None, 1, source, Messages(parser, 100))  # type: ignore[arg-type]
     line.dead = True
     line.text(b'{"success": false, "error": "late"}')
     line.flush()

@@ -575,3 +575,12 @@ def test_metrics_have_what_was_seen() -> None:
     assert found["hybrid_exposure_usd"] == {"SOL/USDC": 206.0}
     assert found["hybrid_ticks_received"] == {"": 10.0}
     assert found["hybrid_books_balanced"] == {"": 1.0}
+    assert (found["hybrid_market_ticks_missing"], found["hybrid_market_ticks_duplicate"]) == ({}, {})
+    # What is no number has no sample, and an engine that has another shape of it no figures.
+    beat = {**BEAT, "gaps_by_market": {"a BTC-USD": 3, "b": 0, "c": "x"}, "duplicates_by_market": [1]}
+    by_market = {
+        metric.name: dict(samples)
+        for metric, samples in view_model.metrics(replace(SEEN, log=replace(LOG, heartbeat=beat)))
+    }
+    assert by_market["hybrid_market_ticks_missing"] == {"a BTC-USD": 3.0, "b": 0.0}
+    assert by_market["hybrid_market_ticks_duplicate"] == {}

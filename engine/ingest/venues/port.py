@@ -31,7 +31,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below
+from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below, upper
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """The largest message worth decoding (N8: a real first Gemini frame has 600 KB). Feeds enforce it."""
@@ -206,8 +206,10 @@ class Parser:
 
     def note_foreign(self, market: str, why: str = "") -> None:
         self.foreign += 1
+        if not why and self._markets.guessed is not None:
+            why = f"that of its source is {self._markets.guessed}, which came first; others are named by `markets`"
         # ascii() keeps control characters of a hostile peer out of the log.
-        self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {why}" if why else "")
+        self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {ascii(why)[1:-1]}" if why else "")
 
     def note_control(self, control: Control) -> None:
         """The venue spoke of the connection."""
@@ -332,6 +334,8 @@ class Venue:
     beat: ClassVar[str] = ""
     """What to send every `beat_secs` seconds, so that the venue does not hang up; "" for nothing."""
     beat_secs: ClassVar[float] = 0.0
+    max_age_secs: ClassVar[float] = 0.0
+    """How old a connection may become before it is replaced: less than the venue lets it become. 0: any age."""
 
     def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
         """The messages that ask for the trades of `markets`, which are spelled as in the sources file. `kind`: the
@@ -362,15 +366,15 @@ class Venue:
                     self.name,
                     problem=f"{self.name} has no market {market!r}; it writes them like {self.example!r}",
                 )
-        doubts: tuple[str, ...] = ()
-        if is_below(host, self.testnets):
-            doubts = (f"{host} is a test network: its prices are not the market's, and its ids start over",)
-        return Subscription(
-            self.name,
-            tuple(market.upper() for market in table),
-            doubts=doubts,
-            messages=tuple(self.subscribe(list(table), kind)),
-        )
+        markets = tuple(upper(market) for market in table)
+        return self.doubted(host, Subscription(self.name, markets, messages=tuple(self.subscribe(list(table), kind))))
+
+    def doubted(self, host: str, found: Subscription) -> Subscription:
+        """`found`, with what an operator had better know of `host`."""
+        if found.problem is not None or not is_below(host, self.testnets):
+            return found
+        doubt = f"{host} is a test network: its prices are not the market's, and its ids start over"
+        return msgspec.structs.replace(found, doubts=(*found.doubts, doubt))
 
     def parser(self, url: str, source: str, markets: Markets) -> Parser:
         """What reads the messages of one source for the whole run."""
