@@ -47,7 +47,7 @@ _BEARER: Final = r"(?i)(\bbearer\s+[\"']?)(?:\[redacted\]|[^\s'\"]+)"
 
 
 def is_telling(name: str) -> bool:
-    """Whether `name` says that its value is a secret; a mistyped one does, too."""
+    """Return whether `name` says that its value is a secret; a mistyped one does, too."""
     return re.search(_TELLING, name, re.IGNORECASE) is not None
 
 
@@ -74,7 +74,7 @@ def redact_value(value: str) -> str:
 
 
 def _redact_found(found: re.Match[str]) -> str:
-    """A URL in a text, with the quote, bracket or comma that ends it."""
+    """Return a URL in a text, with the quote, bracket or comma that ends it."""
     rest = found[2]
     end = re.search(r"['\"<>),]", rest)
     if end is None or "@" in rest[end.start() :]:

@@ -81,7 +81,7 @@ class LiveTarget:
 
     @classmethod
     def staged(cls, checkout: Path, config: Path | None = None) -> LiveTarget:
-        """What the proofs have staged: the unit file without any drop-in, and the example configuration."""
+        """Return what the proofs have staged: the unit file without any drop-in, and the example configuration."""
         stage = Stage(checkout)
         return cls(stage.prefix, stage.unit(ENGINE_UNIT), config or stage.etc / "config.toml")
 
@@ -119,7 +119,7 @@ def _outside_checkouts(path: Path) -> None:
 
 
 def _signer(path: Path) -> CryptoSigner:
-    """The signer of a private key file. Raises BundleError, and never shows what is in the file."""
+    """Return the signer of a private key file. Raises BundleError, and never shows what is in the file."""
     _outside_checkouts(path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -143,12 +143,12 @@ def _signer(path: Path) -> CryptoSigner:
 
 
 def check_key(path: Path) -> str:
-    """The public key of a private key file. Raises BundleError unless it is one that may be used."""
+    """Return the public key of a private key file. Raises BundleError unless it is one that may be used."""
     return _shown(_signer(path))
 
 
 def _shown(signer: CryptoSigner) -> str:
-    """The public key as `[gate] trusted_keys` takes it."""
+    """Return the public key as `[gate] trusted_keys` takes it."""
     return KEY_PREFIX + base64.b64encode(bytes.fromhex(str(signer.public_key.keyval["public"]))).decode()
 
 
@@ -158,7 +158,7 @@ def _public(key: Ed25519PublicKey) -> SSlibKey:
 
 
 def _trusted(text: str) -> SSlibKey:
-    """A public key, or that in the file of this name."""
+    """Return a public key, or that in the file of this name."""
     if not text.startswith(KEY_PREFIX):
         try:
             with open(text, encoding="ascii", errors="replace") as file:
@@ -425,7 +425,8 @@ def write(path: Path, raw: bytes) -> None:
 
 
 def verdict_on(made: BundleStatement, checkout: Path, key: Path | None = None) -> str:
-    """One line: that the bundle has all, or why it opens nothing. key: the private key that signed it, if known."""
+    """Return one line: that the bundle has all, or why it opens nothing. key: the private key that signed it, if
+    known."""
     try:
         objections = statement.objections(made, _clauses(checkout))
         trusted = LiveConfig.model_validate(made.predicate.config).gate.trusted_keys

@@ -177,13 +177,13 @@ class Interval:
 
 
 def unit_in(path: str) -> str:
-    """The unit that a cgroup's path belongs to, NO_UNIT when none: `dbus.service`, and `user@1000.service/dbus.service`
-    for what a manager inside a unit runs."""
+    """Return the unit that a cgroup's path belongs to, NO_UNIT when none: `dbus.service`, and
+    `user@1000.service/dbus.service` for what a manager inside a unit runs."""
     return "/".join(part for part in path.split("/") if part.endswith(_SUFFIXES)) or NO_UNIT
 
 
 def unit_of(cgroups: str) -> str:
-    """The unit in a /proc/<pid>/cgroup: by cgroup v2, else by systemd's own v1 hierarchy."""
+    """Return the unit in a /proc/<pid>/cgroup: by cgroup v2, else by systemd's own v1 hierarchy."""
     found = {}
     for line in cgroups.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -193,7 +193,7 @@ def unit_of(cgroups: str) -> str:
 
 
 def compare(facts: Facts, before: ComputerSnapshot, after: ComputerSnapshot) -> Interval:
-    """What happened between two looks. What began or was restarted meanwhile counts from zero."""
+    """Return what happened between two looks. What began or was restarted meanwhile counts from zero."""
     window = after.at - before.at
     processes = []
     for pid, new in after.processes.items():
@@ -290,7 +290,7 @@ CALM_PERCENT = 1.0
 
 
 def words(sample: Interval) -> str:
-    """What presses on this computer, and which unit causes it, in sentences."""
+    """Return what presses on this computer, and which unit causes it, in sentences."""
     if isinstance(sample.stalled, Unknown):
         said = [f"Whether anything presses is unknown: {sample.stalled.reason}."]
         if causes := _causes(sample, "cpu"):
@@ -352,7 +352,8 @@ _AMOUNTS: dict[str, Callable[[UnitLoad], float | None]] = {
 
 
 def _causes(sample: Interval, resource: str) -> dict[str, str]:
-    """The unit that takes most of a resource, and those that take at least half as much, with how much that is."""
+    """Return the unit that takes most of a resource, and those that take at least half as much, with how much that
+    is."""
     amounts = {unit.name: _AMOUNTS[resource](unit) or 0.0 for unit in sample.units}
     most = max(amounts.values(), default=0.0)
     causing = [name for name in amounts if most > 0 and amounts[name] >= most / 2]
@@ -402,7 +403,7 @@ def _engine(sample: Interval) -> str:
 
 
 def text(sample: Interval, *, colour: bool) -> str:
-    """The whole report, 80 columns wide; the conclusion stands last."""
+    """Return the whole report, 80 columns wide; the conclusion stands last."""
     facts = sample.facts
     used = facts.memory_total - facts.memory_available
     over = f"over {sample.window_secs:.1f} s"
@@ -437,7 +438,7 @@ def text(sample: Interval, *, colour: bool) -> str:
 
 
 def as_json(sample: Interval) -> dict[str, Any]:
-    """Everything in the report, ready for JSON; unknown is null."""
+    """Return everything in the report, ready for JSON; unknown is null."""
     found = asdict(sample)
     found["pressure"] = pressure.facts(sample.pressure)
     found["limits"] = dict(LIMITS)
@@ -448,7 +449,7 @@ def as_json(sample: Interval) -> dict[str, Any]:
 
 
 def size(value: float) -> str:
-    """Bytes for a human: `1.5 GiB`."""
+    """Return bytes for a human: `1.5 GiB`."""
     for letter in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
             return f"{value:.0f} {letter}" if letter == "B" else f"{value:.1f} {letter}"

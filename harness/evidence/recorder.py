@@ -210,7 +210,7 @@ class Recorder:
         return self._seq
 
     def _head(self) -> str:
-        """The digest that the last line bears."""
+        """Return the digest that the last line bears."""
         size = os.fstat(self._fd).st_size
         if size == 0:
             return GENESIS
@@ -221,7 +221,7 @@ class Recorder:
         return digest
 
     def _kept(self, value: object) -> object:
-        """A fact as it goes into the line: redacted, and what is long or no text put where that goes."""
+        """Return a fact as it goes into the line: redacted, and what is long or no text put where that goes."""
         if isinstance(value, bytes):
             # Decoded so, any bytes are a text to the rules of redaction, and can be had back.
             data = self.redactor.text(value.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
@@ -254,7 +254,7 @@ class Recorder:
 
 
 def blob(record: Path, digest: str) -> Path:
-    """Where a long text of this record is."""
+    """Return where a long text of this record is."""
     return record.parent / "blobs" / digest
 
 

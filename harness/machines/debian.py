@@ -54,7 +54,7 @@ cd "/$1"; shift
 
 
 def entering(root: Path, directory: str, command: list[str]) -> list[str]:
-    """The argv that runs a command in namespaces of its own whose root is `root`; directory: relative to it."""
+    """Return the argv that runs a command in namespaces of its own whose root is `root`; directory: relative to it."""
     return [
         "unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child",
         "bash", "-euc", ENTER, "enter", str(root), directory, *command,

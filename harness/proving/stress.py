@@ -85,7 +85,7 @@ def flakes(runs: Iterable[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def report(runs: list[Outcome]) -> dict[str, Any]:
-    """What reports/stress.json holds."""
+    """Return what reports/stress.json holds."""
     return {
         "runs": [
             {

@@ -121,7 +121,7 @@ def _each(chosen: Sequence[Instance], ask: Callable[[Instance], Any]) -> list[An
 
 
 def _act(shell: Shell, action: str, chosen: Sequence[Instance]) -> int:
-    """One job for each, begun together; systemd waits for none of them because of another."""
+    """Return one job for each, begun together; systemd waits for none of them because of another."""
 
     def act(one: Instance) -> str:
         done = shell.run("systemctl", action, one.unit, timeout_secs=observe.ACT_SECS)
@@ -152,7 +152,7 @@ def _list(shell: Shell, chosen: Sequence[Instance], *, as_json: bool) -> int:
 
 
 def _life(state: unit.UnitState) -> str:
-    """What there is to say of the present run, or of the last one's end."""
+    """Return what there is to say of the present run, or of the last one's end."""
     restarts = f", {state.n_restarts} restarts" if state.n_restarts else ""
     if state.main_pid:
         return f"pid {state.main_pid}{restarts}"
