@@ -289,8 +289,15 @@ class Metronome:
     the first. Each of its restarts shows that this systemd, now, does restart what it should, after that delay.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, name: str = METRONOME) -> None:
         self._machine = machine
+        self.name = name
+        """Of its unit."""
+
+    def install(self, restart_sec: str) -> None:
+        """Put its unit file, with this RestartSec=, where the machine's systemd finds it."""
+        self._machine.path(f"{self._machine.unit_dir}/{self.name}").write_text(self.text(restart_sec))
+        self._machine.systemctl("daemon-reload").expect(0)
 
     @staticmethod
     def text(restart_sec: str) -> str:
@@ -309,7 +316,7 @@ class Metronome:
         beats: list[int] = []
 
         def enough() -> bool | None:
-            state, own = look(self._machine, watched.name, METRONOME)
+            state, own = look(self._machine, watched.name, self.name)
             seen.append(state)
             beats.append(own.n_restarts)
             return True if own.n_restarts >= beats[0] + count else None
