@@ -35,6 +35,11 @@ _MUTE_LOOK_SECS = 0.02
 _STAMPS_MAX = 200_000
 
 
+def event_id(number: int) -> str:
+    """A UUID of its own for each number: text that any reading of N3 takes for an id, and none for a count."""
+    return f"{number >> 48:08x}-0000-4000-8000-{number & 0xFFFFFFFFFFFF:012x}"
+
+
 class Exchange:
     """One server on `ws://127.0.0.1:<port>`. Use as a context manager."""
 
@@ -48,6 +53,8 @@ class Exchange:
         """Messages of `send_raw` that went out, one for each client."""
         self.connections = 0
         """Clients that ever connected."""
+        self.numbered = False
+        """Whether event ids are whole numbers, for proofs about numbers (gaps, ids that start over); else UUIDs."""
         self.port = 0
         self.deadline_secs = 10.0
         """Of every wait that names none of its own."""
@@ -124,7 +131,7 @@ class Exchange:
                 raise HarnessError(f"clients said {self.heard} to {self.url} within {deadline_secs:g} s")
 
     def send_ticks(self, count: int, *, price: float = 100.0, again: int = 0) -> None:
-        """Send `count` new ticks with consecutive event ids to every client, at full speed.
+        """Send `count` new ticks to every client, at full speed.
 
         price: of each tick, in quote units. again: how many of the ticks sent last are sent once more before, as
         venues do after a reconnect; they count as `sent_again`, not as `sent`.
@@ -231,7 +238,7 @@ class Exchange:
             del self._stamps[next(iter(self._stamps))]
         return json.dumps(
             {
-                "event_id": str(number),
+                "event_id": str(number) if self.numbered else event_id(number),
                 "symbol": self.symbol,
                 "price": price,
                 "volume": volume,
