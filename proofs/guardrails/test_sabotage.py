@@ -22,7 +22,7 @@ from harness.base.errors import HarnessError, Refuted
 from harness.faults.exchange import Exchange
 from harness.proving.sabotage import Patch, Sabotage
 from proofs.fixtures.dashboard_unit import served
-from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.engine_unit import EngineUnit, exchange_for
 from proofs.fixtures.soak_run import controller
 from proofs.sabotages import CATALOGUE, find
 
@@ -52,7 +52,7 @@ def called(entry: Sabotage, request: pytest.FixtureRequest) -> Iterator[Callable
         arguments = dict(entry.params)
         for name, parameter in inspect.signature(proof).parameters.items():
             if parameter.annotation == Exchange.__name__:
-                arguments[name] = stack.enter_context(Exchange())
+                arguments[name] = stack.enter_context(exchange_for(engine))
             elif name == "soak":
                 arguments[name] = stack.enter_context(controller(engine))
             elif name == "dashboard":
