@@ -251,11 +251,13 @@ class Exchange:
         self.feed(interval_secs=0.0)
 
     def tick(self, number: int, price: float = 100.0, *, volume: float = 1.0, age_secs: float = 0.0) -> str:
-        """The wire form of a tick (contract N3), stamped so long before the present; the same stamp whenever it is sent
-        again, as a venue's trades have."""
+        """The wire form of a tick (contract N3, or that of the venue it speaks as), stamped so long before the present;
+        the same stamp whenever it is sent again, as a venue's trades have."""
         stamp = self._stamps.setdefault(number, int((self._clock.wall() - age_secs) * 1000))
         if len(self._stamps) > _STAMPS_MAX:
             del self._stamps[next(iter(self._stamps))]
+        if self._dialect is not None:
+            return self._dialect.trade(self._dialect.market, number, f"{price:.8f}", f"{volume:.8f}", stamp)
         return json.dumps(
             {
                 "event_id": str(number) if self.numbered else event_id(number),
