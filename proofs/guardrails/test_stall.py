@@ -36,6 +36,8 @@ def test_controller_restarts_a_paused_engine(engine: EngineUnit, exchange: Excha
     soak.start("--mode", "mockws", "--stall-threshold-sec", str(THRESHOLD_SECS))
     soak.wait("ENGINE_RESTART")
     engine.wait_ticks(10)
+    # The first look finds where the table stands, a later one that it grows: from there on the stall is measured.
+    soak.wait_looks(3)
     before = engine.show()
     engine.mark()
     with nemesis.paused(engine) as receipt:
