@@ -719,7 +719,7 @@ def test_D8_what_is_of_another_database_is_set_aside_and_named(
     for n in range(1, 2001, 500):
         store.write(ticks(n, 500))
     store.close()
-    foreign = shutil.copy(other.with_name(other.name + suffix), ours.with_name("bot.db" + suffix)).read_bytes()
+    foreign = Path(shutil.copy(other.with_name(other.name + suffix), ours.with_name("bot.db" + suffix))).read_bytes()
     caplog.set_level(logging.WARNING, "engine.storage.ledger")
     store = opened(ours)
     assert store.restore().next_tick_id == 2001
@@ -766,7 +766,7 @@ def test_D8_the_wal_of_a_damaged_database_is_its_own(flowing: Ledger) -> None:
         file.seek((page - 1) * opening.PAGE_BYTES)
         file.write(os.urandom(opening.PAGE_BYTES))
     database.with_name("bot.db-wal").write_bytes(wal)
-    with pytest.raises(ConfigError, match="damaged|malformed"):
+    with pytest.raises(ConfigError, match=r"damaged|malformed"):
         opened(database)
     assert list(database.parent.glob("*.orphan-*")) == []
 

@@ -315,7 +315,7 @@ def test_N20_N18_a_connection_to_binance_is_replaced_before_it_is_a_day_old(
         Event("opened", int(23.6 * hour), 2), message(int(23.6 * hour), 2, acknowledged),
         tells(23.7, 1), tells(23.8, 2), tells(23.9, 1), tells(24, 2),
     ]  # fmt: skip
-    options = msgspec.structs.replace(OPTIONS, feed_silence_secs=0.0)
+    options = OPTIONS.model_copy(update={"feed_silence_secs": 0.0})
     with caplog.at_level("INFO"):
         rows, books = asyncio.run(replay(write(tmp_path / "r", *records), options))
     assert ids(rows)[-4:] == [230, 237, 238, 240]
@@ -714,10 +714,10 @@ def test_N20_what_comes_behind_the_end_of_a_connection_is_not_recorded(tmp_path:
     venue = registry.find("okx")
     parser = venue.parser("", "s", Markets("s", "X", Streams(), {dialect.market: "X"}))
     line = connected.FeedLine(
-        None,
+        None,  # type: ignore[arg-type]
         7,
         session.Source("s", "ws://x", "x", 1),
-        Messages(parser, 100),  # type: ignore[arg-type]
+        Messages(parser, 100),
     )
     line.dead = True
     kept = Tape()
@@ -734,7 +734,7 @@ def test_N20_a_clock_that_leaps_costs_no_time(tmp_path: Path) -> None:
     years = 20 * 365 * 86_400 * 10**6
     path = write(tmp_path / "r", okx_header(), Event("opened", 1), *answers(), trade(1, 1, 1), trade(2, 1, years))
     began = time.process_time()
-    rows, _ = asyncio.run(replay(path, msgspec.structs.replace(OPTIONS, feed_silence_secs=0.0)))
+    rows, _ = asyncio.run(replay(path, OPTIONS.model_copy(update={"feed_silence_secs": 0.0})))
     assert ids(rows) == [1, 2]
     assert time.process_time() - began < 2.0
 
