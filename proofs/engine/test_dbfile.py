@@ -766,7 +766,7 @@ def test_D8_the_wal_of_a_damaged_database_is_its_own(flowing: Ledger) -> None:
         file.seek((page - 1) * opening.PAGE_BYTES)
         file.write(os.urandom(opening.PAGE_BYTES))
     database.with_name("bot.db-wal").write_bytes(wal)
-    with pytest.raises(ConfigError, match="damaged|malformed"):
+    with pytest.raises(ConfigError, match=r"damaged|malformed"):
         opened(database)
     assert list(database.parent.glob("*.orphan-*")) == []
 

@@ -249,6 +249,7 @@ class Binance(Venue):
     documentation = "developers.binance.com, Spot, WebSocket Streams (November 2026)"
     url = "wss://stream.binance.com:9443/ws"
     hosts = ("binance.com", "binance.us", "binance.vision", "binancefuture.com")
+    testnets = ("testnet.binance.vision", "binancefuture.com")
     consecutive_ids = True
     example = "BTCUSDT"
 
