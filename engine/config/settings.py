@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from engine.base.exits import ConfigError
-from engine.base.redaction import MARK, is_telling, redact, redact_value
+from engine.base.redaction import MARK, is_telling, learn, redact, redact_value
 from engine.config import schema
 from engine.config.schema import Settings, Source
 from engine.ingest.venues import markets, registry
@@ -38,6 +38,7 @@ _PATH_BYTES_MAX = 512
 
 # In one line of a file.
 _DOTS_MAX = 1000
+_DIGITS_MAX = 4000
 
 _Table = TypeVar("_Table", bound=schema.Table)
 
@@ -126,12 +127,14 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
         origins[key] = flag
 
     settings = _validate(Settings, table, path or DEFAULT_CONFIG_PATH, origins)
+    learn(settings.engine.ws_url)
     _check_places(settings, path or DEFAULT_CONFIG_PATH, origins)
     found: tuple[Source, ...] = ()
     if settings.engine.ingest_mode == "REAL_WS":
         sources_path = _path("--sources", sources) if sources is not None else directory / SOURCES_FILE_NAME
         found = load_sources(sources_path)
         for source in found:
+            learn(source.url)
             warnings += check_source(source, sources_path, settings.app.symbol)
     return Loaded(settings, found, path, tuple(warnings))
 
@@ -303,6 +306,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         # A key of so many parts costs the parser time in the square of their number.
         if text.count(b".") > _DOTS_MAX:
             raise ConfigError(f"{path}: line {number}: more than {_DOTS_MAX} dots", line=number, **where)
+        # Python would refuse one of 4301, in words of its own.
+        if re.search(rb"[0-9_]{%d}" % (_DIGITS_MAX + 1), text):
+            raise ConfigError(
+                f"{path}: line {number}: a number of more than {_DIGITS_MAX} digits", line=number, **where
+            )
     try:
         return tomllib.loads(raw.decode())
     except UnicodeDecodeError as error:

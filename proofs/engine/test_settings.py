@@ -733,3 +733,13 @@ def test_N12_C6_markets_in_other_scripts_have_their_names_in_urls_percent_encode
     loaded = load(str(path), {})
     assert loaded.warnings == ()
     assert asked_markets(loaded.sources[0], "X") == {"\u5e01USDT": "BI/USDT"}
+
+
+@pytest.mark.claim("C4", "C7")
+@pytest.mark.parametrize("text", ["sample_every = {}", "x = [1, {}]", "start_price = {}.5", "x = 1e{}"])
+def test_C4_C7_a_number_without_end_is_refused_by_its_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[engine]\n" + text.format("9" * 5000) + "\n")
+    with pytest.raises(ConfigError, match="line 2: a number of more than 4000 digits") as refused:
+        load(str(path), {})
+    assert len(str(refused.value)) < 300
