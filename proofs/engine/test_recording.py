@@ -35,7 +35,7 @@ from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
-from harness.faults.dialects import DIALECTS, OKX, Binance, Dialect
+from harness.faults.dialects import DIALECTS, OKX, Binance, Bybit, Dialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
 from proofs.fixtures.captures import CAPTURES, books
@@ -293,6 +293,21 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
     # With the first tick that the old connection had not brought the new one replaced it, so 11 was not heard.
     assert ids(rows) == [2, 4, 5, 7, 8, 9, 10, 12]
     assert books["reconnects"] == 4
+
+
+@pytest.mark.claim("N20", "N18")
+@pytest.mark.parametrize("answered", [2, 3])
+def test_N20_N18_all_requests_of_a_subscription_have_to_be_answered(tmp_path: Path, answered: int) -> None:
+    names = [f"COIN{number}USDT" for number in range(25)]
+    dialect = Bybit(*names)
+    wanted = schema.Source(
+        name="s", priority=1, url="ws://127.0.0.1:9", venue="bybit", markets={name: name for name in names}
+    )
+    replies = [dialect.answer(asked)[0].encode() for asked in settings.subscription(wanted).messages]
+    trades = [message(at, 1, dialect.trade(names[0], at, "1.5", "2", NOW + at).encode()) for at in (1, 11_000_000)]
+    records = [Event("opened", 1), *(message(1, 1, reply) for reply in replies[:answered]), *trades]
+    rows, _ = asyncio.run(replay(write(tmp_path / "r", header_of(wanted), *records)))
+    assert ids(rows) == [1, 11_000_000][: answered - 1]
 
 
 @pytest.mark.claim("N20", "N18")
