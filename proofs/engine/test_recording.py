@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
@@ -22,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import command
+from engine import record as command_of_record
 from engine.base.events import Tick
 from engine.base.exits import ConfigError, Crash, NetworkLost, ProtocolChanged
 from engine.config import schema, settings
@@ -742,6 +744,23 @@ def test_N20_what_comes_behind_the_end_of_a_connection_is_not_recorded(tmp_path:
         tap.text(b"pong")
         tap.closed("gone")
     assert [(event.event, event.conn) for event in kept.events] == [("received", 7), ("received", 7), ("closed", 7)]
+
+
+@pytest.mark.claim("N20")
+def test_N20_a_recorder_waits_for_nobody_who_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, written = os.pipe()
+    with open(read, "rb") as reader, open(written, "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        command_of_record._tell("seen")
+        os.set_blocking(written, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(written, b"x" * 65536)
+        os.set_blocking(written, True)
+        command_of_record._tell("never seen")
+        full.close()
+        assert reader.read().startswith(b"seen\nxxx")
+        command_of_record._tell("to nobody")
 
 
 @pytest.mark.claim("N20")
