@@ -110,6 +110,8 @@ class Ack(Struct, frozen=True):
 
     market: str = ""
     """As the message says it; "" for all that was asked for."""
+    of: int = 1
+    """Where it says no market: how many of its kind acknowledge all that was asked for."""
 
 
 class Rejected(Struct, frozen=True):
