@@ -6,11 +6,13 @@ what is allowed. A value is shown only when it cannot be a secret.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 import tomllib
 from collections.abc import Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -399,6 +401,9 @@ def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: M
 
 def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[str, str]) -> dict[str, object]:
     location: tuple[str | int, ...] = item["loc"]
+    if location[-1:] == ("[key]",):
+        # pydantic's word for a key, here the name of a market, that is what is wrong.
+        location = location[:-1]
     dotted = _dotted(location)
     origin = origins.get(dotted, str(path))
     allowed = re.sub(r"^(Value error, |Input )", "", item["msg"])
@@ -425,8 +430,13 @@ def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[
 
 
 def _dotted(location: tuple[str | int, ...]) -> str:
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
+    """The key as TOML writes it: what is not a bare key is quoted, so that an empty one is seen, too."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{_quoted(part)}" for part in location]
     return "".join(parts).removeprefix(".")
+
+
+def _quoted(part: str) -> str:
+    return part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else json.dumps(part, ensure_ascii=False)
 
 
 def _shown(key: str, value: object, *, secret: bool) -> str:
@@ -440,6 +450,10 @@ def _shown(key: str, value: object, *, secret: bool) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         # Python itself refuses to write out a very long one.
         return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, date | time):
+        return value.isoformat()
     return shorten(repr(redact_value(value)) if isinstance(value, str) else repr(value))
 
 
