@@ -31,7 +31,7 @@ from engine.trading.desk import Desk, Items
 _SETTLE_SHARE = 0.5
 
 
-class Channels(NamedTuple):
+class PipelineChannels(NamedTuple):
     """The channels of a run, in the order of the flow."""
 
     ticks: Channel[list[Tick]]
@@ -39,10 +39,10 @@ class Channels(NamedTuple):
     rows: Channel[Batch]
 
 
-def make_channels(options: Settings, clock: Callable[[], float]) -> Channels:
+def make_channels(options: Settings, clock: Callable[[], float]) -> PipelineChannels:
     """Empty channels; `clock` gives the event loop's time."""
     sizes = options.channels
-    return Channels(
+    return PipelineChannels(
         Channel("tick", sizes.tick_channel_size, clock),
         Channel("signal", sizes.signal_channel_size, clock),
         Channel("persist", sizes.persist_channel_size, clock),
@@ -59,7 +59,7 @@ def make_ingest(
     environment: Environment,
     store: Ledger,
     restored: Restored,
-    channels: Channels,
+    channels: PipelineChannels,
     clock: Callable[[], float],
     answer: Callable[[], None],
 ) -> Ingest:
@@ -123,7 +123,7 @@ def make_desk(
     options: Settings,
     restored: Restored,
     adapter: execution.ExecutionAdapter | None,
-    channels: Channels,
+    channels: PipelineChannels,
     counters: metrics.Counters,
     liveness: notify.Liveness,
 ) -> Desk:

@@ -80,7 +80,7 @@ def check(loaded: Loaded) -> ExecutionAdapter | None:
     now = time.time()
     memory = Path(config.app.db_path).parent / MEMORY_NAME
     made = 0.0
-    unit: Unit | None = None
+    unit: UnitFacts | None = None
     try:
         statement = _statement(Path(config.gate.proof_bundle), config.gate.trusted_keys)
         unit = effective_unit()
@@ -215,7 +215,7 @@ def engine_files(package: Path = runtime.PACKAGE) -> dict[str, str]:
     return found
 
 
-class Unit(NamedTuple):
+class UnitFacts(NamedTuple):
     """The unit that we run as."""
 
     files: list[tuple[str, str]]
@@ -226,7 +226,7 @@ class Unit(NamedTuple):
     """Those of the manager's own environment."""
 
 
-def effective_unit() -> Unit:
+def effective_unit() -> UnitFacts:
     """The unit that we run as, as systemd has loaded it.
 
     Raises Refusal when we are not a unit's main process, or when its files have changed since systemd read them.
@@ -253,7 +253,7 @@ def effective_unit() -> Unit:
             files.append((f"EnvironmentFile={Path(path).name}", _digest_of(content)))
             variables |= environment.set_by_file((content or b"").decode("utf-8", "surrogateescape"))
     in_manager = environment.set_in_manager(_systemctl(*manager, "show-environment", about="its own environment"))
-    return Unit(files, variables, in_manager)
+    return UnitFacts(files, variables, in_manager)
 
 
 def _systemctl(*args: str, about: str) -> str:

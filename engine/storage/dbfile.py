@@ -79,7 +79,7 @@ class Frames(NamedTuple):
         return self.bytes_of(self.written - self.copied)
 
 
-class Look(NamedTuple):
+class FilesSnapshot(NamedTuple):
     """The files at one moment."""
 
     database: tuple[int, int, int, int]
@@ -98,7 +98,7 @@ class Found(NamedTuple):
     shm: tuple[int, int] | None
 
 
-def find_fault(opened: Look, now: Look) -> str | None:
+def find_fault(opened: FilesSnapshot, now: FilesSnapshot) -> str | None:
     """Which of the files is not the one that was opened, in words; None while all are."""
     if now.database[:2] != opened.database[:2]:
         return "was replaced: another file is in its place"
@@ -111,7 +111,7 @@ def find_fault(opened: Look, now: Look) -> str | None:
     return None
 
 
-def find_oddity(before: Look, now: Look) -> str | None:
+def find_oddity(before: FilesSnapshot, now: FilesSnapshot) -> str | None:
     """What happened to the contents that no checkpoint and no transaction explains, in words.
 
     A checkpoint of another process is odd too while it runs: only what stays odd is a fault. The index has to be read
@@ -181,13 +181,13 @@ class DatabaseFile:
         os.ftruncate(self._index, self._index_bytes)
         return True
 
-    def look(self) -> Look:
+    def snapshot(self) -> FilesSnapshot:
         """The files as they are. Raises FileNotFoundError or NotADirectoryError when one is not there."""
         frames = self.frames()
         database, wal, shm = os.stat(self._path), os.stat(self._wal), os.stat(self._shm)
         # A link in its place may lead to the same file; but whoever follows it looks for the WAL beside the other name.
         found = database if database.st_ino != self._inode else os.lstat(self._real)
-        return Look(
+        return FilesSnapshot(
             (found.st_dev, found.st_ino, database.st_size, database.st_mtime_ns),
             (wal.st_dev, wal.st_ino),
             (shm.st_dev, shm.st_ino),

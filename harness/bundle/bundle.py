@@ -32,7 +32,7 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 from harness.base.clock import OsClock
 from harness.base.errors import BundleError, HarnessError
 from harness.bundle import installed, statement
-from harness.bundle.statement import LiveConfig, SignedRecord, Statement
+from harness.bundle.statement import BundleStatement, LiveConfig, SignedRecord
 from harness.evidence import recorder, results
 from harness.evidence.lines import EndLine, RunLine, VerdictLine, WriteLine
 from harness.evidence.recorder import Unrecorded
@@ -216,7 +216,7 @@ def _read_record(path: Path) -> _Record:
 # --- sign and verify ---------------------------------------------------------------------------------------
 
 
-def sign(shell: Shell, reports: Path, target: LiveTarget, key: Path) -> tuple[bytes, Statement]:
+def sign(shell: Shell, reports: Path, target: LiveTarget, key: Path) -> tuple[bytes, BundleStatement]:
     """Sign the bundle of the run whose verdicts and record are in `reports`, and the statement in it.
 
     Raises BundleError for a key that must not be used, for evidence that contradicts itself, and for a target whose
@@ -282,7 +282,7 @@ def check(path: Path, reports: Path, trusted_keys: Sequence[str]) -> str:
     return f"{path}: signed by a trusted key, and consistent; {record} is the record it is about"
 
 
-def verify(path: Path, trusted_keys: Sequence[str], record: Path | None = None) -> Statement:
+def verify(path: Path, trusted_keys: Sequence[str], record: Path | None = None) -> BundleStatement:
     """Read the statement of the bundle at `path`, which one of the keys has signed.
 
     trusted_keys: each `ed25519:` and base64, or a file that holds that. record: the flight record that it must be
@@ -302,7 +302,7 @@ def verify(path: Path, trusted_keys: Sequence[str], record: Path | None = None) 
     return made
 
 
-def read(path: Path) -> Statement:
+def read(path: Path) -> BundleStatement:
     """Read the statement of anybody's bundle; the signature is not checked. Raises BundleError as `verify` does."""
     return _statement(path, _envelope(path))
 
@@ -328,9 +328,9 @@ def _envelope(path: Path) -> Envelope:
     return envelope
 
 
-def _statement(path: Path, envelope: Envelope) -> Statement:
+def _statement(path: Path, envelope: Envelope) -> BundleStatement:
     try:
-        made = Statement.model_validate_json(envelope.payload)
+        made = BundleStatement.model_validate_json(envelope.payload)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -424,7 +424,7 @@ def write(path: Path, raw: bytes) -> None:
         raise BundleError(f"cannot write {path}: {error.strerror}") from error
 
 
-def verdict_on(made: Statement, checkout: Path, key: Path | None = None) -> str:
+def verdict_on(made: BundleStatement, checkout: Path, key: Path | None = None) -> str:
     """One line: that the bundle has all, or why it opens nothing. key: the private key that signed it, if known."""
     try:
         objections = statement.objections(made, _clauses(checkout))

@@ -50,7 +50,7 @@ class Sha256(_Form):
     sha256: str
 
 
-class Subject(_Form):
+class BundleSubject(_Form):
     """Something that the statement is about."""
 
     name: str
@@ -87,7 +87,7 @@ class ProvedOn(_Form):
     """Installed since: an adapter, and what it needs."""
 
 
-class Predicate(_Form):
+class BundlePredicate(_Form):
     """What is said of the subjects."""
 
     time: str
@@ -110,13 +110,13 @@ class Predicate(_Form):
     git: dict[str, str]
 
 
-class Statement(_Form):
+class BundleStatement(_Form):
     """An in-toto statement about an engine that was proven."""
 
     type: str = Field(validation_alias="_type", serialization_alias="_type")
     predicate_type: str = Field(validation_alias="predicateType", serialization_alias="predicateType")
-    subject: list[Subject]
-    predicate: Predicate
+    subject: list[BundleSubject]
+    predicate: BundlePredicate
 
     def as_json(self) -> dict[str, object]:
         """Make it the JSON that is signed."""
@@ -189,7 +189,7 @@ def build(
     record: SignedRecord,
     facts: Mapping[str, str],
     drop_ins: Mapping[str, str],
-) -> Statement:
+) -> BundleStatement:
     """Make the statement about a run that says which engine it proved (`summary.proved`).
 
     ended, signed: when the run of the proofs ended, and when this is signed, in seconds since 1970. engine: path below
@@ -201,7 +201,7 @@ def build(
     if proved is None or proved.runtime is None:
         raise ValueError("the run does not say which engine was proven")
     subjects = (("engine", dict(engine)), ("runtime", asdict(runtime)), ("unit", list(unit)), ("config", dict(config)))
-    predicate = Predicate(
+    predicate = BundlePredicate(
         # Of what was shown, not of the signature: signing again makes no proof younger.
         time=show_time(ended),
         signed=show_time(signed),
@@ -226,10 +226,10 @@ def build(
         platform={key: facts[key] for key in ("kernel", "os", "python", "systemd") if key in facts},
         git={key: facts[key] for key in ("commit", "tree") if key in facts},
     )
-    return Statement(
+    return BundleStatement(
         type=STATEMENT_TYPE,
         predicate_type=PREDICATE_TYPE,
-        subject=[Subject(name=name, digest=Sha256(sha256=digest(content))) for name, content in subjects],
+        subject=[BundleSubject(name=name, digest=Sha256(sha256=digest(content))) for name, content in subjects],
         predicate=predicate,
     )
 
@@ -247,7 +247,7 @@ def changed_since(runtime: Runtime, proven: Runtime) -> list[str]:
     return python + sorted(name for name, package in proven.packages.items() if now.get(name) != package)
 
 
-def problem(statement: Statement) -> str | None:
+def problem(statement: BundleStatement) -> str | None:
     """Say the first thing in which a statement is not one of ours, or contradicts itself; None when there is none."""
     for key, found, wanted in (
         ("_type", statement.type, STATEMENT_TYPE),
@@ -275,7 +275,7 @@ def problem(statement: Statement) -> str | None:
     return None
 
 
-def objections(statement: Statement, clauses: Iterable[ClauseId]) -> list[str]:
+def objections(statement: BundleStatement, clauses: Iterable[ClauseId]) -> list[str]:
     """Say why the statement would open no gate, one sentence each, as far as that can be said without the unit.
 
     clauses: the ids of all clauses of the contract. Raises ValueError for a configuration that is none of the engine's.

@@ -20,7 +20,7 @@ from harness.dashboard.view_model import Listen
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 from harness.observing import health, instances, observe
-from harness.soak.exit_actions import ExitCode
+from harness.soak.exit_actions import EngineExitCode
 
 UNTAKEN_MS = 5000
 """A client that has taken nothing for so long is cut off."""
@@ -166,7 +166,7 @@ def run(options: argparse.Namespace) -> int:
             asyncio.run(serving)
     except DashboardConfigError as error:
         _say(str(error))
-        return ExitCode.CONFIG
+        return EngineExitCode.CONFIG
     except HarnessError as error:
         _say(str(error))
         return 1

@@ -24,7 +24,6 @@ from markupsafe import Markup
 from harness.base.escape import shown
 from harness.base.plots import Series, figure
 from harness.evidence import timeline
-from harness.evidence.history import heartbeat, log_fields
 from harness.evidence.lines import (
     EndLine,
     IntentLine,
@@ -41,6 +40,7 @@ from harness.evidence.lines import (
     VerdictLine,
     WriteLine,
 )
+from harness.evidence.rejudge import heartbeat, log_fields
 from harness.evidence.timeline import Span
 from harness.evidence.verdict import ClauseId, Verdict, claims_in_name, merge
 

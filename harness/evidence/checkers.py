@@ -1,7 +1,7 @@
 """Judge what a run of an engine left, whoever ran it: history in, verdict out (contract V11).
 
 A checker knows one clause and nothing of how its history came about, as a Jepsen checker does. The proofs use these on
-what they have just seen, and `python -m harness verify` on what a flight record holds (harness/evidence/history.py), so
+what they have just seen, and `python -m harness verify` on what a flight record holds (harness/evidence/rejudge.py), so
 that a recorded run can be judged again, and by a later version of a checker.
 """
 
@@ -32,7 +32,7 @@ EQUATIONS = (
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """One heartbeat, or the final metrics."""
 
     at: int
@@ -43,7 +43,7 @@ class Beat:
 
 
 @dataclass(frozen=True)
-class Fill:
+class FillRow:
     """A row of `trades`."""
 
     id: int
@@ -63,18 +63,18 @@ class Fill:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class LedgerRows:
     """What an engine's database held at one moment, in the order of its rows."""
 
     at: int
-    """As of a `Beat`."""
+    """As of a `Heartbeat`."""
     ticks: Sequence[tuple[int, str, int | None, int]]
     """id, symbol, trade id, time (ms)."""
     signals: Sequence[tuple[int, int, str]]
     """id, id of the tick, side."""
     orders: Sequence[str]
     """Their ids."""
-    fills: Sequence[Fill]
+    fills: Sequence[FillRow]
     exposure_cap: Decimal | None = None
     """`[risk_caps] max_exposure_usd` of the run; None when the history does not tell."""
     symbol_exposure_cap: Decimal | None = None
@@ -85,7 +85,7 @@ class Violation:
     """Where a history breaks a clause."""
 
     at: int
-    """As of a `Beat`."""
+    """As of a `Heartbeat`."""
     says: str
 
 
@@ -140,7 +140,7 @@ def equations(fields: Mapping[str, object]) -> list[Equation]:
     return found
 
 
-def books_balance(beats: Iterable[Beat]) -> Judgement:
+def books_balance(beats: Iterable[Heartbeat]) -> Judgement:
     """Judge M3: every equation holds in every heartbeat, and each tells all of its numbers."""
     judged, found = 0, []
     for beat in beats:
@@ -149,7 +149,7 @@ def books_balance(beats: Iterable[Beat]) -> Judgement:
     return Judgement(M3, judged, found)
 
 
-def sampling_is_exact(beats: Iterable[Beat]) -> Judgement:
+def sampling_is_exact(beats: Iterable[Heartbeat]) -> Judgement:
     """Judge N7: processed is received // sample_every in every heartbeat of which that is known."""
     judged, found = 0, []
     for beat in beats:
@@ -165,7 +165,7 @@ def sampling_is_exact(beats: Iterable[Beat]) -> Judgement:
     return Judgement(N7, judged, found)
 
 
-def caps_hold(ledgers: Iterable[Ledger]) -> Judgement:
+def caps_hold(ledgers: Iterable[LedgerRows]) -> Judgement:
     """Judge I2: no fill carries an exposure over its cap, at the fill's own price.
 
     A fill that makes an exposure smaller is right, however far the market has carried that over the cap.
@@ -195,13 +195,13 @@ def _exposures(positions: Mapping[str, Decimal], prices: Mapping[str, Decimal]) 
     return {symbol: EXACT.multiply(abs(qty), prices[symbol]) for symbol, qty in positions.items()}
 
 
-def events_count_once(ledgers: Iterable[Ledger]) -> Judgement:
+def events_count_once(ledgers: Iterable[LedgerRows]) -> Judgement:
     """Judge I3: no trade, answer to a tick, order or fill is there twice, and what was there stays as it was.
 
     ledgers: of one database, in the order of time.
     """
     judged, found = 0, []
-    earlier: Ledger | None = None
+    earlier: LedgerRows | None = None
     for ledger in ledgers:
         trades = [(symbol, trade_id, ts) for _, symbol, trade_id, ts in ledger.ticks if trade_id is not None]
         for what, keys in (
@@ -232,7 +232,7 @@ def _shown(key: Hashable) -> str:
     return " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
-def fills_balance(ledgers: Iterable[Ledger]) -> Judgement:
+def fills_balance(ledgers: Iterable[LedgerRows]) -> Judgement:
     """Judge I4: for every fill, cash + position x price + fees is exactly zero."""
     judged, found = 0, []
     for ledger in ledgers:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.base.errors import HarnessError, RecorderError
 from harness.base.escape import shown
-from harness.evidence import buglog, history, recorder
+from harness.evidence import buglog, recorder, rejudge
 from harness.evidence.checkers import Judgement
 from harness.evidence.lines import RecordLine
 
@@ -50,20 +50,20 @@ def check(path: Path, reports: Path | None = None) -> str:
     """
     if path.suffix == ".jsonl":
         lines, digest = recorder.verify(path)
-        judged = rejudge(path)
+        judged = judge_history(path)
         return f"{path}: {lines} lines, unchanged and whole; last digest {digest}{judged}"
     if path.suffix in (".html", ".md"):
         return _check_buglog(path, reports or path.resolve().parent.parent)
     raise HarnessError(f"{path}: neither a flight record (.jsonl) nor a buglog (.html, .md) nor a bundle (.json)")
 
 
-def rejudge(record: Path) -> str:
+def judge_history(record: Path) -> str:
     """Judge the history in a record again. Returns what was judged and found right, as the end of a sentence.
 
     Raises HarnessError that names each clause that is broken, the proofs and the lines.
     """
     try:
-        found = history.judge(recorder.read(record))
+        found = rejudge.judge(recorder.read(record))
     except ValueError as error:
         raise RecorderError(f"{record}: {error}") from error
     broken = [
@@ -96,7 +96,7 @@ def _check_buglog(path: Path, reports: Path) -> str:
         _, digest = recorder.verify(record)
         if digest != pointers[kind]["sha256"]:
             raise HarnessError(f"{path} was made from another record: {record} ends with {digest}")
-    rejudge(records["flight"])
+    judge_history(records["flight"])
     text = made(records["flight"], records.get("sabotage")).get(path.name)
     if text is None:
         raise HarnessError(f"{path} does not bear the name that its record gives it")

@@ -41,7 +41,7 @@ Check = Callable[[], tuple[bool, str]]
 
 
 @dataclass(frozen=True)
-class Target:
+class HealthTarget:
     """The engine to be examined."""
 
     unit: str
@@ -53,7 +53,7 @@ class Target:
     pressure_dir: Path = observe.PRESSURE_DIR
 
 
-def checks(target: Target, shell: Shell, clock: Clock) -> dict[str, Check]:
+def checks(target: HealthTarget, shell: Shell, clock: Clock) -> dict[str, Check]:
     """Every check for `target`, by name, in the order of their lines."""
     found: dict[str, Check] = {
         "unit": lambda: check_unit(shell, target.unit),
@@ -112,7 +112,7 @@ def check_database(path: Path, clock: Clock, within_secs: float = PROGRESS_SECS)
     return True, f"tick {first.tick_id_max} -> {second.tick_id_max} in {clock.monotonic() - started:.1f} s"
 
 
-def check_heartbeat(shell: Shell, target: Target, clock: Clock) -> tuple[bool, str]:
+def check_heartbeat(shell: Shell, target: HealthTarget, clock: Clock) -> tuple[bool, str]:
     """The run of the engine that is active now has logged a heartbeat lately, and its books balance."""
     limit = judgement.HEARTBEAT_INTERVALS_MAX * target.heartbeat_interval_secs
     invocation = observe.show(shell, target.unit, COMMAND_SECS).invocation_id
@@ -262,9 +262,9 @@ def run(options: argparse.Namespace) -> int:
     return int(not all(finding.ok for finding in findings))
 
 
-def _target(options: argparse.Namespace) -> Target:
+def _target(options: argparse.Namespace) -> HealthTarget:
     tables = load_tables(options.config)
-    return Target(
+    return HealthTarget(
         unit=options.unit,
         database=options.db.absolute() if options.db else database_of(tables),
         heartbeat_interval_secs=heartbeat_interval_of(tables),

@@ -40,7 +40,7 @@ from harness.base import settings, terminal
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError, RecorderError, Refuted, Unavailable
 from harness.base.escape import shown
-from harness.base.settings import Settings
+from harness.base.settings import ProofOptions
 from harness.evidence import host, results
 from harness.evidence.recorder import Recorder, Unrecorded, verify
 from harness.evidence.results import (
@@ -100,7 +100,7 @@ class Node(Protocol):
 class Run:
     """One pytest session in one process: the controller's, or a worker's."""
 
-    def __init__(self, options: Settings, run_id: str, worker: str) -> None:
+    def __init__(self, options: ProofOptions, run_id: str, worker: str) -> None:
         self.options = options
         self.id = run_id
         self.worker = worker

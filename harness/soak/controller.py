@@ -61,10 +61,10 @@ from harness.soak.reducer import (
     Reducer,
     Requests,
     Restart,
-    Sample,
     Say,
     Seen,
     Terms,
+    WriteSample,
 )
 from harness.soak.rewrite import ConfigFile, ConfigTrouble
 
@@ -296,7 +296,7 @@ class Soak:
                     self._act(self._computer.stop, started=False)
                 case Say():
                     self._screen.say(f"[SOAK] {effect.text}")
-                case Sample():
+                case WriteSample():
                     self._sample(effect)
                 case End():
                     raise _Ended(effect)
@@ -324,7 +324,7 @@ class Soak:
         )
         self._screen.say(f"[SOAK] {decision.action.value}: {decision.reason}")
 
-    def _sample(self, sample: Sample) -> None:
+    def _sample(self, sample: WriteSample) -> None:
         line: dict[str, object] = {
             "timestamp": timestamp(self._clock.wall()),
             "run_id": self._log.run_id,
@@ -464,7 +464,7 @@ def _soak(
         )  # fmt: skip
         raise
     database = health.placed(options.db.absolute() if options.db else health.database_of(tables), shell, options.unit)
-    target = health.Target(
+    target = health.HealthTarget(
         unit=options.unit,
         database=database,
         heartbeat_interval_secs=health.heartbeat_interval_of(tables),

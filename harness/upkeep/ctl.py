@@ -167,7 +167,7 @@ def _health(shell: Shell, chosen: Sequence[Instance], *, as_json: bool) -> int:
             tables = health.load_tables(one.config)
         except HarnessError as error:
             return [Finding("config", False, str(error).splitlines()[0])]
-        target = health.Target(
+        target = health.HealthTarget(
             unit=one.unit,
             database=health.database_of(tables),
             heartbeat_interval_secs=health.heartbeat_interval_of(tables),

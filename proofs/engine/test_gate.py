@@ -98,7 +98,7 @@ engine_files = cache(gate.engine_files)
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ), set()))
+    monkeypatch.setattr(gate, "effective_unit", lambda: gate.UnitFacts(UNIT, set(os.environ), set()))
     monkeypatch.setattr(runtime, "describe", lambda: true_bundle.RUNTIME)
     monkeypatch.setattr(runtime, "process_objections", lambda: iter(()))
     for name in filter(environment.FORBIDDEN.fullmatch, list(os.environ)):
@@ -476,11 +476,13 @@ def test_another_runtime_and_another_environment_keep_the_gate_shut(
     assert place.refused() == ["environment"]
     monkeypatch.delenv("SSL_CERT_FILE")
     monkeypatch.setenv("NOBODY_SIGNED", "1")
-    monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ) - {"NOBODY_SIGNED"}, set()))
+    monkeypatch.setattr(
+        gate, "effective_unit", lambda: gate.UnitFacts(UNIT, set(os.environ) - {"NOBODY_SIGNED"}, set())
+    )
     assert place.refused() == ["environment"]
-    monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ), {"LD_PRELOAD"}))
+    monkeypatch.setattr(gate, "effective_unit", lambda: gate.UnitFacts(UNIT, set(os.environ), {"LD_PRELOAD"}))
     assert place.refused() == ["environment"]
-    monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ), set()))
+    monkeypatch.setattr(gate, "effective_unit", lambda: gate.UnitFacts(UNIT, set(os.environ), set()))
     monkeypatch.setattr(runtime, "describe", lambda: {**true_bundle.RUNTIME, "packages": {}})
     assert place.refused() == ["runtime"]
 

@@ -37,7 +37,7 @@ from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
-from harness.faults.dialects import DIALECTS, OKX, Binance, Bybit, Dialect
+from harness.faults.dialects import DIALECTS, BinanceDialect, Dialect, OKXDialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
 from proofs.fixtures.captures import CAPTURES, books
@@ -231,7 +231,7 @@ class Script(Dialect):
 
 
 def okx_header(**fields: Any) -> Header:
-    return msgspec.structs.replace(header_of(source(OKX(), "ws://127.0.0.1:9")), **fields)
+    return msgspec.structs.replace(header_of(source(OKXDialect(), "ws://127.0.0.1:9")), **fields)
 
 
 def write(path: Path, *records: Header | Event) -> Path:
@@ -240,12 +240,14 @@ def write(path: Path, *records: Header | Event) -> Path:
 
 
 def trade(number: int, conn: int = 1, at: int = 0, market: str = "BTC-USDT") -> Event:
-    return message(at, conn, OKX().trade(market, number, "1.5", "2", NOW + number).encode())
+    return message(at, conn, OKXDialect().trade(market, number, "1.5", "2", NOW + number).encode())
 
 
 def answers(conn: int = 1) -> list[Event]:
-    asked = json.dumps({"op": "subscribe", "args": [{"channel": "trades", "instId": one} for one in OKX().markets]})
-    return [message(0, conn, reply.encode()) for reply in OKX().answer(asked)]
+    asked = json.dumps(
+        {"op": "subscribe", "args": [{"channel": "trades", "instId": one} for one in OKXDialect().markets]}
+    )
+    return [message(0, conn, reply.encode()) for reply in OKXDialect().answer(asked)]
 
 
 def ids(rows: Iterable[tuple[Any, ...]]) -> list[int]:
@@ -257,7 +259,7 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
     """A refused attempt, a rejection, a subscription that nobody acknowledges, silence, and a server that says that it
     will close: as in a live run, whatever the recording goes on to say on a connection that was given up."""
     secs = 1_000_000
-    draining = OKX().draining.encode()
+    draining = OKXDialect().draining.encode()
     rejection = b'{"event":"error","code":"60018","msg":"no such channel"}'
     records: list[Header | Event] = [
         okx_header(),
@@ -316,7 +318,7 @@ def test_N20_N18_all_requests_of_a_subscription_have_to_be_answered(tmp_path: Pa
 def test_N20_N18_a_connection_to_binance_is_replaced_before_it_is_a_day_old(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dialect = Binance()
+    dialect = BinanceDialect()
     wanted = source(dialect, "ws://127.0.0.1:9")
     hour = 3600 * 10**6
     acknowledged = b'{"result":null,"id":1}'
@@ -351,7 +353,7 @@ def test_N20_a_capture_made_by_hand_needs_no_more_than_its_messages(tmp_path: Pa
     lines = [
         first,
         *(
-            {"event": "received", "at": n * 20_000_000, "text": OKX().trade("BTC-USDT", n, "1", "1", NOW)}
+            {"event": "received", "at": n * 20_000_000, "text": OKXDialect().trade("BTC-USDT", n, "1", "1", NOW)}
             for n in range(3)
         ),
     ]
@@ -618,7 +620,7 @@ def stored(path: Path) -> list[tuple[Any, ...]]:
 @pytest.mark.claim("N20", "N2")
 def test_N20_an_engine_replays_what_was_recorded_while_another_one_traded(tmp_path: Path) -> None:
     """The recorder is ended by SIGTERM, and another one by SIGKILL, whose recording says that its end is missing."""
-    dialect = OKX()
+    dialect = OKXDialect()
     with Exchange() as exchange:
         exchange.speak(dialect)
         (tmp_path / "ws_sources.toml").write_text(
@@ -727,7 +729,7 @@ def test_N20_what_comes_behind_the_end_of_a_connection_is_not_recorded(tmp_path:
         def record(self, event: Event) -> None:
             self.events.append(event)
 
-    dialect = OKX()
+    dialect = OKXDialect()
     venue = registry.find("okx")
     parser = venue.parser("", "s", Markets("s", "X", Streams(), {dialect.market: "X"}))
     line = connected.FeedLine(

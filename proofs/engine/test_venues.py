@@ -41,7 +41,17 @@ from engine.ingest.venues.port import (
     Trade,
     Venue,
 )
-from harness.faults.dialects import DIALECTS, OKX, Binance, Bitstamp, Bybit, Coinbase, Dialect, Gemini, Kraken
+from harness.faults.dialects import (
+    DIALECTS,
+    BinanceDialect,
+    BitstampDialect,
+    BybitDialect,
+    CoinbaseDialect,
+    Dialect,
+    GeminiDialect,
+    KrakenDialect,
+    OKXDialect,
+)
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_process import engine, write_config
 
@@ -146,12 +156,12 @@ def test_N18_what_is_asked_for_is_acknowledged_market_by_market_or_as_a_whole(di
 @pytest.mark.parametrize(
     ("dialect", "says"),
     [
-        (Bybit("ETHUSDT"), "error:handler not found,topic:publicTrade.BTCUSDT"),
-        (Coinbase("ETH-USD"), "Failed to subscribe: BTC-USD is not a valid product"),
+        (BybitDialect("ETHUSDT"), "error:handler not found,topic:publicTrade.BTCUSDT"),
+        (CoinbaseDialect("ETH-USD"), "Failed to subscribe: BTC-USD is not a valid product"),
         (Gate("ETH_USDT"), "2: unknown currency pair BTC_USDT"),
-        (Gemini("ethusd"), "400: -1013: Invalid stream name: btcusd@trade"),
-        (Kraken("ETH/USD"), "BTC/USD: Currency pair not supported BTC/USD"),
-        (OKX("ETH-USDT"), "60018: Wrong URL or channel:trades,instId:BTC-USDT doesn't exist."),
+        (GeminiDialect("ethusd"), "400: -1013: Invalid stream name: btcusd@trade"),
+        (KrakenDialect("ETH/USD"), "BTC/USD: Currency pair not supported BTC/USD"),
+        (OKXDialect("ETH-USDT"), "60018: Wrong URL or channel:trades,instId:BTC-USDT doesn't exist."),
     ],
     ids=lambda value: value.name if isinstance(value, Dialect) else "",
 )
@@ -170,8 +180,8 @@ def test_N18_a_rejection_of_bitstamps_has_its_words() -> None:
         ('{"event": "bts:subscribe", "data": {"channel": "live_trades_BTCUSD"}}', "Invalid channel provided."),
         ('{"event": "bts:subscribe", "data": {}}', "Bad subscription string."),
     ):
-        parser = parser_of(Bitstamp())
-        read(parser, *Bitstamp().answer(message))
+        parser = parser_of(BitstampDialect())
+        read(parser, *BitstampDialect().answer(message))
         [told] = parser.controls
         assert isinstance(told, Rejected)
         assert told.words.endswith(says)
@@ -180,7 +190,7 @@ def test_N18_a_rejection_of_bitstamps_has_its_words() -> None:
 @pytest.mark.claim("N18")
 def test_N18_bybit_is_asked_for_ten_markets_at_once_and_for_no_more_than_it_takes() -> None:
     names = [f"COIN{number}USDT" for number in range(25)]
-    dialect = Bybit(*names)
+    dialect = BybitDialect(*names)
     venue = VENUES["bybit"]
     found = venue.subscription(venue.url, {name: name for name in names}, "trade")
     assert [len(json.loads(message)["args"]) for message in found.messages] == [10, 10, 5]
@@ -198,10 +208,10 @@ def test_N18_bybit_is_asked_for_ten_markets_at_once_and_for_no_more_than_it_take
 def test_N18_a_rejection_of_binances_has_its_words() -> None:
     """It knows no unknown market, only requests that it does not understand."""
     for reply in (
-        Binance().answer('{"method": "SUBSCRYBE", "params": [], "id": 1}'),
+        BinanceDialect().answer('{"method": "SUBSCRYBE", "params": [], "id": 1}'),
         ['{"error":{"code":2,"msg":"no"},"id":1}'],
     ):
-        parser = parser_of(Binance())
+        parser = parser_of(BinanceDialect())
         read(parser, *reply)
         assert [type(control) for control in parser.controls] == [Rejected]
     # To whom nothing was sent by SUBSCRIBE, an answer says nothing.
@@ -223,7 +233,7 @@ def test_N18_a_server_that_is_about_to_close_says_so(dialect: Dialect) -> None:
 
 @pytest.mark.claim("N18")
 def test_N18_what_a_peer_says_is_bounded_and_printable() -> None:
-    parser = parser_of(Kraken())
+    parser = parser_of(KrakenDialect())
     read(parser, *[json.dumps({"success": False, "error": "\x1b[2J\u202e" * 999})] * 5000)
     assert len(parser.controls) < 5000
     [told] = {control.words for control in parser.controls if isinstance(control, Rejected)}
@@ -304,7 +314,7 @@ def test_N11_ids_that_start_over_are_new_trades(dialect: Dialect) -> None:
 
 @pytest.mark.claim("N9")
 def test_N9_fills_that_okx_merges_are_no_gap() -> None:
-    dialect = OKX()
+    dialect = OKXDialect()
     for turn in range(2):
         parser = parser_of(dialect)
         intake = Intake(1, 1)
@@ -323,7 +333,7 @@ def test_N9_fills_that_okx_merges_are_no_gap() -> None:
 
 @pytest.mark.claim("N12")
 def test_N12_a_block_trade_of_bybits_is_no_print_of_the_market() -> None:
-    dialect = Bybit()
+    dialect = BybitDialect()
     parser = parser_of(dialect)
     said = [
         dialect.trade(dialect.market, 1, "1", "1", NOW),
@@ -335,7 +345,7 @@ def test_N12_a_block_trade_of_bybits_is_no_print_of_the_market() -> None:
 
 @pytest.mark.claim("N9")
 def test_N9_ids_of_bybits_are_numbers_or_names() -> None:
-    dialect = Bybit()
+    dialect = BybitDialect()
     parser = parser_of(dialect)
     texts = [
         "2290000000036455162",
@@ -355,7 +365,7 @@ def test_N9_ids_of_bybits_are_numbers_or_names() -> None:
 
 @pytest.mark.claim("N8b")
 def test_N8b_coinbases_last_match_is_a_trade_of_before() -> None:
-    dialect = Coinbase()
+    dialect = CoinbaseDialect()
     intake = Intake(1, 1)
     parser = parser_of(dialect)
     last = dialect.trade(dialect.market, 7, "1", "1", NOW, kind="last_match")
@@ -494,7 +504,7 @@ def test_N12_N8_a_trade_of_no_market_or_of_another_is_never_a_tick(dialect: Dial
 
 
 @pytest.mark.claim("N8", "N8b")
-@pytest.mark.parametrize("dialect", [Kraken(), Bybit(), OKX()], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", [KrakenDialect(), BybitDialect(), OKXDialect()], ids=lambda dialect: dialect.name)
 def test_N8_N8b_a_message_of_several_trades_may_hold_anything(dialect: Dialect) -> None:
     frame = json.loads(dialect.trade(dialect.market, 5, "1.5", "2", NOW))
     [row] = frame["data"]
@@ -515,7 +525,7 @@ def test_N8_N8b_a_message_of_several_trades_may_hold_anything(dialect: Dialect) 
 
 
 @pytest.mark.claim("N8")
-@pytest.mark.parametrize("dialect", [Kraken(), Bybit(), OKX()], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", [KrakenDialect(), BybitDialect(), OKXDialect()], ids=lambda dialect: dialect.name)
 def test_N8_4_MiB_of_trades_are_read_in_a_moment(dialect: Dialect) -> None:
     frame = json.loads(dialect.trade(dialect.market, 5, "1.5", "2", NOW))
     row = frame["data"][0]
@@ -560,11 +570,14 @@ def test_N8_other_fields_are_not_judged(dialect: Dialect) -> None:
     ("dialect", "times"),
     [
         # A unit that is not the venue's is an error, not another year.
-        (Binance(), {0: 0, 10**14 - 1: 10**14 - 1, 10**14: 10**11, 10**17 - 1: 10**14 - 1, 10**17: None}),
-        (OKX(), {"0": 0, str(10**14 - 1): 10**14 - 1, str(10**14): None, "1.5": None}),
-        (Bybit(), {0: 0, 10**14 - 1: 10**14 - 1, 10**14: None}),
-        (Bitstamp(), {str(10**14): 10**11, str(10**17 - 1): 10**14 - 1, str(10**14 - 1): None, str(10**17): None}),
-        (Gemini(), {10**17: 10**11, 2**63 - 1: (2**63 - 1) // 10**6, 10**17 - 1: None, NOW: None, 2**63: None}),
+        (BinanceDialect(), {0: 0, 10**14 - 1: 10**14 - 1, 10**14: 10**11, 10**17 - 1: 10**14 - 1, 10**17: None}),
+        (OKXDialect(), {"0": 0, str(10**14 - 1): 10**14 - 1, str(10**14): None, "1.5": None}),
+        (BybitDialect(), {0: 0, 10**14 - 1: 10**14 - 1, 10**14: None}),
+        (
+            BitstampDialect(),
+            {str(10**14): 10**11, str(10**17 - 1): 10**14 - 1, str(10**14 - 1): None, str(10**17): None},
+        ),
+        (GeminiDialect(), {10**17: 10**11, 2**63 - 1: (2**63 - 1) // 10**6, 10**17 - 1: None, NOW: None, 2**63: None}),
         *(
             (
                 dialect,
@@ -583,7 +596,7 @@ def test_N8_other_fields_are_not_judged(dialect: Dialect) -> None:
                     "now": None,
                 },
             )
-            for dialect in (Coinbase(), Kraken())
+            for dialect in (CoinbaseDialect(), KrakenDialect())
         ),
     ],
     ids=lambda value: value.name if isinstance(value, Dialect) else "",
@@ -822,7 +835,7 @@ def test_N18_frames_that_geminis_version_1_numbered_and_never_sent_are_told() ->
 
 @pytest.mark.claim("N18")
 def test_N18_what_a_connection_says_when_it_is_gone_is_not_taken_for_its_successors() -> None:
-    parser = parser_of(Kraken())
+    parser = parser_of(KrakenDialect())
     source = session.Source("kraken", "ws://127.0.0.1:1", "127.0.0.1", 1)
     line = connected.FeedLine(None, 1, source, Messages(parser, 100))  # type: ignore[arg-type]
     line.dead = True
@@ -899,13 +912,13 @@ def test_N18_an_engine_subscribes_beats_and_replaces_a_connection_that_will_be_c
 ) -> None:
     """Bybit never acknowledges, and is left; OKX does, and says that it is about to close."""
 
-    class Silent(Bybit):
+    class Silent(BybitDialect):
         def answer(self, message: str) -> list[str]:
             return []
 
     with Exchange() as better, Exchange() as exchange:
         better.speak(Silent())
-        exchange.speak(dialect := OKX())
+        exchange.speak(dialect := OKXDialect())
         (tmp_path / "ws_sources.toml").write_text(
             f'[[source]]\nname = "mute"\nvenue = "bybit"\nurl = "{better.url}"\npriority = 1\n'
             'markets = { BTCUSDT = "B" }\n'

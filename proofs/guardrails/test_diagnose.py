@@ -62,7 +62,7 @@ def test_both_layouts_of_cgroups(tmp_path: Path, below: str) -> None:
     )
     for name in ("cpu", "memory", "io"):
         (service / f"{name}.pressure").write_text(PSI)
-    units = diagnose.look(OsClock(), tmp_path, tmp_path).units
+    units = diagnose.read_computer(OsClock(), tmp_path, tmp_path).units
     assert set(units) == {"a.service", "user@1.service/init.scope", "user@1.service/dbus.service"}
     found = units["a.service"]
     assert (found.cpu_secs, found.memory_bytes, found.io_bytes) == (1.5, 4096, 18)
@@ -74,7 +74,7 @@ def test_both_layouts_of_cgroups(tmp_path: Path, below: str) -> None:
 
 
 def test_a_computer_without_cgroup_v2_has_processes_all_the_same(tmp_path: Path) -> None:
-    seen = diagnose.look(OsClock(), tmp_path, tmp_path)
+    seen = diagnose.read_computer(OsClock(), tmp_path, tmp_path)
     assert seen.units == {}
     assert seen.processes
     assert isinstance(seen.pressure, pressure.Unknown)

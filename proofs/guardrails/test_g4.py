@@ -55,7 +55,7 @@ def test_heartbeats_come_in_time_and_balance(engine: EngineUnit, exchange: Excha
         books = beat.fields
         engine.expect(set(books) >= FIELDS, f"missing in the heartbeat: {sorted(FIELDS - set(books))}")
         engine.expect(beat.level == "INFO" and beat.target.startswith("engine"), "not an M1 line")
-    history = [checkers.Beat(number, beat.fields, sample_every=3) for number, beat in enumerate(beats, start=1)]
+    history = [checkers.Heartbeat(number, beat.fields, sample_every=3) for number, beat in enumerate(beats, start=1)]
     engine.expect_judged(checkers.books_balance(history))
     engine.expect_judged(checkers.sampling_is_exact(history))
     engine.expect(beats[-1].fields["ingest_received"] > beats[0].fields["ingest_received"], "no progress")

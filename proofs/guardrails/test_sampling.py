@@ -53,7 +53,7 @@ def sample(engine: EngineUnit, exchange: Exchange, every: int, feed: Mapping[str
     final = engine.wait_log("FINAL METRICS").fields
     engine.expect(exchange.sent == TICKS, f"the exchange sent {exchange.sent} distinct ticks, not {TICKS}")
     engine.expect(final["ingest_received"] == exchange.sent, f"{final['ingest_received']} of {exchange.sent} received")
-    engine.expect_judged(checkers.sampling_is_exact([checkers.Beat(1, final, every)]))
+    engine.expect_judged(checkers.sampling_is_exact([checkers.Heartbeat(1, final, every)]))
     engine.expect(final["duplicates"] == exchange.sent_again > 0, f"duplicates: {final['duplicates']}")
     engine.expect(final["reconnects"] >= CUTS, f"{final['reconnects']} reconnects, {CUTS} cuts")
     stored = engine.tick_count()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.evidence import checkers
-from harness.evidence.checkers import Beat, Fill, Judgement, Ledger
+from harness.evidence.checkers import FillRow, Heartbeat, Judgement, LedgerRows
 from harness.evidence.verdict import Verdict
 
 pytestmark = pytest.mark.claim("V11")
@@ -23,14 +23,14 @@ BOOKS: dict[str, object] = {
 }  # fmt: skip
 
 
-def fill(number: int, side: str, qty: str, price: str, symbol: str = "A", off: str = "0") -> Fill:
+def fill(number: int, side: str, qty: str, price: str, symbol: str = "A", off: str = "0") -> FillRow:
     """A fill that balances, but for `off`."""
     notional = Decimal(qty) * Decimal(price)
     cash = (-notional if side == "BUY" else notional) - Decimal("0.1") + Decimal(off)
-    return Fill(number, symbol, side, Decimal(qty), Decimal(price), Decimal("0.1"), cash)
+    return FillRow(number, symbol, side, Decimal(qty), Decimal(price), Decimal("0.1"), cash)
 
 
-LEDGER = Ledger(
+LEDGER = LedgerRows(
     at=1,
     ticks=[(1, "A", 7, 1000), (2, "A", 8, 1000), (3, "B", 7, 1000), (4, "A", None, 1000), (5, "A", None, 1000)],
     signals=[(1, 1, "BUY"), (2, 3, "SELL")],
@@ -46,7 +46,7 @@ def says(judgement: Judgement) -> list[str]:
 
 
 def test_true_histories_are_proven_and_empty_ones_are_not() -> None:
-    beats = [Beat(1, BOOKS, 3), Beat(2, BOOKS, None)]
+    beats = [Heartbeat(1, BOOKS, 3), Heartbeat(2, BOOKS, None)]
     for judge, history in ((checkers.books_balance, beats), (checkers.sampling_is_exact, beats)):
         assert (judge(history).verdict, judge([]).verdict) == (Verdict.PROVEN, Verdict.UNPROVEN)
     for of_ledger in (checkers.caps_hold, checkers.events_count_once, checkers.fills_balance):
@@ -60,20 +60,20 @@ def test_true_histories_are_proven_and_empty_ones_are_not() -> None:
 @pytest.mark.parametrize("name", BOOKS)
 def test_M3_no_number_of_a_heartbeat_can_be_another(name: str) -> None:
     books = {**BOOKS, name: int(str(BOOKS[name])) + 1}
-    judgement = checkers.books_balance([Beat(5, BOOKS, 3), Beat(9, books, 3)])
+    judgement = checkers.books_balance([Heartbeat(5, BOOKS, 3), Heartbeat(9, books, 3)])
     assert judgement.verdict is Verdict.REFUTED
     assert {violation.at for violation in judgement.violations} == {9}
     missing = {key: value for key, value in BOOKS.items() if key != name}
-    assert "no heartbeat tells" in says(checkers.books_balance([Beat(1, missing)]))[0]
+    assert "no heartbeat tells" in says(checkers.books_balance([Heartbeat(1, missing)]))[0]
 
 
 @pytest.mark.claim("N7")
 def test_N7_what_is_processed_is_a_floor() -> None:
-    right = [Beat(n, {"ingest_received": n, "ingest_processed": n // 7}, 7) for n in range(50)]
+    right = [Heartbeat(n, {"ingest_received": n, "ingest_processed": n // 7}, 7) for n in range(50)]
     assert checkers.sampling_is_exact(right).verdict is Verdict.PROVEN
-    wrong = Beat(50, {"ingest_received": 50, "ingest_processed": 8}, 7)
+    wrong = Heartbeat(50, {"ingest_received": 50, "ingest_processed": 8}, 7)
     assert says(checkers.sampling_is_exact([*right, wrong])) == ["processed 8 ≠ received 50 // 7 = 7"]
-    assert "does not tell" in says(checkers.sampling_is_exact([Beat(1, {"ingest_received": 1}, 1)]))[0]
+    assert "does not tell" in says(checkers.sampling_is_exact([Heartbeat(1, {"ingest_received": 1}, 1)]))[0]
 
 
 @pytest.mark.claim("I2")
@@ -93,7 +93,7 @@ def test_N7_what_is_processed_is_a_floor() -> None:
     ],
     ids=["bought", "sold", "turned", "in-all", "brought-back", "carried-on"],
 )  # fmt: skip
-def test_I2_a_fill_over_a_cap(fills: list[Fill], told: list[str]) -> None:
+def test_I2_a_fill_over_a_cap(fills: list[FillRow], told: list[str]) -> None:
     assert says(checkers.caps_hold([replace(LEDGER, fills=fills)])) == told
 
 
@@ -110,7 +110,7 @@ def test_I2_a_fill_over_a_cap(fills: list[Fill], told: list[str]) -> None:
     ],
     ids=["trade", "signal", "order", "fill", "gone", "changed"],
 )  # fmt: skip
-def test_I3_what_counts_twice_or_is_changed(change: Callable[[Ledger], Ledger], told: str) -> None:
+def test_I3_what_counts_twice_or_is_changed(change: Callable[[LedgerRows], LedgerRows], told: str) -> None:
     more = replace(LEDGER, at=2, ticks=[*LEDGER.ticks, (6, "A", 9, 1000)], signals=[*LEDGER.signals, (3, 6, "BUY")])
     assert checkers.events_count_once([LEDGER, LEDGER, more]).verdict is Verdict.PROVEN
     judgement = checkers.events_count_once([LEDGER, change(more)])

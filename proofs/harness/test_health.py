@@ -76,12 +76,12 @@ def beat(seconds_ago: float, invocation: str = INVOCATION) -> str:
     return f"cat <<'END'\n{json.dumps(line)}\nEND"
 
 
-def target(tmp_path: Path, **changes: object) -> health.Target:
+def target(tmp_path: Path, **changes: object) -> health.HealthTarget:
     values: dict[str, object] = {
         "unit": "hybrid-engine.service", "database": tmp_path / "bot.db", "heartbeat_interval_secs": 10.0,
         "dashboard_url": None, "pressure_dir": tmp_path,
     }  # fmt: skip
-    return health.Target(**(values | changes))  # type: ignore[arg-type]
+    return health.HealthTarget(**(values | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.claim("M5")

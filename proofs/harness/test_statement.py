@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from harness.bundle import statement
-from harness.bundle.statement import Statement
+from harness.bundle.statement import BundleStatement
 from harness.evidence import results
 from harness.evidence.results import RunSummary
 from harness.evidence.verdict import ClauseId, Verdict
@@ -81,8 +81,8 @@ def test_V5_the_same_facts_are_the_same_bytes(order: list[str]) -> None:
     assert statement.canonical(made) == statement.canonical(MADE)
 
 
-def as_read(made: dict[str, Any]) -> Statement:
-    return Statement.model_validate_json(statement.canonical(made))
+def as_read(made: dict[str, Any]) -> BundleStatement:
+    return BundleStatement.model_validate_json(statement.canonical(made))
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from decimal import Decimal, InvalidOperation
 from harness.base import jsontext
 from harness.base.escape import shown
 from harness.evidence import checkers
-from harness.evidence.checkers import Beat, Fill, Judgement, Ledger
+from harness.evidence.checkers import FillRow, Heartbeat, Judgement, LedgerRows
 from harness.evidence.lines import JournalLine, LedgerLine, RecordLine, RunLine, VerdictLine
 from harness.evidence.verdict import ClauseId, Verdict
 
@@ -32,8 +32,8 @@ Place = tuple[str, str]
 
 @dataclass
 class _Histories:
-    beats: dict[Place, list[Beat]] = field(default_factory=dict)
-    ledgers: dict[Place, list[Ledger]] = field(default_factory=dict)
+    beats: dict[Place, list[Heartbeat]] = field(default_factory=dict)
+    ledgers: dict[Place, list[LedgerRows]] = field(default_factory=dict)
     verdicts: dict[str, VerdictLine] = field(default_factory=dict)
     is_foreign: bool = False
 
@@ -113,7 +113,7 @@ def _collect(lines: Iterable[RecordLine]) -> _Histories:
                 if event == "configuration loaded":
                     every[line.worker, line.unit] = jsontext.whole(log[1].get("sample_every"))
                 elif event.startswith("HEARTBEAT") or event == "FINAL METRICS":
-                    beat = Beat(number, log[1], every.get((line.worker, line.unit)))
+                    beat = Heartbeat(number, log[1], every.get((line.worker, line.unit)))
                     found.beats.setdefault(place, []).append(beat)
     return found
 
@@ -128,14 +128,14 @@ def _exact(text: str) -> Decimal:
     return found
 
 
-def ledger(number: int, line: LedgerLine) -> Ledger:
+def ledger(number: int, line: LedgerLine) -> LedgerRows:
     """Make a ledger of its line, which is the record's `number`th. Raises ValueError for rows that are no numbers."""
     try:
-        fills = [Fill(row_id, symbol, side, *map(_exact, exact)) for row_id, symbol, side, *exact in line.fills]
+        fills = [FillRow(row_id, symbol, side, *map(_exact, exact)) for row_id, symbol, side, *exact in line.fills]
         caps = {name: _exact(cap) for name, cap in line.caps.items()}
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from error
-    return Ledger(
+    return LedgerRows(
         at=number, ticks=line.ticks, signals=line.signals, orders=line.orders, fills=fills,
         exposure_cap=caps.get("exposure"), symbol_exposure_cap=caps.get("symbol_exposure"),
     )  # fmt: skip
