@@ -153,7 +153,7 @@ def test_garbage_is_looked_for_while_the_engine_trades(tmp_path: Path, monkeypat
     frozen = gc.get_freeze_count()
     gc.disable()
     try:
-        made = [[] for _ in range(1000)]
+        made: list[list[object]] = [[] for _ in range(1000)]
         assert command.run(["--config", "/dev/null", "--db", str(tmp_path / "bot.db")], Signals()) == 0
         assert [enabled for enabled, _ in found] == [True]
         assert found[0][1] > frozen + len(made)

@@ -37,7 +37,7 @@ from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
-from harness.faults.dialects import DIALECTS, BinanceDialect, Dialect, OKXDialect
+from harness.faults.dialects import DIALECTS, BinanceDialect, BybitDialect, Dialect, OKXDialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
 from proofs.fixtures.captures import CAPTURES, books
@@ -303,7 +303,7 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.parametrize("answered", [2, 3])
 def test_N20_N18_all_requests_of_a_subscription_have_to_be_answered(tmp_path: Path, answered: int) -> None:
     names = [f"COIN{number}USDT" for number in range(25)]
-    dialect = Bybit(*names)
+    dialect = BybitDialect(*names)
     wanted = schema.Source(
         name="s", priority=1, url="ws://127.0.0.1:9", venue="bybit", markets={name: name for name in names}
     )

@@ -8,7 +8,7 @@ import pytest
 
 from harness.evidence import checkers
 from harness.faults import nemesis
-from harness.faults.dialects import Binance
+from harness.faults.dialects import BinanceDialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
@@ -24,7 +24,7 @@ def test_processed_is_received_over_n_across_reconnects(engine: EngineUnit, exch
 
 @pytest.mark.claim("sampling", "N4", "N7", "N9")
 def test_the_same_of_a_venue(engine: EngineUnit, exchange: Exchange) -> None:
-    exchange.speak(Binance())
+    exchange.speak(BinanceDialect())
     engine.configure_sources(
         f'[[source]]\nname = "binance"\nvenue = "binance"\nurl = "{exchange.url}/ws"\npriority = 1\n'
         'markets = { BTCUSDT = "BTC/USD" }\n'
