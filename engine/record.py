@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import select
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,7 @@ logger = logging.getLogger("engine.record")
 
 _FLUSH_SECS: Final = 1.0
 _PROGRESS_SECS: Final = 5.0
+_LINE_BYTES_MAX: Final = 4096
 
 # A recorder is there for the days on which a venue cannot be reached, or says what nobody understands.
 _NEVER_SECS: Final = 1e9
@@ -65,10 +68,14 @@ def run(
 
 
 def _tell(text: str) -> None:
-    """Progress, for whoever looks."""
-    with suppress(OSError):
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+    """Progress, for whoever looks; nobody waits for one who does not."""
+    with suppress(OSError, ValueError):
+        fd = sys.stderr.fileno()
+        ready = select.poll()
+        ready.register(fd, select.POLLOUT)
+        # A pipe that is ready takes a line of 4096 bytes (pipe(7), PIPE_BUF).
+        if ready.poll(0):
+            os.write(fd, f"{text}\n".encode("utf-8", "backslashreplace")[:_LINE_BYTES_MAX])
 
 
 async def _record(

@@ -60,7 +60,7 @@ def _ws_url(value: str) -> str:
     if not value.isascii():
         raise ValueError("should be a URL that is percent-encoded where it is not ASCII, such as %E5%B8%81 for \u5e01")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("should be a URL without user name and password: market data needs none")
+        raise ValueError("should be a URL without user name and password, since market data needs none")
     if parts.fragment:
         raise ValueError("should be a URL without a #fragment (RFC 6455 section 3)")
     return value

@@ -6,18 +6,20 @@ what is allowed. A value is shown only when it cannot be a secret.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 import tomllib
 from collections.abc import Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from engine.base.exits import ConfigError
-from engine.base.redaction import MARK, is_telling, redact, redact_value
+from engine.base.redaction import MARK, is_telling, learn, redact, redact_value
 from engine.config import schema
 from engine.config.schema import Settings, Source
 from engine.ingest.venues import markets, registry
@@ -38,6 +40,7 @@ _PATH_BYTES_MAX = 512
 
 # In one line of a file.
 _DOTS_MAX = 1000
+_DIGITS_MAX = 4000
 
 _Table = TypeVar("_Table", bound=schema.Table)
 
@@ -126,12 +129,14 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
         origins[key] = flag
 
     settings = _validate(Settings, table, path or DEFAULT_CONFIG_PATH, origins)
+    learn(settings.engine.ws_url)
     _check_places(settings, path or DEFAULT_CONFIG_PATH, origins)
     found: tuple[Source, ...] = ()
     if settings.engine.ingest_mode == "REAL_WS":
         sources_path = _path("--sources", sources) if sources is not None else directory / SOURCES_FILE_NAME
         found = load_sources(sources_path)
         for source in found:
+            learn(source.url)
             warnings += check_source(source, sources_path, settings.app.symbol)
     return Loaded(settings, found, path, tuple(warnings))
 
@@ -303,6 +308,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         # A key of so many parts costs the parser time in the square of their number.
         if text.count(b".") > _DOTS_MAX:
             raise ConfigError(f"{path}: line {number}: more than {_DOTS_MAX} dots", line=number, **where)
+        # Python would refuse one of 4301, in words of its own.
+        if re.search(rb"[0-9_]{%d}" % (_DIGITS_MAX + 1), text):
+            raise ConfigError(
+                f"{path}: line {number}: a number of more than {_DIGITS_MAX} digits", line=number, **where
+            )
     try:
         return tomllib.loads(raw.decode())
     except UnicodeDecodeError as error:
@@ -391,6 +401,9 @@ def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: M
 
 def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[str, str]) -> dict[str, object]:
     location: tuple[str | int, ...] = item["loc"]
+    if location[-1:] == ("[key]",):
+        # pydantic's word for a key, here the name of a market, that is what is wrong.
+        location = location[:-1]
     dotted = _dotted(location)
     origin = origins.get(dotted, str(path))
     allowed = re.sub(r"^(Value error, |Input )", "", item["msg"])
@@ -417,8 +430,13 @@ def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[
 
 
 def _dotted(location: tuple[str | int, ...]) -> str:
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
+    """The key as TOML writes it: what is not a bare key is quoted, so that an empty one is seen, too."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{_quoted(part)}" for part in location]
     return "".join(parts).removeprefix(".")
+
+
+def _quoted(part: str) -> str:
+    return part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else json.dumps(part, ensure_ascii=False)
 
 
 def _shown(key: str, value: object, *, secret: bool) -> str:
@@ -432,6 +450,10 @@ def _shown(key: str, value: object, *, secret: bool) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         # Python itself refuses to write out a very long one.
         return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, date | time):
+        return value.isoformat()
     return shorten(repr(redact_value(value)) if isinstance(value, str) else repr(value))
 
 

@@ -40,6 +40,7 @@ class FeedLine:
         self.parser = stream.parser
         self.errors = stream.parser.errors  # as far as the feed has been told of them
         self.foreign = stream.parser.foreign  # likewise
+        self.acks = 0  # acknowledgements that name no market
         self.awaited = set(stream.markets) if stream.messages else set()  # markets without an acknowledgement
         self._feed = feed
 
@@ -218,10 +219,11 @@ class Connected:
     def _heed(self, line: FeedLine, control: Control) -> None:
         """Acts on what a venue says of the connection (N18)."""
         match control:
-            case Ack(market):
+            case Ack(market, of):
+                line.acks += not market
                 if market:
                     line.awaited.discard(upper(market))
-                else:
+                elif line.acks >= of:
                     line.awaited.clear()
                 if not line.awaited:
                     line.stream.rejection = ""

@@ -158,10 +158,13 @@ class WebSocketFeed(Connected):
         fields = about(source) | {"reason": reason}
         secs = None
         if failure.http_status is not None:
-            secs = refusal.wait_secs(failure.retry_after, datetime.now(UTC))
-            fields |= {"http_status": failure.http_status, "retry_after_secs": secs}
+            fields["http_status"] = failure.http_status
+        is_obeyed = failure.http_status in session.RATE_LIMITED
+        if is_obeyed:
+            fields["retry_after_secs"] = secs = refusal.wait_secs(failure.retry_after, datetime.now(UTC))
         if failure.retry_after:
-            fields["retry_after"] = cut_short(", ".join(failure.retry_after))
+            # Another status is a failure like any other, which is backed off (N5).
+            fields["retry_after" if is_obeyed else "retry_after_ignored"] = cut_short(", ".join(failure.retry_after))
         if failure.may_upgrade and source.name not in self._by_other:
             self._by_other.add(source.name)
             fields["next_transport"] = "websockets"

@@ -23,6 +23,7 @@ from engine.base.exits import ConfigError
 from engine.signals import Signals
 from engine.storage import opening
 from engine.storage.batch import Batch
+from engine.storage.ledger import Ledger
 from proofs.engine.test_settings import unusual
 from proofs.fixtures import fork_server
 from proofs.fixtures.engine_process import ROOT, engine, write_config
@@ -141,18 +142,23 @@ def test_garbage_is_looked_for_while_the_engine_trades(tmp_path: Path, monkeypat
     """Not while it starts, and later not among what was loaded by then."""
     from engine import pipeline
 
-    def run(*_: object) -> int:
-        assert gc.isenabled()
-        assert gc.get_freeze_count() > 10_000
+    found = []
+
+    def run(_loaded: object, _environment: object, store: Ledger, *_: object) -> int:
+        store.close()
+        found.append((gc.isenabled(), gc.get_freeze_count()))
         return 0
 
     monkeypatch.setattr(pipeline, "run", run)
+    frozen = gc.get_freeze_count()
     gc.disable()
     try:
+        made: list[list[object]] = [[] for _ in range(1000)]
         assert command.run(["--config", "/dev/null", "--db", str(tmp_path / "bot.db")], Signals()) == 0
+        assert [enabled for enabled, _ in found] == [True]
+        assert found[0][1] > frozen + len(made)
     finally:
         gc.enable()
-        gc.unfreeze()
 
 
 def test_check_config_does_not_ask_the_gate(tmp_path: Path) -> None:

@@ -436,6 +436,32 @@ def test_nobody_trades_on_prices_that_others_can_change(place: Place) -> None:
             assert gate.check(place.loaded) is not None
 
 
+@pytest.mark.claim("R7", "G1")
+@pytest.mark.parametrize(
+    "text",
+    [
+        'url = "wss://stream.testnet.binance.vision/ws/btcusdt@trade"',
+        'url = "wss://fstream.binancefuture.com/ws/btcusdt@aggTrade"',
+        'url = "wss://api.sandbox.gemini.com/v1/marketdata/btcusd"',
+        'venue = "okx"\nurl = "wss://wspap.okx.com:8443/ws/v5/public"\nmarkets = { BTC-USDT = "BTC/USDT" }',
+        'venue = "kraken"\nurl = "wss://beta-ws.kraken.com/v2"\nmarkets = { "BTC/USD" = "BTC/USD" }',
+    ],
+)
+def test_nobody_trades_on_the_prices_of_a_test_network(place: Place, text: str) -> None:
+    place.source("wss://stream.binance.com/ws/btcusdt@trade")
+    sources = place.directory / settings.SOURCES_FILE_NAME
+    place.loaded = settings.load(str(place.directory / "config.toml"), {})
+    place.put()
+    assert gate.check(place.loaded) is not None
+    # Also as the last resort of several.
+    sources.write_text(sources.read_text() + f"[[source]]\nname = 'test'\npriority = 9\n{text}\n")
+    place.loaded = settings.load(str(place.directory / "config.toml"), {})
+    place.put()
+    assert place.refused() == ["ingest"]
+    with pytest.raises(ConfigError, match=r"source 'test' .* is a test network"):
+        gate.check_prices(place.loaded)
+
+
 # --- what runs beside --------------------------------------------------------------------------------------
 
 

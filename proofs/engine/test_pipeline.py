@@ -713,7 +713,7 @@ def test_N4_N5_N10_S2_every_kind_of_failure_moves_on_and_better_sources_are_come
     with server(closing) as gone:
         pass
     with server(binance) as better, server(closing) as closes, server(gemini) as worst:
-        better.refusals += [(status, {})] * 1000
+        better.refusals += [(status, {"Retry-After": "7"})] * 1000
         urls = {
             "http": better.url, "tls": closes.url.replace("ws:", "wss:"), "closes": closes.url, "nobody": gone.url,
             "works": worst.url,
@@ -736,6 +736,9 @@ def test_N4_N5_N10_S2_every_kind_of_failure_moves_on_and_better_sources_are_come
             # On a slow computer the best source's backoff may be over before the worst was tried.
             assert list(dict.fromkeys(failure["source"] for failure in failures)) == ["http", "tls", "nobody"]
             assert failures[0]["http_status"] == status
+            # What is said to any other status than 429 and 418 is told, and not as if it were obeyed.
+            said = {key: value for key, value in failures[0].items() if key.startswith("retry_after")}
+            assert said == {"retry_after_ignored": "7"}
             assert running.messages("connection lost")[0]["source"] == "closes"
             rows = running.query(
                 "SELECT name, symbol, trade_id, price, volume, ts FROM ticks JOIN sources ON sources.id = ticks.source"

@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
@@ -22,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import command
+from engine import record as command_of_record
 from engine.base.events import Tick
 from engine.base.exits import ConfigError, Crash, NetworkLost, ProtocolChanged
 from engine.config import schema, settings
@@ -35,7 +37,7 @@ from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
-from harness.faults.dialects import DIALECTS, BinanceDialect, Dialect, OKXDialect
+from harness.faults.dialects import DIALECTS, BinanceDialect, BybitDialect, Dialect, OKXDialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
 from proofs.fixtures.captures import CAPTURES, books
@@ -295,6 +297,21 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
     # With the first tick that the old connection had not brought the new one replaced it, so 11 was not heard.
     assert ids(rows) == [2, 4, 5, 7, 8, 9, 10, 12]
     assert books["reconnects"] == 4
+
+
+@pytest.mark.claim("N20", "N18")
+@pytest.mark.parametrize("answered", [2, 3])
+def test_N20_N18_all_requests_of_a_subscription_have_to_be_answered(tmp_path: Path, answered: int) -> None:
+    names = [f"COIN{number}USDT" for number in range(25)]
+    dialect = BybitDialect(*names)
+    wanted = schema.Source(
+        name="s", priority=1, url="ws://127.0.0.1:9", venue="bybit", markets={name: name for name in names}
+    )
+    replies = [dialect.answer(asked)[0].encode() for asked in settings.subscription(wanted).messages]
+    trades = [message(at, 1, dialect.trade(names[0], at, "1.5", "2", NOW + at).encode()) for at in (1, 11_000_000)]
+    records = [Event("opened", 1), *(message(1, 1, reply) for reply in replies[:answered]), *trades]
+    rows, _ = asyncio.run(replay(write(tmp_path / "r", header_of(wanted), *records)))
+    assert ids(rows) == [1, 11_000_000][: answered - 1]
 
 
 @pytest.mark.claim("N20", "N18")
@@ -729,6 +746,23 @@ def test_N20_what_comes_behind_the_end_of_a_connection_is_not_recorded(tmp_path:
         tap.text(b"pong")
         tap.closed("gone")
     assert [(event.event, event.conn) for event in kept.events] == [("received", 7), ("received", 7), ("closed", 7)]
+
+
+@pytest.mark.claim("N20")
+def test_N20_a_recorder_waits_for_nobody_who_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, written = os.pipe()
+    with open(read, "rb") as reader, open(written, "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        command_of_record._tell("seen")
+        os.set_blocking(written, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(written, b"x" * 65536)
+        os.set_blocking(written, True)
+        command_of_record._tell("never seen")
+        full.close()
+        assert reader.read().startswith(b"seen\nxxx")
+        command_of_record._tell("to nobody")
 
 
 @pytest.mark.claim("N20")

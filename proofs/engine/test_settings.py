@@ -383,6 +383,33 @@ def test_C4_every_problem_is_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.claim("C4")
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("engine.volume = true", "engine.volume = true: should be"),
+        ("engine.volume = 1979-05-27", "engine.volume = 1979-05-27: should be"),
+        ("engine.volume = 07:32:00", "engine.volume = 07:32:00: should be"),
+        ("engine.volume = 1979-05-27 07:32:00Z", "engine.volume = 1979-05-27T07:32:00+00:00: should be"),
+        ("'' = 1", '"" = [redacted]: unknown key'),
+        ('engine."a.b" = 1', 'engine."a.b" = [redacted]: unknown key'),
+        ('engine."\\u001b[31m" = 1', r'engine."\u001b[31m" = [redacted]: unknown key'),
+    ],
+)
+def test_C4_key_and_value_are_written_as_in_toml(tmp_path: Path, line: str, says: str) -> None:
+    assert f"config.toml: {says}" in str(refused(tmp_path, line))
+
+
+@pytest.mark.claim("C4", "C6")
+def test_C4_C6_a_market_that_cannot_be_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('[[source]]\nname = "a"\npriority = 1\nurl = "ws://h"\nmarkets = { "a b" = "x" }\n')
+    with pytest.raises(ConfigError) as raised:
+        load_sources(path)
+    assert raised.value.details["key"] == 'source[0].markets."a b"'
+    assert "should match pattern" in str(raised.value)
+
+
+@pytest.mark.claim("C4")
 def test_C4_a_syntax_error_has_line_and_column(tmp_path: Path) -> None:
     error = refused(tmp_path, 'mode = "SHADOW"\ninvalid = [toml\n')
     assert (error.details["line"], error.details["column"]) == (2, 12)
@@ -733,3 +760,13 @@ def test_N12_C6_markets_in_other_scripts_have_their_names_in_urls_percent_encode
     loaded = load(str(path), {})
     assert loaded.warnings == ()
     assert asked_markets(loaded.sources[0], "X") == {"\u5e01USDT": "BI/USDT"}
+
+
+@pytest.mark.claim("C4", "C7")
+@pytest.mark.parametrize("text", ["sample_every = {}", "x = [1, {}]", "start_price = {}.5", "x = 1e{}"])
+def test_C4_C7_a_number_without_end_is_refused_by_its_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[engine]\n" + text.format("9" * 5000) + "\n")
+    with pytest.raises(ConfigError, match="line 2: a number of more than 4000 digits") as refused:
+        load(str(path), {})
+    assert len(str(refused.value)) < 300

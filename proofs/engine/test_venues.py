@@ -27,7 +27,7 @@ from engine.base.exits import ConfigError
 from engine.ingest import connected, session
 from engine.ingest.intake import Intake
 from engine.ingest.messages import Messages
-from engine.ingest.venues import registry
+from engine.ingest.venues import port, registry
 from engine.ingest.venues.gemini import GeminiV1Parser
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import (
@@ -195,12 +195,9 @@ def test_N18_bybit_is_asked_for_ten_markets_at_once_and_for_no_more_than_it_take
     found = venue.subscription(venue.url, {name: name for name in names}, "trade")
     assert [len(json.loads(message)["args"]) for message in found.messages] == [10, 10, 5]
     parser = venue.parser(venue.url, "src", Markets("src", "none", Streams(), {name: name for name in names}))
-    acknowledged: list[str] = []
-    for message in found.messages:
-        read(parser, *dialect.answer(message))
-        acknowledged += [control.market for control in parser.controls if isinstance(control, Ack)]
-        parser.controls.clear()
-    assert acknowledged == names, "each answer is to its own request"
+    read(parser, *(reply for message in found.messages for reply in dialect.answer(message)))
+    assert parser.controls == [Ack(of=3)] * 3, "each answer is to its own request"
+    parser.controls.clear()
     assert read(parser, *dialect.answer('{"op": "subscribe", "args": ["publicTrade.X"]}')) == []
     assert [type(control) for control in parser.controls] == [Rejected]
     many = {f"COIN{number:04}USDT": "X" for number in range(1000)}
@@ -945,3 +942,32 @@ def test_N18_an_engine_subscribes_beats_and_replaces_a_connection_that_will_be_c
             assert (final["gaps"], final["parse_errors"]) == (0, 0)
     asked = [{"channel": "trades", "instId": market} for market in ("BTC-USDT", "ETH-USDT")]
     assert [json.loads(text) for text in exchange.heard if text != "ping"] == [{"op": "subscribe", "args": asked}] * 2
+
+
+@pytest.mark.claim("N17", "N18")
+def test_N17_N18_whatever_a_venue_says_has_words() -> None:
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert port.words(10**5000, "no") == "a number of 16610 bits: no"
+    assert port.words(nested) == "a list"
+    assert port.words(1, None, "", "x" * 500) == f"1: {'x' * 197}"
+
+
+class _OfSeconds(port.Venue):
+    name = "seconds"
+
+    def read(self, message: bytes) -> list[port.Said]:
+        return [port.Trade("A", 1.0, 1.0, int(message))]
+
+
+@pytest.mark.claim("N8", "N19")
+@pytest.mark.parametrize("ts", [1_700_000_000, 10**9, 10**11 - 1, 10**14, -1])
+def test_N8_N19_a_trade_whose_time_is_not_in_milliseconds_is_unusable(ts: int) -> None:
+    parser = _OfSeconds().parser("wss://x.test", "a", Markets("a", "A", Streams()))
+    ticks: list[Tick] = []
+    parser.parse_into(str(ts).encode(), ticks)
+    assert (ticks, parser.errors) == ([], 1)
+    assert "expected milliseconds" in str(parser.last_error)
+    parser.parse_into(b"1700000000000", ticks)
+    assert [tick.ts for tick in ticks] == [1_700_000_000_000]

@@ -12,6 +12,7 @@ from proofs.fixtures.engine_unit import EngineUnit
 
 @pytest.mark.claim("S2", "N3")
 def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
+    exchange.numbered = True
     engine.connect(exchange)
     exchange.send_raw([exchange.tick(7, 123.5, volume=0.25), exchange.tick(8, 124.5, volume=2.0)])
     engine.wait_ticks(2)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.proving import contract
-from harness.proving.sabotage import CATALOGUE
+from proofs.sabotages import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("engine", "harness", "proofs", "bench")

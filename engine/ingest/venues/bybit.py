@@ -13,6 +13,7 @@ apart. A block trade (`BT`) was agreed on beside the order book: no print of the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -93,10 +94,11 @@ class Bybit(Venue):
     beat_secs = 20.0
 
     def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
+        requests = [markets[at : at + _TOPICS_MAX] for at in range(0, len(markets), _TOPICS_MAX)]
+        # The answer has the request's id and nothing else of it: let that say how many answers there will be.
         return [
-            # The answer says which request it is to, and nothing else.
-            json.dumps({"req_id": ",".join(asked), "op": "subscribe", "args": [f"{_TOPIC}{one}" for one in asked]})
-            for asked in (markets[at : at + _TOPICS_MAX] for at in range(0, len(markets), _TOPICS_MAX))
+            json.dumps({"req_id": str(len(requests)), "op": "subscribe", "args": [f"{_TOPIC}{one}" for one in asked]})
+            for asked in requests
         ]
 
     def subscription(self, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
@@ -117,8 +119,9 @@ class Bybit(Venue):
             case "subscribe":
                 if value.get("success") is not True:
                     return []
-                asked = value.get("req_id")
-                return [Ack(market) for market in asked.split(",")] if isinstance(asked, str) and asked else [Ack()]
+                requests = value.get("req_id")
+                count = isinstance(requests, str) and re.fullmatch(r"[0-9]{1,4}", requests)
+                return [Ack(of=int(count[0]) if count else 1)]
             case str():
                 return []
         raise ValueError("neither 'topic' nor 'op'")

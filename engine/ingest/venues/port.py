@@ -46,6 +46,9 @@ is bounded here (B1, B5)."""
 MICROSECONDS_FROM: Final = 10**14
 """A Binance time from here on is in microseconds: as milliseconds it would lie beyond the year 5138."""
 
+IN_SECONDS: Final = range(10**9, 10**11)
+"""A time within it is one in seconds, from 2001 on: as milliseconds it would lie between 1970 and 1973."""
+
 _REASON_CHARS_MAX: Final = 120
 _EXCERPT_CHARS_MAX: Final = 60
 
@@ -107,6 +110,8 @@ class Ack(Struct, frozen=True):
 
     market: str = ""
     """As the message says it; "" for all that was asked for."""
+    of: int = 1
+    """Where it says no market: how many of its kind acknowledge all that was asked for."""
 
 
 class Rejected(Struct, frozen=True):
@@ -303,8 +308,8 @@ def _unsound(trade: Trade) -> str | None:
         return f"price {trade.price!r}"
     if not 0.0 <= trade.volume <= _FLOAT_MAX:
         return f"volume {trade.volume!r}"
-    if not 0 <= trade.ts < MICROSECONDS_FROM:
-        return f"time {trade.ts!r}, expected milliseconds"
+    if not 0 <= trade.ts < MICROSECONDS_FROM or trade.ts in IN_SECONDS:
+        return f"time {spelled(trade.ts)}, expected milliseconds"
     if isinstance(trade.id, str):
         return None if trade.id and len(trade.id.encode("utf-8", "replace")) <= MAX_TEXT_CHARS else "id of a trade"
     if trade.id is not None and not 0 <= trade.id <= MAX_TRADE_ID:
@@ -411,8 +416,16 @@ def rows(data: object, read: Callable[[Any], Trade | None]) -> list[Said]:
 
 def words(*said: object) -> str:
     """What a venue said, for the log and the status: printable, and cut short."""
-    text = ": ".join(str(one)[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
+    text = ": ".join(spelled(one)[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
     return ascii(text)[1:-1][:_WORDS_CHARS_MAX] or "it does not say why"
+
+
+def spelled(value: object) -> str:
+    """Any value as text. Of whole numbers Python itself writes 4300 digits at most."""
+    try:
+        return str(value)
+    except (ValueError, RecursionError):
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def millis(span: timedelta) -> int:
