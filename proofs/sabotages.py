@@ -1279,7 +1279,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="V11",
         breaks="verify checks the chain of a record and not what it holds",
         proof="test_rejudge::test_a_chain_that_is_whole_and_a_history_that_breaks_a_clause",
-        patch=Patch("harness/evidence/verify.py", "rejudge", "one.broken", "()"),
+        patch=Patch("harness/evidence/verify.py", "judge_history", "one.broken", "()"),
         reason=r"what it holds is believed",
         installed=False,
     ),
