@@ -22,8 +22,8 @@ _IDENTITY: Final[_Point] = (0, 1, 1, 0)
 
 
 def weakness(encoded: bytes) -> str | None:
-    """Return why these 32 bytes are no point to trust, in words that follow "it"; None for the one encoding of a point
-    of prime order."""
+    """Return why these 32 bytes are not a point to trust, in words that follow "it"; None for the one encoding of a
+    point of prime order."""
     if len(encoded) != 32:
         return f"has {len(encoded)} bytes instead of 32"
     number = int.from_bytes(encoded, "little")

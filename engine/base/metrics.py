@@ -30,7 +30,7 @@ class Counters(msgspec.Struct):
     stale_vetoes: int = 0  # STALE_DATA
     parse_errors: int = 0
     foreign: int = 0  # trades of markets that nobody asked for (N12)
-    ignored: int = 0  # well-formed messages that are no trades (N8b)
+    ignored: int = 0  # well-formed messages that are not trades (N8b)
     duplicates: int = 0
     gaps: int = 0  # exchange trade ids that never came (N9)
     reconnects: int = 0  # connection attempts after the first

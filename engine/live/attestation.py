@@ -163,7 +163,7 @@ def parse_time(text: str) -> float:
     """Return RFC 3339 in UTC, whole seconds -> seconds since 1970. Raises ValueError."""
     moment = datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
     if moment.strftime(_TIME_FORMAT) != text:
-        raise ValueError(f"{text!r} is no time of the form 2026-11-24T13:36:28Z")
+        raise ValueError(f"{text!r} is not a time of the form 2026-11-24T13:36:28Z")
     return moment.timestamp()
 
 
@@ -250,7 +250,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _finite_float(text: str) -> float:

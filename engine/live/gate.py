@@ -196,7 +196,7 @@ def engine_files(package: Path = runtime.PACKAGE) -> dict[str, str]:
     """Return path below the package -> SHA-256, of all that Python could take for a part of it.
 
     Bytecode that Python wrote is left out, because it differs from computer to computer; instead what would run of it
-    must be what its source says. Raises Refusal for that, and for whatever is no regular file.
+    must be what its source says. Raises Refusal for that, and for whatever is not a regular file.
     """
     found = {}
     for directory, subdirectories, names in os.walk(package):
@@ -386,5 +386,5 @@ def _load(entry: importlib.metadata.EntryPoint) -> ExecutionAdapter:
     except (Exception, SystemExit) as error:  # whatever somebody's code raises; exit(1) would be restarted for ever
         raise Refusal("execution adapter", f"{where} failed: {type(error).__name__}: {error}") from error
     if missing or nameless:
-        raise Refusal("execution adapter", f"{where} is no adapter: it lacks {', '.join(missing) or 'name'}")
+        raise Refusal("execution adapter", f"{where} is not an adapter: it lacks {', '.join(missing) or 'name'}")
     return adapter

@@ -150,7 +150,7 @@ def _packages(site: Path, engine: Path) -> Iterator[tuple[str, str, dict[str, st
 
 
 def _files(site: Path) -> Iterator[tuple[str, str]]:
-    """(path below site-packages, SHA-256) of every file but bytecode. Raises Refusal for what is no regular file."""
+    """(path below site-packages, SHA-256) of every file but bytecode. Raises Refusal for what is not a regular file."""
     for directory, subdirectories, names in os.walk(site, onerror=_refuse):
         for name in [*subdirectories, *names]:
             path = Path(directory, name)

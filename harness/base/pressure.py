@@ -68,7 +68,7 @@ class Unknown:
 def parse(texts: Mapping[str, str]) -> Pressure | Unknown:
     """Return the contents of /proc/pressure/cpu, memory and io (keys `cpu`, `memory`, `io`) as Pressure, or Unknown.
 
-    Unknown when a file is missing, lacks its `some` line, or holds what is no PSI: the reason names the file.
+    Unknown when a file is missing, lacks its `some` line, or holds what is not PSI: the reason names the file.
     """
     lines: dict[str, PressureLine] = {}
     for resource in RESOURCES:

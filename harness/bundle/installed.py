@@ -23,7 +23,7 @@ INSTALLER_NOTES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 def engine_files(prefix: Path) -> dict[str, str]:
     """Return path below the installed engine package -> SHA-256, without the bytecode that Python wrote.
 
-    Raises BundleError when there is no package, or something in it is no regular file.
+    Raises BundleError when there is no package, or something in it is not a regular file.
     """
     packages = list(prefix.glob("lib/python3*/site-packages/engine"))
     if len(packages) != 1:

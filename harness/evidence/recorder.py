@@ -26,7 +26,7 @@ Lines (all have `run`, `worker`, `seq`, `at`, `proof`, `type`, `prev`, `sha256`)
     sabotage     id, what it breaks, how its proof took it
     end          lines before this one, counts of verdicts, how many proofs were chosen and never ran
 
-A text is a string. A long one is {"blob", "bytes", "head", "tail"}; bytes that are no text are {"base64"} or, when
+A text is a string. A long one is {"blob", "bytes", "head", "tail"}; bytes that are not text are {"base64"} or, when
 long, {"blob", "bytes", "binary": true}.
 """
 
@@ -234,7 +234,7 @@ class Recorder:
         return self._kept_text(self.redactor.text(value)) if isinstance(value, str) else self.redactor.value(value)
 
     def _kept_text(self, text: str) -> str | dict[str, object]:
-        # What is no character, a lone surrogate, may stand in a path.
+        # What is not a character, a lone surrogate, may stand in a path.
         data = text.encode("utf-8", "surrogatepass")
         if len(data) <= INLINE_BYTES:
             return text

@@ -1,6 +1,6 @@
 """Secrets are taken out of everything before it is recorded (contract V1).
 
-Three kinds of rules, all on text; output that is no UTF-8 is decoded losslessly for them:
+Three kinds of rules, all on text; output that is not UTF-8 is decoded losslessly for them:
 
 * what stands at a telling name: `password = "..."`, `--token ...`, `API_KEY=...`, `Authorization: ...`, in TOML, JSON
   (also JSON within JSON), YAML, headers, URLs' queries, shell words and environment lists; in XML, netrc, connection

@@ -36,7 +36,7 @@ class ProofResult:
     about: str = ""
     """What the proof says of itself."""
     fault: str = ""
-    """Why the flight record is no evidence for it; empty as long as it is."""
+    """Why the flight record is not evidence for it; empty as long as it is."""
 
     def as_json(self) -> dict[str, object]:
         """Make it what JSON, and a channel of pytest-xdist, can hold."""

@@ -9,7 +9,7 @@ of a soak (contract M5).
     pressure    no limit of K1 is exceeded over ten seconds and over a minute as well
 
 Engine and computer are different things: pressure alone says nothing against the engine, and that is said with it. A
-moment of it, such as the start of a compiler, is no fault of anything. What cannot be learned is not well.
+moment of it, such as the start of a compiler, is not a fault of anything. What cannot be learned is not well.
 """
 
 from __future__ import annotations

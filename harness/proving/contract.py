@@ -95,7 +95,7 @@ def listed(table: Mapping[str, object]) -> dict[ClauseId, Clause]:
         ):
             raise ValueError(
                 f'{clause}: expected {{ digest = "..." }}, with `planned = true` where it is not built yet, and '
-                '`of = "harness"` where it is no promise of the engine\'s'
+                '`of = "harness"` where it is not a promise of the engine\'s'
             )
         found[clause] = Clause(clause, entry["digest"], bool(entry.get("planned", False)), "of" not in entry)
     return found
@@ -105,7 +105,7 @@ def as_toml(texts: Mapping[ClauseId, str], planned: Collection[ClauseId], of_har
     """Return the list for these clauses, as the text of config/contract.toml."""
     lines = [
         "# Every clause of docs/contract.md. `planned`: not built yet, shown as such, counts as not proven.",
-        "# `of`: what is no promise of the engine's; --engine-cmd judges another engine by all the rest.",
+        "# `of`: what is not a promise of the engine's; --engine-cmd judges another engine by all the rest.",
         "# `python -m harness contract --update` takes over a text that was changed on purpose.",
     ]
     for clause, text in texts.items():
@@ -137,7 +137,7 @@ def unproved(table: Mapping[ClauseId, Clause], claimed: Collection[ClauseId]) ->
 
 
 def unknown(table: Mapping[ClauseId, Clause], claimed: Iterable[ClauseId]) -> list[ClauseId]:
-    """Claims that are no clause."""
+    """Return the claims that are not clauses."""
     return sorted(set(claimed) - set(table))
 
 

@@ -32,7 +32,7 @@ AT_ONCE_MAX = 16
 CHECK_SECS = 30.0
 
 DESCRIPTION = """\
-Every engine of this computer, or those that are named. An engine has the name of its directory in /etc/hybrid-engine
+Control every engine of this computer, or the named ones. An engine has the name of its directory in /etc/hybrid-engine
 and runs as hybrid-engine@NAME.service; "default" is the one without a name, hybrid-engine.service."""
 EPILOG = """\
 Exit status: the worst of all. 0 well, 1 not, 2 wrong usage, 12 a configuration that the engine refuses.
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
     for name, what in (
-        ("list", "which engines there are, and what systemd says of them"),
+        ("list", "list the engines, and what systemd says of them"),
         ("health", "hybrid-healthcheck of each"),
         ("check-config", "whether each engine takes its configuration, and none wants what another has"),
     ):
