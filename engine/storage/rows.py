@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from typing import Any, Final
@@ -11,7 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from engine.base.events import EXACT, Fill, Numbering, OrderEvent, Side, Signal, Tick
-from engine.storage.batch import Batch, Position, Written
+from engine.storage.batch import Batch, Written
+from engine.storage.migrations import OPEN_STATUSES, ORDER_OF_MODE, ORDERS_PER_SIGNAL
 
 # Rows per INSERT. One statement of 32 rows is as quick as one of 512; any number of rows below that takes at most five
 # more, and so few distinct texts keep the connection's statement cache warm.
@@ -35,32 +36,27 @@ _TICKS: Final = _Insert(
     "ON CONFLICT DO NOTHING",
 )
 _SIGNALS: Final = _Insert(
-    "INSERT INTO signals(symbol, kind, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail,"
+    "INSERT INTO signals(id, symbol, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail,"
     " replayed)",
     13,
-    "ON CONFLICT(event_id) DO UPDATE SET symbol = excluded.symbol, kind = excluded.kind, value = excluded.value,"
-    " ts = excluded.ts, tick_id = excluded.tick_id, side = excluded.side, reason = excluded.reason,"
-    " size = excluded.size, price = excluded.price, veto = excluded.veto, veto_detail = excluded.veto_detail,"
-    " replayed = excluded.replayed WHERE signals.replayed > excluded.replayed",
+    "ON CONFLICT DO NOTHING",
 )
 _ORDERS: Final = _Insert(
-    "INSERT INTO orders(symbol, side, qty, price, status, ts, order_id, signal_id, mode, is_shadow,"
-    " qty_exact, price_exact, filled_qty, seq, reason, updated_ts, replayed)",
-    17,
-    "ON CONFLICT(order_id) DO UPDATE SET status = excluded.status, filled_qty = excluded.filled_qty,"
-    " seq = excluded.seq, reason = excluded.reason,"
-    " updated_ts = excluded.updated_ts WHERE excluded.seq > orders.seq",
-)
-_ORDER_EVENTS: Final = _Insert(
-    "INSERT INTO order_events(order_id, seq, status, reason, filled_qty, ts, detail)",
-    7,
-    "ON CONFLICT DO NOTHING",
-)
-_FILLS: Final = _Insert(
-    "INSERT INTO trades(event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow, mode,"
-    " qty_exact, price_exact, fees_exact, cash_delta, replayed)",
+    "INSERT INTO orders(id, symbol, side, status, ts, order_id, is_shadow, qty_exact, price_exact, filled_qty, seq,"
+    " reason, updated_ts, replayed, detail)",
     15,
     "ON CONFLICT DO NOTHING",
+)
+_EARLIER: Final = _Insert(
+    "INSERT INTO earlier_order_events(order_id, seq, status, reason, filled_qty, ts, detail)",
+    7,
+    "",
+)
+_FILLS: Final = _Insert(
+    "INSERT INTO trades(order_id, seq, symbol, side, ts, is_shadow, qty_exact, price_exact, fees_exact, cash_delta,"
+    " replayed)",
+    11,
+    "",
 )
 
 
@@ -74,6 +70,19 @@ def _text(value: Decimal) -> str:
     """The shortest plain notation of the same number: bytes matter, and readers need not know exponents."""
     plain = f"{value:f}"
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
+
+
+def _texts() -> Callable[[Decimal], str]:
+    """`_text` for a series in which the same object often follows itself, as the size of orders does."""
+    last, text = Decimal(0), "0"
+
+    def of(value: Decimal) -> str:
+        nonlocal last, text
+        if value is not last:
+            last, text = value, _text(value)
+        return text
+
+    return of
 
 
 class RowWriter:
@@ -109,39 +118,14 @@ class RowWriter:
             )
         if batch.ticks:
             ticks = self._write_ticks(batch.ticks)
+        signal_ids: dict[str, int] = {}
         if batch.signals:
-            signals = self._write_signals(batch.signals)
+            signals = self._write_signals(batch.signals, signal_ids)
         if batch.orders or batch.fills:
-            theirs = self._orders_of_others(batch)
-            if self._replay:
-                orders = self._write_orders([event for event in batch.orders if event.order_id not in theirs])
-                fills = self._write_fills([fill for fill in batch.fills if fill.order_id not in theirs])
-            else:
-                self._forget_replayed(theirs)
-                orders = self._write_orders(batch.orders)
-                fills = self._write_fills(batch.fills)
+            orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids)
+            fills = len(new_fills)
+            self._write_fills(new_fills)
         return Written(ticks, len(batch.ticks) - ticks, signals, orders, fills)
-
-    def _orders_of_others(self, batch: Batch) -> set[str]:
-        """The orders in `batch` that are stored already, by a replay where this run is none, or the other way round."""
-        execute = self._connection.execute
-        if self._replay:
-            stored = "SELECT 1 FROM orders WHERE order_id = ? AND NOT replayed"
-        elif execute("SELECT 1 FROM orders WHERE replayed LIMIT 1").fetchone() is None:
-            return set()
-        else:
-            stored = "SELECT 1 FROM orders WHERE order_id = ? AND replayed"
-        order_ids = {event.order_id for event in batch.orders} | {fill.order_id for fill in batch.fills}
-        return {order_id for order_id in order_ids if execute(stored, (order_id,)).fetchone() is not None}
-
-    def _forget_replayed(self, order_ids: set[str]) -> None:
-        for order_id in order_ids:
-            # All the ids of an order's fills, and no others: "/" is followed by "0".
-            self._connection.execute(
-                "DELETE FROM trades WHERE event_id >= ? AND event_id < ?", (f"{order_id}/", f"{order_id}0")
-            )
-            self._connection.execute("DELETE FROM order_events WHERE order_id = ?", (order_id,))
-            self._connection.execute("DELETE FROM orders WHERE order_id = ?", (order_id,))
 
     def _insert(self, insert: _Insert, values: Sequence[Any]) -> int:
         """Insert the rows laid end to end in `values`; returns how many of them changed the table."""
@@ -189,77 +173,192 @@ class RowWriter:
             known[name] = (row or execute("INSERT INTO sources(name) VALUES (?) RETURNING id", (name,)).fetchone())[0]
         return known
 
-    def _write_signals(self, signals: list[Signal]) -> int:
+    def _next_signal_id(self) -> int:
+        """Above all signals, and above all orders too, whose ids are made of those of signals."""
+        signals, orders = self._connection.execute(
+            "SELECT (SELECT max(id) FROM signals), (SELECT max(id) FROM orders)"
+        ).fetchone()
+        return max(signals or 0, (orders or 0) // ORDERS_PER_SIGNAL) + 1
+
+    def _write_signals(self, signals: list[Signal], ids: dict[str, int]) -> int:
+        """Store signals, and enter their row ids by event id into `ids`; returns how many rows changed."""
         values: list[Any] = []
+        text = _texts()
+        row_id = first = self._next_signal_id()
         for signal in signals:
             values += (
-                signal.symbol, f"{signal.side}:{signal.reason}", signal.confidence, signal.ts,
-                signal.event_id, signal.tick_id, signal.side, signal.reason, _text(signal.size),
-                _text(signal.price), signal.veto, signal.veto_detail, self._replay,
+                row_id, signal.symbol, signal.confidence, signal.ts, signal.event_id, signal.tick_id, signal.side,
+                signal.reason, text(signal.size), _text(signal.price), signal.veto, signal.veto_detail, self._replay,
             )  # fmt: skip
-        return self._insert(_SIGNALS, values)
+            row_id += 1
+        written = self._insert(_SIGNALS, values)
+        if written == len(signals):
+            ids.update(zip((signal.event_id for signal in signals), range(first, row_id), strict=True))
+        elif not self._replay:
+            width = _SIGNALS.width
+            for start in range(0, len(values), width):
+                written += self._take_over(values[start : start + width])
+        return written
 
-    def _write_orders(self, events: list[OrderEvent]) -> int:
-        orders: list[Any] = []
-        transitions: list[Any] = []
+    def _take_over(self, row: list[Any]) -> int:
+        """Put a signal into the place of a replay's with its event id; returns how many there were."""
+        event_id = row[4]
+        return self._connection.execute(
+            "UPDATE signals SET (symbol, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail,"
+            " replayed) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE event_id = ? AND replayed",
+            (*row[1:], event_id),
+        ).rowcount
+
+    def _order_row_id(self, event: OrderEvent, signal_ids: Mapping[str, int]) -> int:
+        """An order's id is made of its signal's and the mode: found by the one index that signals have."""
+        signal_id = signal_ids.get(event.signal_id)
+        if signal_id is not None:
+            return signal_id * ORDERS_PER_SIGNAL + ORDER_OF_MODE[event.mode]
+        execute = self._connection.execute
+        row = execute("SELECT id FROM signals WHERE event_id = ?", (event.signal_id,)).fetchone()
+        if row is not None:
+            return int(row[0]) * ORDERS_PER_SIGNAL + ORDER_OF_MODE[event.mode]
+        # Somebody has deleted the signal. An order that is open is found at once.
+        for stored in (f"SELECT id FROM orders WHERE status IN {OPEN_STATUSES} AND order_id = ?",
+                       "SELECT id FROM orders WHERE order_id = ?"):  # fmt: skip
+            row = execute(stored, (event.order_id,)).fetchone()
+            if row is not None:
+                return int(row[0])
+        return self._next_signal_id() * ORDERS_PER_SIGNAL + ORDER_OF_MODE[event.mode]
+
+    def _write_orders(
+        self, events: list[OrderEvent], fills: list[Fill], signal_ids: Mapping[str, int]
+    ) -> tuple[int, list[Fill]]:
+        """Store transitions. Returns how many were new, and the fills that came with those: a fill is known by the
+        transition that reports it. Raises ValueError for a fill without one."""
+        chains: dict[str, list[OrderEvent]] = {}
         for event in events:
-            filled = _text(event.filled_qty)
-            orders += (
-                event.symbol, event.side, float(event.qty), float(event.price), event.status, event.ts,
-                event.order_id, event.signal_id, event.mode, event.is_shadow, _text(event.qty),
-                _text(event.price), filled, event.seq, event.reason, event.ts, self._replay,
-            )  # fmt: skip
-            transitions += (
-                event.order_id, event.seq, event.status, event.reason, filled, event.ts, event.detail,
-            )  # fmt: skip
-        self._insert(_ORDERS, orders)
-        return self._insert(_ORDER_EVENTS, transitions)
+            chain = chains.get(event.order_id)
+            if chain is None:
+                chains[event.order_id] = [event]
+            elif event.seq > chain[-1].seq:
+                chain.append(event)
+        reported: dict[str, Fill] = {}
+        for fill in fills:
+            if fill.order_id not in chains:
+                raise ValueError(f"fill {fill.event_id} came without the transition that reports it")
+            reported.setdefault(fill.event_id, fill)
+        # Mostly all orders and their signals are new; if not, each is asked.
+        if self._begin_orders(chains, signal_ids):
+            return sum(map(len, chains.values())), list(reported.values())
+        written = 0
+        for chain in chains.values():
+            known = self._go_on(chain, signal_ids)
+            written += len(chain) - len(known)
+            for event in known:
+                reported.pop(f"{event.order_id}/{event.seq}", None)
+        return written, list(reported.values())
 
-    def _write_fills(self, fills: list[Fill]) -> int:
-        # Only a fill that was not there before may move a position. Mostly all are new; if not, each is asked.
-        self._connection.execute("SAVEPOINT fills")
-        written = self._insert_fills(fills)
-        if written < len(fills):
-            self._connection.execute("ROLLBACK TO fills")
-            fills = [fill for fill in fills if self._insert_fills([fill])]
-        self._connection.execute("RELEASE fills")
+    def _begin_orders(self, chains: Mapping[str, list[OrderEvent]], signal_ids: Mapping[str, int]) -> bool:
+        """Store orders of signals that were stored just now; False, and nothing stored, where there are others."""
+        values: list[Any] = []
+        text = _texts()
+        for chain in chains.values():
+            signal_id = signal_ids.get(chain[0].signal_id)
+            if signal_id is None:
+                return False
+            self._add_order(values, signal_id * ORDERS_PER_SIGNAL + ORDER_OF_MODE[chain[0].mode], chain, text)
+        self._insert(_ORDERS, values)
+        self._write_earlier([event for chain in chains.values() if len(chain) > 1 for event in chain[:-1]])
+        return True
+
+    def _go_on(self, chain: list[OrderEvent], signal_ids: Mapping[str, int]) -> list[OrderEvent]:
+        """Store those transitions of an order that follow what is stored of it; returns the others."""
+        execute = self._connection.execute
+        row_id = self._order_row_id(chain[0], signal_ids)
+        row = execute("SELECT seq, replayed FROM orders WHERE id = ?", (row_id,)).fetchone()
+        if row is not None and row[1] != self._replay:
+            if self._replay:
+                return chain
+            self._forget_replayed(row_id, chain[0].order_id)
+            row = None
+        if row is None:
+            values: list[Any] = []
+            self._add_order(values, row_id, chain, _text)
+            self._insert(_ORDERS, values)
+            self._write_earlier(chain[:-1])
+            return []
+        new = [event for event in chain if event.seq > row[0]]
+        if new:
+            execute(
+                "INSERT INTO earlier_order_events SELECT order_id, seq, status, reason, filled_qty, updated_ts, detail"
+                " FROM orders WHERE id = ?",
+                (row_id,),
+            )
+            self._write_earlier(new[:-1])
+            last = new[-1]
+            execute(
+                "UPDATE orders SET status = ?, filled_qty = ?, seq = ?, reason = ?, updated_ts = ?, detail = ?"
+                " WHERE id = ?",
+                (last.status, _text(last.filled_qty), last.seq, last.reason, last.ts, last.detail, row_id),
+            )
+        return chain[: len(chain) - len(new)]
+
+    def _forget_replayed(self, row_id: int, order_id: str) -> None:
+        execute = self._connection.execute
+        execute("DELETE FROM trades WHERE order_id = ? AND replayed", (order_id,))
+        execute("DELETE FROM earlier_order_events WHERE order_id = ?", (order_id,))
+        execute("DELETE FROM orders WHERE id = ?", (row_id,))
+
+    def _add_order(
+        self, values: list[Any], row_id: int, chain: list[OrderEvent], text: Callable[[Decimal], str]
+    ) -> None:
+        """Add an order's row to `values`: when it began, and its latest transition."""
+        event = chain[-1]
+        values += (
+            row_id, event.symbol, event.side, event.status, chain[0].ts, event.order_id, event.is_shadow,
+            text(event.qty), _text(event.price), text(event.filled_qty), event.seq, event.reason, event.ts,
+            self._replay, event.detail,
+        )  # fmt: skip
+
+    def _write_earlier(self, events: list[OrderEvent]) -> None:
+        values: list[Any] = []
+        for event in events:
+            values += (
+                event.order_id, event.seq, event.status, event.reason, _text(event.filled_qty), event.ts, event.detail,
+            )  # fmt: skip
+        self._insert(_EARLIER, values)
+
+    def _write_fills(self, fills: list[Fill]) -> None:
+        values: list[Any] = []
+        text = _texts()
+        for fill in fills:
+            order_id = fill.order_id
+            values += (
+                order_id, fill.event_id[len(order_id) + 1 :], fill.symbol, fill.side, fill.ts, fill.is_shadow,
+                text(fill.qty), _text(fill.price), _text(fill.fees), _text(fill.cash_delta), self._replay,
+            )  # fmt: skip
+        self._insert(_FILLS, values)
         if not self._replay:
             self._move_positions(fills)
-        return len(fills)
-
-    def _insert_fills(self, fills: list[Fill]) -> int:
-        values: list[Any] = []
-        for fill in fills:
-            values += (
-                fill.event_id, fill.order_id, fill.symbol, fill.side, float(fill.qty), float(fill.price),
-                float(fill.fees), fill.ts, fill.is_shadow, fill.mode, _text(fill.qty), _text(fill.price),
-                _text(fill.fees), _text(fill.cash_delta), self._replay,
-            )  # fmt: skip
-        return self._insert(_FILLS, values)
 
     def _move_positions(self, fills: list[Fill]) -> None:
-        moved: dict[tuple[str, str], Position] = {}
+        moved: dict[tuple[str, str], tuple[Decimal, Decimal, Decimal, Decimal]] = {}
+        add = EXACT.add
         for fill in fills:
             key = (fill.mode, fill.symbol)
-            before = moved.get(key) or self._position(key)
-            moved[key] = Position(
-                qty=EXACT.add(before.qty, fill.qty if fill.side is Side.BUY else EXACT.minus(fill.qty)),
-                cash=EXACT.add(before.cash, fill.cash_delta),
-                fees=EXACT.add(before.fees, fill.fees),
-                price=fill.price,
+            qty, cash, fees, _ = moved.get(key) or self._position(key)
+            moved[key] = (
+                add(qty, fill.qty) if fill.side is Side.BUY else EXACT.subtract(qty, fill.qty),
+                add(cash, fill.cash_delta),
+                add(fees, fill.fees),
+                fill.price,
             )
         self._connection.executemany(
             "INSERT INTO positions(mode, symbol, qty, cash, fees, price) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET qty = excluded.qty, cash = excluded.cash, fees = excluded.fees,"
             " price = excluded.price",
-            [
-                (*key, _text(sums.qty), _text(sums.cash), _text(sums.fees), _text(sums.price))
-                for key, sums in moved.items()
-            ],
+            [(*key, *map(_text, sums)) for key, sums in moved.items()],
         )
 
-    def _position(self, key: tuple[str, str]) -> Position:
+    def _position(self, key: tuple[str, str]) -> tuple[Decimal, ...]:
+        """Quantity, cash, fees and price as they are stored."""
         row = self._connection.execute(
             "SELECT qty, cash, fees, price FROM positions WHERE mode = ? AND symbol = ?", key
         ).fetchone()
-        return Position(*map(Decimal, row or ("0", "0", "0", "0")))
+        return tuple(map(Decimal, row or ("0", "0", "0", "0")))
