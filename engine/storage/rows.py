@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -72,14 +72,18 @@ def _text(value: Decimal) -> str:
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
-def _texts() -> Callable[[Decimal], str]:
-    """`_text` for a series in which the same object often follows itself, as the size of orders does."""
-    last, text = Decimal(0), "0"
+Text: TypeAlias = Callable[[Decimal], str]
+
+
+def _texts() -> Text:
+    """`_text` that remembers. A signal, its order and its fill share the objects of their amounts, which have to be
+    there as long as this is used."""
+    known: dict[int, str] = {}
 
     def of(value: Decimal) -> str:
-        nonlocal last, text
-        if value is not last:
-            last, text = value, _text(value)
+        text = known.get(id(value))
+        if text is None:
+            text = known[id(value)] = _text(value)
         return text
 
     return of
@@ -119,12 +123,13 @@ class RowWriter:
         if batch.ticks:
             ticks = self._write_ticks(batch.ticks)
         signal_ids: dict[str, int] = {}
+        text = _texts()
         if batch.signals:
-            signals = self._write_signals(batch.signals, signal_ids)
+            signals = self._write_signals(batch.signals, signal_ids, text)
         if batch.orders or batch.fills:
-            orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids)
+            orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)
             fills = len(new_fills)
-            self._write_fills(new_fills)
+            self._write_fills(new_fills, text)
         return Written(ticks, len(batch.ticks) - ticks, signals, orders, fills)
 
     def _insert(self, insert: _Insert, values: Sequence[Any]) -> int:
@@ -180,15 +185,14 @@ class RowWriter:
         ).fetchone()
         return max(signals or 0, (orders or 0) // ORDERS_PER_SIGNAL) + 1
 
-    def _write_signals(self, signals: list[Signal], ids: dict[str, int]) -> int:
+    def _write_signals(self, signals: list[Signal], ids: dict[str, int], text: Text) -> int:
         """Store signals, and enter their row ids by event id into `ids`; returns how many rows changed."""
         values: list[Any] = []
-        text = _texts()
         row_id = first = self._next_signal_id()
         for signal in signals:
             values += (
                 row_id, signal.symbol, signal.confidence, signal.ts, signal.event_id, signal.tick_id, signal.side,
-                signal.reason, text(signal.size), _text(signal.price), signal.veto, signal.veto_detail, self._replay,
+                signal.reason, text(signal.size), text(signal.price), signal.veto, signal.veto_detail, self._replay,
             )  # fmt: skip
             row_id += 1
         written = self._insert(_SIGNALS, values)
@@ -227,7 +231,7 @@ class RowWriter:
         return self._next_signal_id() * ORDERS_PER_SIGNAL + ORDER_OF_MODE[event.mode]
 
     def _write_orders(
-        self, events: list[OrderEvent], fills: list[Fill], signal_ids: Mapping[str, int]
+        self, events: list[OrderEvent], fills: list[Fill], signal_ids: Mapping[str, int], text: Text
     ) -> tuple[int, list[Fill]]:
         """Store transitions. Returns how many were new, and the fills that came with those: a fill is known by the
         transition that reports it. Raises ValueError for a fill without one."""
@@ -244,7 +248,7 @@ class RowWriter:
                 raise ValueError(f"fill {fill.event_id} came without the transition that reports it")
             reported.setdefault(fill.event_id, fill)
         # Mostly all orders and their signals are new; if not, each is asked.
-        if self._begin_orders(chains, signal_ids):
+        if self._begin_orders(chains, signal_ids, text):
             return sum(map(len, chains.values())), list(reported.values())
         written = 0
         for chain in chains.values():
@@ -254,10 +258,9 @@ class RowWriter:
                 reported.pop(f"{event.order_id}/{event.seq}", None)
         return written, list(reported.values())
 
-    def _begin_orders(self, chains: Mapping[str, list[OrderEvent]], signal_ids: Mapping[str, int]) -> bool:
+    def _begin_orders(self, chains: Mapping[str, list[OrderEvent]], signal_ids: Mapping[str, int], text: Text) -> bool:
         """Store orders of signals that were stored just now; False, and nothing stored, where there are others."""
         values: list[Any] = []
-        text = _texts()
         for chain in chains.values():
             signal_id = signal_ids.get(chain[0].signal_id)
             if signal_id is None:
@@ -305,14 +308,12 @@ class RowWriter:
         execute("DELETE FROM earlier_order_events WHERE order_id = ?", (order_id,))
         execute("DELETE FROM orders WHERE id = ?", (row_id,))
 
-    def _add_order(
-        self, values: list[Any], row_id: int, chain: list[OrderEvent], text: Callable[[Decimal], str]
-    ) -> None:
+    def _add_order(self, values: list[Any], row_id: int, chain: list[OrderEvent], text: Text) -> None:
         """Add an order's row to `values`: when it began, and its latest transition."""
         event = chain[-1]
         values += (
             row_id, event.symbol, event.side, event.status, chain[0].ts, event.order_id, event.is_shadow,
-            text(event.qty), _text(event.price), text(event.filled_qty), event.seq, event.reason, event.ts,
+            text(event.qty), text(event.price), text(event.filled_qty), event.seq, event.reason, event.ts,
             self._replay, event.detail,
         )  # fmt: skip
 
@@ -324,14 +325,13 @@ class RowWriter:
             )  # fmt: skip
         self._insert(_EARLIER, values)
 
-    def _write_fills(self, fills: list[Fill]) -> None:
+    def _write_fills(self, fills: list[Fill], text: Text) -> None:
         values: list[Any] = []
-        text = _texts()
         for fill in fills:
             order_id = fill.order_id
             values += (
                 order_id, fill.event_id[len(order_id) + 1 :], fill.symbol, fill.side, fill.ts, fill.is_shadow,
-                text(fill.qty), _text(fill.price), _text(fill.fees), _text(fill.cash_delta), self._replay,
+                text(fill.qty), text(fill.price), _text(fill.fees), _text(fill.cash_delta), self._replay,
             )  # fmt: skip
         self._insert(_FILLS, values)
         if not self._replay:

@@ -60,17 +60,25 @@ class _Holding(msgspec.Struct):
     buys: Decimal = _ZERO
     sells: Decimal = _ZERO
     price: Decimal = _ZERO
-    exposure: Decimal = _ZERO  # as it is in the book's sum; stale between a change and `Book._reckon`
+    # Stale between a change of the others and `move` or `Book._reckon`.
+    up: Decimal = _ZERO  # the furthest that the position can get, and the furthest that it can get below
+    down: Decimal = _ZERO
+    exposure: Decimal = _ZERO  # as it is in the book's sum
 
     @property
     def is_flat(self) -> bool:
         return not (self.position or self.buys or self.sells)
 
-    def reach(self, extra_buys: Decimal = _ZERO, extra_sells: Decimal = _ZERO) -> Decimal:
-        """The exposure, with an order more."""
-        up = _UP.add(_UP.add(self.position, self.buys), extra_buys)
-        down = _UP.subtract(_UP.add(self.sells, extra_sells), self.position)
-        return _UP.multiply(max(up, down), self.price)
+    def move(self) -> None:
+        """Follow a change of position or open orders."""
+        self.up = _UP.add(self.position, self.buys)
+        self.down = _UP.subtract(self.sells, self.position)
+
+    def reach_with(self, side: Side, size: Decimal) -> Decimal:
+        """The exposure with an order more."""
+        if side is Side.BUY:
+            return _UP.multiply(max(_UP.add(self.up, size), self.down), self.price)
+        return _UP.multiply(max(self.up, _UP.add(self.down, size)), self.price)
 
 
 class Book:
@@ -85,6 +93,7 @@ class Book:
         for symbol, (qty, price) in (positions or {}).items():
             if qty:
                 self._holdings[symbol] = holding = _Holding(position=qty, price=price)
+                holding.move()
                 self._reckon(holding)
         # The symbol assessed last: it keeps its price until its order is recorded, although it may be flat.
         self._assessed = ""
@@ -135,14 +144,13 @@ class Book:
                 Reason.STALE_DATA,
                 f"tick is {age_ms} ms old, allowed are {self._caps.max_staleness_ms} in either direction",
             )
-        for name, value in (("size", signal.size), ("price", signal.price)):
-            if not value.is_finite() or value <= 0:
-                return _veto(signal, Reason.RISK_CAP, f"{name} {value} is not a positive number")
-        if self.open_orders >= self._caps.max_open_orders:
+        if (name := _not_positive(signal)) is not None:
+            return _veto(signal, Reason.RISK_CAP, f"{name} {getattr(signal, name)} is not a positive number")
+        if len(self._open) >= self._caps.max_open_orders:
             return _veto(
                 signal,
                 Reason.RISK_CAP,
-                f"{self.open_orders} open orders, allowed are {self._caps.max_open_orders}",
+                f"{len(self._open)} open orders, allowed are {self._caps.max_open_orders}",
             )
         excess = self._excess(signal)
         return signal if excess is None else _veto(signal, Reason.RISK_CAP, excess)
@@ -163,7 +171,9 @@ class Book:
                     holding.price = fill.price
         # Only now: a fill that closes an order comes after the order's last transition, and needs the price it had.
         for symbol in touched:
-            self._reckon(self._holding(symbol))
+            holding = self._holding(symbol)
+            holding.move()
+            self._reckon(holding)
             self._forget_flat(symbol)
 
     def _holding(self, symbol: str) -> _Holding:
@@ -174,7 +184,9 @@ class Book:
 
     def _reckon(self, holding: _Holding) -> None:
         """Bring the sum up to date with a holding that has changed."""
-        exposure = holding.reach()
+        exposure = _UP.multiply(max(holding.up, holding.down), holding.price)
+        if exposure == holding.exposure:
+            return
         # Normalized, or the finest price ever seen would make every later sum as long as itself.
         self._total = WIDE.normalize(WIDE.add(WIDE.subtract(self._total, holding.exposure), exposure))
         holding.exposure = exposure
@@ -186,7 +198,8 @@ class Book:
 
     def _excess(self, signal: Signal) -> str | None:
         """Mark the signal's symbol; name the cap its full fill could break, or None."""
-        self._forget_flat(self._assessed)
+        if self._assessed != signal.symbol:
+            self._forget_flat(self._assessed)
         if signal.symbol not in self._holdings and len(self._holdings) >= HOLDINGS_MAX:
             return f"positions or open orders in {len(self._holdings)} symbols, allowed are {HOLDINGS_MAX}"
         self._assessed = signal.symbol
@@ -194,10 +207,7 @@ class Book:
         holding.price = signal.price
         self._reckon(holding)
         before = holding.exposure
-        if signal.side is Side.BUY:
-            after = holding.reach(extra_buys=signal.size)
-        else:
-            after = holding.reach(extra_sells=signal.size)
+        after = holding.reach_with(signal.side, signal.size)
         if after <= before:
             return None
         cap = self._caps.max_symbol_exposure_usd
@@ -234,6 +244,12 @@ class Book:
             holding.sells = WIDE.add(holding.sells, change)
         if not holding.price:
             holding.price = event.price
+
+
+def _not_positive(signal: Signal) -> str | None:
+    if not signal.size.is_finite() or signal.size <= 0:
+        return "size"
+    return "price" if not signal.price.is_finite() or signal.price <= 0 else None
 
 
 def _veto(signal: Signal, reason: Reason, detail: str) -> Signal:

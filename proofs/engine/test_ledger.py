@@ -328,8 +328,8 @@ def of_version(path: Path, version: int, *statements: str) -> None:
             connection.execute(statement)
 
 
-# As versions 1 to 3 wrote them. Orders 1 and 90 and fill 1 are the earlier engine's; order 93 is a replay's; of order 94
-# somebody has deleted the signal.
+# As versions 1 to 3 wrote them. Orders 1 and 90 and fill 1 are the earlier engine's; order 93 is a replay's; somebody has
+# deleted the signal of order 94.
 _ROWS_V3 = (
     "INSERT INTO signals(id, symbol, kind, value, ts) VALUES (1, 'A', 'BUY:OLD', 0.5, 1), (2, 'A', 'odd', 0.5, 1)",
     "UPDATE signals SET side = 'BUY', reason = 'OLD' WHERE id = 1",
@@ -343,7 +343,8 @@ _ROWS_V3 = (
     " price_exact, filled_qty, seq, reason, updated_ts, replayed) VALUES"
     " (91, 'A', 'BUY', 1, 2.5, 'FILLED', 7, 'shadow-s:3', 's:3', 'SHADOW', 1, '1', '2.5', '1', 0,"
     "  'SHADOW_RECORDED', 7, 0),"
-    " (92, 'A', 'SELL', 1, 2.5, 'PARTIAL_FILL', 8, 'live-s:4', 's:4', 'LIVE', 0, '1', '2.5', '0.3', 2, 'ADAPTER', 9, 0),"
+    " (92, 'A', 'SELL', 1, 2.5, 'PARTIAL_FILL', 8, 'live-s:4', 's:4', 'LIVE', 0, '1', '2.5', '0.3', 2, 'ADAPTER',"
+    "  9, 0),"
     " (93, 'A', 'BUY', 1, 2.5, 'FILLED', 7, 'paper-s:3', 's:3', 'PAPER', 1, '1', '2.5', '1', 0, 'PAPER_FILL', 7, 1),"
     " (94, 'A', 'BUY', 1, 2.5, 'SUBMITTED', 7, 'paper-s:9', 's:9', 'PAPER', 1, '1', '2.5', '0', 0, 'PAPER_SUBMITTED',"
     "  7, 0)",
