@@ -26,6 +26,7 @@ from engine.storage import ledger, opening
 
 ROWS_PER_STATEMENT = 128
 ORDERS_PER_STATEMENT = 32
+TICK_COLUMNS = 7
 
 
 class Insert:
@@ -46,7 +47,7 @@ class Insert:
             connection.execute(self._one, values[start : start + self._columns])
 
 
-TICKS = Insert("ticks(id, symbol, price, volume, ts, source, trade_id, event_id)", 8, ROWS_PER_STATEMENT)
+TICKS = Insert("ticks(id, symbol, price, volume, ts, source, trade_id)", TICK_COLUMNS, ROWS_PER_STATEMENT)
 SIGNALS = Insert(
     "signals(id, symbol, value, ts, event_id, tick_id, side, reason, size, price, replayed)", 11, ORDERS_PER_STATEMENT
 )
@@ -109,20 +110,20 @@ def write_orders(connection: sqlite3.Connection, values: list[object], every: in
     text = ""
     first = values[0]
     assert isinstance(first, int)
-    for start in range(-first % every * 8, len(values), every * 8):
-        id_, symbol, price, _, ts, _, trade_id, _ = values[start : start + 8]
+    for start in range(-first % every * TICK_COLUMNS, len(values), every * TICK_COLUMNS):
+        id_, symbol, price, _, ts, _, trade_id = values[start : start + TICK_COLUMNS]
         assert isinstance(id_, int)
         signal, text = f"periodic:{trade_id}@bench", str(price)
         order = f"shadow-{signal}"
         notional = SIZE * Decimal(text)
         fee = (notional * FEE_RATE).quantize(PLACES)
         qty, cash, fees = qty - SIZE, cash + notional - fee, fees + fee
-        signals += (id_, symbol, 0.75, ts, signal, id_, "SELL", "PERIODIC_TRIGGER", "0.1", text, False)
+        signals += (id_, symbol, 0.75, ts, signal, id_, "SELL", "PERIODIC_TRIGGER", "0.1", text, 0)
         orders += (
-            4 * id_, symbol, "SELL", "FILLED", ts, order, True, "0.1", text, "0.1", 0, "SHADOW_RECORDED", ts, False,
+            4 * id_, symbol, "SELL", "FILLED", ts, order, 1, "0.1", text, "0.1", 0, "SHADOW_RECORDED", ts, 0,
             "fee_rate=0.001 slippage_bps=0.0",
         )  # fmt: skip
-        fills += (order, 0, symbol, "SELL", ts, True, "0.1", text, plain(fee), plain(notional - fee), False)
+        fills += (order, 0, symbol, "SELL", ts, 1, "0.1", text, plain(fee), plain(notional - fee), 0)
     SIGNALS(connection, signals)
     ORDERS(connection, orders)
     FILLS(connection, fills)
@@ -149,7 +150,7 @@ class Listener(WSListener):
         if frame.msg_type == WSMsgType.TEXT:
             trade = self._decode(frame.get_payload_as_memoryview())
             self._id += 1
-            self._values += (self._id, "SOL/USDC", trade.price, trade.volume, trade.ts, 1, trade.id, None)
+            self._values += (self._id, "SOL/USDC", trade.price, trade.volume, trade.ts, 1, trade.id)
         if frame.last_in_buffer and self._values:
             self._reads.put(self._values)
             self._values = []

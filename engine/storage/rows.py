@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from engine.base.events import EXACT, Fill, Numbering, OrderEvent, Side, Signal, Tick
+from engine.base.events import EXACT, Fill, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.storage.batch import Batch, Written
 from engine.storage.migrations import OPEN_STATUSES, ORDER_OF_MODE, ORDERS_PER_SIGNAL
 
@@ -30,14 +30,27 @@ class _Insert(msgspec.Struct, frozen=True):
     tail: str
 
 
+# What is bound for each row should be of the very types str, int or float: sqlite3 looks for an adapter of anything
+# else, None, True and members of enumerations too, which takes three times as long as to bind it. So a column that is
+# NULL in all rows is left out.
 _TICKS: Final = _Insert(
+    "INSERT INTO ticks(id, symbol, price, volume, ts, source, trade_id)",
+    7,
+    "ON CONFLICT DO NOTHING",
+)
+_TICKS_WITH_EVENT_IDS: Final = _Insert(
     "INSERT INTO ticks(id, symbol, price, volume, ts, source, trade_id, event_id)",
     8,
     "ON CONFLICT DO NOTHING",
 )
 _SIGNALS: Final = _Insert(
-    "INSERT INTO signals(id, symbol, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail,"
-    " replayed)",
+    "INSERT INTO signals(id, symbol, value, ts, event_id, tick_id, side, reason, size, price, replayed)",
+    11,
+    "ON CONFLICT DO NOTHING",
+)
+_SIGNALS_WITH_VETOES: Final = _Insert(
+    "INSERT INTO signals(id, symbol, value, ts, event_id, tick_id, side, reason, size, price, replayed, veto,"
+    " veto_detail)",
     13,
     "ON CONFLICT DO NOTHING",
 )
@@ -58,6 +71,10 @@ _FILLS: Final = _Insert(
     11,
     "",
 )
+
+
+_PLAIN: Final[dict[str, str]] = {str(one): str.__str__(one) for kind in (Side, OrderStatus, Reason) for one in kind}
+"""Members of enumerations as texts of type str."""
 
 
 @cache
@@ -95,7 +112,7 @@ class RowWriter:
     def __init__(self, connection: sqlite3.Connection, *, replay: bool) -> None:
         """`replay`: rows are marked `replayed`, move no position, and replace nothing that other runs derived (I3)."""
         self._connection = connection
-        self._replay = replay
+        self._replay = int(replay)
 
     def write(self, batch: Batch) -> Written:
         """Insert all of `batch`, and count what was new. Raises sqlite3.Error."""
@@ -147,12 +164,18 @@ class RowWriter:
     def _write_ticks(self, ticks: list[Tick]) -> int:
         source_ids = self._source_ids(ticks)
         values: list[Any] = []
+        if all(tick.event_id is None for tick in ticks):
+            for tick in ticks:
+                values += (
+                    tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_ids[tick.source], tick.trade_id,
+                )  # fmt: skip
+            return self._insert(_TICKS, values)
         for tick in ticks:
             values += (
-                tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_ids[tick.source],
-                tick.trade_id, tick.event_id,
+                tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_ids[tick.source], tick.trade_id,
+                tick.event_id,
             )  # fmt: skip
-        return self._insert(_TICKS, values)
+        return self._insert(_TICKS_WITH_EVENT_IDS, values)
 
     def _write_numberings(self, numberings: Mapping[str, Numbering]) -> None:
         self._connection.executemany(
@@ -188,30 +211,34 @@ class RowWriter:
     def _write_signals(self, signals: list[Signal], ids: dict[str, int], text: Text) -> int:
         """Store signals, and enter their row ids by event id into `ids`; returns how many rows changed."""
         values: list[Any] = []
+        vetoes = any(signal.veto is not None for signal in signals)
+        insert = _SIGNALS_WITH_VETOES if vetoes else _SIGNALS
         row_id = first = self._next_signal_id()
         for signal in signals:
             values += (
-                row_id, signal.symbol, signal.confidence, signal.ts, signal.event_id, signal.tick_id, signal.side,
-                signal.reason, text(signal.size), text(signal.price), signal.veto, signal.veto_detail, self._replay,
+                row_id, signal.symbol, signal.confidence, signal.ts, signal.event_id, signal.tick_id,
+                _PLAIN[signal.side], _PLAIN[signal.reason], text(signal.size), text(signal.price), self._replay,
             )  # fmt: skip
+            if vetoes:
+                values += (signal.veto, signal.veto_detail)
             row_id += 1
-        written = self._insert(_SIGNALS, values)
+        written = self._insert(insert, values)
         if written == len(signals):
             ids.update(zip((signal.event_id for signal in signals), range(first, row_id), strict=True))
         elif not self._replay:
-            width = _SIGNALS.width
-            for start in range(0, len(values), width):
-                written += self._take_over(values[start : start + width])
+            written += sum(self._take_over(signal) for signal in signals)
         return written
 
-    def _take_over(self, row: list[Any]) -> int:
+    def _take_over(self, signal: Signal) -> int:
         """Put a signal into the place of a replay's with its event id; returns how many there were."""
-        event_id = row[4]
         return self._connection.execute(
-            "UPDATE signals SET (symbol, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail,"
-            " replayed) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE event_id = ? AND replayed",
-            (*row[1:], event_id),
-        ).rowcount
+            "UPDATE signals SET (symbol, value, ts, tick_id, side, reason, size, price, veto, veto_detail, replayed)"
+            " = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0) WHERE event_id = ? AND replayed",
+            (
+                signal.symbol, signal.confidence, signal.ts, signal.tick_id, signal.side, signal.reason,
+                _text(signal.size), _text(signal.price), signal.veto, signal.veto_detail, signal.event_id,
+            ),
+        ).rowcount  # fmt: skip
 
     def _order_row_id(self, event: OrderEvent, signal_ids: Mapping[str, int]) -> int:
         """An order's id is made of its signal's and the mode: found by the one index that signals have."""
@@ -312,9 +339,9 @@ class RowWriter:
         """Add an order's row to `values`: when it began, and its latest transition."""
         event = chain[-1]
         values += (
-            row_id, event.symbol, event.side, event.status, chain[0].ts, event.order_id, event.is_shadow,
-            text(event.qty), text(event.price), text(event.filled_qty), event.seq, event.reason, event.ts,
-            self._replay, event.detail,
+            row_id, event.symbol, _PLAIN[event.side], _PLAIN[event.status], chain[0].ts, event.order_id,
+            int(event.is_shadow), text(event.qty), text(event.price), text(event.filled_qty), event.seq,
+            _PLAIN[event.reason], event.ts, self._replay, event.detail,
         )  # fmt: skip
 
     def _write_earlier(self, events: list[OrderEvent]) -> None:
@@ -330,8 +357,9 @@ class RowWriter:
         for fill in fills:
             order_id = fill.order_id
             values += (
-                order_id, fill.event_id[len(order_id) + 1 :], fill.symbol, fill.side, fill.ts, fill.is_shadow,
-                text(fill.qty), text(fill.price), _text(fill.fees), _text(fill.cash_delta), self._replay,
+                order_id, fill.event_id[len(order_id) + 1 :], fill.symbol, _PLAIN[fill.side], fill.ts,
+                int(fill.is_shadow), text(fill.qty), text(fill.price), _text(fill.fees), _text(fill.cash_delta),
+                self._replay,
             )  # fmt: skip
         self._insert(_FILLS, values)
         if not self._replay:

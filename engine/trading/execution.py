@@ -121,12 +121,13 @@ class SeenIds:
 
     def add(self, new_id: str) -> bool:
         """Remember the id; False when it was known."""
-        if new_id in self._ids:
+        ids = self._ids
+        if new_id in ids:
             return False
-        self._ids[new_id] = None
+        ids[new_id] = None
         self._oldest_first.append(new_id)
-        if len(self._oldest_first) > self._limit:
-            del self._ids[self._oldest_first.popleft()]
+        if len(ids) > self._limit:
+            del ids[self._oldest_first.popleft()]
         return True
 
     def __contains__(self, known_id: str) -> bool:
@@ -195,7 +196,9 @@ class _Executor:
         if signal.size is not self._size:
             self._take_size(signal.size)
         qty, price = self._qty, signal.price
-        problem = self._size_problem or _unusable("price", price)
+        problem = self._size_problem
+        if not (price.is_finite() and PLACES <= price < MAGNITUDE_MAX):
+            problem = problem or _unusable("price", price)
         if problem is None and (rounded := price.quantize(PLACES, context=_ROUND)) != price:
             price = rounded
         return self._place(signal, f"{self._prefix}{signal.event_id}", qty, price, problem, now_ms)

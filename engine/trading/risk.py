@@ -36,8 +36,6 @@ HOLDINGS_MAX: Final = 16_384
 """So many symbols have a position or open orders at once, in about 16 MiB: four times what one run takes from a feed
 (wire.SYMBOLS_MAX), so that a few restarts, or the replay of many markets, do not reach it."""
 
-_TERMINAL: Final = frozenset({OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.REJECTED})
-
 # Exposure is compared, not booked: a price too long for exact arithmetic is rounded up, against us.
 _UP: Final = Context(prec=60, rounding=ROUND_CEILING)
 
@@ -165,8 +163,8 @@ class Book:
             if self._seen_fills.add(fill.event_id):
                 touched.add(fill.symbol)
                 holding = self._holding(fill.symbol)
-                change = fill.qty if fill.side is Side.BUY else EXACT.minus(fill.qty)
-                holding.position = EXACT.add(holding.position, change)
+                move = EXACT.add if fill.side is Side.BUY else EXACT.subtract
+                holding.position = move(holding.position, fill.qty)
                 if not holding.price:
                     holding.price = fill.price
         # Only now: a fill that closes an order comes after the order's last transition, and needs the price it had.
@@ -174,7 +172,8 @@ class Book:
             holding = self._holding(symbol)
             holding.move()
             self._reckon(holding)
-            self._forget_flat(symbol)
+            if holding.is_flat:
+                del self._holdings[symbol]
 
     def _holding(self, symbol: str) -> _Holding:
         holding = self._holdings.get(symbol)
@@ -185,8 +184,6 @@ class Book:
     def _reckon(self, holding: _Holding) -> None:
         """Bring the sum up to date with a holding that has changed."""
         exposure = _UP.multiply(max(holding.up, holding.down), holding.price)
-        if exposure == holding.exposure:
-            return
         # Normalized, or the finest price ever seen would make every later sum as long as itself.
         self._total = WIDE.normalize(WIDE.add(WIDE.subtract(self._total, holding.exposure), exposure))
         holding.exposure = exposure
@@ -220,17 +217,16 @@ class Book:
         return None
 
     def _record_event(self, event: OrderEvent) -> None:
-        if event.order_id in self._ended_orders:
-            return
         known = self._open.get(event.order_id)
         if known is not None:
             if event.seq <= known.seq:
                 return
             self._rest(known, -1)
             del self._open[event.order_id]
-        if event.status in _TERMINAL:
+        status = event.status
+        if status is OrderStatus.FILLED or status is OrderStatus.CANCELED or status is OrderStatus.REJECTED:
             self._ended_orders.add(event.order_id)
-        else:
+        elif known is not None or event.order_id not in self._ended_orders:
             self._open[event.order_id] = event
             self._rest(event, +1)
 
@@ -247,9 +243,10 @@ class Book:
 
 
 def _not_positive(signal: Signal) -> str | None:
-    if not signal.size.is_finite() or signal.size <= 0:
+    size, price = signal.size, signal.price
+    if not size.is_finite() or size <= _ZERO:
         return "size"
-    return "price" if not signal.price.is_finite() or signal.price <= 0 else None
+    return "price" if not price.is_finite() or price <= _ZERO else None
 
 
 def _veto(signal: Signal, reason: Reason, detail: str) -> Signal:

@@ -328,8 +328,8 @@ def of_version(path: Path, version: int, *statements: str) -> None:
             connection.execute(statement)
 
 
-# As versions 1 to 3 wrote them. Orders 1 and 90 and fill 1 are the earlier engine's; order 93 is a replay's; somebody has
-# deleted the signal of order 94.
+# As versions 1 to 3 wrote them. Orders 1 and 90 and fill 1 are the earlier engine's; order 93 is a replay's, and the
+# signal of order 94 was deleted.
 _ROWS_V3 = (
     "INSERT INTO signals(id, symbol, kind, value, ts) VALUES (1, 'A', 'BUY:OLD', 0.5, 1), (2, 'A', 'odd', 0.5, 1)",
     "UPDATE signals SET side = 'BUY', reason = 'OLD' WHERE id = 1",
