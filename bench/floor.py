@@ -4,9 +4,10 @@ Same transport (picows on uvloop), same decoder library, same schema, keys, PRAG
 no dedupe, no gaps, no sampling, no strategy, no risk, no books, no backpressure, no reconnect, no clean stop.
 With EVERY, each trade whose number that divides also brings the rows that a shadow order leaves: signal, order with its
 transition, fill, and what they sum up to. Texts are made of the trade, the money is reckoned in decimals: whoever
-decides about orders has to store them.
+decides about orders has to store them. With ROWS, no transaction has more rows than that, as the engine's have not: how
+much is lost by a kill, how much memory waits, and how many pages a commit writes again are no matter of the code.
 
-    python -m bench.floor URL DATABASE [EVERY]
+    python -m bench.floor URL DATABASE [EVERY [ROWS]]
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from engine.storage import ledger, opening
 
 ROWS_PER_STATEMENT = 128
 ORDERS_PER_STATEMENT = 32
+ROWS_OF_ORDER = 3
 TICK_COLUMNS = 7
 
 
@@ -87,13 +89,18 @@ def open_database(path: str) -> sqlite3.Connection:
     return connection
 
 
-def write(connection: sqlite3.Connection, reads: queue.SimpleQueue[list[object]], every: int) -> None:
-    """The writer thread: everything that waits in one transaction."""
+def write(connection: sqlite3.Connection, reads: queue.SimpleQueue[list[object]], every: int, rows: int) -> None:
+    """The writer thread: everything that waits, or what makes `rows` rows of it, in one transaction."""
     sums = [Decimal(0)] * 3
+    ticks = sys.maxsize if not rows else rows * every // (every + ROWS_OF_ORDER) if every else rows
+    most = ticks * TICK_COLUMNS
+    waiting: list[object] = []
     while True:
-        values = reads.get()
-        while not reads.empty():
-            values += reads.get()
+        if not waiting:
+            waiting = reads.get()
+        while len(waiting) < most and not reads.empty():
+            waiting += reads.get()
+        values, waiting = waiting[:most], waiting[most:]
         connection.execute("BEGIN")
         TICKS(connection, values)
         if every:
@@ -156,14 +163,14 @@ class Listener(WSListener):
             self._values = []
 
 
-async def run(url: str, path: str, every: int = 0) -> None:
+async def run(url: str, path: str, every: int = 0, rows: int = 0) -> None:
     """Until it is killed."""
     reads: queue.SimpleQueue[list[object]] = queue.SimpleQueue()
-    threading.Thread(target=write, args=(open_database(path), reads, every), daemon=True).start()
+    threading.Thread(target=write, args=(open_database(path), reads, every, rows), daemon=True).start()
     transport, _ = await ws_connect(lambda: Listener(reads), url)
     await transport.wait_disconnected()
 
 
 if __name__ == "__main__":
-    url, path, *every = sys.argv[1:]
-    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run(url, path, *map(int, every)))
+    url, path, *numbers = sys.argv[1:]
+    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run(url, path, *map(int, numbers)))

@@ -92,9 +92,10 @@ def engine_argv(
     return argv
 
 
-def floor_argv(orders_every: int = 0) -> subject.Argv:
-    """The raw floor; orders_every: ticks to an order, 0 for none."""
-    return lambda url, directory: [PYTHON, "-m", "bench.floor", url, str(directory / "ticks.db"), str(orders_every)]
+def floor_argv(orders_every: int = 0, rows: int = 0) -> subject.Argv:
+    """The raw floor; orders_every: ticks to an order, 0 for none; rows: in a transaction at most, 0 for no limit."""
+    numbers = [str(orders_every), str(rows)]
+    return lambda url, directory: [PYTHON, "-m", "bench.floor", url, str(directory / "ticks.db"), *numbers]
 
 
 def naive_argv(url: str, directory: Path) -> list[str]:
