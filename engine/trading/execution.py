@@ -199,7 +199,7 @@ class _Executor:
         problem = self._size_problem
         if not (price.is_finite() and PLACES <= price < MAGNITUDE_MAX):
             problem = problem or _unusable("price", price)
-        if problem is None and (rounded := price.quantize(PLACES, context=_ROUND)) != price:
+        if problem is None and (rounded := _ROUND.quantize(price, PLACES)) != price:
             price = rounded
         return self._place(signal, f"{self._prefix}{signal.event_id}", qty, price, problem, now_ms)
 
@@ -299,7 +299,7 @@ class _Simulator(_Executor):
         return _ROUND.multiply(price, self._price_factor[side]).quantize(PLACES, context=_ROUND)
 
     def _fees(self, notional: Decimal) -> Decimal:
-        return _ROUND.multiply(notional, self._fee_rate).quantize(PLACES, context=_ROUND)
+        return _ROUND.quantize(_ROUND.multiply(notional, self._fee_rate), PLACES)
 
     def _simulated_fill(self, order: Order, qty: Decimal, price: Decimal, now_ms: int) -> Fill:
         return self._fill(order, qty, price, self._fees(EXACT.multiply(qty, price)), now_ms)

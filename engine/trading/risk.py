@@ -61,7 +61,7 @@ class _Holding(msgspec.Struct):
     # Stale between a change of the others and `move` or `Book._reckon`.
     up: Decimal = _ZERO  # the furthest that the position can get, and the furthest that it can get below
     down: Decimal = _ZERO
-    exposure: Decimal = _ZERO  # as it is in the book's sum
+    exposure: Decimal = _ZERO
 
     @property
     def is_flat(self) -> bool:
@@ -87,7 +87,10 @@ class Book:
         given to `record` like any others."""
         self._caps = caps
         self._holdings: dict[str, _Holding] = {}
-        self._total = _ZERO  # the exact sum of the holdings' exposures
+        # The holding that changed last, which mostly is the one that changes next, and the exact sum of all others'
+        # exposures.
+        self._current = _Holding()
+        self._others = _ZERO
         for symbol, (qty, price) in (positions or {}).items():
             if qty:
                 self._holdings[symbol] = holding = _Holding(position=qty, price=price)
@@ -110,7 +113,7 @@ class Book:
     def exposure(self, symbol: str | None = None) -> Decimal:
         """In quote currency, at the latest prices; of all symbols together for None."""
         if symbol is None:
-            return self._total
+            return WIDE.add(self._others, self._current.exposure)
         return self._holdings[symbol].exposure if symbol in self._holdings else _ZERO
 
     def mark(self, ticks: Sequence[Tick]) -> None:
@@ -182,11 +185,14 @@ class Book:
         return holding
 
     def _reckon(self, holding: _Holding) -> None:
-        """Bring the sum up to date with a holding that has changed."""
-        exposure = _UP.multiply(max(holding.up, holding.down), holding.price)
-        # Normalized, or the finest price ever seen would make every later sum as long as itself.
-        self._total = WIDE.normalize(WIDE.add(WIDE.subtract(self._total, holding.exposure), exposure))
-        holding.exposure = exposure
+        """Bring the exposure up to date with a holding that has changed."""
+        if holding is not self._current:
+            # Normalized, or the finest price ever seen would make every later sum as long as itself.
+            total = WIDE.add(self._others, self._current.exposure)
+            self._others = WIDE.normalize(WIDE.subtract(total, holding.exposure))
+            self._current = holding
+        up, down = holding.up, holding.down
+        holding.exposure = _UP.multiply(up if up >= down else down, holding.price)
 
     def _forget_flat(self, symbol: str) -> None:
         holding = self._holdings.get(symbol)
@@ -197,10 +203,12 @@ class Book:
         """Mark the signal's symbol; name the cap its full fill could break, or None."""
         if self._assessed != signal.symbol:
             self._forget_flat(self._assessed)
-        if signal.symbol not in self._holdings and len(self._holdings) >= HOLDINGS_MAX:
-            return f"positions or open orders in {len(self._holdings)} symbols, allowed are {HOLDINGS_MAX}"
+        holding = self._holdings.get(signal.symbol)
+        if holding is None:
+            if len(self._holdings) >= HOLDINGS_MAX:
+                return f"positions or open orders in {len(self._holdings)} symbols, allowed are {HOLDINGS_MAX}"
+            holding = self._holding(signal.symbol)
         self._assessed = signal.symbol
-        holding = self._holding(signal.symbol)
         holding.price = signal.price
         self._reckon(holding)
         before = holding.exposure
@@ -210,7 +218,7 @@ class Book:
         cap = self._caps.max_symbol_exposure_usd
         if after > cap:
             return f"exposure of {signal.symbol} could become {after:f}, allowed is {cap:f}"
-        total = WIDE.add(WIDE.subtract(self._total, before), after)
+        total = WIDE.add(self._others, after)
         cap = self._caps.max_exposure_usd
         if total > cap:
             return f"exposure could become {total:f}, allowed is {cap:f}"
