@@ -47,8 +47,8 @@ class Load:
     ticks: int
     rate: int | None = None
     """Trades a second; None: as fast as the subject takes them."""
-    combined: bool = False
-    """Binance's combined stream of aggTrade instead of plain trades."""
+    frames: str = "trade"
+    """One of bench.load's FRAMES."""
     stamps: Path | None = None
 
 
@@ -133,11 +133,9 @@ def run(
 @contextmanager
 def venue(load: Load) -> Iterator[tuple[int, Hear]]:
     """The load generator: its port, and a function that waits for it to say something (see bench/load.py)."""
-    argv = [sys.executable, "-m", "bench.load", "--ticks", str(load.ticks)]
+    argv = [sys.executable, "-m", "bench.load", "--ticks", str(load.ticks), "--frames", load.frames]
     if load.rate is not None:
         argv += ["--rate", str(load.rate)]
-    if load.combined:
-        argv.append("--combined")
     if load.stamps is not None:
         argv += ["--stamps", str(load.stamps)]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0) as child:

@@ -257,7 +257,7 @@ class Channels(Table, frozen=True):
 class Persist(Table, frozen=True):
     """`[persist]`: when rows go to disk."""
 
-    batch_size: Annotated[Count, "Flush as soon as so many rows wait."] = 100
+    batch_size: Annotated[Count, "Flush as soon as so many rows wait."] = 200
     flush_interval_ms: Annotated[Millis, "Flush when the oldest row has waited so long."] = 1000
     busy_timeout_ms: Annotated[
         int, core.int_schema(ge=1000, le=600_000), "How long one attempt waits for a locked database (D1)."

@@ -23,7 +23,7 @@ Memory is bounded whatever the feed does (B1). Of a numbering's holes the newest
 forgotten stays in `gaps`, and a trade of it that arrives after all is taken for a duplicate, because losing a very
 late trade is better than storing one twice. A numbering keeps 512 segments; the older ones are joined. A stream has at
 most 32 numberings; whatever fits none of them is remembered by the text of its id and time. Of such texts, and of
-textual ids, the 65536 used last are remembered.
+textual ids, the 65536 used last at least are remembered (recent_ids.py).
 
 After a restart the numberings on disk go on: ids up to their highest are duplicates if their time fits, and the hole
 between the highest and the first id after the restart is counted, for those trades were missed. A stream that is seen
@@ -33,22 +33,19 @@ for the first time counts no gap for its first id.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from engine.base.events import Numbering, Tick, numbering_label
+from engine.ingest.recent_ids import RecentIds
 
 MISSING_INTERVALS_MAX: Final = 1024
 """Holes remembered per numbering. Enough for one lost frame a second over a quarter of an hour, in 80 kB."""
 
 MISSING_STORED_MAX: Final = 64
 """Of these the newest so many go to disk, whenever they have changed."""
-
-EVENT_IDS_MAX: Final = 65536
-"""Textual event ids remembered per source; what a feed resends after a reconnect lies well within it."""
 
 SEGMENTS_MAX: Final = 512
 """Segments of ids with their times, remembered per numbering."""
@@ -291,30 +288,6 @@ class _Stream:
         self.floor_ts = max((other.newest_ts for other in self.numberings if other is not seen), default=-1)
 
 
-class _Recent:
-    """The textual ids used last of one source."""
-
-    __slots__ = ("_ids",)
-
-    def __init__(self, event_ids: Iterable[str]) -> None:
-        self._ids: OrderedDict[str, None] = OrderedDict()
-        for event_id in event_ids:
-            self.add(event_id)
-
-    def __contains__(self, event_id: str) -> bool:
-        return event_id in self._ids
-
-    def add(self, event_id: str) -> bool:
-        """Whether `event_id` is new; from now on it is not, until 65536 others were used after it."""
-        if event_id in self._ids:
-            self._ids.move_to_end(event_id)
-            return False
-        self._ids[event_id] = None
-        if len(self._ids) > EVENT_IDS_MAX:
-            self._ids.popitem(last=False)
-        return True
-
-
 class Intake:
     """Decides which ticks enter the pipeline. One per run, for all sources, across all reconnects (N7)."""
 
@@ -360,7 +333,7 @@ class Intake:
         self._streams: dict[str, _Stream] = {}
         for stored in numberings:
             self._stream(stored.stream).restore(stored)
-        self._recent = {source: _Recent(event_ids) for source, event_ids in (recent_event_ids or {}).items()}
+        self._recent = {source: RecentIds(event_ids) for source, event_ids in (recent_event_ids or {}).items()}
         self._breaks: list[Break] = []
         # Numberings with ids that are not on disk yet, by their label.
         self._moved: dict[str, _Seen] = {}
@@ -507,8 +480,8 @@ class Intake:
             stream = self._streams[name] = _Stream(name, self._is_sparse(name))
         return stream
 
-    def _recent_of(self, stream: str) -> _Recent:
+    def _recent_of(self, stream: str) -> RecentIds:
         recent = self._recent.get(stream)
         if recent is None:
-            recent = self._recent[stream] = _Recent(())
+            recent = self._recent[stream] = RecentIds(())
         return recent

@@ -14,7 +14,6 @@ from engine.base.events import Numbering, Tick
 from engine.ingest import intake
 from engine.ingest.intake import (
     BREAK_FROM,
-    EVENT_IDS_MAX,
     JUMP_MAX,
     MISSING_INTERVALS_MAX,
     MISSING_STORED_MAX,
@@ -23,6 +22,7 @@ from engine.ingest.intake import (
     Break,
     Intake,
 )
+from engine.ingest.recent_ids import RECENT_IDS_MAX
 from engine.storage.batch import Batch
 from engine.storage.ledger import Ledger
 from engine.storage.opening import open_ledger
@@ -132,9 +132,9 @@ def test_N9_textual_ids_are_remembered_within_the_window() -> None:
     books = Intake(1, 1, (), {"a": ["old"]})
     assert books.admit([tick(event_id="old")]) == []
     assert len(books.admit([tick(event_id="x"), tick(event_id="x"), tick(event_id="x", source="b")])) == 2
-    books.admit([tick(event_id=str(n)) for n in range(EVENT_IDS_MAX - 1)])
+    books.admit([tick(event_id=str(n)) for n in range(RECENT_IDS_MAX - 1)])
     assert books.admit([tick(event_id="x")]) == []
-    books.admit([tick(event_id=f"n{n}") for n in range(EVENT_IDS_MAX)])
+    books.admit([tick(event_id=f"n{n}") for n in range(2 * RECENT_IDS_MAX)])
     assert len(books.admit([tick(event_id="x")])) == 1
     assert_balanced(books, 1)
 
