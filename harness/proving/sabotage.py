@@ -241,11 +241,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_stop::test_sigkill_in_full_flow",
         patch=Patch(
             "engine/storage/rows.py",
-            "            theirs = self._orders_of_others(batch)\n",
+            "            orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)\n",
             '            self._connection.execute("COMMIT")\n'
             '            __import__("time").sleep(1.0)\n'
             '            self._connection.execute("BEGIN IMMEDIATE")\n'
-            "            theirs = self._orders_of_others(batch)\n",
+            "            orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)\n",
         ),
         reason=r"a batch is there by half",
     ),
@@ -539,8 +539,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         params={"tables": {"engine": {"tick_interval_ms": 2, "signal_every_n_ticks": 2}}},
         patch=Patch(
             "engine/trading/execution.py",
-            "            is_shadow=self.mode is not Mode.LIVE,\n            detail=detail,",
-            "            is_shadow=False,\n            detail=detail,",
+            "            now_ms, True, self._assumptions, Mode.SHADOW,",
+            "            now_ms, False, self._assumptions, Mode.SHADOW,",
         ),
         reason=r"not shadow",
     ),
@@ -1077,7 +1077,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="I4",
         breaks="the cash of a fill leaves out its fees",
         proof="test_invariants::test_cash_position_and_fees_balance",
-        patch=Patch("engine/trading/execution.py", "cash_delta=EXACT.subtract(cash, fees)", "cash_delta=cash"),
+        patch=Patch(
+            "engine/trading/execution.py",
+            "    return EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)",
+            "    return notional if side is Side.SELL else EXACT.minus(notional)",
+        ),
         reason=r"off by",
     ),
     Sabotage(
@@ -1087,12 +1091,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_invariants::test_orders_make_no_network_call",
         patch=Patch(
             "engine/trading/execution.py",
-            "            cash_delta=EXACT.subtract(cash, fees),",
-            "            cash_delta=(\n"
-            "                globals().setdefault('_out', __import__('socket').socket(2, 2))\n"
-            "                .connect(('127.0.0.1', 9)),\n"
-            "                EXACT.subtract(cash, fees),\n"
-            "            )[1],",
+            "    return EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)",
+            "    globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9))\n"
+            "    return EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)",
         ),
         reason=r"connections of the engine",
     ),
@@ -1213,8 +1214,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_scenarios::test_paper_orders_live_through_partial_fills",
         patch=Patch(
             "engine/storage/rows.py",
-            "        return self._insert(_ORDER_EVENTS, transitions)",
-            "        return self._insert(_ORDER_EVENTS, transitions[-_ORDER_EVENTS.width :])",
+            "        self._insert(_EARLIER, values)",
+            "        self._insert(_EARLIER, [])",
         ),
         reason=r"transitions: ",
     ),
