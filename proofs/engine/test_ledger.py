@@ -385,9 +385,11 @@ _READ_V3 = (
 )
 
 
-@pytest.mark.claim("D2", "R5", "S10")
+@pytest.mark.claim("D2", "D10", "R5", "S10")
 @pytest.mark.parametrize("version", [1, 2, 3])
-def test_D2_what_earlier_versions_recorded_of_orders_reads_as_before_and_goes_on(database: Path, version: int) -> None:
+def test_D2_D10_what_earlier_versions_recorded_of_orders_reads_as_before_and_goes_on(
+    database: Path, version: int
+) -> None:
     of_version(database, version, *_ROWS_V3)
     before = [query(database, sql) for sql in _READ_V3]
     store = opened(database)
@@ -569,6 +571,32 @@ def test_D3_every_size_of_batch_is_written_whole(store: Ledger, rows: int) -> No
     )
     assert store.write(batch) == Written(rows, 0, rows, rows, rows)
     assert store.write(batch) == Written(0, rows, 0, 0, 0)
+
+
+@pytest.mark.claim("D10")
+def test_D10_a_commit_writes_few_pages(store: Ledger) -> None:
+    """As the engine makes them: ids of a constant width, a numbering with each batch. A page is 1048 bytes of a WAL."""
+
+    def commit(batch: int) -> None:
+        ids = range(1_000_000 + 80 * batch, 1_000_000 + 80 * batch + 77)
+        made = [traded(n) for n in ids[::10]]
+        store.write(
+            Batch(
+                ticks=[tick(n, trade_id=n) for n in ids],
+                signals=[one for b in made for one in b.signals],
+                orders=[one for b in made for one in b.orders],
+                fills=[one for b in made for one in b.fills],
+                numberings={"binance": numbering("binance", ids[0], ids[-1])},
+            )
+        )
+
+    for batch in range(30):
+        commit(batch)
+    wal = store.path.with_name("bot.db-wal")
+    before = wal.stat().st_size
+    for batch in range(30, 60):
+        commit(batch)
+    assert (wal.stat().st_size - before) / 1048 / 30 <= 25
 
 
 @pytest.mark.claim("S7")
