@@ -107,7 +107,7 @@ def run(
         with log.open("wb") as output:
             child = subprocess.Popen(
                 argv(f"ws://127.0.0.1:{port}", directory),
-                cwd=ROOT, env=_environment(env or {}), stdin=subprocess.DEVNULL, stdout=output,
+                cwd=ROOT, env=environment(env or {}), stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
         try:
@@ -185,7 +185,8 @@ def rss_bytes(pid: int) -> int:
         return 0
 
 
-def _environment(more: dict[str, str]) -> dict[str, str]:
+def environment(more: dict[str, str]) -> dict[str, str]:
+    """Ours and `more`, for a subject."""
     # Without bytecode every start compiles the engine again; an installed one never does.
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | more
 
@@ -264,7 +265,7 @@ def start_up_secs(argv: Argv, directory: Path) -> float:
         child = subprocess.Popen(
             # Port 9 (discard): refused at once.
             argv("ws://127.0.0.1:9", directory),
-            cwd=ROOT, env=_environment({"NOTIFY_SOCKET": str(path)}), stdin=subprocess.DEVNULL, stdout=output,
+            cwd=ROOT, env=environment({"NOTIFY_SOCKET": str(path)}), stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:

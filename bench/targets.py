@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,11 +149,14 @@ def throughput(plan: Plan) -> list[Figure]:
     full = Load(plan.ticks)
 
     def one() -> dict[str, float]:
-        ticks_floor = measure(plan, floor_argv(0, TRANSACTION_ROWS), full).rate
+        ticks_floor_run = measure(plan, floor_argv(0, TRANSACTION_ROWS), full)
+        ticks_floor = ticks_floor_run.rate
         ticks_unbounded = measure(plan, floor_argv(), full).rate
-        ticks = measure(plan, engine_argv(), full).rate
+        ticks_run = measure(plan, engine_argv(), full)
+        ticks = ticks_run.rate
         ticks_large = measure(plan, engine_argv(8192), full).rate
-        orders_floor = measure(plan, floor_argv(SIGNAL_EVERY, TRANSACTION_ROWS), full).rate
+        orders_floor_run = measure(plan, floor_argv(SIGNAL_EVERY, TRANSACTION_ROWS), full)
+        orders_floor = orders_floor_run.rate
         orders_unbounded = measure(plan, floor_argv(SIGNAL_EVERY), full).rate
         orders_run = measure(plan, engine_argv(None, SIGNAL_EVERY), full)
         orders = orders_run.rate
@@ -166,9 +169,11 @@ def throughput(plan: Plan) -> list[Figure]:
         naive = measure(plan, naive_argv, Load(max(1, plan.ticks // 60))).rate
         return {
             "ticks": ticks / ticks_floor,
-            "ticks_large": ticks_large / ticks_floor,
+            "ticks_large": ticks_large / ticks_unbounded,
             "orders": orders / orders_floor,
-            "orders_large": orders_large / orders_floor,
+            "orders_large": orders_large / orders_unbounded,
+            "ticks_cpu": ticks_floor_run.cpu_secs / ticks_run.cpu_secs,
+            "orders_cpu": orders_floor_run.cpu_secs / orders_run.cpu_secs,
             "bare": orders / ticks_floor,
             "ticks_unbounded": ticks / ticks_unbounded,
             "orders_unbounded": orders / orders_unbounded,
@@ -185,10 +190,12 @@ def throughput(plan: Plan) -> list[Figure]:
         [
             ("ticks", "T1", f"engine / raw floor of ticks, {some}", "x", Target(">=", 0.6)),
             ("orders", "T1", f"engine / raw floor of the same rows, {many}", "x", Target(">=", 0.6)),
-            ("ticks_unbounded", "T1u", f"engine / floor with transactions without a bound, {some}", "x", None),
-            ("orders_unbounded", "T1u", f"engine / floor with transactions without a bound, {many}", "x", None),
-            ("ticks_large", "T1c", f"channels of 8192: engine / floor, {some}", "x", None),
-            ("orders_large", "T1c", f"channels of 8192: engine / floor, {many}", "x", None),
+            ("ticks_cpu", "T1p", f"processor time, floor / engine, {some}", "x", None),
+            ("orders_cpu", "T1p", f"processor time, floor / engine, {many}", "x", None),
+            ("ticks_unbounded", "T1u", f"engine / floor without a bound, {some}", "x", None),
+            ("orders_unbounded", "T1u", f"engine / floor without a bound, {many}", "x", None),
+            ("ticks_large", "T1c", f"channels of 8192: the same, {some}", "x", None),
+            ("orders_large", "T1c", f"channels of 8192: the same, {many}", "x", None),
             ("bare", "T1o", f"engine / raw floor of ticks alone, {many}", "x", None),
             ("transport", "T1w", "engine on websockets / engine on picows", "x", None),
             ("naive", "T1n", "engine / naive pipeline", "x", None),
@@ -388,28 +395,84 @@ def textual_ids(plan: Plan) -> list[Figure]:
     )
 
 
+PYDANTIC = (
+    "from pydantic import BaseModel\nclass Engine(BaseModel):\n    mode: str = 'SHADOW'\nEngine.model_validate({})"
+)
+"""What a program that checks its configuration with pydantic does at the least."""
+
+
 def start_up(plan: Plan) -> list[Figure]:
-    """The other half of T5: exec to READY=1."""
+    """The other half of T5: exec to READY=1, and to the end of what only checks; and the largest import of a start."""
 
     def one() -> dict[str, float]:
         seconds = {}
+        # The quickest of three: whatever else the computer does can only add.
         for name, argv in (("engine", engine_argv()), ("naive", naive_argv)):
-            # The quickest of three: whatever else the computer does can only add.
             times = []
             for _ in range(3):
                 with _directory(plan) as directory:
                     times.append(subject.start_up_secs(argv, directory))
             seconds[name] = min(times)
-        return {"ratio": seconds["engine"] / seconds["naive"], "ms": seconds["engine"] * 1000}
+        with _directory(plan) as directory:
+            good = [*engine_argv()("ws://127.0.0.1:9", directory), "--check-config"]
+            bad = directory / "bad.toml"
+            bad.write_text("[engine]\ntick_intervall_ms = 5\n")
+            for name, command, status in (
+                ("pydantic", [PYTHON, "-c", PYDANTIC], 0),
+                ("check", good, 0),
+                ("exit12", [PYTHON, "-m", "engine", "--config", str(bad)], 12),
+            ):
+                seconds[name] = min(_secs_to_end(command, status) for _ in range(3))
+            seconds["import"] = _imports(good)[0][0]
+        return {
+            "ratio": seconds["engine"] / seconds["naive"],
+            "check": seconds["check"] / seconds["pydantic"],
+            "exit12": seconds["exit12"] / seconds["pydantic"],
+            "import": seconds["import"] * 1000,
+            "ms": seconds["engine"] * 1000,
+        }
 
     one()  # Compiles what has no bytecode yet.
+    with _directory(plan) as directory:
+        largest = _imports([*engine_argv()("ws://127.0.0.1:9", directory), "--check-config"])[0][1]
     return _figures(
         _rounds(plan, "T5", one),
         [
             ("ratio", "T5", "READY=1 of the engine / of the naive pipeline", "x", Target("<=", 0.75)),
+            ("check", "T5c", "--check-config / a program with one pydantic model", "x", None),
+            ("exit12", "T5c", "exit 12 for a typo / a program with one pydantic model", "x", None),
+            ("import", "T5i", f"the largest import of --check-config, {largest}", "ms", None),
             ("ms", "T5s", "READY=1 of the engine, on this computer and today", "ms", None),
         ],
     )
+
+
+def _secs_to_end(command: Sequence[str], status: int) -> float:
+    """From exec to the end. Raises SubjectFailed for another status."""
+    started = time.monotonic()
+    ended = subprocess.run(command, cwd=subject.ROOT, capture_output=True, env=subject.environment({}), timeout=60)
+    taken = time.monotonic() - started
+    if ended.returncode != status:
+        raise SubjectFailed(
+            f"{command}: ended with {ended.returncode}: {ended.stderr[-2000:].decode(errors='replace')}"
+        )
+    return taken
+
+
+def _imports(command: Sequence[str]) -> list[tuple[float, str]]:
+    """Seconds that the modules of each package but ours take to import, all together, the largest first."""
+    python, *rest = command
+    ended = subprocess.run(
+        [python, "-X", "importtime", *rest], cwd=subject.ROOT, capture_output=True, env=subject.environment({}),
+        timeout=60,
+    )  # fmt: skip
+    found: dict[str, float] = {}
+    for line in ended.stderr.decode(errors="replace").splitlines():
+        micros, _, name = (line.removeprefix("import time:") + "||").split("|")[:3]
+        if micros.strip().isdigit():
+            package = name.strip().split(".")[0]
+            found[package] = found.get(package, 0.0) + int(micros) / 1e6
+    return sorted(((secs, package) for package, secs in found.items() if package != "engine"), reverse=True)
 
 
 def stall_check(plan: Plan) -> list[Figure]:
