@@ -366,17 +366,18 @@ class RowWriter:
             self._move_positions(fills)
 
     def _move_positions(self, fills: list[Fill]) -> None:
-        moved: dict[tuple[str, str], tuple[Decimal, Decimal, Decimal, Decimal]] = {}
-        add = EXACT.add
+        by_key: dict[tuple[str, str], list[Fill]] = {}
         for fill in fills:
-            key = (fill.mode, fill.symbol)
-            qty, cash, fees, _ = moved.get(key) or self._position(key)
-            moved[key] = (
-                add(qty, fill.qty) if fill.side is Side.BUY else EXACT.subtract(qty, fill.qty),
-                add(cash, fill.cash_delta),
-                add(fees, fill.fees),
-                fill.price,
-            )
+            by_key.setdefault((fill.mode, fill.symbol), []).append(fill)
+        moved: dict[tuple[str, str], tuple[Decimal, ...]] = {}
+        add, subtract = EXACT.add, EXACT.subtract
+        for key, theirs in by_key.items():
+            qty, cash, fees, _ = self._position(key)
+            for fill in theirs:
+                qty = add(qty, fill.qty) if fill.side is Side.BUY else subtract(qty, fill.qty)
+                cash = add(cash, fill.cash_delta)
+                fees = add(fees, fill.fees)
+            moved[key] = (qty, cash, fees, theirs[-1].price)
         self._connection.executemany(
             "INSERT INTO positions(mode, symbol, qty, cash, fees, price) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET qty = excluded.qty, cash = excluded.cash, fees = excluded.fees,"
