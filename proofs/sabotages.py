@@ -208,11 +208,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/storage/rows.py",
             "RowWriter.write",
-            "theirs = self._orders_of_others(batch)",
+            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)",
             "self._connection.execute('COMMIT')\n"
             "__import__('time').sleep(1.0)\n"
             "self._connection.execute('BEGIN IMMEDIATE')\n"
-            "theirs = self._orders_of_others(batch)",
+            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)",
         ),
         reason=r"a batch is there by half",
     ),
@@ -504,7 +504,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="what SHADOW records is not marked as shadow",
         proof="test_g0::test_shadow_unless_told_otherwise",
         params={"tables": {"engine": {"tick_interval_ms": 2, "signal_every_n_ticks": 2}}},
-        patch=Patch("engine/trading/execution.py", "_Executor._transition", "self.mode is not Mode.LIVE", "False"),
+        patch=Patch("engine/trading/execution.py", "ShadowExecutor._place.filled", "True", "False"),
         reason=r"not shadow",
     ),
     Sabotage(
@@ -1059,7 +1059,12 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="I4",
         breaks="the cash of a fill leaves out its fees",
         proof="test_invariants::test_cash_position_and_fees_balance",
-        patch=Patch("engine/trading/execution.py", "_Executor._fill", "EXACT.subtract(cash, fees)", "cash"),
+        patch=Patch(
+            "engine/trading/execution.py",
+            "_cash_delta",
+            "EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)",
+            "notional if side is Side.SELL else EXACT.minus(notional)",
+        ),
         reason=r"I4: fill 1: cash",
     ),
     Sabotage(
@@ -1069,10 +1074,10 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_invariants::test_orders_make_no_network_call",
         patch=Patch(
             "engine/trading/execution.py",
-            "_Executor._fill",
-            "EXACT.subtract(cash, fees)",
+            "_cash_delta",
+            "EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)",
             "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
-            "EXACT.subtract(cash, fees))[1]",
+            "EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees))[1]",
         ),
         reason=r"connections of the engine",
     ),
@@ -1193,9 +1198,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_scenarios::test_paper_orders_live_through_partial_fills",
         patch=Patch(
             "engine/storage/rows.py",
-            "RowWriter._write_orders",
-            "transitions",
-            "transitions[-_ORDER_EVENTS.width:]",
+            "RowWriter._write_earlier",
+            "self._insert(_EARLIER, values)",
+            "self._insert(_EARLIER, [])",
         ),
         reason=r"transitions: ",
     ),
@@ -1217,7 +1222,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="L4",
         breaks="an order that cannot be booked vanishes from the log",
         proof="test_scenarios::test_what_cannot_be_booked_is_rejected_logged_and_persisted",
-        patch=Patch("engine/trading/desk.py", "Desk._book_outcome", "OrderStatus.REJECTED", "None"),
+        patch=Patch("engine/trading/desk.py", "Desk._tell", "OrderStatus.REJECTED", "None"),
         reason=r"'order rejected' has not come",
     ),
     Sabotage(
@@ -1279,7 +1284,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="V11",
         breaks="verify checks the chain of a record and not what it holds",
         proof="test_rejudge::test_a_chain_that_is_whole_and_a_history_that_breaks_a_clause",
-        patch=Patch("harness/evidence/verify.py", "rejudge", "one.broken", "()"),
+        patch=Patch("harness/evidence/verify.py", "judge_history", "one.broken", "()"),
         reason=r"what it holds is believed",
         installed=False,
     ),

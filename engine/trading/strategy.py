@@ -51,17 +51,8 @@ def identity(tick: Tick) -> str:
 
 
 def _signal(name: str, tick: Tick, side: Side, reason: Reason, size: Decimal) -> Signal:
-    return Signal(
-        event_id=f"{name}:{identity(tick)}",
-        tick_id=tick.id,
-        symbol=tick.symbol,
-        side=side,
-        reason=reason,
-        confidence=CONFIDENCE,
-        size=size,
-        price=_decimal(tick.price),
-        ts=tick.ts,
-    )
+    event_id = f"{name}:{identity(tick)}"
+    return Signal(event_id, tick.id, tick.symbol, side, reason, CONFIDENCE, size, _decimal(tick.price), tick.ts)
 
 
 class Periodic:

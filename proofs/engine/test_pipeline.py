@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from websockets.sync.server import ServerConnection
 
 from engine import pipeline
-from engine.base.events import Fill, Side, Tick
+from engine.base.events import Fill, OrderEvent, OrderStatus, Reason, Side, Tick
 from engine.base.exits import ConfigError
 from engine.config import schema, settings
 from engine.ingest.synthetic import SyntheticFeed
@@ -671,7 +671,11 @@ def test_R3_I2_a_restored_position_weighs_at_its_price_from_the_start(
     """10 X/Y at 100 fill the cap of 1000 for all symbols together, although no tick of X/Y ever comes."""
     store = open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
     ten, price, none = Decimal(10), Decimal(100), Decimal(0)
-    store.write(Batch(fills=[Fill("x/0", "x", "X/Y", Side.BUY, ten, price, none, -ten * price, 1, True)]))
+    fill = Fill("shadow-x/0", "shadow-x", "X/Y", Side.BUY, ten, price, none, -ten * price, 1, True)
+    filled = OrderEvent(
+        "shadow-x", 0, "x", "X/Y", Side.BUY, ten, price, ten, OrderStatus.FILLED, Reason.SHADOW_RECORDED, 1, True
+    )
+    store.write(Batch(orders=[filled], fills=[fill]))
     store.close()
     code, final = run_here(tmp_path, caplog, {"engine": {"run_seconds": 0.3}, "risk_caps": {"max_exposure_usd": 1000}})
     assert code == 0
