@@ -1,9 +1,8 @@
 """REPLAY of a recording: what a venue said is said again, to the parser and the session that a live run would have.
 
-The session lives in the time of the recording, and is woken only while a connection is open: when to make an attempt was
-decided when it was recorded. So there is no backoff, no budget and no end of patience here; what the session makes of
-acknowledgements, rejections, silence and servers that are about to close is what it makes of them in a live run.
-"""
+The session lives in the time of the recording, and is woken only while a connection is open: when to make an attempt
+was decided when it was recorded. So there is no backoff, no budget and no end of patience here; what the session makes
+of acknowledgements, rejections, silence and servers that are about to close is what it makes of them in a live run."""
 
 from __future__ import annotations
 
