@@ -737,6 +737,49 @@ def test_N13_a_venue_is_reached_by_TLS_and_told_its_markets(dialect: Dialect) ->
         assert any("test network" in doubt for doubt in doubts)
 
 
+@pytest.mark.claim("N13")
+@pytest.mark.parametrize(
+    ("name", "market", "url"),
+    [
+        ("kraken", "BTC/USD", "wss://ws.kraken.com"),
+        ("kraken", "BTC/USD", "wss://ws-auth.kraken.com/v2"),
+        ("kraken", "BTC/USD", "wss://futures.kraken.com/ws/v1"),
+        ("okx", "BTC-USDT", "wss://ws.okx.com:8443/ws/v5/private"),
+        ("okx", "BTC-USDT", "wss://ws.okx.com:8443/ws/v5/business"),
+        ("okx", "BTC-USDT", "wss://www.okx.com"),
+        ("bybit", "BTCUSDT", "wss://stream.bybit.com/v5/private"),
+        ("bybit", "BTCUSDT", "wss://stream.bybit.com/v5/public/option"),
+        ("bybit", "BTCUSDT", "wss://stream.bybit.com/v5/public"),
+        ("coinbase", "BTC-USD", "wss://ws-direct.exchange.coinbase.com"),
+    ],
+)
+def test_N13_what_a_venue_serves_to_nobody_or_elsewhere_is_refused(name: str, market: str, url: str) -> None:
+    problem = registry.subscription(None, url, {market: "X"}, "trade").problem
+    assert problem is not None
+    assert f"does not serve {name}'s public trades; {VENUES[name].url} does" in problem
+    # What a proxy or a mock exchange makes of a path is its own business.
+    assert registry.subscription(name, "ws://127.0.0.1:9/any", {market: "X"}, "trade").problem is None
+
+
+@pytest.mark.claim("N13")
+@pytest.mark.parametrize(
+    ("market", "url"),
+    [
+        ("BTC/USD", "wss://beta-ws.kraken.com/v2"),
+        ("BTC-USDT", "wss://wsus.okx.com:8443/ws/v5/public"),
+        ("BTC-USDT", "wss://wseea.okx.com:8443/ws/v5/public"),
+        ("BTCUSDT", "wss://stream.bybit.com/v5/public/linear"),
+        ("BTCUSD", "wss://stream-testnet.bybit.com/v5/public/inverse"),
+        ("BTCUSDT", "wss://stream.bybit-tr.com/v5/public/spot"),
+        ("BTC-USD", "wss://ws-feed-public.sandbox.exchange.coinbase.com"),
+        ("btcusd", "wss://ws.gemini.com?snapshot=-1"),
+        *((dialect.market, registry.find(dialect.name).url) for dialect in DIALECTS),
+    ],
+)
+def test_N13_what_a_venue_serves_to_everybody_is_not(market: str, url: str) -> None:
+    assert registry.subscription(None, url, {market: "X"}, "trade").problem is None
+
+
 @pytest.mark.claim("N4")
 def test_N4_hosts_tell_their_venue() -> None:
     for name in registry.names():

@@ -67,6 +67,8 @@ class Coinbase(Venue):
     documentation = "docs.cdp.coinbase.com/exchange/websocket-feed (November 2026)"
     url = "wss://ws-feed.exchange.coinbase.com"
     hosts = ("exchange.coinbase.com",)
+    # Of the other feed, ws-direct, nobody gets anything without a login.
+    served_at = r"(?!ws-direct\.)[^/]+/?"
     testnets = ("sandbox.exchange.coinbase.com",)
     consecutive_ids = True
     market = r"[A-Z0-9]+-[A-Z0-9]+"

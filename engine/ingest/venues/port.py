@@ -26,6 +26,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -323,6 +324,8 @@ class Venue:
     """Where to connect when the sources file names no URL; "" when it has to."""
     hosts: ClassVar[tuple[str, ...]] = ()
     """The venue's own domains, which serve wss:// only."""
+    served_at: ClassVar[str] = r".*"
+    """Where on its own domains the venue serves trades to everybody: host and path, as a regular expression."""
     testnets: ClassVar[tuple[str, ...]] = ()
     """Domains among them whose prices are not the market's."""
     consecutive_ids: ClassVar[bool] = False
@@ -360,6 +363,11 @@ class Venue:
             )
         if is_below(host, self.hosts) and url.startswith("ws:"):
             return Subscription(self.name, problem=f"{host} serves wss:// only")
+        where = host + urlsplit(url).path
+        if is_below(host, self.hosts) and not re.fullmatch(self.served_at, where):
+            return Subscription(
+                self.name, problem=f"{where} does not serve {self.name}'s public trades; {self.url} does"
+            )
         for market in table:
             if not re.fullmatch(self.market, market):
                 return Subscription(
