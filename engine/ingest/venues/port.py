@@ -363,11 +363,8 @@ class Venue:
             )
         if is_below(host, self.hosts) and url.startswith("ws:"):
             return Subscription(self.name, problem=f"{host} serves wss:// only")
-        where = host + urlsplit(url).path
-        if is_below(host, self.hosts) and not re.fullmatch(self.served_at, where):
-            return Subscription(
-                self.name, problem=f"{where} does not serve {self.name}'s public trades; {self.url} does"
-            )
+        if is_below(host, self.hosts) and not re.fullmatch(self.served_at, host + urlsplit(url).path):
+            return Subscription(self.name, problem=f"{self.name} serves no public trades there; use {self.url}")
         for market in table:
             if not re.fullmatch(self.market, market):
                 return Subscription(
