@@ -70,6 +70,10 @@ class Ears(Inlet):
         for number in numbers:
             self.intake.pass_number(*number)
 
+    def tell_latest(self, latest: dict[str, int]) -> None:
+        for stream, trade_id in latest.items():
+            self.intake.tell_latest(stream, trade_id)
+
     def answer(self) -> None:
         pass
 

@@ -365,6 +365,22 @@ def test_N8b_coinbases_last_match_is_a_trade_of_before() -> None:
     assert intake.admit(read(parser, again)) == []
 
 
+@pytest.mark.claim("N9", "N8b")
+def test_N9_N8b_coinbases_heartbeat_says_which_trade_was_the_latest() -> None:
+    dialect = Coinbase()
+    parser = parser_of(dialect)
+    read(parser, dialect.latest(dialect.market, 5), dialect.latest("DOGE-USD", 5))
+    assert parser.latest == {}, "of a market without a trade it says nothing"
+    read(parser, dialect.trade(dialect.other, 1, "1", "1", NOW), dialect.trade(dialect.market, 5, "1", "1", NOW))
+    read(parser, dialect.latest(dialect.market, 6), dialect.latest(dialect.other, 7), dialect.latest(dialect.market, 8))
+    assert parser.latest == {"src": 7, "src BTC-USD": 8}
+    for odd in (None, "9", 9.5, True, -1, 2**63, []):
+        read(parser, json.dumps({"type": "heartbeat", "product_id": dialect.market, "last_trade_id": odd}))
+        read(parser, json.dumps({"type": "heartbeat", "product_id": odd, "last_trade_id": 9}))
+    assert parser.latest == {"src": 7, "src BTC-USD": 8}
+    assert (parser.errors, parser.foreign, parser.ignored) == (0, 0, 19)
+
+
 # --- bad input ----------------------------------------------------------------------------------------------
 
 FIELDS = {

@@ -103,6 +103,14 @@ class Bad(Struct, frozen=True):
     reason: str
 
 
+class Latest(Struct, frozen=True):
+    """The latest trade of a market has this id, whether it came or not."""
+
+    market: str
+    """As the messages of its trades say it."""
+    id: int
+
+
 class Ack(Struct, frozen=True):
     """The venue will send the trades of a market."""
 
@@ -132,7 +140,7 @@ class Lost(Struct, frozen=True):
 
 
 Control: TypeAlias = Ack | Rejected | Draining | Lost
-Said: TypeAlias = Trade | Bad | Control
+Said: TypeAlias = Trade | Bad | Latest | Control
 ParseInto: TypeAlias = Callable[[Message, list[Tick]], None]
 
 
@@ -145,7 +153,7 @@ class Parser:
 
     __slots__ = (
         "_markets", "_source", "controls", "error_streak", "errors", "foreign", "ignored", "last_error", "last_foreign",
-        "numbers", "parse_into",
+        "latest", "numbers", "parse_into",
     )  # fmt: skip
 
     ignored: int
@@ -163,6 +171,9 @@ class Parser:
 
     numbers: list[tuple[str, int, int]]
     """Ids that were used up by what is no trade, since `numbers` was last emptied: stream, id, time."""
+
+    latest: dict[str, int]
+    """Stream -> the id of its latest trade, as the venue says, since `latest` was last emptied."""
 
     error_streak: int
     """Unusable messages since the last tick; ignored messages neither count nor end the streak."""
@@ -187,6 +198,7 @@ class Parser:
         self.foreign = 0
         self.last_foreign = ""
         self.numbers = []
+        self.latest = {}
         self.controls = []
         self.errors = 0
         self.error_streak = 0
@@ -273,6 +285,10 @@ class VenueParser(Parser):
         if not isinstance(said, Trade):
             if isinstance(said, Bad):
                 self.note_error(said.reason, message)
+            elif isinstance(said, Latest):
+                # Of a market without a trade nobody knows which were the first that could have come.
+                if said.market in self.placed and 0 <= said.id <= MAX_TRADE_ID:
+                    self.latest[self.placed[said.market][0]] = said.id
             else:
                 self.note_control(said)
             return
