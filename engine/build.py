@@ -31,7 +31,7 @@ from engine.trading.desk import Desk, Items
 _SETTLE_SHARE = 0.5
 
 
-class Channels(NamedTuple):
+class PipelineChannels(NamedTuple):
     """The channels of a run, in the order of the flow."""
 
     ticks: Channel[list[Tick]]
@@ -39,10 +39,10 @@ class Channels(NamedTuple):
     rows: Channel[Batch]
 
 
-def make_channels(options: Settings, clock: Callable[[], float]) -> Channels:
+def make_channels(options: Settings, clock: Callable[[], float]) -> PipelineChannels:
     """Empty channels; `clock` gives the event loop's time."""
     sizes = options.channels
-    return Channels(
+    return PipelineChannels(
         Channel("tick", sizes.tick_channel_size, clock),
         Channel("signal", sizes.signal_channel_size, clock),
         Channel("persist", sizes.persist_channel_size, clock),
@@ -59,7 +59,7 @@ def make_ingest(
     environment: Environment,
     store: Ledger,
     restored: Restored,
-    channels: Channels,
+    channels: PipelineChannels,
     clock: Callable[[], float],
     answer: Callable[[], None],
 ) -> Ingest:
@@ -78,7 +78,7 @@ def make_ingest(
         recording = tape.find(path)
         sources = () if recording is None else (playback.source_of(recording),)
     sparse = {source.name for source in sources if not registry.venue_of(source.venue, source.url).consecutive_ids}
-    streams = Streams(restored.streams, (source.name for source in sources))
+    streams = Streams(restored.streams, (source.name for source in sources), restored.symbols)
     intake = Intake(
         options.engine.sample_every,
         restored.next_tick_id,
@@ -93,7 +93,7 @@ def make_ingest(
             connect = websocket.CONNECTS[environment.transport]
             # A clock that was set back since those times were written would make the waits longer by as much.
             now_ms = max(_wall_ms(), store.written_ms())
-            barred_secs = {name: (until - now_ms) / 1000 for name, until in restored.barred.items() if until > now_ms}
+            barred_secs = {host: (until - now_ms) / 1000 for host, until in restored.barred.items() if until > now_ms}
             return websocket.WebSocketFeed(
                 inlet, live, options.engine, options.app.symbol, connect, clock, barred_secs, streams
             )
@@ -123,7 +123,7 @@ def make_desk(
     options: Settings,
     restored: Restored,
     adapter: execution.ExecutionAdapter | None,
-    channels: Channels,
+    channels: PipelineChannels,
     counters: metrics.Counters,
     liveness: notify.Liveness,
 ) -> Desk:

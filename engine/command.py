@@ -7,6 +7,8 @@ mistake in it is reported at once.
 from __future__ import annotations
 
 import argparse
+import functools
+import gc
 import json
 import logging
 import os
@@ -42,6 +44,8 @@ _OVERRIDES = {
     "seconds": "engine.run_seconds",
     "replay_file": "engine.replay_file",
 }
+
+_HELP_COLUMNS = 78
 
 _DESCRIPTORS_MIN = 24
 """More than database and event loop open; connections come on top."""
@@ -127,7 +131,9 @@ def _parser(signals: Signals) -> _Parser:
         prog="hybrid-engine",
         description="Asyncio trading engine. It trades nothing by default (SHADOW).",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # To ask for the terminal's width, argparse loads shutil and three libraries of compression, and it does so for
+        # every flag, asked for help or not.
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=_HELP_COLUMNS),
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")
@@ -369,7 +375,7 @@ def _lift_bars(loaded: settings.Loaded) -> int:
         )
     store = opening.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
     try:
-        logger.info("bars lifted", extra={"fields": {"sources": store.lift_bars()}})
+        logger.info("bars lifted", extra={"fields": {"hosts": store.lift_bars()}})
     finally:
         store.close()
     return ExitCode.COMPLETE
@@ -434,4 +440,7 @@ def _trade(
             store.result().close()
         logger.info("shutdown complete", extra={"fields": {"exit_code": int(ExitCode.COMPLETE)}})
         return ExitCode.COMPLETE
+    # What is loaded by now stays, so that no collection need look at it while the engine trades.
+    gc.freeze()
+    gc.enable()
     return pipeline.run(loaded, environment, store.result(), adapter, signals)

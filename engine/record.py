@@ -11,8 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from engine import __version__
 from engine.base.exits import EngineError, ExitCode, NetworkLost
 from engine.config import settings
@@ -93,7 +91,7 @@ async def _record(
     intake = recorder.make_books(sparse=not registry.venue_of(source.venue, source.url).consecutive_ids)
     feed = recorder.Recorder(
         source,
-        msgspec.structs.replace(options.engine, network_give_up_secs=_NEVER_SECS, parse_error_limit=_NEVER),
+        options.engine.model_copy(update={"network_give_up_secs": _NEVER_SECS, "parse_error_limit": _NEVER}),
         symbol,
         websocket.CONNECTS[environment.transport],
         loop.time,

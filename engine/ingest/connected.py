@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import urlsplit
 
 from engine.base.events import Tick
 from engine.base.exits import EngineError, NetworkLost
@@ -21,7 +20,7 @@ from engine.ingest.ports import Inlet
 from engine.ingest.stepped import Bell
 from engine.ingest.transport import SEND_BUFFER_BYTES, Connection
 from engine.ingest.venues import registry
-from engine.ingest.venues.markets import Markets, Streams
+from engine.ingest.venues.markets import Markets, Streams, host_of, upper
 from engine.ingest.venues.port import Ack, Control, Draining, Lost, Rejected
 
 logger = logging.getLogger("engine.ingest.connected")
@@ -113,7 +112,7 @@ class Connected:
         streams: Streams,
     ) -> None:
         """`sources`: at least one. `now`: monotonic seconds. `barred_secs`: for how long an earlier run was told to
-        leave the venue of a source alone. `streams`: the names of all streams."""
+        leave a host alone; told by the name of a source, its host. `streams`: the names of all streams."""
         wanted: list[session.Source] = []
         self._streams: dict[str, Messages] = {}
         for source in sources:
@@ -136,7 +135,7 @@ class Connected:
                 session.Source(
                     source.name,
                     source.url,
-                    urlsplit(source.url).hostname or "",
+                    host_of(source.url),
                     source.priority,
                     subscribes=bool(found.messages),
                     beat_secs=venue.beat_secs,
@@ -145,10 +144,10 @@ class Connected:
             )
         barred: dict[str, session.Bar] = {}
         for place in wanted:
-            until = now() + barred_secs.get(place.name, 0.0)
             # The longest of a host's, should several of its sources have been told.
-            if place.name in barred_secs and (place.host not in barred or until > barred[place.host].until):
-                barred[place.host] = session.Bar(until, "HTTP 429 or 418, to an earlier run")
+            told = [barred_secs[key] for key in (place.host, place.name) if key in barred_secs]
+            if told and (place.host not in barred or now() + max(told) > barred[place.host].until):
+                barred[place.host] = session.Bar(now() + max(told), "HTTP 429 or 418, to an earlier run")
         self._sources = wanted
         self._session = session.Session(wanted, policy, random.uniform, barred, now())
         self.connections_unbounded = 0
@@ -226,7 +225,7 @@ class Connected:
             case Ack(market, of):
                 line.acks += not market
                 if market:
-                    line.awaited.discard(market.upper())
+                    line.awaited.discard(upper(market))
                 elif line.acks >= of:
                     line.awaited.clear()
                 if not line.awaited:

@@ -28,7 +28,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec import Struct
 
-from engine.base.redaction import MARK, TELLING, redact, redact_value
+from engine.base.redaction import MARK, is_telling, redact, redact_value
 
 VERSION: Final = 1
 
@@ -168,6 +168,6 @@ def _cleaned(value: Any, name: str = "") -> Any:
         return {key: _cleaned(inner, key) for key, inner in value.items()}
     if isinstance(value, list):
         return [_cleaned(inner, name) for inner in value]
-    if value is not None and not isinstance(value, bool) and (TELLING.search(name) or _PROVES.fullmatch(name)):
+    if value is not None and not isinstance(value, bool) and (is_telling(name) or _PROVES.fullmatch(name)):
         return MARK
     return redact(value) if isinstance(value, str) else value

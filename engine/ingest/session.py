@@ -40,7 +40,8 @@ CONNECT_TIMEOUT_SECS: Final = 10.0
 """How long a connection attempt (TCP, TLS and the upgrade) may take. The contract gives no number; this is
 the default open_timeout of the websockets library."""
 
-_RATE_LIMITED: Final = (418, 429)
+RATE_LIMITED: Final = (418, 429)
+"""What a host answers that wants to be left alone; its Retry-After is obeyed (N5)."""
 
 _MINUTE_SECS: Final = 60.0
 
@@ -327,7 +328,7 @@ class Session:
         link = self._links.get(conn)
         if link is None or link.open:
             return _NOTHING
-        if http_status in _RATE_LIMITED:
+        if http_status in RATE_LIMITED:
             host = self._hosts[link.station.source.host]
             # Written so that a NaN counts as no header.
             secs = retry_after if retry_after is not None and retry_after >= 0 else self._policy.max_backoff_secs

@@ -42,13 +42,16 @@ class WebSocketFeed(Connected):
         streams: Streams,
     ) -> None:
         """`sources`: at least one. `now`: monotonic seconds, the clock of the event loop's timers. `barred_secs`: for
-        how long an earlier run was told to leave the venue of a source alone. `streams`: the names of all streams."""
+        how long an earlier run was told to leave a host alone; told by the name of a source, its host. `streams`: the
+        names of all streams."""
         super().__init__(
             inlet, sources, policy_of(options), options.parse_error_limit, default_symbol, now, barred_secs, streams
         )
         self._max_retry_after_secs = options.max_retry_after_secs
         self._dialer = Dialer()
         self._connect = connect
+        # Sources whose upgrade only the other transport understands.
+        self._by_other: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -135,7 +138,7 @@ class WebSocketFeed(Connected):
 
     async def _dial_and_connect(self, line: FeedLine) -> None:
         parts = urlsplit(line.source.url)
-        place = (line.source.host, parts.port or (443 if parts.scheme == "wss" else 80))
+        place = (parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80))
         try:
             connected = await self._dialer.dial(place)
             address = connected.getpeername()
@@ -144,7 +147,8 @@ class WebSocketFeed(Connected):
             raise ConnectFailed(why(error)) from error
         good = False
         try:
-            await self._connect(line.source.url, line, connected)
+            connect = _over_websockets if line.source.name in self._by_other else self._connect
+            await connect(line.source.url, line, connected)
             good = True
         finally:
             self._dialer.note_handshake(place, address, good=good)
@@ -154,10 +158,19 @@ class WebSocketFeed(Connected):
         fields = about(source) | {"reason": reason}
         secs = None
         if failure.http_status is not None:
-            secs = refusal.wait_secs(failure.retry_after, datetime.now(UTC))
-            fields |= {"http_status": failure.http_status, "retry_after_secs": secs}
+            fields["http_status"] = failure.http_status
+        is_obeyed = failure.http_status in session.RATE_LIMITED
+        if is_obeyed:
+            fields["retry_after_secs"] = secs = refusal.wait_secs(failure.retry_after, datetime.now(UTC))
         if failure.retry_after:
-            fields["retry_after"] = cut_short(", ".join(failure.retry_after))
+            # Another status is a failure like any other, which is backed off (N5).
+            fields["retry_after" if is_obeyed else "retry_after_ignored"] = cut_short(", ".join(failure.retry_after))
+        if failure.may_upgrade and source.name not in self._by_other:
+            self._by_other.add(source.name)
+            fields["next_transport"] = "websockets"
+        else:
+            # Nothing is gained by it.
+            self._by_other.discard(source.name)
         logger.warning("connection failed", extra={"fields": fields})
         if failure.unbounded:
             self.connections_unbounded += 1
@@ -169,10 +182,10 @@ class WebSocketFeed(Connected):
         self._apply(effects)
 
     def _note_bar(self, source: session.Source) -> None:
-        """Let the next run know how long the venue of `source` is to be left alone."""
+        """Let the next run know how long the host of `source` is to be left alone, whatever is called so then."""
         bar = self._session.bar(source.host, self._now())
         if bar is not None:
-            self._inlet.barred(source.name, bar.until - self._now())
+            self._inlet.barred(source.host, bar.until - self._now())
 
 
 async def _over_picows(url: str, line: Line, connected: socket.socket) -> None:

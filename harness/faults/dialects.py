@@ -59,7 +59,7 @@ def _rfc3339(ms: int) -> str:
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03}456Z"
 
 
-class Binance(Dialect):
+class BinanceDialect(Dialect):
     """By SUBSCRIBE on the raw endpoint."""
 
     name = "binance"
@@ -84,7 +84,7 @@ class Binance(Dialect):
         )
 
 
-class Coinbase(Dialect):
+class CoinbaseDialect(Dialect):
     """Coinbase Exchange, channels `matches` and `heartbeat`."""
 
     name = "coinbase"
@@ -136,7 +136,7 @@ class Coinbase(Dialect):
         )
 
 
-class Kraken(Dialect):
+class KrakenDialect(Dialect):
     """Version 2, channel `trade`."""
 
     name = "kraken"
@@ -177,7 +177,7 @@ class Kraken(Dialect):
         return [f'{{"channel":"trade","type":"update","data":[{data}]}}']
 
 
-class Bitstamp(Dialect):
+class BitstampDialect(Dialect):
     """Version 2, channels `live_trades_<market>`."""
 
     name = "bitstamp"
@@ -218,7 +218,7 @@ class Bitstamp(Dialect):
         return json.dumps({"data": data, "channel": f"live_trades_{market}", "event": "trade"})
 
 
-class OKX(Dialect):
+class OKXDialect(Dialect):
     """Version 5, channel `trades`."""
 
     name = "okx"
@@ -257,7 +257,7 @@ class OKX(Dialect):
         return json.dumps({"arg": {"channel": "trades", "instId": market}, "data": [row]})
 
 
-class Bybit(Dialect):
+class BybitDialect(Dialect):
     """Version 5, topics `publicTrade.<market>` of spot."""
 
     name = "bybit"
@@ -298,7 +298,7 @@ class Bybit(Dialect):
         return json.dumps({"topic": f"publicTrade.{market}", "type": "snapshot", "ts": 1672304486868, "data": rows})
 
 
-class Gemini(Dialect):
+class GeminiDialect(Dialect):
     """The streams of 2026, `<market>@trade`."""
 
     name = "gemini"
@@ -323,4 +323,12 @@ class Gemini(Dialect):
         return json.dumps({"E": ms * 1_000_000 + 456_789, "s": market, "t": number, "p": price, "q": size, "m": True})
 
 
-DIALECTS: tuple[type[Dialect], ...] = (Binance, Bitstamp, Bybit, Coinbase, Gemini, Kraken, OKX)
+DIALECTS: tuple[type[Dialect], ...] = (
+    BinanceDialect,
+    BitstampDialect,
+    BybitDialect,
+    CoinbaseDialect,
+    GeminiDialect,
+    KrakenDialect,
+    OKXDialect,
+)

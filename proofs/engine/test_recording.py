@@ -37,7 +37,7 @@ from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
-from harness.faults.dialects import DIALECTS, OKX, Binance, Bybit, Coinbase, Dialect
+from harness.faults.dialects import DIALECTS, BinanceDialect, BybitDialect, CoinbaseDialect, Dialect, OKXDialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
 from proofs.fixtures.captures import CAPTURES, books
@@ -211,7 +211,7 @@ def test_N20_what_a_venue_says_in_a_quarter_of_an_hour(tmp_path: Path, name: str
     assert counts == books(**capture.books)
     with Exchange() as exchange:
         exchange.speak(Script(capture.messages(), settings.subscription(wanted).messages))
-        real = msgspec.structs.replace(wanted, url=capture.url.replace("ws://127.0.0.1:9", exchange.url))
+        real = wanted.model_copy(update={"url": capture.url.replace("ws://127.0.0.1:9", exchange.url)})
         last = capture.rows[-1][1]
         path, live, live_counts = asyncio.run(listen(tmp_path, exchange, real, [], "picows", last))
     assert [row[1:6] for row in live] == [row[1:6] for row in rows]
@@ -235,7 +235,7 @@ class Script(Dialect):
 
 
 def okx_header(**fields: Any) -> Header:
-    return msgspec.structs.replace(header_of(source(OKX(), "ws://127.0.0.1:9")), **fields)
+    return msgspec.structs.replace(header_of(source(OKXDialect(), "ws://127.0.0.1:9")), **fields)
 
 
 def write(path: Path, *records: Header | Event) -> Path:
@@ -244,12 +244,14 @@ def write(path: Path, *records: Header | Event) -> Path:
 
 
 def trade(number: int, conn: int = 1, at: int = 0, market: str = "BTC-USDT") -> Event:
-    return message(at, conn, OKX().trade(market, number, "1.5", "2", NOW + number).encode())
+    return message(at, conn, OKXDialect().trade(market, number, "1.5", "2", NOW + number).encode())
 
 
 def answers(conn: int = 1) -> list[Event]:
-    asked = json.dumps({"op": "subscribe", "args": [{"channel": "trades", "instId": one} for one in OKX().markets]})
-    return [message(0, conn, reply.encode()) for reply in OKX().answer(asked)]
+    asked = json.dumps(
+        {"op": "subscribe", "args": [{"channel": "trades", "instId": one} for one in OKXDialect().markets]}
+    )
+    return [message(0, conn, reply.encode()) for reply in OKXDialect().answer(asked)]
 
 
 def ids(rows: Iterable[tuple[Any, ...]]) -> list[int]:
@@ -261,7 +263,7 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
     """A refused attempt, a rejection, a subscription that nobody acknowledges, silence, and a server that says that it
     will close: as in a live run, whatever the recording goes on to say on a connection that was given up."""
     secs = 1_000_000
-    draining = OKX().draining.encode()
+    draining = OKXDialect().draining.encode()
     rejection = b'{"event":"error","code":"60018","msg":"no such channel"}'
     records: list[Header | Event] = [
         okx_header(),
@@ -305,7 +307,7 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.parametrize("answered", [2, 3])
 def test_N20_N18_all_requests_of_a_subscription_have_to_be_answered(tmp_path: Path, answered: int) -> None:
     names = [f"COIN{number}USDT" for number in range(25)]
-    dialect = Bybit(*names)
+    dialect = BybitDialect(*names)
     wanted = schema.Source(
         name="s", priority=1, url="ws://127.0.0.1:9", venue="bybit", markets={name: name for name in names}
     )
@@ -320,7 +322,7 @@ def test_N20_N18_all_requests_of_a_subscription_have_to_be_answered(tmp_path: Pa
 def test_N20_N18_a_connection_to_binance_is_replaced_before_it_is_a_day_old(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dialect = Binance()
+    dialect = BinanceDialect()
     wanted = source(dialect, "ws://127.0.0.1:9")
     hour = 3600 * 10**6
     acknowledged = b'{"result":null,"id":1}'
@@ -336,7 +338,7 @@ def test_N20_N18_a_connection_to_binance_is_replaced_before_it_is_a_day_old(
         Event("opened", int(23.6 * hour), 2), message(int(23.6 * hour), 2, acknowledged),
         tells(23.7, 1), tells(23.8, 2), tells(23.9, 1), tells(24, 2),
     ]  # fmt: skip
-    options = msgspec.structs.replace(OPTIONS, feed_silence_secs=0.0)
+    options = OPTIONS.model_copy(update={"feed_silence_secs": 0.0})
     with caplog.at_level("INFO"):
         rows, books = asyncio.run(replay(write(tmp_path / "r", *records), options))
     assert ids(rows)[-4:] == [230, 237, 238, 240]
@@ -347,7 +349,7 @@ def test_N20_N18_a_connection_to_binance_is_replaced_before_it_is_a_day_old(
 
 @pytest.mark.claim("N20", "N9", "N11")
 def test_N20_N9_N11_what_coinbase_said_before_its_ids_started_over_is_forgotten(tmp_path: Path) -> None:
-    dialect = Coinbase()
+    dialect = CoinbaseDialect()
     said = [
         dialect.trade("BTC-USD", 8, "1.5", "2", NOW),
         dialect.latest("BTC-USD", 20),
@@ -371,7 +373,7 @@ def test_N20_a_capture_made_by_hand_needs_no_more_than_its_messages(tmp_path: Pa
     lines = [
         first,
         *(
-            {"event": "received", "at": n * 20_000_000, "text": OKX().trade("BTC-USDT", n, "1", "1", NOW)}
+            {"event": "received", "at": n * 20_000_000, "text": OKXDialect().trade("BTC-USDT", n, "1", "1", NOW)}
             for n in range(3)
         ),
     ]
@@ -419,7 +421,7 @@ def fill(directory: Path, count: int, **bounds: int) -> tape.Tape:
 
 @pytest.mark.claim("N20")
 def test_N20_files_are_bounded_and_each_can_be_replayed_alone_and_all_together(tmp_path: Path) -> None:
-    options = msgspec.structs.replace(OPTIONS, parse_error_limit=1000)
+    options = OPTIONS.model_copy(update={"parse_error_limit": 1000})
     written = fill(tmp_path, 300, file_bytes=8192, files=100)
     files = sorted(tmp_path.glob("*.jsonl.gz"))
     assert len(files) == written.parts > 5
@@ -638,7 +640,7 @@ def stored(path: Path) -> list[tuple[Any, ...]]:
 @pytest.mark.claim("N20", "N2")
 def test_N20_an_engine_replays_what_was_recorded_while_another_one_traded(tmp_path: Path) -> None:
     """The recorder is ended by SIGTERM, and another one by SIGKILL, whose recording says that its end is missing."""
-    dialect = OKX()
+    dialect = OKXDialect()
     with Exchange() as exchange:
         exchange.speak(dialect)
         (tmp_path / "ws_sources.toml").write_text(
@@ -747,14 +749,14 @@ def test_N20_what_comes_behind_the_end_of_a_connection_is_not_recorded(tmp_path:
         def record(self, event: Event) -> None:
             self.events.append(event)
 
-    dialect = OKX()
+    dialect = OKXDialect()
     venue = registry.find("okx")
     parser = venue.parser("", "s", Markets("s", "X", Streams(), {dialect.market: "X"}))
     line = connected.FeedLine(
-        None,
+        None,  # type: ignore[arg-type]
         7,
         session.Source("s", "ws://x", "x", 1),
-        Messages(parser, 100),  # type: ignore[arg-type]
+        Messages(parser, 100),
     )
     line.dead = True
     kept = Tape()
@@ -788,7 +790,7 @@ def test_N20_a_clock_that_leaps_costs_no_time(tmp_path: Path) -> None:
     years = 20 * 365 * 86_400 * 10**6
     path = write(tmp_path / "r", okx_header(), Event("opened", 1), *answers(), trade(1, 1, 1), trade(2, 1, years))
     began = time.process_time()
-    rows, _ = asyncio.run(replay(path, msgspec.structs.replace(OPTIONS, feed_silence_secs=0.0)))
+    rows, _ = asyncio.run(replay(path, OPTIONS.model_copy(update={"feed_silence_secs": 0.0})))
     assert ids(rows) == [1, 2]
     assert time.process_time() - began < 2.0
 

@@ -357,7 +357,8 @@ def test_N6_silence_is_answered_by_a_ping_and_a_missed_pong_by_a_reconnect() -> 
 def test_N6_a_pong_or_any_message_answers_the_ping() -> None:
     driver = Driver(BEST)
     driver.open("best")
-    for answer in (lambda: driver.pong("best"), lambda: driver.tick("best", 0)):
+    answers: list[Callable[[], object]] = [lambda: driver.pong("best"), lambda: driver.tick("best", 0)]
+    for answer in answers:
         assert driver.until_something() == [Ping(1)]
         driver.now += 9
         answer()

@@ -27,7 +27,7 @@ from engine.base.exits import ConfigError
 from engine.ingest import connected, session
 from engine.ingest.intake import Intake
 from engine.ingest.messages import Messages
-from engine.ingest.venues import registry
+from engine.ingest.venues import port, registry
 from engine.ingest.venues.gemini import GeminiV1Parser
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import (
@@ -41,7 +41,17 @@ from engine.ingest.venues.port import (
     Trade,
     Venue,
 )
-from harness.faults.dialects import DIALECTS, OKX, Binance, Bitstamp, Bybit, Coinbase, Dialect, Gemini, Kraken
+from harness.faults.dialects import (
+    DIALECTS,
+    BinanceDialect,
+    BitstampDialect,
+    BybitDialect,
+    CoinbaseDialect,
+    Dialect,
+    GeminiDialect,
+    KrakenDialect,
+    OKXDialect,
+)
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_process import engine, write_config
 
@@ -77,6 +87,7 @@ class Gate(Dialect):
 
 def example() -> str:
     """The venue of docs/venues.md, as it stands there."""
+    source: str
     [source] = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "venues.md").read_text(), re.MULTILINE | re.DOTALL)
     return source
 
@@ -145,12 +156,12 @@ def test_N18_what_is_asked_for_is_acknowledged_market_by_market_or_as_a_whole(di
 @pytest.mark.parametrize(
     ("dialect", "says"),
     [
-        (Bybit("ETHUSDT"), "error:handler not found,topic:publicTrade.BTCUSDT"),
-        (Coinbase("ETH-USD"), "Failed to subscribe: BTC-USD is not a valid product"),
+        (BybitDialect("ETHUSDT"), "error:handler not found,topic:publicTrade.BTCUSDT"),
+        (CoinbaseDialect("ETH-USD"), "Failed to subscribe: BTC-USD is not a valid product"),
         (Gate("ETH_USDT"), "2: unknown currency pair BTC_USDT"),
-        (Gemini("ethusd"), "400: -1013: Invalid stream name: btcusd@trade"),
-        (Kraken("ETH/USD"), "BTC/USD: Currency pair not supported BTC/USD"),
-        (OKX("ETH-USDT"), "60018: Wrong URL or channel:trades,instId:BTC-USDT doesn't exist."),
+        (GeminiDialect("ethusd"), "400: -1013: Invalid stream name: btcusd@trade"),
+        (KrakenDialect("ETH/USD"), "BTC/USD: Currency pair not supported BTC/USD"),
+        (OKXDialect("ETH-USDT"), "60018: Wrong URL or channel:trades,instId:BTC-USDT doesn't exist."),
     ],
     ids=lambda value: value.name if isinstance(value, Dialect) else "",
 )
@@ -169,8 +180,8 @@ def test_N18_a_rejection_of_bitstamps_has_its_words() -> None:
         ('{"event": "bts:subscribe", "data": {"channel": "live_trades_BTCUSD"}}', "Invalid channel provided."),
         ('{"event": "bts:subscribe", "data": {}}', "Bad subscription string."),
     ):
-        parser = parser_of(Bitstamp())
-        read(parser, *Bitstamp().answer(message))
+        parser = parser_of(BitstampDialect())
+        read(parser, *BitstampDialect().answer(message))
         [told] = parser.controls
         assert isinstance(told, Rejected)
         assert told.words.endswith(says)
@@ -179,7 +190,7 @@ def test_N18_a_rejection_of_bitstamps_has_its_words() -> None:
 @pytest.mark.claim("N18")
 def test_N18_bybit_is_asked_for_ten_markets_at_once_and_for_no_more_than_it_takes() -> None:
     names = [f"COIN{number}USDT" for number in range(25)]
-    dialect = Bybit(*names)
+    dialect = BybitDialect(*names)
     venue = VENUES["bybit"]
     found = venue.subscription(venue.url, {name: name for name in names}, "trade")
     assert [len(json.loads(message)["args"]) for message in found.messages] == [10, 10, 5]
@@ -197,10 +208,10 @@ def test_N18_bybit_is_asked_for_ten_markets_at_once_and_for_no_more_than_it_take
 def test_N18_a_rejection_of_binances_has_its_words() -> None:
     """It knows no unknown market, only requests that it does not understand."""
     for reply in (
-        Binance().answer('{"method": "SUBSCRYBE", "params": [], "id": 1}'),
+        BinanceDialect().answer('{"method": "SUBSCRYBE", "params": [], "id": 1}'),
         ['{"error":{"code":2,"msg":"no"},"id":1}'],
     ):
-        parser = parser_of(Binance())
+        parser = parser_of(BinanceDialect())
         read(parser, *reply)
         assert [type(control) for control in parser.controls] == [Rejected]
     # To whom nothing was sent by SUBSCRIBE, an answer says nothing.
@@ -222,7 +233,7 @@ def test_N18_a_server_that_is_about_to_close_says_so(dialect: Dialect) -> None:
 
 @pytest.mark.claim("N18")
 def test_N18_what_a_peer_says_is_bounded_and_printable() -> None:
-    parser = parser_of(Kraken())
+    parser = parser_of(KrakenDialect())
     read(parser, *[json.dumps({"success": False, "error": "\x1b[2J\u202e" * 999})] * 5000)
     assert len(parser.controls) < 5000
     [told] = {control.words for control in parser.controls if isinstance(control, Rejected)}
@@ -303,7 +314,7 @@ def test_N11_ids_that_start_over_are_new_trades(dialect: Dialect) -> None:
 
 @pytest.mark.claim("N9")
 def test_N9_fills_that_okx_merges_are_no_gap() -> None:
-    dialect = OKX()
+    dialect = OKXDialect()
     for turn in range(2):
         parser = parser_of(dialect)
         intake = Intake(1, 1)
@@ -322,7 +333,7 @@ def test_N9_fills_that_okx_merges_are_no_gap() -> None:
 
 @pytest.mark.claim("N12")
 def test_N12_a_block_trade_of_bybits_is_no_print_of_the_market() -> None:
-    dialect = Bybit()
+    dialect = BybitDialect()
     parser = parser_of(dialect)
     said = [
         dialect.trade(dialect.market, 1, "1", "1", NOW),
@@ -334,7 +345,7 @@ def test_N12_a_block_trade_of_bybits_is_no_print_of_the_market() -> None:
 
 @pytest.mark.claim("N9")
 def test_N9_ids_of_bybits_are_numbers_or_names() -> None:
-    dialect = Bybit()
+    dialect = BybitDialect()
     parser = parser_of(dialect)
     texts = [
         "2290000000036455162",
@@ -354,7 +365,7 @@ def test_N9_ids_of_bybits_are_numbers_or_names() -> None:
 
 @pytest.mark.claim("N8b")
 def test_N8b_coinbases_last_match_is_a_trade_of_before() -> None:
-    dialect = Coinbase()
+    dialect = CoinbaseDialect()
     intake = Intake(1, 1)
     parser = parser_of(dialect)
     last = dialect.trade(dialect.market, 7, "1", "1", NOW, kind="last_match")
@@ -367,14 +378,15 @@ def test_N8b_coinbases_last_match_is_a_trade_of_before() -> None:
 
 @pytest.mark.claim("N9", "N8b")
 def test_N9_N8b_coinbases_heartbeat_says_which_trade_was_the_latest() -> None:
-    dialect = Coinbase()
+    dialect = CoinbaseDialect()
     parser = parser_of(dialect)
     read(parser, dialect.latest(dialect.market, 5), dialect.latest("DOGE-USD", 5))
     assert parser.latest == {}, "of a market without a trade it says nothing"
     read(parser, dialect.trade(dialect.other, 1, "1", "1", NOW), dialect.trade(dialect.market, 5, "1", "1", NOW))
     read(parser, dialect.latest(dialect.market, 6), dialect.latest(dialect.other, 7), dialect.latest(dialect.market, 8))
     assert parser.latest == {"src": 7, "src BTC-USD": 8}
-    for odd in (None, "9", 9.5, True, -1, 2**63, []):
+    odds: list[Any] = [None, "9", 9.5, True, -1, 2**63, []]
+    for odd in odds:
         read(parser, json.dumps({"type": "heartbeat", "product_id": dialect.market, "last_trade_id": odd}))
         read(parser, json.dumps({"type": "heartbeat", "product_id": odd, "last_trade_id": 9}))
     assert parser.latest == {"src": 7, "src BTC-USD": 8}
@@ -424,8 +436,25 @@ def set_to(name: str, value: object) -> Callable[[dict[str, Any]], object]:
     return lambda row: row.__setitem__(name, value)
 
 
-BAD_NUMBERS = [None, True, "", "x", "0x10", " 1", "1_0", [], {}, "nan", "inf", "-inf", math.nan, math.inf, -1, "-0.1"]
-BAD_IDS = [None, True, "", " 1", [], {}, 1.5, -1, 2**63, "9" * 5000]
+BAD_NUMBERS: list[object] = [
+    None,
+    True,
+    "",
+    "x",
+    "0x10",
+    " 1",
+    "1_0",
+    [],
+    {},
+    "nan",
+    "inf",
+    "-inf",
+    math.nan,
+    math.inf,
+    -1,
+    "-0.1",
+]
+BAD_IDS: list[object] = [None, True, "", " 1", [], {}, 1.5, -1, 2**63, "9" * 5000]
 
 
 @pytest.mark.claim("N8")
@@ -450,7 +479,21 @@ def test_N8_bad_fields_are_one_error_each_and_never_a_tick(dialect: Dialect) -> 
             assert parser.last_error
 
 
-BAD_MARKETS = [None, True, 7, 1.5, [], {}, "", "?", "x" * 129, "x" * 100_000, "BTC\u0000USD", "\u212aRAKEN", "\ud800"]
+BAD_MARKETS: list[object] = [
+    None,
+    True,
+    7,
+    1.5,
+    [],
+    {},
+    "",
+    "?",
+    "x" * 129,
+    "x" * 100_000,
+    "BTC\u0000USD",
+    "\u212aRAKEN",
+    "\ud800",
+]
 
 
 @pytest.mark.claim("N12", "N8")
@@ -478,7 +521,7 @@ def test_N12_N8_a_trade_of_no_market_or_of_another_is_never_a_tick(dialect: Dial
 
 
 @pytest.mark.claim("N8", "N8b")
-@pytest.mark.parametrize("dialect", [Kraken(), Bybit(), OKX()], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", [KrakenDialect(), BybitDialect(), OKXDialect()], ids=lambda dialect: dialect.name)
 def test_N8_N8b_a_message_of_several_trades_may_hold_anything(dialect: Dialect) -> None:
     frame = json.loads(dialect.trade(dialect.market, 5, "1.5", "2", NOW))
     [row] = frame["data"]
@@ -499,7 +542,7 @@ def test_N8_N8b_a_message_of_several_trades_may_hold_anything(dialect: Dialect) 
 
 
 @pytest.mark.claim("N8")
-@pytest.mark.parametrize("dialect", [Kraken(), Bybit(), OKX()], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", [KrakenDialect(), BybitDialect(), OKXDialect()], ids=lambda dialect: dialect.name)
 def test_N8_4_MiB_of_trades_are_read_in_a_moment(dialect: Dialect) -> None:
     frame = json.loads(dialect.trade(dialect.market, 5, "1.5", "2", NOW))
     row = frame["data"][0]
@@ -544,11 +587,14 @@ def test_N8_other_fields_are_not_judged(dialect: Dialect) -> None:
     ("dialect", "times"),
     [
         # A unit that is not the venue's is an error, not another year.
-        (Binance(), {0: 0, 10**14 - 1: 10**14 - 1, 10**14: 10**11, 10**17 - 1: 10**14 - 1, 10**17: None}),
-        (OKX(), {"0": 0, str(10**14 - 1): 10**14 - 1, str(10**14): None, "1.5": None}),
-        (Bybit(), {0: 0, 10**14 - 1: 10**14 - 1, 10**14: None}),
-        (Bitstamp(), {str(10**14): 10**11, str(10**17 - 1): 10**14 - 1, str(10**14 - 1): None, str(10**17): None}),
-        (Gemini(), {10**17: 10**11, 2**63 - 1: (2**63 - 1) // 10**6, 10**17 - 1: None, NOW: None, 2**63: None}),
+        (BinanceDialect(), {0: 0, 10**14 - 1: 10**14 - 1, 10**14: 10**11, 10**17 - 1: 10**14 - 1, 10**17: None}),
+        (OKXDialect(), {"0": 0, str(10**14 - 1): 10**14 - 1, str(10**14): None, "1.5": None}),
+        (BybitDialect(), {0: 0, 10**14 - 1: 10**14 - 1, 10**14: None}),
+        (
+            BitstampDialect(),
+            {str(10**14): 10**11, str(10**17 - 1): 10**14 - 1, str(10**14 - 1): None, str(10**17): None},
+        ),
+        (GeminiDialect(), {10**17: 10**11, 2**63 - 1: (2**63 - 1) // 10**6, 10**17 - 1: None, NOW: None, 2**63: None}),
         *(
             (
                 dialect,
@@ -567,7 +613,7 @@ def test_N8_other_fields_are_not_judged(dialect: Dialect) -> None:
                     "now": None,
                 },
             )
-            for dialect in (Coinbase(), Kraken())
+            for dialect in (CoinbaseDialect(), KrakenDialect())
         ),
     ],
     ids=lambda value: value.name if isinstance(value, Dialect) else "",
@@ -848,7 +894,7 @@ def test_N18_frames_that_geminis_version_1_numbered_and_never_sent_are_told() ->
 
 @pytest.mark.claim("N18")
 def test_N18_what_a_connection_says_when_it_is_gone_is_not_taken_for_its_successors() -> None:
-    parser = parser_of(Kraken())
+    parser = parser_of(KrakenDialect())
     source = session.Source("kraken", "ws://127.0.0.1:1", "127.0.0.1", 1)
     line = connected.FeedLine(None, 1, source, Messages(parser, 100))  # type: ignore[arg-type]
     line.dead = True
@@ -897,7 +943,7 @@ class Rude(Venue):
 
     name = "rude"
 
-    def read(self, message: bytes) -> list[Trade]:  # type: ignore[override]
+    def read(self, message: bytes) -> list[Trade]:
         if message == b"raise":
             raise KeyError("x")
         price = {b"nan": math.nan, b"zero": 0.0, b"inf": math.inf}.get(message, 1.0)
@@ -925,13 +971,13 @@ def test_N18_an_engine_subscribes_beats_and_replaces_a_connection_that_will_be_c
 ) -> None:
     """Bybit never acknowledges, and is left; OKX does, and says that it is about to close."""
 
-    class Silent(Bybit):
+    class Silent(BybitDialect):
         def answer(self, message: str) -> list[str]:
             return []
 
     with Exchange() as better, Exchange() as exchange:
         better.speak(Silent())
-        exchange.speak(dialect := OKX())
+        exchange.speak(dialect := OKXDialect())
         (tmp_path / "ws_sources.toml").write_text(
             f'[[source]]\nname = "mute"\nvenue = "bybit"\nurl = "{better.url}"\npriority = 1\n'
             'markets = { BTCUSDT = "B" }\n'
@@ -955,3 +1001,32 @@ def test_N18_an_engine_subscribes_beats_and_replaces_a_connection_that_will_be_c
             assert (final["gaps"], final["parse_errors"]) == (0, 0)
     asked = [{"channel": "trades", "instId": market} for market in ("BTC-USDT", "ETH-USDT")]
     assert [json.loads(text) for text in exchange.heard if text != "ping"] == [{"op": "subscribe", "args": asked}] * 2
+
+
+@pytest.mark.claim("N17", "N18")
+def test_N17_N18_whatever_a_venue_says_has_words() -> None:
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert port.words(10**5000, "no") == "a number of 16610 bits: no"
+    assert port.words(nested) == "a list"
+    assert port.words(1, None, "", "x" * 500) == f"1: {'x' * 197}"
+
+
+class _OfSeconds(port.Venue):
+    name = "seconds"
+
+    def read(self, message: bytes) -> list[port.Said]:
+        return [port.Trade("A", 1.0, 1.0, int(message))]
+
+
+@pytest.mark.claim("N8", "N19")
+@pytest.mark.parametrize("ts", [1_700_000_000, 10**9, 10**11 - 1, 10**14, -1])
+def test_N8_N19_a_trade_whose_time_is_not_in_milliseconds_is_unusable(ts: int) -> None:
+    parser = _OfSeconds().parser("wss://x.test", "a", Markets("a", "A", Streams()))
+    ticks: list[Tick] = []
+    parser.parse_into(str(ts).encode(), ticks)
+    assert (ticks, parser.errors) == ([], 1)
+    assert "expected milliseconds" in str(parser.last_error)
+    parser.parse_into(b"1700000000000", ticks)
+    assert [tick.ts for tick in ticks] == [1_700_000_000_000]

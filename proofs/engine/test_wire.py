@@ -269,7 +269,19 @@ def test_N12_a_trade_of_another_market_is_foreign(asked: dict[str, str] | None) 
         parser.parse_into(combined(of(market)), ticks)
     assert [(t.source, t.symbol) for t in ticks] == [("src", "SYM")] * 6
     assert (parser.foreign, parser.errors, parser.error_streak) == (4, 0, 0)
-    assert parser.last_foreign == "\\x1b[31m"
+    why = "" if asked else ": that of its source is BTCUSDT, which came first; others are named by `markets`"
+    assert parser.last_foreign == f"\\x1b[31m{why}"
+
+
+@pytest.mark.claim("N12")
+@pytest.mark.parametrize("shape", [lambda one: json.dumps(one).encode(), combined], ids=["raw", "combined"])
+def test_N12_a_print_that_is_no_market_trade_does_not_choose_the_market(shape: Callable[..., bytes]) -> None:
+    parser = parser_for(Kind.BINANCE, "src", Markets("src", "SYM", Streams()))
+    ticks: list[Tick] = []
+    for one in (of("BTCUSDT", 1, X="INSURANCE_FUND"), of("ETHUSDT", 2), of("BTCUSDT", 3), of("ETHUSDT", 3, X="ADL")):
+        parser.parse_into(shape(one), ticks)
+    assert [(t.symbol, t.trade_id) for t in ticks] == [("SYM", 2)]
+    assert (parser.ignored, parser.foreign, parser.numbers) == (2, 1, [("src", 3, ticks[0].ts)])
 
 
 @pytest.mark.claim("N12")
@@ -409,10 +421,11 @@ def as_int(value: object, limit: int) -> int | None:
     number = as_float(value)
     if number is None or number != int(number) or not 0 <= number < limit:
         return None
-    return int(json.loads(value) if isinstance(value, str) else value)  # type: ignore[call-overload]
+    known: Any = json.loads(value) if isinstance(value, str) else value
+    return int(known)
 
 
-NUMBERS = (
+NUMBERS: st.SearchStrategy[object] = (
     st.integers(-5, 10**15)
     | st.floats(-2, 1e6, allow_subnormal=False)
     | st.decimals("-1", "100000", places=8).map(str)

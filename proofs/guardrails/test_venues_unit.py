@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.faults.dialects import OKX, Coinbase, Kraken
+from harness.faults.dialects import CoinbaseDialect, KrakenDialect, OKXDialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
@@ -47,9 +47,9 @@ def test_a_failover_from_venue_to_venue_keeps_names_ids_and_books(engine: Engine
     overlap, a trade is lost at each, and one comes twice."""
     with Exchange() as binance, Exchange() as okx, Exchange() as coinbase, Exchange() as kraken:
         binance.refuse(451)
-        okx.speak(OKX("BTC-USDT"))
-        coinbase.speak(first := Coinbase())
-        kraken.speak(second := Kraken())
+        okx.speak(OKXDialect("BTC-USDT"))
+        coinbase.speak(first := CoinbaseDialect())
+        kraken.speak(second := KrakenDialect())
         engine.configure_sources(
             SOURCES.format(binance=binance.url, okx=okx.url, coinbase=coinbase.url, kraken=kraken.url)
         )

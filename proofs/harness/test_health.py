@@ -18,7 +18,7 @@ from harness.base.errors import CommandFailed
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 from harness.observing import health, ledger_view, observe
-from harness.observing.judgement import Finding
+from harness.observing.judgement import PROGRESS_SECS, Finding
 from harness.observing.ledger_view import LedgerUnreadable
 from harness.observing.stall import Progress
 
@@ -76,12 +76,12 @@ def beat(seconds_ago: float, invocation: str = INVOCATION) -> str:
     return f"cat <<'END'\n{json.dumps(line)}\nEND"
 
 
-def target(tmp_path: Path, **changes: object) -> health.Target:
+def target(tmp_path: Path, **changes: object) -> health.HealthTarget:
     values: dict[str, object] = {
         "unit": "hybrid-engine.service", "database": tmp_path / "bot.db", "heartbeat_interval_secs": 10.0,
         "dashboard_url": None, "pressure_dir": tmp_path,
     }  # fmt: skip
-    return health.Target(**(values | changes))  # type: ignore[arg-type]
+    return health.HealthTarget(**(values | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.claim("M5")
@@ -118,7 +118,7 @@ def test_M5_a_check_that_never_answers_has_failed_in_time() -> None:
 @pytest.mark.claim("M5")
 def test_M5_all_deadlines_fit_into_five_seconds() -> None:
     assert health.ALL_SECS < 5.0
-    assert max(health.COMMAND_SECS, health.PROGRESS_SECS) < health.ALL_SECS
+    assert max(health.COMMAND_SECS, PROGRESS_SECS) < health.ALL_SECS
 
 
 @pytest.mark.claim("M5")
@@ -142,7 +142,7 @@ def test_M5_a_systemd_that_does_not_answer_fails_in_time(tmp_path: Path, monkeyp
 def test_M5_the_database_must_grow_between_two_looks(database: Path) -> None:
     clock = FakeClock()
     ok, detail = health.check_database(database, clock)
-    assert (ok, clock.now > health.PROGRESS_SECS) == (False, True)
+    assert (ok, clock.now > PROGRESS_SECS) == (False, True)
     assert detail == "no new tick within 3.5 s, the last is 7"
 
     class Growing(FakeClock):
@@ -158,9 +158,9 @@ def test_looking_at_the_database_changes_and_locks_nothing(database: Path) -> No
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("INSERT INTO ticks VALUES (8, 1767976287000)")
-        assert ledger_view.look(database) == Progress(7, 1767976286000)
+        assert ledger_view.read_progress(database) == Progress(7, 1767976286000)
         writer.execute("COMMIT")
-        assert ledger_view.look(database) == Progress(8, 1767976287000)
+        assert ledger_view.read_progress(database) == Progress(8, 1767976287000)
 
 
 @pytest.mark.claim("K3")
@@ -191,14 +191,14 @@ def test_M5_a_database_that_cannot_be_read_is_named(database: Path, prepare: obj
     assert callable(prepare)
     prepare(database)
     with pytest.raises(LedgerUnreadable, match=named) as caught:
-        ledger_view.look(database)
+        ledger_view.read_progress(database)
     assert str(database) in str(caught.value)
 
 
 def test_an_empty_table_is_readable(database: Path) -> None:
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("DELETE FROM ticks")
-    assert ledger_view.look(database) == Progress(0, None)
+    assert ledger_view.read_progress(database) == Progress(0, None)
 
 
 @pytest.mark.claim("M5")
@@ -305,7 +305,7 @@ def test_the_whole_passes_and_fails(
 ) -> None:
     programs(tmp_path, monkeypatch, systemctl=shown(), journalctl=beat(1.0))
     looks = iter(range(1000))
-    monkeypatch.setattr(ledger_view, "look", lambda _path: Progress(next(looks), 0))
+    monkeypatch.setattr(ledger_view, "read_progress", lambda _path: Progress(next(looks), 0))
     config = tmp_path / "config.toml"
     config.write_text(f'[app]\ndb_path = "{database}"\n')
     argv = ["--config", str(config), "--pressure-dir", str(psi(tmp_path / "psi"))]

@@ -33,7 +33,17 @@ import msgspec
 from msgspec import Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import AGGREGATED, TRADE, Markets, Subscription, host_of, is_below
+from engine.ingest.venues.markets import (
+    AGGREGATED,
+    TRADE,
+    Markets,
+    Subscription,
+    host_of,
+    is_below,
+    lower,
+    plain,
+    upper,
+)
 from engine.ingest.venues.port import (
     MICROSECONDS_FROM,
     NUMBERS_MAX,
@@ -55,11 +65,12 @@ from engine.ingest.venues.port import (
 
 _NAME: Final = "binance"
 
-_TRADE_STREAM: Final = re.compile(rf"([A-Za-z0-9_.\-]+)@({TRADE}|{AGGREGATED})")
+# Markets may be called in any script: Binance has some since 2025 ("UTF-8 Encoding" in its changelog of December 2025).
+_TRADE_STREAM: Final = re.compile(rf"([\w.\-]+)@({TRADE}|{AGGREGATED})")
 _ROUTED: Final = "fstream.binance.com"
 _FUTURES_HOST: Final = re.compile(r"[a-z-]*[fd]stream[a-z-]*\.binance\.com|(.+\.)?binancefuture\.com")
-_SPOT_MARKET: Final = re.compile(r"[a-z0-9]+")
-_FUTURES_MARKET: Final = re.compile(r"[a-z0-9]+(_(perp|[0-9]{6}))?")
+_SPOT_MARKET: Final = re.compile(r"[^\W_A-Z]+")
+_FUTURES_MARKET: Final = re.compile(r"[^\W_A-Z]+(_(perp|[0-9]{6}))?")
 
 # Other executions than these are no market trades: insurance fund, automatic deleveraging, NA (N12).
 _Execution: TypeAlias = Literal["MARKET"] | None
@@ -192,7 +203,7 @@ class BinanceParser(Parser):
             ts = trade.ts if trade.ts < MICROSECONDS_FROM else trade.ts // 1000
             out.append(Tick(*place, trade.price, trade.volume, ts, trade.id))
             self.error_streak = 0
-            if trade.market and trade.market == trade.market.upper():
+            if trade.market and trade.market == upper(trade.market):
                 placed[type(trade), trade.market] = place
             several, combined = len(set(placed.values())) != 1, is_combined
             if several:
@@ -256,7 +267,7 @@ class BinanceParser(Parser):
                 market = number.market
         except UNREADABLE:
             return
-        place = self._markets.place(market, TRADE)
+        place = self._markets.find(market, TRADE)
         if place is not None and len(self.numbers) < NUMBERS_MAX:
             ts = number.ts if number.ts < MICROSECONDS_FROM else number.ts // 1000
             self.numbers.append((place[0], number.id, ts))
@@ -277,11 +288,12 @@ def _binance(host: str, path: str, query: str) -> Subscription:
         return _hopeless("it answers requests and sends no streams; use stream.binance.com")
     path = path.rstrip("/")
     if path.endswith("/stream"):
-        # Split by hand: parse_qs would take the "+" of a time zone for a space.
-        asked = [name for pair in query.split("&") if pair.startswith("streams=") for name in pair[8:].split("/")]
+        # By hand: parse_qs would take the "+" of a time zone for a space. A slash may be encoded, in a query.
+        pairs = [unquote(pair) for pair in query.split("&")]
+        asked = [name for pair in pairs if pair.startswith("streams=") for name in pair[8:].split("/")]
     else:
         asked = path.partition("/ws/")[2].split("/")
-    asked = [unquote(name) for name in asked if name]
+    asked = [name for name in asked if name]
     if not asked:
         return _hopeless(
             "it names no stream; ask for one, such as /ws/btcusdt@trade, or end it in /ws and name `markets`",
@@ -297,7 +309,7 @@ def _binance(host: str, path: str, query: str) -> Subscription:
             continue
         if doubt is not None:
             doubts.append(doubt)
-        market = name.partition("@")[0].upper()
+        market = upper(name.partition("@")[0])
         if market not in markets:
             markets.append(market)
     if not markets:
@@ -317,14 +329,14 @@ def _binance_stream(host: str, route: str, before: str, name: str) -> tuple[str 
     if not host or host.startswith("nbstream."):
         return None, None
     is_futures = _FUTURES_HOST.fullmatch(host) is not None
-    meant = re.sub(r"[^a-z0-9]", "", market.lower())
-    if is_futures and (contract := re.search(r"[-_.]?(perp|[0-9]{6})$", market.lower())):
-        meant = f"{re.sub(r'[^a-z0-9]', '', market.lower()[: contract.start()])}_{contract[1]}"
+    meant = lower(plain(market))
+    if is_futures and (contract := re.search(r"[-_.]?(perp|[0-9]{6})$", lower(market))):
+        meant = f"{lower(plain(market[: contract.start()]))}_{contract[1]}"
     # A "/" within a market's name parts it in two streams, the first of no kind. A user's key is longer.
-    if re.fullmatch(r"[A-Za-z0-9]{1,20}", before):
-        return f"'{before}/{name}' must be written without the slash: '{before.lower()}{meant}@{kind}'", None
+    if re.fullmatch(r"[^\W_]{1,20}", before):
+        return f"'{before}/{name}' must be written without the slash: '{lower(before)}{meant}@{kind}'", None
     if not (_FUTURES_MARKET if is_futures else _SPOT_MARKET).fullmatch(market):
-        how = "in lower case" if market.lower() == meant else "without separators, in lower case"
+        how = "in lower case" if lower(market) == meant else "without separators, in lower case"
         return f"{name!r} must be written {how}: '{meant}@{kind}'", None
     if host == _ROUTED and route != "market" and (kind == AGGREGATED or route == "private"):
         where = f"/{route} is silent" if route else "silent without a route"
@@ -357,7 +369,7 @@ class Binance(Venue):
             return self._asked_by_url(url)
         # Held against the same rules as if the URL named those streams.
         asked = AGGREGATED if kind.lower() == AGGREGATED.lower() else TRADE
-        streams = [f"{market.lower()}@{asked}" for market in table]
+        streams = [f"{lower(market)}@{asked}" for market in table]
         parts = urlsplit(url)
         path = parts.path.rstrip("/").removesuffix("/stream").removesuffix("/ws") + "/ws/" + "/".join(streams)
         found = self._asked_by_url(parts._replace(path=path, query="").geturl())

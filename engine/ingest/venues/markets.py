@@ -12,17 +12,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from string import ascii_lowercase, ascii_uppercase
 from sys import intern
 from typing import Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+_UPPER: Final = str.maketrans(ascii_lowercase, ascii_uppercase)
+_LOWER: Final = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+
+def upper(market: str) -> str:
+    """A market in the one spelling that it has among us. Only ASCII letters have two: of "\u0131" str.upper makes an I,
+    which is another market's letter."""
+    return market.translate(_UPPER)
+
+
+def lower(market: str) -> str:
+    """The same in lower case."""
+    return market.translate(_LOWER)
+
+
 TRADE: Final = "trade"
 AGGREGATED: Final = "aggTrade"
 """What Binance calls its two kinds of trades, in messages and in the names of streams."""
 
-_PAIR: Final = re.compile(r"[A-Z0-9]+[/_-][A-Z0-9]+.*|[A-Z0-9]{2,}(USD|USDT|USDC|FDUSD|GUSD|EUR|GBP|TRY|BTC|ETH|BNB)")
+_PAIR: Final = re.compile(
+    r"[^\W_a-z]+[/_-][^\W_a-z]+.*|[^\W_a-z]{2,}(USD|USDT|USDC|FDUSD|GUSD|EUR|GBP|TRY|BTC|ETH|BNB)"
+)
 _CONTRACT: Final = re.compile(r"(:.*|[-_/ ]?PERP|[-_ ][0-9]{6})$")
 
 
@@ -57,18 +75,21 @@ def is_below(host: str, domains: Iterable[str]) -> bool:
 
 def plain(name: str) -> str:
     """A market's or symbol's name without what is written differently here and there: "btc-usdt" -> "BTCUSDT"."""
-    return re.sub(r"[^A-Za-z0-9]", "", name).upper()
+    return upper(re.sub(r"[\W_]", "", name))
 
 
 def misnomer(market: str, name: str) -> str | None:
-    """What is doubtful of calling `market` by `name`: that it is another pair's. A name that is no pair is an alias."""
-    is_other = _PAIR.fullmatch(name.upper()) and plain(market) != plain(name) and _pair(market) != _pair(name)
-    return f"{market.upper()} is called {name}, the name of another market" if is_other else None
+    """What is doubtful of calling `market` by `name`: that it is another pair's. A name that is no pair is an alias,
+    and so is one in another script."""
+    if market.isascii() != name.isascii() or not _PAIR.fullmatch(upper(name)):
+        return None
+    is_other = plain(market) != plain(name) and _pair(market) != _pair(name)
+    return f"{upper(market)} is called {name}, the name of another market" if is_other else None
 
 
 def _pair(name: str) -> str:
     """What a market trades: of a future, "BTC/USDT:USDT", "BTC/USDT-PERP" or "BTCUSDT_260925", its underlying."""
-    return plain(_CONTRACT.sub("", name.upper()))
+    return plain(_CONTRACT.sub("", upper(name)))
 
 
 def asked(found: Subscription, table: Mapping[str, str] | None, symbol: str) -> dict[str, str] | None:
@@ -78,7 +99,7 @@ def asked(found: Subscription, table: Mapping[str, str] | None, symbol: str) -> 
     the one that is spelled like it, while the others are called as the venue calls them.
     """
     if table is not None:
-        return {market.upper(): name for market, name in table.items()}
+        return {upper(market): name for market, name in table.items()}
     if len(found.markets) == 1:
         return {found.markets[0]: symbol}
     return {market: symbol if plain(market) == plain(symbol) else market for market in found.markets} or None
@@ -88,7 +109,7 @@ def misfit(found: Subscription, table: Mapping[str, str]) -> tuple[str | None, t
     """Why a source's `markets` cannot be what its URL asks for, or None; and what of it will not come as expected."""
     if found.venue == MOCK:
         return "each of its messages brings its own symbol", ()
-    wanted = [market.upper() for market in table]
+    wanted = [upper(market) for market in table]
     if len(set(wanted)) < len(wanted):
         return "the same market stands there twice", ()
     if len(set(table.values())) < len(table):
@@ -113,10 +134,17 @@ def _market(key: str) -> str:
 class Streams:
     """The names of all streams, those of earlier runs included."""
 
-    def __init__(self, stored: Mapping[str, tuple[str, str] | None] | None = None, sources: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        stored: Mapping[str, tuple[str, str] | None] | None = None,
+        sources: Iterable[str] = (),
+        symbols: Mapping[str, str] | None = None,
+    ) -> None:
         """`stored`: name of a stream on disk -> (source, key); None where it is not known, which leaves the name to the
-        source that is called so. `sources`: the names of all sources, which no other source's stream may get."""
+        source that is called so. `sources`: the names of all sources, which no other source's stream may get.
+        `symbols`: name of a stream on disk -> what its newest tick is called."""
         stored = stored or {}
+        self._symbols = symbols or {}
         self._names = {owner: intern(name) for name, owner in stored.items() if owner is not None}
         self._owners = {name: owner for owner, name in self._names.items()}
         self._taken = set(stored) | set(sources)
@@ -127,6 +155,13 @@ class Streams:
     def ask(self, source: str, markets: Iterable[str]) -> None:
         """A source is meant to bring these markets."""
         self._asked[source] = frozenset(markets)
+
+    def market_called(self, source: str, symbol: str) -> str | None:
+        """The market of an earlier run whose ticks, of `source`, were called `symbol`; None when there was none."""
+        for name, called in self._symbols.items():
+            if called == symbol and name in self._owners and self._owners[name][0] == source:
+                return _market(self._owners[name][1])
+        return None
 
     def predecessor(self, name: str) -> str | None:
         """The stream of an earlier run in whose place a new one has come: of the same source, not heard in this run,
@@ -172,7 +207,8 @@ class Markets:
 
     def __init__(self, source: str, symbol: str, streams: Streams, asked: Mapping[str, str] | None = None) -> None:
         """`symbol`: what ticks of a market that nobody named are called. `asked`: market, in upper case ->
-        what its ticks are called; None: unknown, so that the first one that comes is meant."""
+        what its ticks are called; None: unknown, so that the first one that comes is meant, or came in an earlier run
+        under that symbol."""
         self._source = source
         self._symbol = symbol
         self._streams = streams
@@ -180,6 +216,8 @@ class Markets:
         streams.ask(source, asked or ())
         self.guessed: str | None = None
         """The market that was taken because it came first; None while none was."""
+        if asked is None and (market := streams.market_called(source, symbol)):
+            self._guess(market)
 
     @property
     def is_single(self) -> bool:
@@ -189,17 +227,23 @@ class Markets:
     def place(self, market: str, kind: str) -> tuple[str, str] | None:
         """The stream and the symbol of a trade; None when nobody asked for its market. `market`: as the message says,
         "" when it does not; `kind`: TRADE or AGGREGATED."""
-        # What is not ASCII is no venue's market, and stays what it is: of "\u0131" upper() makes an I.
-        market = market.upper() if market.isascii() else market
+        market = upper(market)
         if not market:
             if not self.is_single:
                 return None
             market = next(iter(self.asked), "") if self.asked else ""
         elif self.asked is None:
-            self.asked = {market: self._symbol}
-            self.guessed = market
+            self._guess(market)
         symbol = self._symbol if self.asked is None else self.asked.get(market)
         if symbol is None:
             return None
         key = f"{market}@{kind}" if kind == AGGREGATED else market
         return self._streams.name(self._source, key), symbol
+
+    def find(self, market: str, kind: str) -> tuple[str, str] | None:
+        """Like `place`, for what is no trade: it does not tell which market is meant."""
+        return None if self.asked is None else self.place(market, kind)
+
+    def _guess(self, market: str) -> None:
+        self.asked = {market: self._symbol}
+        self.guessed = market

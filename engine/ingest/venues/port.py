@@ -32,7 +32,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below
+from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below, upper
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """The largest message worth decoding (N8: a real first Gemini frame has 600 KB). Feeds enforce it."""
@@ -46,6 +46,9 @@ is bounded here (B1, B5)."""
 
 MICROSECONDS_FROM: Final = 10**14
 """A Binance time from here on is in microseconds: as milliseconds it would lie beyond the year 5138."""
+
+IN_SECONDS: Final = range(10**9, 10**11)
+"""A time within it is one in seconds, from 2001 on: as milliseconds it would lie between 1970 and 1973."""
 
 _REASON_CHARS_MAX: Final = 120
 _EXCERPT_CHARS_MAX: Final = 60
@@ -221,8 +224,10 @@ class Parser:
 
     def note_foreign(self, market: str, why: str = "") -> None:
         self.foreign += 1
+        if not why and self._markets.guessed is not None:
+            why = f"that of its source is {self._markets.guessed}, which came first; others are named by `markets`"
         # ascii() keeps control characters of a hostile peer out of the log.
-        self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {why}" if why else "")
+        self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {ascii(why)[1:-1]}" if why else "")
 
     def note_control(self, control: Control) -> None:
         """The venue spoke of the connection."""
@@ -320,8 +325,8 @@ def _unsound(trade: Trade) -> str | None:
         return f"price {trade.price!r}"
     if not 0.0 <= trade.volume <= _FLOAT_MAX:
         return f"volume {trade.volume!r}"
-    if not 0 <= trade.ts < MICROSECONDS_FROM:
-        return f"time {trade.ts!r}, expected milliseconds"
+    if not 0 <= trade.ts < MICROSECONDS_FROM or trade.ts in IN_SECONDS:
+        return f"time {spelled(trade.ts)}, expected milliseconds"
     if isinstance(trade.id, str):
         return None if trade.id and len(trade.id.encode("utf-8", "replace")) <= MAX_TEXT_CHARS else "id of a trade"
     if trade.id is not None and not 0 <= trade.id <= MAX_TRADE_ID:
@@ -387,7 +392,7 @@ class Venue:
                     self.name,
                     problem=f"{self.name} has no market {market!r}; it writes them like {self.example!r}",
                 )
-        markets = tuple(market.upper() for market in table)
+        markets = tuple(upper(market) for market in table)
         return self.doubted(host, Subscription(self.name, markets, messages=tuple(self.subscribe(list(table), kind))))
 
     def doubted(self, host: str, found: Subscription) -> Subscription:
@@ -432,8 +437,16 @@ def rows(data: object, read: Callable[[Any], Trade | None]) -> list[Said]:
 
 def words(*said: object) -> str:
     """What a venue said, for the log and the status: printable, and cut short."""
-    text = ": ".join(str(one)[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
+    text = ": ".join(spelled(one)[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
     return ascii(text)[1:-1][:_WORDS_CHARS_MAX] or "it does not say why"
+
+
+def spelled(value: object) -> str:
+    """Any value as text. Of whole numbers Python itself writes 4300 digits at most."""
+    try:
+        return str(value)
+    except (ValueError, RecursionError):
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def millis(span: timedelta) -> int:
