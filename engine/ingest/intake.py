@@ -247,7 +247,7 @@ class _Seen:
 class _Stream:
     """The numberings of one stream. One of them is in use: the one that the last new trade belongs to."""
 
-    __slots__ = ("floor_ts", "jump_max", "name", "now", "numberings", "sparse")
+    __slots__ = ("floor_ts", "jump_max", "name", "now", "numberings", "sparse", "told")
 
     def __init__(self, name: str, sparse: bool) -> None:
         self.name = name
@@ -255,6 +255,8 @@ class _Stream:
         self.jump_max = SPARSE_JUMP_MAX if sparse else JUMP_MAX
         self.numberings: list[_Seen] = []
         self.now: _Seen | None = None
+        # The id of its latest trade, as the venue says; -1 while it has not said.
+        self.told = -1
         # A trade later than this belongs to no numbering but the one in use.
         self.floor_ts = -1
 
@@ -266,7 +268,16 @@ class _Stream:
     @property
     def gaps(self) -> int | None:
         """Ids that were skipped and never seen; None where holes mean nothing."""
-        return None if self.sparse else sum(seen.gaps for seen in self.numberings)
+        if self.sparse:
+            return None
+        ahead = 0 if self.now is None else max(0, self.told - self.now.highest)
+        return ahead + sum(seen.gaps for seen in self.numberings)
+
+    def tell_latest(self, trade_id: int) -> None:
+        """The venue says that its latest trade has this id."""
+        # What is too far off may be an outlier, or the ids of a time before they started over.
+        if self.now is not None and self.now.highest < trade_id <= self.now.highest + self.jump_max:
+            self.told = trade_id
 
     @property
     def is_full(self) -> bool:
@@ -327,6 +338,8 @@ class _Stream:
         return seen
 
     def _use(self, seen: _Seen) -> None:
+        if seen is not self.now:
+            self.told = -1
         self.now = seen
         self.floor_ts = max((other.newest_ts for other in self.numberings if other is not seen), default=-1)
 
@@ -524,6 +537,12 @@ class Intake:
         found = self._streams.get(stream)
         if found is not None:
             found.pass_number(trade_id, ts)
+
+    def tell_latest(self, stream: str, trade_id: int) -> None:
+        """A stream's latest trade has this id, as the venue says: those up to there that have not come are gaps."""
+        found = self._streams.get(stream)
+        if found is not None:
+            found.tell_latest(trade_id)
 
     def readmit(self, ticks: list[Tick]) -> list[Tick]:
         """Like `admit`, for ticks that are rows of this database (REPLAY): they keep their ids and are all new,

@@ -20,6 +20,9 @@ class Inlet(Protocol):
     def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
         """These ids were used up by what is no trade: stream, id, time (N12)."""
 
+    def tell_latest(self, latest: dict[str, int]) -> None:
+        """The latest trade of each of these streams has this id, as the venue says (N9)."""
+
     def answer(self) -> None:
         """The feed's task is at the top of its loop: it is not stuck (E5)."""
 

@@ -91,6 +91,30 @@ def test_N9_gaps_and_duplicates_are_counted_by_stream() -> None:
 
 
 @pytest.mark.claim("N9")
+def test_N9_what_the_venue_says_it_traded_last_is_a_gap_until_it_comes() -> None:
+    books = fresh_intake()
+    books.tell_latest("a", 9)
+    assert books.gaps == 0, "before its first trade nobody knows what could have come"
+    admitted(books, 10, 12)
+    for told, gaps in ((11, 1), (12, 1), (0, 1), (14, 3), (12 + JUMP_MAX + 1, 3)):
+        books.tell_latest("a", told)
+        assert (books.gaps, books.by_stream()) == (gaps, {"a": (gaps, 0)}), told
+    assert admitted(books, 14, 13, 14) == [14, 13]
+    assert (books.gaps, books.duplicates) == (1, 1)
+    # Ids that start over: what was told of those before says nothing of these.
+    books.tell_latest("a", 20)
+    assert books.gaps == 7
+    assert admitted(books, 1, 2, ts=10**9) == [1, 2]
+    assert books.gaps == 1
+    books.tell_latest("a", 4)
+    assert books.gaps == 3
+    sparse = Intake(1, 1, is_sparse=lambda stream: True)
+    admitted(sparse, 1)
+    sparse.tell_latest("a", 5)
+    assert sparse.gaps == 0
+
+
+@pytest.mark.claim("N9")
 def test_N9_a_feed_that_starts_out_of_order_loses_nothing() -> None:
     books = fresh_intake()
     assert admitted(books, 5, 3, 4, 3, 6) == [5, 3, 4, 6]

@@ -26,6 +26,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -105,6 +106,14 @@ class Bad(Struct, frozen=True):
     reason: str
 
 
+class Latest(Struct, frozen=True):
+    """The latest trade of a market has this id, whether it came or not."""
+
+    market: str
+    """As the messages of its trades say it."""
+    id: int
+
+
 class Ack(Struct, frozen=True):
     """The venue will send the trades of a market."""
 
@@ -134,7 +143,7 @@ class Lost(Struct, frozen=True):
 
 
 Control: TypeAlias = Ack | Rejected | Draining | Lost
-Said: TypeAlias = Trade | Bad | Control
+Said: TypeAlias = Trade | Bad | Latest | Control
 ParseInto: TypeAlias = Callable[[Message, list[Tick]], None]
 
 
@@ -147,7 +156,7 @@ class Parser:
 
     __slots__ = (
         "_markets", "_source", "controls", "error_streak", "errors", "foreign", "ignored", "last_error", "last_foreign",
-        "numbers", "parse_into",
+        "latest", "numbers", "parse_into",
     )  # fmt: skip
 
     ignored: int
@@ -165,6 +174,9 @@ class Parser:
 
     numbers: list[tuple[str, int, int]]
     """Ids that were used up by what is no trade, since `numbers` was last emptied: stream, id, time."""
+
+    latest: dict[str, int]
+    """Stream -> the id of its latest trade, as the venue says, since `latest` was last emptied."""
 
     error_streak: int
     """Unusable messages since the last tick; ignored messages neither count nor end the streak."""
@@ -189,6 +201,7 @@ class Parser:
         self.foreign = 0
         self.last_foreign = ""
         self.numbers = []
+        self.latest = {}
         self.controls = []
         self.errors = 0
         self.error_streak = 0
@@ -277,6 +290,10 @@ class VenueParser(Parser):
         if not isinstance(said, Trade):
             if isinstance(said, Bad):
                 self.note_error(said.reason, message)
+            elif isinstance(said, Latest):
+                # Of a market without a trade nobody knows which were the first that could have come.
+                if said.market in self.placed and 0 <= said.id <= MAX_TRADE_ID:
+                    self.latest[self.placed[said.market][0]] = said.id
             else:
                 self.note_control(said)
             return
@@ -328,6 +345,8 @@ class Venue:
     """Where to connect when the sources file names no URL; "" when it has to."""
     hosts: ClassVar[tuple[str, ...]] = ()
     """The venue's own domains, which serve wss:// only."""
+    served_at: ClassVar[str] = r".*"
+    """Where on its own domains the venue serves trades to everybody: host and path, as a regular expression."""
     testnets: ClassVar[tuple[str, ...]] = ()
     """Domains among them whose prices are not the market's."""
     consecutive_ids: ClassVar[bool] = False
@@ -365,6 +384,8 @@ class Venue:
             )
         if is_below(host, self.hosts) and url.startswith("ws:"):
             return Subscription(self.name, problem=f"{host} serves wss:// only")
+        if is_below(host, self.hosts) and not re.fullmatch(self.served_at, host + urlsplit(url).path):
+            return Subscription(self.name, problem=f"{self.name} serves no public trades there; use {self.url}")
         for market in table:
             if not re.fullmatch(self.market, market):
                 return Subscription(
