@@ -168,7 +168,7 @@ WITHOUT_SABOTAGE = {
     "test_judges::test_a_fault_of_the_unit_that_did_not_land_has_no_receipt": "likewise",
     "test_another_engine::test_a_wait_says_first_that_the_unit_has_ended": "likewise",
 }
-"""Proofs under the unit that have no entry in harness/proving/sabotage.py, and why they need none."""
+"""Proofs under the unit that have no entry in proofs/sabotages.py, and why they need none."""
 
 
 def proofs_under_the_unit() -> Iterator[str]:
