@@ -1030,6 +1030,49 @@ def test_D3_N9_I3_a_restart_neither_stores_nor_trades_a_tick_twice(tmp_path: Pat
         assert running.query("SELECT count(*) FROM ticks") == [(22,)]
 
 
+@pytest.mark.claim("N7", "N9", "D3")
+@pytest.mark.parametrize("ingest", ["mockws", "realws"])
+def test_N7_N9_a_second_run_samples_its_own_new_ticks(tmp_path: Path, ingest: str) -> None:
+    """After a clean stop it is sent all of the first run's again, also those that were sampled out: none is new, and of
+    the new ones it counts from one."""
+    tick = mock_tick if ingest == "mockws" else binance_trade
+
+    def script(connection: ServerConnection, number: int) -> None:
+        for one in range(20 + 7 * min(number, 1)):
+            connection.send(tick(one))
+        until_closed(connection)
+
+    with server(script) as exchange:
+        (tmp_path / "ws_sources.toml").write_text(
+            f'[[source]]\nname = "here"\nurl = "{exchange.url}"\npriority = 1\nvenue = "binance"\n'
+        )
+        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "sample_every": 3}})
+        for received, duplicates, processed in ((20, 0, 6), (7, 20, 2)):
+            with engine(tmp_path, "--config", str(config), "--ingest", ingest) as running:
+                running.wait_heartbeat(lambda beat, parsed=received + duplicates: beat["ticks_parsed"] == parsed)
+                assert running.stop() == 0
+                final = running.final()
+            assert (final["ingest_received"], final["duplicates"]) == (received, duplicates)
+            assert (final["ingest_processed"], final["tick_rows_written"]) == (processed, processed)
+        assert running.query("SELECT trade_id FROM ticks ORDER BY id") == [(n,) for n in (2, 5, 8, 11, 14, 17, 22, 25)]
+
+
+@pytest.mark.claim("N7", "N1", "D3")
+def test_N7_N1_a_second_synthetic_run_samples_a_walk_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It begins where the walk begins, and its rows come after those of the first."""
+    rows = 0
+    for _ in range(2):
+        code, final = run_here(tmp_path, caplog, {"engine": {"run_seconds": 0.2, "sample_every": 3}})
+        assert code == 0
+        assert final["ingest_processed"] == final["ingest_received"] // 3 == final["tick_rows_written"] > 2
+        stored = query(tmp_path, "SELECT price FROM ticks ORDER BY id")
+        assert len(stored) == rows + final["tick_rows_written"]
+        assert stored[rows : rows + 3] == stored[:3]
+        rows = len(stored)
+
+
 @pytest.mark.claim("M4", "E5")
 def test_M4_E5_systemd_hears_ready_then_the_watchdog_in_a_quiet_market_then_stopping(tmp_path: Path) -> None:
     def silent(connection: ServerConnection, number: int) -> None:
