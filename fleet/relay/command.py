@@ -19,9 +19,7 @@ from harness.base.clock import OsClock
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 
-ABOUT = (
-    "Publishes what is new in one engine's ledger to NATS JetStream, each row exactly once. Reads, and never writes."
-)
+ABOUT = "Publishes what is new in one engine's ledger to NATS JetStream, each row exactly once. It never writes."
 
 
 async def serve(settings: RelaySettings, log: Log, stopping: asyncio.Event) -> None:

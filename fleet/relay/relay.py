@@ -14,6 +14,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from nats.aio.client import Client
@@ -111,7 +112,8 @@ class Relay:
         self._clock = clock
         self._log = log
         self._metrics = Metrics(registry)
-        self._slots = {tail.table.name: Slot(tail.table) for tail in (*self._tails, *files)}
+        tables = [tail.table for tail in self._tails] + [tail.table for tail in files]
+        self._slots = {table.name: Slot(table) for table in tables}
         self._files_at = 0.0
         self._max_bytes = MESSAGE_BYTES
         self._max_age = 0.0
@@ -187,7 +189,7 @@ class Relay:
                 # One snapshot for a table: what is verified is what is read on from.
                 connection.execute("BEGIN")
                 found.reads[tail.table.name] = self._safely(
-                    lambda known, tail=tail: tail.read(connection, schema, known, limit), tail.table
+                    partial(self._of_ledger, tail, connection, schema), tail.table
                 )
                 connection.execute("COMMIT")
             return found
@@ -207,9 +209,7 @@ class Relay:
             self._files_at = now + FILES_SECS
             for tail in self._files:
                 try:
-                    found.reads[tail.table.name] = self._safely(
-                        lambda known, tail=tail: tail.read(known, limit), tail.table
-                    )
+                    found.reads[tail.table.name] = self._safely(partial(tail.read, limit=limit), tail.table)
                 except LedgerChanged:
                     raise
                 except HarnessError as error:
@@ -217,6 +217,9 @@ class Relay:
                 else:
                     self._log.state(tail.table.name, "")
         return found
+
+    def _of_ledger(self, tail: Tail, connection: sqlite3.Connection, schema: int, known: Known | None) -> Read:
+        return tail.read(connection, schema, known, self._settings.batch_rows)
 
     def _safely(self, read: Callable[[Known | None], Read], table: Table) -> Read:
         known = self._slots[table.name].known
@@ -293,9 +296,9 @@ class Relay:
     async def _send(self, stream: JetStreamContext, slot: Slot, message: Message, data: bytes | None = None) -> bool:
         """Whether the stream has taken a message. When there is no telling, the slot is stale."""
         subject = wire.subject(message.instance, message.table.name)
-        headers = {Header.EXPECTED_LAST_SUBJECT_SEQUENCE: str(slot.sequence)}
+        headers: dict[str, Any] = {Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(slot.sequence)}
         if message.rows:
-            headers[Header.MSG_ID] = wire.message_id(message.instance, message.table.name, message.rows[-1])
+            headers[Header.MSG_ID.value] = wire.message_id(message.instance, message.table.name, message.rows[-1])
         try:
             taken = await stream.publish(
                 subject, wire.encode(message) if data is None else data, stream=self._settings.nats.stream,

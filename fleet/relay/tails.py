@@ -4,8 +4,8 @@ All that speaks SQL to a ledger is here. A tail reads in one snapshot; before it
 is the one that the stream knows: the last row that was published is still there, as it was published. A database that
 was restored from a backup, begun anew, renumbered or that belongs to another instance is not (LedgerChanged).
 
-What only a replay has made (`replayed`) is in no position and leaves no host. It may be deleted, and its ids used again;
-so a place is the id of a row that was published, never of one that was passed over.
+What only a replay has made (`replayed`) is in no position and leaves no host. It may be deleted, and its ids used
+again; so a place is the id of a row that was published, never of one that was passed over.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class OrderEventsTail:
     _of_order = "SELECT order_id, seq, updated_ts, status, reason, filled_qty, detail FROM orders WHERE id = ?"
 
     def read(self, connection: sqlite3.Connection, schema: int, known: Known | None, limit: int) -> Read:
-        after, open_orders = 0, {}
+        after, open_orders = 0, dict[str, int]()
         if known is not None:
             after, open_orders = self._find(connection, schema, known)
         raw: list[Sequence[Any]] = []
