@@ -151,7 +151,7 @@ class Collector:
             self._metrics.working.set(1)
             notify("WATCHDOG=1")
             try:
-                messages = await subscription.fetch(self._settings.batch_messages, timeout=FETCH_SECS)
+                messages = await self._fetch(subscription)
             except nats.errors.TimeoutError:
                 self._metrics.pending.set(0)
                 self._metrics.lag.set(0)
@@ -180,6 +180,16 @@ class Collector:
             self._metrics.pending.set(last.num_pending)
             self._metrics.lag.set(max(0.0, self._clock.wall() - last.timestamp.timestamp()) if last.num_pending else 0)
             notify(f"STATUS=message {last.sequence.stream} of {name} is stored, {last.num_pending} wait")
+
+    async def _fetch(self, subscription: JetStreamContext.PullSubscription) -> list[Msg]:
+        """The next message as soon as there is one, and those that wait behind it. Raises nats.errors.TimeoutError."""
+        # Asked for several, the server waits until it has all of them or the time is over.
+        messages = await subscription.fetch(1, timeout=FETCH_SECS)
+        more = min(self._settings.batch_messages - 1, messages[0].metadata.num_pending)
+        if more:
+            with contextlib.suppress(nats.errors.TimeoutError):
+                messages += await subscription.fetch(more, timeout=FETCH_SECS)
+        return messages
 
     async def _is_whole(self, stream: JetStreamContext, database: Store) -> bool:
         name = self._settings.nats.stream
