@@ -1,14 +1,12 @@
-"""Relay, collector, nats-server and PostgreSQL are killed in full flow: every row of the ledger is in PostgreSQL exactly
-once, and positions are equal to the last digit.
+"""Relay, collector, nats-server and PostgreSQL are killed in full flow: every row of the ledger is in PostgreSQL once,
+and positions are equal to the last digit.
 
 PROOFS_FLEET_KILLS says how often each is killed (3; the night's 20).
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
 import os
 import random
 import sqlite3
@@ -17,12 +15,20 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import nats
 import psycopg
 import pytest
 
-from fleet.base import wire
-from proofs.fixtures.fleet_parts import PASSWORD, Growing, NatsServer, Postgres, Process, Program, growing, wait
+from proofs.fixtures.fleet_parts import (
+    PASSWORD,
+    Growing,
+    NatsServer,
+    Postgres,
+    Process,
+    Program,
+    growing,
+    streamed,
+    wait,
+)
 
 KILLS = int(os.environ.get("PROOFS_FLEET_KILLS", "3"))
 
@@ -124,7 +130,9 @@ class Fleet:
                     f"all of {table}: {self.relay.said[-500:]} {self.collector.said[-500:]}",
                 )
                 found = self.collected(COLLECTED[table], self.instance)
-                assert found == due, f"{table}: {[one for one in zip(found, due) if one[0] != one[1]][:2]}"
+                assert found == due, (
+                    f"{table}: {[one for one in zip(found, due, strict=False) if one[0] != one[1]][:2]}"
+                )
                 counts[table] = len(due)
         assert self.collected("SELECT * FROM positions_differing") == []
         summed = self.collected(COLLECTED["positions"].replace("positions_now", "positions_by_fills"), self.instance)
@@ -138,25 +146,6 @@ class Fleet:
 def normal(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """With decimals that do not say how many zeros they end with."""
     return tuple(one.rstrip("0").rstrip(".") if isinstance(one, str) and "." in one else one for one in row)
-
-
-def streamed(url: str) -> dict[str, list[wire.Message]]:
-    """All messages of the stream, by table."""
-
-    async def read() -> list[Any]:
-        client = await nats.connect(url)
-        stream = client.jetstream()
-        info = await stream.stream_info("HYBRID")
-        subscription = await stream.subscribe("hybrid.>", ordered_consumer=True)
-        found = [await subscription.next_msg(timeout=10) for _ in range(info.state.messages)]
-        await client.close()
-        return found
-
-    found: dict[str, list[wire.Message]] = {}
-    for message in asyncio.run(read()):
-        decoded = wire.decode(message.data, message.subject)
-        found.setdefault(decoded.table.name, []).append(decoded)
-    return found
 
 
 @pytest.mark.claim("F1", "F3")
