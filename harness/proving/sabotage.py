@@ -539,8 +539,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         params={"tables": {"engine": {"tick_interval_ms": 2, "signal_every_n_ticks": 2}}},
         patch=Patch(
             "engine/trading/execution.py",
-            "            now_ms, True, self._assumptions, Mode.SHADOW,",
-            "            now_ms, False, self._assumptions, Mode.SHADOW,",
+            "            now_ms, True, self._assumptions, _SHADOW,",
+            "            now_ms, False, self._assumptions, _SHADOW,",
         ),
         reason=r"not shadow",
     ),
@@ -1079,8 +1079,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_invariants::test_cash_position_and_fees_balance",
         patch=Patch(
             "engine/trading/execution.py",
-            "    return EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)",
-            "    return notional if side is Side.SELL else EXACT.minus(notional)",
+            "    return EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+            "    return notional if side is _SELL else EXACT.minus(notional)",
         ),
         reason=r"off by",
     ),
@@ -1091,9 +1091,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_invariants::test_orders_make_no_network_call",
         patch=Patch(
             "engine/trading/execution.py",
-            "    return EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)",
+            "    return EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
             "    globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9))\n"
-            "    return EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)",
+            "    return EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
         ),
         reason=r"connections of the engine",
     ),
@@ -1238,7 +1238,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_scenarios::test_what_cannot_be_booked_is_rejected_logged_and_persisted",
         patch=Patch(
             "engine/trading/desk.py",
-            "            if event.status is OrderStatus.REJECTED:",
+            "            if event.status is _REJECTED:",
             "            if event.status is None:",
         ),
         reason=r"'order rejected' has not come",
