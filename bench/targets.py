@@ -341,7 +341,7 @@ def endurance(plan: Plan) -> list[Figure]:
     )
 
 
-RATES = ((20, 15), (200, 12), (2_000, 8), (25_000, 4))
+RATES = ((20, 30), (200, 20), (2_000, 8), (25_000, 4))
 """Ticks a second, and for how many seconds: bytes at rates at which batches are small."""
 
 

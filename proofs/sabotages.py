@@ -1144,8 +1144,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/trading/execution.py",
             "_cash_delta",
-            "EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)",
-            "notional if side is Side.SELL else EXACT.minus(notional)",
+            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+            "notional if side is _SELL else EXACT.minus(notional)",
         ),
         reason=r"I4: fill 1: cash",
     ),
@@ -1157,9 +1157,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/trading/execution.py",
             "_cash_delta",
-            "EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)",
+            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
             "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
-            "EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees))[1]",
+            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
         ),
         reason=r"connections of the engine",
     ),
@@ -1304,7 +1304,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="L4",
         breaks="an order that cannot be booked vanishes from the log",
         proof="test_scenarios::test_what_cannot_be_booked_is_rejected_logged_and_persisted",
-        patch=Patch("engine/trading/desk.py", "Desk._tell", "OrderStatus.REJECTED", "None"),
+        patch=Patch("engine/trading/desk.py", "Desk._tell", "_REJECTED", "None"),
         reason=r"'order rejected' has not come",
     ),
     Sabotage(

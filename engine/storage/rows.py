@@ -85,7 +85,9 @@ def _insert_text(insert: _Insert, rows: int) -> str:
 
 def _text(value: Decimal) -> str:
     """The shortest plain notation of the same number: bytes matter, and readers need not know exponents."""
-    plain = f"{value:f}"
+    plain = str(value)
+    if "E" in plain:
+        plain = f"{value:f}"
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
@@ -337,9 +339,11 @@ class RowWriter:
     def _add_order(self, values: list[Any], row_id: int, chain: list[OrderEvent], text: Text) -> None:
         """Add an order's row to `values`: when it began, and its latest transition."""
         event = chain[-1]
+        qty = text(event.qty)
+        filled = qty if event.filled_qty is event.qty else text(event.filled_qty)
         values += (
             row_id, event.symbol, _PLAIN[event.side], _PLAIN[event.status], chain[0].ts, event.order_id,
-            int(event.is_shadow), text(event.qty), text(event.price), text(event.filled_qty), event.seq,
+            int(event.is_shadow), qty, text(event.price), filled, event.seq,
             _PLAIN[event.reason], event.ts, self._replay, event.detail,
         )  # fmt: skip
 
@@ -369,11 +373,11 @@ class RowWriter:
         for fill in fills:
             by_key.setdefault((fill.mode, fill.symbol), []).append(fill)
         moved: dict[tuple[str, str], tuple[Decimal, ...]] = {}
-        add, subtract = EXACT.add, EXACT.subtract
+        add, subtract, buy = EXACT.add, EXACT.subtract, Side.BUY
         for key, theirs in by_key.items():
             qty, cash, fees, _ = self._position(key)
             for fill in theirs:
-                qty = add(qty, fill.qty) if fill.side is Side.BUY else subtract(qty, fill.qty)
+                qty = add(qty, fill.qty) if fill.side is buy else subtract(qty, fill.qty)
                 cash = add(cash, fill.cash_delta)
                 fees = add(fees, fill.fees)
             moved[key] = (qty, cash, fees, theirs[-1].price)

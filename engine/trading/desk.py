@@ -22,6 +22,11 @@ logger = logging.getLogger("engine.pipeline")
 REPORTS_SECS: Final = 0.1
 """How long an answer of a venue may wait to be booked while there are no ticks, LIVE."""
 
+# To look a member up in its enumeration takes as long as to add two decimals.
+_REJECTED: Final = OrderStatus.REJECTED
+_ADAPTER_ERROR: Final = Reason.ADAPTER_ERROR
+_RECORDED: Final = Reason.SHADOW_RECORDED
+
 Items = tuple[list[Tick], list[Signal]]
 """What the signal channel carries: ticks where execution wants them, and the signals that came of them."""
 
@@ -169,14 +174,14 @@ class Desk:
         self._counters.trade_count += fills
         debug = logger.isEnabledFor(logging.DEBUG)
         for event in events:
-            if event.status is OrderStatus.REJECTED:
+            if event.status is _REJECTED:
                 # L4: what execution could not do is never silent.
                 fields = {"order_id": event.order_id, "detail": event.detail, "reason": event.reason}
                 logger.error("order rejected", extra={"fields": fields})
-            elif event.reason is Reason.ADAPTER_ERROR:
+            elif event.reason is _ADAPTER_ERROR:
                 fields = {"order_id": event.order_id, "detail": event.detail, "status": event.status}
                 logger.error("execution error", extra={"fields": fields})
-            elif event.is_shadow and event.reason is Reason.SHADOW_RECORDED:
+            elif event.is_shadow and event.reason is _RECORDED:
                 self._counters.shadow_orders += 1
                 if not debug:
                     continue

@@ -49,6 +49,12 @@ by the database's unique keys: it moves the position in memory until the next st
 _ROUND: Final = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 _CUT: Final = Context(prec=60, rounding=ROUND_DOWN, traps=[InvalidOperation])
 
+# To look a member up in its enumeration takes as long as to add two decimals.
+_SELL: Final = Side.SELL
+_FILLED: Final = OrderStatus.FILLED
+_SHADOW: Final = Mode.SHADOW
+_RECORDED: Final = Reason.SHADOW_RECORDED
+
 Outcome: TypeAlias = tuple[list[OrderEvent], list[Fill]]
 """Transitions and fills in the order they happened. Persist both; give both to risk.Book.record."""
 
@@ -146,7 +152,7 @@ def _unusable(name: str, value: Decimal) -> str | None:
 
 
 def _cash_delta(side: Side, notional: Decimal, fees: Decimal) -> Decimal:
-    return EXACT.subtract(notional if side is Side.SELL else EXACT.minus(notional), fees)
+    return EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)
 
 
 def _order(signal: Signal, order_id: str, qty: Decimal, price: Decimal, now_ms: int) -> Order:
@@ -334,12 +340,12 @@ class ShadowExecutor(_Simulator):
         notional = EXACT.multiply(qty, fill_price)
         fees = self._fees(notional)
         filled = OrderEvent(
-            order_id, 0, signal.event_id, symbol, side, qty, price, qty, OrderStatus.FILLED, Reason.SHADOW_RECORDED,
-            now_ms, True, self._assumptions, Mode.SHADOW,
+            order_id, 0, signal.event_id, symbol, side, qty, price, qty, _FILLED, _RECORDED,
+            now_ms, True, self._assumptions, _SHADOW,
         )  # fmt: skip
         fill = Fill(
             f"{order_id}/0", order_id, symbol, side, qty, fill_price, fees, _cash_delta(side, notional, fees), now_ms,
-            True, Mode.SHADOW,
+            True, _SHADOW,
         )  # fmt: skip
         return [filled], [fill]
 

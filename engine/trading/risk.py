@@ -41,6 +41,12 @@ _UP: Final = Context(prec=60, rounding=ROUND_CEILING)
 
 _ZERO: Final = Decimal(0)
 
+# To look a member up in its enumeration takes as long as to add two decimals.
+_BUY: Final = Side.BUY
+_FILLED: Final = OrderStatus.FILLED
+_CANCELED: Final = OrderStatus.CANCELED
+_REJECTED: Final = OrderStatus.REJECTED
+
 
 class Caps(msgspec.Struct, frozen=True):
     """`[risk_caps]` in exact numbers, and `[engine] max_staleness_ms`."""
@@ -74,7 +80,7 @@ class _Holding(msgspec.Struct):
 
     def reach_with(self, side: Side, size: Decimal) -> Decimal:
         """The exposure with an order more."""
-        if side is Side.BUY:
+        if side is _BUY:
             return _UP.multiply(max(_UP.add(self.up, size), self.down), self.price)
         return _UP.multiply(max(self.up, _UP.add(self.down, size)), self.price)
 
@@ -166,7 +172,7 @@ class Book:
             if self._seen_fills.add(fill.event_id):
                 touched.add(fill.symbol)
                 holding = self._holding(fill.symbol)
-                move = EXACT.add if fill.side is Side.BUY else EXACT.subtract
+                move = EXACT.add if fill.side is _BUY else EXACT.subtract
                 holding.position = move(holding.position, fill.qty)
                 if not holding.price:
                     holding.price = fill.price
@@ -232,8 +238,10 @@ class Book:
             self._rest(known, -1)
             del self._open[event.order_id]
         status = event.status
-        if status is OrderStatus.FILLED or status is OrderStatus.CANCELED or status is OrderStatus.REJECTED:
-            self._ended_orders.add(event.order_id)
+        if status is _FILLED or status is _CANCELED or status is _REJECTED:
+            # Of an order that ends with its first transition there is none that could come late.
+            if event.seq:
+                self._ended_orders.add(event.order_id)
         elif known is not None or event.order_id not in self._ended_orders:
             self._open[event.order_id] = event
             self._rest(event, +1)
@@ -242,7 +250,7 @@ class Book:
         """Add (or take away) what is unfilled of an open order."""
         holding = self._holding(event.symbol)
         change = EXACT.multiply(EXACT.subtract(event.qty, event.filled_qty), Decimal(sign))
-        if event.side is Side.BUY:
+        if event.side is _BUY:
             holding.buys = WIDE.add(holding.buys, change)
         else:
             holding.sells = WIDE.add(holding.sells, change)
