@@ -330,41 +330,50 @@ class _Stream:
 
 
 class _Recent:
-    """The textual ids used last of one source, and when: an id that comes at another time is of another trade."""
+    """The textual ids used last of one source, and when: an id that comes at another time is of another trade.
 
-    __slots__ = ("_earlier", "_is_over", "_newest", "_times")
+    A **round** is what came from where ids started over until they do so again: an id that was in this one already begins
+    the next. One of a single id is none, for then the venue gives each trade the same.
+    """
+
+    __slots__ = ("_earlier", "_ids_in_round", "_newest", "_round", "_used")
 
     def __init__(self, events: Iterable[tuple[str, int]]) -> None:
-        # The latest time of each.
-        self._times: OrderedDict[str, int] = OrderedDict()
+        # The latest time of each, and its round.
+        self._used: OrderedDict[str, tuple[int, int]] = OrderedDict()
         # Those with times before.
         self._earlier: OrderedDict[tuple[str, int], None] = OrderedDict()
-        # Whether the last new trade had an id that had been there before.
-        self._is_over = False
-        # The id of that.
+        self._round = 0
+        self._ids_in_round = 0
+        # The id that was new last.
         self._newest = ""
         for event_id, ts in events:
             self.add(event_id, ts)
 
     def knows(self, event_id: str, ts: int) -> bool:
         """Whether a trade of this id and time was seen, within the last 65536."""
-        return self._times.get(event_id) == ts or (event_id, ts) in self._earlier
+        used = self._used.get(event_id)
+        return (used is not None and used[0] == ts) or (event_id, ts) in self._earlier
 
     def add(self, event_id: str, ts: int) -> tuple[bool, str | None]:
         """Whether a trade is new: from now on it is not, until 65536 others were used after it; and where the ids start
         over with it the one before, else None."""
-        before = self._times.get(event_id)
-        if before == ts:
-            self._times.move_to_end(event_id)
+        used = self._used.get(event_id)
+        if used is not None and used[0] == ts:
+            self._used.move_to_end(event_id)
             return False, None
         if (event_id, ts) in self._earlier:
             self._earlier.move_to_end((event_id, ts))
             return False, None
-        if before is not None:
-            _put(self._earlier, (event_id, before), None)
-        _put(self._times, event_id, ts)
-        old_id = self._newest if before is not None and not self._is_over else None
-        self._is_over = before is not None
+        old_id = None
+        if used is not None:
+            _put(self._earlier, (event_id, used[0]), None)
+            if used[1] == self._round:
+                old_id = self._newest if self._ids_in_round > 1 else None
+                self._round += 1
+                self._ids_in_round = 0
+        _put(self._used, event_id, (ts, self._round))
+        self._ids_in_round += 1
         self._newest = event_id
         return True, old_id
 
