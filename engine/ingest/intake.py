@@ -332,8 +332,8 @@ class _Stream:
 class _Recent:
     """The textual ids used last of one source, and when: an id that comes at another time is of another trade.
 
-    A **round** is what came from where ids started over until they do so again: an id that was in this one already begins
-    the next. One of a single id is none, for then the venue gives each trade the same.
+    A **round** is what came from where ids started over until they do so again: an id that was in this one already
+    begins the next. One of a single id is none, for then the venue gives each trade the same.
     """
 
     __slots__ = ("_earlier", "_ids_in_round", "_newest", "_round", "_used")
