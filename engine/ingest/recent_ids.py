@@ -79,17 +79,21 @@ class _Recent:
 
 
 class RecentIds:
-    """The textual ids used last of one source, and when: an id that comes at another time is of another trade (N11)."""
+    """The textual ids used last of one source, and when: an id that comes at another time is of another trade (N11).
 
-    __slots__ = ("_ids", "_is_over", "_newest", "_trades")
+    A **round** is what came from where ids started over until they do so again: an id that was in this one already
+    begins the next. One of a single id is none, for then the venue gives each trade the same.
+    """
+
+    __slots__ = ("_newest", "_of_round", "_trades", "_was_alone")
 
     def __init__(self, trades: Iterable[tuple[str, int]] = ()) -> None:
         """`trades`: (id, time in Unix ms), oldest first."""
         self._trades = _Recent()
-        self._ids = _Recent()
-        # Whether the last new trade had an id that had been there before.
-        self._is_over = False
-        # The id of that.
+        # The ids of this round, and whether it has no more than one.
+        self._of_round = _Recent()
+        self._was_alone = False
+        # The id that was new last.
         self._newest = ""
         for text, ts in trades:
             self.add(text, ts)
@@ -103,8 +107,14 @@ class RecentIds:
         where the ids start over with it the one before, else None."""
         if not self._trades.add(hash((text, ts)) or 1):
             return False, None
-        was_there = not self._ids.add(hash(text) or 1)
-        old_id = self._newest if was_there and not self._is_over else None
-        self._is_over = was_there
+        key = hash(text) or 1
+        old_id = None
+        if key in self._of_round:
+            old_id = None if self._was_alone else self._newest
+            self._of_round = _Recent()
+            self._was_alone = True
+        else:
+            self._was_alone = not self._newest
+        self._of_round.add(key)
         self._newest = text
         return True, old_id

@@ -48,7 +48,7 @@ class Books(Inlet):
     def answer(self) -> None:
         """No watchdog waits for it."""
 
-    def barred(self, source: str, secs: float) -> None:
+    def barred(self, source: str, host: str, secs: float) -> None:
         """Nothing outlives the process but the recording."""
 
 

@@ -229,8 +229,7 @@ def _migrate_2_to_3(connection: sqlite3.Connection, path: Path) -> int:
 
 def _migrate_3_to_4(connection: sqlite3.Connection, path: Path) -> int:
     """A textual id is a trade's only with its time (N11); what a numbering saw first has a time too; and it is a host
-    that wants to be left alone (N5). Which host an earlier bar is of only the sources file can tell: it stays under the
-    source's name."""
+    that wants to be left alone (N5). Which host an earlier bar is of only the sources file can tell."""
     connection.execute("DROP INDEX ticks_by_event_id")
     connection.execute(
         "CREATE UNIQUE INDEX ticks_by_event_id ON ticks(source, event_id, ts) WHERE event_id IS NOT NULL"
@@ -240,11 +239,7 @@ def _migrate_3_to_4(connection: sqlite3.Connection, path: Path) -> int:
         "UPDATE sources SET first_ts = (SELECT ts FROM ticks WHERE ticks.source = sources.id AND trade_id IS NOT NULL"
         " ORDER BY trade_id LIMIT 1)"
     )
-    connection.execute("CREATE TABLE bars(host TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID")
-    connection.execute(
-        "INSERT INTO bars(host, until) SELECT name, barred_until FROM sources WHERE barred_until IS NOT NULL"
-    )
-    connection.execute("ALTER TABLE sources DROP COLUMN barred_until")
+    connection.execute("ALTER TABLE sources ADD COLUMN barred_host TEXT")
     return 0
 
 

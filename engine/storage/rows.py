@@ -135,8 +135,9 @@ class RowWriter:
             self._write_numberings(batch.numberings)
         if batch.barred:
             self._connection.executemany(
-                "INSERT INTO bars(host, until) VALUES (?, ?) ON CONFLICT(host) DO UPDATE SET until = excluded.until",
-                batch.barred.items(),
+                "INSERT INTO sources(name, barred_host, barred_until) VALUES (?, ?, ?) ON CONFLICT(name)"
+                " DO UPDATE SET barred_host = excluded.barred_host, barred_until = excluded.barred_until",
+                [(name, *bar) for name, bar in batch.barred.items()],
             )
         if batch.ticks:
             ticks = self._write_ticks(batch.ticks)

@@ -269,6 +269,17 @@ def test_R4_L3_a_tick_that_cannot_be_booked_fills_nothing(price: float, volume: 
     assert executor.on_ticks([tick(2, volume, price)], NOW) == ([], [])
 
 
+@pytest.mark.claim("R4", "L3")
+@pytest.mark.parametrize("price", [9e14, 1e-12])
+def test_R4_L3_a_tick_at_which_one_side_could_not_be_booked_fills_neither(price: float) -> None:
+    """With slippage a buyer would pay too much for the books, or a seller get too little."""
+    executor = paper(bps=5000)
+    for tick_id, side in ((1, Side.SELL), (2, Side.BUY)):
+        executor.submit(signal(tick_id, side=side), NOW)
+    assert executor.on_ticks([tick(3, 9.0, price)], NOW) == ([], [])
+    assert len(executor.on_ticks([tick(4, 9.0, 100.0)], NOW)[1]) == 2
+
+
 @pytest.mark.claim("S10")
 def test_S10_an_open_order_of_an_earlier_run_is_carried_on() -> None:
     first = paper()

@@ -797,10 +797,10 @@ def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     store.write(
         Batch(
             numberings={"binance": numbering("binance", 69, 75, oldest_ts=1_700_000_000_000), again.label: again},
-            barred={"binance.com": 1000, "gemini.com": 2000},
+            barred={"binance": ("binance.com", 1000), "other": ("binance.com", 2500), "gemini": ("gemini.com", 2000)},
         )
     )
-    store.write(Batch(barred={"binance.com": 3000}))
+    store.write(Batch(barred={"binance": ("binance.com", 3000)}))
     restored = store.restore()
     assert restored.next_tick_id == 4
     # Holes are as they were last told, and times those of the ticks.
@@ -809,7 +809,7 @@ def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     segments = [(69, oldest, only), (70, only, only)]
     assert first == numbering("binance", 69, 75, missing=[(5, 9)], segments=segments, oldest_ts=oldest)
     assert (second, second.label) == (again, "binance (numbering 2)")
-    assert restored.streams == {"binance": ("binance", "BTCUSDT"), "mock": None}
+    assert restored.streams == {"binance": ("binance", "BTCUSDT"), "gemini": None, "mock": None, "other": None}
     assert restored.symbols == {"binance": "SOL/USDC"}
     assert restored.barred == {"binance.com": 3000, "gemini.com": 2000}
     assert restored.recent_event_ids == {"mock": [("e1", 1_700_000_000_002), ("e2", 1_700_000_000_003)]}

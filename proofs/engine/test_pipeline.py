@@ -800,15 +800,17 @@ def test_N5_a_restarted_engine_still_leaves_a_venue_alone(tmp_path: Path) -> Non
                 assert running.wait_exit() == 10
             assert len(exchange.attempt_times) == 1
             with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as connection:
-                assert ("127.0.0.1",) in connection.execute("SELECT host FROM bars").fetchall()
+                hosts = connection.execute("SELECT DISTINCT barred_host FROM sources").fetchall()
+                assert hosts == [("127.0.0.1",)]
                 if path == "/renamed":
                     # As an earlier version would have kept it.
-                    connection.execute("UPDATE bars SET host = ?", (f"mock_ws {exchange.url}/",))
+                    connection.execute("DELETE FROM sources WHERE name LIKE '%renamed'")
+                    connection.execute("UPDATE sources SET barred_host = NULL")
         # A positive control: it is that note, and nothing else, that keeps it away.
         with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as connection:
-            [(until,)] = connection.execute("SELECT until FROM bars WHERE host = '127.0.0.1'").fetchall()
+            [(until,)] = connection.execute("SELECT barred_until FROM sources").fetchall()
             assert 50_000 < until - time.time() * 1000 < 60_000
-            connection.execute("UPDATE bars SET until = until - 60000")
+            connection.execute("UPDATE sources SET barred_until = barred_until - 60000")
         with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
             running.wait_line("connected")
             assert running.stop() == 0
@@ -1049,7 +1051,8 @@ def test_N7_N9_a_second_run_samples_its_own_new_ticks(tmp_path: Path, ingest: st
         config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "sample_every": 3}})
         for received, duplicates, processed in ((20, 0, 6), (7, 20, 2)):
             with engine(tmp_path, "--config", str(config), "--ingest", ingest) as running:
-                running.wait_heartbeat(lambda beat, parsed=received + duplicates: beat["ticks_parsed"] == parsed)
+                parsed = received + duplicates
+                running.wait_heartbeat(lambda beat, parsed=parsed: bool(beat["ticks_parsed"] == parsed))  # type: ignore[misc]
                 assert running.stop() == 0
                 final = running.final()
             assert (final["ingest_received"], final["duplicates"]) == (received, duplicates)

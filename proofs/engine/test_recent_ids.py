@@ -36,7 +36,7 @@ def test_N9_an_id_is_known_until_enough_others_were_used_and_not_much_longer(ids
 @pytest.mark.claim("B1", "N9")
 def test_B1_N9_ids_cost_few_bytes_each_however_many_come() -> None:
     recent = RecentIds((f"trade-{n}", n) for n in range(3 * RECENT_IDS_MAX - 1))
-    tables = [turn._slots for kept in (recent._trades, recent._ids) for turn in (kept._now, kept._before)]
+    tables = [turn._slots for kept in (recent._trades, recent._of_round) for turn in (kept._now, kept._before)]
     assert sum(map(sys.getsizeof, tables)) <= 2 * 20 * 2 * RECENT_IDS_MAX
     assert all(recent.knows(f"trade-{n}", n) for n in range(RECENT_IDS_MAX, 3 * RECENT_IDS_MAX - 1, 997))
     assert not any(recent.knows(f"trade-{n}", n) for n in range(0, RECENT_IDS_MAX, 997))

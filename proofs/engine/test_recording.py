@@ -77,7 +77,7 @@ class Ears(Inlet):
     def answer(self) -> None:
         pass
 
-    def barred(self, source: str, secs: float) -> None:
+    def barred(self, source: str, host: str, secs: float) -> None:
         raise AssertionError("nobody said to wait")
 
     def books(self, feed: Any) -> dict[str, int]:

@@ -32,6 +32,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.base.events import Tick
+from engine.base.redaction import redact
 from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below, upper
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
@@ -437,7 +438,8 @@ def rows(data: object, read: Callable[[Any], Trade | None]) -> list[Said]:
 
 def words(*said: object) -> str:
     """What a venue said, for the log and the status: printable, and cut short."""
-    text = ": ".join(spelled(one)[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
+    # Of half a secret nobody would know that it is one.
+    text = ": ".join(redact(spelled(one))[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
     return ascii(text)[1:-1][:_WORDS_CHARS_MAX] or "it does not say why"
 
 
