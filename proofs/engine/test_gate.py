@@ -573,16 +573,16 @@ UNIT_REFUSALS: dict[str, tuple[Callable[[Systemctl, pytest.MonkeyPatch], object]
         "has changed since systemd read it",
     ),
     "no systemctl": (
-        lambda _, patch: patch.setattr(gate.shutil, "which", lambda *_, **__: None),
+        lambda _, patch: patch.setattr(shutil, "which", lambda *_, **__: None),
         "there is no systemctl",
     ),
     "no answer": (
-        lambda _, patch: patch.setattr(gate.subprocess, "run", failing(subprocess.TimeoutExpired("systemctl", 5))),
+        lambda _, patch: patch.setattr(subprocess, "run", failing(subprocess.TimeoutExpired("systemctl", 5))),
         "systemd does not say what hybrid-engine.service is: .* timed out",
     ),
     "a refusal": (
         lambda _, patch: patch.setattr(
-            gate.subprocess, "run", failing(subprocess.CalledProcessError(1, "systemctl", stderr=b"Access denied\n"))
+            subprocess, "run", failing(subprocess.CalledProcessError(1, "systemctl", stderr=b"Access denied\n"))
         ),
         "systemd does not say what hybrid-engine.service is: Access denied",
     ),
