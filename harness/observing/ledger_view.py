@@ -51,7 +51,7 @@ TEXT_MAX = 200
 SNAPSHOT_LOCK_SECS = 0.25
 """How long a snapshot waits for a database that somebody holds exclusively: less than the page's refresh."""
 
-SCHEMA_VERSIONS = (1, 2, 3, 4)
+SCHEMA_VERSIONS = (1, 2, 3, 4, 5)
 """The values of `PRAGMA user_version` whose tables a snapshot understands (D2)."""
 
 OPEN_ORDERS_MAX = 1000
@@ -201,7 +201,7 @@ def read_snapshot(path: Path, *, after_tick: int, ticks_max: int, markers_max: i
         connection.execute("COMMIT")
         return rows
 
-    ticks, signals, fills, holdings, orders = _query(path, ask)
+    ticks, signals, fills, holdings, orders = query(path, ask)
     found = (
         _understood(_tick, ticks[::-1]), _understood(_signal, signals[::-1]), _understood(_fill, fills[::-1]),
         _understood(_holding, holdings), _understood(_open_order, orders),
@@ -223,7 +223,7 @@ def read_tally(path: Path, *, symbol: str, since_ms: int) -> Tally:
         return Tally(since, *connection.execute(_SIGNAL_TALLY, values).fetchone(),
                      *connection.execute(_FILL_TALLY, values).fetchone())  # fmt: skip
 
-    return _query(path, ask)
+    return query(path, ask)
 
 
 def _expect_schema(path: Path, connection: sqlite3.Connection) -> None:
@@ -237,8 +237,11 @@ def _expect_schema(path: Path, connection: sqlite3.Connection) -> None:
         )
 
 
-def _query(path: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
-    """What `ask` learns from the database, which is opened so that not a byte is left behind."""
+def query(path: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
+    """What `ask` learns from the database, which is opened so that not a byte is left behind.
+
+    Raises LedgerUnreadable as `glance`, also when the answers take longer than ANSWER_SECS.
+    """
     has_wal = _expect_files(path)
     try:
         try:
