@@ -34,7 +34,7 @@ FILES = {
 
 
 def wanted(name: str) -> list[str]:
-    """The requirements that a lock file is made of: everything but our own distributions."""
+    """Return the requirements that a lock file is made of: everything but our own distributions."""
     distributions, groups = FILES[name]
     found = [
         line for path in distributions for line in tomllib.loads(path.read_text("utf-8"))["project"]["dependencies"]

@@ -24,7 +24,7 @@ def _script(name: str, module: str) -> Callable[[], int]:
 
 
 def missing(error: ModuleNotFoundError) -> str:
-    """What is not installed, and what to install, in a line."""
+    """Return what is not installed, and what to install, in a line."""
     package = (error.name or "").partition(".")[0]
     ours = package == "harness"
     lacks = error.name if ours else package

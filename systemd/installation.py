@@ -74,7 +74,7 @@ class Target:
     sysusersdir: str
 
     def place(self, path: str | Path) -> Path:
-        """Where a file of the installed system is now."""
+        """Return where a file of the installed system is now."""
         return Path(f"{self.destdir}{path}")
 
     @property
@@ -178,7 +178,7 @@ def _say_where(home: Path, old: str, new: str) -> None:
 
 
 def template(text: str) -> str:
-    """The text of the template unit that makes instances of a unit with this text: hybrid-engine@.service of
+    """Return the text of the template unit that makes instances of a unit with this text: hybrid-engine@.service of
     hybrid-engine.service."""
     lines = text.splitlines(keepends=True)
     for index, line in enumerate(lines):
@@ -249,7 +249,8 @@ def uninstall(target: Target, *, purge: bool) -> None:
 
 
 def _kept(target: Target) -> Iterator[Path]:
-    """Where configuration and data are. What is called like an instance's data and has no configuration is not ours."""
+    """Yield where configuration and data are. What is called like an instance's data and has no configuration is not
+    ours."""
     yield CONFIGURATION
     instances = sorted(path.parent.name for path in target.place(CONFIGURATION).glob("*/config.toml"))
     for path in DATA:
@@ -303,7 +304,7 @@ def _manifest(home: Path) -> Installed:
 
 
 def _files(home: Path) -> set[str]:
-    """Everything below that is not a directory; a link is one file, whatever it leads to."""
+    """Return everything below that is not a directory; a link is one file, whatever it leads to."""
     found = set()
     for directory, subdirectories, names in os.walk(home):
         links = [name for name in subdirectories if Path(directory, name).is_symlink()]
@@ -329,7 +330,7 @@ def _run(*argv: str) -> None:
 
 
 def _loaded(*states: str) -> list[str]:
-    """The units of ours that systemd has loaded, in one of these states if any is named."""
+    """Return the units of ours that systemd has loaded, in one of these states if any is named."""
     argv = ["systemctl", "list-units", "--plain", "--no-legend", "--all", "hybrid-*"]
     argv += [f"--state={state}" for state in states]
     found = subprocess.run(argv, check=False, capture_output=True, text=True).stdout.splitlines()

@@ -47,7 +47,7 @@ class Stage:
         return (self.checkout / "systemd" / "installation.py").is_file()
 
     def unit(self, name: str) -> Path:
-        """An installed unit file."""
+        """Return an installed unit file."""
         return self._units / name
 
     def binds(self, *, units: bool = True) -> list[tuple[Path, str]]:

@@ -24,6 +24,8 @@ PACKAGES = ("engine", "harness", "proofs", "bench")
 IMPURE = {"asyncio", "socket", "subprocess", "time", "os", "threading", "pathlib", "shutil", "sqlite3", "signal"}
 """What a pure module may not import: see docs/architecture.md."""
 
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
 SOLE_IMPORTERS = {
     # library: (packages the rule holds in, the modules that may import it, what everybody else uses)
     "sqlite3": (
@@ -86,6 +88,33 @@ def kinds() -> dict[str, str]:
 def test_every_module_is_on_the_map() -> None:
     here = {name for name, _ in modules("engine", "harness") if not name.endswith("__init__.py")}
     assert here == set(kinds()), "docs/architecture.md and the modules differ"
+
+
+def guide() -> list[str]:
+    """The rows of "Where to look" in docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## Where to look")[2].partition("\n## ")[0]
+    return [line for line in text.splitlines() if line.startswith("| ")][1:]
+
+
+@pytest.mark.parametrize("row", guide(), ids=lambda row: row.split("|")[1].strip()[:40])
+def test_the_guide_leads_where_it_says(row: str) -> None:
+    _, _, decided, proven, _ = row.split("|")
+    for path, name in re.findall(r"`([\w/.-]+/[\w.-]+)`(?:: `([\w.]+)`)?", decided + proven):
+        assert (ROOT / path).is_file(), f"{path} is not there"
+        scope: list[ast.stmt] = tree(ROOT / path).body if name else []
+        for part in filter(None, name.split(".")):
+            found = [node for node in scope if isinstance(node, Definition) and node.name == part]
+            assert found, f"{path} has no {name}"
+            scope = found[0].body
+    clauses = re.search(r"\(([\w, ]+)\)\s*$", proven)
+    claimed = {
+        clause
+        for path in re.findall(r"`(proofs/[\w/]+\.py)`", proven)
+        for claims in contract.claims_in_source((ROOT / path).read_text()).values()
+        for clause in claims
+    }
+    unclaimed = set(clauses[1].split(", ")) - claimed if clauses else set()
+    assert not unclaimed, f"none of the proofs claims {', '.join(sorted(unclaimed))}"
 
 
 @pytest.mark.parametrize("name", sorted(name for name, kind in kinds().items() if kind == "P"))
