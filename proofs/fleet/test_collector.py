@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from fleet.base.wire import Message
 from fleet.collector import store
 from fleet.collector.intake import Arrived
 from fleet.collector.store import Store
-from proofs.fixtures.fleet_parts import PASSWORD, NatsServer, Postgres, Program, wait
+from proofs.fixtures.fleet_parts import PASSWORD, ROOT, NatsServer, Postgres, Program, wait
 
 AT = datetime(2026, 11, 27, 12, tzinfo=UTC)
 NOON = int(AT.timestamp() * 1000)
@@ -353,3 +354,17 @@ def test_the_command_reads_on_after_a_stream_and_a_database_were_put_back(
         assert query(given_settings, "SELECT * FROM breaks") == []
     finally:
         collector.end()
+
+
+@pytest.mark.claim("F5")
+def test_what_the_document_asks_is_answered(given_settings: CollectorSettings) -> None:
+    async def nothing(database: Store) -> None:
+        return
+
+    over(given_settings, nothing)
+    blocks = re.findall(r"^```sql\n(.*?)^```", (ROOT / "docs/fleet.md").read_text(), re.MULTILINE | re.DOTALL)
+    statements = [one for block in blocks for one in block.split(";") if one.strip()]
+    assert len(statements) > 8
+    with psycopg.connect(f"{given_settings.conninfo} password='{PASSWORD}'") as connection:
+        for statement in statements:
+            connection.execute(statement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -168,3 +169,52 @@ def test_a_password_that_postgresql_refuses_is_12(postgres: Postgres, tmp_path: 
     collector.start()
     assert collector.status() == 12
     assert collector.said == "hybrid-collector: PostgreSQL refuses user or password: see conninfo and password_file\n"
+
+
+def blocks(kind: str) -> list[str]:
+    """The blocks of a kind in docs/fleet.md."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", (ROOT / "docs/fleet.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.claim("F6")
+def test_what_the_document_configures_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (text,) = blocks("toml")
+    (tmp_path / "relay.toml").write_text(text)
+    relay = load_relay(tmp_path / "relay.toml")
+    assert (relay.instance, relay.nats.password_file) == ("acct-1", tmp_path / "nats-password")
+    assert load_collector(ROOT / "config/collector.toml").password_file == tmp_path / "postgres-password"
+
+
+@pytest.mark.claim("F6")
+def test_a_relay_may_do_what_it_must_and_no_more(tmp_path: Path) -> None:
+    """With the permissions of the document: as acct-1, and not as another."""
+    place = tmp_path / "nats"
+    place.mkdir()
+    (text,) = [one for one in blocks("nats") if "authorization" in one]
+    hashed = re.findall(r'password: "([^"]*)"', text)
+    for one in hashed:
+        text = text.replace(one, PASSWORD)
+    server = NatsServer(place, text[text.index("authorization") :])
+    server.start()
+    with growing(tmp_path / "bot.db", seed=1) as ledger:
+        ledger.grow(10)
+    (tmp_path / "password").write_text(PASSWORD)
+    user = {"user": "relay-acct-1", "password_file": str(tmp_path / "password")}
+    config = {"instance": "acct-1", "database": str(tmp_path / "bot.db"), "metrics_port": 0, "poll_secs": 0.02,
+              "stream": {"max_bytes": 1 << 26}, "nats": {"servers": [server.url], **user}}  # fmt: skip
+    relay, other = Program(tmp_path, "relay", config), None
+    relay.start()
+    try:
+        stored = place / "jetstream"
+        wait(lambda: any(b"hybrid.acct-1.ticks" in one.read_bytes() for one in stored.rglob("msgs/*.blk")), relay.said)
+        (tmp_path / "other").mkdir()
+        other = Program(tmp_path / "other", "relay", {**config, "instance": "acct-2"})
+        other.start()
+        wait(lambda: "ermissions" in other.said, "another's subjects are refused")
+        assert not any(b"hybrid.acct-2" in one.read_bytes() for one in stored.rglob("msgs/*.blk"))
+    finally:
+        relay.end()
+        if other is not None:
+            other.end()
+        server.end()
