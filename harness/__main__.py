@@ -100,15 +100,19 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=_doctor)
 
     command = commands.add_parser(
-        "buglog", help="render the last run's flight record",
+        "buglog", help="render the last run's flight record, and the history of the runs",
         description="Renders the flight record of the last proof run, and the table of the last sabotages, to Markdown "
-        "and one self-contained HTML file under reports/buglog.",
-        epilog="Example: make proofs ARGS='-k exit12' && python -m harness buglog && xdg-open reports/buglog/*.html",
+        "and one self-contained HTML file under reports/buglog; and the history of the runs to reports/history.html.",
+        epilog="examples:\n  python -m harness buglog && xdg-open reports/buglog/*.html\n"
+        "  python -m harness buglog --junit reports/junit.xml --allure reports/allure",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument("--reports", type=Path, default=Path("reports"), help="where runs report (default: reports)")
     command.add_argument(
         "--run", dest="run_id", metavar="ID", help="a run below reports/runs (default: the last that came to its end)"
     )
+    command.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML, for a CI server")
+    command.add_argument("--allure", type=Path, metavar="DIR", help="also write Allure results, for `allure generate`")
     command.set_defaults(run=_buglog)
 
     command = commands.add_parser(
@@ -190,13 +194,32 @@ def _doctor(_options: argparse.Namespace) -> int:
 
 
 def _buglog(options: argparse.Namespace) -> int:
+    from harness.evidence import buglog, exports, history, trend
+
     record = verify.record_of(options.reports, options.run_id or _last_run(options.reports))
-    sabotage = _sabotage_record(options.reports)
-    target = options.reports / "buglog"
-    target.mkdir(exist_ok=True)
-    for name, text in verify.made(record, sabotage).items():
-        (target / name).write_bytes(verify.encoded(text))
-        print(target / name)
+    doc = verify.document(record, _sabotage_record(options.reports))
+    documents = options.reports / "buglog"
+    files = {documents / name: text for name, text in buglog.render(doc).items()}
+    if options.junit is not None:
+        files[options.junit] = exports.junit(doc)
+    if options.allure is not None:
+        files |= {options.allure / name: text for name, text in exports.allure(doc).items()}
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(verify.encoded(text))
+            if path.parent != options.allure:
+                print(path)
+        if options.allure is not None:
+            print(options.allure)
+        told = options.reports / history.FILE_NAME
+        if told.exists():
+            rendered = {path.name for path in documents.glob("BUG_*.html")}
+            page = trend.page(history.parse(told.read_text("utf-8", "replace")), rendered)
+            (options.reports / "history.html").write_bytes(verify.encoded(page))
+            print(options.reports / "history.html")
+    except OSError as error:
+        raise HarnessError(f"cannot write {error.filename}: {error.strerror}") from error
     return 0
 
 

@@ -37,9 +37,8 @@ from harness.dashboard.panel import (
     config_of,
     thin,
 )
-from harness.evidence.buglog import anchor
 from harness.evidence.shell import Shell
-from harness.evidence.verdict import Verdict
+from harness.evidence.verdict import Verdict, anchor
 from harness.observing import health, ledger_view, observe
 from harness.observing.ledger_view import Glance, Tally, Tick
 

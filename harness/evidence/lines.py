@@ -81,6 +81,10 @@ _KINDS: dict[str, dict[str, Check]] = {
     "sabotage": {
         "id": _str, "guardrail": _str, "breaks": _str, "confirmed": _str, "verdict": _str, "reason": _text,
     },
+    "since": {
+        "before": _str, "counts": _named(_int), "gone": _int, "broken": _strs, "mended": _strs, "added": _strs,
+        "flaky": _strs,
+    },
     "end": {
         "lines": _int, "counts": _named(_int), "interrupted": _bool, "systemd": _str, "planned": _strs,
         "accepted_unproven": _strs,

@@ -32,9 +32,9 @@ from harness.base.errors import HarnessError
 from harness.dashboard import command as program
 from harness.dashboard import panel, web
 from harness.dashboard.lookout import Lookout, Places
-from harness.evidence.buglog import anchor
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
+from harness.evidence.verdict import anchor
 from harness.faults import nemesis
 from proofs.fixtures import seed_database
 from proofs.fixtures.browser import Visit, check_readable

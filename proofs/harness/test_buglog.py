@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import time
 import tracemalloc
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 from harness.base import escape
 from harness.evidence import buglog
+from harness.evidence import verdict as verdicts
 from harness.evidence.buglog import Document, Steps
+from proofs.fixtures import large_run
 
 pytestmark = pytest.mark.claim("V2")
 
@@ -238,7 +241,7 @@ def test_nothing_is_obeyed_or_hidden(texts: list[str]) -> None:
 
 def test_the_story_of_one_proof() -> None:
     told = [*RECORD[:-3], RECORD[-3] | {"told": "E  all that pytest said"}, *RECORD[-2:]]
-    for name in (PROOF, "stays_down", buglog.anchor(PROOF)[:10]):
+    for name in (PROOF, "stays_down", verdicts.anchor(PROOF)[:10]):
         found, lines = buglog.story(lambda: told, name)
         text = "\n".join(lines)
         assert found
@@ -357,6 +360,24 @@ def test_a_large_record_takes_bounded_memory() -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] + 5e6
+
+
+def test_thousands_of_proofs_are_rendered_fast() -> None:
+    """In CPU, which does not depend on who else is at work: 0.5 s on the computer of the author."""
+    began = time.process_time()
+    texts = rendered(buglog.document(large_run.lines))
+    assert time.process_time() - began < 3.0
+    assert sum("test_" in text for text in texts) == 2
+
+
+def test_files_with_something_not_proven_come_first_and_are_open() -> None:
+    doc = buglog.document(large_run.lines)
+    assert [group.verdict for group in doc.groups[:4]] == ["refuted", "refuted", "unproven", "proven"]
+    assert sum(len(group.proofs) for group in doc.groups) == 3000
+    assert doc.groups[0].proven == 20
+    opened = {attributes["id"] for tag, attributes in Page(rendered(doc)[1]).elements
+              if tag == "details" and attributes.get("class") == "group" and "open" in attributes}  # fmt: skip
+    assert opened == {group.anchor for group in doc.groups[:3]}
 
 
 def test_log_lines_of_any_form() -> None:
