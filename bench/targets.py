@@ -358,7 +358,7 @@ def stall_check(plan: Plan) -> list[Figure]:
             for _ in range(looks):
                 for database, found in times.items():
                     start = time.perf_counter()
-                    ledger_view.look(database)
+                    ledger_view.read_progress(database)
                     found.append(time.perf_counter() - start)
             return {"ratio": median(times[large]) / median(times[small]), "us": median(times[large]) * 1e6}
 

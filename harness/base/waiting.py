@@ -1,7 +1,7 @@
-"""What each pytest process waits for, told on a slate that whoever watches can read: one small file a process.
+"""Tell what each pytest process waits for, in a status file of its own that another process can read.
 
-A wait says what it is for, in words: `with awaiting("the STALL decision"):`. Where nobody watches, that costs nothing;
-else two small writes into a file in memory. Workers of pytest-xdist have no terminal, so this is how their waits get to
+A wait says what it is for, in words: `with awaiting("the STALL decision"):`. Without a reader that costs nothing, else
+two small writes into a file in memory. Workers of pytest-xdist have no terminal, so this is how their waits get to
 the one of the controller (harness/proving/live.py).
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.base.clock import Clock, OsClock
 
 BYTES = 512
-"""Length of a slate. Written and read in one go, so that a reader never sees half of one."""
+"""Length of a status file. Written and read in one go, so that a reader never sees half of one."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Waiting:
     """What is awaited; empty while the proof does not wait."""
 
 
-class Slate:
-    """The file on which a process tells what it does. Written from whichever thread waits."""
+class StatusFile:
+    """The file in which one process says what it does. May be written from any of its threads."""
 
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self._path = path
@@ -43,7 +43,7 @@ class Slate:
         self._waits: list[Waiting] = []
 
     def works_on(self, proof: str) -> None:
-        """A proof begins; empty: none."""
+        """Say which proof runs; empty: none."""
         with self._lock:
             self._proof = Waiting(self._clock.monotonic(), proof, "")
             self._waits.clear()
@@ -51,7 +51,7 @@ class Slate:
 
     @contextmanager
     def awaiting(self, what: str) -> Iterator[None]:
-        """Inside this block, `what` is awaited."""
+        """Say that `what` is awaited inside this block."""
         with self._lock:
             wait = Waiting(self._clock.monotonic(), self._proof.proof, what)
             self._waits.append(wait)
@@ -65,7 +65,7 @@ class Slate:
                 self._write()
 
     def close(self) -> None:
-        """Wipe it away."""
+        """Close and remove the file."""
         os.close(self._fd)
         self._path.unlink(missing_ok=True)
 
@@ -77,7 +77,7 @@ class Slate:
 
 
 def read(path: Path) -> Waiting | None:
-    """What a slate says; None when it says nothing yet, or is gone."""
+    """Read a status file; None when it says nothing yet, or is gone."""
     try:
         since, proof, what = path.read_bytes().decode("utf-8", "replace").rstrip(" ").split("\t", 2)
     except (OSError, ValueError):
@@ -85,20 +85,20 @@ def read(path: Path) -> Waiting | None:
     return Waiting(float(since), proof, what) if proof else None
 
 
-_slate: Slate | None = None
+_status_file: StatusFile | None = None
 
 
-def use(slate: Slate | None) -> None:
-    """From now on, what this process awaits is told there; None: nowhere."""
-    global _slate
-    _slate = slate
+def use(status_file: StatusFile | None) -> None:
+    """Write what this process awaits there from now on; None: nowhere."""
+    global _status_file
+    _status_file = status_file
 
 
 @contextmanager
 def awaiting(what: str) -> Iterator[None]:
-    """Tell the watcher, if there is one, that `what` is awaited inside this block."""
-    if _slate is None:
+    """Write to the status file in use, if there is one, that `what` is awaited inside this block."""
+    if _status_file is None:
         yield
     else:
-        with _slate.awaiting(what):
+        with _status_file.awaiting(what):
             yield

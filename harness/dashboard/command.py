@@ -14,9 +14,9 @@ from pathlib import Path
 
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError
-from harness.dashboard import panel, web
-from harness.dashboard.lookout import Lookout, Places
-from harness.dashboard.panel import Listen
+from harness.dashboard import view_model, web
+from harness.dashboard.collector import Collector, Places
+from harness.dashboard.view_model import Listen
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 from harness.observing import health, observe
@@ -26,19 +26,22 @@ UNTAKEN_MS = 5000
 """A client that has taken nothing for so long is cut off."""
 
 
-class ConfigError(HarnessError):
+class DashboardConfigError(HarnessError):
     """The configuration cannot be used, which no restart heals: exit status 12, as the engine's."""
 
 
 def listen(wanted: Listen) -> socket.socket:
-    """The listening socket. Raises ConfigError for a host that is none, HarnessError for a port that is taken, which
-    names the process that has it."""
+    """Open the listening socket.
+
+    Raises DashboardConfigError for a host that is not one, and HarnessError for a port that is taken, which names the
+    process that has it.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             wanted.host, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"dashboard.host = {wanted.host!r}: {error}") from error
+        raise DashboardConfigError(f"dashboard.host = {wanted.host!r}: {error}") from error
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -51,7 +54,7 @@ def listen(wanted: Listen) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise HarnessError(f"{wanted.host} port {wanted.port} is taken by {holder(wanted.port)}") from error
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError(f"dashboard.host = {wanted.host!r}: is no address of this computer") from error
+            raise DashboardConfigError(f"dashboard.host = {wanted.host!r}: is no address of this computer") from error
         raise HarnessError(f"cannot listen on {wanted.host} port {wanted.port}: {error.strerror}") from error
     return sock
 
@@ -150,14 +153,14 @@ def run(options: argparse.Namespace) -> int:
                 buglog_url=web.BUGLOG_URL,
             )
             clock = OsClock()
-            lookout = Lookout(places, wanted.refresh_secs, Shell(Unrecorded()), clock)
+            collector = Collector(places, wanted.refresh_secs, Shell(Unrecorded()), clock)
             host, port = sock.getsockname()[:2]
             _say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
             serving = web.serve(
-                lookout, sock, refresh_secs=wanted.refresh_secs, reports=options.reports, names=names_of(wanted, sock)
+                collector, sock, refresh_secs=wanted.refresh_secs, reports=options.reports, names=names_of(wanted, sock)
             )
             asyncio.run(serving)
-    except ConfigError as error:
+    except DashboardConfigError as error:
         _say(str(error))
         return ExitCode.CONFIG
     except HarnessError as error:
@@ -176,11 +179,11 @@ def _wanted(config: Path | None) -> Listen:
         _say(f"warning: {path} does not exist: built-in defaults apply")
         return Listen()
     try:
-        return panel.listen_of(health.load_tables(path))
+        return view_model.listen_of(health.load_tables(path))
     except HarnessError as error:
-        raise ConfigError(str(error)) from error
+        raise DashboardConfigError(str(error)) from error
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise DashboardConfigError(f"{path}: {error}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,8 @@
 """The dashboard's site: one live page about the engine, /healthz and /metrics.
 
-One lookout looks once a refresh, whoever watches and however many; each client is sent the newest state when it has
-taken the one before, so a slow one misses states instead of holding them up, and one that takes nothing at all is cut
-off by the kernel (TCP_USER_TIMEOUT). No request makes anybody look, so load on the page is no load on the engine.
+One thread collects once a refresh, however many pages are open; each client is sent the newest state when it has taken
+the one before, so a slow one misses states instead of delaying the others, and one that takes nothing at all is cut
+off by the kernel (TCP_USER_TIMEOUT). No request starts a collection, so load on the page is not load on the engine.
 
 uvicorn has no deadline for a request that does not come, and refuses everybody when it has too many connections. So
 here each connection has one (`Deadlines`), and where there are too many, the one that has waited for its client longest
@@ -33,7 +33,7 @@ from cysystemd.daemon import Notification, notify
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.registry import Collector as MetricsCollector
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -45,9 +45,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from harness.base import jsontext
 from harness.base.clock import OsClock
-from harness.dashboard import panel
-from harness.dashboard.lookout import Lookout, read_buglog
-from harness.dashboard.panel import Observation
+from harness.dashboard import view_model
+from harness.dashboard.collector import Collector, read_buglog
+from harness.dashboard.view_model import Observation
 
 WATCHERS_MAX = 50
 """Pages that may be open at once; one more is told to come back."""
@@ -70,7 +70,7 @@ BUGLOGS_MAX = 4
 CHUNK_BYTES = 64 * 1024
 
 FEED_SECS = 10.0
-"""So often systemd is told that all is well where looks are further apart: a third of the unit's WatchdogSec."""
+"""Longest time between two WATCHDOG=1 while the refresh is longer than that: a third of the unit's WatchdogSec."""
 
 GRACE_SECS = 2
 """How long answers may take to end when the dashboard is told to."""
@@ -101,45 +101,45 @@ STATIC = {
 }
 
 
-class Board:
-    """The newest observation, and everybody who waits for the next."""
+class Broadcaster:
+    """Holds the newest observation and sends it to every open page."""
 
-    def __init__(self, lookout: Lookout) -> None:
-        self._lookout = lookout
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
         self._news = asyncio.Event()
         self._closing = asyncio.Event()
-        # What was seen last; None before the first look.
+        # The newest observation; None before the first.
         self._seen: Observation | None = None
         self._text = ""
         self.watchers = 0
 
     @property
     def seen(self) -> Observation:
-        """The newest observation; there is one before anybody is served."""
+        """The newest observation; the server starts only when there is one."""
         assert self._seen is not None
         return self._seen
 
-    async def look_on(self, refresh_secs: float) -> None:
-        """Look once a refresh until closed. Whatever goes wrong with a look ends the process: better restarted than
+    async def run(self, refresh_secs: float) -> None:
+        """Collect once a refresh until closed. An exception of the collector ends the process: better restarted than
         stale."""
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, "lookout") as thread:
+        with ThreadPoolExecutor(1, "collector") as thread:
             while not self._closing.is_set():
                 due = loop.time() + refresh_secs
-                self._show(await loop.run_in_executor(thread, self._lookout.look))
+                self._publish(await loop.run_in_executor(thread, self._collector.collect))
                 _tell_systemd(Notification.WATCHDOG)
                 while (left := due - loop.time()) > 0 and not self._closing.is_set():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._closing.wait(), min(left, FEED_SECS))
                     _tell_systemd(Notification.WATCHDOG)
 
-    async def first_look(self) -> None:
-        """Return when there is something to show."""
+    async def first_state(self) -> None:
+        """Return when the first observation is there."""
         await self._news.wait()
 
-    def _show(self, seen: Observation) -> None:
+    def _publish(self, seen: Observation) -> None:
         self._seen = seen
-        self._text = jsontext.write(panel.page(seen))
+        self._text = jsontext.write(view_model.page(seen))
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -155,7 +155,7 @@ class Board:
             self.watchers -= 1
 
     def close(self) -> None:
-        """Send everybody home."""
+        """End every event stream."""
         self._closing.set()
         self._news.set()
 
@@ -166,14 +166,14 @@ def _tell_systemd(what: Notification) -> None:
         notify(what)
 
 
-class _Exporter(Collector):
+class _Exporter(MetricsCollector):
     """The observation as Prometheus metrics."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, broadcaster: Broadcaster) -> None:
+        self._broadcaster = broadcaster
 
     def collect(self) -> Iterable[Metric]:
-        for metric, samples in panel.metrics(self._board.seen):
+        for metric, samples in view_model.metrics(self._broadcaster.seen):
             kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
             family = kind(metric.name, metric.help, labels=[metric.label] if metric.label else [])
             for label, value in samples:
@@ -197,17 +197,17 @@ class Guard:
             await send(message)
 
         given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if len(given) == 1 and panel.host_allowed(given[0], self._names, scope["server"][0]):
+        if len(given) == 1 and view_model.host_allowed(given[0], self._names, scope["server"][0]):
             await self._app(scope, receive, send_guarded)
         else:
             refusal = PlainTextResponse("This Host is not the dashboard's.\n", status_code=421)
             await refusal(scope, receive, send_guarded)
 
 
-def application(board: Board, reports: Path, names: frozenset[str], refresh_secs: float) -> ASGIApp:
+def application(broadcaster: Broadcaster, reports: Path, names: frozenset[str], refresh_secs: float) -> ASGIApp:
     """The whole site. reports: directory of the buglogs; names: what the dashboard may be called in Host headers."""
     registry = CollectorRegistry()
-    registry.register(_Exporter(board))
+    registry.register(_Exporter(broadcaster))
     directory = importlib.resources.files("harness.dashboard") / "static"
     # Read once: what is served does not depend on what an address says.
     files = {url: ((directory / name).read_bytes(), kind) for url, (name, kind) in STATIC.items()}
@@ -220,15 +220,15 @@ def application(board: Board, reports: Path, names: frozenset[str], refresh_secs
         return Response(body, media_type=kind)
 
     async def events(_: Request) -> Response:
-        if board.watchers >= WATCHERS_MAX:
+        if broadcaster.watchers >= WATCHERS_MAX:
             return PlainTextResponse("Too many open pages.\n", status_code=503, headers={"Retry-After": "10"})
-        return StreamingResponse(board.states(), media_type="text/event-stream")
+        return StreamingResponse(broadcaster.states(), media_type="text/event-stream")
 
     async def healthz(_: Request) -> Response:
-        seen = board.seen
-        found = panel.problems(seen)
-        if panel.is_stale(seen.at, OsClock().wall(), refresh_secs):
-            found = ["dashboard: it has not looked for a while, what it shows is old", *found]
+        seen = broadcaster.seen
+        found = view_model.problems(seen)
+        if view_model.is_stale(seen.at, OsClock().wall(), refresh_secs):
+            found = ["dashboard: its last observation is too old", *found]
         answer = jsontext.write({"ok": not found, "problems": found, "at": seen.at})
         return Response(answer, media_type="application/json", status_code=503 if found else 200)
 
@@ -361,30 +361,30 @@ def options(app: ASGIApp) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """uvicorn, with an end that is clean: open pages are ended, and the exit status is 0."""
 
-    def __init__(self, config: uvicorn.Config, board: Board) -> None:
+    def __init__(self, config: uvicorn.Config, broadcaster: Broadcaster) -> None:
         super().__init__(config)
-        self._board = board
+        self._broadcaster = broadcaster
         self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # uvicorn would raise the signal again at its end, which turns an ordinary stop into a death by signal.
         self.should_exit = True
-        self._loop.call_soon_threadsafe(self._board.close)
+        self._loop.call_soon_threadsafe(self._broadcaster.close)
 
 
 async def serve(
-    lookout: Lookout, sock: socket.socket, *, refresh_secs: float, reports: Path, names: frozenset[str]
+    collector: Collector, sock: socket.socket, *, refresh_secs: float, reports: Path, names: frozenset[str]
 ) -> None:
     """Serve on a listening socket until SIGTERM or SIGINT. reports, names: as of `application`."""
-    board = Board(lookout)
-    server = _Server(options(application(board, reports, names, refresh_secs)), board)
+    broadcaster = Broadcaster(collector)
+    server = _Server(options(application(broadcaster, reports, names, refresh_secs)), broadcaster)
 
     async def answer() -> None:
-        await board.first_look()
+        await broadcaster.first_state()
         _tell_systemd(Notification.READY)
         await server.serve([sock])
-        board.close()
+        broadcaster.close()
 
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(board.look_on(refresh_secs))
+        tasks.create_task(broadcaster.run(refresh_secs))
         tasks.create_task(answer())

@@ -99,10 +99,10 @@ def check_unit(shell: Shell, unit_name: str) -> tuple[bool, str]:
 
 def check_database(path: Path, clock: Clock, within_secs: float = PROGRESS_SECS) -> tuple[bool, str]:
     """The database can be read, and its newest tick changes between two looks."""
-    started, first = clock.monotonic(), ledger_view.look(path)
+    started, first = clock.monotonic(), ledger_view.read_progress(path)
 
     def grown() -> Progress | None:
-        second = ledger_view.look(path)
+        second = ledger_view.read_progress(path)
         return second if second.tick_id_max != first.tick_id_max else None
 
     second = poll(grown, clock, within_secs)

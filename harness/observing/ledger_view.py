@@ -1,13 +1,13 @@
-"""The engine's database as an onlooker sees it: read-only, at a cost that does not grow with the table (D5, K3).
+"""Read the engine's database without writing, at a cost that does not grow with its tables (D5, K3).
 
-Each look opens and closes its own connection, so that a database that was replaced is seen as it is, and no open
+Each read opens and closes its own connection, so that a database that was replaced is seen as it is, and no open
 read transaction keeps the engine's WAL from shrinking.
 
-`look` is for those who may write beside the database, as the controller does. `glance` needs no more than to read the
-files: it maps the WAL's index read-only, so that it cannot leave a byte behind whoever runs it.
+`read_progress` is for those who may write beside the database, as the controller does. `read_snapshot` needs no more
+than to read the files: it maps the WAL's index read-only, so that it cannot leave a byte behind whoever runs it.
 
-Whatever lies there, a look ends in time and either tells what it saw or raises LedgerUnreadable: SQLite keeps any value
-in any column, and a file of that name may be anything. What the engine never writes is left out and counted.
+Whatever lies there, a read ends in time and either returns what it found or raises LedgerUnreadable: SQLite keeps any
+value in any column, and a file of that name may be anything. What the engine never writes is left out and counted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TIMEOUT_SECS = 1.0
 """Readers do not wait for the writer in WAL mode; this is for the moment in which somebody recovers the WAL."""
 
 ANSWER_SECS = 1.0
-"""A look whose answers take longer is given up: those of the engine's own tables take a millisecond."""
+"""A read whose answers take longer is given up: those of the engine's own tables take a millisecond."""
 
 ROW_BYTES_MAX = 20_000
 """A database with a longer row or value at its end is not read; the engine's rows have some hundred bytes."""
@@ -48,14 +48,14 @@ DIGITS_MAX = 60
 TEXT_MAX = 200
 """Characters of a symbol, a side or a mode; the engine's are far shorter."""
 
-GLANCE_SECS = 0.25
-"""How long a glance waits for a database that somebody holds exclusively: less than the page's refresh."""
+SNAPSHOT_LOCK_SECS = 0.25
+"""How long a snapshot waits for a database that somebody holds exclusively: less than the page's refresh."""
 
 SCHEMA_VERSIONS = (1, 2, 3)
-"""The values of `PRAGMA user_version` whose tables a glance understands (D2)."""
+"""The values of `PRAGMA user_version` whose tables a snapshot understands (D2)."""
 
 OPEN_ORDERS_MAX = 1000
-"""No more open orders than this are looked at: far above any sensible `max_open_orders`."""
+"""No more open orders than this are read: far above any sensible `max_open_orders`."""
 
 _TICKS = "SELECT id, ts, symbol, price FROM ticks WHERE id > ? ORDER BY id DESC LIMIT ?"
 _SIGNALS = "SELECT ts, symbol, side, price, veto FROM signals ORDER BY id DESC LIMIT ?"
@@ -67,8 +67,8 @@ _OPEN_ORDERS = (
     " WHERE status IN ('SUBMITTED', 'ACKNOWLEDGED', 'PARTIAL_FILL') AND order_id IS NOT NULL LIMIT ?"
 )
 
-GLANCES = (_TICKS, _SIGNALS, _FILLS, _POSITIONS, _OPEN_ORDERS)
-"""Everything a glance asks, in this order; none of it costs more when a table grows."""
+SNAPSHOT_QUERIES = (_TICKS, _SIGNALS, _FILLS, _POSITIONS, _OPEN_ORDERS)
+"""Every query of a snapshot, in this order; none of them costs more when a table grows."""
 
 TALLY_ROWS = 5000
 """So many of the newest signals and fills are counted, at most."""
@@ -84,8 +84,8 @@ _FILL_TALLY = (
     " FROM (SELECT symbol, ts, side FROM trades ORDER BY id DESC LIMIT ?) WHERE symbol = ? AND ts BETWEEN ? AND ?"
 )
 
-TALLIES = (_SIGNALS_FROM, _FILLS_FROM, _SIGNAL_TALLY, _FILL_TALLY)
-"""Everything a tally asks; likewise."""
+TALLY_QUERIES = (_SIGNALS_FROM, _FILLS_FROM, _SIGNAL_TALLY, _FILL_TALLY)
+"""Every query of a tally; likewise."""
 
 _TS_MAX = 253_402_300_799_999
 """The last millisecond of the year 9999."""
@@ -95,8 +95,8 @@ class LedgerUnreadable(HarnessError):
     """The database is not there, or is not one that can be read. Says nothing about whether the engine lives."""
 
 
-def look(path: Path) -> Progress:
-    """The newest tick of the database at `path`. Raises LedgerUnreadable, which names the file and the reason."""
+def read_progress(path: Path) -> Progress:
+    """Read the newest tick of the database at `path`. Raises LedgerUnreadable, which names the file and the reason."""
     _expect_files(path)
     try:
         with _connected(path, "mode=ro", TIMEOUT_SECS) as connection:
@@ -112,7 +112,7 @@ def look(path: Path) -> Progress:
 
 
 @dataclass(frozen=True)
-class Tick:
+class StoredTick:
     """One row of `ticks`."""
 
     id: int
@@ -123,7 +123,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Deed:
+class Marker:
     """A signal or a fill, as a mark on the price line."""
 
     ts: int
@@ -159,13 +159,13 @@ class OpenOrder:
 
 
 @dataclass(frozen=True)
-class Glance:
+class LedgerSnapshot:
     """The newest of everything, from one snapshot of the database."""
 
-    ticks: list[Tick]
+    ticks: list[StoredTick]
     """Oldest first: those after the id that was asked for, or the newest of them."""
-    signals: list[Deed]
-    fills: list[Deed]
+    signals: list[Marker]
+    fills: list[Marker]
     holdings: list[Holding]
     open_orders: list[OpenOrder]
     odd: int = 0
@@ -185,18 +185,19 @@ class Tally:
     sold: int
 
 
-def glance(path: Path, *, after_tick: int, ticks_max: int, deeds_max: int) -> Glance:
-    """The newest rows: at most `ticks_max` ticks with an id above `after_tick`, at most `deeds_max` signals and fills.
+def read_snapshot(path: Path, *, after_tick: int, ticks_max: int, markers_max: int) -> LedgerSnapshot:
+    """Read the newest rows of one moment.
 
-    Raises LedgerUnreadable, which names the file and the reason; also for a schema of another version.
+    At most `ticks_max` ticks with an id above `after_tick`, at most `markers_max` signals and as many fills. Raises
+    LedgerUnreadable, which names the file and the reason; also for a schema of another version.
     """
-    values = ((after_tick, ticks_max), (deeds_max,), (deeds_max,), (), (OPEN_ORDERS_MAX,))
+    values = ((after_tick, ticks_max), (markers_max,), (markers_max,), (), (OPEN_ORDERS_MAX,))
 
     def ask(connection: sqlite3.Connection) -> list[list[Row]]:
         _expect_schema(path, connection)
         # Of one moment: fills and positions agree.
         connection.execute("BEGIN")
-        rows = [connection.execute(sql, given).fetchall() for sql, given in zip(GLANCES, values, strict=True)]
+        rows = [connection.execute(sql, given).fetchall() for sql, given in zip(SNAPSHOT_QUERIES, values, strict=True)]
         connection.execute("COMMIT")
         return rows
 
@@ -206,13 +207,13 @@ def glance(path: Path, *, after_tick: int, ticks_max: int, deeds_max: int) -> Gl
         _understood(_holding, holdings), _understood(_open_order, orders),
     )  # fmt: skip
     odd = sum(len(rows) for rows in (ticks, signals, fills, holdings, orders)) - sum(len(rows) for rows in found)
-    return Glance(*found, odd)
+    return LedgerSnapshot(*found, odd)
 
 
-def tally(path: Path, *, symbol: str, since_ms: int) -> Tally:
-    """Signals and fills of a symbol since a time, or since a later one where there are more than TALLY_ROWS.
+def read_tally(path: Path, *, symbol: str, since_ms: int) -> Tally:
+    """Count signals and fills of a symbol since a time, or since a later one where there are more than TALLY_ROWS.
 
-    Raises LedgerUnreadable as `glance`.
+    Raises LedgerUnreadable as `read_snapshot` does.
     """
 
     def ask(connection: sqlite3.Connection) -> Tally:
@@ -254,8 +255,9 @@ def _query(path: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
 
 def _ask(path: Path, has_wal: bool, ask: Callable[[sqlite3.Connection], T]) -> T:
     # A database whose last writer closed it has no WAL, and a reader that may not make one is refused; without a WAL
-    # nobody is writing, so the file can be taken for immutable. If a writer comes in between, the next glance sees it.
-    with _connected(path, f"mode=ro&{'readonly_shm=1' if has_wal else 'immutable=1'}", GLANCE_SECS) as connection:
+    # nobody is writing, so the file can be taken for immutable. A writer that comes in between is seen by the next one.
+    mode = f"mode=ro&{'readonly_shm=1' if has_wal else 'immutable=1'}"
+    with _connected(path, mode, SNAPSHOT_LOCK_SECS) as connection:
         return ask(connection)
 
 
@@ -318,21 +320,21 @@ def _understood(make: Callable[[Row], T], rows: Sequence[Row]) -> list[T]:
     return found
 
 
-def _tick(row: Row) -> Tick:
+def _tick(row: Row) -> StoredTick:
     tick_id, ts, symbol, price = row
-    return Tick(_due(jsontext.whole(tick_id)), _due(_ts(ts)), _text(symbol), _real(price))
+    return StoredTick(_due(jsontext.whole(tick_id)), _due(_ts(ts)), _text(symbol), _real(price))
 
 
-def _signal(row: Row) -> Deed:
+def _signal(row: Row) -> Marker:
     ts, symbol, side, price, veto = row
-    return Deed(_due(_ts(ts)), _text(symbol), _side(side), None if price is None else float(_exact(price)),
+    return Marker(_due(_ts(ts)), _text(symbol), _side(side), None if price is None else float(_exact(price)),
                 "" if veto is None else _text(veto))  # fmt: skip
 
 
-def _fill(row: Row) -> Deed:
+def _fill(row: Row) -> Marker:
     ts, symbol, side, price, qty, shadow = row
     note = f"{_real(qty):g}{' (simulated)' if shadow else ''}"
-    return Deed(_due(_ts(ts)), _text(symbol), _side(side), _real(price), note)
+    return Marker(_due(_ts(ts)), _text(symbol), _side(side), _real(price), note)
 
 
 def _holding(row: Row) -> Holding:

@@ -89,7 +89,7 @@ class LocalComputer:
     def __init__(self, shell: Shell, unit_name: str, database: Path, clock: Clock, pressure_dir: Path) -> None:
         self._shell = shell
         self._unit = unit_name
-        self._progress = Bounded(lambda: ledger_view.look(database), str(database))
+        self._progress = Bounded(lambda: ledger_view.read_progress(database), str(database))
         self._pressure_dir = pressure_dir
         self._clock = clock
         self._since = clock.wall()

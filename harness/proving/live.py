@@ -28,14 +28,14 @@ _CODES = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
 
 class Live:
-    """The lines. `slates` is the directory in which the processes put theirs."""
+    """The lines. `status_files` is the directory in which each process keeps its status file."""
 
     def __init__(self, writer: Any, clock: Clock | None = None) -> None:
         """writer: pytest's TerminalWriter, on a terminal."""
         self._writer = writer
         self._clock = clock or OsClock()
         self._directory = tempfile.TemporaryDirectory(prefix="hybrid-proofs-")
-        self.slates = Path(self._directory.name)
+        self.status_files = Path(self._directory.name)
         self._file: TextIO = writer._file
         # pytest points file descriptor 1 elsewhere while a test runs in this process.
         self._screen = os.fdopen(os.dup(self._file.fileno()), "w", encoding="utf-8", errors="replace")
@@ -61,7 +61,7 @@ class Live:
         self._directory.cleanup()
 
     def pass_on(self, text: str) -> None:
-        """What pytest writes, with the lines out of its way."""
+        """Write what pytest writes, with the lines out of its way."""
         with self._lock:
             drawn = self._drawn
             self._wipe()
@@ -90,7 +90,7 @@ class Live:
         if self._column and not column:
             return
         lines = []
-        for path in sorted(self.slates.iterdir()):
+        for path in sorted(self.status_files.iterdir()):
             if (found := waiting.read(path)) is not None:
                 words = shown(found.proof), shown(found.what)
                 text = progress.waiting_line(path.name, *words, now - found.since, columns)
@@ -126,22 +126,22 @@ class _Guarded:
 
 
 class Watched:
-    """Plugin of a pytest process that runs tests: its slate says which one, and `waiting` what it waits for."""
+    """Plugin of a pytest process that runs tests: its status file says which one, and what that waits for."""
 
-    def __init__(self, slate: waiting.Slate) -> None:
-        self._slate = slate
-        waiting.use(slate)
+    def __init__(self, status_file: waiting.StatusFile) -> None:
+        self._status_file = status_file
+        waiting.use(status_file)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        self._slate.works_on(item.nodeid)
+        self._status_file.works_on(item.nodeid)
 
     def pytest_runtest_logfinish(self) -> None:
-        self._slate.works_on("")
+        self._status_file.works_on("")
 
     def pytest_unconfigure(self) -> None:
         waiting.use(None)
-        self._slate.close()
+        self._status_file.close()
 
 
 class Watching:
@@ -152,12 +152,12 @@ class Watching:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        node.workerinput["slates"] = str(self._live.slates)
+        node.workerinput["status_files"] = str(self._live.status_files)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        # One that was killed did not wipe its own.
-        (self._live.slates / node.gateway.id).unlink(missing_ok=True)
+        # A worker that was killed did not remove its own.
+        (self._live.status_files / node.gateway.id).unlink(missing_ok=True)
 
     def pytest_enter_pdb(self) -> None:
         self._live.close()
@@ -171,9 +171,9 @@ def attach(config: pytest.Config) -> None:
     """Watch, or be watched, when there is a terminal for it. To be called when the session starts."""
     workerinput = getattr(config, "workerinput", None)
     if workerinput is not None:
-        if "slates" in workerinput:
-            slate = waiting.Slate(Path(workerinput["slates"], workerinput["workerid"]))
-            config.pluginmanager.register(Watched(slate), "proofs-watched")
+        if "status_files" in workerinput:
+            status_file = waiting.StatusFile(Path(workerinput["status_files"], workerinput["workerid"]))
+            config.pluginmanager.register(Watched(status_file), "proofs-watched")
         return
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
     # Without capturing, what tests print would run into the lines.
@@ -182,4 +182,4 @@ def attach(config: pytest.Config) -> None:
     live = Live(reporter._tw)
     config.pluginmanager.register(Watching(live), "proofs-watching")
     if not config.pluginmanager.has_plugin("dsession"):
-        config.pluginmanager.register(Watched(waiting.Slate(live.slates / "main")), "proofs-watched")
+        config.pluginmanager.register(Watched(waiting.StatusFile(live.status_files / "main")), "proofs-watched")

@@ -1432,13 +1432,13 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"of the time without a tick",
     ),
     Sabotage(
-        id="dashboard-looks-once",
+        id="dashboard-collects-once",
         guardrail="S15",
         breaks="the dashboard shows for ever what it saw first",
         proof="test_i7::test_a_neighbour_that_wants_all_processors",
         params={"caged": True},
         patch=Patch("harness/dashboard/web.py", "due = loop.time() + refresh_secs", "due = loop.time() + 3600"),
-        reason=r"it has not looked for a while|the page shows what was at|healthz answers 503",
+        reason=r"its last observation is too old|the page shows what was at|healthz answers 503",
     ),
     Sabotage(
         id="healthcheck-ignores-the-dashboard",
@@ -1457,7 +1457,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="M5",
         breaks="the page calls an engine that is down running",
         proof="test_dashboard::test_the_page_changes_live_and_says_when_the_engine_stops",
-        patch=Patch("harness/dashboard/panel.py", 'return "stopped"', 'return "running"'),
+        patch=Patch("harness/dashboard/view_model.py", 'return "stopped"', 'return "running"'),
         reason=r"does not show a stopped engine",
     ),
     Sabotage(
@@ -1489,7 +1489,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="stall",
         breaks="the page does not tell the watchdog's restart from another",
         proof="test_dashboard::test_who_started_the_engine_is_told",
-        patch=Patch("harness/dashboard/panel.py", 'before.result == "watchdog"', 'before.result == "dog"'),
+        patch=Patch("harness/dashboard/view_model.py", 'before.result == "watchdog"', 'before.result == "dog"'),
         reason=r"does not show a start by watchdog",
     ),
     Sabotage(
@@ -1540,9 +1540,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="the page does not tell an engine that crashed from one that was stopped",
         proof="test_dashboard::test_how_the_engine_ended_and_what_it_left_is_told",
         patch=Patch(
-            "harness/dashboard/panel.py",
-            'return "failed" if _last_code(look) is not None else "crashed"',
-            'return "failed" if _last_code(look) is not None else "stopped"',
+            "harness/dashboard/view_model.py",
+            'return "failed" if _last_code(unit) is not None else "crashed"',
+            'return "failed" if _last_code(unit) is not None else "stopped"',
         ),
         reason=r"does not show crashed: killed by signal 9",
     ),
@@ -1563,7 +1563,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="M5",
         breaks="whoever opens pages without end takes all of the dashboard's memory",
         proof="test_dashboard::test_many_pages_are_served_and_one_too_many_is_refused",
-        patch=Patch("harness/dashboard/web.py", "if board.watchers >= WATCHERS_MAX:", "if False:"),
+        patch=Patch("harness/dashboard/web.py", "if broadcaster.watchers >= WATCHERS_MAX:", "if False:"),
         reason=r"one more page than \d+ is answered 200",
     ),
     Sabotage(
@@ -1580,7 +1580,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="/metrics reports a running engine as down",
         proof="test_dashboard::test_metrics_are_clean_in_both_formats",
         patch=Patch(
-            "harness/dashboard/panel.py",
+            "harness/dashboard/view_model.py",
             'put("hybrid_engine_up", seen.unit.state.active == "active")',
             'put("hybrid_engine_up", seen.unit.state.active == "up")',
         ),

@@ -30,8 +30,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from harness.base.clock import OsClock, poll
 from harness.base.errors import HarnessError
 from harness.dashboard import command as program
-from harness.dashboard import panel, web
-from harness.dashboard.lookout import Lookout, Places
+from harness.dashboard import view_model, web
+from harness.dashboard.collector import Collector, Places
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 from harness.evidence.verdict import anchor
@@ -457,8 +457,8 @@ def test_metrics_are_clean_in_both_formats(engine: EngineUnit, dashboard: Dashbo
     dashboard.wait("a heartbeat with ticks", lambda state: state["books"].get("lines", [{}])[0].get("number", 0) > 0)
     text = dashboard.get("/metrics").body
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    dashboard.expect(list(families) == [metric.name for metric in panel.METRICS], f"metrics: {list(families)}")
-    for metric in panel.METRICS:
+    dashboard.expect(list(families) == [metric.name for metric in view_model.METRICS], f"metrics: {list(families)}")
+    for metric in view_model.METRICS:
         family = families[metric.name]
         labels = {label for sample in family.samples for label in sample.labels}
         told = (family.type, family.documentation, labels - {metric.label})
@@ -472,7 +472,7 @@ def test_metrics_are_clean_in_both_formats(engine: EngineUnit, dashboard: Dashbo
             b"Connection: close\r\n\r\n"
         )
         body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")[2].decode()
-    dashboard.expect(len(list(open_families(body))) == len(panel.METRICS), f"as OpenMetrics: {body}")
+    dashboard.expect(len(list(open_families(body))) == len(view_model.METRICS), f"as OpenMetrics: {body}")
 
 
 @pytest.mark.claim("O2")
@@ -580,22 +580,22 @@ def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     (tmp_path / "buglog" / "BUG_large.html").write_bytes(b"x" * LARGE)
     nowhere = tmp_path / "none"
     places = Places("none.service", nowhere, None, nowhere, tmp_path, nowhere, web.BUGLOG_URL)
-    sock = program.listen(panel.Listen("127.0.0.1", free_port()))
-    lookout = Lookout(places, 60.0, Shell(Unrecorded()), OsClock())
+    sock = program.listen(view_model.Listen("127.0.0.1", free_port()))
+    collector = Collector(places, 60.0, Shell(Unrecorded()), OsClock())
     loop, serving = asyncio.new_event_loop(), threading.Event()
 
     async def serve() -> None:
-        board = web.Board(lookout)
-        app = web.application(board, tmp_path, frozenset({"localhost"}), 60.0)
-        server = web._Server(web.options(app), board)
+        broadcaster = web.Broadcaster(collector)
+        app = web.application(broadcaster, tmp_path, frozenset({"localhost"}), 60.0)
+        server = web._Server(web.options(app), broadcaster)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(board.look_on(60.0))
-            await board.first_look()
+            tasks.create_task(broadcaster.run(60.0))
+            await broadcaster.first_state()
             serve = tasks.create_task(server.serve([sock]))
             serving.set()
             await asyncio.to_thread(ended.wait)
             server.should_exit = True
-            board.close()
+            broadcaster.close()
             await serve
 
     ended = threading.Event()
@@ -684,18 +684,18 @@ def test_an_answer_that_is_taken_too_slowly_is_given_up_and_no_other_waits_for_i
 def test_systemd_hears_of_it_although_looks_are_far_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = tmp_path / "none"
     places = Places("none.service", nowhere, None, nowhere, nowhere, nowhere, "/")
-    board = web.Board(Lookout(places, 3600.0, Shell(Unrecorded()), OsClock()))
+    broadcaster = web.Broadcaster(Collector(places, 3600.0, Shell(Unrecorded()), OsClock()))
     monkeypatch.setattr(web, "FEED_SECS", 0.01)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
 
     async def look_until_fed(systemd: socket.socket) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(board.look_on(3600.0))
+            tasks.create_task(broadcaster.run(3600.0))
             fed = 0
             while fed < 3:
                 # A systemctl that fails tells so too.
                 fed += b"WATCHDOG=1" in await asyncio.get_running_loop().sock_recv(systemd, 100)
-            board.close()
+            broadcaster.close()
 
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
         systemd.setblocking(False)
@@ -739,10 +739,10 @@ def test_a_configuration_that_cannot_be_used_ends_it_with_12(
 
 
 def test_a_host_on_the_network_is_served_under_its_name_and_with_a_warning() -> None:
-    with closing(program.listen(panel.Listen("0.0.0.0", free_port()))) as sock:
+    with closing(program.listen(view_model.Listen("0.0.0.0", free_port()))) as sock:
         assert not program.is_loopback(sock)
-        names = program.names_of(panel.Listen("0.0.0.0"), sock)
+        names = program.names_of(view_model.Listen("0.0.0.0"), sock)
         assert {"localhost", socket.gethostname().lower()} <= names
-    with closing(program.listen(panel.Listen("localhost", free_port()))) as sock:
+    with closing(program.listen(view_model.Listen("localhost", free_port()))) as sock:
         assert program.is_loopback(sock)
-        assert program.names_of(panel.Listen("localhost"), sock) == {"localhost"}
+        assert program.names_of(view_model.Listen("localhost"), sock) == {"localhost"}

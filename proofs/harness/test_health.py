@@ -158,9 +158,9 @@ def test_looking_at_the_database_changes_and_locks_nothing(database: Path) -> No
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("INSERT INTO ticks VALUES (8, 1767976287000)")
-        assert ledger_view.look(database) == Progress(7, 1767976286000)
+        assert ledger_view.read_progress(database) == Progress(7, 1767976286000)
         writer.execute("COMMIT")
-        assert ledger_view.look(database) == Progress(8, 1767976287000)
+        assert ledger_view.read_progress(database) == Progress(8, 1767976287000)
 
 
 @pytest.mark.claim("K3")
@@ -191,14 +191,14 @@ def test_M5_a_database_that_cannot_be_read_is_named(database: Path, prepare: obj
     assert callable(prepare)
     prepare(database)
     with pytest.raises(LedgerUnreadable, match=named) as caught:
-        ledger_view.look(database)
+        ledger_view.read_progress(database)
     assert str(database) in str(caught.value)
 
 
 def test_an_empty_table_is_readable(database: Path) -> None:
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("DELETE FROM ticks")
-    assert ledger_view.look(database) == Progress(0, None)
+    assert ledger_view.read_progress(database) == Progress(0, None)
 
 
 @pytest.mark.claim("M5")
@@ -305,7 +305,7 @@ def test_the_whole_passes_and_fails(
 ) -> None:
     programs(tmp_path, monkeypatch, systemctl=shown(), journalctl=beat(1.0))
     looks = iter(range(1000))
-    monkeypatch.setattr(ledger_view, "look", lambda _path: Progress(next(looks), 0))
+    monkeypatch.setattr(ledger_view, "read_progress", lambda _path: Progress(next(looks), 0))
     config = tmp_path / "config.toml"
     config.write_text(f'[app]\ndb_path = "{database}"\n')
     argv = ["--config", str(config), "--pressure-dir", str(psi(tmp_path / "psi"))]

@@ -1,4 +1,4 @@
-"""What onlookers see of the engine's database (contract D5, K3)."""
+"""Reading the engine's database from outside (contract D5, K3)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
-def glance(path: Path) -> ledger_view.Glance:
-    return ledger_view.glance(path, after_tick=0, ticks_max=3, deeds_max=2)
+def snapshot(path: Path) -> ledger_view.LedgerSnapshot:
+    return ledger_view.read_snapshot(path, after_tick=0, ticks_max=3, markers_max=2)
 
 
 def insert_ticks(path: Path, count: int) -> None:
@@ -43,13 +43,13 @@ def insert_ticks(path: Path, count: int) -> None:
 
 def test_the_engines_schema_is_understood(database: Path) -> None:
     assert migrations.SCHEMA_VERSION in ledger_view.SCHEMA_VERSIONS
-    assert glance(database) == ledger_view.Glance([], [], [], [], [])
+    assert snapshot(database) == ledger_view.LedgerSnapshot([], [], [], [], [])
 
 
 @pytest.mark.claim("K3")
-def test_no_glance_costs_more_when_a_table_grows(database: Path) -> None:
+def test_no_snapshot_costs_more_when_a_table_grows(database: Path) -> None:
     with closing(sqlite3.connect(database)) as connection:
-        for sql in (*ledger_view.GLANCES, *ledger_view.TALLIES):
+        for sql in (*ledger_view.SNAPSHOT_QUERIES, *ledger_view.TALLY_QUERIES):
             values = (0,) * sql.count("?")
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values))
             opcodes = {row[1] for row in connection.execute(f"EXPLAIN {sql}", values)}
@@ -61,8 +61,8 @@ def test_no_glance_costs_more_when_a_table_grows(database: Path) -> None:
 
 def test_the_newest_rows_are_told_oldest_first(database: Path) -> None:
     insert_ticks(database, 5)
-    assert [tick.id for tick in glance(database).ticks] == [3, 4, 5]
-    later = ledger_view.glance(database, after_tick=4, ticks_max=3, deeds_max=2)
+    assert [tick.id for tick in snapshot(database).ticks] == [3, 4, 5]
+    later = ledger_view.read_snapshot(database, after_tick=4, ticks_max=3, markers_max=2)
     assert [tick.id for tick in later.ticks] == [5]
 
 
@@ -70,20 +70,21 @@ def test_a_database_without_a_wal_is_read_in_a_directory_that_may_not_be_written
     insert_ticks(database, 1)
     before = sorted(path.name for path in database.parent.iterdir())
     assert before == ["bot.db"], "the last writer closed it"
-    glance(database)
+    snapshot(database)
     assert sorted(path.name for path in database.parent.iterdir()) == before
 
 
-def test_a_glance_leaves_the_index_of_the_wal_as_it_is(database: Path) -> None:
+def test_a_snapshot_leaves_the_index_of_the_wal_as_it_is(database: Path) -> None:
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
         writer.execute("PRAGMA wal_autocheckpoint = 0")
         for number in range(3):
             writer.execute("INSERT INTO ticks(symbol, price, volume, ts) VALUES ('X', 1.0, 1.0, ?)", (number,))
         index = database.with_name("bot.db-shm").read_bytes()
         # In a process of its own: within one, SQLite shares the mapping that the writer made.
-        look = "import sys; from pathlib import Path; from harness.observing.ledger_view import glance; "
-        look += "print([tick.ts for tick in glance(Path(sys.argv[1]), after_tick=0, ticks_max=3, deeds_max=2).ticks])"
-        command = [sys.executable, "-c", look, str(database)]
+        script = "import sys; from pathlib import Path; from harness.observing.ledger_view import read_snapshot; "
+        script += "seen = read_snapshot(Path(sys.argv[1]), after_tick=0, ticks_max=3, markers_max=2); "
+        script += "print([tick.ts for tick in seen.ticks])"
+        command = [sys.executable, "-c", script, str(database)]
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[0, 1, 2]\n"
         assert database.with_name("bot.db-shm").read_bytes() == index
 
@@ -92,9 +93,9 @@ def test_after_the_first_commit_what_was_checkpointed_is_read(database: Path) ->
     insert_ticks(database, 1)
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
         writer.execute("INSERT INTO ticks(symbol, price, volume, ts) VALUES ('X', 2.0, 1.0, 2)")
-        assert [tick.id for tick in glance(database).ticks] in ([1], [1, 2])
+        assert [tick.id for tick in snapshot(database).ticks] in ([1], [1, 2])
         writer.execute("INSERT INTO ticks(symbol, price, volume, ts) VALUES ('X', 3.0, 1.0, 3)")
-        assert [tick.id for tick in glance(database).ticks] == [1, 2, 3]
+        assert [tick.id for tick in snapshot(database).ticks] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("version", "age"), [(0, "an older"), (99, "a newer")])
@@ -102,7 +103,7 @@ def test_a_schema_that_is_not_understood_is_named(database: Path, version: int, 
     with closing(sqlite3.connect(database)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
     with pytest.raises(LedgerUnreadable, match=f"schema version {version}, of {age} engine"):
-        glance(database)
+        snapshot(database)
 
 
 # --- the counts --------------------------------------------------------------------------------------------
@@ -128,16 +129,16 @@ def insert_deeds(path: Path, count: int, symbol: str = "X") -> None:
 def test_what_is_counted_is_what_the_database_holds_since_then(database: Path) -> None:
     insert_deeds(database, 12)
     insert_deeds(database, 5, "Y")
-    tally = ledger_view.tally(database, symbol="X", since_ms=4)
+    tally = ledger_view.read_tally(database, symbol="X", since_ms=4)
     assert tally == ledger_view.Tally(since_ms=4, signals=9, vetoed=3, bought=3, sold=3)
-    assert ledger_view.tally(database, symbol="Z", since_ms=0) == ledger_view.Tally(0, 0, 0, 0, 0)
+    assert ledger_view.read_tally(database, symbol="Z", since_ms=0) == ledger_view.Tally(0, 0, 0, 0, 0)
 
 
 @pytest.mark.claim("W5")
 def test_where_there_are_too_many_a_later_time_is_named(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     insert_deeds(database, 30)
     monkeypatch.setattr(ledger_view, "TALLY_ROWS", 10)
-    tally = ledger_view.tally(database, symbol="X", since_ms=0)
+    tally = ledger_view.read_tally(database, symbol="X", since_ms=0)
     with closing(sqlite3.connect(database)) as connection:
         signals = connection.execute("SELECT COUNT(*) FROM signals WHERE ts >= ?", (tally.since_ms,)).fetchone()[0]
         fills = connection.execute("SELECT COUNT(*) FROM trades WHERE ts >= ?", (tally.since_ms,)).fetchone()[0]
@@ -192,17 +193,17 @@ def test_any_row_is_understood_or_left_out_and_counted(
                 kept += connection.execute(sql, tuple(row.values())).rowcount
             except sqlite3.IntegrityError:
                 continue
-    seen = ledger_view.glance(database, after_tick=0, ticks_max=9, deeds_max=9)
+    seen = ledger_view.read_snapshot(database, after_tick=0, ticks_max=9, markers_max=9)
     shown = [*seen.ticks, *seen.signals, *seen.fills, *seen.holdings, *seen.open_orders]
     assert len(shown) + seen.odd == kept
     for tick in seen.ticks:
         assert (type(tick.ts), type(tick.price), type(tick.symbol)) == (int, float, str)
         assert abs(tick.price) < 1e300
-    for deed in (*seen.signals, *seen.fills):
-        assert deed.price is None or abs(deed.price) < 1e300
+    for marker in (*seen.signals, *seen.fills):
+        assert marker.price is None or abs(marker.price) < 1e300
     for held in seen.holdings:
         assert Decimal(held.qty) * Decimal(held.price) < 10**130
-    ledger_view.tally(database, symbol="X", since_ms=0)
+    ledger_view.read_tally(database, symbol="X", since_ms=0)
 
 
 def odd_names(path: Path) -> None:
@@ -232,7 +233,7 @@ def test_whatever_lies_there_is_told_in_time(
     monkeypatch.setattr(ledger_view, "ANSWER_SECS", 0.05)
     spoil(database)
     with pytest.raises(LedgerUnreadable, match=says):
-        glance(database)
+        snapshot(database)
 
 
 ENDLESS = (
@@ -253,14 +254,14 @@ def long_text(path: Path) -> None:
 
 
 @pytest.mark.claim("W2", "K3")
-def test_a_look_of_the_controller_ends_in_time_too(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_of_the_controller_ends_in_time_too(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_view, "ANSWER_SECS", 0.05)
     replace_ticks(database, ENDLESS)
     with pytest.raises(LedgerUnreadable, match="no answer within"):
-        ledger_view.look(database)
+        ledger_view.read_progress(database)
     replace_ticks_back(database)
     with pytest.raises(LedgerUnreadable, match="no whole numbers"):
-        ledger_view.look(database)
+        ledger_view.read_progress(database)
 
 
 def replace_ticks_back(path: Path) -> None:
@@ -281,5 +282,5 @@ def test_what_a_killed_writer_left_is_read_from_its_wal(database: Path) -> None:
     assert subprocess.run([sys.executable, "-c", script, str(database)], check=False).returncode == 9
     assert database.with_name("bot.db-wal").stat().st_size > 0
     before = {path.name: path.read_bytes() for path in database.parent.iterdir()}
-    assert [tick.ts for tick in glance(database).ticks] == [2, 3, 4]
+    assert [tick.ts for tick in snapshot(database).ticks] == [2, 3, 4]
     assert {path.name: path.read_bytes() for path in database.parent.iterdir()} == before

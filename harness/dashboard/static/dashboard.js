@@ -80,7 +80,7 @@ function figures(items) {
   }));
 }
 
-const triangle = (x, y, up, kind) => draw("path", { d: up ? `M${x} ${y + 3}l5 9h-10z` : `M${x} ${y - 3}l5 -9h-10z`, class: `deed-${kind}` });
+const triangle = (x, y, up, kind) => draw("path", { d: up ? `M${x} ${y + 3}l5 9h-10z` : `M${x} ${y - 3}l5 -9h-10z`, class: `marker-${kind}` });
 const cross = (x, y) => draw("path", { d: `M${x - 4} ${y - 4}l8 8m0 -8l-8 8`, class: "veto" });
 const ring = (x, y) => draw("circle", { cx: x, cy: y, r: 4, class: "signal" });
 

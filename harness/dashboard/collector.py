@@ -1,8 +1,8 @@
-"""Looks at everything the dashboard shows, once a refresh, and changes nothing.
+"""Collect everything the dashboard shows, once a refresh, and change nothing.
 
-A look costs the same whatever the size of database, journal and logs: the journal is followed from where the last look
-left it, files are read again when they have changed, of a log only its end. Each source is looked at on its own; one
-that fails becomes a Trouble and leaves the others alone, whatever somebody has put there.
+A collection costs the same whatever the size of database, journal and logs: the journal is followed from where the last
+one left it, files are read again only when they have changed, of a log only its end. Each source is read on its own;
+one that fails becomes a Trouble and leaves the others alone, whatever somebody has put there.
 
 Decision log and evidence are believed only where root or the dashboard's own user put them (harness/base/trusted.py).
 
@@ -24,15 +24,15 @@ from harness.base import journal, jsontext, trusted, unit
 from harness.base.clock import Clock
 from harness.base.errors import HarnessError
 from harness.base.unit import UnitState
-from harness.dashboard.panel import (
+from harness.dashboard.view_model import (
     LINE_POINTS_MAX,
     PRICE_SECS,
     EngineConfig,
     Judged,
-    LogLook,
+    LogSnapshot,
     Observation,
     Trouble,
-    UnitLook,
+    UnitSnapshot,
     Verdicts,
     config_of,
     thin,
@@ -40,17 +40,17 @@ from harness.dashboard.panel import (
 from harness.evidence.shell import Shell
 from harness.evidence.verdict import Verdict, anchor
 from harness.observing import health, ledger_view, observe
-from harness.observing.ledger_view import Glance, Tally, Tick
+from harness.observing.ledger_view import LedgerSnapshot, StoredTick, Tally
 
 T = TypeVar("T")
 
 COMMAND_SECS = 2.0
 """A systemd that does not answer in this time is unknown; the page goes on."""
 
-TICKS_A_LOOK_MAX, POINTS_A_LOOK_MAX = 200, 6
-"""Ticks read, and points of the price line made of them, for each look after the first."""
+TICKS_PER_REFRESH_MAX, POINTS_PER_REFRESH_MAX = 200, 6
+"""Ticks read, and points of the price line made of them, for each refresh after the first."""
 
-DEEDS_MAX = 80
+MARKERS_MAX = 80
 """Signals and fills that are marked on the price line."""
 
 LIFECYCLE_MAX, LOG_MAX, BEGINNING_MAX = 200, 500, 50
@@ -58,7 +58,7 @@ LIFECYCLE_MAX, LOG_MAX, BEGINNING_MAX = 200, 500, 50
 a run's beginning that are searched for its settings."""
 
 CATCH_UP_MAX = 2000
-"""An engine that logs more than this between two looks is read from its end again."""
+"""An engine that logs more entries than this between two refreshes is read from its end again."""
 
 DECISION_BYTES = 64 * 1024
 """How much of the decision log's end is read."""
@@ -131,8 +131,8 @@ class Journal:
         self.lifecycle: deque[dict[str, str]] = deque(maxlen=LIFECYCLE_MAX)
         self._about = _Tail(Rule("UNIT", unit_name) & Rule("_PID", "1"), LIFECYCLE_MAX)
         self._own = _Tail(Rule("_SYSTEMD_UNIT", unit_name), LOG_MAX)
-        self._logs: dict[str, LogLook] = {}
-        # The run whose beginning has been looked for.
+        self._logs: dict[str, LogSnapshot] = {}
+        # The run whose beginning has been searched for.
         self._begun = ""
 
     def follow(self) -> None:
@@ -141,13 +141,13 @@ class Journal:
         for raw in self._own.take():
             self._note(raw)
 
-    def log(self, invocation_id: str) -> LogLook | Trouble:
+    def log(self, invocation_id: str) -> LogSnapshot | Trouble:
         """What this run of the engine has logged; the last run that the journal knows for an empty id."""
         told = (raw["INVOCATION_ID"] for raw in reversed(self.lifecycle) if "INVOCATION_ID" in raw)
         invocation_id = invocation_id or next(told, "")
         if not self._logs and not self.lifecycle:
             return Trouble(f"it holds nothing about {self._unit}, or this user may not read it (group systemd-journal)")
-        seen = self._logs.get(invocation_id, LogLook())
+        seen = self._logs.get(invocation_id, LogSnapshot())
         if not seen.mode and invocation_id != self._begun:
             # Its beginning lies before what was read when the journal was opened.
             self._begun = invocation_id
@@ -162,7 +162,7 @@ class Journal:
         entry = journal.parse(raw, int(raw["__REALTIME_TIMESTAMP"]))
         if entry is None:
             return
-        seen = self._logs.get(entry.invocation_id, LogLook())
+        seen = self._logs.get(entry.invocation_id, LogSnapshot())
         at = entry.realtime_us / 1e6
         if entry.event in HEARTBEATS and at >= (seen.heartbeat_at or 0.0):
             seen = replace(seen, heartbeat=entry.fields, heartbeat_at=at)
@@ -221,8 +221,8 @@ class _Shown:
     """Where the unit's relative paths start from."""
 
 
-class Lookout:
-    """Whoever looks. Not safe for two threads."""
+class Collector:
+    """Reads every source of the dashboard. Not safe for two threads."""
 
     def __init__(self, places: Places, refresh_secs: float, shell: Shell, clock: Clock) -> None:
         self._places = places
@@ -236,16 +236,16 @@ class Lookout:
         self._links: tuple[Verdicts, str, Verdicts] | None = None
         # None until the journal could be opened.
         self._journal: Journal | None = None
-        self._line: list[Tick] = []
+        self._line: list[StoredTick] = []
         self._database: Path | None = None
         # The newest tick, and since when (monotonic seconds) it has been that.
         self._newest: tuple[int, float] | None = None
-        # (monotonic seconds, id of the newest tick) of the last looks.
+        # (monotonic seconds, id of the newest tick) of the last refreshes.
         self._counts: deque[tuple[float, int]] = deque()
         self._rates: deque[float | None] = deque(maxlen=RATES_SHOWN)
 
-    def look(self) -> Observation:
-        """One look at everything. Takes a few milliseconds, seconds when systemd does not answer."""
+    def collect(self) -> Observation:
+        """Read every source once. Takes a few milliseconds, or COMMAND_SECS when systemd does not answer."""
         tables = self._tables.value()
         shown = self._show()
         journal = self._follow()
@@ -303,13 +303,13 @@ class Lookout:
         return self._journal
 
     @staticmethod
-    def _unit(shown: _Shown, journal: Journal | Trouble) -> UnitLook:
+    def _unit(shown: _Shown, journal: Journal | Trouble) -> UnitSnapshot:
         lifecycle = [] if isinstance(journal, Trouble) else list(journal.lifecycle)
         pid = shown.state.main_pid
-        return UnitLook(shown.state, shown.changed_at, lifecycle, observe.rss_bytes(pid) if pid > 1 else None)
+        return UnitSnapshot(shown.state, shown.changed_at, lifecycle, observe.rss_bytes(pid) if pid > 1 else None)
 
     @staticmethod
-    def _log(shown: _Shown | Trouble, journal: Journal | Trouble) -> LogLook | Trouble:
+    def _log(shown: _Shown | Trouble, journal: Journal | Trouble) -> LogSnapshot | Trouble:
         if isinstance(journal, Trouble):
             return journal
         if isinstance(shown, Trouble):
@@ -319,7 +319,7 @@ class Lookout:
         except OSError as error:
             return Trouble(f"it cannot be read: {error.strerror or error}")
 
-    def _ledger(self, tables: dict[str, Any] | Trouble, shown: _Shown | Trouble) -> Glance | Trouble:
+    def _ledger(self, tables: dict[str, Any] | Trouble, shown: _Shown | Trouble) -> LedgerSnapshot | Trouble:
         path = self._places.database
         if path is None:
             if isinstance(tables, Trouble):
@@ -333,35 +333,37 @@ class Lookout:
             self._line, self._database = [], path
             self._counts.clear()
         newest = self._line[-1].id if self._line else 0
-        most = TICKS_A_LOOK_MAX if self._line else LINE_POINTS_MAX
+        most = TICKS_PER_REFRESH_MAX if self._line else LINE_POINTS_MAX
         try:
-            seen = ledger_view.glance(path, after_tick=newest, ticks_max=most, deeds_max=DEEDS_MAX)
+            seen = ledger_view.read_snapshot(path, after_tick=newest, ticks_max=most, markers_max=MARKERS_MAX)
             if newest and not seen.ticks:
-                again = ledger_view.glance(path, after_tick=0, ticks_max=LINE_POINTS_MAX, deeds_max=DEEDS_MAX)
+                again = ledger_view.read_snapshot(
+                    path, after_tick=0, ticks_max=LINE_POINTS_MAX, markers_max=MARKERS_MAX
+                )
                 if again.ticks[-1:] != self._line[-1:]:
                     # Another database stands in the old one's place.
                     self._line, seen = [], again
         except HarnessError as error:
             return Trouble(str(error))
-        fresh = thin(seen.ticks, POINTS_A_LOOK_MAX) if self._line else seen.ticks
+        fresh = thin(seen.ticks, POINTS_PER_REFRESH_MAX) if self._line else seen.ticks
         self._line = [*self._line, *fresh][-LINE_POINTS_MAX:]
         if self._line:
             first = self._line[-1].ts - PRICE_SECS * 1000
             self._line = [tick for tick in self._line if tick.ts >= first]
         return replace(seen, ticks=self._line)
 
-    def _tally(self, ledger: Glance | Trouble) -> Tally | None:
+    def _tally(self, ledger: LedgerSnapshot | Trouble) -> Tally | None:
         if isinstance(ledger, Trouble) or not ledger.ticks or self._database is None:
             return None
         symbol = ledger.ticks[-1].symbol
         since_ms = next(tick.ts for tick in ledger.ticks if tick.symbol == symbol)
         try:
-            return ledger_view.tally(self._database, symbol=symbol, since_ms=since_ms)
+            return ledger_view.read_tally(self._database, symbol=symbol, since_ms=since_ms)
         except HarnessError:
-            # What keeps it from being read was told with the ticks, or will be at the next look.
+            # What keeps it from being read was told with the ticks, or will be at the next refresh.
             return None
 
-    def _still_secs(self, ledger: Glance | Trouble) -> float | None:
+    def _still_secs(self, ledger: LedgerSnapshot | Trouble) -> float | None:
         if isinstance(ledger, Trouble):
             self._newest = None
             return None
@@ -370,7 +372,7 @@ class Lookout:
             self._newest = (newest, now)
         return now - self._newest[1]
 
-    def _rate(self, ledger: Glance | Trouble) -> float | None:
+    def _rate(self, ledger: LedgerSnapshot | Trouble) -> float | None:
         if isinstance(ledger, Trouble):
             self._counts.clear()
             return None

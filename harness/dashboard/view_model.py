@@ -1,8 +1,8 @@
-"""What the dashboard saw -> what its page shows, what /healthz answers, what /metrics exports.
+"""Turn an observation into what the page shows, what /healthz answers and what /metrics exports.
 
-An `Observation` is everything seen in one look. What could not be learned is a `Trouble`, which the page shows in
-words where the value would stand; it never becomes a zero, and never keeps the rest from being shown. Whatever was
-seen, there is a page of it: what others have written is taken for a number or a text only where it is one
+An `Observation` is everything that was collected in one refresh. What could not be learned is a `Trouble`, which the
+page shows in words where the value would stand; it never becomes a zero, and never keeps the rest from being shown.
+Whatever was seen, there is a page of it: what others have written is taken for a number or a text only where it is one
 (harness/base/jsontext.py).
 
 Who started the present run of the engine is told from systemd's own words: an automatic restart counts in
@@ -29,14 +29,14 @@ from harness.base.unit import UnitState
 from harness.evidence.verdict import Verdict, merge
 from harness.observing import judgement
 from harness.observing.judgement import Finding
-from harness.observing.ledger_view import Deed, Glance, Tally, Tick
+from harness.observing.ledger_view import LedgerSnapshot, Marker, StoredTick, Tally
 from harness.soak.exit_actions import Endings, Exit, awaits_restart, from_unit
 from harness.soak.ladder import RUNGS
 
 Json = dict[str, Any]
 
-STALE_LOOKS = 5
-"""What was seen so many refreshes ago is stale: /healthz says so."""
+STALE_REFRESHES = 5
+"""An observation older than so many refreshes is stale, and /healthz says so."""
 
 DECISIONS_SHOWN = 12
 
@@ -69,7 +69,7 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Caps:
+class RiskLimits:
     """`[risk_caps]`."""
 
     exposure_usd: float = 10_000.0
@@ -85,7 +85,7 @@ class EngineConfig:
     sample_every: int = 1
     heartbeat_interval_secs: float = 10.0
     max_staleness_ms: float = 5000.0
-    caps: Caps = Caps()
+    caps: RiskLimits = RiskLimits()
     feed: str = "SYNTHETIC"
     """`[engine] ingest_mode`."""
 
@@ -100,7 +100,7 @@ class Listen:
 
 
 @dataclass(frozen=True)
-class UnitLook:
+class UnitSnapshot:
     """The engine's unit."""
 
     state: UnitState
@@ -112,7 +112,7 @@ class UnitLook:
 
 
 @dataclass(frozen=True)
-class LogLook:
+class LogSnapshot:
     """What the present run of the engine (or, when it is down, the last) has logged."""
 
     mode: str = ""
@@ -155,15 +155,15 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Observation:
-    """Everything seen in one look."""
+    """Everything collected in one refresh."""
 
     at: float
-    """Seconds since the Unix epoch, when the look was complete."""
+    """Seconds since the Unix epoch, when the collection was complete."""
     refresh_secs: float
     config: EngineConfig | Trouble
-    unit: UnitLook | Trouble
-    log: LogLook | Trouble
-    ledger: Glance | Trouble
+    unit: UnitSnapshot | Trouble
+    log: LogSnapshot | Trouble
+    ledger: LedgerSnapshot | Trouble
     """Its ticks: the price line."""
     pressure: Pressure | Unknown
     ticks_per_sec: float | None
@@ -171,7 +171,7 @@ class Observation:
     decisions: Sequence[Mapping[str, Any]] | Trouble
     verdicts: Verdicts | Trouble
     rates: Sequence[float | None] = ()
-    """`ticks_per_sec` of the last looks, oldest first."""
+    """`ticks_per_sec` of the last refreshes, oldest first."""
     tally: Tally | None = None
     """Signals and fills of the price line's symbol and time."""
     still_secs: float | None = None
@@ -215,10 +215,10 @@ def config_of(tables: Mapping[str, Any]) -> EngineConfig:
         sample_every=int(_number(engine, "engine", "sample_every", 1, "a whole number")),
         heartbeat_interval_secs=_number(engine, "engine", "heartbeat_interval_secs", 10, "a number of seconds"),
         max_staleness_ms=_number(engine, "engine", "max_staleness_ms", 5000, "a whole number of milliseconds"),
-        caps=Caps(
-            _number(caps, "risk_caps", "max_exposure_usd", Caps.exposure_usd, "a number"),
-            _number(caps, "risk_caps", "max_symbol_exposure_usd", Caps.symbol_exposure_usd, "a number"),
-            int(_number(caps, "risk_caps", "max_open_orders", Caps.open_orders, "a whole number")),
+        caps=RiskLimits(
+            _number(caps, "risk_caps", "max_exposure_usd", RiskLimits.exposure_usd, "a number"),
+            _number(caps, "risk_caps", "max_symbol_exposure_usd", RiskLimits.symbol_exposure_usd, "a number"),
+            int(_number(caps, "risk_caps", "max_open_orders", RiskLimits.open_orders, "a whole number")),
         ),
     )
 
@@ -254,13 +254,13 @@ def findings(seen: Observation) -> list[Finding]:
     for name, part in (("config", seen.config), ("database", seen.ledger), ("journal", seen.log)):
         if isinstance(part, Trouble) and (name == "config" or not never):
             found.append(Finding(name, False, part.reason))
-    if isinstance(seen.ledger, Glance):
+    if isinstance(seen.ledger, LedgerSnapshot):
         if seen.ledger.odd:
             found.append(Finding("database", False, f"{seen.ledger.odd} rows hold what the engine never writes"))
         if _runs(seen) and seen.still_secs is not None:
             newest = seen.ledger.ticks[-1].id if seen.ledger.ticks else 0
             found.append(judgement.progress(round(seen.still_secs, 1), newest))
-    if isinstance(seen.log, LogLook) and _runs(seen):
+    if isinstance(seen.log, LogSnapshot) and _runs(seen):
         age = None if seen.log.heartbeat_at is None else seen.at - seen.log.heartbeat_at
         found.append(judgement.heartbeat(age, _config(seen).heartbeat_interval_secs))
         found += judgement.books(seen.log.heartbeat)
@@ -302,7 +302,7 @@ def warnings(seen: Observation) -> list[str]:
 def health(seen: Observation) -> Json:
     """What the page says above everything else."""
     wrong, odd = problems(seen), warnings(seen)
-    if wrong and isinstance(seen.unit, UnitLook) and (calm := _calm(seen.unit)) and len(wrong) == 1:
+    if wrong and isinstance(seen.unit, UnitSnapshot) and (calm := _calm(seen.unit)) and len(wrong) == 1:
         return {"tone": "calm", "title": calm, "lines": [*wrong, *odd]}
     if wrong:
         failed = {one.name for one in findings(seen) if not one.ok}
@@ -316,19 +316,19 @@ def health(seen: Observation) -> Json:
     return {"tone": "good", "title": "Engine and computer are well", "lines": []}
 
 
-def _calm(look: UnitLook) -> str:
+def _calm(unit: UnitSnapshot) -> str:
     """Of a unit that is down and that nobody need worry about: what is so; empty for every other."""
-    if look.state.active != "inactive":
+    if unit.state.active != "inactive":
         return ""
-    last = _last_end(look)
+    last = _last_end(unit)
     if last is None:
         return "The engine was never started"
     return "The engine was stopped in order" if _is_orderly(last) else ""
 
 
 def is_stale(at: float, now: float, refresh_secs: float) -> bool:
-    """Whether a look that was complete at `at` is too old to be believed. Seconds since the epoch."""
-    return now - at > max(STALE_LOOKS * refresh_secs, 3.0)
+    """Whether an observation of the time `at` is too old to be believed. Seconds since the Unix epoch."""
+    return now - at > max(STALE_REFRESHES * refresh_secs, 3.0)
 
 
 def who_started(
@@ -376,13 +376,13 @@ def host_allowed(header: str, names: Iterable[str], local_address: str) -> bool:
         return False
 
 
-def thin(ticks: Sequence[Tick], most: int) -> list[Tick]:
+def thin(ticks: Sequence[StoredTick], most: int) -> list[StoredTick]:
     """About `most` of the ticks: the extremes of each stretch, the first and the last, so that no peak is lost, and
     both sides of every gap."""
     if len(ticks) <= most:
         return list(ticks)
     stretch = -(-len(ticks) * 2 // most)
-    kept: dict[int, Tick] = {ticks[0].id: ticks[0]}
+    kept: dict[int, StoredTick] = {ticks[0].id: ticks[0]}
     for before, after in pairwise(ticks):
         if after.ts - before.ts > GAP_SECS * 1000:
             kept |= {before.id: before, after.id: after}
@@ -434,14 +434,14 @@ def _mode(seen: Observation) -> Json:
 
 
 def _mode_word(seen: Observation) -> str:
-    logged = seen.log.mode if isinstance(seen.log, LogLook) else ""
+    logged = seen.log.mode if isinstance(seen.log, LogSnapshot) else ""
     configured = seen.config.mode if isinstance(seen.config, EngineConfig) else ""
     return (logged or configured).upper() or "unknown"
 
 
 def _feed_word(seen: Observation) -> str:
     """Where the ticks come from; empty when nothing tells."""
-    logged = seen.log.feed if isinstance(seen.log, LogLook) else ""
+    logged = seen.log.feed if isinstance(seen.log, LogSnapshot) else ""
     configured = seen.config.feed if isinstance(seen.config, EngineConfig) else ""
     return (logged or configured).upper()
 
@@ -465,18 +465,18 @@ def _unit(seen: Observation) -> Json:
     }
 
 
-def _unit_word(look: UnitLook) -> str:
-    state = look.state
+def _unit_word(unit: UnitSnapshot) -> str:
+    state = unit.state
     match state.active:
         case "active":
             return "running"
         case "inactive":
-            last = _last_end(look)
+            last = _last_end(unit)
             if last is None:
                 return "never started"
             return "stopped" if _is_orderly(last) else "down after a failure"
         case "failed":
-            return "failed" if _last_code(look) is not None else "crashed"
+            return "failed" if _last_code(unit) is not None else "crashed"
         case "activating" if awaits_restart(state):
             return "waiting to be restarted"
         case "activating":
@@ -486,20 +486,20 @@ def _unit_word(look: UnitLook) -> str:
     return f"{state.active}/{state.sub}"
 
 
-def _unit_tone(look: UnitLook) -> str:
-    if look.state.active in ("failed", "inactive"):
-        return "calm" if _calm(look) else "bad"
-    return "good" if look.state.active == "active" else "busy"
+def _unit_tone(unit: UnitSnapshot) -> str:
+    if unit.state.active in ("failed", "inactive"):
+        return "calm" if _calm(unit) else "bad"
+    return "good" if unit.state.active == "active" else "busy"
 
 
-def _unit_says(look: UnitLook, log: LogLook | Trouble) -> str:
+def _unit_says(unit: UnitSnapshot, log: LogSnapshot | Trouble) -> str:
     """How the unit does; of one that is down, how it ended and why, in words that tell a stop from a crash."""
-    state = look.state
+    state = unit.state
     if state.active == "active":
         return "the engine runs"
     if state.active not in ("failed", "inactive") and not awaits_restart(state):
-        return f"the engine is {_unit_word(look)}"
-    last = _last_end(look)
+        return f"the engine is {_unit_word(unit)}"
+    last = _last_end(unit)
     waits = ", and is waiting to be restarted" if awaits_restart(state) else ""
     if last is None:
         return "the engine was never started, as far as systemd and its journal know"
@@ -507,14 +507,14 @@ def _unit_says(look: UnitLook, log: LogLook | Trouble) -> str:
         return f"the engine was stopped, or ended, in order (exit 0){waits}"
     if last.exit_code is None:
         return f"the engine crashed: {_death(last)}{waits}"
-    reason = log.reason if isinstance(log, LogLook) else ""
+    reason = log.reason if isinstance(log, LogSnapshot) else ""
     return f"the engine ended with {last}{f': {reason}' if reason else ''}{waits}"
 
 
-def _last_end(look: UnitLook) -> Exit | None:
+def _last_end(unit: UnitSnapshot) -> Exit | None:
     """How its last run ended; None when it never ran. The journal remembers what systemd was told to forget."""
-    endings = Endings().take(look.lifecycle)
-    return from_unit(look.state) or (endings[-1] if endings else None)
+    endings = Endings().take(unit.lifecycle)
+    return from_unit(unit.state) or (endings[-1] if endings else None)
 
 
 _SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 31: "SIGSYS"}
@@ -529,8 +529,8 @@ def _is_orderly(last: Exit) -> bool:
     return last.result == "success" and last.status in clean.get(last.code, (last.status,))
 
 
-def _last_code(look: UnitLook) -> int | None:
-    last = _last_end(look)
+def _last_code(unit: UnitSnapshot) -> int | None:
+    last = _last_end(unit)
     return None if last is None else last.exit_code
 
 
@@ -549,10 +549,10 @@ def _death(last: Exit) -> str:
 
 def _figures(seen: Observation) -> list[Json]:
     beat = _beat(seen)
-    ticks = seen.ledger.ticks if isinstance(seen.ledger, Glance) else []
+    ticks = seen.ledger.ticks if isinstance(seen.ledger, LedgerSnapshot) else []
     rung = _rung(seen)
     lag = jsontext.number(beat.get("loop_lag_ms_p99"))
-    rss = seen.unit.rss_bytes if isinstance(seen.unit, UnitLook) else None
+    rss = seen.unit.rss_bytes if isinstance(seen.unit, UnitSnapshot) else None
     return [
         {
             "name": "Ticks stored", "value": _shown(seen.ticks_per_sec if _runs(seen) else 0.0, 1), "unit": "/s",
@@ -586,7 +586,7 @@ def _rung(seen: Observation) -> tuple[str, int | None]:
 
 
 def _sample_every(seen: Observation) -> int | None:
-    logged = seen.log.sample_every if isinstance(seen.log, LogLook) else None
+    logged = seen.log.sample_every if isinstance(seen.log, LogSnapshot) else None
     if logged is not None and _runs(seen):
         return logged
     return seen.config.sample_every if isinstance(seen.config, EngineConfig) else None
@@ -602,11 +602,11 @@ def _price(seen: Observation) -> Json:
     first, last = line[0].ts, line[-1].ts
     now = round(seen.at * 1000)
 
-    def marks(deeds: Sequence[Deed]) -> list[Json]:
+    def marks(markers: Sequence[Marker]) -> list[Json]:
         return [
-            {"ts": deed.ts, "price": deed.price, "side": deed.side, "note": deed.note}
-            for deed in deeds
-            if deed.symbol == symbol and deed.ts >= first and deed.price is not None
+            {"ts": marker.ts, "price": marker.price, "side": marker.side, "note": marker.note}
+            for marker in markers
+            if marker.symbol == symbol and marker.ts >= first and marker.price is not None
         ]
 
     return {
@@ -620,7 +620,7 @@ def _price(seen: Observation) -> Json:
     }
 
 
-def stretches(line: Sequence[Tick]) -> list[list[Tick]]:
+def stretches(line: Sequence[StoredTick]) -> list[list[StoredTick]]:
     """The line, parted where no tick came for long. Ids are consecutive, so they tell how many ticks lie between two
     points, all of which were thinned out of the line."""
     usual = statistics.median([_stride_ms(*pair) for pair in pairwise(line)] or [0.0])
@@ -633,7 +633,7 @@ def stretches(line: Sequence[Tick]) -> list[list[Tick]]:
     return found
 
 
-def _stride_ms(before: Tick, after: Tick) -> float:
+def _stride_ms(before: StoredTick, after: StoredTick) -> float:
     return (after.ts - before.ts) / max(1, after.id - before.id)
 
 
@@ -874,7 +874,7 @@ METRICS = (
     Metric("hybrid_pressure_ratio", "gauge", "PSI: share of the last 10 s in which some task waited.", "resource"),
     Metric("hybrid_pressure_limit_ratio", "gauge", "Above this pressure the soak controller throttles.", "resource"),
     Metric("hybrid_proofs", "gauge", "Proofs of the last proof run by verdict.", "verdict"),
-    Metric("hybrid_dashboard_look_timestamp_seconds", "gauge", "Unix time of the dashboard's last look."),
+    Metric("hybrid_dashboard_look_timestamp_seconds", "gauge", "Unix time of the dashboard's last observation."),
     *(Metric(name, "counter", text) for name, text in _COUNTED.values()),
 )
 """Everything /metrics exports, in its order. docs/metrics.md lists the same."""
@@ -895,16 +895,16 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
             found.setdefault(name, []).append((jsontext.text(label), float(known)))
 
     put("hybrid_dashboard_look_timestamp_seconds", seen.at)
-    put("hybrid_database_readable", isinstance(seen.ledger, Glance))
+    put("hybrid_database_readable", isinstance(seen.ledger, LedgerSnapshot))
     put("hybrid_sample_every", _sample_every(seen))
     put("hybrid_stored_ticks_per_second", seen.ticks_per_sec)
-    if isinstance(seen.unit, UnitLook):
+    if isinstance(seen.unit, UnitSnapshot):
         put("hybrid_engine_up", seen.unit.state.active == "active")
         put("hybrid_engine_restarts", seen.unit.state.n_restarts)
         put("hybrid_engine_resident_memory_bytes", seen.unit.rss_bytes)
     if _runs(seen) and (mode := _mode_word(seen)) != "unknown":
         put("hybrid_engine_mode", 1, mode)
-    if isinstance(seen.ledger, Glance):
+    if isinstance(seen.ledger, LedgerSnapshot):
         if seen.ledger.ticks:
             put("hybrid_newest_tick_id", seen.ledger.ticks[-1].id)
             put("hybrid_newest_tick_timestamp_seconds", seen.ledger.ticks[-1].ts / 1000)
@@ -915,7 +915,7 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
         put("hybrid_exposure_limit_usd", seen.config.caps.exposure_usd, "total")
         put("hybrid_exposure_limit_usd", seen.config.caps.symbol_exposure_usd, "symbol")
         put("hybrid_open_orders_limit", seen.config.caps.open_orders)
-    if isinstance(seen.log, LogLook) and seen.log.heartbeat:
+    if isinstance(seen.log, LogSnapshot) and seen.log.heartbeat:
         put("hybrid_heartbeat_timestamp_seconds", seen.log.heartbeat_at)
         balance = [line.ok for line in judgement.equations(seen.log.heartbeat)]
         if None not in balance:
@@ -942,11 +942,11 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
 
 
 def _runs(seen: Observation) -> bool:
-    return isinstance(seen.unit, UnitLook) and seen.unit.state.active == "active"
+    return isinstance(seen.unit, UnitSnapshot) and seen.unit.state.active == "active"
 
 
 def _beat(seen: Observation) -> Mapping[str, Any]:
-    return seen.log.heartbeat if isinstance(seen.log, LogLook) else {}
+    return seen.log.heartbeat if isinstance(seen.log, LogSnapshot) else {}
 
 
 def _config(seen: Observation) -> EngineConfig:

@@ -15,10 +15,19 @@ from hypothesis import strategies as st
 
 from harness.base import jsontext, pressure
 from harness.base.unit import UnitState
-from harness.dashboard import panel
-from harness.dashboard.panel import Caps, EngineConfig, Judged, LogLook, Observation, Trouble, UnitLook, Verdicts
+from harness.dashboard import view_model
+from harness.dashboard.view_model import (
+    EngineConfig,
+    Judged,
+    LogSnapshot,
+    Observation,
+    RiskLimits,
+    Trouble,
+    UnitSnapshot,
+    Verdicts,
+)
 from harness.evidence.verdict import Verdict
-from harness.observing.ledger_view import Deed, Glance, Holding, OpenOrder, Tally, Tick
+from harness.observing.ledger_view import Holding, LedgerSnapshot, Marker, OpenOrder, StoredTick, Tally
 from harness.proving import contract
 from harness.soak.decisions import timestamp
 from proofs.harness.test_jsontext import ANYTHING, strict
@@ -30,7 +39,7 @@ BEAT = {
     "tick_count": 2, "tick_rows_written": 1, "tick_rows_known": 0, "tick_rows_queued": 1, "bp_drops_tick": 0,
     "bp_drops_persist": 0, "signal_count": 1, "trade_count": 1, "loop_lag_ms_p99": 2.5, "wal_bytes": 4096,
 }  # fmt: skip
-TICKS = [Tick(id, 1_799_999_000_000 + id * 100, "SOL/USDC", 100.0 + id) for id in range(1, 4)]
+TICKS = [StoredTick(id, 1_799_999_000_000 + id * 100, "SOL/USDC", 100.0 + id) for id in range(1, 4)]
 
 
 def psi(cpu: float, minute: float = 0.0) -> pressure.Pressure | pressure.Unknown:
@@ -38,28 +47,28 @@ def psi(cpu: float, minute: float = 0.0) -> pressure.Pressure | pressure.Unknown
     return pressure.parse({"cpu": f"{text} avg300=0.00 total=0", "memory": calm, "io": calm})
 
 
-LEDGER = Glance(
-    TICKS, [Deed(TICKS[1].ts, "SOL/USDC", "BUY", 102.0, "RISK_CAP"), Deed(1, "SOL/USDC", "BUY", 1.0, "")],
-    [Deed(TICKS[2].ts, "SOL/USDC", "SELL", 103.0, "0.1")], [Holding("SHADOW", "SOL/USDC", "2", "90")], [],
+LEDGER = LedgerSnapshot(
+    TICKS, [Marker(TICKS[1].ts, "SOL/USDC", "BUY", 102.0, "RISK_CAP"), Marker(1, "SOL/USDC", "BUY", 1.0, "")],
+    [Marker(TICKS[2].ts, "SOL/USDC", "SELL", 103.0, "0.1")], [Holding("SHADOW", "SOL/USDC", "2", "90")], [],
 )  # fmt: skip
-LOG = LogLook("SHADOW", 5, BEAT, NOW - 1)
+LOG = LogSnapshot("SHADOW", 5, BEAT, NOW - 1)
 
 SEEN = Observation(
-    at=NOW, refresh_secs=1.0, config=EngineConfig(sample_every=5, caps=Caps(1000.0, 500.0, 3)),
-    unit=UnitLook(RUNNING, NOW - 60, rss_bytes=2**20), log=LOG,
+    at=NOW, refresh_secs=1.0, config=EngineConfig(sample_every=5, caps=RiskLimits(1000.0, 500.0, 3)),
+    unit=UnitSnapshot(RUNNING, NOW - 60, rss_bytes=2**20), log=LOG,
     ledger=LEDGER,
     pressure=psi(3.0), ticks_per_sec=20.0, decisions=[], verdicts=Trouble("no run"),
     tally=Tally(TICKS[0].ts, 3, 1, 1, 2), still_secs=0.5,
 )  # fmt: skip
 
 
-def unit(**changes: Any) -> UnitLook:
-    return UnitLook(replace(RUNNING, **changes), NOW - 5)
+def unit(**changes: Any) -> UnitSnapshot:
+    return UnitSnapshot(replace(RUNNING, **changes), NOW - 5)
 
 
 def test_a_healthy_engine_has_no_problem() -> None:
-    assert panel.problems(SEEN) == []
-    assert panel.warnings(SEEN) == []
+    assert view_model.problems(SEEN) == []
+    assert view_model.warnings(SEEN) == []
 
 
 @pytest.mark.parametrize(
@@ -74,19 +83,19 @@ def test_a_healthy_engine_has_no_problem() -> None:
         ({"ledger": Trouble("bot.db: database is locked")}, "database: bot.db: database is locked"),
         ({"log": Trouble("no entry")}, "journal: no entry"),
         ({"config": Trouble("config.toml: broken")}, "config: config.toml: broken"),
-        ({"log": LogLook()}, "heartbeat: none"),
-        ({"log": LogLook("SHADOW", 5, BEAT, NOW - 31)}, "heartbeat: the last is 31.0 s old, at most 30 s"),
+        ({"log": LogSnapshot()}, "heartbeat: none"),
+        ({"log": LogSnapshot("SHADOW", 5, BEAT, NOW - 31)}, "heartbeat: the last is 31.0 s old, at most 30 s"),
         ({"still_secs": 3.6}, "database: no new tick within 3.6 s, the last is 3"),
         ({"ledger": replace(LEDGER, odd=2)}, "database: 2 rows hold what the engine never writes"),
         ({"pressure": psi(20.01, 20.01)}, "limit 20 %; the engine itself is well"),
         ({"pressure": pressure.Unknown("cpu: missing")}, "pressure: unknown: cpu: missing"),
-        ({"log": LogLook("SHADOW", 5, {**BEAT, "duplicates": 1}, NOW)}, "books: ticks parsed 12 ≠ received"),
+        ({"log": LogSnapshot("SHADOW", 5, {**BEAT, "duplicates": 1}, NOW)}, "books: ticks parsed 12 ≠ received"),
     ],
 )
 def test_what_is_wrong_is_said(changes: dict[str, Any], named: str) -> None:
     seen = replace(SEEN, **changes)
-    assert named in "\n".join(panel.problems(seen))
-    assert strict(jsontext.write(panel.page(seen)))["health"]["tone"] != "good"
+    assert named in "\n".join(view_model.problems(seen))
+    assert strict(jsontext.write(view_model.page(seen)))["health"]["tone"] != "good"
 
 
 @pytest.mark.claim("N14")
@@ -102,13 +111,13 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], named: str) -> None:
     ],
 )  # fmt: skip
 def test_a_clock_beyond_the_limit_is_wrong(skew_ms: int | None, limit_ms: int, said: list[str]) -> None:
-    config = panel.config_of({"engine": {"max_staleness_ms": limit_ms}})
-    seen = replace(SEEN, config=config, log=LogLook("SHADOW", 1, {**BEAT, "clock_skew_ms": skew_ms}, NOW))
-    assert panel.problems(seen) == said
-    samples = {metric.name: samples for metric, samples in panel.metrics(seen)}
+    config = view_model.config_of({"engine": {"max_staleness_ms": limit_ms}})
+    seen = replace(SEEN, config=config, log=LogSnapshot("SHADOW", 1, {**BEAT, "clock_skew_ms": skew_ms}, NOW))
+    assert view_model.problems(seen) == said
+    samples = {metric.name: samples for metric, samples in view_model.metrics(seen)}
     assert samples["hybrid_clock_skew_seconds"] == ([] if skew_ms is None else [("", skew_ms / 1000)])
     # Down, it vetoes nothing.
-    assert not any("clock" in line for line in panel.problems(replace(seen, unit=unit(active="inactive"))))
+    assert not any("clock" in line for line in view_model.problems(replace(seen, unit=unit(active="inactive"))))
 
 
 def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
@@ -117,12 +126,12 @@ def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
         SEEN, config=lost, unit=lost, log=lost, ledger=lost, decisions=lost, verdicts=lost, ticks_per_sec=None,
         pressure=pressure.Unknown("cpu: missing"),
     )  # fmt: skip
-    page = panel.page(seen)
+    page = view_model.page(seen)
     assert page["mode"]["word"] == "unknown"
     assert page["unit"]["word"] == "unknown"
     assert [page[name]["trouble"] for name in ("price", "books", "exposure", "decisions", "verdicts")] == ["gone"] * 5
-    assert "pressure: unknown: cpu: missing" in panel.problems(seen)
-    samples = {metric.name: samples for metric, samples in panel.metrics(seen) if samples}
+    assert "pressure: unknown: cpu: missing" in view_model.problems(seen)
+    samples = {metric.name: samples for metric, samples in view_model.metrics(seen) if samples}
     assert set(samples) == {
         "hybrid_dashboard_look_timestamp_seconds", "hybrid_database_readable", "hybrid_pressure_limit_ratio"
     }  # fmt: skip
@@ -132,28 +141,30 @@ def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
 @pytest.mark.claim("W4")
 def test_a_moment_of_pressure_is_a_warning_and_no_problem() -> None:
     seen = replace(SEEN, pressure=psi(20.01, 5.0))
-    assert panel.problems(seen) == []
-    (said,) = panel.warnings(seen)
+    assert view_model.problems(seen) == []
+    (said,) = view_model.warnings(seen)
     assert said.startswith("pressure: the computer was for a moment under pressure: CPU 20.01 % over 10 s and 5 % over")
-    assert panel.health(seen)["title"] == "The engine is well. To be noted:"
-    assert [row["over"] for row in panel.page(seen)["pressure"]["rows"]] == [True, False, False]
-    lasting = panel.health(replace(SEEN, pressure=psi(50.0, 50.0)))
+    assert view_model.health(seen)["title"] == "The engine is well. To be noted:"
+    assert [row["over"] for row in view_model.page(seen)["pressure"]["rows"]] == [True, False, False]
+    lasting = view_model.health(replace(SEEN, pressure=psi(50.0, 50.0)))
     assert (lasting["tone"], lasting["title"]) == ("bad", "The engine is well; the computer is under pressure")
 
 
 def test_what_a_heartbeat_tells_of_trouble_is_listed() -> None:
     beat = {**BEAT, "clock_skew_ms": -1500.0, "wal_bytes": 2**30, "log_drops": 3, "foreign": 4}
-    shown = panel.warnings(replace(SEEN, log=LogLook("SHADOW", 5, beat, NOW)))
+    shown = view_model.warnings(replace(SEEN, log=LogSnapshot("SHADOW", 5, beat, NOW)))
     assert [line.partition(":")[0] for line in shown] == ["clock", "database", "log", "feed"]
     assert "1.5 s" in shown[0]
     assert "1024 MiB" in shown[1]
     calm = {**BEAT, "clock_skew_ms": 900.0, "wal_bytes": 2**20, "log_drops": 0, "foreign": 0}
-    assert panel.warnings(replace(SEEN, log=LogLook("SHADOW", 5, calm, NOW))) == []
-    assert {one["name"] for one in panel.page(SEEN)["books"]["counts"]}.isdisjoint({"lost log lines", "foreign trades"})
+    assert view_model.warnings(replace(SEEN, log=LogSnapshot("SHADOW", 5, calm, NOW))) == []
+    assert {one["name"] for one in view_model.page(SEEN)["books"]["counts"]}.isdisjoint(
+        {"lost log lines", "foreign trades"}
+    )
 
 
 def test_the_price_line_has_the_marks_of_its_symbol_and_its_time() -> None:
-    price = panel.page(SEEN)["price"]
+    price = view_model.page(SEEN)["price"]
     assert price["lines"] == [[[tick.ts, tick.price] for tick in TICKS]]
     assert price["tally"] == {"since_ms": TICKS[0].ts, "signals": 3, "vetoed": 1, "bought": 1, "sold": 2}
     assert [mark["note"] for mark in price["signals"]] == ["RISK_CAP"]
@@ -161,41 +172,43 @@ def test_the_price_line_has_the_marks_of_its_symbol_and_its_time() -> None:
 
 
 def test_exposure_is_what_the_open_orders_could_make_of_it() -> None:
-    assert isinstance(SEEN.ledger, Glance)
+    assert isinstance(SEEN.ledger, LedgerSnapshot)
     orders = [OpenOrder("SHADOW", "SOL/USDC", "BUY", "1.5", "0.5"), OpenOrder("SHADOW", "SOL/USDC", "SELL", "9", "0"),
               OpenOrder("PAPER", "SOL/USDC", "SELL", "99", "0")]  # fmt: skip
     seen = replace(SEEN, ledger=replace(SEEN.ledger, open_orders=orders))
     # max(2 + 1, 9 - 2) at the latest price, not at that of the last fill.
-    assert panel.exposures(seen) == {"SOL/USDC": 7 * 103.0}
-    rows = {row["name"]: (row["value"], row["cap"], row["over"]) for row in panel.page(seen)["exposure"]["rows"]}
+    assert view_model.exposures(seen) == {"SOL/USDC": 7 * 103.0}
+    rows = {row["name"]: (row["value"], row["cap"], row["over"]) for row in view_model.page(seen)["exposure"]["rows"]}
     assert rows == {
         "all symbols": (721.0, 1000.0, False), "SOL/USDC": (721.0, 500.0, True), "open orders": (2.0, 3.0, False)
     }  # fmt: skip
 
 
 def test_the_mode_is_what_the_engine_logged_and_live_alarms() -> None:
-    assert panel.page(replace(SEEN, log=LogLook("LIVE", 1, BEAT, NOW)))["mode"]["says"].startswith("REAL ORDERS")
-    assert panel.page(replace(SEEN, log=LogLook()))["mode"]["word"] == "SHADOW"
-    paper = panel.page(replace(SEEN, log=LogLook("PAPER", 1, BEAT, NOW, feed="REPLAY")))["mode"]
+    assert view_model.page(replace(SEEN, log=LogSnapshot("LIVE", 1, BEAT, NOW)))["mode"]["says"].startswith(
+        "REAL ORDERS"
+    )
+    assert view_model.page(replace(SEEN, log=LogSnapshot()))["mode"]["word"] == "SHADOW"
+    paper = view_model.page(replace(SEEN, log=LogSnapshot("PAPER", 1, BEAT, NOW, feed="REPLAY")))["mode"]
     assert (paper["word"], paper["feed"]) == ("PAPER", "REPLAY")
-    assert panel.page(SEEN)["mode"]["feed"] == "SYNTHETIC"
-    down = panel.page(replace(SEEN, unit=unit(active="inactive")))["mode"]
+    assert view_model.page(SEEN)["mode"]["feed"] == "SYNTHETIC"
+    down = view_model.page(replace(SEEN, unit=unit(active="inactive")))["mode"]
     assert (down["word"], down["runs"]) == ("SHADOW", False)
 
 
 def test_an_engine_that_is_down_stores_nothing() -> None:
-    assert panel.page(SEEN)["figures"][0]["value"] == "20.0"
-    assert panel.page(replace(SEEN, unit=unit(active="inactive")))["figures"][0]["value"] == "0.0"
-    memory = panel.page(replace(SEEN, unit=unit(active="inactive")))["figures"][3]
+    assert view_model.page(SEEN)["figures"][0]["value"] == "20.0"
+    assert view_model.page(replace(SEEN, unit=unit(active="inactive")))["figures"][0]["value"] == "0.0"
+    memory = view_model.page(replace(SEEN, unit=unit(active="inactive")))["figures"][3]
     assert (memory["value"], memory["note"]) == ("–", "the engine does not run")
-    assert panel.page(SEEN)["figures"][3]["note"] == "resident"
+    assert view_model.page(SEEN)["figures"][3]["note"] == "resident"
 
 
 def test_the_rung_is_that_of_the_running_engine() -> None:
-    figure = panel.page(SEEN)["figures"][1]
+    figure = view_model.page(SEEN)["figures"][1]
     assert (figure["value"], figure["note"]) == ("THROTTLE1", "1 of 5 ticks is processed")
-    off = replace(SEEN, log=LogLook("SHADOW", 7, BEAT, NOW))
-    assert panel.page(off)["figures"][1]["value"] == "off the ladder"
+    off = replace(SEEN, log=LogSnapshot("SHADOW", 7, BEAT, NOW))
+    assert view_model.page(off)["figures"][1]["value"] == "off the ladder"
 
 
 # --- who started it ----------------------------------------------------------------------------------------
@@ -214,7 +227,7 @@ def restart(at: float) -> dict[str, str]:
 
 
 def test_a_first_start_is_the_operators() -> None:
-    assert panel.who_started(RUNNING, [entry(STARTED, "b" * 32, NOW)], [])[0] == "operator"
+    assert view_model.who_started(RUNNING, [entry(STARTED, "b" * 32, NOW)], [])[0] == "operator"
 
 
 def test_an_automatic_restart_is_systemds_or_the_watchdogs() -> None:
@@ -223,24 +236,24 @@ def test_an_automatic_restart_is_systemds_or_the_watchdogs() -> None:
         entry(EXITED, "a" * 32, NOW - 9, EXIT_CODE="exited", EXIT_STATUS="10", COMMAND="ExecStart"),
         entry(FAILED, "a" * 32, NOW - 9, UNIT_RESULT="exit-code"),
     ]
-    assert panel.who_started(again, before, []) == ("systemd", "restarted by systemd after exit 10 (NETWORK)")
+    assert view_model.who_started(again, before, []) == ("systemd", "restarted by systemd after exit 10 (NETWORK)")
     bitten = [entry(FAILED, "a" * 32, NOW - 9, UNIT_RESULT="watchdog")]
-    assert panel.who_started(again, bitten, [])[0] == "watchdog"
-    assert panel.who_started(again, [], [])[0] == "systemd"
+    assert view_model.who_started(again, bitten, [])[0] == "watchdog"
+    assert view_model.who_started(again, [], [])[0] == "systemd"
 
 
 def test_a_start_is_the_controllers_only_right_after_it_asked() -> None:
     mine = [entry(STARTED, "b" * 32, NOW)]
-    assert panel.who_started(RUNNING, mine, [restart(NOW - 3)]) == (
+    assert view_model.who_started(RUNNING, mine, [restart(NOW - 3)]) == (
         "controller", "restarted by the soak controller: CPU 58.8 > 20",
     )  # fmt: skip
-    assert panel.who_started(RUNNING, mine, [restart(NOW + 3)])[0] == "operator"
-    assert panel.who_started(RUNNING, mine, [restart(NOW - 3600)])[0] == "operator"
+    assert view_model.who_started(RUNNING, mine, [restart(NOW + 3)])[0] == "operator"
+    assert view_model.who_started(RUNNING, mine, [restart(NOW - 3600)])[0] == "operator"
     another_between = [entry(STARTED, "a" * 32, NOW - 2), *mine]
-    assert panel.who_started(RUNNING, another_between, [restart(NOW - 3)])[0] == "operator"
+    assert view_model.who_started(RUNNING, another_between, [restart(NOW - 3)])[0] == "operator"
 
 
-def down(result: str, code: int, status: int, active: str = "failed") -> UnitLook:
+def down(result: str, code: int, status: int, active: str = "failed") -> UnitSnapshot:
     return unit(active=active, sub="dead", result=result, exec_main_code=code, exec_main_status=status, main_pid=0)
 
 
@@ -272,9 +285,9 @@ FAILED_BEFORE = (
     ],
 )  # fmt: skip
 def test_a_stop_a_failure_a_crash_and_no_start_at_all_look_different(
-    look: UnitLook, word: str, tone: str, says: str
+    look: UnitSnapshot, word: str, tone: str, says: str
 ) -> None:
-    page = panel.page(replace(SEEN, unit=look, log=replace(LOG, reason="no such key")))
+    page = view_model.page(replace(SEEN, unit=look, log=replace(LOG, reason="no such key")))
     assert (page["unit"]["word"], page["unit"]["tone"]) == (word, tone)
     assert page["health"]["tone"] == tone
     assert says in page["unit"]["says"]
@@ -285,7 +298,7 @@ def test_an_engine_that_was_never_started_has_no_database_and_no_journal_to_miss
     fresh = replace(
         SEEN, unit=unit(active="inactive", invocation_id=""), ledger=Trouble("no such"), log=Trouble("nothing")
     )
-    assert panel.health(fresh)["title"] == "The engine was never started"
+    assert view_model.health(fresh)["title"] == "The engine was never started"
 
 
 # --- verdicts ----------------------------------------------------------------------------------------------
@@ -297,13 +310,13 @@ def test_a_guardrail_is_as_good_as_its_worst_proof() -> None:
         Judged("c", ["exit12"], Verdict.PROVEN), Judged("d", ["N8b", "S10", "S2"], Verdict.UNPROVEN),
     ]  # fmt: skip
     seen = replace(SEEN, verdicts=Verdicts("1800000000-ab", rows, ["V5"], {"b": "/buglog/x#b"}))
-    shown = panel.page(seen)["verdicts"]
+    shown = view_model.page(seen)["verdicts"]
     assert [(row["clause"], row["verdict"], row["href"]) for row in shown["rows"]] == [
         ("G0", "refuted", "/buglog/x#b"), ("exit12", "proven", ""), ("S2", "unproven", ""), ("S10", "unproven", ""),
     ]  # fmt: skip
     assert shown["counts"] == {"refuted": 1, "unproven": 1, "proven": 2}
     assert (shown["word"], shown["tone"]) == ("1 refuted", "bad")
-    nothing = panel.page(replace(SEEN, verdicts=Verdicts("1-ab", [], [], {})))["verdicts"]
+    nothing = view_model.page(replace(SEEN, verdicts=Verdicts("1-ab", [], [], {})))["verdicts"]
     assert (nothing["word"], nothing["tone"]) == ("nothing was proven", "unknown")
     assert shown["at"] == 1800000000.0
 
@@ -319,7 +332,7 @@ def test_a_guardrail_is_as_good_as_its_worst_proof() -> None:
 )  # fmt: skip
 def test_only_a_whole_run_is_green(state: str, never_ran: int, word: str) -> None:
     verdicts = Verdicts("1-ab", [Judged("a", ["G0"], Verdict.PROVEN)], [], {}, state, never_ran)
-    shown = panel.page(replace(SEEN, verdicts=verdicts))["verdicts"]
+    shown = view_model.page(replace(SEEN, verdicts=verdicts))["verdicts"]
     assert word in shown["word"]
     assert (shown["tone"] == "good") is (word == "all proven")
 
@@ -333,13 +346,13 @@ NAMES = frozenset({"localhost", "127.0.0.1"})
     "header", ["localhost", "localhost:8501", "LOCALHOST:9", "localhost.", "127.0.0.1:8501", "127.0.0.1"]
 )
 def test_our_own_names_are_allowed(header: str) -> None:
-    assert panel.host_allowed(header, NAMES, "127.0.0.1")
+    assert view_model.host_allowed(header, NAMES, "127.0.0.1")
 
 
 def test_the_address_of_the_connection_is_allowed() -> None:
-    assert panel.host_allowed("[::1]:8501", NAMES, "::1")
-    assert panel.host_allowed("192.0.2.7:8501", NAMES, "192.0.2.7")
-    assert not panel.host_allowed("192.0.2.8:8501", NAMES, "192.0.2.7")
+    assert view_model.host_allowed("[::1]:8501", NAMES, "::1")
+    assert view_model.host_allowed("192.0.2.7:8501", NAMES, "192.0.2.7")
+    assert not view_model.host_allowed("192.0.2.8:8501", NAMES, "192.0.2.7")
 
 
 @pytest.mark.parametrize(
@@ -348,12 +361,12 @@ def test_the_address_of_the_connection_is_allowed() -> None:
      ":80", "localhost@evil.example", "127.0.0.2"],
 )  # fmt: skip
 def test_foreign_names_are_refused(header: str) -> None:
-    assert not panel.host_allowed(header, NAMES, "127.0.0.1")
+    assert not view_model.host_allowed(header, NAMES, "127.0.0.1")
 
 
 @given(st.text(max_size=40))
 def test_no_host_header_makes_it_crash(header: str) -> None:
-    allowed = panel.host_allowed(header, NAMES, "127.0.0.1")
+    allowed = view_model.host_allowed(header, NAMES, "127.0.0.1")
     assert not allowed or any(name in header.lower() for name in NAMES)
 
 
@@ -361,9 +374,9 @@ def test_no_host_header_makes_it_crash(header: str) -> None:
 
 
 def test_the_defaults_are_the_engines() -> None:
-    assert panel.listen_of({}) == panel.Listen("127.0.0.1", 8501, 1.0)
-    assert panel.config_of({}) == EngineConfig("SHADOW", 1, 10.0, 5_000, Caps(10_000.0, 5_000.0, 10))
-    assert panel.config_of({"mode": "LIEV"}).mode == "SHADOW"
+    assert view_model.listen_of({}) == view_model.Listen("127.0.0.1", 8501, 1.0)
+    assert view_model.config_of({}) == EngineConfig("SHADOW", 1, 10.0, 5_000, RiskLimits(10_000.0, 5_000.0, 10))
+    assert view_model.config_of({"mode": "LIEV"}).mode == "SHADOW"
 
 
 @pytest.mark.parametrize(
@@ -384,7 +397,7 @@ def test_the_defaults_are_the_engines() -> None:
 )
 def test_a_wrong_dashboard_table_names_key_value_and_what_is_allowed(tables: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        panel.listen_of(tables)
+        view_model.listen_of(tables)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +413,7 @@ def test_a_wrong_dashboard_table_names_key_value_and_what_is_allowed(tables: dic
 )
 def test_a_wrong_engine_table_is_named(tables: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        panel.config_of(tables)
+        view_model.config_of(tables)
 
 
 # --- thinning, staleness -----------------------------------------------------------------------------------
@@ -408,8 +421,8 @@ def test_a_wrong_engine_table_is_named(tables: dict[str, Any], named: str) -> No
 
 @given(st.lists(st.floats(1, 1000), min_size=1, max_size=300), st.integers(4, 50))
 def test_thinning_keeps_the_extremes_and_the_last(prices: list[float], most: int) -> None:
-    ticks = [Tick(number, number, "X", price) for number, price in enumerate(prices)]
-    kept = panel.thin(ticks, most)
+    ticks = [StoredTick(number, number, "X", price) for number, price in enumerate(prices)]
+    kept = view_model.thin(ticks, most)
     assert len(kept) <= most + 3
     assert kept[-1] is ticks[-1]
     assert {min(prices), max(prices)} <= {tick.price for tick in kept}
@@ -417,25 +430,25 @@ def test_thinning_keeps_the_extremes_and_the_last(prices: list[float], most: int
 
 
 def test_what_is_old_is_stale() -> None:
-    assert not panel.is_stale(NOW, NOW + 4.9, 1.0)
-    assert panel.is_stale(NOW, NOW + 5.1, 1.0)
-    assert not panel.is_stale(NOW, NOW + 2.9, 0.1)
+    assert not view_model.is_stale(NOW, NOW + 4.9, 1.0)
+    assert view_model.is_stale(NOW, NOW + 5.1, 1.0)
+    assert not view_model.is_stale(NOW, NOW + 2.9, 0.1)
 
 
 @pytest.mark.claim("W5")
 def test_where_no_tick_came_the_line_has_a_gap() -> None:
-    def line(*seconds: float) -> list[Tick]:
-        return [Tick(number, round(second * 1000), "X", 1.0) for number, second in enumerate(seconds, 1)]
+    def line(*seconds: float) -> list[StoredTick]:
+        return [StoredTick(number, round(second * 1000), "X", 1.0) for number, second in enumerate(seconds, 1)]
 
-    def parts(ticks: list[Tick]) -> list[int]:
-        return [len(part) for part in panel.stretches(ticks)]
+    def parts(ticks: list[StoredTick]) -> list[int]:
+        return [len(part) for part in view_model.stretches(ticks)]
 
     assert parts(line(0, 0.5, 1, 6.0, 6.5)) == [5], "five seconds are no gap"
     assert parts(line(0, 0.5, 1, 6.1, 6.5)) == [3, 2]
     assert parts(line(*range(0, 100, 10))) == [10], "a slow feed is no gap"
     assert parts(line(*range(0, 100, 10), 191)) == [10, 1]
     assert parts(line(7)) == [1]
-    thinned = [Tick(1, 0, "X", 1.0), Tick(600, 300_000, "X", 1.0)]
+    thinned = [StoredTick(1, 0, "X", 1.0), StoredTick(600, 300_000, "X", 1.0)]
     assert parts(thinned) == [2], "ticks that were thinned out are no gap"
 
 
@@ -444,19 +457,19 @@ def test_thinning_hides_no_gap(pauses: list[int], most: int) -> None:
     ticks, ts = [], 0
     for number, pause in enumerate(pauses):
         ts += pause
-        ticks.append(Tick(number, ts, "X", float(number % 7)))
-    kept = {tick.id for tick in panel.thin(ticks, most)}
+        ticks.append(StoredTick(number, ts, "X", float(number % 7)))
+    kept = {tick.id for tick in view_model.thin(ticks, most)}
     for before, after in pairwise(ticks):
-        if after.ts - before.ts > panel.GAP_SECS * 1000:
+        if after.ts - before.ts > view_model.GAP_SECS * 1000:
             assert {before.id, after.id} <= kept
 
 
 @pytest.mark.claim("W5")
 def test_the_line_goes_up_to_now_unless_its_ticks_are_of_another_time() -> None:
     silent = replace(SEEN, at=TICKS[-1].ts / 1000 + 60)
-    assert panel.page(silent)["price"]["until"] == TICKS[-1].ts + 60_000
+    assert view_model.page(silent)["price"]["until"] == TICKS[-1].ts + 60_000
     replayed = replace(SEEN, at=TICKS[-1].ts / 1000 + 301)
-    assert panel.page(replayed)["price"]["until"] == TICKS[-1].ts
+    assert view_model.page(replayed)["price"]["until"] == TICKS[-1].ts
 
 
 # --- whatever was seen -------------------------------------------------------------------------------------
@@ -471,13 +484,13 @@ def table() -> st.SearchStrategy[Any]:
 @pytest.mark.claim("W2")
 @given(st.fixed_dictionaries({}, optional={name: table() for name in ("mode", "engine", "risk_caps", "dashboard")}))
 def test_any_configuration_is_understood_or_named(tables: dict[str, Any]) -> None:
-    for judge in (panel.listen_of, panel.config_of):
+    for judge in (view_model.listen_of, view_model.config_of):
         try:
             found = judge(tables)
         except ValueError as error:
             str(error).encode("utf-8", "backslashreplace")
         else:
-            assert isinstance(found, panel.Listen | EngineConfig)
+            assert isinstance(found, view_model.Listen | EngineConfig)
 
 
 DECISION = st.dictionaries(
@@ -499,13 +512,13 @@ def test_whatever_was_seen_there_is_a_page_and_metrics_of_it(
     beat: dict[str, Any], decisions: list[dict[str, Any]], names: list[str], at: float, verdict: Verdict
 ) -> None:
     seen = replace(
-        SEEN, at=at, decisions=decisions, log=LogLook(names[0], None, beat, at, names[1], names[2]),
+        SEEN, at=at, decisions=decisions, log=LogSnapshot(names[0], None, beat, at, names[1], names[2]),
         verdicts=Verdicts(names[0], [Judged(names[1], names, verdict)], names, {}),
     )  # fmt: skip
-    page = strict(jsontext.write(panel.page(seen)))
-    assert set(page) == set(panel.page(SEEN))
-    strict(jsontext.write(panel.problems(seen)))
-    for _, samples in panel.metrics(seen):
+    page = strict(jsontext.write(view_model.page(seen)))
+    assert set(page) == set(view_model.page(SEEN))
+    strict(jsontext.write(view_model.problems(seen)))
+    for _, samples in view_model.metrics(seen):
         for label, value in samples:
             assert math.isfinite(value)
             label.encode("utf-8")
@@ -521,7 +534,7 @@ def test_every_metric_is_documented_and_no_other() -> None:
     )
     assert documented == [
         (metric.name, "_total" if metric.kind == "counter" else "", metric.label, metric.kind, metric.help)
-        for metric in panel.METRICS
+        for metric in view_model.METRICS
     ]
 
 
@@ -531,27 +544,27 @@ def test_every_figure_of_a_heartbeat_becomes_a_metric() -> None:
     names = re.findall(r"[a-z]+(?:_[a-z0-9]+)+|\b(?:ignored|foreign|duplicates|gaps|reconnects)\b", clause)
     names = [name for name in names if name not in ("heartbeat_interval_secs", "tick_count")]
     assert len(names) > 20
-    without = {metric.name: samples for metric, samples in panel.metrics(SEEN)}
+    without = {metric.name: samples for metric, samples in view_model.metrics(SEEN)}
     for name in names:
         beat = {**BEAT, name: 77_000_000}
-        assert isinstance(SEEN.log, LogLook)
-        with_it = panel.metrics(replace(SEEN, log=replace(SEEN.log, heartbeat=beat)))
+        assert isinstance(SEEN.log, LogSnapshot)
+        with_it = view_model.metrics(replace(SEEN, log=replace(SEEN.log, heartbeat=beat)))
         assert any(samples != without[metric.name] for metric, samples in with_it), f"/metrics has nothing of {name}"
 
 
 def test_metric_names_are_in_base_units() -> None:
     # What `promtool check metrics` minds: names, help texts, units; and that a counter alone ends in _total.
-    for metric in panel.METRICS:
+    for metric in view_model.METRICS:
         assert re.fullmatch(r"hybrid_[a-z]+(_[a-z]+)*", metric.name), metric.name
         assert metric.help.endswith(".")
         assert not re.search(
             r"(_total|_count|_sum|_bucket|_info|_ms|_milliseconds|_percent|_kb|_mb|_minutes)$", metric.name
         )
-    assert len({metric.name for metric in panel.METRICS}) == len(panel.METRICS)
+    assert len({metric.name for metric in view_model.METRICS}) == len(view_model.METRICS)
 
 
 def test_metrics_have_what_was_seen() -> None:
-    found = {metric.name: dict(samples) for metric, samples in panel.metrics(SEEN)}
+    found = {metric.name: dict(samples) for metric, samples in view_model.metrics(SEEN)}
     assert found["hybrid_engine_up"] == {"": 1.0}
     assert found["hybrid_engine_mode"] == {"SHADOW": 1.0}
     assert found["hybrid_sample_every"] == {"": 5.0}
