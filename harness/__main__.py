@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import sys
@@ -11,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import scripts
-from harness.base import terminal
+from harness.base import arguments, terminal
 from harness.base.errors import HarnessError
+from harness.base.progress import shortened
 from harness.evidence import verify
 
 # Name -> where its arguments and its work are, and what it is for. Only what is asked for is imported: it takes longer
@@ -71,6 +73,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+CLAUSE_CHARS = 90
+"""Of a clause's words in the list of clauses."""
+
 EPILOG = """\
 The proofs themselves run under pytest: `make proofs`, or `.venv/bin/pytest proofs -k exit12`.
 
@@ -83,7 +88,7 @@ examples:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         prog="python -m harness",
         description="Runs, breaks, watches and judges a trading engine under a real systemd.",
         epilog=EPILOG,
@@ -94,9 +99,10 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command = commands.add_parser(
         "doctor", help="what this computer can prove, and what to install for the rest",
         description="Prints a line for each thing a proof may need. Exit status 1 when something needed is missing.",
-        epilog="examples:\n  python -m harness doctor\n  NO_COLOR=1 python -m harness doctor",
+        epilog="examples:\n  python -m harness doctor --json\n  NO_COLOR=1 python -m harness doctor",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    command.add_argument("--json", action="store_true", help="the same as one JSON array")
     command.set_defaults(run=_doctor)
 
     command = commands.add_parser(
@@ -170,26 +176,34 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command.add_argument(
         "--interface", action="store_true", help="print what whoever writes another engine has to know"
     )
+    command.add_argument("--json", action="store_true", help="the clauses as one JSON array, with all their words")
     command.set_defaults(run=_contract)
 
-    for name, (module, arguments, run, about) in _ELSEWHERE.items():
+    for name, (module, options, run, about) in _ELSEWHERE.items():
         command = commands.add_parser(name, help=about)
         if name in argv[:1]:
             home = importlib.import_module(module)
-            getattr(home, arguments)(command)
+            getattr(home, options)(command)
             command.set_defaults(run=getattr(home, run))
     return parser
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 # What proves comes with pytest-hybrid-proofs, and is imported where it is asked for: an installation that only operates
 # the engine has none of it.
 
 
-def _doctor(_options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     from harness.machines import doctor
 
     findings = doctor.examine()
-    print(doctor.report(findings, colour=terminal.coloured(sys.stdout)))
+    if options.json:
+        _print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        print(doctor.report(findings, colour=terminal.coloured(sys.stdout), columns=terminal.columns()))
     return int(any(finding.needed and not finding.ok for finding in findings))
 
 
@@ -293,8 +307,12 @@ def _contract(options: argparse.Namespace) -> int:
         sources = {path.name: path.read_text() for path in Path("proofs").rglob("test_*.py")}
         text.write_text(contract.with_table(text.read_text(), listed, sources))
         return 0
-    for clause, entry in listed.items():
-        print(f"{'planned' if entry.planned else 'built':<8} {clause:<12} {texts.get(clause, '')[:90]}")
+    if options.json:
+        _print_json([{**dataclasses.asdict(entry), "text": texts.get(clause, "")} for clause, entry in listed.items()])
+    else:
+        for clause, entry in listed.items():
+            words = " ".join(texts.get(clause, "").split())
+            print(f"{'planned' if entry.planned else 'built':<8} {clause:<12} {shortened(words, CLAUSE_CHARS)}")
     for line in (wrong := contract.disagreements(texts, listed)):
         print(f"harness: {line}", file=sys.stderr)
     return int(bool(wrong))
