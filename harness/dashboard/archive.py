@@ -42,10 +42,11 @@ class Archive:
 
     def span(self, asked: query.SpanQuery) -> Mapping[str, Any]:
         """Price, ticks, what was observed, what happened, and why signals made no order. Raises HarnessError."""
-        found = ledger_history.read_span(
-            self._path(), symbol=asked.symbol, from_ms=asked.from_ms, to_ms=asked.to_ms, buckets=asked.buckets
-        )
         now_ms = round(self._seen().at * 1000)
+        found = ledger_history.read_span(
+            self._path(), symbol=asked.symbol, from_ms=asked.from_ms, to_ms=asked.to_ms, buckets=asked.buckets,
+            now_ms=now_ms,
+        )  # fmt: skip
         begin = found.first_ms if found.buckets or asked.from_ms is not None else now_ms - 3_600_000
         end = found.last_ms if found.buckets or asked.to_ms is not None else now_ms
         rows = [[one.at_ms, one.ticks, one.low, one.high, one.last] for one in found.buckets]

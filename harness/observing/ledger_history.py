@@ -40,6 +40,9 @@ CSV_ROWS_MAX = 20_000
 BARS_VERSION = 2
 """From this version of the schema on, sources remember until when they are barred."""
 
+NEAR_MS = 3_600_000
+"""Ticks that are no older are of the present."""
+
 SYMBOLS_MAX = 50
 """Markets that are named, of those the newest ticks are of."""
 
@@ -91,11 +94,15 @@ class Span:
     """From when on signals were counted."""
 
 
-def read_span(path: Path, *, symbol: str, from_ms: int | None, to_ms: int | None, buckets: int) -> Span:
+def read_span(
+    path: Path, *, symbol: str, from_ms: int | None, to_ms: int | None, buckets: int, now_ms: int = 0
+) -> Span:
     """Read a span of ticks and signals.
 
     symbol: empty for that of the newest tick. from_ms, to_ms: None for the first and the last tick there is. buckets:
-    how many the span is parted into, at most BUCKETS_MAX. Raises LedgerUnreadable, which names the file and the reason.
+    how many the span is parted into, at most BUCKETS_MAX. now_ms: where a span without an end reaches to, so that
+    silence is seen, unless the ticks are of another time, as those of a replay. Raises LedgerUnreadable, which names
+    the file and the reason.
     """
 
     def ask(connection: sqlite3.Connection) -> Span:
@@ -109,6 +116,8 @@ def read_span(path: Path, *, symbol: str, from_ms: int | None, to_ms: int | None
         wanted = symbol or symbols[0]
         begin = _time(connection, "ticks", first_id) if from_ms is None else from_ms
         end = _time(connection, "ticks", end_id - 1) + 1 if to_ms is None else to_ms
+        if to_ms is None and 0 < now_ms - end <= max(end - begin, NEAR_MS):
+            end = now_ms
         count = max(1, min(buckets, BUCKETS_MAX))
         step = max(1, -(-max(end - begin, 1) // count))
         edges = [first_id if from_ms is None else _find(connection, "ticks", begin, first_id, end_id)]
