@@ -1493,6 +1493,27 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"does not show a start by watchdog",
     ),
     Sabotage(
+        id="the-past-is-miscounted",
+        guardrail="M5",
+        breaks="the page about the past counts a tick too many in each bucket",
+        proof="test_dashboard::test_the_past_is_what_the_database_holds",
+        patch=Patch(
+            "harness/observing/ledger_history.py",
+            "return Bucket(at_ms, high_id - low_id, low, high, closing)",
+            "return Bucket(at_ms, high_id - low_id + 1, low, high, closing)",
+        ),
+        reason=r"\d+ ticks, shown are \d+",
+    ),
+    Sabotage(
+        id="nobody-is-told",
+        guardrail="exit12",
+        breaks="a unit that is down for good tells nobody",
+        proof="test_shipped_units::test_a_failed_engine_is_told_of_and_only_when_that_is_wanted",
+        directives="[Unit]\nOnFailure=\n",
+        confirm={"OnFailure": ""},
+        reason=r"a failure asks for no notice",
+    ),
+    Sabotage(
         id="crowd-is-turned-away",
         guardrail="M5",
         breaks="the dashboard does not answer several clients at once",
