@@ -185,7 +185,7 @@ def _install_users(target: Target) -> Iterator[str]:
 
 
 def _tell_what_next() -> None:
-    names = sorted(unit.name for unit in UNITS.glob("hybrid-*"))
+    names = sorted(unit.name for unit in UNITS.glob("hybrid-*") if "@." not in unit.name)
     running = [name for name in names if _state("is-active", name) in ("active", "activating", "reloading")]
     if running:
         print(f"What runs goes on as it was installed before. When it suits:\n  systemctl restart {' '.join(running)}")
@@ -204,7 +204,9 @@ def uninstall(target: Target, *, purge: bool) -> None:
         raise Refused(f"{home}: is not an installation of ours: there is no {MANIFEST}")
     if target.here:
         units = [Path(path).name for path in listed.elsewhere if path.endswith((".service", ".timer"))]
-        _run("systemctl", "disable", "--now", "--quiet", *units)
+        _run("systemctl", "disable", "--now", "--quiet", *(unit for unit in units if "@." not in unit))
+        # What is made of a template has names of its own.
+        _run("systemctl", "stop", *(unit.replace("@.", "@*.") for unit in units if "@." in unit))
     for path in sorted(listed.elsewhere):
         _remove_file(target.place(path))
     _remove_files(home, listed.prefix)
