@@ -1509,9 +1509,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="exit12",
         breaks="a unit that is down for good tells nobody",
         proof="test_shipped_units::test_a_failed_engine_is_told_of_and_only_when_that_is_wanted",
-        directives="[Unit]\nOnFailure=\n",
-        confirm={"OnFailure": ""},
-        reason=r"a failure asks for no notice",
+        patch=Patch("harness/upkeep/notice.py", "if wanted.webhook:", "if False:"),
+        reason=r"told 0 times",
     ),
     Sabotage(
         id="crowd-is-turned-away",

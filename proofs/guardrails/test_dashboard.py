@@ -366,9 +366,8 @@ def test_the_past_is_what_the_database_holds(engine: EngineUnit, dashboard: Dash
     )
     ticks, signals, trades = (int(str(count)) for count in counts[0])
     span = json.loads(dashboard.get("/span?range=1h").body)
-    dashboard.expect(
-        sum(bucket[1] for bucket in span["buckets"]) == ticks, f"{ticks} ticks, shown are {span['buckets']}"
-    )
+    counted = sum(bucket[1] for bucket in span["buckets"])
+    dashboard.expect(counted == ticks, f"{ticks} ticks, shown are {counted}")
     counted = sum(one["signals"] for one in span["vetoes"])
     dashboard.expect(counted == signals, f"{signals} signals, counted by veto are {span['vetoes']}")
     dashboard.expect("start" in [event["kind"] for event in span["events"]], f"no start among {span['events']}")
