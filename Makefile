@@ -69,6 +69,16 @@ machine-tools:
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) $(MACHINE_PACKAGES); } || \
 	  echo "$(MACHINE_PACKAGES) could not be installed: see 'make doctor'" >&2
 
+# The example of a service of somebody else's: proofs install it into a machine of their own, and nothing else does.
+ARCHIVES := .cache/archives
+FETCH = $(SUDO) apt-get install -y $(APT_QUIET) --download-only --no-install-recommends \
+  -o Dir::Cache::Archives="$(CURDIR)/$(ARCHIVES)" redis-server
+.PHONY: example-packages
+example-packages:
+	@test -e $(ARCHIVES)/.ready || { mkdir -p $(ARCHIVES)/partial && \
+	    { $(FETCH) >/dev/null 2>&1 || { $(SUDO) apt-get update $(APT_QUIET) && $(FETCH); } } && touch $(ARCHIVES)/.ready; } || \
+	  echo "redis-server could not be fetched: one proof will be unproven" >&2
+
 # The dashboard's page is looked at in a real browser.
 .PHONY: browser
 browser:
@@ -79,10 +89,10 @@ browser:
 
 ##@ Prove
 
-proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
+proofs: $(READY) machine-tools example-packages  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
 	$(BIN)/pytest proofs $(PARALLEL) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
 
-test: $(READY) machine-tools browser  ## The proofs and every other test (ARGS='-x')
+test: $(READY) machine-tools example-packages browser  ## The proofs and every other test (ARGS='-x')
 	$(BIN)/pytest proofs $(PARALLEL) -m 'not sabotage' $(ARGS)
 
 ##@ Prove that proofs can fail

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from decimal import Decimal
+from typing import Protocol
 
 import aiosqlite
 from cryptofeed import FeedHandler, connection
@@ -37,6 +39,16 @@ async def open_database(path: str) -> aiosqlite.Connection:
     return database
 
 
+class Trade(Protocol):
+    """What cryptofeed gives a callback."""
+
+    symbol: str
+    price: Decimal
+    amount: Decimal
+    timestamp: float
+    id: str
+
+
 class Each:
     """A callback that writes."""
 
@@ -45,7 +57,7 @@ class Each:
         self._database: aiosqlite.Connection | None = None
         self._count = 0
 
-    async def __call__(self, trade: object, receipt_timestamp: float) -> None:
+    async def __call__(self, trade: Trade, receipt_timestamp: float) -> None:
         """One trade."""
         if self._database is None:
             self._database = await open_database(self._path)

@@ -31,7 +31,7 @@ from engine.trading.desk import Desk, Items
 _SETTLE_SHARE = 0.5
 
 
-class Channels(NamedTuple):
+class PipelineChannels(NamedTuple):
     """The channels of a run, in the order of the flow."""
 
     ticks: Channel[list[Tick]]
@@ -39,10 +39,10 @@ class Channels(NamedTuple):
     rows: Channel[Batch]
 
 
-def make_channels(options: Settings, clock: Callable[[], float]) -> Channels:
+def make_channels(options: Settings, clock: Callable[[], float]) -> PipelineChannels:
     """Empty channels; `clock` gives the event loop's time."""
     sizes = options.channels
-    return Channels(
+    return PipelineChannels(
         Channel("tick", sizes.tick_channel_size, clock),
         Channel("signal", sizes.signal_channel_size, clock),
         Channel("persist", sizes.persist_channel_size, clock),
@@ -59,7 +59,7 @@ def make_ingest(
     environment: Environment,
     store: Ledger,
     restored: Restored,
-    channels: Channels,
+    channels: PipelineChannels,
     clock: Callable[[], float],
     answer: Callable[[], None],
 ) -> Ingest:
@@ -67,9 +67,18 @@ def make_ingest(
     EngineError for a replay file that is not there."""
     options = loaded.settings
     replay = is_replay(options)
-    sources = _sources(loaded)
+    live = _sources(loaded)
+    path = Path(options.engine.replay_file) if replay and options.engine.replay_file is not None else None
+    recording = None
+    sources = live
+    if path is not None:
+        # Imported only here, for most starts replay nothing.
+        from engine.ingest import playback, tape
+
+        recording = tape.find(path)
+        sources = () if recording is None else (playback.source_of(recording),)
     sparse = {source.name for source in sources if not registry.venue_of(source.venue, source.url).consecutive_ids}
-    streams = Streams(restored.streams, (source.name for source in sources))
+    streams = Streams(restored.streams, (source.name for source in sources), restored.symbols)
     intake = Intake(
         options.engine.sample_every,
         restored.next_tick_id,
@@ -80,18 +89,20 @@ def make_ingest(
     )
 
     def make_feed(inlet: Inlet) -> Feed:
-        if sources:
+        if live:
             connect = websocket.CONNECTS[environment.transport]
             # A clock that was set back since those times were written would make the waits longer by as much.
             now_ms = max(_wall_ms(), store.written_ms())
-            barred_secs = {name: (until - now_ms) / 1000 for name, until in restored.barred.items() if until > now_ms}
+            barred_secs = {host: (until - now_ms) / 1000 for host, until in restored.barred.items() if until > now_ms}
             return websocket.WebSocketFeed(
-                inlet, sources, options.engine, options.app.symbol, connect, clock, barred_secs, streams
+                inlet, live, options.engine, options.app.symbol, connect, clock, barred_secs, streams
             )
         if not replay:
             return SyntheticFeed(inlet, options.engine, options.app.symbol, _wall_ms)
-        if options.engine.replay_file is not None:
-            return replay_feed.FileReplayFeed(inlet, Path(options.engine.replay_file), options.engine.parse_error_limit)
+        if recording is not None:
+            return playback.PlaybackFeed(inlet, recording, sources[0], options.engine, streams)
+        if path is not None:
+            return replay_feed.FileReplayFeed(inlet, path, options.engine.parse_error_limit)
         return replay_feed.ReplayFeed(inlet, store.read_ticks(), str(store.path))
 
     return Ingest(
@@ -102,10 +113,8 @@ def make_ingest(
         streams,
         make_feed,
         replay=replay,
-        keep_ids=replay and options.engine.replay_file is None,
-        clocks=VenueClocks(options.engine.max_staleness_ms, options.engine.heartbeat_interval_secs)
-        if sources
-        else None,
+        keep_ids=replay and path is None,
+        clocks=VenueClocks(options.engine.max_staleness_ms, options.engine.heartbeat_interval_secs) if live else None,
         wall_ms=_wall_ms,
     )
 
@@ -114,7 +123,7 @@ def make_desk(
     options: Settings,
     restored: Restored,
     adapter: execution.ExecutionAdapter | None,
-    channels: Channels,
+    channels: PipelineChannels,
     counters: metrics.Counters,
     liveness: notify.Liveness,
 ) -> Desk:

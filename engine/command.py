@@ -7,6 +7,8 @@ mistake in it is reported at once.
 from __future__ import annotations
 
 import argparse
+import functools
+import gc
 import json
 import logging
 import os
@@ -24,6 +26,7 @@ from engine import __version__
 from engine.base import logs, redaction
 from engine.base.exits import ConfigError, Crash, ExitCode
 from engine.config import settings
+from engine.config.schema import Source
 from engine.signals import Signals
 
 if TYPE_CHECKING:
@@ -42,7 +45,9 @@ _OVERRIDES = {
     "replay_file": "engine.replay_file",
 }
 
-_COMMANDS = ("venues", "gaps")
+_COMMANDS = ("venues", "record", "gaps")
+
+_HELP_COLUMNS = 78
 
 _DESCRIPTORS_MIN = 24
 """More than database and event loop open; connections come on top."""
@@ -58,7 +63,21 @@ examples:
   hybrid-engine --ingest replay --replay-file ticks.jsonl --db /tmp/replay.db
   hybrid-engine venues
   hybrid-engine gaps --db data/bot.db --json
+  hybrid-engine record --venue kraken --markets BTC/USD,ETH/USD --to recordings
+  hybrid-engine --ingest replay --replay-file recordings/kraken-20261127T010203456Z-000001.jsonl.gz
 """
+
+_RECORD_EPILOG = """\
+Ctrl-C or SIGTERM ends a recording well; whatever else ends it, all but the last second is there. Keys in the URL and in
+what is sent are taken out; what a venue sends is kept as it comes.
+
+examples:
+  hybrid-engine record --venue kraken --markets BTC/USD,ETH/USD --to recordings
+  hybrid-engine record --venue binance --url wss://stream.binance.us:9443/ws --markets BTCUSDT --to recordings
+  hybrid-engine record --config config/config.toml --source coinbase --to recordings --seconds 3600
+"""
+
+_MARKETS_RECORDED_MAX = 1024
 
 
 class _Parser(argparse.ArgumentParser):
@@ -126,7 +145,9 @@ def _parser(signals: Signals) -> _Parser:
         prog="hybrid-engine",
         description="Asyncio trading engine. It trades nothing by default (SHADOW).",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # To ask for the terminal's width, argparse loads shutil and three libraries of compression, and it does so for
+        # every flag, asked for help or not.
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=_HELP_COLUMNS),
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")
@@ -146,10 +167,35 @@ def _parser(signals: Signals) -> _Parser:
     return parser
 
 
+def _recorder_parser(signals: Signals) -> _Parser:
+    parser = _Parser(
+        signals,
+        prog="hybrid-engine record",
+        description="Records what a source says, to be replayed by --ingest replay --replay-file.",
+        epilog=_RECORD_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--to", metavar="DIR", help="where its files go; made if missing")
+    parser.add_argument("--source", metavar="NAME", help="a source of the sources file")
+    parser.add_argument("--venue", metavar="NAME", help="instead of --source: `hybrid-engine venues` lists them")
+    parser.add_argument("--markets", metavar="A,B", help="with --venue: markets, as the venue writes them")
+    parser.add_argument("--url", metavar="URL", help="with or instead of --venue: where to connect")
+    parser.add_argument("--kind", metavar="trade|aggTrade", help="with --venue: what to ask Binance for")
+    parser.add_argument("--file-mib", metavar="N", type=_whole_number, default=64, help="size of a file (default: 64)")
+    parser.add_argument("--files", metavar="N", type=_whole_number, default=16, help="how many are kept (default: 16)")
+    parser.add_argument("--seconds", metavar="N", type=_number, help="stop after N seconds")
+    parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")
+    parser.add_argument("--sources", metavar="PATH", help=f"sources file (default: {settings.SOURCES_FILE_NAME})")
+    return parser
+
+
 def run(argv: Sequence[str], signals: Signals) -> int:
     """Does what the command line says; returns the exit status. Raises EngineError when it cannot be done."""
     if argv and argv[0] == "venues" and set(argv[1:]) <= {"--json"}:
         return _list_venues(signals, as_json="--json" in argv)
+    if argv and argv[0] == "record":
+        return _record(_recorder_parser(signals).read(argv[1:]), signals)
     if argv and argv[0] == "gaps":
         rest = [word for word in argv[1:] if word != "--json"]
         return _list_gaps(_parser(signals).read(rest), signals, as_json=len(rest) < len(argv) - 1)
@@ -178,9 +224,7 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         replayed = loaded.settings.engine.replay_file if loaded.settings.engine.ingest_mode == "REPLAY" else None
         # What this user may not read the unit's may.
         if replayed is not None and os.access(replayed, os.R_OK):
-            from engine.ingest import replay
-
-            replay.open_lines(Path(replayed)).close()
+            _check_replayed(Path(replayed))
         _print(json.dumps(settings.effective(loaded), indent=2, sort_keys=True, allow_nan=False) + "\n", signals)
         return ExitCode.COMPLETE
     if arguments.lift_bars:
@@ -191,6 +235,18 @@ def run(argv: Sequence[str], signals: Signals) -> int:
 
         adapter = gate.check(loaded)
     return _trade(loaded, environment, adapter, signals)
+
+
+def _check_replayed(path: Path) -> None:
+    """Raises ConfigError for a replay file that no start could replay."""
+    from engine.ingest import playback, replay, tape
+
+    recording = tape.find(path)
+    if recording is None:
+        replay.open_lines(path).close()
+    else:
+        playback.source_of(recording)
+        recording.close()
 
 
 def _print(text: str, signals: Signals) -> None:
@@ -266,6 +322,68 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
+def _record(arguments: argparse.Namespace, signals: Signals) -> int:
+    """Writes down what a source says. Of the configuration it heeds how to connect, and what ticks are called."""
+    environment = settings.read_environment()
+    logs.set_level(environment.log_level)
+    for flag, value, least, most in (
+        ("--file-mib", arguments.file_mib, 1, 1024 * 1024),
+        ("--files", arguments.files, 1, 100_000),
+        ("--seconds", arguments.seconds, 0.001, 10 * 365 * 86_400),
+    ):
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"command line: {flag} {value}: should be from {least} to {most}", key=flag)
+    if not arguments.to:
+        raise ConfigError("command line: record needs --to DIR, where its files go", key="--to")
+    described = [arguments.venue, arguments.markets, arguments.url, arguments.kind]
+    if (arguments.source is None) is not any(described):
+        raise ConfigError(
+            "command line: record needs a source: --source NAME of the sources file, or --venue, --url and --markets",
+            key="--source",
+        )
+    mode = "SYNTHETIC" if arguments.source is None else "REAL_WS"
+    loaded = settings.load(arguments.config, {"engine.ingest_mode": ("record", mode)}, arguments.sources)
+    warnings = list(loaded.warnings)
+    if arguments.source is None:
+        source = _described_source(arguments)
+        warnings += settings.check_source(source, Path("command line"), loaded.settings.app.symbol)
+    else:
+        named = {source.name: source for source in loaded.sources}
+        if arguments.source not in named:
+            raise ConfigError(
+                f"--source {_shown(arguments.source)}: the sources file has {', '.join(map(repr, named))}",
+                key="--source",
+            )
+        source = named[arguments.source]
+    for message, fields in warnings:
+        logger.warning(message, extra={"fields": fields})
+    from engine import record
+
+    return record.run(
+        source,
+        loaded.settings,
+        environment,
+        signals,
+        directory=Path(arguments.to),
+        file_bytes=arguments.file_mib * 1024 * 1024,
+        files=arguments.files,
+        seconds=arguments.seconds,
+    )
+
+
+def _described_source(arguments: argparse.Namespace) -> Source:
+    """A source that stands in no file."""
+    table: dict[str, object] = {"name": arguments.venue or "mock", "priority": 0}
+    for key in ("venue", "url", "kind"):
+        if getattr(arguments, key) is not None:
+            table[key] = getattr(arguments, key)
+    if arguments.markets is not None:
+        names = [name.strip() for name in arguments.markets.split(",", _MARKETS_RECORDED_MAX)]
+        # They are called as the venue calls them.
+        table["markets"] = {name: name for name in names if name}
+    return settings.make_source(table, Path("command line"), {key: f"--{key}" for key in ("venue", "url", "kind")})
+
+
 def _lift_bars(loaded: settings.Loaded) -> int:
     """For an operator who knows better than the venue's Retry-After, while the engine is stopped."""
     from engine.storage import opening
@@ -279,7 +397,7 @@ def _lift_bars(loaded: settings.Loaded) -> int:
         )
     store = opening.open_ledger(options.app.db_path, busy_timeout_ms=options.persist.busy_timeout_ms)
     try:
-        logger.info("bars lifted", extra={"fields": {"sources": store.lift_bars()}})
+        logger.info("bars lifted", extra={"fields": {"hosts": store.lift_bars()}})
     finally:
         store.close()
     return ExitCode.COMPLETE
@@ -344,4 +462,7 @@ def _trade(
             store.result().close()
         logger.info("shutdown complete", extra={"fields": {"exit_code": int(ExitCode.COMPLETE)}})
         return ExitCode.COMPLETE
+    # What is loaded by now stays, so that no collection need look at it while the engine trades.
+    gc.freeze()
+    gc.enable()
     return pipeline.run(loaded, environment, store.result(), adapter, signals)

@@ -135,6 +135,7 @@ class Watch:
         counters.log_drops = logs.drops()
         return metrics.snapshot(
             counters,
+            by_market=self._ingest.by_market(),
             tick_rows_queued=self._tick_rows_queued(),
             loop_lag_ms_p99=self._lag.quantile_ms(0.99),
             wal_bytes=self._store.wal_bytes,

@@ -15,7 +15,7 @@ from harness import scripts
 from harness.base import arguments, terminal
 from harness.base.errors import HarnessError
 from harness.base.progress import shortened
-from harness.evidence import verify
+from harness.evidence import results, verify
 
 # Name -> where its arguments and its work are, and what it is for. Only what is asked for is imported: it takes longer
 # than the work of most commands.
@@ -35,6 +35,9 @@ _ELSEWHERE = {
     "publish": (
         "harness.upkeep.publish", "add_arguments", "run",
         "verdicts and buglog to where the installed dashboard shows them",
+    ),
+    "ctl": (
+        "harness.upkeep.ctl", "add_arguments", "run", "every engine of this computer at once, or those that are named",
     ),
     "bundle": ("harness.bundle.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
     "debian": (
@@ -250,13 +253,7 @@ def _last_evidence(reports: Path) -> list[Path]:
 
 
 def _last_run(reports: Path) -> str:
-    verdicts = reports / "verdicts.json"
-    try:
-        return str(json.loads(verdicts.read_text())["run_id"])
-    except OSError as error:
-        raise HarnessError(f"cannot read {verdicts}: {error.strerror}; run `make proofs` first") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise HarnessError(f"{verdicts} is not the report of a proof run: {error!r}") from error
+    return results.read(reports).run_id
 
 
 def _sabotage_record(reports: Path) -> Path | None:

@@ -32,6 +32,7 @@ def missing(error: ModuleNotFoundError) -> str:
 
 
 backup = _script("hybrid-backup", "harness.upkeep.backup")
+ctl = _script("hybrid-ctl", "harness.upkeep.ctl")
 dashboard = _script("hybrid-dashboard", "harness.dashboard.command")
 diagnose = _script("hybrid-diagnose", "harness.diagnosis.diagnose")
 healthcheck = _script("hybrid-healthcheck", "harness.observing.health")

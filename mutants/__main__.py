@@ -29,9 +29,9 @@ import coverage
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness.base.terminal import redraws
-from harness.proving.sabotage import CATALOGUE
 from mutants import contexts, plan
 from mutants.operators import Mutant, mutants
+from proofs.sabotages import CATALOGUE
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "reports" / "mutants.json"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.proving.sabotage import find
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.guardrails.test_exit12 import misconfigure, prove_not_restarted
+from proofs.sabotages import find
 
 
 @pytest.mark.claim("E2")

@@ -57,7 +57,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         random.Random(seed).shuffle(items)
         return
     workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
-    waits, rest = [], []
+    waits: list[pytest.Item] = []
+    rest: list[pytest.Item] = []
     for item in items:
         (rest if item.get_closest_marker("machine") is None else waits).append(item)
     each = -(-len(rest) // workers)

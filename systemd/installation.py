@@ -35,6 +35,18 @@ EXAMPLES = ("config.toml", "ws_sources.toml")
 
 MANIFEST = "share/hybrid-engine/installed.json"
 
+OF_AN_INSTANCE = (
+    (r"^(Description=.*)$", r"\1, instance %i"),
+    (r"/etc/hybrid-engine(/config\.toml)?(?=\s|$)", r"/etc/hybrid-engine/%i\1"),
+    (r"^ConfigurationDirectory=hybrid-engine$", r"\g<0>/%i"),
+    (r"(^StateDirectory=|%S/|/var/lib/)hybrid-(engine|soak|evidence)\b", r"\g<0>-%i"),
+    (r"^SyslogIdentifier=hybrid-engine$", r"\g<0>@%i"),
+    (r"\b(hybrid-[a-z-]+)\.service\b", r"\1@%i.service"),
+    (r"/bin/hybrid-(soak|dashboard|healthcheck)\b", r"\g<0> --instance %i"),
+)
+"""(what a line of a unit says, what the same line of its template says): whatever is one engine's own. Users and groups
+are shared by all. The engine needs no --instance: its configuration is the instance's own."""
+
 
 class Refused(Exception):
     """It cannot be done as it was asked for. Says why."""
@@ -165,14 +177,30 @@ def _say_where(home: Path, old: str, new: str) -> None:
                 _write(path, text.replace(old.encode(), new.encode()), path.stat().st_mode)
 
 
+def template(text: str) -> str:
+    """The text of the template unit that makes instances of a unit with this text: hybrid-engine@.service of
+    hybrid-engine.service."""
+    lines = text.splitlines(keepends=True)
+    for index, line in enumerate(lines):
+        if not line.startswith("#"):
+            for said, says in OF_AN_INSTANCE:
+                lines[index] = re.sub(said, says, lines[index], flags=re.MULTILINE)
+    return "".join(lines)
+
+
 def _install_units(target: Target) -> Iterator[str]:
     for unit in sorted(UNITS.glob("hybrid-*")):
-        lines = []
-        for line in unit.read_text().splitlines(keepends=True):
-            space = "%%20" if line.startswith("Documentation=") else r"\x20"
-            lines.append(line.replace(f"{PREFIX}/", f"{target.prefix.replace(' ', space)}/"))
-        _write(target.place(f"{target.unitdir}/{unit.name}"), "".join(lines).encode())
-        yield f"{target.unitdir}/{unit.name}"
+        text = unit.read_text()
+        made = {unit.name: text}
+        if "@" not in unit.stem:
+            made[f"{unit.stem}@{unit.suffix}"] = template(text)
+        for name, content in made.items():
+            lines = []
+            for line in content.splitlines(keepends=True):
+                space = "%%20" if line.startswith("Documentation=") else r"\x20"
+                lines.append(line.replace(f"{PREFIX}/", f"{target.prefix.replace(' ', space)}/"))
+            _write(target.place(f"{target.unitdir}/{name}"), "".join(lines).encode())
+            yield f"{target.unitdir}/{name}"
 
 
 def _install_users(target: Target) -> Iterator[str]:
@@ -185,8 +213,7 @@ def _install_users(target: Target) -> Iterator[str]:
 
 
 def _tell_what_next() -> None:
-    names = sorted(unit.name for unit in UNITS.glob("hybrid-*") if "@." not in unit.name)
-    running = [name for name in names if _state("is-active", name) in ("active", "activating", "reloading")]
+    running = _loaded("active", "activating", "reloading")
     if running:
         print(f"What runs goes on as it was installed before. When it suits:\n  systemctl restart {' '.join(running)}")
     else:
@@ -204,15 +231,16 @@ def uninstall(target: Target, *, purge: bool) -> None:
         raise Refused(f"{home}: is not an installation of ours: there is no {MANIFEST}")
     if target.here:
         units = [Path(path).name for path in listed.elsewhere if path.endswith((".service", ".timer"))]
-        _run("systemctl", "disable", "--now", "--quiet", *(unit for unit in units if "@." not in unit))
-        # What is made of a template has names of its own.
-        _run("systemctl", "stop", *(unit.replace("@.", "@*.") for unit in units if "@." in unit))
+        # Of a template this disables every instance. A template itself cannot be stopped.
+        _run("systemctl", "disable", "--quiet", *units)
+        if loaded := _loaded():
+            _run("systemctl", "stop", *loaded)
     for path in sorted(listed.elsewhere):
         _remove_file(target.place(path))
     _remove_files(home, listed.prefix)
     if target.here:
         _run("systemctl", "daemon-reload")
-    kept = [place for path in (CONFIGURATION, *DATA) if os.path.lexists(place := target.place(path))]
+    kept = [place for path in _kept(target) if os.path.lexists(place := target.place(path))]
     if purge and kept:
         # Does not follow links, and leaves a disk alone that is mounted below.
         subprocess.run(["rm", "-rf", "--one-file-system", "--", *map(str, kept)], check=False)
@@ -221,6 +249,15 @@ def uninstall(target: Target, *, purge: bool) -> None:
         print(f"left, since it holds what was not installed: {place}")
     for place in kept:
         print(f"left, with all data: {place}{'' if purge else ' (make uninstall PURGE=1 removes it)'}")
+
+
+def _kept(target: Target) -> Iterator[Path]:
+    """Where configuration and data are. What is called like an instance's data and has no configuration is not ours."""
+    yield CONFIGURATION
+    instances = sorted(path.parent.name for path in target.place(CONFIGURATION).glob("*/config.toml"))
+    for path in DATA:
+        yield path
+        yield from (path.with_name(f"{path.name}-{name}") for name in instances)
 
 
 def _remove_file(path: Path) -> None:
@@ -294,8 +331,14 @@ def _run(*argv: str) -> None:
     subprocess.run(argv, check=True)
 
 
-def _state(*argv: str) -> str:
-    return subprocess.run(["systemctl", *argv], check=False, capture_output=True, text=True).stdout.strip()
+def _loaded(*states: str) -> list[str]:
+    """The units of ours that systemd has loaded, in one of these states if any is named."""
+    argv = ["systemctl", "list-units", "--plain", "--no-legend", "--all", "hybrid-*"]
+    argv += [f"--state={state}" for state in states]
+    found = subprocess.run(argv, check=False, capture_output=True, text=True).stdout.splitlines()
+    shipped = {unit.name.replace("@", "") for unit in UNITS.glob("hybrid-*")}
+    # hybrid-engine@alpha.service is one of hybrid-engine.service.
+    return sorted(name for line in found if re.sub(r"@.*(?=\.)", "", name := line.split()[0]) in shipped)
 
 
 def main() -> int:

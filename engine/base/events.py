@@ -95,9 +95,10 @@ class Numbering(msgspec.Struct):
     """What is known of one numbering of a stream's trade ids, as it goes to disk and comes back (N9, N11).
 
     A stream is what one source says of one market; its ids may start over, and each numbering counts for itself.
-    `first` and `last` are the lowest and the highest id seen, `newest_ts` the latest time. `missing` are the ids in
-    between that were not seen, as (from, to), both included; None: as stored before. `segments`, ascending, say when
-    ids came: (up to this id, from this time, to this time)."""
+    `first` and `last` are the lowest and the highest id seen, `newest_ts` the latest time, `oldest_ts` that of the
+    first ids; None where it is not known. `missing` are the ids in between that were not seen, as (from, to), both
+    included; None: as stored before. `segments`, ascending, say when ids came: (up to this id, from this time, to this
+    time)."""
 
     stream: str
     number: int
@@ -106,6 +107,7 @@ class Numbering(msgspec.Struct):
     newest_ts: int
     missing: list[tuple[int, int]] | None = None
     segments: list[tuple[int, int, int]] = []
+    oldest_ts: int | None = None
 
     @property
     def label(self) -> str:

@@ -34,6 +34,9 @@ _QUIET_LOGGERS = ("asyncio", "picows", "websockets")
 QUEUE_BYTES_MAX = 1024 * 1024
 """How much log may wait for a reader that does not read."""
 
+# More of them Python does not write out.
+_INTEGER_BITS_MAX = 4096
+
 LINGER_SECS = 0.5
 """How long the end of the process is put off for lines that wait."""
 
@@ -86,9 +89,14 @@ def _without_secrets(value: object) -> object:
 def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, int) and value.bit_length() > _INTEGER_BITS_MAX:
+        return f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return repr(value)
+    try:
+        return repr(value)
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 class JsonLines(logging.Handler):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
+from typing import Final
 
 import msgspec
+
+from engine.base.redaction import redact
 
 
 class Counters(msgspec.Struct):
@@ -66,9 +69,16 @@ class LagHistogram:
         return _LAG_BOUNDS_MS[min(index + 1, len(_LAG_BOUNDS_MS) - 1)]
 
 
+MARKETS_MAX: Final = 100
+"""Of so many markets gaps and duplicates are told: a line of the log has bounds."""
+
+_MARKET_CHARS_MAX: Final = 128
+
+
 def snapshot(
     counters: Counters,
     *,
+    by_market: Mapping[str, tuple[int | None, int]],
     tick_rows_queued: int,
     loop_lag_ms_p99: float,
     wal_bytes: int,
@@ -76,7 +86,8 @@ def snapshot(
     clock_skew_ms: int | None,
 ) -> dict[str, object]:
     """The fields of one HEARTBEAT or FINAL METRICS line. `wal_bytes` is the length of the database's
-    write-ahead log, `source` the name of the connected source, `clock_skew_ms` how far its venue's clock is ahead."""
+    write-ahead log, `source` the name of the connected source, `clock_skew_ms` how far its venue's clock is ahead;
+    `by_market`: source and market -> its gaps, None where they cannot be told, and its duplicates."""
     return {
         **msgspec.structs.asdict(counters),
         "tick_rows_queued": tick_rows_queued,
@@ -84,7 +95,15 @@ def snapshot(
         "wal_bytes": wal_bytes,
         "source": source,
         "clock_skew_ms": clock_skew_ms,
+        "gaps_by_market": _most({market: gaps for market, (gaps, _) in by_market.items() if gaps is not None}),
+        "duplicates_by_market": _most({market: duplicates for market, (_, duplicates) in by_market.items()}),
     }
+
+
+def _most(counts: Mapping[str, int]) -> dict[str, int]:
+    """Those of `counts` that are the highest, MARKETS_MAX at most."""
+    most = sorted(counts.items(), key=lambda item: -item[1])[:MARKETS_MAX]
+    return {redact(market)[:_MARKET_CHARS_MAX]: count for market, count in most}
 
 
 def broken_books(fields: Mapping[str, object], sample_every: int) -> list[str]:

@@ -7,60 +7,134 @@ What is taken out, rather too much than too little:
 * what stands before an `@` as if it were `user:password`
 * what a telling name is set to: `password = ...`, `token: ...`, `?key=...`, in any spelling of ours or of a venue; what
   follows the word Bearer
+* what stands in a path, of whatever, behind a directory with a telling name: `/x/key/...`
+* wherever it stands, what was taken out of a configured URL (`learn`): a venue may say it again
 
-What is left cannot be told from a symbol, a stream or a file name.
+What is left cannot be told from a symbol, a stream or a file name. Neither can a password that is a word such as "no",
+which a sentence may begin with that says something of a name: `/x/token: no such file`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Iterator
+from typing import ClassVar, Final
+from urllib.parse import unquote
 
 MARK: Final = "[redacted]"
 
-TELLING: Final = re.compile(
-    r"secret|token|pas+(?:w|phrase)|pwd|api[_-]?key|private|credential|auth(?!or(?!iz))|bearer|listen[_-]?key",
-    re.IGNORECASE,
-)
-"""A name that says that its value is a secret; a mistyped one, too."""
-
 _CHARS_MAX: Final = 16_384
 
+_LEARNT_CHARS_MIN: Final = 4
+"""A shorter secret would be found by chance everywhere."""
+
+_LEARNT_WITHIN_CHARS: Final = 8
+"""From here on a secret is found within other words too."""
+
 # What any of the expressions below needs: most text has none of it.
-_SUSPICIOUS: Final = re.compile(r"[:=@%]|bearer\s", re.IGNORECASE)
+_SUSPICIOUS: Final = re.compile(r"[:=@%/]|bearer\s", re.IGNORECASE)
 
+# The others are text, which `re` compiles when it is first needed, and keeps: most starts need none of them, and to
+# compile them takes longer than to read a configuration.
+_TELLING: Final = (
+    r"secret|token|pas+(?:w|phrase)|pwd|api[_-]?key|private|credential|auth(?!or(?!iz))|bearer|listen[_-]?key"
+)
 # Bounded, so that no text takes time in the square of its length.
-_URL: Final = re.compile(r"([a-z][a-z0-9+.-]{0,31})(?:://|%3a%2f%2f)(\S*)", re.IGNORECASE)
-_HOST: Final = re.compile(r"(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{0,5})?", re.IGNORECASE)
-_URL_PATH_END: Final = re.compile(r"[?#;]|%(?:3[bdf]|23|40)", re.IGNORECASE)
+_URL: Final = r"(?i)([a-z][a-z0-9+.-]{0,31})(?:://|%3a%2f%2f)(\S*)"
+_HOST: Final = r"(?i)(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{0,5})?"
+_URL_PATH_END: Final = r"(?i)[?#;]|%(?:3[bdf]|23|40)"
 # Between slashes: what is long; what is of letters and digits and no stream, which has an @; what is set to something.
-_KEY_IN_PATH: Final = re.compile(
-    r"[\w-]{32,}|(?<=/)(?![^/]*@)(?=[^/]*[0-9])(?=[^/]*[A-Za-z])[\w.~%+!$*-]{16,}|(?<=/)[^/]*=[^/]*"
-)
-_TELLING_SEGMENT: Final = re.compile(
-    rf"((?:(?:{TELLING.pattern})[^/]*|(?<=/)(?:pw|keys?))/)(?:\[redacted\]|[^/]+)", re.IGNORECASE
+_KEY_IN_PATH: Final = r"[\w-]{32,}|(?<=/)(?![^/]*@)(?=[^/]*[0-9])(?=[^/]*[A-Za-z])[\w.~%+!$*-]{16,}|(?<=/)[^/]*=[^/]*"
+_TELLING_SEGMENT: Final = rf"(?i)((?:(?:{_TELLING})[^/]*|(?<=/)(?:pw|keys?))/)(?:\[redacted\]|[^/]+)"
+
+_TELLING_DIRECTORY: Final = (
+    r"(?i)((?:^(?=\S*$)|(?<=[/'\"]))(?:[\w.-]{0,64}[_.-])?"
+    r"(?:secrets?|tokens?|pass(?:word|wd|phrase)s?|pwd|pw|api[_-]?keys?|keys?|auth|bearer|listen[_-]?keys?)/)"
+    r"(?:\[redacted\]|[^\s/'\",;)\]]+)"
 )
 
-_QUERY: Final = re.compile(r"\?[\w.%-]+=[^\s'\"]*")
-_USER_AND_PASSWORD: Final = re.compile(r"[^\s/@:'\"]{1,64}(?::|%3a)[^\s'\"]*(?:@|%40)(?=[\w\[])", re.IGNORECASE)
-_NAMED: Final = re.compile(
+_QUERY: Final = r"\?[\w.%-]+=[^\s'\"]*"
+_USER_AND_PASSWORD: Final = r"(?i)[^\s/@:'\"]{1,64}(?::|%3a)[^\s'\"]*(?:@|%40)(?=[\w\[])"
+_NAMED: Final = (
     # `pw` and `key` alone, for they are parts of harmless words.
-    rf"((?:(?:{TELLING.pattern})[\w.-]{{0,64}}|(?<![\w.-])(?:pw|key)(?![\w.-]))[\"']?\s{{0,8}}(?:[=:]|%3d)\s*)"
-    r"(\[redacted\]|(?:bearer|basic)\s+\S+|\"[^\"]*\"|'[^']*'|[^\s,;&\"')\]}]+)",
-    re.IGNORECASE,
+    rf"(?i)((?:(?:{_TELLING})[\w.-]{{0,64}}|(?<![\w.-])(?:pw|key)(?![\w.-]))[\"']?\s{{0,8}}"
+    # What is said of a name is no value of it.
+    r"(?:[=:]|%3d)\s*(?!(?:an?|are|cannot|is|may|missing|must|no|not|permission|should|the|unknown|was) \w))"
+    r"(\[redacted\]|(?:bearer|basic)\s+\S+|\"[^\"]*\"|'[^']*'|[^\s,;&\"')\]}]+)"
 )
+_BEARER: Final = r"(?i)(\bbearer\s+[\"']?)(?:\[redacted\]|[^\s'\"]+)"
 
-_BEARER: Final = re.compile(r"(\bbearer\s+[\"']?)(?:\[redacted\]|[^\s'\"]+)", re.IGNORECASE)
+_TELLING_PARAMETERS: Final = frozenset({"pw", "key", "keys", "sig", "sign", "signature"})
+
+
+def is_telling(name: str) -> bool:
+    """Whether `name` says that its value is a secret; a mistyped one does, too."""
+    return re.search(_TELLING, name, re.IGNORECASE) is not None
+
+
+class _Learnt:
+    """The secrets that were found in the configuration, as one expression; None while there are none."""
+
+    secrets: ClassVar[set[str]] = set()
+    pattern: ClassVar[re.Pattern[str] | None] = None
+
+
+def learn(url: str) -> None:
+    """From now on, what is a secret in `url` is shown nowhere."""
+    found = {secret for secret in _secrets_of(url) if len(secret) >= _LEARNT_CHARS_MIN} - _Learnt.secrets
+    if not found:
+        return
+    _Learnt.secrets |= found
+    # The longest first: one may begin like another.
+    words = sorted(_Learnt.secrets, key=len, reverse=True)
+    _Learnt.pattern = re.compile(
+        "|".join(
+            re.escape(word) if len(word) >= _LEARNT_WITHIN_CHARS else rf"(?<!\w){re.escape(word)}(?!\w)"
+            for word in words
+        )
+    )
+
+
+def forget() -> None:
+    """Undo `learn`, for a process that has done with a configuration."""
+    _Learnt.secrets.clear()
+    _Learnt.pattern = None
+
+
+def _secrets_of(url: str) -> Iterator[str]:
+    """What is taken out of a URL and may be said again, as it is written and as it is meant."""
+    if not re.search(r"[^/][/?#;]", url.partition("://")[2]):
+        return
+    found = re.search(_URL, url[:_CHARS_MAX])
+    if found is None:
+        return
+    rest = found[2]
+    path, _, parameters = rest[len(re.split(r"[/?#;\\]", rest, maxsplit=1)[0]) :].partition("?")
+    secrets = [match[0] for match in re.finditer(_KEY_IN_PATH, path)]
+    secrets += [match[0][len(match[1]) :] for match in re.finditer(_TELLING_SEGMENT, path)]
+    for parameter in re.split("[&;]", parameters):
+        name, _, value = parameter.partition("=")
+        # Names of streams and options are no secrets.
+        if (
+            is_telling(name)
+            or name.lower() in _TELLING_PARAMETERS
+            or re.compile(_KEY_IN_PATH).fullmatch(f"/{value}", 1)
+        ):
+            secrets.append(value)
+    for secret in secrets:
+        yield from {secret.rpartition("=")[2], unquote(secret.rpartition("=")[2])}
 
 
 def redact(text: str) -> str:
     """`text` without the secrets in it, cut where it becomes too long to be read."""
     if len(text) > _CHARS_MAX:
         text = text[:_CHARS_MAX] + "..."
+    if _Learnt.pattern is not None:
+        text = _Learnt.pattern.sub(MARK, text)
     if not _SUSPICIOUS.search(text):
         return text
     shown, end = [], 0
-    for found in _URL.finditer(text):
+    for found in re.finditer(_URL, text):
         shown += [_redact_words(text[end : found.start()]), _redact_found(found)]
         end = found.end()
     return "".join([*shown, _redact_words(text[end:])])
@@ -68,7 +142,9 @@ def redact(text: str) -> str:
 
 def redact_value(value: str) -> str:
     """`value`, which is one URL, name or path and nothing else, without the secrets in it."""
-    found = _URL.search(value[:_CHARS_MAX])
+    if _Learnt.pattern is not None:
+        value = _Learnt.pattern.sub(MARK, value)
+    found = re.search(_URL, value[:_CHARS_MAX])
     if found is None:
         return redact(value)
     # Blanks and quotes in it belong to it.
@@ -88,18 +164,19 @@ def _redact_url(scheme: str, rest: str) -> str:
     authority = re.split(r"[/?#;\\]", rest, maxsplit=1)[0]
     user, at, host = authority.rpartition("@")
     path = rest[len(authority) :]
-    end = _URL_PATH_END.search(path)
+    end = re.search(_URL_PATH_END, path)
     query = ""
     if end is not None:
         path, query = path[: end.start()], f"{'?' if end[0][0] == '%' else end[0]}{MARK}"
     # A stream is called btcusdt@trade; a dot or a colon beside the @ is that of a host, or of a password before it.
-    if (host and not _HOST.fullmatch(host)) or re.search(r":[^/]*@|@[^/]*[.:]", path):
+    if (host and not re.fullmatch(_HOST, host)) or re.search(r":[^/]*@|@[^/]*[.:]", path):
         return f"{scheme}://{MARK}"
-    path = _TELLING_SEGMENT.sub(rf"\g<1>{MARK}", _KEY_IN_PATH.sub(MARK, path))
+    path = re.sub(_TELLING_SEGMENT, rf"\g<1>{MARK}", re.sub(_KEY_IN_PATH, MARK, path))
     return f"{scheme}://{MARK if user else ''}{at}{host}{path}{query}"
 
 
 def _redact_words(text: str) -> str:
-    text = _QUERY.sub(f"?{MARK}", text)
-    text = _USER_AND_PASSWORD.sub(f"{MARK}@", text)
-    return _BEARER.sub(rf"\g<1>{MARK}", _NAMED.sub(rf"\g<1>{MARK}", text))
+    text = re.sub(_QUERY, f"?{MARK}", text)
+    text = re.sub(_USER_AND_PASSWORD, f"{MARK}@", text)
+    text = re.sub(_TELLING_DIRECTORY, rf"\g<1>{MARK}", text)
+    return re.sub(_BEARER, rf"\g<1>{MARK}", re.sub(_NAMED, rf"\g<1>{MARK}", text))

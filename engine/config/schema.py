@@ -1,32 +1,25 @@
 """What a configuration may hold: names, types, ranges, defaults (contract section 2, C4). Pure.
 
-Each table is a frozen struct. A field's annotation carries what is allowed, as a schema of pydantic's validator, and
-what the field is for; its default is the struct's. `pydantic_core` is the half of pydantic that validates: without the
-half that makes models, an engine starts in two thirds of the time (docs/decisions/0002-configuration.md).
+Each table is a pydantic model. A field says all there is to a key: its type and range, its default, what it is for.
 """
 
-# Annotations are evaluated, because they are the schema: no `from __future__ import annotations` here.
+# Annotations are evaluated, because pydantic reads them: text would first have to be evaluated, which each start pays.
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-import msgspec
-from pydantic_core import SchemaValidator
-from pydantic_core import core_schema as core
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from engine.ingest.venues import registry
 
 # Ten years: longer waits overflow the timers of some event loops, and mean a typo anyway.
 _MAX_SECS: Final = 10 * 365 * 86_400
 
-ModeName = Literal["SHADOW", "PAPER", "LIVE"]
-IngestMode = Literal["SYNTHETIC", "REPLAY", "MOCK_WS", "REAL_WS"]
-MODES: Final[tuple[str, ...]] = get_args(ModeName)
-INGEST_MODES: Final[tuple[str, ...]] = get_args(IngestMode)
-
-
-_STRICT: Final = core.CoreConfig(strict=True, allow_inf_nan=False)
+_ModeName = Literal["SHADOW", "PAPER", "LIVE"]
+_IngestModeName = Literal["SYNTHETIC", "REPLAY", "MOCK_WS", "REAL_WS"]
+MODES: Final[tuple[str, ...]] = get_args(_ModeName)
+INGEST_MODES: Final[tuple[str, ...]] = get_args(_IngestModeName)
 
 
 def upper(name: str) -> str:
@@ -60,10 +53,14 @@ def _ws_url(value: str) -> str:
     labels = parts.hostname.removesuffix(".").split(".")
     if len(parts.hostname) > 253 or not all(1 <= len(label) <= 63 for label in labels):
         raise ValueError("should be a URL whose host can have an address: parts of 1 to 63 characters (RFC 1035)")
-    if any(ord(char) <= 32 or ord(char) > 126 for char in value):
-        raise ValueError("should be a URL of printable ASCII characters without spaces")
+    if any(ord(char) <= 32 or ord(char) == 127 for char in value):
+        raise ValueError("should be a URL of printable characters without spaces")
+    if not parts.hostname.isascii():
+        raise ValueError("should be a URL whose host is written in ASCII (xn--...)")
+    if not value.isascii():
+        raise ValueError("should be a URL that is percent-encoded where it is not ASCII, such as %E5%B8%81 for \u5e01")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("should be a URL without user name and password: market data needs none")
+        raise ValueError("should be a URL without user name and password, since market data needs none")
     if parts.fragment:
         raise ValueError("should be a URL without a #fragment (RFC 6455 section 3)")
     return value
@@ -96,240 +93,213 @@ def _trusted_key(value: str) -> str:
     return value
 
 
-_NAME: Final = core.str_schema(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
-_MARKETS: Final = core.dict_schema(
-    core.str_schema(max_length=128, pattern=r"^[A-Za-z0-9_.\-/]+$"), _NAME, min_length=1, max_length=1024
-)
-_PATH: Final = core.no_info_after_validator_function(_path, core.str_schema())
-_TRUSTED_KEY: Final = core.no_info_after_validator_function(_trusted_key, core.str_schema())
-_WS_URL: Final = core.no_info_after_validator_function(_ws_url, core.str_schema())
-_MODE: Final = core.no_info_before_validator_function(_mode, core.literal_schema(list(MODES)))
-_INGEST_MODE: Final = core.no_info_before_validator_function(_ingest_mode, core.literal_schema(list(INGEST_MODES)))
-_VENUE: Final = core.no_info_after_validator_function(_venue, core.str_schema(max_length=128))
-
-Name = Annotated[str, _NAME]
-FilePath = Annotated[str, _PATH]
-WsUrl = Annotated[str, _WS_URL]
+Mode = Annotated[_ModeName, BeforeValidator(_mode)]
+IngestMode = Annotated[_IngestModeName, BeforeValidator(_ingest_mode)]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+MarketName = Annotated[str, Field(max_length=128, pattern=r"^[\w.\-/]+$")]
+VenueName = Annotated[str, Field(max_length=128), AfterValidator(_venue)]
+FilePath = Annotated[str, AfterValidator(_path)]
+WsUrl = Annotated[str, AfterValidator(_ws_url)]
+TrustedKey = Annotated[str, AfterValidator(_trusted_key)]
 # At least a millisecond: what is done again and again after less is all that would be done.
-Secs = Annotated[float, core.float_schema(ge=0.001, le=_MAX_SECS)]
-Millis = Annotated[int, core.int_schema(ge=1, le=_MAX_SECS * 1000)]
-Count = Annotated[int, core.int_schema(ge=1, le=1_000_000_000)]
-ChannelSize = Annotated[int, core.int_schema(ge=1, le=1_000_000)]
+Secs = Annotated[float, Field(ge=0.001, le=_MAX_SECS)]
+Millis = Annotated[int, Field(ge=1, le=_MAX_SECS * 1000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+ChannelSize = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class Table(msgspec.Struct, frozen=True):
+class Table(BaseModel):
     """One table of a file."""
 
-    def check(self) -> None:
-        """What the fields must be together. Raises ValueError, which says so."""
-
-
-def validator(table: type[Table]) -> SchemaValidator:
-    """What makes a `table` of plain data, or raises pydantic_core.ValidationError. Strict: nothing is converted."""
-    return SchemaValidator(_table(table))
-
-
-def _table(table: type[Table]) -> core.CoreSchema:
-    # A field that is absent is left to the struct, which has the default.
-    fields = {
-        field.name: core.typed_dict_field(_rule(field.type), required=field.required)
-        for field in msgspec.structs.fields(table)
-    }
-
-    def make(values: dict[str, Any]) -> Table:
-        made = table(**values)
-        made.check()
-        return made
-
-    rules = core.typed_dict_schema(fields, extra_behavior="forbid", config=_STRICT)
-    return core.no_info_after_validator_function(make, rules)
-
-
-def _rule(annotation: Any) -> core.CoreSchema:
-    """The schema in a field's annotation; that of a table is made of its fields'."""
-    bare, rule, *_ = get_args(annotation)
-    return _table(bare) if isinstance(bare, type) and issubclass(bare, Table) else rule
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        # One validator a file, not one a table: building them is most of what a start pays here.
+        defer_build=True,
+        # A ValidationError that went astray would show what may be a secret (C8).
+        hide_input_in_errors=True,
+    )
 
 
 def keys(table: type[Table], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every key that may stand in a `table`, dotted, with what it is for; tables themselves included."""
-    for field in msgspec.structs.fields(table):
-        bare, *_, purpose = get_args(field.type)
-        yield prefix + field.name, purpose
-        inner = get_args(bare)[0] if get_args(bare) else bare
+    for name, field in table.model_fields.items():
+        yield prefix + name, field.description or ""
+        inner = next(iter(get_args(field.annotation)), field.annotation)
         if isinstance(inner, type) and issubclass(inner, Table):
-            yield from keys(inner, f"{prefix}{field.name}.")
+            yield from keys(inner, f"{prefix}{name}.")
 
 
-class App(Table, frozen=True):
+class App(Table):
     """`[app]`: what is traded and where it is stored."""
 
-    symbol: Annotated[Name, "What the ticks are called where a source names no symbol."] = "SOL/USDC"
-    db_path: Annotated[FilePath, "SQLite database, relative to the working directory."] = "data/bot.db"
+    symbol: Name = Field(default="SOL/USDC", description="What the ticks are called where a source names no symbol.")
+    db_path: FilePath = Field(default="data/bot.db", description="SQLite database, relative to the working directory.")
 
 
-class Engine(Table, frozen=True):
+class Engine(Table):
     """`[engine]`: ingest and the life of the process."""
 
-    ingest_mode: Annotated[IngestMode, _INGEST_MODE, "Where ticks come from."] = "SYNTHETIC"
-    tick_interval_ms: Annotated[Millis, "SYNTHETIC: time between two ticks."] = 500
-    signal_every_n_ticks: Annotated[Count, "Strategy `periodic`: a signal every so many ticks."] = 10
-    heartbeat_interval_secs: Annotated[Secs, "Time between two HEARTBEAT (G4) lines."] = 10.0
-    run_seconds: Annotated[
-        float | None,
-        core.nullable_schema(core.float_schema(gt=0, le=_MAX_SECS)),
-        "Stop with exit 0 after so long; absent: run on.",
-    ] = None
-    ws_url: Annotated[WsUrl, "MOCK_WS: the one URL that is connected to."] = "ws://localhost:9001"
-    sample_every: Annotated[Count, "Process every Nth new tick (N7)."] = 1
-    replay_file: Annotated[
-        str | None, core.nullable_schema(_PATH), "REPLAY: JSONL file of ticks; absent: the ticks in the database."
-    ] = None
-    start_price: Annotated[float, core.float_schema(gt=0), "SYNTHETIC: price the walk starts from."] = 100.0
-    price_step: Annotated[float, core.float_schema(ge=0), "SYNTHETIC: size of one step of the walk."] = 0.05
-    volume: Annotated[float, core.float_schema(ge=0), "SYNTHETIC: volume of each tick."] = 1.0
-    max_staleness_ms: Annotated[Millis, "A signal on an older tick is vetoed (R2)."] = 5000
-    keepalive_secs: Annotated[Secs, "Ping after so long without anything received (N6)."] = 10.0
-    pong_timeout_secs: Annotated[Secs, "Reconnect when a ping is unanswered for so long (N6)."] = 10.0
-    feed_silence_secs: Annotated[
-        float,
-        core.float_schema(ge=0, le=_MAX_SECS),
-        "Move on from a source without a new tick for so long; 0: never (N6).",
-    ] = 120.0
-    max_backoff_secs: Annotated[Secs, "Longest delay between two attempts at a source (N5)."] = 30.0
-    max_retry_after_secs: Annotated[Secs, "Longest that HTTP 429 or 418 keeps us away from a venue (N5)."] = 3600.0
-    max_connects_per_minute: Annotated[
-        int, core.int_schema(ge=1, le=60_000), "How often one host is contacted in any minute (N15)."
-    ] = 10
-    subscribe_timeout_secs: Annotated[Secs, "How long a venue may take to acknowledge a subscription (N18)."] = 10.0
-    network_give_up_secs: Annotated[Secs, "Exit 10 after so long without any connection."] = 120.0
-    parse_error_limit: Annotated[Count, "Exit 11 after so many unusable messages in a row (N8)."] = 100
-    overload_grace_ms: Annotated[Millis, "Exit 13 when a channel is full for longer (B2)."] = 250
-    shutdown_timeout_secs: Annotated[Secs, "Longest time a stop may take to write what is queued."] = 5.0
+    ingest_mode: IngestMode = Field(default="SYNTHETIC", description="Where ticks come from.")
+    tick_interval_ms: Millis = Field(default=500, description="SYNTHETIC: time between two ticks.")
+    signal_every_n_ticks: Count = Field(default=10, description="Strategy `periodic`: a signal every so many ticks.")
+    heartbeat_interval_secs: Secs = Field(default=10.0, description="Time between two HEARTBEAT (G4) lines.")
+    run_seconds: float | None = Field(
+        default=None, gt=0, le=_MAX_SECS, description="Stop with exit 0 after so long; absent: run on."
+    )
+    ws_url: WsUrl = Field(default="ws://localhost:9001", description="MOCK_WS: the one URL that is connected to.")
+    sample_every: Count = Field(default=1, description="Process every Nth new tick (N7).")
+    replay_file: FilePath | None = Field(
+        default=None, description="REPLAY: JSONL file of ticks; absent: the ticks in the database."
+    )
+    start_price: float = Field(default=100.0, gt=0, description="SYNTHETIC: price the walk starts from.")
+    price_step: float = Field(default=0.05, ge=0, description="SYNTHETIC: size of one step of the walk.")
+    volume: float = Field(default=1.0, ge=0, description="SYNTHETIC: volume of each tick.")
+    max_staleness_ms: Millis = Field(default=5000, description="A signal on an older tick is vetoed (R2).")
+    keepalive_secs: Secs = Field(default=10.0, description="Ping after so long without anything received (N6).")
+    pong_timeout_secs: Secs = Field(default=10.0, description="Reconnect when a ping is unanswered for so long (N6).")
+    feed_silence_secs: float = Field(
+        default=120.0,
+        ge=0,
+        le=_MAX_SECS,
+        description="Move on from a source without a new tick for so long; 0: never (N6).",
+    )
+    max_backoff_secs: Secs = Field(default=30.0, description="Longest delay between two attempts at a source (N5).")
+    max_retry_after_secs: Secs = Field(
+        default=3600.0, description="Longest that HTTP 429 or 418 keeps us away from a venue (N5)."
+    )
+    max_connects_per_minute: int = Field(
+        default=10, ge=1, le=60_000, description="How often one host is contacted in any minute (N15)."
+    )
+    subscribe_timeout_secs: Secs = Field(
+        default=10.0, description="How long a venue may take to acknowledge a subscription (N18)."
+    )
+    network_give_up_secs: Secs = Field(default=120.0, description="Exit 10 after so long without any connection.")
+    parse_error_limit: Count = Field(default=100, description="Exit 11 after so many unusable messages in a row (N8).")
+    overload_grace_ms: Millis = Field(default=250, description="Exit 13 when a channel is full for longer (B2).")
+    shutdown_timeout_secs: Secs = Field(
+        default=5.0, description="Longest time a stop may take to write what is queued."
+    )
 
 
-class StrategyTable(Table, frozen=True):
+class StrategyTable(Table):
     """`[strategy]`: when to trade."""
 
-    name: Annotated[
-        Literal["periodic", "sma_crossover"],
-        core.literal_schema(["periodic", "sma_crossover"]),
-        "Which strategy runs (R1).",
-    ] = "periodic"
-    sma_short: Annotated[int, core.int_schema(ge=1, le=1_000_000), "sma_crossover: ticks in the short average."] = 5
-    sma_long: Annotated[int, core.int_schema(ge=2, le=1_000_000), "sma_crossover: ticks in the long average."] = 20
+    name: Literal["periodic", "sma_crossover"] = Field(default="periodic", description="Which strategy runs (R1).")
+    sma_short: int = Field(default=5, ge=1, le=1_000_000, description="sma_crossover: ticks in the short average.")
+    sma_long: int = Field(default=20, ge=2, le=1_000_000, description="sma_crossover: ticks in the long average.")
 
-    def check(self) -> None:
+    @model_validator(mode="after")
+    def _short_before_long(self) -> Self:
         if self.sma_short >= self.sma_long:
             raise ValueError(f"sma_short ({self.sma_short}) should be less than sma_long ({self.sma_long})")
+        return self
 
 
-class Execution(Table, frozen=True):
+class Execution(Table):
     """`[execution]`: what an order costs."""
 
-    fee_rate: Annotated[float, core.float_schema(ge=0, le=1), "Fees as a fraction of an order's notional value."] = (
-        0.001
-    )
-    slippage_bps: Annotated[float, core.float_schema(ge=0, lt=10_000), "Price moved against us, in basis points."] = 0.0
-    order_size: Annotated[float, core.float_schema(gt=0, le=1e12), "Quantity of each signal, in the base asset."] = 0.1
+    fee_rate: float = Field(default=0.001, ge=0, le=1, description="Fees as a fraction of an order's notional value.")
+    slippage_bps: float = Field(default=0.0, ge=0, lt=10_000, description="Price moved against us, in basis points.")
+    order_size: float = Field(default=0.1, gt=0, le=1e12, description="Quantity of each signal, in the base asset.")
 
 
-class RiskCaps(Table, frozen=True):
+class RiskCaps(Table):
     """`[risk_caps]`: what an order may not exceed."""
 
-    max_exposure_usd: Annotated[float, core.float_schema(gt=0), "Cap on the exposure of all symbols together (R3)."] = (
-        10_000.0
+    max_exposure_usd: float = Field(
+        default=10_000.0, gt=0, description="Cap on the exposure of all symbols together (R3)."
     )
-    max_symbol_exposure_usd: Annotated[float, core.float_schema(gt=0), "Cap on the exposure of one symbol (R3)."] = (
-        5_000.0
-    )
-    max_open_orders: Annotated[Count, "Cap on orders that are neither filled nor ended (R3)."] = 10
+    max_symbol_exposure_usd: float = Field(default=5_000.0, gt=0, description="Cap on the exposure of one symbol (R3).")
+    max_open_orders: Count = Field(default=10, description="Cap on orders that are neither filled nor ended (R3).")
 
 
-class Channels(Table, frozen=True):
+class Channels(Table):
     """`[channels]`: how much may wait between stages."""
 
-    tick_channel_size: Annotated[ChannelSize, "Ticks between ingest and strategy."] = 256
-    signal_channel_size: Annotated[ChannelSize, "Signals between strategy and execution."] = 64
-    persist_channel_size: Annotated[ChannelSize, "Rows between the pipeline and the writer."] = 512
+    tick_channel_size: ChannelSize = Field(default=256, description="Ticks between ingest and strategy.")
+    signal_channel_size: ChannelSize = Field(default=64, description="Signals between strategy and execution.")
+    persist_channel_size: ChannelSize = Field(default=512, description="Rows between the pipeline and the writer.")
 
 
-class Persist(Table, frozen=True):
+class Persist(Table):
     """`[persist]`: when rows go to disk."""
 
-    batch_size: Annotated[Count, "Flush as soon as so many rows wait."] = 100
-    flush_interval_ms: Annotated[Millis, "Flush when the oldest row has waited so long."] = 1000
-    busy_timeout_ms: Annotated[
-        int, core.int_schema(ge=1000, le=600_000), "How long one attempt waits for a locked database (D1)."
-    ] = 5000
-
-
-class Gate(Table, frozen=True):
-    """`[gate]`: what opens LIVE."""
-
-    proof_bundle: Annotated[FilePath, "Signed proof bundle that LIVE needs."] = "data/proof_bundle.json"
-    # Not strict in this one field: TOML has lists, not tuples. The strings in it stay strings.
-    trusted_keys: Annotated[
-        tuple[str, ...], core.tuple_variable_schema(_TRUSTED_KEY, strict=False), "Ed25519 public keys that may sign it."
-    ] = ()
-    max_age_hours: Annotated[float, core.float_schema(gt=0, le=87_600), "A bundle older than this does not count."] = (
-        24.0
+    batch_size: Count = Field(default=100, description="Flush as soon as so many rows wait.")
+    flush_interval_ms: Millis = Field(default=1000, description="Flush when the oldest row has waited so long.")
+    busy_timeout_ms: int = Field(
+        default=5000, ge=1000, le=600_000, description="How long one attempt waits for a locked database (D1)."
     )
 
-    def check(self) -> None:
+
+class Gate(Table):
+    """`[gate]`: what opens LIVE."""
+
+    proof_bundle: FilePath = Field(default="data/proof_bundle.json", description="Signed proof bundle that LIVE needs.")
+    # Not strict in this one field: TOML has lists, not tuples. The strings in it stay strings.
+    trusted_keys: tuple[TrustedKey, ...] = Field(
+        default=(), strict=False, description="Ed25519 public keys that may sign it."
+    )
+    max_age_hours: float = Field(default=24.0, gt=0, le=87_600, description="A bundle older than this does not count.")
+
+    @model_validator(mode="after")
+    def _each_key_once(self) -> Self:
         if len(set(self.trusted_keys)) != len(self.trusted_keys):
             raise ValueError("trusted_keys should have each key once")
+        return self
 
 
-class Dashboard(Table, frozen=True):
+class Dashboard(Table):
     """`[dashboard]`: the status page, of which the engine only checks the settings."""
 
-    host: Annotated[Name, "Address the dashboard listens on."] = "127.0.0.1"
-    port: Annotated[int, core.int_schema(ge=1, le=65_535), "TCP port the dashboard listens on."] = 8501
-    refresh_seconds: Annotated[Secs, "Time between two refreshes of the page."] = 1.0
+    host: Name = Field(default="127.0.0.1", description="Address the dashboard listens on.")
+    port: int = Field(default=8501, ge=1, le=65_535, description="TCP port the dashboard listens on.")
+    refresh_seconds: Secs = Field(default=1.0, description="Time between two refreshes of the page.")
 
 
-class Settings(Table, frozen=True):
+class Settings(Table):
     """The effective configuration: built-in defaults, overridden by the file, overridden by flags."""
 
-    mode: Annotated[ModeName, _MODE, "What the engine may do with an order."] = "SHADOW"
-    live_armed: Annotated[bool, core.bool_schema(), "Second switch that LIVE needs beside mode (R6)."] = False
-    app: Annotated[App, "What is traded and where it is stored."] = msgspec.field(default_factory=App)
-    engine: Annotated[Engine, "Ingest and the life of the process."] = msgspec.field(default_factory=Engine)
-    strategy: Annotated[StrategyTable, "When to trade."] = msgspec.field(default_factory=StrategyTable)
-    execution: Annotated[Execution, "What an order costs."] = msgspec.field(default_factory=Execution)
-    risk_caps: Annotated[RiskCaps, "What an order may not exceed."] = msgspec.field(default_factory=RiskCaps)
-    channels: Annotated[Channels, "How much may wait between stages."] = msgspec.field(default_factory=Channels)
-    persist: Annotated[Persist, "When rows go to disk."] = msgspec.field(default_factory=Persist)
-    gate: Annotated[Gate, "What opens LIVE."] = msgspec.field(default_factory=Gate)
-    dashboard: Annotated[Dashboard, "The status page."] = msgspec.field(default_factory=Dashboard)
+    mode: Mode = Field(default="SHADOW", description="What the engine may do with an order.")
+    live_armed: bool = Field(default=False, description="Second switch that LIVE needs beside mode (R6).")
+    # Constructed, not validated: to make a table by its name would build a validator of its own.
+    app: App = Field(default=App.model_construct(), description="What is traded and where it is stored.")
+    engine: Engine = Field(default=Engine.model_construct(), description="Ingest and the life of the process.")
+    strategy: StrategyTable = Field(default=StrategyTable.model_construct(), description="When to trade.")
+    execution: Execution = Field(default=Execution.model_construct(), description="What an order costs.")
+    risk_caps: RiskCaps = Field(default=RiskCaps.model_construct(), description="What an order may not exceed.")
+    channels: Channels = Field(default=Channels.model_construct(), description="How much may wait between stages.")
+    persist: Persist = Field(default=Persist.model_construct(), description="When rows go to disk.")
+    gate: Gate = Field(default=Gate.model_construct(), description="What opens LIVE.")
+    dashboard: Dashboard = Field(default=Dashboard.model_construct(), description="The status page.")
 
 
-class Source(Table, frozen=True):
+class Source(Table):
     """One `[[source]]` of the sources file (C6)."""
 
-    name: Annotated[Name, "Name of the source; stored with its ticks, so unique."]
-    priority: Annotated[int, core.int_schema(ge=0, le=1_000_000), "Lower is tried first; equal ones in file order."]
-    url: Annotated[WsUrl, "ws:// or wss:// URL; absent: the venue's own."] = ""
-    kind: Annotated[Name, "`aggTrade` where Binance is to be sent a SUBSCRIBE for those; else a mere label."] = "trade"
-    venue: Annotated[
-        str | None,
-        core.nullable_schema(_VENUE),
-        "Whose messages these are (`hybrid-engine venues`); inferred from the URL when absent.",
-    ] = None
-    symbol: Annotated[
-        str | None, core.nullable_schema(_NAME), "What its ticks are called; default [app] symbol (N10)."
-    ] = None
-    markets: Annotated[
-        dict[str, str] | None,
-        core.nullable_schema(_MARKETS),
-        "Market, as the venue writes it -> what its ticks are called; absent: the URL's market (N12).",
-    ] = None
+    name: Name = Field(description="Name of the source; stored with its ticks, so unique.")
+    priority: int = Field(ge=0, le=1_000_000, description="Lower is tried first; equal ones in file order.")
+    url: WsUrl = Field(default="", description="ws:// or wss:// URL; absent: the venue's own.")
+    kind: Name = Field(
+        default="trade", description="`aggTrade` where Binance is to be sent a SUBSCRIBE for those; else a mere label."
+    )
+    venue: VenueName | None = Field(
+        default=None,
+        description="Whose messages these are (`hybrid-engine venues`); inferred from the URL when absent.",
+    )
+    symbol: Name | None = Field(default=None, description="What its ticks are called; default [app] symbol (N10).")
+    markets: dict[MarketName, Name] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="Market, as the venue writes it -> what its ticks are called; absent: the URL's market (N12).",
+    )
 
 
-class SourcesFile(Table, frozen=True):
+class SourcesFile(Table):
     """The sources file (C6)."""
 
-    source: Annotated[
-        tuple[Source, ...], core.tuple_variable_schema(_table(Source), strict=False), "Where to get ticks."
-    ]
+    # Not strict, as trusted_keys.
+    source: tuple[Source, ...] = Field(strict=False, description="Where to get ticks.")

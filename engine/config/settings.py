@@ -6,19 +6,20 @@ what is allowed. A value is shown only when it cannot be a secret.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 import tomllib
 from collections.abc import Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
-from pydantic_core import ValidationError
+from pydantic import ValidationError
 
 from engine.base.exits import ConfigError
-from engine.base.redaction import MARK, TELLING, redact, redact_value
+from engine.base.redaction import MARK, is_telling, learn, redact, redact_value
 from engine.config import schema
 from engine.config.schema import Settings, Source
 from engine.ingest.venues import markets, registry
@@ -39,6 +40,7 @@ _PATH_BYTES_MAX = 512
 
 # In one line of a file.
 _DOTS_MAX = 1000
+_DIGITS_MAX = 4000
 
 _Table = TypeVar("_Table", bound=schema.Table)
 
@@ -127,13 +129,15 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
         origins[key] = flag
 
     settings = _validate(Settings, table, path or DEFAULT_CONFIG_PATH, origins)
+    learn(settings.engine.ws_url)
     _check_places(settings, path or DEFAULT_CONFIG_PATH, origins)
     found: tuple[Source, ...] = ()
     if settings.engine.ingest_mode == "REAL_WS":
         sources_path = _path("--sources", sources) if sources is not None else directory / SOURCES_FILE_NAME
         found = load_sources(sources_path)
         for source in found:
-            warnings += _check_source(source, sources_path, settings.app.symbol)
+            learn(source.url)
+            warnings += check_source(source, sources_path, settings.app.symbol)
     return Loaded(settings, found, path, tuple(warnings))
 
 
@@ -194,6 +198,13 @@ def load_sources(path: Path) -> tuple[Source, ...]:
     return tuple(sorted(found, key=lambda source: source.priority))
 
 
+def make_source(table: Mapping[str, object], path: Path, origins: Mapping[str, str]) -> Source:
+    """A source that stands in no sources file but in `path`, or on the command line: `origins` maps its keys to flags.
+    Raises ConfigError."""
+    named = {f"source[0].{key}": flag for key, flag in origins.items()}
+    return _located(_validate(schema.SourcesFile, {"source": [dict(table)]}, path, named).source[0], path)
+
+
 def known_sources(loaded: Loaded, sources: str | None) -> tuple[Source, ...]:
     """The sources of the file that REAL_WS would read, whatever this run is for; none where there is no such file."""
     if loaded.sources:
@@ -216,12 +227,12 @@ def _located(source: Source, path: Path) -> Source:
             key="source.url",
             source=source.name,
         )
-    return msgspec.structs.replace(source, url=url)
+    return source.model_copy(update={"url": url})
 
 
 def subscription(source: Source) -> markets.Subscription:
     """What a source asks its venue for (N12, N13)."""
-    return registry.venue_of(source.venue, source.url).subscription(source.url, source.markets, source.kind)
+    return registry.subscription(source.venue, source.url, source.markets, source.kind)
 
 
 def asked_markets(source: Source, default_symbol: str) -> dict[str, str] | None:
@@ -230,7 +241,7 @@ def asked_markets(source: Source, default_symbol: str) -> dict[str, str] | None:
     return markets.asked(found, source.markets, source.symbol or default_symbol)
 
 
-def _check_source(source: Source, path: Path, default_symbol: str) -> list[tuple[str, dict[str, object]]]:
+def check_source(source: Source, path: Path, default_symbol: str) -> list[tuple[str, dict[str, object]]]:
     """What an operator had better know of a source. Raises ConfigError when no trade can ever come of it (N13)."""
     found = subscription(source)
     where: dict[str, object] = {"config_path": str(path), "source": source.name}
@@ -269,11 +280,11 @@ def effective(loaded: Loaded) -> dict[str, object]:
     Where something is redacted, a digest of the whole value stands in its place: it may hold a secret, and it may say
     which market is streamed, which a proof bundle is about.
     """
-    plain: dict[str, object] = msgspec.to_builtins(loaded.settings)
+    plain: dict[str, object] = loaded.settings.model_dump(mode="json")
     if loaded.sources:
         plain["sources"] = [
             # URLs are shown without their query, which may say what is asked for.
-            msgspec.to_builtins(source) | {"markets": asked_markets(source, loaded.settings.app.symbol)}
+            source.model_dump(mode="json") | {"markets": asked_markets(source, loaded.settings.app.symbol)}
             for source in loaded.sources
         ]
     shown = _redacted(plain)
@@ -297,6 +308,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         # A key of so many parts costs the parser time in the square of their number.
         if text.count(b".") > _DOTS_MAX:
             raise ConfigError(f"{path}: line {number}: more than {_DOTS_MAX} dots", line=number, **where)
+        # Python would refuse one of 4301, in words of its own.
+        if re.search(rb"[0-9_]{%d}" % (_DIGITS_MAX + 1), text):
+            raise ConfigError(
+                f"{path}: line {number}: a number of more than {_DIGITS_MAX} digits", line=number, **where
+            )
     try:
         return tomllib.loads(raw.decode())
     except UnicodeDecodeError as error:
@@ -371,8 +387,7 @@ def _override(table: dict[str, Any], key: str, value: object) -> None:
 
 def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: Mapping[str, str]) -> _Table:
     try:
-        validated: _Table = schema.validator(model).validate_python(table)
-        return validated
+        return model.model_validate(table)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
     problems = [_problem(item, model, path, origins) for item in found[:_PROBLEMS_MAX]]
@@ -386,6 +401,9 @@ def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: M
 
 def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[str, str]) -> dict[str, object]:
     location: tuple[str | int, ...] = item["loc"]
+    if location[-1:] == ("[key]",):
+        # pydantic's word for a key, here the name of a market, that is what is wrong.
+        location = location[:-1]
     dotted = _dotted(location)
     origin = origins.get(dotted, str(path))
     allowed = re.sub(r"^(Value error, |Input )", "", item["msg"])
@@ -402,7 +420,7 @@ def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[
     elif item["type"] == "missing":
         allowed = "missing"
         shown = ""
-    elif item["type"] == "dict_type":
+    elif item["type"] in ("model_type", "dict_type"):
         allowed = "should be a table"
     elif item["type"] == "tuple_type":
         allowed = "should be a list"
@@ -412,8 +430,13 @@ def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[
 
 
 def _dotted(location: tuple[str | int, ...]) -> str:
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
+    """The key as TOML writes it: what is not a bare key is quoted, so that an empty one is seen, too."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{_quoted(part)}" for part in location]
     return "".join(parts).removeprefix(".")
+
+
+def _quoted(part: str) -> str:
+    return part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else json.dumps(part, ensure_ascii=False)
 
 
 def _shown(key: str, value: object, *, secret: bool) -> str:
@@ -422,11 +445,15 @@ def _shown(key: str, value: object, *, secret: bool) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     # trusted_keys: where a public key belongs, somebody may paste a private one.
-    if secret or TELLING.search(key) or "trusted_keys" in key:
+    if secret or is_telling(key) or "trusted_keys" in key:
         return MARK
     if isinstance(value, int) and value.bit_length() > 64:
         # Python itself refuses to write out a very long one.
         return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, date | time):
+        return value.isoformat()
     return shorten(repr(redact_value(value)) if isinstance(value, str) else repr(value))
 
 

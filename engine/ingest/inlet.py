@@ -97,14 +97,22 @@ class Ingest:
             new_id=found.new_id,
         )
 
+    def by_market(self) -> dict[str, tuple[int | None, int]]:
+        """Source and market -> its gaps, None where holes in its ids mean nothing, and its duplicates (N9)."""
+        found: dict[str, tuple[int | None, int]] = {}
+        for stream, counts in self.intake.by_stream().items():
+            source, market = self._streams.owner(stream)
+            found[f"{source} {market}".rstrip()] = counts
+        return found
+
     def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
         for stream, trade_id, ts in numbers:
             self.intake.pass_number(stream, trade_id, ts)
 
-    def barred(self, source: str, secs: float) -> None:
+    def barred(self, host: str, secs: float) -> None:
         until_ms = self._wall_ms() + int(secs * 1000)
         # It weighs nothing, so there is room for it: it has to reach the disk even when this run ends over it.
-        self._rows.put_nowait(Batch(barred={source: until_ms}), 0)
+        self._rows.put_nowait(Batch(barred={host: until_ms}), 0)
         self._rows.nudge()
 
     def _push(self) -> None:

@@ -23,9 +23,10 @@ Memory is bounded whatever the feed does (B1). Of a numbering's holes the newest
 forgotten stays in `gaps`, and a trade of it that arrives after all is taken for a duplicate, because losing a very
 late trade is better than storing one twice. A numbering keeps 512 segments; the older ones are joined. A stream has at
 most 32 numberings; whatever fits none of them is remembered by the text of its id and time. Of such texts, and of
-textual ids, the 65536 used last are remembered.
+textual ids with their times, the 65536 used last are remembered.
 
-After a restart the numberings on disk go on: ids up to their highest are duplicates if their time fits, and the hole
+After a restart the numberings on disk go on: ids up to their highest are duplicates if their time fits, which of the
+newest ticks on disk is known exactly; and the hole
 between the highest and the first id after the restart is counted, for those trades were missed. A stream that is seen
 for the first time counts no gap for its first id.
 """
@@ -35,7 +36,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -70,9 +71,9 @@ class Break(msgspec.Struct, frozen=True):
     """A venue's ids did not go on from where they were: told as one WARNING (N11)."""
 
     stream: str
-    old_id: int
-    """The highest id of the numbering that was in use."""
-    new_id: int
+    old_id: int | str
+    """The highest id of the numbering that was in use; of textual ids the one that was new last."""
+    new_id: int | str
 
 
 class _Seen:
@@ -83,8 +84,8 @@ class _Seen:
     """
 
     __slots__ = (
-        "before", "changed", "ends", "gaps", "highest", "label", "lowest", "newest_ts", "number", "since", "starts",
-        "stream", "until", "upto",
+        "before", "changed", "ends", "gaps", "highest", "label", "lowest", "newest_ts", "number", "segments_max",
+        "since", "starts", "stream", "until", "upto",
     )  # fmt: skip
 
     def __init__(self, stream: str, number: int, lowest: int, highest: int, since: int, until: int) -> None:
@@ -106,19 +107,23 @@ class _Seen:
         self.upto = [highest]
         self.since = [since]
         self.until = [until]
+        self.segments_max = SEGMENTS_MAX
 
     @classmethod
     def restored(cls, stored: Numbering) -> _Seen:
         """As it was when it was last stored, or as the ticks tell it: those holes are on disk with the next move."""
-        seen = cls(stored.stream, stored.number, stored.first, stored.last, 0, stored.newest_ts)
+        oldest_ts = stored.newest_ts if stored.oldest_ts is None else stored.oldest_ts
+        seen = cls(stored.stream, stored.number, stored.first, stored.last, oldest_ts, stored.newest_ts)
         seen.starts = [start for start, _ in stored.missing or ()]
         seen.ends = [end for _, end in stored.missing or ()]
         seen.before = stored.last
         if stored.segments:
             upto, since, until = zip(*stored.segments, strict=True)
             seen.upto, seen.since, seen.until = list(upto), list(since), list(until)
+            # The disk knows better than this run will: its exact times are not to be joined as those of reads are.
+            seen.segments_max += len(upto)
             if upto[-1] < stored.last:
-                seen.pass_segment(stored.last, until[-1], max(until[-1], stored.newest_ts))
+                seen.pass_segment(stored.last, until[-1], stored.newest_ts)
         return seen
 
     def stored(self) -> Numbering:
@@ -127,14 +132,25 @@ class _Seen:
         if self.changed:
             missing = list(zip(self.starts, self.ends, strict=True))[-MISSING_STORED_MAX:]
             self.changed = False
-        return Numbering(self.stream, self.number, self.lowest, self.highest, self.newest_ts, missing)
+        return Numbering(
+            self.stream, self.number, self.lowest, self.highest, self.newest_ts, missing, oldest_ts=self.since[0]
+        )
 
     def knows(self, trade_id: int, ts: int) -> bool:
         """Whether a trade of this id and time was seen."""
         if not self.lowest <= trade_id <= self.highest:
             return False
-        segment = min(bisect_left(self.upto, trade_id), len(self.upto) - 1)
+        segment = bisect_left(self.upto, trade_id)
         return self.since[segment] <= ts <= self.until[segment] and self._hole(trade_id) is None
+
+    def is_sure(self, trade_id: int) -> bool:
+        """Whether the time of an id that `knows` knows is the only one that it may have."""
+        segment = bisect_left(self.upto, trade_id)
+        return self.since[segment] == self.until[segment]
+
+    def may_go_on(self, trade_id: int, ts: int) -> bool:
+        """Whether a trade may be one of the next of this numbering."""
+        return self.highest < trade_id <= self.highest + BREAK_FROM and ts >= self.newest_ts
 
     def fill(self, trade_id: int, ts: int) -> bool:
         """Takes a late trade into the hole it left; False when there is none, or its time is not that of one."""
@@ -145,18 +161,30 @@ class _Seen:
         if hole is None or ts > self.until[segment] or (segment and ts < self.since[segment - 1]):
             return False
         self._close(hole, trade_id)
-        self.since[segment] = min(self.since[segment], ts)
+        # The times of the ids around it are as they were.
+        since, until = self.since[segment], self.until[segment]
+        if trade_id - 1 > (self.upto[segment - 1] if segment else self.lowest - 1):
+            self._insert_segment(segment, trade_id - 1, since, until)
+            segment += 1
+        if trade_id == self.upto[segment]:
+            self.since[segment] = self.until[segment] = ts
+        else:
+            self._insert_segment(segment, trade_id, ts, ts)
+        self._join_oldest()
         return True
 
     def precede(self, trade_id: int, ts: int) -> bool:
         """Takes a trade from before the first one; False when its id or its time does not say that it is one."""
         if not self.lowest - BREAK_FROM <= trade_id < self.lowest or ts > self.until[0]:
             return False
-        # A feed that starts out of order, or resends more after a reconnect than we had.
+        # A feed that starts out of order, or resends more after a reconnect than we had. A segment of its own, for of
+        # the ids that were the first until now the times are as they were.
         if trade_id < self.lowest - 1:
             self._open_hole(0, trade_id + 1, self.lowest - 1)
+            self._insert_segment(0, self.lowest - 1, ts, self.until[0])
+        self._insert_segment(0, trade_id, ts, ts)
+        self._join_oldest()
         self.lowest = trade_id
-        self.since[0] = min(self.since[0], ts)
         return True
 
     def extend(self, trade_id: int, ts: int) -> None:
@@ -169,12 +197,18 @@ class _Seen:
 
     def pass_segment(self, upto: int, since: int, until: int) -> None:
         """The ids above the last segment, up to `upto`, came between these times."""
-        self.upto.append(upto)
-        self.since.append(since)
-        self.until.append(until)
-        if len(self.upto) > SEGMENTS_MAX:
+        self._insert_segment(len(self.upto), upto, since, until)
+        self._join_oldest()
+
+    def _insert_segment(self, index: int, upto: int, since: int, until: int) -> None:
+        self.upto.insert(index, upto)
+        self.since.insert(index, since)
+        self.until.insert(index, until)
+
+    def _join_oldest(self) -> None:
+        if len(self.upto) > self.segments_max:
             # The older half becomes half as many, so that for ever some memory of all times is left.
-            half = SEGMENTS_MAX // 2
+            half = self.segments_max // 4 * 2
             pairs = range(0, half, 2)
             self.since[:half] = [min(self.since[i : i + 2]) for i in pairs]
             self.until[:half] = [max(self.until[i : i + 2]) for i in pairs]
@@ -233,6 +267,11 @@ class _Stream:
         self._use(max(self.numberings, key=lambda one: one.newest_ts))
 
     @property
+    def gaps(self) -> int | None:
+        """Ids that were skipped and never seen; None where holes mean nothing."""
+        return None if self.sparse else sum(seen.gaps for seen in self.numberings)
+
+    @property
     def is_full(self) -> bool:
         return len(self.numberings) >= NUMBERINGS_MAX
 
@@ -245,8 +284,12 @@ class _Stream:
         return now, now.highest + 1, self.floor_ts, self.name if now.number == 1 else now.label
 
     def known(self, trade_id: int, ts: int) -> bool:
-        """Whether a trade of this id and time was seen."""
-        return any(seen.knows(trade_id, ts) for seen in self.numberings)
+        """Whether a trade of this id and time was seen. Where one numbering only knows that the time may be right, and
+        the one in use may go on with the trade, it does: a venue that trades on is not to be mute for its past."""
+        knowing = [seen for seen in self.numberings if seen.knows(trade_id, ts)]
+        if not knowing or self.now is None or not self.now.may_go_on(trade_id, ts):
+            return bool(knowing)
+        return any(seen.is_sure(trade_id) for seen in knowing)
 
     def place(self, trade_id: int, ts: int) -> tuple[_Seen | None, Break | None]:
         """The numbering that takes a trade that was never seen, and the break that it is, if any. None: no room for
@@ -292,27 +335,55 @@ class _Stream:
 
 
 class _Recent:
-    """The textual ids used last of one source."""
+    """The textual ids used last of one source, and when: an id that comes at another time is of another trade."""
 
-    __slots__ = ("_ids",)
+    __slots__ = ("_earlier", "_is_over", "_newest", "_times")
 
-    def __init__(self, event_ids: Iterable[str]) -> None:
-        self._ids: OrderedDict[str, None] = OrderedDict()
-        for event_id in event_ids:
-            self.add(event_id)
+    def __init__(self, events: Iterable[tuple[str, int]]) -> None:
+        # The latest time of each.
+        self._times: OrderedDict[str, int] = OrderedDict()
+        # Those with times before.
+        self._earlier: OrderedDict[tuple[str, int], None] = OrderedDict()
+        # Whether the last new trade had an id that had been there before.
+        self._is_over = False
+        # The id of that.
+        self._newest = ""
+        for event_id, ts in events:
+            self.add(event_id, ts)
 
-    def __contains__(self, event_id: str) -> bool:
-        return event_id in self._ids
+    def knows(self, event_id: str, ts: int) -> bool:
+        """Whether a trade of this id and time was seen, within the last 65536."""
+        return self._times.get(event_id) == ts or (event_id, ts) in self._earlier
 
-    def add(self, event_id: str) -> bool:
-        """Whether `event_id` is new; from now on it is not, until 65536 others were used after it."""
-        if event_id in self._ids:
-            self._ids.move_to_end(event_id)
-            return False
-        self._ids[event_id] = None
-        if len(self._ids) > EVENT_IDS_MAX:
-            self._ids.popitem(last=False)
-        return True
+    def add(self, event_id: str, ts: int) -> tuple[bool, str | None]:
+        """Whether a trade is new: from now on it is not, until 65536 others were used after it; and where the ids start
+        over with it the one before, else None."""
+        before = self._times.get(event_id)
+        if before == ts:
+            self._times.move_to_end(event_id)
+            return False, None
+        if (event_id, ts) in self._earlier:
+            self._earlier.move_to_end((event_id, ts))
+            return False, None
+        if before is not None:
+            _put(self._earlier, (event_id, before), None)
+        _put(self._times, event_id, ts)
+        old_id = self._newest if before is not None and not self._is_over else None
+        self._is_over = before is not None
+        self._newest = event_id
+        return True, old_id
+
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _put(memory: OrderedDict[_K, _V], key: _K, value: _V) -> None:
+    """Remember it as the newest, at the cost of the oldest."""
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > EVENT_IDS_MAX:
+        memory.popitem(last=False)
 
 
 class Intake:
@@ -335,15 +406,15 @@ class Intake:
         sample_every: int,
         next_tick_id: int,
         numberings: Iterable[Numbering] = (),
-        recent_event_ids: Mapping[str, Iterable[str]] | None = None,
+        recent_event_ids: Mapping[str, Iterable[tuple[str, int]]] | None = None,
         is_sparse: Callable[[str], bool] = lambda stream: False,
         predecessor: Callable[[str], str | None] = lambda stream: None,
     ) -> None:
         """`sample_every` >= 1: every Nth new tick is processed. `next_tick_id`: the id of the first one,
         greater than any in the database. `numberings`: what is on disk of each stream's ids. `recent_event_ids`:
-        stream -> textual ids on disk, oldest first. `is_sparse`: whether the ids of a stream rise with holes that mean
-        nothing (venues without `consecutive_ids`); it counts no gaps. `predecessor`: the stream on disk in whose
-        place a new one has come, because its source was pointed elsewhere.
+        stream -> textual ids on disk with their times, oldest first. `is_sparse`: whether the ids of a stream rise with
+        holes that mean nothing (venues without `consecutive_ids`); it counts no gaps. `predecessor`: the stream on disk
+        in whose place a new one has come, because its source was pointed elsewhere.
 
         ValueError when `sample_every` < 1.
         """
@@ -360,8 +431,10 @@ class Intake:
         self._streams: dict[str, _Stream] = {}
         for stored in numberings:
             self._stream(stored.stream).restore(stored)
-        self._recent = {source: _Recent(event_ids) for source, event_ids in (recent_event_ids or {}).items()}
+        self._recent = {source: _Recent(events) for source, events in (recent_event_ids or {}).items()}
         self._breaks: list[Break] = []
+        # By stream; without those that had none.
+        self._duplicates: dict[str, int] = {}
         # Numberings with ids that are not on disk yet, by their label.
         self._moved: dict[str, _Seen] = {}
 
@@ -373,7 +446,12 @@ class Intake:
     @property
     def gaps(self) -> int:
         """Trade ids that were skipped and never seen, over all sources with consecutive ids (N9)."""
-        return sum(seen.gaps for stream in self._streams.values() if not stream.sparse for seen in stream.numberings)
+        return sum(stream.gaps or 0 for stream in self._streams.values())
+
+    def by_stream(self) -> dict[str, tuple[int | None, int]]:
+        """Stream -> its gaps, None where holes mean nothing, and its duplicates: what `gaps`, `duplicates` sum up."""
+        gaps = {stream.name: stream.gaps for stream in self._streams.values()}
+        return {name: (gaps.get(name), self._duplicates.get(name, 0)) for name in {**gaps, **self._recent}}
 
     def take_breaks(self) -> list[Break]:
         """What was found of breaks since the last call (N11)."""
@@ -394,7 +472,7 @@ class Intake:
         """The ticks of `ticks` to process, in order: new ones, every Nth of them, with `id` set, and `source` where a
         stream's ids have started over.
 
-        A tick with a `trade_id` is judged by that and its time, one with only an `event_id` by that, one with neither
+        A tick with a `trade_id` is judged by that and its time, one with only an `event_id` likewise, one with neither
         is always new. The list given is not changed.
         """
         fresh = []
@@ -409,8 +487,10 @@ class Intake:
         for tick in ticks:
             trade_id = tick.trade_id
             if trade_id is None:
-                if tick.event_id is None or self._recent_of(tick.source).add(tick.event_id):
+                if tick.event_id is None or self._admit_text(tick.source, tick.event_id, tick.ts):
                     fresh.append(tick)
+                else:
+                    self._note_duplicate(tick.source)
                 continue
             ts = tick.ts
             if tick.source != source:
@@ -437,6 +517,8 @@ class Intake:
             since = until = -1
             if self._admit_slowly(stream, tick):
                 fresh.append(tick)
+            else:
+                self._note_duplicate(stream.name)
             seen, expected, floor, label = stream.next_expected()
         self._pass(seen, expected - 1, since, until)
         self.parsed += len(ticks)
@@ -448,6 +530,9 @@ class Intake:
             tick_id += 1
         self._next_tick_id = tick_id
         return sampled
+
+    def _note_duplicate(self, stream: str) -> None:
+        self._duplicates[stream] = self._duplicates.get(stream, 0) + 1
 
     def _pass(self, seen: _Seen | None, highest: int, since: int, until: int) -> None:
         """Books ids that came one by one, up to `highest`, at these times; nothing when `until` is below 0."""
@@ -462,7 +547,7 @@ class Intake:
         trade_id, ts = tick.trade_id, tick.ts
         assert trade_id is not None
         text = f"{trade_id}@{ts}"
-        if stream.known(trade_id, ts) or (stream.is_full and text in self._recent_of(stream.name)):
+        if stream.known(trade_id, ts) or (stream.is_full and self._recent_of(stream.name).knows(text, ts)):
             return False
         if stream.now is None:
             self._tell_of_another(stream.name, trade_id)
@@ -471,10 +556,17 @@ class Intake:
             self._breaks.append(told)
         if seen is None:
             tick.trade_id, tick.event_id = None, text
-            return self._recent_of(stream.name).add(text)
+            return self._recent_of(stream.name).add(text, ts)[0]
         tick.source = seen.label
         self._moved[seen.label] = seen
         return True
+
+    def _admit_text(self, source: str, event_id: str, ts: int) -> bool:
+        """Judges a tick that has a textual id; returns whether it is new."""
+        is_new, old_id = self._recent_of(source).add(event_id, ts)
+        if old_id is not None:
+            self._breaks.append(Break(source, old_id, event_id))
+        return is_new
 
     def _tell_of_another(self, name: str, trade_id: int) -> None:
         """A stream's first trade is a break where another stream of its source ended."""

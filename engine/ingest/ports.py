@@ -23,8 +23,8 @@ class Inlet(Protocol):
     def answer(self) -> None:
         """The feed's task is at the top of its loop: it is not stuck (E5)."""
 
-    def barred(self, source: str, secs: float) -> None:
-        """The venue of `source` is left alone for so long, whatever becomes of this process (N5)."""
+    def barred(self, host: str, secs: float) -> None:
+        """`host` is left alone for so long, whatever becomes of this process (N5)."""
 
 
 class Feed(Protocol):

@@ -1,4 +1,5 @@
-"""A server's refusal to upgrade to WebSocket: its status, and how long it wants to be left alone (N5). Pure.
+"""A server's answer to an upgrade to WebSocket, mostly a refusal: its status, and how long it wants to be left alone
+(N5). Pure.
 
 Both are read from the head of the answer as it came, since what a stranger sends need not be valid HTTP. Retry-After
 (RFC 9110 section 10.2.3) is seconds or an HTTP date in three forms. Seen in the wild are also fractions, an epoch time
@@ -24,6 +25,8 @@ _READ_CHARS: Final = 1000
 _STATUS: Final = re.compile(rb"HTTP/[0-9.]+ ([0-9]{3})(?![0-9])")
 _RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after[ \t]*:[ \t]*(.*?)[ \t\r]*$")
 
+_CONNECTION: Final = re.compile(rb"(?im)^connection[ \t]*:(.*)$")
+
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 # Numbers from here on are plainly no wait but a time since 1970: as a wait they would last 32 years and more.
@@ -38,6 +41,20 @@ def read_head(head: bytes) -> tuple[int | None, list[str]]:
     if status is None:
         return None, []
     return int(status[1]), [value.decode("latin-1") for value in _RETRY_AFTER.findall(head.partition(b"\r\n\r\n")[0])]
+
+
+def is_interim(status: int | None) -> bool:
+    """Whether an answer only says that another one follows (RFC 9110 section 15.2)."""
+    return status is not None and 100 <= status < 200 and status != 101
+
+
+def may_upgrade(head: bytes) -> bool:
+    """Whether an answer that begins with `head` may be an upgrade all the same, although a library that does not know
+    these forms refused it: one that is interim, or whose Connection lists more than the upgrade (RFC 9110 section
+    7.6.1)."""
+    status, _ = read_head(head)
+    options = b",".join(_CONNECTION.findall(head.partition(b"\r\n\r\n")[0])).lower().split(b",")
+    return is_interim(status) or (status == 101 and len(options) > 1 and b"upgrade" in map(bytes.strip, options))
 
 
 def wait_secs(headers: Iterable[str], now: datetime) -> float | None:

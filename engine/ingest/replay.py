@@ -19,7 +19,7 @@ from engine.base.exits import ConfigError, ProtocolChanged
 from engine.ingest.messages import Messages
 from engine.ingest.ports import Inlet
 from engine.ingest.stepped import STEP_TICKS, Stepped
-from engine.ingest.venues.markets import Kind, Markets, Streams
+from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 from engine.ingest.venues.wire import TickParser
 
@@ -86,7 +86,7 @@ class FileReplayFeed(ReplayFeed):
 
     async def _parse(self, file: IO[bytes], by_line: str) -> AsyncGenerator[list[Tick], None]:
         loop = asyncio.get_running_loop()
-        parser = TickParser(Kind.REPLAY, f"{by_line}:ids", Markets("", "", Streams()))
+        parser = TickParser(f"{by_line}:ids", Markets("", "", Streams()), replayed=True)
         stream = Messages(parser, self._limit)
         number = 0  # of the line
         found = False  # a tick

@@ -13,8 +13,8 @@ closed only when the candidate delivers its first new tick (make before break). 
 delivers nothing, is dropped without harm to the active one.
 
 A venue that is subscribed to has to acknowledge that in time (N18); until it has, its connection is on trial. A server
-that says that it is about to close a connection is taken at its word: a second connection to it is opened beside the
-first, and replaces it as a better source's would.
+that says that it is about to close a connection is taken at its word, and so is a venue that lets none become older
+than so and so: a second connection to it is opened beside the first, and replaces it as a better source's would.
 
 Every source backs off by itself: after its nth failure in a row, n counted from 0, it may not be tried for
 min(max_backoff, base_backoff * 2**n) * uniform(0.5, 1) seconds. Only a healthy connection resets n: one that
@@ -40,7 +40,8 @@ CONNECT_TIMEOUT_SECS: Final = 10.0
 """How long a connection attempt (TCP, TLS and the upgrade) may take. The contract gives no number; this is
 the default open_timeout of the websockets library."""
 
-_RATE_LIMITED: Final = (418, 429)
+RATE_LIMITED: Final = (418, 429)
+"""What a host answers that wants to be left alone; its Retry-After is obeyed (N5)."""
 
 _MINUTE_SECS: Final = 60.0
 
@@ -58,6 +59,8 @@ class Source(Struct, frozen=True):
     """Whether something is asked for after the upgrade, which the venue has to acknowledge (N18)."""
     beat_secs: float = 0.0
     """How often the venue wants to hear of us, in its own words (`Beat`); 0: not at all."""
+    max_age_secs: float = 0.0
+    """How old a connection may become before it is replaced, as the venue closes older ones; 0: as old as it likes."""
 
 
 class Policy(Struct, frozen=True):
@@ -325,7 +328,7 @@ class Session:
         link = self._links.get(conn)
         if link is None or link.open:
             return _NOTHING
-        if http_status in _RATE_LIMITED:
+        if http_status in RATE_LIMITED:
             host = self._hosts[link.station.source.host]
             # Written so that a NaN counts as no header.
             secs = retry_after if retry_after is not None and retry_after >= 0 else self._policy.max_backoff_secs
@@ -414,6 +417,8 @@ class Session:
             if now >= self._ping_due_at(link):
                 link.ping_at = now
                 effects.append(Ping(link.conn))
+            if now >= self._old_at(link):
+                link.draining = True
             return
         effects.append(Close(link.conn, reason))
         self._drop(link, now, reason)
@@ -428,6 +433,7 @@ class Session:
             self._mute_at(link),
             self._unacknowledged_at(link),
             self._beat_due_at(link),
+            self._old_at(link),
         )
 
     def _dead_at(self, link: _Link) -> float:
@@ -442,6 +448,10 @@ class Session:
     def _beat_due_at(self, link: _Link) -> float:
         beat_secs = link.station.source.beat_secs
         return link.beat_at + beat_secs if beat_secs else inf
+
+    def _old_at(self, link: _Link) -> float:
+        max_age_secs = link.station.source.max_age_secs
+        return link.opened_at + max_age_secs if max_age_secs and not link.draining else inf
 
     def _mute_at(self, link: _Link) -> float:
         silence = self._policy.feed_silence_secs
@@ -480,7 +490,7 @@ class Session:
         assert worse is not None, "a candidate exists only beside an active connection"
         self._forget(worse, now)
         again = candidate.station is worse.station
-        reason = "replaced, as the server asked for" if again else f"{candidate.station.source.name} is preferred"
+        reason = "replaced before the server closes it" if again else f"{candidate.station.source.name} is preferred"
         return self._proceed(now, [Close(worse.conn, reason)])
 
     def _proceed(self, now: float, effects: list[Effect]) -> Sequence[Effect]:

@@ -47,16 +47,23 @@ class ConnectFailed(Exception):
     """A connection attempt that came to nothing.
 
     `http_status` and `retry_after` (the headers) where the server answered with HTTP instead of upgrading. `unbounded`
-    where its answer had no end.
+    where its answer had no end. `may_upgrade` where another library may understand what it answered.
     """
 
     def __init__(
-        self, reason: str, http_status: int | None = None, retry_after: Sequence[str] = (), *, unbounded: bool = False
+        self,
+        reason: str,
+        http_status: int | None = None,
+        retry_after: Sequence[str] = (),
+        *,
+        unbounded: bool = False,
+        may_upgrade: bool = False,
     ) -> None:
         super().__init__(reason)
         self.http_status = http_status
         self.retry_after = retry_after
         self.unbounded = unbounded
+        self.may_upgrade = may_upgrade
 
 
 class Line(Protocol):
@@ -76,8 +83,8 @@ class Line(Protocol):
     def text(self, payload: bytes | memoryview) -> None:
         """One whole text message."""
 
-    def refuse(self, reason: str) -> None:
-        """A message that must not be decoded: binary, too large, or not UTF-8."""
+    def refuse(self, reason: str, payload: bytes = b"") -> None:
+        """A message that must not be decoded: binary, too large, or not UTF-8. `payload`: it, where it is at hand."""
 
     def troubled(self) -> None:
         """The parser has counted errors since the last time."""
@@ -97,15 +104,16 @@ Connect = Callable[[str, Line, socket.socket], Awaitable[None]]
 """Opens `url` for a Line over a connected socket: calls its `opened`, then returns. Raises ConnectFailed."""
 
 
-def refused(head: bytes, error: BaseException) -> ConnectFailed:
-    """Why a handshake failed whose answer began with `head`."""
+def refused(head: bytes, error: BaseException, *, unbounded: bool = False) -> ConnectFailed:
+    """Why a handshake failed whose answer began with `head`. `unbounded`: that much came before it already."""
     status, headers = refusal.read_head(head)
-    unbounded = head.find(b"\r\n\r\n") < 0 and len(head) >= refusal.HEAD_BYTES_MAX
+    unbounded = unbounded or (head.find(b"\r\n\r\n") < 0 and len(head) >= refusal.HEAD_BYTES_MAX)
     reason = why(error) if status in (None, 101) else f"HTTP {status}"
     if unbounded:
         reason = f"{reason}; the head of the answer has over {refusal.HEAD_BYTES_MAX} bytes"
-    if status in (None, 101):
-        return ConnectFailed(reason, unbounded=unbounded)
+    may_upgrade = refusal.may_upgrade(head)
+    if status in (None, 101) or may_upgrade:
+        return ConnectFailed(reason, unbounded=unbounded, may_upgrade=may_upgrade)
     return ConnectFailed(reason, status, headers, unbounded=unbounded)
 
 

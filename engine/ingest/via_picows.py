@@ -194,7 +194,7 @@ class _PicowsListener(WSListener):
             self._too_big("frame")
         elif kind == WSMsgType.BINARY:
             # Its continuation frames are refused one by one too: rare enough not to matter.
-            self._line.refuse("binary message")
+            self._line.refuse("binary message", frame.get_payload_as_bytes())
         else:
             self._piece(frame)
 

@@ -14,7 +14,7 @@ from websockets.asyncio import client
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed
 
-from engine.ingest.refusal import HEAD_BYTES_MAX, read_head
+from engine.ingest.refusal import HEAD_BYTES_MAX, is_interim, read_head
 from engine.ingest.session import CONNECT_TIMEOUT_SECS
 from engine.ingest.transport import CLOSE_GRACE_SECS, SEND_BUFFER_BYTES, Line, refused, why
 from engine.ingest.venues.port import MAX_MESSAGE_BYTES
@@ -23,33 +23,58 @@ from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 _QUEUE_FRAMES = 64
 
 
+class _Answer:
+    """The answer to the upgrade as it comes in: what of it the library is to see, which knows no interim ones."""
+
+    def __init__(self) -> None:
+        self.head = b""
+        """As much as was read of the answer that counts; behind it what came with its end."""
+        self.is_over = False
+        """Whether all of its head is here."""
+        self.is_good = True
+        """Whether it may be an upgrade yet."""
+        self.is_unbounded = False
+        self._bytes = 0
+
+    def add(self, data: bytes) -> bytes:
+        """What has come in. Returns the answer once its head is whole, with what is behind it."""
+        self.head += data
+        while (end := self.head.find(b"\r\n\r\n")) >= 0:
+            status, _ = read_head(self.head[:end])
+            if not is_interim(status):
+                self.is_over = True
+                self.is_good = status in (None, 101)
+                return self.head
+            self._bytes += end + 4
+            self.head = self.head[end + 4 :]
+        self.is_unbounded = self._bytes + len(self.head) >= HEAD_BYTES_MAX
+        self.is_good = not self.is_unbounded
+        return b""
+
+
 class _Client(client.ClientConnection):
     """A connection of the library's with the bounds that it lacks: on what the peer does not read, and on when the end
     has come."""
 
-    def __init__(self, line: Line, head: bytearray, protocol: ClientProtocol, **options: Any) -> None:
+    def __init__(self, line: Line, answer: _Answer, protocol: ClientProtocol, **options: Any) -> None:
         super().__init__(protocol, **options)
         self._line = line
-        # As much of the answer to the upgrade as was read.
-        self._head = head
+        self._answer = answer
         self._ending = False
 
     def data_received(self, data: bytes) -> None:
-        if self.response is None and not self._head_is_good(data):
-            # A refusal is known from its head. Its body is nothing to us, and may have no end.
-            self.transport.abort()
-            return
+        if not self._answer.is_over:
+            data = self._answer.add(data)
+            if not self._answer.is_good:
+                # A refusal is known from its head. Its body is nothing to us, and may have no end.
+                self.transport.abort()
+            if not (data and self._answer.is_good):
+                return
         super().data_received(data)
         if self.close_deadline is not None and not self._ending:
             # The library leaves it to the peer to end the TCP connection.
             self._ending = True
             self.loop.call_at(self.close_deadline, self.transport.abort)
-
-    def _head_is_good(self, data: bytes) -> bool:
-        self._head += data[: HEAD_BYTES_MAX - len(self._head)]
-        if b"\r\n\r\n" in self._head:
-            return read_head(bytes(self._head))[0] in (None, 101)
-        return len(self._head) < HEAD_BYTES_MAX
 
     def pause_writing(self) -> None:
         """More than SEND_BUFFER_BYTES wait for the peer to read them."""
@@ -117,7 +142,7 @@ class _WebsocketsConnection:
                 if isinstance(message, str):
                     line.text(message.encode())
                 else:
-                    line.refuse("binary message")
+                    line.refuse("binary message", message)
                 line.flush()
         except ConnectionClosed as error:
             sent = error.sent
@@ -139,7 +164,7 @@ class _Direct(client.connect):
 
 async def connect(url: str, line: Line, connected: socket.socket) -> None:
     """A `transport.Connect`."""
-    head = bytearray()
+    answer = _Answer()
     try:
         websocket = await _Direct(
             url,
@@ -152,8 +177,8 @@ async def connect(url: str, line: Line, connected: socket.socket) -> None:
             max_size=MAX_MESSAGE_BYTES,
             max_queue=_QUEUE_FRAMES,
             write_limit=SEND_BUFFER_BYTES,
-            create_connection=cast("type[client.ClientConnection]", functools.partial(_Client, line, head)),
+            create_connection=cast("type[client.ClientConnection]", functools.partial(_Client, line, answer)),
         )
     except Exception as error:
-        raise refused(bytes(head), error) from error
+        raise refused(answer.head, error, unbounded=answer.is_unbounded) from error
     _WebsocketsConnection(line, websocket)

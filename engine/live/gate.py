@@ -32,6 +32,8 @@ from urllib.parse import urlsplit
 from engine.base.exits import ConfigError
 from engine.config import settings
 from engine.config.settings import Loaded
+from engine.ingest.venues import registry
+from engine.ingest.venues.markets import host_of, is_below
 from engine.live import attestation, environment, runtime
 from engine.live.attestation import Here, Refusal
 from engine.trading.execution import ExecutionAdapter
@@ -78,7 +80,7 @@ def check(loaded: Loaded) -> ExecutionAdapter | None:
     now = time.time()
     memory = Path(config.app.db_path).parent / MEMORY_NAME
     made = 0.0
-    unit: Unit | None = None
+    unit: UnitFacts | None = None
     try:
         statement = _statement(Path(config.gate.proof_bundle), config.gate.trusted_keys)
         unit = effective_unit()
@@ -136,6 +138,11 @@ def _made_up_prices(loaded: Loaded) -> Iterator[str]:
             yield (
                 f"source {source.name!r} ({settings.redact_url(source.url)}) is not encrypted, so anybody on the way "
                 "may make up its prices: use wss://, or ws:// to localhost, 127.0.0.1 or [::1]"
+            )
+        if is_below(host_of(source.url), registry.venue_of(source.venue, source.url).testnets):
+            yield (
+                f"source {source.name!r} ({settings.redact_url(source.url)}) is a test network, whose prices are not "
+                "the market's"
             )
 
 
@@ -208,7 +215,7 @@ def engine_files(package: Path = runtime.PACKAGE) -> dict[str, str]:
     return found
 
 
-class Unit(NamedTuple):
+class UnitFacts(NamedTuple):
     """The unit that we run as."""
 
     files: list[tuple[str, str]]
@@ -219,7 +226,7 @@ class Unit(NamedTuple):
     """Those of the manager's own environment."""
 
 
-def effective_unit() -> Unit:
+def effective_unit() -> UnitFacts:
     """The unit that we run as, as systemd has loaded it.
 
     Raises Refusal when we are not a unit's main process, or when its files have changed since systemd read them.
@@ -246,7 +253,7 @@ def effective_unit() -> Unit:
             files.append((f"EnvironmentFile={Path(path).name}", _digest_of(content)))
             variables |= environment.set_by_file((content or b"").decode("utf-8", "surrogateescape"))
     in_manager = environment.set_in_manager(_systemctl(*manager, "show-environment", about="its own environment"))
-    return Unit(files, variables, in_manager)
+    return UnitFacts(files, variables, in_manager)
 
 
 def _systemctl(*args: str, about: str) -> str:

@@ -33,7 +33,7 @@ class DiskTrouble(Unwritten):
 class Batch(msgspec.Struct):
     """What one transaction takes. `numberings` maps a label (`Tick.source`) to the trade ids seen, `labels` to (stream,
     number) where the ids follow in a later batch, `streams` the names of new streams to (source, market), `barred` a
-    source's name to the time (ms) before which its venue must not be contacted (N5)."""
+    host to the time (ms) before which it must not be contacted (N5)."""
 
     ticks: list[Tick] = []
     signals: list[Signal] = []
@@ -70,7 +70,9 @@ class Restored(msgspec.Struct):
     """What a starting engine must know of the runs before it.
 
     `numberings` are those of all streams (N9, N11); `streams` maps a stream's name to (source, market), None where an
-    earlier version did not keep them. `recent_event_ids` maps a stream to its textual ids, oldest first.
+    earlier version did not keep them, `symbols` a stream's name to what its newest tick is called. `barred` maps a host
+    to the time (ms) before which it must not be contacted; what an earlier version kept stands under the source's name.
+    `recent_event_ids` maps a stream to its textual ids and their times, oldest first.
     `recent_signal_ids`, oldest first, are those of signals that have been judged, and executed if they passed.
     `open_orders` holds the last transition of every order that neither filled, nor was cancelled or rejected, in order
     of creation.
@@ -79,8 +81,9 @@ class Restored(msgspec.Struct):
     next_tick_id: int
     numberings: list[Numbering]
     streams: dict[str, tuple[str, str] | None]
+    symbols: dict[str, str]
     barred: dict[str, int]
-    recent_event_ids: dict[str, list[str]]
+    recent_event_ids: dict[str, list[tuple[str, int]]]
     positions: dict[Mode, dict[str, Position]]
     recent_signal_ids: list[str]
     open_orders: list[OrderEvent]

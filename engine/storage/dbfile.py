@@ -46,8 +46,11 @@ _READ_BYTES: Final = range(124, 128)
 _FLOCK: Final = struct.Struct("hhqqi4x")
 """struct flock of fcntl(2) on 64-bit Linux: type, whence, start, length, PID."""
 
-_ORPHANS: Final = {"-wal": WAL_HEADER_BYTES, "-journal": 512}
+LEAST_BYTES: Final = {"-wal": WAL_HEADER_BYTES, "-journal": 512}
 """What a lost database leaves beside it, and how long it is without holding anything."""
+
+_JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
+_WAL_MAGICS: Final = (bytes.fromhex("377f0682"), bytes.fromhex("377f0683"))
 
 FOR_A_HUMAN: Final = frozenset({
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
@@ -76,7 +79,7 @@ class Frames(NamedTuple):
         return self.bytes_of(self.written - self.copied)
 
 
-class Look(NamedTuple):
+class FilesSnapshot(NamedTuple):
     """The files at one moment."""
 
     database: tuple[int, int, int, int]
@@ -95,7 +98,7 @@ class Found(NamedTuple):
     shm: tuple[int, int] | None
 
 
-def find_fault(opened: Look, now: Look) -> str | None:
+def find_fault(opened: FilesSnapshot, now: FilesSnapshot) -> str | None:
     """Which of the files is not the one that was opened, in words; None while all are."""
     if now.database[:2] != opened.database[:2]:
         return "was replaced: another file is in its place"
@@ -108,7 +111,7 @@ def find_fault(opened: Look, now: Look) -> str | None:
     return None
 
 
-def find_oddity(before: Look, now: Look) -> str | None:
+def find_oddity(before: FilesSnapshot, now: FilesSnapshot) -> str | None:
     """What happened to the contents that no checkpoint and no transaction explains, in words.
 
     A checkpoint of another process is odd too while it runs: only what stays odd is a fault. The index has to be read
@@ -140,6 +143,7 @@ class DatabaseFile:
         self._descriptor = descriptor
         self._inode = os.fstat(descriptor).st_ino
         self._index: int | None = None
+        self._index_bytes = 0  # as long as it has been
         # It has no locks, unlike SQLite's other files.
         self._wal_descriptor: int | None = None
         self._map: mmap.mmap | None = None
@@ -152,24 +156,38 @@ class DatabaseFile:
         """
         self._close_index()
         try:
-            self._index = os.open(self._shm, os.O_RDONLY | os.O_CLOEXEC)
+            self._index = os.open(self._shm, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise ConfigError(f"{self._path}: no wal-index: not in WAL mode, or not shared", path=self._path) from error
         # Mapped, as SQLite has it: a system call would hand the interpreter over to the event loop, in each batch.
         self._map = mmap.mmap(self._index, _INDEX.size, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._index_bytes = os.fstat(self._index).st_size
         if self._wal_descriptor is not None:
             os.close(self._wal_descriptor)
         self._wal_descriptor = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
         if not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
             raise Crash(f"{self._path}: was replaced while it was opened", path=self._path)
 
-    def look(self) -> Look:
+    def mend_index(self) -> bool:
+        """Whether the index was cut off. Then it is as long as it was, because SQLite and we have it mapped, and
+        whoever touches a page that is not there dies of SIGBUS; and it says that it knows nothing, so that whoever
+        needs it makes it anew out of the WAL, rather than to take what is left of it for all."""
+        assert self._index is not None
+        index_bytes = os.fstat(self._index).st_size
+        if index_bytes >= self._index_bytes:
+            self._index_bytes = index_bytes
+            return False
+        os.pwrite(self._index, bytes(_INDEX.size), 0)
+        os.ftruncate(self._index, self._index_bytes)
+        return True
+
+    def snapshot(self) -> FilesSnapshot:
         """The files as they are. Raises FileNotFoundError or NotADirectoryError when one is not there."""
         frames = self.frames()
         database, wal, shm = os.stat(self._path), os.stat(self._wal), os.stat(self._shm)
         # A link in its place may lead to the same file; but whoever follows it looks for the WAL beside the other name.
         found = database if database.st_ino != self._inode else os.lstat(self._real)
-        return Look(
+        return FilesSnapshot(
             (found.st_dev, found.st_ino, database.st_size, database.st_mtime_ns),
             (wal.st_dev, wal.st_ino),
             (shm.st_dev, shm.st_ino),
@@ -280,12 +298,27 @@ def set_aside_orphans(path: Path) -> list[tuple[Path, int]]:
     owners = [given] if given.is_symlink() else []
     if not real.exists() or not real.stat().st_size:
         owners.append(real)
-    found = [(owner.with_name(owner.name + suffix), least) for owner in owners for suffix, least in _ORPHANS.items()]
+    found = [(owner.with_name(owner.name + suffix), least) for owner in owners for suffix, least in LEAST_BYTES.items()]
     return [
         (set_aside(orphan), orphan_bytes)
         for orphan, least in found
         if orphan.is_file() and (orphan_bytes := orphan.stat().st_size) > least
     ]
+
+
+def why_foreign(header: bytes, beside: Path, found: bytes) -> str | None:
+    """Why a WAL or rollback journal that begins with `found` cannot be of the database beside which it lies, which has
+    that header; None where it may be, or means nothing to SQLite."""
+    if beside.name.endswith("-journal"):
+        # What has our version was in WAL mode ever since, and the change to that mode needs no undoing.
+        in_wal_mode = header[18:20] == b"\x02\x02" and any(header[60:64])
+        return "the database is in WAL mode and has no journal" if in_wal_mode and found[:8] == _JOURNAL_MAGIC else None
+    if found[:4] not in _WAL_MAGICS:
+        return None
+    theirs, ours = int.from_bytes(found[8:12], "big"), int.from_bytes(header[16:18], "big")
+    # 65536 does not fit into its sixteen bits, and is written as 1.
+    ours = 65536 if ours == 1 else ours
+    return f"its pages have {theirs} bytes, those of the database {ours}" if theirs != ours else None
 
 
 def set_aside(path: Path) -> Path:

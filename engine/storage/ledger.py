@@ -97,7 +97,7 @@ class Ledger:
         self._rows = RowWriter(connection, replay=replay)
         # What ended it: the files are not those that were opened any more, or not what we have made of them.
         self._lost: ConfigError | None = None
-        self._opened = self._good = files.look()
+        self._opened = self._good = files.snapshot()
         self._header = files.header()
         self._odd_since: float | None = None
         self._good_at = time.time()
@@ -152,7 +152,9 @@ class Ledger:
         if self._lost is not None:
             raise self._lost
         try:
-            now = self._files.look()
+            if self._files.mend_index():
+                self._give_up("has lost its WAL's index: it was cut off")
+            now = self._files.snapshot()
         except (FileNotFoundError, NotADirectoryError) as error:
             self._give_up(f"is not there any more: {error.filename}")
         except OSError as error:
@@ -169,7 +171,7 @@ class Ledger:
         self._watch_wal(now.wal_bytes)
         self._checkpoint(now.frames)
 
-    def _judge(self, now: dbfile.Look) -> None:
+    def _judge(self, now: dbfile.FilesSnapshot) -> None:
         """Tell a change of the contents by SQLite from any other."""
         if self._aside is not None:
             if self._aside.is_alive():
@@ -185,7 +187,7 @@ class Ledger:
         elif time.monotonic() - self._odd_since > ODD_SECS:
             self._give_up(f"{oddity}, and not by SQLite")
 
-    def _accept(self, now: dbfile.Look) -> None:
+    def _accept(self, now: dbfile.FilesSnapshot) -> None:
         if now.database != self._good.database:
             self._header = self._files.header()
         self._good = now
@@ -268,7 +270,7 @@ class Ledger:
     def _end_checkpoint(self, before: dbfile.Frames) -> None:
         """What it has changed in the files was no other's doing. If it could not do anything, the next one waits."""
         try:
-            now = self._files.look()
+            now = self._files.snapshot()
         except OSError:
             # The next look says so.
             return
@@ -335,14 +337,14 @@ class Ledger:
         return max((file.stat().st_mtime_ns // 1_000_000 for file in found if file.exists()), default=0)
 
     def lift_bars(self) -> list[str]:
-        """Forget that venues want to be left alone (N5). Returns the sources that were barred. Raises ConfigError or
+        """Forget that venues want to be left alone (N5). Returns the hosts that were barred. Raises ConfigError or
         Crash like `open_ledger`."""
         try:
-            barred = self._connection.execute("SELECT name FROM sources WHERE barred_until IS NOT NULL").fetchall()
-            self._connection.execute("UPDATE sources SET barred_until = NULL")
+            barred = self._connection.execute("SELECT host FROM bars ORDER BY host").fetchall()
+            self._connection.execute("DELETE FROM bars")
         except sqlite3.Error as error:
             refuse(self.path, error, "cannot be written")
-        return [name for (name,) in barred]
+        return [host for (host,) in barred]
 
     async def read_ticks(self, chunk: int = 2000) -> AsyncGenerator[list[Tick], None]:
         """All ticks stored now, in time order (`ts`, then row id), in lists of at most `chunk`: REPLAY (N2).

@@ -16,7 +16,7 @@ from engine.base.exits import ConfigError
 
 log = logging.getLogger("engine.storage.ledger")
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """The `PRAGMA user_version` this engine reads and writes; 0: the earlier engine's, or an empty file (D2)."""
 
 # The earlier engine's tables: column, declaration in a new table, declaration where an old table lacks it
@@ -221,6 +221,27 @@ def _migrate_2_to_3(connection: sqlite3.Connection, path: Path) -> int:
     return 0
 
 
+def _migrate_3_to_4(connection: sqlite3.Connection, path: Path) -> int:
+    """A textual id is a trade's only with its time (N11); what a numbering saw first has a time too; and it is a host
+    that wants to be left alone (N5). Which host an earlier bar is of only the sources file can tell: it stays under the
+    source's name."""
+    connection.execute("DROP INDEX ticks_by_event_id")
+    connection.execute(
+        "CREATE UNIQUE INDEX ticks_by_event_id ON ticks(source, event_id, ts) WHERE event_id IS NOT NULL"
+    )
+    connection.execute("ALTER TABLE sources ADD COLUMN first_ts INTEGER")
+    connection.execute(
+        "UPDATE sources SET first_ts = (SELECT ts FROM ticks WHERE ticks.source = sources.id AND trade_id IS NOT NULL"
+        " ORDER BY trade_id LIMIT 1)"
+    )
+    connection.execute("CREATE TABLE bars(host TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID")
+    connection.execute(
+        "INSERT INTO bars(host, until) SELECT name, barred_until FROM sources WHERE barred_until IS NOT NULL"
+    )
+    connection.execute("ALTER TABLE sources DROP COLUMN barred_until")
+    return 0
+
+
 def find_edge(connection: sqlite3.Connection, row_id: int, order: str) -> tuple[int, int] | None:
     """Trade id and time of a stream's tick with the highest ("DESC") or lowest ("ASC") id."""
     found: tuple[int, int] | None = connection.execute(
@@ -231,7 +252,7 @@ def find_edge(connection: sqlite3.Connection, row_id: int, order: str) -> tuple[
 
 
 _MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection, Path], int], ...]] = (
-    _migrate_0_to_1, _migrate_1_to_2, _migrate_2_to_3,
+    _migrate_0_to_1, _migrate_1_to_2, _migrate_2_to_3, _migrate_3_to_4,
 )  # fmt: skip
 """The function at index v takes version v to v + 1, inside a transaction that the caller holds (D2)."""
 

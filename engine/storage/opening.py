@@ -11,16 +11,19 @@ import logging
 import os
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from engine.base.exits import ConfigError, Crash
 from engine.storage import dbfile
 from engine.storage.ledger import Ledger
 from engine.storage.migrations import SCHEMA_VERSION, TABLES, migrate, refuse_version
-from engine.storage.sqlite_codes import BESIDE, primary_code, refuse, uri
+from engine.storage.sqlite_codes import BESIDE, DAMAGED, primary_code, refuse, uri
 
 log = logging.getLogger("engine.storage.ledger")
+
+_MAGIC: Final = b"SQLite format 3\0"
 
 BUSY_TIMEOUT_MS_MIN: Final = 1000
 """D1: a shorter wait would turn an ordinary checkpoint by a reader into an error."""
@@ -58,11 +61,10 @@ def _stored_version(path: Path, busy_timeout_ms: int) -> int:
     The header has it, unless a WAL was left behind: then the newest header is in there, and SQLite reads it
     for us. A writable connection would not do, closing it copies the WAL into the file.
     """
-    with path.open("rb") as file:
-        header = file.read(100)
+    header = _head(path)
     if not header:
         return 0
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+    if len(header) < 100 or not header.startswith(_MAGIC):
         raise ConfigError(f"{path}: not an SQLite database", path=str(path), found=header[:16].hex())
     if any(owner := header[68:72]):
         raise ConfigError(
@@ -163,6 +165,77 @@ def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False)
         raise
 
 
+class _Glance(NamedTuple):
+    """What a database is seen to hold."""
+
+    has_ticks: bool
+    newest: tuple[int, str, float] | None
+    """Id, symbol and price of the newest tick."""
+    is_sound: bool
+
+
+def _glance(path: Path, busy_timeout_ms: int, *, alone: bool) -> _Glance | None:
+    """A look that changes nothing, `alone`: at the file without its WAL. None where SQLite cannot make sense of it."""
+    how = uri(path) + ("&immutable=1" if alone else "")
+    with closing(sqlite3.connect(how, uri=True, timeout=busy_timeout_ms / 1000)) as connection:
+        try:
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ticks'").fetchone() is None:
+                return _Glance(False, None, True)
+            newest = connection.execute("SELECT id, symbol, price FROM ticks ORDER BY id DESC LIMIT 1").fetchone()
+            is_small = path.stat().st_size <= QUICK_CHECK_BYTES_MAX
+            is_sound = not is_small or connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+            return _Glance(True, newest, is_sound)
+        except sqlite3.Error as error:
+            if primary_code(error) in DAMAGED | {sqlite3.SQLITE_ERROR}:
+                return None
+            raise
+
+
+def _why_not_its_wal(path: Path, busy_timeout_ms: int) -> str | None:
+    """Why the WAL beside a database is another one's, as far as can be seen; None where it may be its own.
+
+    A WAL does not say whose it is, and SQLite takes any. But ticks are only ever added: what the file has without the
+    WAL it must have with it. A file in the midst of a checkpoint need not make sense alone; with its own WAL it does.
+    """
+    alone = _glance(path, busy_timeout_ms, alone=True)
+    if alone is None or not alone.has_ticks or not alone.is_sound:
+        return None
+    both = _glance(path, busy_timeout_ms, alone=False)
+    if both is None or not both.has_ticks or not both.is_sound:
+        return "with it the database is damaged, without it not"
+    if alone.newest is None or both.newest == alone.newest:
+        return None
+    with closing(sqlite3.connect(uri(path), uri=True, timeout=busy_timeout_ms / 1000)) as connection:
+        same = connection.execute("SELECT id, symbol, price FROM ticks WHERE id = ?", alone.newest[:1]).fetchone()
+    return None if same == alone.newest else f"with it tick {alone.newest[0]}, the newest of the database, is not there"
+
+
+def _set_aside_foreign(path: Path, busy_timeout_ms: int) -> None:
+    """Rename a WAL or journal of another database, which SQLite would take for this one's (D8). Raises ConfigError for
+    a database of a newer engine, which is left as it is, with what lies beside it."""
+    real = Path(os.path.realpath(path))
+    header = _head(real)
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        return
+    refuse_version(path, int.from_bytes(header[60:64], "big", signed=True))
+    for suffix, least in dbfile.LEAST_BYTES.items():
+        beside = real.with_name(real.name + suffix)
+        if not beside.is_file() or beside.stat().st_size <= least:
+            continue
+        why = dbfile.why_foreign(header, beside, _head(beside))
+        if why is None and suffix == "-wal":
+            why = _why_not_its_wal(real, busy_timeout_ms)
+        if why is not None:
+            orphan_bytes = beside.stat().st_size
+            fields = {"path": str(path), "orphan": str(dbfile.set_aside(beside)), "bytes": orphan_bytes, "why": why}
+            log.warning("set aside what belongs to another database", extra={"fields": fields})
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(100)
+
+
 def _open_patiently(path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.DatabaseFile) -> Ledger:
     patience = time.monotonic() + OPEN_PATIENCE_SECS
     while True:
@@ -177,7 +250,8 @@ def _open_patiently(path: Path, busy_timeout_ms: int, replay: bool, files: dbfil
 def _open(path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.DatabaseFile) -> Ledger:
     connection: sqlite3.Connection | None = None
     try:
-        version = _stored_version(path, busy_timeout_ms) if path.exists() else 0
+        _set_aside_foreign(path, busy_timeout_ms)
+        version = _stored_version(path, busy_timeout_ms)
         refuse_version(path, version)
         # The writer thread is not the one that opens; `Ledger` is never used by two at once.
         connection = sqlite3.connect(

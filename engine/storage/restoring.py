@@ -16,9 +16,9 @@ RECENT_EVENT_IDS: Final = 65_536
 """How many of the newest ticks `restore` looks at for textual event ids: enough to recognise what a venue
 sends again after a reconnect, and a bounded cost whatever the size of the table."""
 
-RECENT_TIMES: Final = 256
-"""Of how many of a numbering's newest ticks `restore` gives the times, each; before those, of ever fewer. Where there
-are more than 16 numberings, of fewer, so that a start stays quick."""
+RECENT_TIMES: Final = 16_384
+"""Of how many of the newest ticks `restore` gives the times, each; before those, of ever fewer. The numberings share
+them, so that a start stays quick."""
 
 RECENT_TIMES_MIN: Final = 8
 
@@ -40,14 +40,21 @@ def restore(connection: sqlite3.Connection) -> Restored:
         name: None if market is None else (source, market)
         for name, source, market in connection.execute("SELECT name, source, market FROM sources WHERE number = 1")
     }
-    barred = dict(connection.execute("SELECT name, barred_until FROM sources WHERE barred_until IS NOT NULL"))
-    recent: dict[str, list[str]] = {}
-    for source, event_id in connection.execute(
-        "SELECT sources.name, event_id FROM ticks JOIN sources ON sources.id = ticks.source"
+    symbols = dict(
+        connection.execute(
+            "SELECT name, symbol FROM sources JOIN ticks ON ticks.id ="
+            " (SELECT id FROM ticks WHERE source = sources.id AND trade_id IS NOT NULL ORDER BY trade_id DESC LIMIT 1)"
+            " WHERE number = 1 AND market <> '' ORDER BY sources.id DESC"
+        )
+    )
+    barred = dict(connection.execute("SELECT host, until FROM bars"))
+    recent: dict[str, list[tuple[str, int]]] = {}
+    for source, event_id, ts in connection.execute(
+        "SELECT sources.name, event_id, ts FROM ticks JOIN sources ON sources.id = ticks.source"
         " WHERE ticks.id > ? AND event_id IS NOT NULL ORDER BY ticks.id",
         (tick_id_max - RECENT_EVENT_IDS,),
     ):
-        recent.setdefault(source, []).append(event_id)
+        recent.setdefault(source, []).append((event_id, ts))
     positions: dict[Mode, dict[str, Position]] = {}
     for mode, symbol, *sums in connection.execute("SELECT mode, symbol, qty, cash, fees, price FROM positions"):
         positions.setdefault(Mode(mode), {})[symbol] = Position(*map(Decimal, sums))
@@ -70,29 +77,30 @@ def restore(connection: sqlite3.Connection) -> Restored:
     ).fetchall()
     signal_ids = [event_id for (event_id,) in reversed(newest_signals)]
     numberings = _numberings(connection)
-    return Restored(tick_id_max + 1, numberings, streams, barred, recent, positions, signal_ids, open_orders)
+    return Restored(tick_id_max + 1, numberings, streams, symbols, barred, recent, positions, signal_ids, open_orders)
 
 
 def _numberings(connection: sqlite3.Connection) -> list[Numbering]:
     """What is known of trade ids. Ticks may be ahead of it, when a kill came between them: they tell more."""
     rows = connection.execute(
-        "SELECT id, name, stream, number, first_trade_id, last_trade_id, last_ts, missing FROM sources"
+        "SELECT id, name, stream, number, first_trade_id, last_trade_id, first_ts, last_ts, missing FROM sources"
     ).fetchall()
-    times = max(RECENT_TIMES_MIN, RECENT_TIMES * 16 // max(16, len(rows)))
+    times = max(RECENT_TIMES_MIN, RECENT_TIMES // max(1, len(rows)))
     found = []
-    for row_id, name, stream, number, first, last, last_ts, missing in rows:
+    for row_id, name, stream, number, first, last, first_ts, last_ts, missing in rows:
         newest = find_edge(connection, row_id, "DESC")
         if last is None and newest is None:
             continue
-        oldest = find_edge(connection, row_id, "ASC") if first is None else None
         if first is None:
-            first = oldest[0] if oldest is not None else last
+            oldest = find_edge(connection, row_id, "ASC")
+            first, first_ts = oldest if oldest is not None else (last, first_ts)
         holes = [] if missing is None else msgspec.json.decode(missing, type=list[tuple[int, int]])
         if newest is not None and (last is None or newest[0] > last):
             holes += _holes_since(connection, row_id, first if last is None else last)
             last, last_ts = newest[0], max(newest[1], last_ts or 0)
-        segments = _segments(connection, row_id, times)
-        found.append(Numbering(stream or name, number, min(first, last), last, last_ts or 0, holes, segments))
+        first = min(first, last)
+        segments = _segments(connection, row_id, times, first, first_ts)
+        found.append(Numbering(stream or name, number, first, last, last_ts or 0, holes, segments, first_ts))
     return found
 
 
@@ -106,8 +114,11 @@ def _holes_since(connection: sqlite3.Connection, row_id: int, trade_id: int) -> 
     return rows[::-1]
 
 
-def _segments(connection: sqlite3.Connection, row_id: int, times: int) -> list[tuple[int, int, int]]:
-    """When a numbering's ids came: of each of the newest ticks, and of ever fewer towards the oldest."""
+def _segments(
+    connection: sqlite3.Connection, row_id: int, times: int, first: int, first_ts: int | None
+) -> list[tuple[int, int, int]]:
+    """When a numbering's ids came: of each of the newest ticks, and of ever fewer towards the oldest. What is not on
+    disk came between its neighbours. `first`: the lowest id, seen at `first_ts`."""
     ask = "SELECT trade_id, ts FROM ticks WHERE source = ? AND trade_id <= ? ORDER BY trade_id DESC LIMIT ?"
     rows = connection.execute(ask, (row_id, _TRADE_ID_MAX, times)).fetchall()
     step = times
@@ -117,9 +128,12 @@ def _segments(connection: sqlite3.Connection, row_id: int, times: int) -> list[t
         if row is None:
             break
         rows.append(row)
-    segments = []
-    before = 0
+    segments: list[tuple[int, int, int]] = []
+    upto, before = first - 1, first_ts
     for trade_id, ts in reversed(rows):
-        segments.append((trade_id, min(before, ts), max(before, ts)))
-        before = ts
+        if trade_id - 1 > upto:
+            before = ts if before is None else before
+            segments.append((trade_id - 1, min(before, ts), max(before, ts)))
+        segments.append((trade_id, ts, ts))
+        upto, before = trade_id, ts
     return segments

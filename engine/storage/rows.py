@@ -103,8 +103,7 @@ class RowWriter:
             self._write_numberings(batch.numberings)
         if batch.barred:
             self._connection.executemany(
-                "INSERT INTO sources(name, barred_until) VALUES (?, ?)"
-                " ON CONFLICT(name) DO UPDATE SET barred_until = excluded.barred_until",
+                "INSERT INTO bars(host, until) VALUES (?, ?) ON CONFLICT(host) DO UPDATE SET until = excluded.until",
                 batch.barred.items(),
             )
         if batch.ticks:
@@ -167,14 +166,14 @@ class RowWriter:
 
     def _write_numberings(self, numberings: Mapping[str, Numbering]) -> None:
         self._connection.executemany(
-            "INSERT INTO sources(name, stream, number, first_trade_id, last_trade_id, last_ts, missing)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO sources(name, stream, number, first_trade_id, last_trade_id, first_ts, last_ts, missing)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT(name) DO UPDATE SET stream = excluded.stream, number = excluded.number,"
             " first_trade_id = excluded.first_trade_id, last_trade_id = excluded.last_trade_id,"
-            " last_ts = excluded.last_ts, missing = coalesce(excluded.missing, missing)",
+            " first_ts = excluded.first_ts, last_ts = excluded.last_ts, missing = coalesce(excluded.missing, missing)",
             [
                 (
-                    label, one.stream, one.number, one.first, one.last, one.newest_ts,
+                    label, one.stream, one.number, one.first, one.last, one.oldest_ts, one.newest_ts,
                     None if one.missing is None else msgspec.json.encode(one.missing).decode(),
                 )
                 for label, one in numberings.items()

@@ -40,12 +40,13 @@ def identity(tick: Tick) -> str:
     """What a signal's id says about its tick (I3): the source's own id for the trade, where it gives one, so that
     a tick that is read or sent again makes the same signal id in whatever run; else the row id.
 
-    Three forms that cannot be mistaken for one another: `7@source`, `'x1'@source`, `7`.
+    Three forms that cannot be mistaken for one another: `7@source`, `'x1'@1700000000000@source`, `7`. A number that
+    comes again at another time has another source (Tick.source); a text has its time.
     """
     if tick.trade_id is not None:
         return f"{tick.trade_id}@{tick.source}"
     if tick.event_id is not None:
-        return f"{tick.event_id!r}@{tick.source}"
+        return f"{tick.event_id!r}@{tick.ts}@{tick.source}"
     return str(tick.id)
 
 

@@ -22,7 +22,7 @@ _LINE = re.compile(r"(some|full) avg10=(\S+) avg60=(\S+) avg300=(\S+) total=(\d+
 
 
 @dataclass(frozen=True)
-class Line:
+class PressureLine:
     """One line of one file under /proc/pressure."""
 
     raw: str
@@ -39,7 +39,7 @@ class Line:
 class Pressure:
     """All lines of one look, as `cpu_some`, `cpu_full`, `memory_some`, ... A kernel before 5.13 has no `cpu_full`."""
 
-    lines: Mapping[str, Line]
+    lines: Mapping[str, PressureLine]
 
     def some(self, resource: str) -> float:
         """Percent of the last ten seconds in which some task waited for `resource` (cpu, memory, io)."""
@@ -70,7 +70,7 @@ def parse(texts: Mapping[str, str]) -> Pressure | Unknown:
 
     Unknown when a file is missing, lacks its `some` line, or holds what is no PSI: the reason names the file.
     """
-    lines: dict[str, Line] = {}
+    lines: dict[str, PressureLine] = {}
     for resource in RESOURCES:
         if resource not in texts:
             return Unknown(f"{resource}: missing")
@@ -79,7 +79,9 @@ def parse(texts: Mapping[str, str]) -> Pressure | Unknown:
             averages = [_percent(text) for text in match.group(2, 3, 4)] if match else [None]
             if match is None or None in averages:
                 return Unknown(f"{resource}: not a line of PSI: {raw[:120]!r}")
-            lines[f"{resource}_{match[1]}"] = Line(raw.strip(), averages[0] or 0.0, averages[1] or 0.0, int(match[5]))
+            lines[f"{resource}_{match[1]}"] = PressureLine(
+                raw.strip(), averages[0] or 0.0, averages[1] or 0.0, int(match[5])
+            )
         if f"{resource}_some" not in lines:
             return Unknown(f"{resource}: no `some` line")
     return Pressure(lines)

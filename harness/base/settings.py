@@ -10,7 +10,7 @@ VARIANTS = ("auto", "private", "host", "user")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ProofOptions:
     """What a run was asked for."""
 
     systemd: str
@@ -32,8 +32,8 @@ class Settings:
 
 def load(
     checkout: Path, systemd: str | None = None, engine_cmd: str | None = None, clauses: str | None = None
-) -> Settings:
-    """Settings from an explicit option, else from PROOFS_SYSTEMD, else `auto`.
+) -> ProofOptions:
+    """ProofOptions from an explicit option, else from PROOFS_SYSTEMD, else `auto`.
 
     Raises ValueError for a variant that does not exist; the message names where it came from.
     """
@@ -49,4 +49,4 @@ def load(
     claimed = None if clauses is None else frozenset(clauses.replace(",", " ").split())
     if engine_cmd is not None:
         engine_cmd = engine_cmd.replace("{checkout}", str(checkout))
-    return Settings(systemd=chosen, checkout=checkout, engine_cmd=engine_cmd, clauses=claimed)
+    return ProofOptions(systemd=chosen, checkout=checkout, engine_cmd=engine_cmd, clauses=claimed)

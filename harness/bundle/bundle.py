@@ -21,10 +21,10 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import ValidationError
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
@@ -32,9 +32,12 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 from harness.base.clock import OsClock
 from harness.base.errors import BundleError, HarnessError
 from harness.bundle import installed, statement
-from harness.evidence import recorder
+from harness.bundle.statement import BundleStatement, LiveConfig, SignedRecord
+from harness.evidence import recorder, results
+from harness.evidence.lines import EndLine, RunLine, VerdictLine, WriteLine
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
+from harness.evidence.verdict import ClauseId, Verdict
 from harness.evidence.verify import record_of
 from harness.machines.stage import Stage
 
@@ -64,7 +67,7 @@ _Y_OF_SMALL_ORDER = {
 
 
 @dataclass(frozen=True)
-class Target:
+class LiveTarget:
     """What is to run LIVE: an installation, the files of its unit, and its configuration."""
 
     prefix: Path
@@ -77,7 +80,7 @@ class Target:
     """In the order in which systemd reads them: `systemctl show -p EnvironmentFiles`."""
 
     @classmethod
-    def staged(cls, checkout: Path, config: Path | None = None) -> Target:
+    def staged(cls, checkout: Path, config: Path | None = None) -> LiveTarget:
         """What the proofs have staged: the unit file without any drop-in, and the example configuration."""
         stage = Stage(checkout)
         return cls(stage.prefix, stage.unit(ENGINE_UNIT), config or stage.etc / "config.toml")
@@ -182,75 +185,65 @@ def _trusted(text: str) -> SSlibKey:
 class _Record:
     """What a flight record has of a run."""
 
-    identity: dict[str, Any]
-    """`sha256` of the file, count of `lines`, and `head`, the digest that its last line bears."""
+    identity: SignedRecord
     ended: float
     """When its last line was written, in seconds since 1970."""
     facts: dict[str, str]
-    verdicts: dict[str, tuple[str, list[str]]]
+    verdicts: dict[str, tuple[Verdict, list[ClauseId]]]
     """Proof -> verdict and claims."""
     drop_ins: dict[str, str]
     """Name -> text of what the proofs put on top of the unit; of several texts the last."""
 
 
 def _read_record(path: Path) -> _Record:
-    lines, head = recorder.verify(path)
-    found = _Record({"sha256": installed.sha256(path), "lines": lines, "head": head}, 0.0, {}, {}, {})
-    for entry in recorder.read(path):
-        if entry["type"] == "run":
-            found.facts = entry["facts"]
-        elif entry["type"] == "verdict":
-            found.verdicts[entry["proof"]] = (entry["verdict"], entry["claims"])
-        elif entry["type"] == "write":
-            target = Path(str(entry["path"]))
-            if target.parent.name == f"{ENGINE_UNIT}.d" and isinstance(entry.get("text"), str):
-                found.drop_ins[target.name] = entry["text"]
-        elif entry["type"] == "end":
-            found.ended = entry["at"]
+    count, head = recorder.verify(path)
+    identity = SignedRecord(run_id="", sha256=installed.sha256(path), lines=count, head=head)
+    found = _Record(identity, 0.0, {}, {}, {})
+    for line in recorder.read(path):
+        match line:
+            case RunLine():
+                found.facts = line.facts
+                found.identity = identity.model_copy(update={"run_id": line.run})
+            case VerdictLine():
+                found.verdicts[line.proof] = (line.verdict, line.claims)
+            case WriteLine(path=str(target), text=str(text)) if Path(target).parent.name == f"{ENGINE_UNIT}.d":
+                found.drop_ins[Path(target).name] = text
+            case EndLine():
+                found.ended = line.at
     return found
-
-
-def _read_summary(reports: Path) -> dict[str, Any]:
-    path = reports / "verdicts.json"
-    try:
-        summary: dict[str, Any] = json.loads(path.read_text())
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}; run `make proofs` first") from error
-    except ValueError as error:
-        raise BundleError(f"{path} is not JSON: {error}") from error
-    if "runtime" not in summary.get("proved", {}):
-        raise BundleError(f"{path} does not say which engine was proven; run `make proofs` again")
-    return summary
 
 
 # --- sign and verify ---------------------------------------------------------------------------------------
 
 
-def sign(shell: Shell, reports: Path, target: Target, key: Path) -> tuple[bytes, dict[str, Any]]:
-    """The bundle of the run whose verdicts and record are in `reports`, and the statement in it.
+def sign(shell: Shell, reports: Path, target: LiveTarget, key: Path) -> tuple[bytes, BundleStatement]:
+    """Sign the bundle of the run whose verdicts and record are in `reports`, and the statement in it.
 
     Raises BundleError for a key that must not be used, for evidence that contradicts itself, and for a target whose
     engine, Python or packages are not those that were proven. It may have more packages: the adapter's.
     """
     signer = _signer(key)
-    summary = _read_summary(reports)
-    if summary["proved"]["engine_cmd"]:
-        raise BundleError(f"the proofs judged another engine: {summary['proved']['engine_cmd']}")
+    summary = results.read(reports)
+    proved = summary.proved
+    if proved is None or proved.runtime is None:
+        raise BundleError(f"{reports / results.FILE} does not say which engine was proven; run `make proofs` again")
+    if proved.engine_cmd:
+        raise BundleError(f"the proofs judged another engine: {proved.engine_cmd}")
     engine = installed.engine_files(target.prefix)
-    if statement.digest(engine) != summary["proved"]["engine"]:
+    if statement.digest(engine) != proved.engine:
         raise BundleError(f"the engine in {target.prefix} is not the one that was proven: run `make proofs` again")
     runtime = installed.runtime(shell, target.prefix)
-    if changed := statement.changed_since(runtime, summary["proved"]["runtime"]):
+    if changed := statement.changed_since(runtime, proved.runtime):
         raise BundleError(
             f"{target.prefix} runs on other packages than were proven ({', '.join(changed)}): install what is staged, "
             "or run `make proofs` again"
         )
     config = installed.effective_config(shell, target.prefix, target.config)
-    record = _read_record(reports / "runs" / str(summary["run_id"]) / "record.jsonl")
-    for one in summary["verdicts"]:
-        recorded = record.verdicts.get(one["proof"])
-        if one["verdict"] == "proven" and recorded != ("proven", one["claims"]):
-            raise BundleError(f"verdicts.json calls {one['proof']} proven, the flight record does not")
+    record = _read_record(record_of(reports, summary.run_id))
+    for one in summary.verdicts:
+        recorded = record.verdicts.get(one.proof)
+        if one.verdict is Verdict.PROVEN and recorded != (Verdict.PROVEN, one.claims):
+            raise BundleError(f"verdicts.json calls {one.proof} proven, the flight record does not")
     made = statement.build(
         ended=record.ended,
         signed=OsClock().wall(),
@@ -259,16 +252,16 @@ def sign(shell: Shell, reports: Path, target: Target, key: Path) -> tuple[bytes,
         unit=installed.unit_files(target.unit, target.drop_ins, target.environment_files),
         config=config,
         summary=summary,
-        record={"run_id": summary["run_id"], **record.identity},
+        record=record.identity.model_copy(update={"run_id": summary.run_id}),
         facts=record.facts,
         drop_ins=record.drop_ins,
     )
-    return seal(made, signer), made
+    return seal(statement.canonical(made.as_json()), signer), made
 
 
-def seal(made: dict[str, Any], signer: CryptoSigner) -> bytes:
-    """A statement as a signed bundle: one line of canonical JSON."""
-    envelope = Envelope(statement.canonical(made), statement.PAYLOAD_TYPE, {})
+def seal(payload: bytes, signer: CryptoSigner) -> bytes:
+    """Make a signed bundle, one line of canonical JSON, of a statement's canonical JSON."""
+    envelope = Envelope(payload, statement.PAYLOAD_TYPE, {})
     envelope.sign(signer)
     return statement.canonical(envelope.to_dict()) + b"\n"
 
@@ -282,19 +275,19 @@ def check(path: Path, reports: Path, trusted_keys: Sequence[str]) -> str:
     if not trusted_keys:
         raise HarnessError(f"{path}: whose signature to trust must be said: --trust ed25519:...")
     made = verify(path, trusted_keys)
-    record = record_of(reports, str(made["predicate"]["record"]["run_id"]))
+    record = record_of(reports, made.predicate.record.run_id)
     if not record.exists():
         return f"{path}: signed by a trusted key, and consistent; its record {record} is not here"
     verify(path, trusted_keys, record)
     return f"{path}: signed by a trusted key, and consistent; {record} is the record it is about"
 
 
-def verify(path: Path, trusted_keys: Sequence[str], record: Path | None = None) -> dict[str, Any]:
-    """The statement of the bundle at `path`, signed by one of the keys, each `ed25519:` and base64, or such a file.
+def verify(path: Path, trusted_keys: Sequence[str], record: Path | None = None) -> BundleStatement:
+    """Read the statement of the bundle at `path`, which one of the keys has signed.
 
-    record: the flight record that it must be about. Raises BundleError for the first check that fails: file,
-    envelope, signature, statement, record; and RecorderError for a record that is none. Does not look at age and at
-    this computer: that is the gate's.
+    trusted_keys: each `ed25519:` and base64, or a file that holds that. record: the flight record that it must be
+    about. Raises BundleError for the first check that fails (file, envelope, signature, statement, record), and
+    RecorderError for a record that is none. Age and this computer are for the gate to check.
     """
     envelope = _envelope(path)
     try:
@@ -303,14 +296,14 @@ def verify(path: Path, trusted_keys: Sequence[str], record: Path | None = None) 
         raise BundleError(f"{path}: signature: by none of the {len(trusted_keys)} trusted keys, or changed") from error
     made = _statement(path, envelope)
     if record is not None:
-        said = made["predicate"]["record"]
-        if {**said, **_read_record(record).identity} != said:
-            raise BundleError(f"{path}: record: it is about one of {said['lines']} lines, {record} is another")
+        said = made.predicate.record
+        if _read_record(record).identity.model_copy(update={"run_id": said.run_id}) != said:
+            raise BundleError(f"{path}: record: it is about one of {said.lines} lines, {record} is another")
     return made
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The statement of a bundle of whoever's: the signature is not looked at. Raises BundleError as `verify` does."""
+def read(path: Path) -> BundleStatement:
+    """Read the statement of anybody's bundle; the signature is not checked. Raises BundleError as `verify` does."""
     return _statement(path, _envelope(path))
 
 
@@ -335,13 +328,15 @@ def _envelope(path: Path) -> Envelope:
     return envelope
 
 
-def _statement(path: Path, envelope: Envelope) -> dict[str, Any]:
+def _statement(path: Path, envelope: Envelope) -> BundleStatement:
     try:
-        made: dict[str, Any] = json.loads(envelope.payload)
-        wrong = statement.problem(made)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(f"{path}: statement: not one of ours: {str(error)[:120]}") from error
-    if wrong or statement.canonical(made) != envelope.payload:
+        made = BundleStatement.model_validate_json(envelope.payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{path}: statement: not one of ours: {where}: {first['msg']}") from error
+    wrong = statement.problem(made)
+    if wrong or statement.canonical(made.as_json()) != envelope.payload:
         raise BundleError(f"{path}: statement: {wrong or 'not canonical JSON'}")
     return made
 
@@ -429,18 +424,22 @@ def write(path: Path, raw: bytes) -> None:
         raise BundleError(f"cannot write {path}: {error.strerror}") from error
 
 
-def verdict_on(made: dict[str, Any], checkout: Path, key: Path | None = None) -> str:
+def verdict_on(made: BundleStatement, checkout: Path, key: Path | None = None) -> str:
     """One line: that the bundle has all, or why it opens nothing. key: the private key that signed it, if known."""
-    objections = statement.objections(made, _clauses(checkout))
-    if key is not None and check_key(key) not in made["predicate"]["config"]["gate"]["trusted_keys"]:
+    try:
+        objections = statement.objections(made, _clauses(checkout))
+        trusted = LiveConfig.model_validate(made.predicate.config).gate.trusted_keys
+    except ValidationError as error:
+        raise BundleError(f"its configuration is none of the engine's: {error.errors()[0]['msg']}") from error
+    if key is not None and check_key(key) not in trusted:
         objections.append(f"its configuration does not trust the key {key} ([gate] trusted_keys)")
     return f"opens nothing: {'; '.join(objections)}" if objections else "has all that a gate asks of the proofs"
 
 
-def _clauses(checkout: Path) -> list[str]:
+def _clauses(checkout: Path) -> list[ClauseId]:
     path = checkout / "config" / "contract.toml"
     try:
-        return list(tomllib.loads(path.read_text()))
+        return list(map(ClauseId, tomllib.loads(path.read_text())))
     except (OSError, ValueError) as error:
         raise HarnessError(f"cannot read the list of clauses {path}: {error}; run this in the checkout") from error
 
@@ -456,8 +455,8 @@ def _keygen(options: argparse.Namespace) -> int:
 
 
 def _sign(options: argparse.Namespace) -> int:
-    staged = Target.staged(Path.cwd(), options.config)
-    target = Target(
+    staged = LiveTarget.staged(Path.cwd(), options.config)
+    target = LiveTarget(
         options.prefix or staged.prefix, options.unit or staged.unit, staged.config, options.drop_in,
         options.environment_file,
     )  # fmt: skip
@@ -470,35 +469,35 @@ def _sign(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     made = verify(options.path, options.trust, options.record)
-    print(f"{options.path}: signed {made['predicate']['signed']} by a trusted key, and consistent")
+    print(f"{options.path}: signed {made.predicate.signed} by a trusted key, and consistent")
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
     made = read(options.path)
     if options.json:
-        print(json.dumps(made, indent=1, sort_keys=True, ensure_ascii=False))
+        print(json.dumps(made.as_json(), indent=1, sort_keys=True, ensure_ascii=False))
         return 0
-    predicate = made["predicate"]
-    packages = predicate["runtime"]["packages"]
+    predicate = made.predicate
+    packages = predicate.runtime.packages
     lines = [
-        ("proven", predicate["time"]),
-        ("signed", f"{predicate['signed']} (signature not checked; `bundle verify` does)"),
-        *((subject["name"], subject["digest"]["sha256"]) for subject in made["subject"]),
-        ("python", predicate["runtime"]["python"]["version"]),
-        ("packages", " ".join(f"{name}-{it['version']}" for name, it in sorted(packages.items()))),
-        ("added since", " ".join(predicate["proved_on"]["added_packages"])),
-        ("unit files", " ".join(name for name, _ in predicate["unit"])),
-        ("proven on", f"{predicate['proved_on']['systemd']}, {', '.join(predicate['platform'].values())}"),
-        ("drop-ins then", " ".join(sorted(predicate["proved_on"]["drop_ins"])) or "none"),
-        ("commit", " ".join(predicate["git"].values()) or "unknown"),
-        ("record", f"{predicate['record']['sha256']}, {predicate['record']['lines']} lines"),
+        ("proven", predicate.time),
+        ("signed", f"{predicate.signed} (signature not checked; `bundle verify` does)"),
+        *((subject.name, subject.digest.sha256) for subject in made.subject),
+        ("python", predicate.runtime.python.version),
+        ("packages", " ".join(f"{name}-{it.version}" for name, it in sorted(packages.items()))),
+        ("added since", " ".join(predicate.proved_on.added_packages)),
+        ("unit files", " ".join(name for name, _ in predicate.unit)),
+        ("proven on", f"{predicate.proved_on.systemd}, {', '.join(predicate.platform.values())}"),
+        ("drop-ins then", " ".join(sorted(predicate.proved_on.drop_ins)) or "none"),
+        ("commit", " ".join(predicate.git.values()) or "unknown"),
+        ("record", f"{predicate.record.sha256}, {predicate.record.lines} lines"),
         *(
-            (word, " ".join(sorted(clause for clause, verdict in predicate["clauses"].items() if verdict == word)))
+            (word, " ".join(sorted(clause for clause, verdict in predicate.clauses.items() if verdict == word)))
             for word in ("proven", "unproven", "refuted")
         ),
-        ("planned", " ".join(predicate["planned"])),
-        ("accepted", " ".join(predicate["accepted_unproven"])),
+        ("planned", " ".join(predicate.planned)),
+        ("accepted", " ".join(predicate.accepted_unproven)),
     ]
     for name, text in lines:
         if text:

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue, TypeAdapter
 
 from harness.base.errors import BundleError
 from harness.bundle import statement
+from harness.evidence.results import Interpreter, Package, Runtime
 from harness.evidence.shell import Shell
 
 INSTALLER_NOTES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
@@ -56,8 +57,8 @@ def unit_files(
     ]
 
 
-def runtime(shell: Shell, prefix: Path) -> dict[str, Any]:
-    """The interpreter of an installation, and every package in it, as the gate compares them.
+def runtime(shell: Shell, prefix: Path) -> Runtime:
+    """Describe the interpreter of an installation and every package in it, as the gate compares them.
 
     Raises BundleError when a package's own list of its files cannot be read or is not true.
     """
@@ -66,18 +67,18 @@ def runtime(shell: Shell, prefix: Path) -> dict[str, Any]:
     if said.status != 0:
         raise BundleError(f"{python} does not say its version: {said.stderr.strip()}")
     version = said.stdout.strip().removeprefix("Python ")
-    return {"python": {"version": version, "sha256": sha256(python)}, "packages": _packages(prefix)}
+    return Runtime(Interpreter(version, sha256(python)), _packages(prefix))
 
 
-def _packages(prefix: Path) -> dict[str, dict[str, str]]:
+def _packages(prefix: Path) -> dict[str, Package]:
     """Name -> version, and the digest of all that the package has installed but bytecode, the engine's own files and
     what the installer notes about itself."""
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, Package] = {}
     for site in prefix.glob("lib/python3*/site-packages"):
         for info in sorted(site.glob("*.dist-info")):
             name, _, version = info.name.removesuffix(".dist-info").partition("-")
             if name in found:
-                raise BundleError(f"{name} is installed twice in {site}: {found[name]['version']} and {version}")
+                raise BundleError(f"{name} is installed twice in {site}: {found[name].version} and {version}")
             digests = {
                 path: sha256(site / path)
                 for path in _recorded(info / "RECORD")
@@ -85,7 +86,7 @@ def _packages(prefix: Path) -> dict[str, dict[str, str]]:
                 and not path.startswith("engine/")
                 and path not in {f"{info.name}/{note}" for note in INSTALLER_NOTES}
             }
-            found[name] = {"version": version, "sha256": statement.digest(digests)}
+            found[name] = Package(version, statement.digest(digests))
     return found
 
 
@@ -105,8 +106,8 @@ def sha256(path: Path) -> str:
         raise BundleError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
 
 
-def effective_config(shell: Shell, prefix: Path, config: Path) -> dict[str, Any]:
-    """What counts of a configuration, as the installed engine itself reads it.
+def effective_config(shell: Shell, prefix: Path, config: Path) -> dict[str, JsonValue]:
+    """Read what counts of a configuration, as the installed engine itself reads it.
 
     Raises BundleError, with the engine's own words, when it refuses it.
     """
@@ -116,6 +117,6 @@ def effective_config(shell: Shell, prefix: Path, config: Path) -> dict[str, Any]
     if done.status != 0:
         raise BundleError(f"the engine refuses {config}: {done.stderr.strip() or done.stdout.strip()}")
     try:
-        return statement.safety_part(json.loads(done.stdout))
+        return statement.safety_part(TypeAdapter(dict[str, JsonValue]).validate_json(done.stdout))
     except ValueError as error:
         raise BundleError(f"{argv[0]} printed no JSON for --check-config: {error}") from error

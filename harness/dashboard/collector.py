@@ -39,8 +39,9 @@ from harness.dashboard.view_model import (
     entry_at,
     thin,
 )
+from harness.evidence import results
 from harness.evidence.shell import Shell
-from harness.evidence.verdict import Verdict, anchor
+from harness.evidence.verdict import anchor
 from harness.observing import health, ledger_view, observe
 from harness.observing.ledger_view import LedgerSnapshot, StoredTick, Tally
 
@@ -445,18 +446,12 @@ def read_buglog(reports: Path, name: str) -> bytes | None:
 
 
 def _read_verdicts(path: Path) -> Verdicts:
-    summary = jsontext.parse(trusted.read(path, VERDICTS_BYTES_MAX))
-    try:
-        run_id = jsontext.text(summary["run_id"])
-        planned = [jsontext.text(one) for one in summary.get("planned", ())]
-        rows = [
-            Judged(jsontext.text(one["proof"]), list(map(jsontext.text, one["claims"])), Verdict(one["verdict"]))
-            for one in summary["verdicts"]
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not the verdicts of a proof run: {type(error).__name__}: {error}") from error
-    state, never_ran = jsontext.text(summary.get("state"), "complete"), jsontext.whole(summary.get("never_ran")) or 0
-    return Verdicts(run_id, rows, planned, {}, state, never_ran)
+    summary = results.parse(trusted.read(path, VERDICTS_BYTES_MAX))
+    rows = [
+        Judged(jsontext.text(one.proof), list(map(jsontext.text, one.claims)), one.verdict) for one in summary.verdicts
+    ]
+    planned = list(map(jsontext.text, summary.planned))
+    return Verdicts(jsontext.text(summary.run_id), rows, planned, {}, jsontext.text(summary.state), summary.never_ran)
 
 
 def _read_end(path: Path) -> list[dict[str, Any]]:

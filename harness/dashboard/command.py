@@ -20,8 +20,8 @@ from harness.dashboard.collector import Collector, Places
 from harness.dashboard.view_model import Listen
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
-from harness.observing import health, observe
-from harness.soak.exit_actions import ExitCode
+from harness.observing import health, instances, observe
+from harness.soak.exit_actions import EngineExitCode
 
 UNTAKEN_MS = 5000
 """A client that has taken nothing for so long is cut off."""
@@ -115,6 +115,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The dashboard's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    instances.add_argument(
+        parser, unit=lambda one: one.unit, config=lambda one: one.config, decision_log=lambda one: one.decision_log,
+        reports=lambda one: one.evidence,
+    )  # fmt: skip
     parser.add_argument("--unit", default=health.UNIT, help="the engine's unit (default: %(default)s)")
     parser.add_argument(
         "--config", type=Path, metavar="PATH",
@@ -163,7 +167,7 @@ def run(options: argparse.Namespace) -> int:
             asyncio.run(serving)
     except DashboardConfigError as error:
         _say(str(error))
-        return ExitCode.CONFIG
+        return EngineExitCode.CONFIG
     except HarnessError as error:
         _say(str(error))
         return 1

@@ -26,6 +26,7 @@ from typing import Any
 from harness.base import jsontext
 from harness.base.pressure import LIMITS, RESOURCES, Pressure, Unknown
 from harness.base.unit import UnitState
+from harness.evidence.checkers import equations
 from harness.evidence.verdict import Verdict, merge
 from harness.observing import judgement
 from harness.observing.judgement import Finding
@@ -690,7 +691,7 @@ def _books(seen: Observation) -> Json:
         return {"trouble": seen.log.reason}
     if not seen.log.heartbeat:
         return {"trouble": "No heartbeat of this run of the engine in the journal yet."}
-    lines = judgement.equations(seen.log.heartbeat)
+    lines = equations(seen.log.heartbeat)
     broken = any(line.ok is False for line in lines)
     unknown = any(line.ok is None for line in lines)
     return {
@@ -905,6 +906,9 @@ _COUNTED = {
 }
 """Field of a heartbeat -> the counter it becomes."""
 
+_BY_MARKET = {"gaps_by_market": "hybrid_market_ticks_missing", "duplicates_by_market": "hybrid_market_ticks_duplicate"}
+"""Field of a heartbeat that has a figure of each market -> the metric it becomes."""
+
 METRICS = (
     Metric("hybrid_engine_up", "gauge", "1 while the engine's unit is active, else 0; absent when systemd is silent."),
     Metric("hybrid_engine_restarts", "gauge", "Automatic restarts since the engine was last started by hand."),
@@ -921,6 +925,7 @@ METRICS = (
     Metric("hybrid_clock_skew_seconds", "gauge", "How far the venue's clock is ahead of ours; below 0: behind."),
     Metric("hybrid_wal_bytes", "gauge", "Length of the database's write-ahead log at the engine's last heartbeat."),
     Metric("hybrid_ticks_missing", "gauge", "Trade ids of this run that the venue gave and that have not come (yet)."),
+    Metric("hybrid_market_ticks_missing", "gauge", "The same of each source and market, the 100 with most.", "market"),
     Metric("hybrid_exposure_usd", "gauge", "Exposure of a symbol with its open orders, at its latest price.", "symbol"),
     Metric("hybrid_exposure_limit_usd", "gauge", "Cap on the exposure: scope total or symbol.", "scope"),
     Metric("hybrid_open_orders", "gauge", "Open orders of the present mode."),
@@ -930,6 +935,12 @@ METRICS = (
     Metric("hybrid_proofs", "gauge", "Proofs of the last proof run by verdict.", "verdict"),
     Metric("hybrid_dashboard_look_timestamp_seconds", "gauge", "Unix time of the dashboard's last observation."),
     *(Metric(name, "counter", text) for name, text in _COUNTED.values()),
+    Metric(
+        "hybrid_market_ticks_duplicate",
+        "counter",
+        "Ticks that had been seen before, of each source and market, the 100 with most.",
+        "market",
+    ),
 )
 """Everything /metrics exports, in its order. docs/metrics.md lists the same."""
 
@@ -971,7 +982,7 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
         put("hybrid_open_orders_limit", seen.config.caps.open_orders)
     if isinstance(seen.log, LogSnapshot) and seen.log.heartbeat:
         put("hybrid_heartbeat_timestamp_seconds", seen.log.heartbeat_at)
-        balance = [line.ok for line in judgement.equations(seen.log.heartbeat)]
+        balance = [line.ok for line in equations(seen.log.heartbeat)]
         if None not in balance:
             put("hybrid_books_balanced", all(balance))
         lag = jsontext.number(seen.log.heartbeat.get("loop_lag_ms_p99"))
@@ -980,6 +991,10 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
         put("hybrid_clock_skew_seconds", None if skew is None else skew / 1000)
         put("hybrid_wal_bytes", jsontext.number(seen.log.heartbeat.get("wal_bytes")))
         put("hybrid_ticks_missing", jsontext.number(seen.log.heartbeat.get("gaps")))
+        for key, name in _BY_MARKET.items():
+            counts = seen.log.heartbeat.get(key)
+            for market, count in counts.items() if isinstance(counts, dict) else ():
+                put(name, count, market)
         for key, (name, _) in _COUNTED.items():
             put(name, seen.log.heartbeat.get(key))
     for resource in RESOURCES:

@@ -22,10 +22,10 @@ from harness.base import arguments, pressure, terminal
 from harness.base.clock import Clock, OsClock
 from harness.base.errors import HarnessError
 from harness.diagnosis import diagnosis
-from harness.diagnosis.diagnosis import DeviceCount, Facts, Look, ProcessCount, UnitCount
+from harness.diagnosis.diagnosis import ComputerSnapshot, DeviceCount, Facts, ProcessCount, UnitCount
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
-from harness.observing import health, observe
+from harness.observing import health, instances, observe
 from harness.soak.decisions import timestamp
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -47,13 +47,13 @@ examples:
 """
 
 
-def look(clock: Clock, pressure_dir: Path, cgroups: Path) -> Look:
+def read_computer(clock: Clock, pressure_dir: Path, cgroups: Path) -> ComputerSnapshot:
     """Read every counter once. cgroups: where the cgroup file systems are mounted."""
     times = psutil.cpu_times()
     idle = times.idle + times.iowait
     # Guest time is counted in user time already.
     total = times.user + times.nice + times.system + times.irq + times.softirq + times.steal + idle
-    return Look(
+    return ComputerSnapshot(
         at=clock.monotonic(),
         cpu_busy_secs=total - idle - times.steal,
         cpu_iowait_secs=times.iowait,
@@ -219,6 +219,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long to look, 0.1 to 3600 (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
+    instances.add_argument(parser, unit=lambda one: one.unit)
     parser.add_argument("--unit", default=health.UNIT, help="the engine's unit (default: %(default)s)")
     parser.add_argument(
         "--pressure-dir", type=Path, default=observe.PRESSURE_DIR, help="directory of PSI files (default: %(default)s)"
@@ -226,17 +227,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look twice, and print what happened in between."""
+    """ComputerSnapshot twice, and print what happened in between."""
     clock = OsClock()
     # What only looks leaves no record of its own: the report is the record.
     shell = Shell(Unrecorded())
-    before = look(clock, options.pressure_dir, CGROUPS)
+    before = read_computer(clock, options.pressure_dir, CGROUPS)
     end = before.at + options.window
     with terminal.redrawn(sys.stderr) as show:
         while (left := end - clock.monotonic()) > 0:
             show(f"looking for {left:.0f} s more")
             clock.sleep(min(left, 1.0))
-    after = look(clock, options.pressure_dir, CGROUPS)
+    after = read_computer(clock, options.pressure_dir, CGROUPS)
     sample = diagnosis.compare(_facts(shell, clock, options.unit), before, after)
     if options.json:
         print(json.dumps(diagnosis.as_json(sample), indent=1, ensure_ascii=False))

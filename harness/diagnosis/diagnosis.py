@@ -69,7 +69,7 @@ class DeviceCount:
 
 
 @dataclass(frozen=True)
-class Look:
+class ComputerSnapshot:
     """One look at everything that counts up."""
 
     at: float
@@ -154,7 +154,7 @@ class DeviceLoad:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Interval:
     """What was seen of a computer over a window of time."""
 
     facts: Facts
@@ -192,7 +192,7 @@ def unit_of(cgroups: str) -> str:
     return next((unit for _, unit in sorted(found.items()) if unit != NO_UNIT), NO_UNIT)
 
 
-def compare(facts: Facts, before: Look, after: Look) -> Sample:
+def compare(facts: Facts, before: ComputerSnapshot, after: ComputerSnapshot) -> Interval:
     """What happened between two looks. What began or was restarted meanwhile counts from zero."""
     window = after.at - before.at
     processes = []
@@ -207,7 +207,7 @@ def compare(facts: Facts, before: Look, after: Look) -> Sample:
         units.append(_unit(name, before.units.get(name), after.units.get(name), own, window))
     units.sort(key=lambda one: (one.cores, one.memory_bytes), reverse=True)
     ticked = after.cpu_secs - before.cpu_secs
-    return Sample(
+    return Interval(
         facts=facts,
         window_secs=window,
         pressure=after.pressure,
@@ -289,7 +289,7 @@ CALM_PERCENT = 1.0
 """Of the time; a unit that waits less is not said to wait."""
 
 
-def words(sample: Sample) -> str:
+def words(sample: Interval) -> str:
     """What presses on this computer, and which unit causes it, in sentences."""
     if isinstance(sample.stalled, Unknown):
         said = [f"Whether anything presses is unknown: {sample.stalled.reason}."]
@@ -314,7 +314,7 @@ def words(sample: Sample) -> str:
     return " ".join([*said, _engine(sample)])
 
 
-def _pressed(sample: Sample, resource: str, stall: float) -> str:
+def _pressed(sample: Interval, resource: str, stall: float) -> str:
     causes = _causes(sample, resource)
     title = _NAMES[resource]
     said = [
@@ -351,7 +351,7 @@ _AMOUNTS: dict[str, Callable[[UnitLoad], float | None]] = {
 }
 
 
-def _causes(sample: Sample, resource: str) -> dict[str, str]:
+def _causes(sample: Interval, resource: str) -> dict[str, str]:
     """The unit that takes most of a resource, and those that take at least half as much, with how much that is."""
     amounts = {unit.name: _AMOUNTS[resource](unit) or 0.0 for unit in sample.units}
     most = max(amounts.values(), default=0.0)
@@ -368,7 +368,7 @@ def _listed(causes: Mapping[str, str]) -> str:
     )
 
 
-def _mostly(sample: Sample, unit: str, resource: str) -> str:
+def _mostly(sample: Interval, unit: str, resource: str) -> str:
     amounts: dict[str, Callable[[ProcessLoad], float]] = {
         "cpu": lambda process: process.cores,
         "memory": lambda process: float(process.rss_bytes),
@@ -379,7 +379,7 @@ def _mostly(sample: Sample, unit: str, resource: str) -> str:
     return f", mostly {top.name}, PID {top.pid}" if top else ""
 
 
-def _amount(sample: Sample, resource: str, value: float) -> str:
+def _amount(sample: Interval, resource: str, value: float) -> str:
     if resource == "cpu":
         return f"used {value:.2f} of {sample.facts.cpus} cores"
     if resource == "memory":
@@ -387,7 +387,7 @@ def _amount(sample: Sample, resource: str, value: float) -> str:
     return f"moved {size(value)} a second"
 
 
-def _engine(sample: Sample) -> str:
+def _engine(sample: Interval) -> str:
     name = sample.facts.engine
     own = next((unit for unit in sample.units if unit.name == name), None)
     if own is None:
@@ -401,7 +401,7 @@ def _engine(sample: Sample) -> str:
 # --- as a report -------------------------------------------------------------------------------------------
 
 
-def text(sample: Sample, *, colour: bool) -> str:
+def text(sample: Interval, *, colour: bool) -> str:
     """The whole report, 80 columns wide; the conclusion stands last."""
     facts = sample.facts
     used = facts.memory_total - facts.memory_available
@@ -436,7 +436,7 @@ def text(sample: Sample, *, colour: bool) -> str:
     return "\n\n".join(shown)
 
 
-def as_json(sample: Sample) -> dict[str, Any]:
+def as_json(sample: Interval) -> dict[str, Any]:
     """Everything in the report, ready for JSON; unknown is null."""
     found = asdict(sample)
     found["pressure"] = pressure.facts(sample.pressure)
@@ -456,7 +456,7 @@ def size(value: float) -> str:
     return f"{value:.1f} TiB"
 
 
-def _pressure_lines(sample: Sample) -> list[str]:
+def _pressure_lines(sample: Interval) -> list[str]:
     if isinstance(sample.stalled, Unknown):
         return [f"unknown: {sample.stalled.reason}"]
     if isinstance(sample.pressure, Unknown):
@@ -465,7 +465,7 @@ def _pressure_lines(sample: Sample) -> list[str]:
     return [*lines, *(f"{name:<12} {line.raw}" for name, line in sample.pressure.lines.items())]
 
 
-def _process_lines(sample: Sample) -> list[str]:
+def _process_lines(sample: Interval) -> list[str]:
     lines = [f"{'PID':>7} {'user':>5} {'system':>6} {'waited':>7} {'RSS':>9}  {'name':<15} unit"]
     for one in sample.processes[:SHOWN]:
         waited = "unknown" if one.waited_percent is None else f"{one.waited_percent:.1f} %"
@@ -476,7 +476,7 @@ def _process_lines(sample: Sample) -> list[str]:
     return lines
 
 
-def _unit_lines(sample: Sample) -> list[str]:
+def _unit_lines(sample: Interval) -> list[str]:
     lines = [f"{'cores':>5} {'memory':>9} {'I/O a s':>9}  {' '.join(f'{name:>7}' for name in RESOURCES)}  unit"]
     for one in sample.units[:SHOWN]:
         io = "unknown" if one.io_bytes_per_sec is None else size(one.io_bytes_per_sec)

@@ -9,7 +9,6 @@ something was not proven; what does not fit is left out from the middle, with a 
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from html import escape
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -25,10 +23,28 @@ from markupsafe import Markup
 from harness.base.escape import shown
 from harness.base.plots import Series, figure
 from harness.evidence import timeline
-from harness.evidence.timeline import Bar
-from harness.evidence.verdict import Verdict, anchor, claims_in_name, merge
+from harness.evidence.lines import (
+    EndLine,
+    IntentLine,
+    JournalLine,
+    Kept,
+    LongBytes,
+    MachineLine,
+    RecordLine,
+    ResultLine,
+    RunLine,
+    SabotageLine,
+    ShortBytes,
+    SinceLine,
+    UnitLine,
+    VerdictLine,
+    WriteLine,
+)
+from harness.evidence.rejudge import heartbeat, log_fields
+from harness.evidence.timeline import Span
+from harness.evidence.verdict import ClauseId, Verdict, anchor, claims_in_name, merge
 
-Lines = Iterable[Mapping[str, Any]]
+Lines = Iterable[RecordLine]
 
 SIZE_MAX = 5_000_000
 """Bytes of a document."""
@@ -90,7 +106,7 @@ _GUARDRAILS = ("G0", "G1", "G2", "G3", "G4", "G5", "exit12", "stall", "sampling"
 
 
 @dataclass
-class Step:
+class ProofStep:
     """One thing that happened during a proof, ready to be shown."""
 
     kind: str
@@ -122,13 +138,13 @@ class Steps:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget // 2
-        self._first: list[Step] = []
-        self._last: deque[Step] = deque()
+        self._first: list[ProofStep] = []
+        self._last: deque[ProofStep] = deque()
         self._first_size = self._last_size = 0
         self._full = False
         self.omitted = 0
 
-    def add(self, step: Step) -> None:
+    def add(self, step: ProofStep) -> None:
         """Keep a step, at the cost of one from the middle where there is no room."""
         size = step.size
         if not self._full and self._first_size + size <= self._budget:
@@ -142,12 +158,12 @@ class Steps:
             self._last_size -= self._last.popleft().size
             self.omitted += 1
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[ProofStep]:
         # A command is added when it has ended, and stands where it began.
         yield from sorted(self._first, key=lambda step: step.at)
         if self.omitted:
             at = self._last[0].at if self._last else self._first[-1].at if self._first else 0.0
-            yield Step("omitted", at, f"{self.omitted} more steps are in the record")
+            yield ProofStep("omitted", at, f"{self.omitted} more steps are in the record")
         yield from sorted(self._last, key=lambda step: step.at)
 
     def __len__(self) -> int:
@@ -172,7 +188,7 @@ class ProofLog:
     news: list[str] = field(default_factory=list)
     """In what it differs from earlier runs: members of NEWS."""
     steps: Steps = field(default_factory=lambda: Steps(0))
-    heartbeats: list[tuple[float, Mapping[str, Any]]] = field(default_factory=list)
+    heartbeats: list[tuple[float, Mapping[str, object]]] = field(default_factory=list)
     shown: bool = False
     """Whether the document has room for what was done."""
     chart: Markup = Markup("")  # noqa: RUF009
@@ -221,19 +237,19 @@ class ProofLog:
         if len(steps) < 4:
             return Markup("")
         begun = min(self.began, steps[0].at)
-        lanes: dict[str, list[Bar]] = {"commands": [], "systemd": [], "log": []}
+        lanes: dict[str, list[Span]] = {"commands": [], "systemd": [], "log": []}
         for step in steps:
             if step.kind == "command":
-                bar = Bar(step.at - begun, step.seconds, "command" if step.ok else "failed", step.title[:160])
+                bar = Span(step.at - begun, step.seconds, "command" if step.ok else "failed", step.title[:160])
                 lanes["commands"].append(bar)
             elif step.kind == "journal":
                 lane = "systemd" if step.level == "systemd" else "log"
-                lanes[lane].append(Bar(step.at - begun, 0.0, step.level or "none", step.title[:160]))
+                lanes[lane].append(Span(step.at - begun, 0.0, step.level or "none", step.title[:160]))
         end = max(self.ended, *(step.at + step.seconds for step in steps))
         kinds = ("none", "DEBUG", "INFO", "systemd", "command", "WARN", "ERROR", "failed")
         return Markup(timeline.lanes("What happened when", lanes, seconds=end - begun, priority=kinds))
 
-    def take(self, at: float, beat: Mapping[str, Any]) -> None:
+    def take(self, at: float, beat: Mapping[str, object]) -> None:
         """Keep a heartbeat; of too many, every second."""
         if len(self.heartbeats) == HEARTBEATS_MAX:
             del self.heartbeats[1::2]
@@ -299,7 +315,7 @@ class Since:
 
 
 @dataclass(frozen=True)
-class Clause:
+class ClauseOutcome:
     """What became of one clause of the contract."""
 
     id: str
@@ -314,6 +330,18 @@ class Clause:
 
 
 @dataclass(frozen=True)
+class SabotageOutcome:
+    """How one sabotage was taken by its proof, ready to be shown."""
+
+    id: str
+    proof: str
+    guardrail: str
+    breaks: str
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class SabotageRun:
     """How the sabotages went; of a run of its own, most times."""
 
@@ -322,11 +350,11 @@ class SabotageRun:
     sha256: str
     lines: int
     facts: Mapping[str, str]
-    entries: list[Mapping[str, Any]]
+    entries: list[SabotageOutcome]
 
     @property
     def caught(self) -> int:
-        return sum(entry["verdict"] == Verdict.REFUTED for entry in self.entries)
+        return sum(entry.verdict == Verdict.REFUTED for entry in self.entries)
 
 
 @dataclass(frozen=True)
@@ -357,8 +385,8 @@ class Document:
     facts: Mapping[str, str]
     units: list[tuple[str, str]]
     """(name, text) of each effective unit that proofs ran against."""
-    guardrails: list[Clause]
-    clauses: dict[str, list[Clause]]
+    guardrails: list[ClauseOutcome]
+    clauses: dict[str, list[ClauseOutcome]]
     """The others, by their letter."""
     texts: Mapping[str, str]
     """Clause -> its words."""
@@ -425,11 +453,11 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
         proof.shown = True
     for proof in busy[:CHARTS_MAX]:
         proof.draw()
-    end = pass_.end or {}
-    state = str(end.get("state", "interrupted" if end.get("interrupted") else "complete")) if end else ""
+    end = pass_.end
+    state = (end.state or ("interrupted" if end.interrupted else "complete")) if end is not None else ""
     # A cut-off record may have lost its worst line, and what never ran is proven to nobody.
     verdicts = [Verdict(one.verdict) for one in proofs.values()] + [Verdict.UNPROVEN] * (state != "complete")
-    planned = list(map(shown, end.get("planned", [])))
+    planned = [shown(clause) for clause in end.planned] if end is not None else []
     broken = _FirstPass(sabotage()) if sabotage is not None else None
     # That proofs can fail is shown by the sabotages alone.
     judges = [
@@ -437,7 +465,7 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
         *(broken.proofs.values() if broken is not None and broken.run_id != pass_.run_id else ()),
     ]
     clauses = _judged(pass_.clauses, judges, planned)
-    by_letter: dict[str, list[Clause]] = {}
+    by_letter: dict[str, list[ClauseOutcome]] = {}
     for clause in clauses:
         if clause.id not in _GUARDRAILS:
             by_letter.setdefault(clause.id[:1], []).append(clause)
@@ -447,16 +475,16 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
         run_id=pass_.run_id,
         sha256=pass_.sha256,
         lines=pass_.lines,
-        systemd=shown(str(end.get("systemd") or pass_.systemd)),
+        systemd=shown(end.systemd if end is not None and end.systemd else pass_.systemd),
         verdict=merge(verdicts).value,
-        cut_off=pass_.end is None,
+        cut_off=end is None,
         state=state,
-        collected=int(end.get("collected", 0)),
-        selected=int(end.get("selected", 0)),
-        never_ran=int(end.get("never_ran", 0)),
+        collected=end.collected if end is not None else 0,
+        selected=end.selected if end is not None else 0,
+        never_ran=end.never_ran if end is not None else 0,
         counts={verdict.value: sum(one.verdict == verdict for one in proofs.values()) for verdict in Verdict},
         planned=planned,
-        accepted=list(map(shown, end.get("accepted_unproven", []))),
+        accepted=[shown(clause) for clause in end.accepted_unproven] if end is not None else [],
         started=f"{day:%Y-%m-%d %H:%M:%S} UTC",
         seconds=pass_.ended - pass_.started,
         facts=pass_.facts,
@@ -534,100 +562,138 @@ class _FirstPass:
         self.clauses: Mapping[str, str] = {}
         self.proofs: dict[str, ProofLog] = {}
         self.units: list[tuple[str, str]] = []
-        self.sabotages: list[Mapping[str, Any]] = []
+        self.sabotages: list[SabotageOutcome] = []
         self.sizes: dict[str, int] = {}
         """Proof -> what all its steps would take, about; only of proofs that have some."""
-        self.end: Mapping[str, Any] | None = None
+        self.end: EndLine | None = None
         self.since: Since | None = None
-        news: Mapping[str, Any] = {}
-        unfinished: dict[str, Mapping[str, Any]] = {}
+        news: SinceLine | None = None
+        unfinished: dict[str, RecordLine] = {}
         for line in lines:
             self.lines += 1
-            self.sha256 = str(line["sha256"])
-            self.run_id = self.run_id or shown(str(line["run"]))
-            self.started = self.started or float(line["at"])
-            self.ended = max(self.ended, float(line["at"]))
+            self.sha256 = line.sha256
+            self.run_id = self.run_id or shown(line.run)
+            self.started = self.started or line.at
+            self.ended = max(self.ended, line.at)
             self.end = None
-            kind, proof = line["type"], str(line["proof"])
-            if kind == "run":
-                self.facts, self.clauses = _all_shown(line["facts"]), _all_shown(line["clauses"])
-                self.systemd = shown(line["systemd"])
-            elif kind == "verdict":
-                self.proofs[proof] = _proof(line)
-                unfinished.pop(proof, None)
-            elif kind == "unit":
-                unit = (_text(line["name"]), _text(line["text"]))
-                self.units += [unit] if unit not in self.units and len(self.units) < UNITS_MAX else []
-            elif kind == "sabotage" and len(self.sabotages) < SABOTAGES_MAX:
-                words = {name: _text(value) for name, value in line.items() if isinstance(value, str)}
-                reason = _cut(_text(line["reason"]), SHOWN_CELL_CHARS)
-                self.sabotages.append({**line, **words, "reason": reason})
-            elif kind == "since":
-                counts = {word: int(line["counts"].get(word, 0)) for word in NEWS}
-                self.since, news = Since(shown(line["before"]), counts, int(line["gone"])), line
-            elif kind == "end":
-                self.end = line
-            elif proof and proof not in self.proofs:
-                unfinished[proof] = line
-            if proof and kind != "verdict":
-                texts = (line.get(name) for name in ("argv", "text", "message", "stdout", "stderr"))
-                size = STEP_SIZE + 2 * sum(min(len(str(text)), SHOWN_OUTPUT_CHARS) for text in texts if text)
+            proof = line.proof
+            match line:
+                case RunLine():
+                    self.facts, self.clauses = _all_shown(line.facts), _all_shown(line.clauses)
+                    self.systemd = shown(line.systemd)
+                case VerdictLine():
+                    self.proofs[proof] = _proof(line)
+                    unfinished.pop(proof, None)
+                case UnitLine():
+                    unit = (shown(line.name), _text(line.text))
+                    self.units += [unit] if unit not in self.units and len(self.units) < UNITS_MAX else []
+                case SabotageLine() if len(self.sabotages) < SABOTAGES_MAX:
+                    self.sabotages.append(_sabotage(line))
+                case SinceLine():
+                    counts = {word: line.counts.get(word, 0) for word in NEWS}
+                    self.since, news = Since(shown(line.before), counts, line.gone), line
+                case EndLine():
+                    self.end = line
+                case _ if proof and proof not in self.proofs:
+                    unfinished[proof] = line
+            if proof and not isinstance(line, VerdictLine):
+                size = STEP_SIZE + 2 * sum(min(len(text), SHOWN_OUTPUT_CHARS) for text in _texts(line))
                 self.sizes[proof] = self.sizes.get(proof, 0) + size
         for proof, line in unfinished.items():
-            why = "no verdict was recorded: the run was cut off in the middle of it"
-            missing = {"claims": [], "verdict": Verdict.UNPROVEN.value, "reason": why, "seconds": 0.0, "about": ""}
-            self.proofs[proof] = _proof({**line, **missing, "proof": proof})
-        for word in NEWS:
-            for proof in news.get(word, ()):
+            self.proofs[proof] = _unfinished(line)
+        for word in NEWS if news is not None else ():
+            for proof in getattr(news, word):
                 if proof in self.proofs and word not in self.proofs[proof].news:
                     self.proofs[proof].news.append(word)
 
 
-def _all_shown(texts: Mapping[str, Any]) -> dict[str, str]:
-    return {shown(name): shown(str(text)) for name, text in texts.items()}
+def _all_shown(texts: Mapping[ClauseId, str] | Mapping[str, str]) -> dict[str, str]:
+    return {shown(name): shown(text) for name, text in texts.items()}
 
 
-def _proof(line: Mapping[str, Any]) -> ProofLog:
+def _texts(line: RecordLine) -> Iterator[str]:
+    """What of a line a step shows, about."""
+    match line:
+        case IntentLine():
+            yield str(line.argv)
+        case ResultLine():
+            yield from (_kept(line.stdout), _kept(line.stderr))
+        case WriteLine() | UnitLine() if line.text is not None:
+            yield _kept(line.text)
+        case JournalLine():
+            yield _kept(line.message)
+
+
+def _proof(line: VerdictLine) -> ProofLog:
     return ProofLog(
-        proof=shown(str(line["proof"])),
-        claims=[shown(claim) for claim in line["claims"]],
-        verdict=str(line["verdict"]),
-        reason=_cut(_text(line["reason"])),
-        seconds=float(line["seconds"]),
-        about=_text(line["about"])[:SHOWN_TITLE_CHARS],
-        ended=float(line["at"]),
-        worker=shown(str(line["worker"])),
-        told=_cut(_text(line.get("told", ""))),
+        proof=shown(line.proof),
+        claims=[shown(claim) for claim in line.claims],
+        verdict=line.verdict.value,
+        reason=_cut(_text(line.reason)),
+        seconds=line.seconds,
+        about=_text(line.about)[:SHOWN_TITLE_CHARS],
+        ended=line.at,
+        worker=shown(line.worker),
+        told=_cut(_text(line.told)),
+    )
+
+
+def _unfinished(line: RecordLine) -> ProofLog:
+    """A proof whose last line this is, and that has no verdict."""
+    return ProofLog(
+        proof=shown(line.proof),
+        claims=[],
+        verdict=Verdict.UNPROVEN.value,
+        reason="no verdict was recorded: the run was cut off in the middle of it",
+        seconds=0.0,
+        about="",
+        ended=line.at,
+        worker=shown(line.worker),
+    )
+
+
+def _sabotage(line: SabotageLine) -> SabotageOutcome:
+    return SabotageOutcome(
+        id=shown(line.id),
+        proof=shown(line.proof),
+        guardrail=shown(line.guardrail),
+        breaks=shown(line.breaks),
+        verdict=shown(line.verdict),
+        reason=_cut(_text(line.reason), SHOWN_CELL_CHARS),
     )
 
 
 def _second_pass(lines: Lines, run_id: str, proofs: Mapping[str, ProofLog], between: Steps) -> None:
-    waiting: dict[tuple[str, int], tuple[Step, Steps]] = {}
+    waiting: dict[tuple[str, int], tuple[ProofStep, Steps]] = {}
     for line in lines:
-        if line["run"] != run_id:
+        if line.run != run_id:
             continue
-        proof = proofs.get(line["proof"])
+        proof = proofs.get(line.proof)
         steps = between if proof is None else proof.steps
-        if line["type"] == "intent":
-            waiting[line["worker"], line["seq"]] = (_step(line), steps)
-            if len(waiting) > WAITING_MAX:
-                oldest, its_steps = waiting.pop(next(iter(waiting)))
-                its_steps.add(oldest)
-        elif line["type"] == "result":
-            started, its_steps = waiting.pop((line["worker"], line["intent"]), (None, steps))
-            if started is not None:
-                _finish(started, line)
-                its_steps.add(started)
-        elif line["type"] in ("write", "journal", "machine"):
-            steps.add(step := _step(line))
-            beat = _heartbeat(line)
-            if proof is not None and beat is not None:
-                proof.take(step.at, beat)
+        match line:
+            case IntentLine():
+                waiting[line.worker, line.seq] = (_command(line), steps)
+                if len(waiting) > WAITING_MAX:
+                    oldest, its_steps = waiting.pop(next(iter(waiting)))
+                    its_steps.add(oldest)
+            case ResultLine():
+                started, its_steps = waiting.pop((line.worker, line.intent), (None, steps))
+                if started is not None:
+                    _finish(started, line)
+                    its_steps.add(started)
+            case WriteLine():
+                steps.add(_write(line))
+            case JournalLine():
+                steps.add(_journal(line))
+                if proof is not None and (beat := heartbeat(line)) is not None:
+                    proof.take(line.at, beat)
+            case MachineLine():
+                steps.add(ProofStep("machine", line.at, shown(f"{line.variant} machine {line.name} {line.event}")))
     for started, its_steps in waiting.values():
         its_steps.add(started)
 
 
-def _judged(texts: Mapping[str, str], proofs: Iterable[ProofLog], planned: Iterable[str]) -> list[Clause]:
+def _judged(texts: Mapping[str, str], proofs: Iterable[ProofLog], planned: Iterable[str]) -> list[ClauseOutcome]:
     found: dict[str, list[Verdict]] = {}
     for proof in proofs:
         for claim in proof.claims:
@@ -637,7 +703,7 @@ def _judged(texts: Mapping[str, str], proofs: Iterable[ProofLog], planned: Itera
     for clause in (*texts, *(claim for claim in sorted(found) if claim not in texts)):
         verdicts = found.get(clause, [])
         verdict = "planned" if clause in later else merge(verdicts).value if verdicts else "not run"
-        judged.append(Clause(clause, texts.get(clause, ""), verdict, len(verdicts)))
+        judged.append(ClauseOutcome(clause, texts.get(clause, ""), verdict, len(verdicts)))
     return judged
 
 
@@ -653,9 +719,9 @@ def _sabotage_run(found: _FirstPass) -> SabotageRun:
 
 
 def _overview(proofs: Iterable[ProofLog], started: float, ended: float) -> Markup:
-    rows: dict[str, list[Bar]] = {}
+    rows: dict[str, list[Span]] = {}
     for proof in sorted(proofs, key=lambda proof: (proof.worker, proof.ended)):
-        bar = Bar(proof.began - started, proof.seconds, proof.verdict, f"{proof.module}: {proof.title}"[:160])
+        bar = Span(proof.began - started, proof.seconds, proof.verdict, f"{proof.module}: {proof.title}"[:160])
         if proof.worker in rows or len(rows) < LANES_MAX:
             rows.setdefault(proof.worker, []).append(bar)
     if not rows:
@@ -693,50 +759,51 @@ def _worst_first(proof: ProofLog) -> tuple[int, str]:
     return (list(Verdict).index(Verdict(proof.verdict)), proof.proof)
 
 
-def _step(line: Mapping[str, Any]) -> Step:
-    at, kind = float(line["at"]), line["type"]
-    if kind == "intent":
-        argv, where = list(map(str, line["argv"])), " on the host"
-        if argv[:2] == ["nsenter", "-t"] and argv[3:4] == ["-a"]:
-            argv, where = argv[4:], ""
-        title = _cut(shown(shlex.join(argv)), SHOWN_TITLE_CHARS)
-        return Step("command", at, title, note=f"interrupted{where}: no result was recorded", ok=False)
-    if kind == "write":
-        # A file of a machine is written through the root of its PID 1.
-        path = _text(line["path"])
-        inside = path.partition("/root/")[2] if path.startswith("/proc/") else ""
-        body = "(removed)" if line["text"] is None else _cut(_text(line["text"]))
-        return Step("write", at, _cut(f"/{inside}" if inside else path, SHOWN_TITLE_CHARS), body)
-    if kind == "journal":
-        level, message = _one_line(_kept(line["message"]))
-        by_systemd = line["by"] == "systemd"
-        title = _cut(shown(message if by_systemd else f"{line['by']}: {message}"), SHOWN_TITLE_CHARS)
-        return Step("journal", at, title, level="systemd" if by_systemd else level, ok=level != "ERROR")
-    return Step("machine", at, shown(f"{line['variant']} machine {line['name']} {line['event']}"))
+def _command(line: IntentLine) -> ProofStep:
+    argv, where = line.argv, " on the host"
+    if argv[:2] == ["nsenter", "-t"] and argv[3:4] == ["-a"]:
+        argv, where = argv[4:], ""
+    title = _cut(shown(shlex.join(argv)), SHOWN_TITLE_CHARS)
+    return ProofStep("command", line.at, title, note=f"interrupted{where}: no result was recorded", ok=False)
 
 
-def _finish(step: Step, line: Mapping[str, Any]) -> None:
+def _write(line: WriteLine) -> ProofStep:
+    # A file of a machine is written through the root of its PID 1.
+    path = _text(line.path)
+    inside = path.partition("/root/")[2] if path.startswith("/proc/") else ""
+    body = "(removed)" if line.text is None else _cut(_text(line.text))
+    return ProofStep("write", line.at, _cut(f"/{inside}" if inside else path, SHOWN_TITLE_CHARS), body)
+
+
+def _journal(line: JournalLine) -> ProofStep:
+    level, message = _one_line(_kept(line.message))
+    by_systemd = line.by == "systemd"
+    title = _cut(shown(message if by_systemd else f"{line.by}: {message}"), SHOWN_TITLE_CHARS)
+    return ProofStep("journal", line.at, title, level="systemd" if by_systemd else level, ok=level != "ERROR")
+
+
+def _finish(step: ProofStep, line: ResultLine) -> None:
     where = " on the host" if "on the host" in step.note else ""
-    step.body = _cut((_text(line["stdout"]) + _text(line["stderr"])).rstrip("\n"))
-    step.seconds = float(line["seconds"])
-    step.note = f"{_status(line['status'])}{where}, {step.seconds * 1000:.0f} ms"
-    step.ok = line["status"] == 0
+    step.body = _cut((_text(line.stdout) + _text(line.stderr)).rstrip("\n"))
+    step.seconds = line.seconds
+    step.note = f"{_status(line.status)}{where}, {step.seconds * 1000:.0f} ms"
+    step.ok = line.status == 0
 
 
-def _text(value: Any) -> str:
+def _text(value: Kept) -> str:
     """What the record keeps of a text, as far as a document shows it (harness/evidence/recorder.py)."""
     return shown(_kept(value))
 
 
-def _kept(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return str(value)
-    if "base64" in value:
-        return f"[no text; base64: {value['base64']}]"
-    where = f"{value['bytes']} bytes in blobs/{value['blob']}"
-    if value.get("binary"):
+def _kept(value: Kept) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, ShortBytes):
+        return f"[no text; base64: {value.base64}]"
+    where = f"{value.bytes} bytes in blobs/{value.blob}"
+    if isinstance(value, LongBytes):
         return f"[no text; {where}]"
-    return f"{value['head']}\n[... {where} ...]\n{value['tail']}"
+    return f"{value.head}\n[... {where} ...]\n{value.tail}"
 
 
 def _status(status: int) -> str:
@@ -754,29 +821,13 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and abs(value) < NUMBER_MAX else None
 
 
-def _fields(message: str) -> tuple[str, dict[str, Any]] | None:
-    """Level and fields of a log line in the contract's form (M1)."""
-    try:
-        log = json.loads(message)
-        return str(log.get("level", "")), {"message": log["fields"].pop("message"), **log["fields"]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def _heartbeat(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    if line["type"] != "journal" or not isinstance(line["message"], str) or "HEARTBEAT" not in line["message"]:
-        return None
-    found = _fields(line["message"])
-    return found[1] if found is not None and str(found[1]["message"]).startswith("HEARTBEAT") else None
-
-
 def _one_line(message: str) -> tuple[str, str]:
     # The engine logs JSON; its event and fields read better than the envelope.
-    found = _fields(message)
+    found = log_fields(message)
     if found is None:
         return "", message
     level, fields = found
-    event = fields.pop("message")
+    event = str(fields.pop("message"))
     shown = fields if len(fields) <= FIELDS_MAX else {key: value for key, value in fields.items() if value != 0}
     zeros = f" (0: {len(fields) - len(shown)} others)" if len(shown) < len(fields) else ""
     return level, f"{level} {event} {' '.join(f'{key}={value}' for key, value in shown.items())}".strip() + zeros

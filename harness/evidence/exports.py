@@ -1,4 +1,4 @@
-"""The evidence of a run for other people's tools: JUnit XML, and Allure results (contract V14).
+"""The evidence of a run for other people's tools: JUnit XML, and Allure results (contract V15).
 
 What is unproven is green nowhere: it is an `error` in JUnit, and `broken` in Allure. So is what never ran.
 """
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree
 
-from harness.evidence.buglog import Document, ProofLog, Step
+from harness.evidence.buglog import Document, ProofLog, ProofStep
 from harness.evidence.verdict import Verdict, anchor
 
 _NO_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
@@ -133,7 +133,7 @@ def _result(doc: Document, proof: ProofLog, guardrails: set[str]) -> dict[str, A
     }
 
 
-def _step(step: Step) -> dict[str, Any]:
+def _step(step: ProofStep) -> dict[str, Any]:
     # Allure's steps have no output of their own; the first line tells most.
     said = step.body.partition("\n")[0]
     return {

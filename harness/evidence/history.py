@@ -1,4 +1,4 @@
-"""What the runs of the proofs have shown, one JSON object a line (`reports/history.jsonl`, contract V13): what is new
+"""What the runs of the proofs have shown, one JSON object a line (`reports/history.jsonl`, contract V14): what is new
 in a run, and which proofs are not steady.
 
 A proof that was proven stands under its short name, to keep a line small; the others under their ids, to be named when
@@ -15,6 +15,7 @@ from typing import Any
 from harness.base import jsontext
 from harness.base.escape import shown
 from harness.evidence.lines import SECONDS_MAX, is_digest
+from harness.evidence.results import ProofResult
 from harness.evidence.verdict import Verdict, anchor, merge
 
 FILE_NAME = "history.jsonl"
@@ -68,16 +69,15 @@ class Entry:
         }
 
 
-def entry(run: Mapping[str, str], verdicts: Iterable[Mapping[str, Any]], *, started: float, seconds: float) -> Entry:
+def entry(run: Mapping[str, str], verdicts: Iterable[ProofResult], *, started: float, seconds: float) -> Entry:
     """The entry of a run that has come to its end.
 
-    run: the members of an Entry that are texts. verdicts: as in verdicts.json, each with `proof`, `verdict` and
-    `seconds`.
+    run: the members of an Entry that are texts.
     """
     found: dict[Verdict, dict[str, float]] = {verdict: {} for verdict in Verdict}
     for one in verdicts:
-        proof, verdict = str(one["proof"]), Verdict(one["verdict"])
-        found[verdict][anchor(proof) if verdict is Verdict.PROVEN else proof] = round(float(one["seconds"]), 3)
+        name = anchor(one.proof) if one.verdict is Verdict.PROVEN else one.proof
+        found[one.verdict][name] = round(one.seconds, 3)
     return Entry(
         sha256=run["sha256"], started=started, seconds=round(seconds, 3), proven=found[Verdict.PROVEN],
         refuted=found[Verdict.REFUTED], unproven=found[Verdict.UNPROVEN], **{name: run[name] for name in _TEXTS},

@@ -1,7 +1,10 @@
-"""What the lines of a flight record hold, and what is wrong with one that holds something else.
+"""The kinds of line that a flight record has, and how a line is read back.
 
 A record comes from anybody: its digests say that nobody changed it afterwards, not that a recorder of ours wrote it.
-So whatever reads it (the buglog, a bundle) may rely on the types below, and no value in it ends a reader.
+So a line is checked by pydantic before anything else sees it, and every reader (the buglog, a bundle, the checkers)
+gets a `RecordLine`: one class for each kind, whose members have the types below.
+
+The classes are plain dataclasses, because whoever writes a record must not wait for pydantic to be loaded.
 """
 
 from __future__ import annotations
@@ -9,97 +12,320 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from harness.evidence.verdict import Verdict
+from harness.evidence.verdict import ClauseId, Verdict
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, TypeAdapter
+    from pydantic_core import CoreSchema
 
 SECONDS_MAX = 253_402_300_799
 """The last second of the year 9999, beyond which nothing here can show a time."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
-Check = Callable[[Any], bool]
 
-
-def _str(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _seconds(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= SECONDS_MAX
-
-
-def _strs(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_str, value))
-
-
-def _named(check: Check) -> Check:
-    return lambda value: isinstance(value, Mapping) and all(map(check, value.values()))
-
-
-def is_digest(value: Any) -> bool:
+def is_digest(value: object) -> bool:
     """Whether it is a SHA-256 in hex, and so the name of a long text's file and of nothing else."""
-    return _str(value) and _DIGEST.fullmatch(value) is not None
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
-def _text(value: Any) -> bool:
-    """A text as the record keeps it: whole, with its middle in a file, or bytes."""
-    if not isinstance(value, Mapping):
-        return _str(value)
-    if "base64" in value:
-        return _str(value["base64"])
-    whole = is_digest(value.get("blob")) and _int(value.get("bytes"))
-    return whole and (value.get("binary") is True or (_str(value.get("head")) and _str(value.get("tail"))))
+class _AnyText:
+    """Says that any str is right: also one with a lone surrogate, which pydantic refuses and which a path may hold."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.is_instance_schema(str)
 
 
-def _verdict(value: Any) -> bool:
-    return value in list(Verdict)
+class _Strict:
+    """Says that a value must be of this very type: a text is not a number, and neither is true."""
+
+    def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        strict: dict[type, CoreSchema] = {
+            bool: core_schema.bool_schema(strict=True),
+            int: core_schema.int_schema(strict=True),
+            float: core_schema.float_schema(strict=True),
+        }
+        return strict[source]
 
 
-_ENVELOPE: dict[str, Check] = {
-    "run": _str, "worker": _str, "seq": _int, "at": _seconds, "proof": _str, "type": _str,
-}  # fmt: skip
-_KINDS: dict[str, dict[str, Check]] = {
-    "run": {"systemd": _str, "facts": _named(_str), "clauses": _named(_str)},
-    "environment": {"digest": _str, "names": _strs},
-    "intent": {"argv": _strs, "cwd": _text, "environment": _str},
-    "result": {"intent": _int, "status": _int, "stdout": _text, "stderr": _text, "seconds": _seconds},
-    "write": {"path": _text, "text": lambda value: value is None or _text(value)},
-    "machine": {"name": _str, "variant": _str, "event": _str},
-    "unit": {"name": _str, "text": _text},
-    "journal": {"unit": _str, "by": _str, "message": _text},
-    "verdict": {"verdict": _verdict, "claims": _strs, "reason": _text, "seconds": _seconds, "about": _text},
-    "sabotage": {
-        "id": _str, "guardrail": _str, "breaks": _str, "confirmed": _str, "verdict": _str, "reason": _text,
-    },
-    "since": {
-        "before": _str, "counts": _named(_int), "gone": _int, "broken": _strs, "mended": _strs, "added": _strs,
-        "flaky": _strs,
-    },
-    "end": {
-        "lines": _int, "counts": _named(_int), "interrupted": _bool, "systemd": _str, "planned": _strs,
-        "accepted_unproven": _strs,
-    },
-}  # fmt: skip
-"""Kind -> what every line of it holds. A line of another kind holds what it likes."""
-_SOME: dict[str, dict[str, Check]] = {
-    "verdict": {"told": _text},
-    "end": {"state": _str, "collected": _int, "selected": _int, "never_ran": _int},
+@dataclass(frozen=True)
+class _Which:
+    """Says what must hold of a value beside its type."""
+
+    holds: Callable[[object], bool]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: object) -> object:
+        if not self.holds(value):
+            raise ValueError("is out of range")
+        return value
+
+
+def _in_time(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= SECONDS_MAX
+
+
+Text: TypeAlias = Annotated[str, _AnyText()]
+Clause: TypeAlias = Annotated[ClauseId, _AnyText()]
+Whole: TypeAlias = Annotated[int, _Strict()]
+Flag: TypeAlias = Annotated[bool, _Strict()]
+Seconds: TypeAlias = Annotated[float, _Strict(), _Which(_in_time)]
+Digest: TypeAlias = Annotated[str, _AnyText(), _Which(is_digest)]
+
+
+@dataclass(frozen=True)
+class LongText:
+    """A text that is kept in a file of its own, with its beginning and its end."""
+
+    blob: Digest
+    """SHA-256 of the whole, which is the file's name."""
+    bytes: Whole
+    head: Text
+    tail: Text
+
+
+@dataclass(frozen=True)
+class LongBytes:
+    """Bytes that are not text, kept in a file of their own."""
+
+    blob: Digest
+    bytes: Whole
+    binary: Literal[True]
+
+
+@dataclass(frozen=True)
+class ShortBytes:
+    """Bytes that are not text."""
+
+    base64: Text
+
+
+Kept: TypeAlias = Text | LongText | LongBytes | ShortBytes
+"""A text, or bytes, as the record keeps it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recorded:
+    """What every line has."""
+
+    run: Text
+    worker: Text
+    seq: Whole
+    at: Seconds
+    """Seconds since the Unix epoch."""
+    proof: Text
+    """The proof that ran when the line was written; empty between proofs."""
+    sha256: str = ""
+    """The digest that the line bears."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLine(_Recorded):
+    """What a run is."""
+
+    systemd: Text
+    """Which systemd its machines are of."""
+    facts: dict[Text, Text]
+    """Of the host and the checkout."""
+    clauses: dict[Clause, Text]
+    """The contract's clauses and their words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentLine(_Recorded):
+    """An environment that commands run in."""
+
+    digest: Text
+    names: list[Text]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntentLine(_Recorded):
+    """A command that is about to run."""
+
+    argv: list[Text]
+    cwd: Kept
+    environment: Text
+    """Digest of its environment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultLine(_Recorded):
+    """What came of a command."""
+
+    intent: Whole
+    """`seq` of its intent, of the same worker."""
+    status: Whole
+    """Exit status; minus the signal's number when a signal ended it."""
+    stdout: Kept
+    stderr: Kept
+    seconds: Seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteLine(_Recorded):
+    """A file that the harness wrote."""
+
+    path: Kept
+    text: Kept | None
+    """None: it was removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineLine(_Recorded):
+    """What happened to a machine."""
+
+    name: Text
+    variant: Text
+    event: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitLine(_Recorded):
+    """A unit as systemd has it."""
+
+    name: Text
+    text: Kept
+    """Fragment and drop-ins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalLine(_Recorded):
+    """An entry of a machine's journal."""
+
+    unit: Text
+    by: Text
+    """Who wrote it: SYSLOG_IDENTIFIER."""
+    message: Kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerLine(_Recorded):
+    """What an engine's database held when a proof read it, in the order of its rows."""
+
+    ticks: list[tuple[Whole, Text, Whole | None, Whole]]
+    """id, symbol, trade id, time (ms)."""
+    signals: list[tuple[Whole, Whole, Text]]
+    """id, id of the tick, side."""
+    orders: list[Text]
+    """Their ids."""
+    fills: list[tuple[Whole, Text, Text, Text, Text, Text, Text]]
+    """id, symbol, side, and as exact decimals quantity, price, fees, what it did to the cash."""
+    caps: dict[Text, Text]
+    """`exposure` and `symbol_exposure` of the run, as exact decimals; what is not known is absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictLine(_Recorded):
+    """A verdict on `proof`."""
+
+    verdict: Verdict
+    claims: list[Clause]
+    reason: Kept
+    seconds: Seconds
+    about: Kept
+    told: Kept = ""
+    """All that pytest said, of one that is not proven."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SabotageLine(_Recorded):
+    """How a sabotage was taken by its proof."""
+
+    id: Text
+    guardrail: Text
+    breaks: Text
+    confirmed: Text
+    verdict: Text
+    reason: Kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinceLine(_Recorded):
+    """What is new in a run since earlier ones (harness/evidence/history.py)."""
+
+    before: Text
+    """The run before; empty when there was none."""
+    counts: dict[Text, Whole]
+    """How many proofs are new in each of the next respects."""
+    gone: Whole
+    """How many proofs of an earlier run are no more."""
+    broken: list[Text]
+    """Proofs that were proven and are not, as many as are named; likewise the next."""
+    mended: list[Text]
+    added: list[Text]
+    flaky: list[Text]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndLine(_Recorded):
+    """The last line of a record that came to its end."""
+
+    lines: Whole
+    """Lines before this one."""
+    counts: dict[Text, Whole]
+    """Verdict -> how many proofs have it."""
+    interrupted: Flag
+    systemd: Text
+    planned: list[Clause]
+    accepted_unproven: list[Clause]
+    state: Text = ""
+    collected: Whole = 0
+    selected: Whole = 0
+    never_ran: Whole = 0
+    status: Whole | None = None
+    """Exit status, of a run that is a command's, such as a soak; None of a run of proofs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherLine(_Recorded):
+    """A line of a kind that this version does not know."""
+
+    type: Text
+    members: Mapping[str, object]
+
+
+RecordLine: TypeAlias = (
+    RunLine | EnvironmentLine | IntentLine | ResultLine | WriteLine | MachineLine | UnitLine | JournalLine | LedgerLine
+    | VerdictLine | SabotageLine | SinceLine | EndLine | OtherLine
+)  # fmt: skip
+"""Any line of a record. Which class it is says `type`."""
+
+KINDS: Mapping[str, type[RecordLine]] = {
+    "run": RunLine,
+    "environment": EnvironmentLine,
+    "intent": IntentLine,
+    "result": ResultLine,
+    "write": WriteLine,
+    "machine": MachineLine,
+    "unit": UnitLine,
+    "journal": JournalLine,
+    "ledger": LedgerLine,
+    "verdict": VerdictLine,
+    "sabotage": SabotageLine,
+    "since": SinceLine,
+    "end": EndLine,
 }
-"""The same, of what a line may hold."""
+"""`type` -> the class of its lines."""
+
+_ENVELOPE = tuple(one.name for one in fields(_Recorded) if one.name != "sha256")
 
 
-def parse(body: bytes) -> dict[str, Any]:
-    """A line's JSON. Raises ValueError that says what is wrong with it."""
+def parse(body: bytes) -> dict[str, object]:
+    """Read a line's JSON. Raises ValueError that says what is wrong with it."""
     try:
         entry = json.loads(body, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
@@ -108,29 +334,58 @@ def parse(body: bytes) -> dict[str, Any]:
         raise ValueError(f"it is not UTF-8: {error.reason}") from None
     if not isinstance(entry, dict):
         raise ValueError("it is not an object")
-    if wrong := problem(entry):
-        raise ValueError(wrong)
     return entry
 
 
-def problem(entry: Mapping[str, Any]) -> str:
-    """What is wrong with the members that a line has; empty when nothing is."""
-    if lacking := [name for name in _ENVELOPE if name not in entry]:
-        return f"it has no {', '.join(lacking)}"
+def of(entry: Mapping[str, object], sha256: str = "") -> RecordLine:
+    """Make a line of its members. Raises ValueError that names those that are missing or not what a recorder writes."""
+    from pydantic import ValidationError
+
+    if lacking := [name for name in (*_ENVELOPE, "type") if name not in entry]:
+        raise ValueError(f"it has no {', '.join(lacking)}")
     kind = entry["type"]
-    checks = {**_ENVELOPE, **_KINDS.get(kind, {}), **_SOME.get(kind, {})} if _str(kind) else _ENVELOPE
-    wrong = [name for name, check in checks.items() if name in entry and not check(entry[name])]
-    if wrong:
-        return f"its {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not what a recorder writes"
-    return "it has no lines" if kind == "end" and "lines" not in entry else ""
+    given: Mapping[str, object] = entry
+    if not isinstance(kind, str):
+        raise ValueError("its type is not what a recorder writes")
+    if kind not in KINDS:
+        known = (*_ENVELOPE, "type", "prev")
+        given = {
+            **{name: entry[name] for name in (*_ENVELOPE, "type")},
+            "members": {name: value for name, value in entry.items() if name not in known},
+        }
+    try:
+        return _adapter(kind if kind in KINDS else "").validate_python({**given, "sha256": sha256})
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+    lacking = [str(one["loc"][0]) for one in found if one["type"] == "missing" and len(one["loc"]) == 1]
+    if lacking:
+        raise ValueError(f"it has no {', '.join(lacking)}")
+    wrong = list(dict.fromkeys(str(one["loc"][0]) for one in found))
+    raise ValueError(f"its {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not what a recorder writes")
 
 
-def missing(entry: Mapping[str, Any]) -> list[str]:
-    """What a line of this kind holds and this one does not: it cannot be rendered."""
-    return [name for name in _KINDS.get(entry["type"], {}) if name not in entry]
+@cache
+def _adapter(kind: str) -> TypeAdapter[RecordLine]:
+    # Here, because it takes longer to load than most who import this module take to run.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(KINDS.get(kind, OtherLine))
 
 
-def _refuse(constant: str) -> Any:
+def long_texts(line: RecordLine) -> Iterator[tuple[str, object]]:
+    """Name the members of a line that are kept in files of their own, each with the digest that it gives."""
+    if isinstance(line, OtherLine):
+        for name, value in line.members.items():
+            if isinstance(value, Mapping) and "blob" in value:
+                yield name, value["blob"]
+        return
+    for one in fields(line):
+        value = getattr(line, one.name)
+        if isinstance(value, LongText | LongBytes):
+            yield one.name, value.blob
+
+
+def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is not a number")
 
 

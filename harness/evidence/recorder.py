@@ -21,6 +21,7 @@ Lines (all have `run`, `worker`, `seq`, `at`, `proof`, `type`, `prev`, `sha256`)
     machine      name, kind, what happened to it
     unit         name, text: the effective unit, fragment and drop-ins
     journal      unit, by, message
+    ledger       ticks, signals, orders, fills, caps: what a proof read of the engine's database
     verdict      verdict, claims, reason, seconds, about; told: all that pytest said, of one that is not proven
     sabotage     id, what it breaks, how its proof took it
     end          lines before this one, counts of verdicts, how many proofs were chosen and never ran
@@ -43,14 +44,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from harness.base import files
 from harness.base.clock import Clock, OsClock
 from harness.base.errors import RecorderError
 from harness.base.escape import shown
 from harness.evidence import lines
+from harness.evidence.lines import EndLine, RecordLine
 from harness.evidence.redaction import Redactor
+from harness.evidence.verdict import ClauseId
 
 GENESIS = "0" * 64
 """`prev` of the first line."""
@@ -79,7 +82,7 @@ _SUFFIX_BYTES = len(_SUFFIX % GENESIS.encode())
 class Record(Protocol):
     """Where a shell tells what it does."""
 
-    def write(self, kind: str, **facts: Any) -> int:
+    def write(self, kind: str, **facts: object) -> int:
         """Keep one line and return its number. Raises RecorderError when it cannot be kept."""
         ...
 
@@ -89,9 +92,9 @@ class Record(Protocol):
 
 
 class Unrecorded:
-    """Keeps nothing: for commands that only look, and whose caller prints what it saw."""
+    """Keeps nothing: for commands that change nothing, and whose caller prints what they found."""
 
-    def write(self, kind: str, **facts: Any) -> int:
+    def write(self, kind: str, **facts: object) -> int:
         """Forget it."""
         return 0
 
@@ -131,7 +134,7 @@ class Recorder:
         except OSError as error:
             raise RecorderError(f"cannot write the flight record {path}: {error.strerror}") from error
 
-    def write(self, kind: str, **facts: Any) -> int:
+    def write(self, kind: str, **facts: object) -> int:
         """Append one line and return its sequence number; it and all before are on disk then, but for UNSYNCED kinds.
 
         facts: JSON values, or bytes for output. Raises RecorderError when the line cannot be written.
@@ -155,11 +158,28 @@ class Recorder:
             self.write("environment", digest=self._environment, names=list(kept))
         return self.write("intent", argv=self.redactor.argv(argv), cwd=cwd, environment=self._environment)
 
-    def end(self, **facts: Any) -> None:
-        """Write the record's last line. Raises RecorderError as write()."""
+    def end(
+        self,
+        *,
+        counts: Mapping[str, int] | None = None,
+        interrupted: bool = False,
+        systemd: str = "",
+        planned: Sequence[ClauseId] = (),
+        accepted_unproven: Sequence[ClauseId] = (),
+        state: str = "complete",
+        collected: int = 0,
+        selected: int = 0,
+        never_ran: int = 0,
+        status: int | None = None,
+    ) -> None:
+        """Write the record's last line (harness/evidence/lines.py: EndLine). Raises RecorderError as write()."""
         with _opened(self.path, f"cannot read the flight record {self.path}") as file:
             count = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-        self.write("end", lines=count, **facts)
+        self.write(
+            "end", lines=count, counts=dict(counts or {}), interrupted=interrupted, systemd=systemd,
+            planned=list(planned), accepted_unproven=list(accepted_unproven), state=state, collected=collected,
+            selected=selected, never_ran=never_ran, status=status,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close the file. A closed recorder refuses to write."""
@@ -167,7 +187,7 @@ class Recorder:
             os.close(self._fd)
             self._fd = -1
 
-    def _write(self, kind: str, facts: Mapping[str, Any]) -> int:
+    def _write(self, kind: str, facts: Mapping[str, object]) -> int:
         if self._fd < 0:
             raise OSError(errno.EBADF, "it is closed")
         kept = {name: self._kept(value) for name, value in facts.items()}
@@ -200,7 +220,7 @@ class Recorder:
             raise RecorderError(f"the flight record {self.path} ends in the middle of a line")
         return digest
 
-    def _kept(self, value: Any) -> Any:
+    def _kept(self, value: object) -> object:
         """A fact as it goes into the line: redacted, and what is long or no text put where that goes."""
         if isinstance(value, bytes):
             # Decoded so, any bytes are a text to the rules of redaction, and can be had back.
@@ -213,7 +233,7 @@ class Recorder:
                 return {"blob": self._stored(data), "bytes": len(data), "binary": True}
         return self._kept_text(self.redactor.text(value)) if isinstance(value, str) else self.redactor.value(value)
 
-    def _kept_text(self, text: str) -> Any:
+    def _kept_text(self, text: str) -> str | dict[str, object]:
         # What is no character, a lone surrogate, may stand in a path.
         data = text.encode("utf-8", "surrogatepass")
         if len(data) <= INLINE_BYTES:
@@ -245,8 +265,8 @@ def _digest_in(suffix: bytes) -> str | None:
     return digest.decode()
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a record, in file order, each of them checked against the one before.
+def read(path: Path) -> Iterator[RecordLine]:
+    """Read the lines of a record, in file order, each of them checked against the one before.
 
     Raises RecorderError for the first line that is not as it was written, and says which and what is wrong. Whatever
     is in the file, the members of what is given have the types that harness/evidence/lines.py names.
@@ -254,9 +274,9 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     with _opened(path, f"cannot read the flight record {path}") as file:
         previous = GENESIS
         for number, raw in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), start=1):
-            entry = _checked(raw, previous, f"{path}:{number}")
-            previous = entry["sha256"]
-            yield entry
+            line = _checked(raw, previous, f"{path}:{number}")
+            previous = line.sha256
+            yield line
 
 
 @contextmanager
@@ -272,7 +292,7 @@ def _opened(path: Path, what: str) -> Iterator[BufferedReader]:
         raise RecorderError(f"{what}: {error.strerror}") from error
 
 
-def _checked(raw: bytes, previous: str, where: str) -> dict[str, Any]:
+def _checked(raw: bytes, previous: str, where: str) -> RecordLine:
     digest = _digest_in(raw[-_SUFFIX_BYTES:])
     if digest is None:
         half = "" if raw.endswith(b"\n") else ", it is cut off"
@@ -282,11 +302,12 @@ def _checked(raw: bytes, previous: str, where: str) -> dict[str, Any]:
         raise RecorderError(f"{where} was changed: its digest is another one")
     try:
         entry = lines.parse(body)
+        line = lines.of(entry, digest)
     except ValueError as error:
         raise RecorderError(f"{where} is not a line of a flight record: {error}") from error
     if entry.get("prev") != previous:
         raise RecorderError(f"{where} does not follow the line before: a line was removed, inserted or moved")
-    return {**entry, "sha256": digest}
+    return line
 
 
 def verify(path: Path) -> tuple[int, str]:
@@ -296,23 +317,23 @@ def verify(path: Path) -> tuple[int, str]:
     """
     checked: set[str] = set()
     number = 0
-    last: dict[str, Any] = {"type": "", "sha256": GENESIS}
+    last: RecordLine | None = None
     for number, last in enumerate(read(path), start=1):
-        for name, value in last.items():
-            if isinstance(value, dict) and "blob" in value and str(value["blob"]) not in checked:
-                checked.add(str(value["blob"]))
-                _check_blob(path, value["blob"], f"{path}:{number} {shown(name)}")
-    if last["type"] != "end":
+        for name, digest in lines.long_texts(last):
+            if str(digest) not in checked:
+                checked.add(str(digest))
+                _check_blob(path, digest, f"{path}:{number} {shown(name)}")
+    if not isinstance(last, EndLine):
         raise RecorderError(
             f"{path} has no end after line {number}: the run was cut off, or its last lines were removed"
         )
-    if last["lines"] != number - 1:
-        raise RecorderError(f"{path}:{number} counts {last['lines']} lines before it, there are {number - 1}")
-    return number, last["sha256"]
+    if last.lines != number - 1:
+        raise RecorderError(f"{path}:{number} counts {last.lines} lines before it, there are {number - 1}")
+    return number, last.sha256
 
 
-def _check_blob(record: Path, digest: Any, where: str) -> None:
-    if not lines.is_digest(digest):
+def _check_blob(record: Path, digest: object, where: str) -> None:
+    if not (isinstance(digest, str) and lines.is_digest(digest)):
         raise RecorderError(f"{where} names no long text: its digest is not one")
     with _opened(blob(record, digest), f"{where}: {blob(record, digest)}") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

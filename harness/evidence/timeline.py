@@ -17,7 +17,7 @@ _BAR_WIDTH_MIN = 2.0
 
 
 @dataclass(frozen=True)
-class Bar:
+class Span:
     """Something that took its time, or happened at a moment."""
 
     at: float
@@ -30,7 +30,7 @@ class Bar:
     """What a reader sees on pointing at it."""
 
 
-def lanes(title: str, rows: Mapping[str, Sequence[Bar]], *, seconds: float, priority: Sequence[str] = ()) -> str:
+def lanes(title: str, rows: Mapping[str, Sequence[Span]], *, seconds: float, priority: Sequence[str] = ()) -> str:
     """One drawing as an `<svg>` element, a lane for each row, in their order.
 
     seconds: the right end of the axis. priority: kinds from the least to the most important. Bars that would lie within
@@ -99,9 +99,9 @@ def columns(title: str, bars: Sequence[Column], *, unit: str) -> str:
     return "\n".join([*parts, "</svg>"])
 
 
-def _thinned(bars: Sequence[Bar], scale: float, priority: Sequence[str]) -> Iterator[Bar]:
+def _thinned(bars: Sequence[Span], scale: float, priority: Sequence[str]) -> Iterator[Span]:
     rank = {kind: number for number, kind in enumerate(priority)}
-    seen: dict[tuple[int, int], Bar] = {}
+    seen: dict[tuple[int, int], Span] = {}
     for bar in sorted(bars, key=lambda bar: (rank.get(bar.kind, -1), bar.at)):
         seen[round(bar.at * scale / _BAR_WIDTH_MIN), round(bar.seconds * scale / _BAR_WIDTH_MIN)] = bar
     # A later one lies on top.

@@ -1,4 +1,4 @@
-"""The history of the runs -> a page: how verdicts and seconds went, and which proofs are not steady (contract V13)."""
+"""The history of the runs -> a page: how verdicts and seconds went, and which proofs are not steady (contract V14)."""
 
 from __future__ import annotations
 

@@ -7,8 +7,12 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
+from typing import NewType
 
 from harness.base.errors import HarnessError, Refuted
+
+ClauseId = NewType("ClauseId", str)
+"""The id of a clause of docs/contract.md, such as `E2` or `exit12`."""
 
 
 class Verdict(StrEnum):
@@ -127,12 +131,12 @@ def run_state(*, ended_early: bool, left_out: bool) -> str:
     return "partial" if left_out else "complete"
 
 
-def is_accepted(verdict: Verdict, claims: Iterable[str], accepted: Iterable[str]) -> bool:
+def is_accepted(verdict: Verdict, claims: Iterable[ClauseId], accepted: Iterable[ClauseId]) -> bool:
     """Whether a verdict is one that `--accept-unproven` waves through: unproven, and about an accepted clause."""
     return verdict is Verdict.UNPROVEN and not set(claims).isdisjoint(accepted)
 
 
-def claims_in_name(test_name: str) -> list[str]:
+def claims_in_name(test_name: str) -> list[ClauseId]:
     """The contract clauses a test's name starts with: `test_N7_N9_every_nth` is of N7 and N9.
 
     For whoever reads the name: a claim is made by a mark, and the name only repeats it.
@@ -141,5 +145,5 @@ def claims_in_name(test_name: str) -> list[str]:
     for part in test_name.removeprefix("test_").split("_"):
         if not _CLAUSE.fullmatch(part):
             break
-        claims.append(part)
+        claims.append(ClauseId(part))
     return claims

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from harness.base.errors import HarnessError, RecorderError
-from harness.evidence import buglog, lines, recorder
+from harness.base.escape import shown
+from harness.evidence import buglog, recorder, rejudge
+from harness.evidence.checkers import Judgement
+from harness.evidence.lines import RecordLine
 
 _RUN = r"(?P<run>[\w-]+) (?P<sha256>[0-9a-f]{64})"
 _POINTER = re.compile(rf'(?:<meta name="|<!-- )(?P<kind>flight|sabotage)-record(?:" content="| ){_RUN}(?:">| -->)')
+
+LINES_SHOWN = 12
+"""Of the lines in which one proof breaks a clause."""
 
 POINTERS_BYTES = 4096
 """A buglog names its records within its first bytes."""
@@ -37,14 +42,8 @@ def story(record: Path, proof: str) -> tuple[bool, list[str]]:
     return buglog.story(_lines(record), proof)
 
 
-def _lines(record: Path) -> Callable[[], Iterator[dict[str, Any]]]:
-    def whole() -> Iterator[dict[str, Any]]:
-        for number, entry in enumerate(recorder.read(record), start=1):
-            if lacking := lines.missing(entry):
-                raise RecorderError(f"{record}:{number} has no {', '.join(lacking)}")
-            yield entry
-
-    return whole
+def _lines(record: Path) -> Callable[[], Iterator[RecordLine]]:
+    return lambda: recorder.read(record)
 
 
 def check(path: Path, reports: Path | None = None) -> str:
@@ -55,10 +54,37 @@ def check(path: Path, reports: Path | None = None) -> str:
     """
     if path.suffix == ".jsonl":
         lines, digest = recorder.verify(path)
-        return f"{path}: {lines} lines, unchanged and whole; last digest {digest}"
+        judged = judge_history(path)
+        return f"{path}: {lines} lines, unchanged and whole; last digest {digest}{judged}"
     if path.suffix in (".html", ".md"):
         return _check_buglog(path, reports or path.resolve().parent.parent)
     raise HarnessError(f"{path}: neither a flight record (.jsonl) nor a buglog (.html, .md) nor a bundle (.json)")
+
+
+def judge_history(record: Path) -> str:
+    """Judge the history in a record again. Returns what was judged and found right, as the end of a sentence.
+
+    Raises HarnessError that names each clause that is broken, the proofs and the lines.
+    """
+    try:
+        found = rejudge.judge(recorder.read(record))
+    except ValueError as error:
+        raise RecorderError(f"{record}: {error}") from error
+    broken = [
+        f"{record}:{judgement.violations[0].at} breaks {one.clause} in {shown(proof) or 'no proof'}: {_told(judgement)}"
+        for one in found
+        for proof, judgement in one.broken
+    ]
+    if broken:
+        raise HarnessError("unchanged and whole, but what it holds breaks the contract:\n  " + "\n  ".join(broken))
+    judged = ", ".join(f"{one.clause} {one.judged} times" for one in found if one.judged)
+    return f"; its history judged again: {judged}" if judged else ""
+
+
+def _told(judgement: Judgement) -> str:
+    places = list(dict.fromkeys(one.at for one in judgement.violations))
+    more = f" (lines {', '.join(map(str, places[:LINES_SHOWN]))}{', ...' if len(places) > LINES_SHOWN else ''})"
+    return judgement.violations[0].says + (more if len(places) > 1 else "")
 
 
 def _check_buglog(path: Path, reports: Path) -> str:
@@ -74,6 +100,7 @@ def _check_buglog(path: Path, reports: Path) -> str:
         _, digest = recorder.verify(record)
         if digest != pointers[kind]["sha256"]:
             raise HarnessError(f"{path} was made from another record: {record} ends with {digest}")
+    judge_history(records["flight"])
     text = made(records["flight"], records.get("sabotage")).get(path.name)
     if text is None:
         raise HarnessError(f"{path} does not bear the name that its record gives it")

@@ -5,7 +5,7 @@ their trades look like. Written from the venues' documentation, and from nothing
     bitstamp  bitstamp.net/websocket/v2
     bybit     bybit-exchange.github.io/docs/v5/ws/connect, .../v5/websocket/public/trade
     coinbase  docs.cdp.coinbase.com/exchange/websocket-feed
-    gemini    docs.gemini.com/websocket/streams
+    gemini    developer.gemini.com/websocket
     kraken    docs.kraken.com, Spot WebSocket v2, trade
     okx       okx.com/docs-v5, WebSocket, WS / Trades channel
 
@@ -59,7 +59,7 @@ def _rfc3339(ms: int) -> str:
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03}456Z"
 
 
-class Binance(Dialect):
+class BinanceDialect(Dialect):
     """By SUBSCRIBE on the raw endpoint."""
 
     name = "binance"
@@ -84,7 +84,7 @@ class Binance(Dialect):
         )
 
 
-class Coinbase(Dialect):
+class CoinbaseDialect(Dialect):
     """Coinbase Exchange, channels `matches` and `heartbeat`."""
 
     name = "coinbase"
@@ -123,7 +123,7 @@ class Coinbase(Dialect):
         )
 
 
-class Kraken(Dialect):
+class KrakenDialect(Dialect):
     """Version 2, channel `trade`."""
 
     name = "kraken"
@@ -164,7 +164,7 @@ class Kraken(Dialect):
         return [f'{{"channel":"trade","type":"update","data":[{data}]}}']
 
 
-class Bitstamp(Dialect):
+class BitstampDialect(Dialect):
     """Version 2, channels `live_trades_<market>`."""
 
     name = "bitstamp"
@@ -177,9 +177,16 @@ class Bitstamp(Dialect):
     def answer(self, message: str) -> list[str]:
         asked = json.loads(message)
         channel = asked.get("data", {}).get("channel", "")
-        if asked.get("event") != "bts:subscribe" or self._unknown([channel.removeprefix("live_trades_")]):
-            data = {"code": None, "message": "Bad subscription string."}
+        if asked.get("event") == "bts:heartbeat":
+            return list(self.heartbeats)
+        market = channel.removeprefix("live_trades_")
+        if asked.get("event") != "bts:subscribe" or not channel:
+            data: dict[str, object] = {"code": None, "message": "Bad subscription string."}
             return [json.dumps({"event": "bts:error", "channel": "", "data": data})]
+        if market != market.lower() or "/" in market:
+            data = {"code": 4009, "message": "Invalid channel provided."}
+            return [json.dumps({"event": "bts:error", "channel": channel, "data": data})]
+        # It does not look whether there is such a market.
         return [json.dumps({"event": "bts:subscription_succeeded", "channel": channel, "data": {}})]
 
     def trade(self, market: str, number: int, price: str, size: str, ms: int) -> str:
@@ -198,7 +205,7 @@ class Bitstamp(Dialect):
         return json.dumps({"data": data, "channel": f"live_trades_{market}", "event": "trade"})
 
 
-class OKX(Dialect):
+class OKXDialect(Dialect):
     """Version 5, channel `trades`."""
 
     name = "okx"
@@ -237,7 +244,7 @@ class OKX(Dialect):
         return json.dumps({"arg": {"channel": "trades", "instId": market}, "data": [row]})
 
 
-class Bybit(Dialect):
+class BybitDialect(Dialect):
     """Version 5, topics `publicTrade.<market>` of spot."""
 
     name = "bybit"
@@ -252,9 +259,13 @@ class Bybit(Dialect):
             return list(self.heartbeats)
         wrong = self._unknown(topic.removeprefix("publicTrade.") for topic in asked["args"])
         said = f"error:handler not found,topic:publicTrade.{wrong[0]}" if wrong else ""
-        return [
-            json.dumps({"success": not wrong, "ret_msg": said, "conn_id": "0970e817", "req_id": "", "op": asked["op"]})
-        ]
+        if len(asked["args"]) > 10:
+            said = "args size >10"
+        reply = {
+            "success": not said, "ret_msg": said or "subscribe", "conn_id": "0970e817-426e-429a-a679-ff7f55e0b16a",
+            "req_id": asked.get("req_id", ""), "op": asked["op"],
+        }  # fmt: skip
+        return [json.dumps(reply)]
 
     def trade(self, market: str, number: int, price: str, size: str, ms: int, *, block: bool = False) -> str:
         return self._message(market, [self._row(market, number, price, size, ms, block)])
@@ -274,25 +285,37 @@ class Bybit(Dialect):
         return json.dumps({"topic": f"publicTrade.{market}", "type": "snapshot", "ts": 1672304486868, "data": rows})
 
 
-class Gemini(Dialect):
+class GeminiDialect(Dialect):
     """The streams of 2026, `<market>@trade`."""
 
     name = "gemini"
     market = "btcusd"
     other = "ethusd"
-    heartbeats = ('{"u":1,"E":1759873803503023900,"s":"btcusd","b":"1.0","B":"2","a":"1.1","A":"3"}',)
+    heartbeats = (
+        '{"u":1,"E":1759873803503023900,"s":"btcusd","b":"1.0","B":"2","a":"1.1","A":"3"}',
+        '{"e":"markPrice","E":1789456740173524809,"s":"btcgusdperp","p":"77244.69","i":"772446"}',
+        '{"lastUpdateId":1764527605192164,"symbol":"btcgusdperp","bids":[["77188","0.4"]],"asks":[]}',
+    )
     numbers_by_market = False
 
     def answer(self, message: str) -> list[str]:
         asked = json.loads(message)
         for stream in asked["params"]:
             if not stream.endswith("@trade") or stream.removesuffix("@trade") not in self.markets:
-                error = {"code": -1121, "msg": f"Invalid symbol in {stream}"}
+                error = {"code": -1013, "msg": f"Invalid stream name: {stream}"}
                 return [json.dumps({"id": asked["id"], "status": 400, "error": error})]
-        return [json.dumps({"id": asked["id"], "status": 200, "result": None})]
+        return [json.dumps({"id": asked["id"], "status": 200})]
 
     def trade(self, market: str, number: int, price: str, size: str, ms: int) -> str:
         return json.dumps({"E": ms * 1_000_000 + 456_789, "s": market, "t": number, "p": price, "q": size, "m": True})
 
 
-DIALECTS: tuple[type[Dialect], ...] = (Binance, Bitstamp, Bybit, Coinbase, Gemini, Kraken, OKX)
+DIALECTS: tuple[type[Dialect], ...] = (
+    BinanceDialect,
+    BitstampDialect,
+    BybitDialect,
+    CoinbaseDialect,
+    GeminiDialect,
+    KrakenDialect,
+    OKXDialect,
+)

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from harness.base.clock import Clock, OsClock, poll
-from harness.base.errors import HarnessError, Refuted
+from harness.base.errors import Refuted
 from harness.base.waiting import awaiting
 from harness.faults.dialects import Dialect
 
@@ -29,10 +29,18 @@ T = TypeVar("T")
 CALL_SECS = 30.0
 """Deadline of one call from the test into the server's loop."""
 
+HOPE_SECS = 0.5
+"""How often a wait asks whether what it waits for can come at all."""
+
 _MUTE_LOOK_SECS = 0.02
 
 # Ticks whose stamp is remembered: more than any proof lets a venue send again.
 _STAMPS_MAX = 200_000
+
+
+def event_id(number: int) -> str:
+    """A UUID of its own for each number: text that any reading of N3 takes for an id, and none for a count."""
+    return f"{number >> 48:08x}-0000-4000-8000-{number & 0xFFFFFFFFFFFF:012x}"
 
 
 class Exchange:
@@ -48,11 +56,15 @@ class Exchange:
         """Messages of `send_raw` that went out, one for each client."""
         self.connections = 0
         """Clients that ever connected."""
+        self.numbered = False
+        """Whether event ids are whole numbers, for proofs about numbers (gaps, ids that start over); else UUIDs."""
         self.port = 0
         self.deadline_secs = 10.0
         """Of every wait that names none of its own."""
         self.refuted: Callable[[str], Refuted] = Refuted
         """Makes the refutation when a client does not do what it is waited for: a unit's own knows how the unit is."""
+        self.hopeless: Callable[[], bool] = lambda: False
+        """Whether no client can come any more: a unit's own knows that it is down for good. Asked now and then."""
         self._clock = clock or OsClock()
         self.refusals: list[float] = []
         """When handshakes were answered with an HTTP error, in monotonic seconds."""
@@ -65,7 +77,6 @@ class Exchange:
         self._mute = False
         self._clients: set[ServerConnection] = set()
         self._stamps: dict[int, int] = {}
-        self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exchange", daemon=True)
         self._server: Server | None = None
@@ -92,39 +103,55 @@ class Exchange:
 
     def wait_client(self, deadline_secs: float | None = None, *, connections: int = 1) -> None:
         """Wait until a client is connected, and so many have ever been. Refuted when none comes."""
-        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
-        with self._changed, awaiting("a client of the exchange"):
-            if not self._changed.wait_for(lambda: self._clients and self.connections >= connections, deadline):
-                raise self.refuted(f"no client connected to {self.url} within {deadline:g} s")
+        waited = self._wait(
+            "a client of the exchange", lambda: bool(self._clients) and self.connections >= connections, deadline_secs
+        )
+        if waited is not None:
+            raise self.refuted(f"no client connected to {self.url} within {waited:.2g} s")
 
     def wait_sent(self, count: int, deadline_secs: float | None = None) -> None:
         """Wait until `count` ticks were sent. Refuted when clients do not take them."""
-        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
-        with awaiting(f"{count} ticks to be sent"):
-            sent = poll(lambda: True if self.sent >= count else None, self._clock, deadline)
-        if sent is None:
-            raise self.refuted(f"{self.sent} of {count} ticks sent to {self.url} within {deadline:g} s")
+        waited = self._wait(f"{count} ticks to be sent", lambda: self.sent >= count, deadline_secs)
+        if waited is not None:
+            raise self.refuted(f"{self.sent} of {count} ticks sent to {self.url} within {waited:.2g} s")
 
     def wait_refusals(self, count: int, deadline_secs: float | None = None) -> None:
         """Wait until `count` handshakes were refused. Refuted when nobody tries so often."""
-        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
-        with awaiting(f"{count} refused handshakes"):
-            refused = poll(lambda: True if len(self.refusals) >= count else None, self._clock, deadline)
-        if refused is None:
-            raise self.refuted(f"{len(self.refusals)} of {count} handshakes refused within {deadline:g} s")
+        waited = self._wait(f"{count} refused handshakes", lambda: len(self.refusals) >= count, deadline_secs)
+        if waited is not None:
+            raise self.refuted(f"{len(self.refusals)} of {count} handshakes refused within {waited:.2g} s")
 
     def speak(self, dialect: Dialect) -> None:
         """From now on, greet every client that connects as this venue does, and answer what it says."""
         self._dialect = dialect
 
-    def wait_heard(self, count: int, deadline_secs: float = 10.0) -> None:
-        """Wait until clients have said so many messages, and were answered. Raises HarnessError when they do not."""
-        with self._changed, awaiting(f"{count} messages of clients"):
-            if not self._changed.wait_for(lambda: len(self.heard) >= count, deadline_secs):
-                raise HarnessError(f"clients said {self.heard} to {self.url} within {deadline_secs:g} s")
+    def wait_heard(self, count: int, deadline_secs: float | None = None) -> None:
+        """Wait until clients have said so many messages, and were answered. Refuted when they do not."""
+        waited = self._wait(f"{count} messages of clients", lambda: len(self.heard) >= count, deadline_secs)
+        if waited is not None:
+            raise self.refuted(f"{len(self.heard)} of {count} messages were said to {self.url} within {waited:.2g} s")
+
+    def _wait(self, what: str, reached: Callable[[], bool], deadline_secs: float | None) -> float | None:
+        """Wait for something of the clients; None when it has come, else the seconds that were waited in vain."""
+        deadline = self.deadline_secs if deadline_secs is None else deadline_secs
+        began = self._clock.monotonic()
+        look_at, over = began + HOPE_SECS, False
+
+        def done() -> bool | None:
+            nonlocal look_at, over
+            # What was on its way when it was asked last has come by now.
+            was_over = over
+            if self._clock.monotonic() >= look_at:
+                look_at, over = self._clock.monotonic() + HOPE_SECS, self.hopeless()
+            return True if reached() else False if was_over else None
+
+        with awaiting(what):
+            if poll(done, self._clock, deadline):
+                return None
+        return min(deadline, self._clock.monotonic() - began)
 
     def send_ticks(self, count: int, *, price: float = 100.0, again: int = 0) -> None:
-        """Send `count` new ticks with consecutive event ids to every client, at full speed.
+        """Send `count` new ticks to every client, at full speed.
 
         price: of each tick, in quote units. again: how many of the ticks sent last are sent once more before, as
         venues do after a reconnect; they count as `sent_again`, not as `sent`.
@@ -224,14 +251,16 @@ class Exchange:
         self.feed(interval_secs=0.0)
 
     def tick(self, number: int, price: float = 100.0, *, volume: float = 1.0, age_secs: float = 0.0) -> str:
-        """The wire form of a tick (contract N3), stamped so long before the present; the same stamp whenever it is sent
-        again, as a venue's trades have."""
+        """The wire form of a tick (contract N3, or that of the venue it speaks as), stamped so long before the present;
+        the same stamp whenever it is sent again, as a venue's trades have."""
         stamp = self._stamps.setdefault(number, int((self._clock.wall() - age_secs) * 1000))
         if len(self._stamps) > _STAMPS_MAX:
             del self._stamps[next(iter(self._stamps))]
+        if self._dialect is not None:
+            return self._dialect.trade(self._dialect.market, number, f"{price:.8f}", f"{volume:.8f}", stamp)
         return json.dumps(
             {
-                "event_id": str(number),
+                "event_id": str(number) if self.numbered else event_id(number),
                 "symbol": self.symbol,
                 "price": price,
                 "volume": volume,
@@ -267,10 +296,8 @@ class Exchange:
         return response
 
     async def _handle(self, client: ServerConnection) -> None:
-        with self._changed:
-            self._clients.add(client)
-            self.connections += 1
-            self._changed.notify_all()
+        self._clients.add(client)
+        self.connections += 1
         try:
             if self._on_connect is not None:
                 await self._on_connect(client)
@@ -280,9 +307,7 @@ class Exchange:
         except ConnectionClosed:
             pass  # The engine may go at any moment: killing it is what proofs do.
         finally:
-            with self._changed:
-                self._clients.discard(client)
-                self._changed.notify_all()
+            self._clients.discard(client)
 
     async def _converse(self, client: ServerConnection, dialect: Dialect) -> None:
         for message in dialect.greeting:
@@ -291,9 +316,7 @@ class Exchange:
             text = said if isinstance(said, str) else said.decode()
             for message in dialect.answer(text):
                 await client.send(message)
-            with self._changed:
-                self.heard.append(text)
-                self._changed.notify_all()
+            self.heard.append(text)
 
     async def _broadcast(self, messages: Iterable[str | bytes]) -> int:
         sent = 0

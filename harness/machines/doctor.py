@@ -21,7 +21,7 @@ _DETAIL_COLUMN = 32
 
 
 @dataclass(frozen=True)
-class Finding:
+class Requirement:
     """One line of the report."""
 
     subject: str
@@ -33,19 +33,19 @@ class Finding:
     """Whether proofs stay unproven without it."""
 
 
-def examine() -> list[Finding]:
+def examine() -> list[Requirement]:
     """Look at everything a proof may need. Changes nothing."""
-    checks: tuple[Callable[[], Finding], ...] = (
+    checks: tuple[Callable[[], Requirement], ...] = (
         _python, _private, _host, _user, _journal, _pressure, _cgroup_controllers, _browser, _tools,
     )  # fmt: skip
     return [check() for check in checks]
 
 
-def _python() -> Finding:
+def _python() -> Requirement:
     version = ".".join(map(str, sys.version_info[:3]))
     real = Path(sys.executable).resolve()
     hidden = real.is_relative_to("/root") or real.is_relative_to("/home")
-    return Finding(
+    return Requirement(
         "python",
         not hidden,
         f"{version} at {real}",
@@ -55,33 +55,35 @@ def _python() -> Finding:
     )
 
 
-def _private() -> Finding:
+def _private() -> Requirement:
     reason = why_not_private()
     if reason is None:
-        return Finding("private systemd", True, "systemd-nspawn can boot one for each worker")
-    return Finding("private systemd", False, reason.reason, reason.remedy)
+        return Requirement("private systemd", True, "systemd-nspawn can boot one for each worker")
+    return Requirement("private systemd", False, reason.reason, reason.remedy)
 
 
-def _host() -> Finding:
+def _host() -> Requirement:
     booted = Path("/run/systemd/system").is_dir()
     detail = "PID 1 is systemd" if booted else "PID 1 is not systemd"
-    return Finding("host systemd", booted and os.geteuid() == 0, detail, "" if booted else "not needed", needed=False)
+    return Requirement(
+        "host systemd", booted and os.geteuid() == 0, detail, "" if booted else "not needed", needed=False
+    )
 
 
-def _user() -> Finding:
+def _user() -> Requirement:
     socket = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"), "systemd", "private")
     detail = f"a manager answers at {socket}" if socket.exists() else "no user manager runs"
-    return Finding("user systemd", socket.exists(), detail, "" if socket.exists() else "not needed", needed=False)
+    return Requirement("user systemd", socket.exists(), detail, "" if socket.exists() else "not needed", needed=False)
 
 
-def _journal() -> Finding:
+def _journal() -> Requirement:
     found = shutil.which("journalctl")
-    return Finding("journalctl", bool(found), found or "not installed", "" if found else "apt-get install systemd")
+    return Requirement("journalctl", bool(found), found or "not installed", "" if found else "apt-get install systemd")
 
 
-def _pressure() -> Finding:
+def _pressure() -> Requirement:
     readable = os.access("/proc/pressure/cpu", os.R_OK)
-    return Finding(
+    return Requirement(
         "pressure (PSI)",
         readable,
         "/proc/pressure is readable" if readable else "/proc/pressure is missing",
@@ -89,13 +91,13 @@ def _pressure() -> Finding:
     )
 
 
-def _cgroup_controllers() -> Finding:
+def _cgroup_controllers() -> Requirement:
     try:
         controllers = Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()
     except OSError:
         controllers = []
     ok = {"cpu", "memory"} <= set(controllers)
-    return Finding(
+    return Requirement(
         "cgroup v2 cpu, memory",
         ok,
         "available" if ok else "not available: CPUQuota= and MemoryMax= do nothing here",
@@ -104,9 +106,9 @@ def _cgroup_controllers() -> Finding:
     )
 
 
-def _browser() -> Finding:
+def _browser() -> Requirement:
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    return Finding(
+    return Requirement(
         "browser",
         bool(found),
         found or f"none of {', '.join(BROWSERS)}",
@@ -115,9 +117,9 @@ def _browser() -> Finding:
     )
 
 
-def _tools() -> Finding:
+def _tools() -> Requirement:
     missing = [tool for tool in ("unshare", "nsenter", "setpriv", "mount", "make", "git") if shutil.which(tool) is None]
-    return Finding(
+    return Requirement(
         "tools",
         not missing,
         f"missing: {', '.join(missing)}" if missing else "unshare, nsenter, setpriv, mount, make and git are here",
@@ -125,7 +127,7 @@ def _tools() -> Finding:
     )
 
 
-def report(findings: list[Finding], *, colour: bool, columns: int = 80) -> str:
+def report(findings: list[Requirement], *, colour: bool, columns: int = 80) -> str:
     """The findings as text within so many columns, and a last line that says what follows."""
     # Words stand beside marks and subjects where there is room for it, else below them.
     indent = " " * (_DETAIL_COLUMN if columns >= 2 * _DETAIL_COLUMN else 4)

@@ -192,6 +192,12 @@ class Unit:
         """What was logged by or about the unit since it was last started (or marked) by hand."""
         return [entry for entry in self._stream.since(self._mark) if self._counts(entry)]
 
+    def whole_journal(self) -> list[Entry]:
+        """As journal(), with what the machine's journald has not written or nobody has read yet."""
+        self.machine.run("journalctl", "--sync")
+        self._stream.catch_up()
+        return self.journal()
+
     def wait_log(
         self, event: str, match: Callable[[Entry], bool] | None = None, deadline_secs: float | None = None
     ) -> Entry:
@@ -208,14 +214,21 @@ class Unit:
         Looks at the unit again and again, because a look also wakes systemd: a timer of its own, such as
         RestartSec=, may otherwise come up to 250 ms late (the default accuracy of sd_event_add_time(3)).
         """
+        clock = OsClock()
+        began = clock.monotonic()
+
+        def restarted() -> bool | None:
+            state = self.show()
+            # A unit that failed stays so: between two restarts it is `activating`.
+            return True if state.n_restarts >= times else False if state.active == "failed" else None
+
         with awaiting(f"restart {times} of {self.name}"):
-            restarted = poll(lambda: True if self.show().n_restarts >= times else None, OsClock(), self.deadline_secs)
-        if restarted is None:
-            count = self.show().n_restarts
+            done = poll(restarted, clock, self.deadline_secs)
+        if not done:
+            count, waited = self.show().n_restarts, min(self.deadline_secs, clock.monotonic() - began)
             raise self.refuted(
-                f"{self.name} was restarted {count} times within {self.deadline_secs:g} s", "Restart", "RestartSec",
-                waited=True,
-            )  # fmt: skip
+                f"{self.name} was restarted {count} times within {waited:.2g} s", "Restart", "RestartSec", waited=True
+            )
 
     def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
         """Wait for a journal entry of the unit since the mark. Refuted when none has come in time, and at once when the
@@ -225,14 +238,14 @@ class Unit:
         began = clock.monotonic()
         with awaiting(what):
             entry = self._stream.wait(
-                lambda e: self._counts(e) and match(e), self._mark, deadline, self._is_down_for_good
+                lambda e: self._counts(e) and match(e), self._mark, deadline, self.is_down_for_good
             )
         if entry is None:
             waited = min(deadline, clock.monotonic() - began)
             raise self.refuted(f"{self.name}: {what} has not come within {waited:.2g} s", waited=True)
         return entry
 
-    def _is_down_for_good(self) -> bool:
+    def is_down_for_good(self) -> bool:
         """Whether it failed and systemd will not start it again. Looks only where the journal gives a reason to."""
         return bool(journal.how_it_ended(self.journal())) and self.show().active == "failed"
 
@@ -250,9 +263,7 @@ class Unit:
 
         waited: for something in vain, so that how the unit ended meanwhile, if it did, is the first thing to say.
         """
-        self.machine.run("journalctl", "--sync")
-        self._stream.catch_up()
-        entries, state = self.journal(), str(self.show())
+        entries, state = self.whole_journal(), str(self.show())
         if waited and (ended := journal.how_it_ended(entries)):
             message = f"{ended}; {message}"
         lines = [f"    {entry.identifier}[{entry.pid}]: {entry.message}" for entry in entries[-SHOWN_LINES:]]
@@ -289,8 +300,15 @@ class Metronome:
     the first. Each of its restarts shows that this systemd, now, does restart what it should, after that delay.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, name: str = METRONOME) -> None:
         self._machine = machine
+        self.name = name
+        """Of its unit."""
+
+    def install(self, restart_sec: str) -> None:
+        """Put its unit file, with this RestartSec=, where the machine's systemd finds it."""
+        self._machine.path(f"{self._machine.unit_dir}/{self.name}").write_text(self.text(restart_sec))
+        self._machine.systemctl("daemon-reload").expect(0)
 
     @staticmethod
     def text(restart_sec: str) -> str:
@@ -309,7 +327,7 @@ class Metronome:
         beats: list[int] = []
 
         def enough() -> bool | None:
-            state, own = look(self._machine, watched.name, METRONOME)
+            state, own = look(self._machine, watched.name, self.name)
             seen.append(state)
             beats.append(own.n_restarts)
             return True if own.n_restarts >= beats[0] + count else None

@@ -21,12 +21,13 @@ from harness.base.clock import Clock, OsClock, poll
 from harness.base.errors import HarnessError
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
-from harness.observing import judgement, ledger_view, observe
+from harness.observing import instances, judgement, ledger_view, observe
+from harness.observing.instances import Instance
 from harness.observing.judgement import PROGRESS_SECS, Finding
 from harness.observing.stall import Progress
 
-UNIT = "hybrid-engine.service"
-CONFIG = Path("/etc/hybrid-engine/config.toml")
+UNIT = Instance().unit
+CONFIG = Instance().config
 
 ALL_SECS = 4.5
 """When every check must have answered: M5 allows 5 s, and the process has to start and end as well."""
@@ -40,7 +41,7 @@ Check = Callable[[], tuple[bool, str]]
 
 
 @dataclass(frozen=True)
-class Target:
+class HealthTarget:
     """The engine to be examined."""
 
     unit: str
@@ -52,7 +53,7 @@ class Target:
     pressure_dir: Path = observe.PRESSURE_DIR
 
 
-def checks(target: Target, shell: Shell, clock: Clock) -> dict[str, Check]:
+def checks(target: HealthTarget, shell: Shell, clock: Clock) -> dict[str, Check]:
     """Every check for `target`, by name, in the order of their lines."""
     found: dict[str, Check] = {
         "unit": lambda: check_unit(shell, target.unit),
@@ -111,7 +112,7 @@ def check_database(path: Path, clock: Clock, within_secs: float = PROGRESS_SECS)
     return True, f"tick {first.tick_id_max} -> {second.tick_id_max} in {clock.monotonic() - started:.1f} s"
 
 
-def check_heartbeat(shell: Shell, target: Target, clock: Clock) -> tuple[bool, str]:
+def check_heartbeat(shell: Shell, target: HealthTarget, clock: Clock) -> tuple[bool, str]:
     """The run of the engine that is active now has logged a heartbeat lately, and its books balance."""
     limit = judgement.HEARTBEAT_INTERVALS_MAX * target.heartbeat_interval_secs
     invocation = observe.show(shell, target.unit, COMMAND_SECS).invocation_id
@@ -228,6 +229,7 @@ examples:
   hybrid-healthcheck
   hybrid-healthcheck --without-dashboard
   hybrid-healthcheck --json | jq -r '.checks[] | select(.ok | not) | .detail'
+  hybrid-healthcheck --instance alpha                  hybrid-engine@alpha.service
   hybrid-healthcheck --dashboard http://127.0.0.1:9000 --db /srv/engine/bot.db
 """
 
@@ -236,6 +238,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The healthcheck's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    instances.add_argument(parser, unit=lambda one: one.unit, config=lambda one: one.config)
     parser.add_argument("--unit", default=UNIT, help="the engine's unit (default: %(default)s)")
     parser.add_argument("--config", type=Path, default=CONFIG, help="the engine's config (default: %(default)s)")
     parser.add_argument("--db", type=Path, help="its database (default: [app] db_path of the config)")
@@ -265,9 +268,9 @@ def run(options: argparse.Namespace) -> int:
     return int(not all(finding.ok for finding in findings))
 
 
-def _target(options: argparse.Namespace) -> Target:
+def _target(options: argparse.Namespace) -> HealthTarget:
     tables = load_tables(options.config)
-    return Target(
+    return HealthTarget(
         unit=options.unit,
         database=options.db.absolute() if options.db else database_of(tables),
         heartbeat_interval_secs=heartbeat_interval_of(tables),

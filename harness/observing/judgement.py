@@ -16,11 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from harness.base import jsontext
 from harness.base.pressure import LIMITS, RESOURCES, Pressure, Unknown
 from harness.base.unit import UnitState
+from harness.evidence.checkers import equations
 
 PROGRESS_SECS = 3.5
 """How long the database may take to show a new tick: the engine's default tick interval (0.5 s) and flush interval
@@ -28,17 +27,6 @@ PROGRESS_SECS = 3.5
 
 HEARTBEAT_INTERVALS_MAX = 3
 """A heartbeat older than so many intervals is not fresh (G4)."""
-
-EQUATIONS = (
-    ("ticks parsed", "ticks_parsed", "received + duplicates", ("ingest_received", "duplicates")),
-    ("received", "ingest_received", "processed + sampled out", ("ingest_processed", "sampled_out")),
-    ("ticks", "tick_count", "processed", ("ingest_processed",)),
-    (
-        "ticks", "tick_count", "written + known before + queued + dropped",
-        ("tick_rows_written", "tick_rows_known", "tick_rows_queued", "bp_drops_tick", "bp_drops_persist"),
-    ),
-)  # fmt: skip
-"""M3, as a reader says it and as the heartbeat's fields have it."""
 
 BESIDE_THE_ENGINE = {"pressure", "dashboard"}
 """Checks that say nothing about the engine."""
@@ -56,19 +44,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{'PASS' if self.ok else 'FAIL'} {self.name} {self.detail}"
-
-
-@dataclass(frozen=True)
-class Equation:
-    """One equation of the books, with the numbers of a heartbeat."""
-
-    ok: bool | None
-    """None when the heartbeat does not tell all of its numbers."""
-    left: str
-    right: str
-    says: str
-    number: int | None
-    """What its left side comes to."""
 
 
 def unit(state: UnitState) -> Finding:
@@ -91,22 +66,7 @@ def heartbeat(age_secs: float | None, interval_secs: float) -> Finding:
     return Finding("heartbeat", age_secs <= limit, f"the last is {age_secs:.1f} s old, at most {limit:g} s")
 
 
-def equations(beat: Mapping[str, Any]) -> list[Equation]:
-    """M3 with the numbers of a heartbeat's fields."""
-    found = []
-    for left, key, right, parts in EQUATIONS:
-        numbers = [jsontext.whole(beat.get(name)) for name in (key, *parts)]
-        known = [number for number in numbers if number is not None]
-        if len(known) != len(numbers):
-            found.append(Equation(None, left, right, f"{left} = {right}: no heartbeat tells", numbers[0]))
-        else:
-            ok, total = known[0] == sum(known[1:]), sum(known[1:])
-            says = f"{left} {known[0]} {'=' if ok else '≠'} {right} {total}"
-            found.append(Equation(ok, left, right, says, known[0]))
-    return found
-
-
-def books(beat: Mapping[str, Any]) -> list[Finding]:
+def books(beat: Mapping[str, object]) -> list[Finding]:
     """One finding for each equation that a heartbeat breaks."""
     return [Finding("books", False, line.says) for line in equations(beat) if line.ok is False]
 

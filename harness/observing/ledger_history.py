@@ -37,9 +37,6 @@ PAGE_MAX = 200
 CSV_ROWS_MAX = 20_000
 """Rows of one file."""
 
-BARS_VERSION = 2
-"""From this version of the schema on, sources remember until when they are barred."""
-
 NEAR_MS = 3_600_000
 """Ticks that are no older are of the present."""
 
@@ -53,7 +50,14 @@ _LOOKED = """
 WITH RECURSIVE look(n, at) AS (
   SELECT 0, :first UNION ALL SELECT n + 1, :first + (:last - :first) * (n + 1) / :looks FROM look WHERE n < :looks)
 SELECT COUNT(*), MIN(price), MAX(price) FROM look JOIN ticks ON ticks.id = look.at WHERE symbol = :symbol"""
-_BARS = "SELECT name, barred_until FROM sources WHERE barred_until > ? ORDER BY 2 LIMIT 50"
+_BARS_OF_SOURCES = "SELECT name, barred_until FROM sources WHERE barred_until > ? ORDER BY 2 LIMIT 50"
+_BARS = {
+    2: _BARS_OF_SOURCES,
+    3: _BARS_OF_SOURCES,
+    4: "SELECT host, until FROM bars WHERE until > ? ORDER BY 2 LIMIT 50",
+}
+"""By the schema's version; an earlier one keeps none."""
+
 _LATEST = "SELECT DISTINCT symbol FROM (SELECT symbol FROM ticks ORDER BY id DESC LIMIT 5000) LIMIT ?"
 _VETOES = (
     "SELECT COALESCE(NULLIF(veto, ''), ''), COUNT(*) FROM signals WHERE id >= ? AND id < ? GROUP BY 1 ORDER BY 2 DESC"
@@ -258,13 +262,13 @@ class Page:
 
 
 def read_bars(path: Path, now_ms: int) -> list[tuple[str, int]]:
-    """(source, until when it may not be contacted, in ms) of each venue that asked to be left alone. Raises
-    LedgerUnreadable."""
+    """(host, or in an earlier schema source, and until when it may not be contacted, in ms) of each venue that asked to
+    be left alone. Raises LedgerUnreadable."""
 
     def ask(connection: sqlite3.Connection) -> list[Any]:
         ledger_view.expect_schema(path, connection)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        return [] if version < BARS_VERSION else connection.execute(_BARS, (now_ms,)).fetchall()
+        return connection.execute(_BARS[version], (now_ms,)).fetchall() if version in _BARS else []
 
     rows = ledger_view.query(path, ask)
     return [(str(name)[: ledger_view.TEXT_MAX], until) for name, until in rows if isinstance(until, int)]

@@ -51,7 +51,7 @@ TEXT_MAX = 200
 SNAPSHOT_LOCK_SECS = 0.25
 """How long a snapshot waits for a database that somebody holds exclusively: less than the page's refresh."""
 
-SCHEMA_VERSIONS = (1, 2, 3)
+SCHEMA_VERSIONS = (1, 2, 3, 4)
 """The values of `PRAGMA user_version` whose tables a snapshot understands (D2)."""
 
 OPEN_ORDERS_MAX = 1000

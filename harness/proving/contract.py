@@ -14,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from harness.evidence.verdict import ClauseId
+
 TABLE_HEADING = "## 14. Where each clause is proved"
 """The part of docs/contract.md that is generated."""
 
@@ -25,7 +27,7 @@ _ROW = re.compile(r"^\| (G\d|exit12|stall|sampling|psi|concurrency|[ISL]\d{1,2})
 class Clause:
     """One line of the list."""
 
-    id: str
+    id: ClauseId
     digest: str
     """First 16 hex digits of the SHA-256 of the clause's text, white space folded."""
     planned: bool
@@ -34,25 +36,25 @@ class Clause:
     installed with them."""
 
 
-def clauses(markdown: str) -> dict[str, str]:
+def clauses(markdown: str) -> dict[ClauseId, str]:
     """Clause id -> its text, white space folded, in the order of the contract.
 
     A clause is a bullet that starts with its id and goes on while lines are indented, or a table row whose first
     cell is an id (guardrails, invariants, scenarios, limits). Raises ValueError when an id stands twice.
     """
-    found: dict[str, str] = {}
-    current = ""
+    found: dict[ClauseId, str] = {}
+    current = ClauseId("")
     for line in markdown.partition(TABLE_HEADING)[0].splitlines():
         match = _BULLET.match(line) or _ROW.match(line)
         if match:
-            current = match[1]
+            current = ClauseId(match[1])
             if current in found:
                 raise ValueError(f"clause {current} stands twice in the contract")
             found[current] = line
         elif current and line.startswith("  ") and not found[current].startswith("|"):
             found[current] += f" {line}"
         else:
-            current = ""
+            current = ClauseId("")
     return {clause: " ".join(text.split()) for clause, text in found.items()}
 
 
@@ -78,13 +80,13 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def listed(table: Mapping[str, object]) -> dict[str, Clause]:
+def listed(table: Mapping[str, object]) -> dict[ClauseId, Clause]:
     """The clauses of a parsed config/contract.toml: `ID = {digest = "...", planned = true, of = "harness"}`.
 
     Raises ValueError that names the entry when it has another form.
     """
     found = {}
-    for clause, entry in table.items():
+    for clause, entry in ((ClauseId(name), entry) for name, entry in table.items()):
         if (
             not isinstance(entry, dict)
             or set(entry) - {"digest", "planned", "of"}
@@ -99,7 +101,7 @@ def listed(table: Mapping[str, object]) -> dict[str, Clause]:
     return found
 
 
-def as_toml(texts: Mapping[str, str], planned: Collection[str], of_harness: Collection[str] = ()) -> str:
+def as_toml(texts: Mapping[ClauseId, str], planned: Collection[ClauseId], of_harness: Collection[ClauseId] = ()) -> str:
     """The list for these clauses, as the text of config/contract.toml."""
     lines = [
         "# Every clause of docs/contract.md. `planned`: not built yet, shown as such, counts as not proven.",
@@ -113,7 +115,7 @@ def as_toml(texts: Mapping[str, str], planned: Collection[str], of_harness: Coll
     return "\n".join(lines) + "\n"
 
 
-def disagreements(texts: Mapping[str, str], table: Mapping[str, Clause]) -> list[str]:
+def disagreements(texts: Mapping[ClauseId, str], table: Mapping[ClauseId, Clause]) -> list[str]:
     """How the contract's text and the list differ, one sentence each."""
     found = [
         f"{clause} is in docs/contract.md but not in config/contract.toml" for clause in texts if clause not in table
@@ -129,17 +131,19 @@ def disagreements(texts: Mapping[str, str], table: Mapping[str, Clause]) -> list
     return found
 
 
-def unproved(table: Mapping[str, Clause], claimed: Collection[str]) -> list[str]:
+def unproved(table: Mapping[ClauseId, Clause], claimed: Collection[ClauseId]) -> list[ClauseId]:
     """Clauses that are built but that no proof claims."""
     return [clause.id for clause in table.values() if not clause.planned and clause.id not in claimed]
 
 
-def unknown(table: Mapping[str, Clause], claimed: Iterable[str]) -> list[str]:
+def unknown(table: Mapping[ClauseId, Clause], claimed: Iterable[ClauseId]) -> list[ClauseId]:
     """Claims that are no clause."""
     return sorted(set(claimed) - set(table))
 
 
-def judges_engine(table: Mapping[str, Clause], claimed: Iterable[str], kept: Collection[str] | None = None) -> bool:
+def judges_engine(
+    table: Mapping[ClauseId, Clause], claimed: Iterable[ClauseId], kept: Collection[ClauseId] | None = None
+) -> bool:
     """Whether a proof of these clauses judges an engine: one of them is the engine's promise.
 
     kept: the clauses that the engine claims to keep; a proof that asks for any other of an engine's does not judge it.
@@ -148,7 +152,7 @@ def judges_engine(table: Mapping[str, Clause], claimed: Iterable[str], kept: Col
     return bool(promises) and (kept is None or promises <= set(kept))
 
 
-def claims_in_source(source: str) -> dict[str, list[str]]:
+def claims_in_source(source: str) -> dict[str, list[ClauseId]]:
     """Test function -> the clauses it claims, read from a test module's text without importing it.
 
     Sees what the plugin sees: `claim` marks on the function or on the module (`pytestmark`).
@@ -169,9 +173,9 @@ def claims_in_source(source: str) -> dict[str, list[str]]:
     return found
 
 
-def _marked(node: ast.AST) -> list[str]:
+def _marked(node: ast.AST) -> list[ClauseId]:
     return [
-        argument.value
+        ClauseId(argument.value)
         for call in ast.walk(node)
         if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("mark.claim")
         for argument in call.args
@@ -179,12 +183,12 @@ def _marked(node: ast.AST) -> list[str]:
     ]
 
 
-def with_table(markdown: str, table: Mapping[str, Clause], sources: Mapping[str, str]) -> str:
+def with_table(markdown: str, table: Mapping[ClauseId, Clause], sources: Mapping[str, str]) -> str:
     """The contract's text with its generated part made anew.
 
     sources: test module's file name -> its text.
     """
-    proofs: dict[str, list[str]] = defaultdict(list)
+    proofs: dict[ClauseId, list[str]] = defaultdict(list)
     for file, source in sorted(sources.items()):
         for test, claimed in claims_in_source(source).items():
             for clause in dict.fromkeys(claimed):

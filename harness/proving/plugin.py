@@ -29,10 +29,11 @@ import textwrap
 import threading
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pytest
 
@@ -40,16 +41,28 @@ from harness.base import settings, terminal
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError, RecorderError, Refuted, Unavailable
 from harness.base.escape import shown
-from harness.base.settings import Settings
-from harness.bundle import installed, statement
-from harness.evidence import history, host, recorder
+from harness.base.settings import ProofOptions
+from harness.evidence import history, host, recorder, results
+from harness.evidence.lines import RunLine
 from harness.evidence.recorder import Recorder, Unrecorded, verify
+from harness.evidence.results import (
+    JudgedEngine,
+    ProofResult,
+    ProvedEngine,
+    RecordIdentity,
+    RunSummary,
+    SabotageResult,
+    counts,
+)
 from harness.evidence.shell import Shell
-from harness.evidence.verdict import Verdict, anchor, exit_status, is_accepted, judge, merge, run_state
+from harness.evidence.verdict import ClauseId, Verdict, anchor, exit_status, is_accepted, judge, merge, run_state
 from harness.machines.machine import ENGINE_UNIT, choose, sweep
 from harness.machines.stage import Stage
 from harness.proving import contract, live, refutation
 from harness.proving.refutation import Refutation
+
+if TYPE_CHECKING:
+    from _pytest._io import TerminalWriter
 
 KEPT_RUNS = 10
 """Flight records of earlier runs that stay under reports/runs."""
@@ -57,14 +70,12 @@ KEPT_RUNS = 10
 RUNNING_SECS = 600.0
 """A younger run is not forgotten: it may be going on beside this one."""
 
-VERDICTS = "verdicts.json"
-
 _RUN = pytest.StashKey["Run"]()
 _PARTS = pytest.StashKey[list[tuple[Verdict, str]]]()
 _STARTED = pytest.StashKey[float]()
 _TOLD = pytest.StashKey[list[str]]()
 _CALLED = pytest.StashKey[bool]()
-_HANDLERS = pytest.StashKey[dict[int, Any]]()
+_HANDLERS = pytest.StashKey[dict[int, "Handler"]]()
 
 SUMMED_UP = {
     pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR,
@@ -75,21 +86,34 @@ SUMMED_UP = {
 HARNESS = str(Path(__file__).resolve().parents[1]) + os.sep
 
 
+Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None
+"""What `signal.signal` takes and gives back."""
+
+_TOLD_BY_WORKER = "hybrid_proofs"
+"""Where in its output a worker of pytest-xdist tells the controller what it has collected."""
+
+
+class Node(Protocol):
+    """A worker as pytest-xdist shows it to the controller."""
+
+    config: pytest.Config
+
+
 class Run:
     """One pytest session in one process: the controller's, or a worker's."""
 
-    def __init__(self, options: Settings, run_id: str, worker: str) -> None:
+    def __init__(self, options: ProofOptions, run_id: str, worker: str) -> None:
         self.options = options
         self.id = run_id
         self.worker = worker
         self.clock = OsClock()
-        self.verdicts: list[dict[str, Any]] = []
-        self.sabotages: list[dict[str, Any]] = []
+        self.verdicts: list[ProofResult] = []
+        self.sabotages: list[SabotageResult] = []
         """What the tests marked `sabotage` recorded under that property."""
         self.plain_failures = 0
-        self.accepted: list[str] = []
+        self.accepted: list[ClauseId] = []
         """Clauses whose proofs may be unproven (--accept-unproven)."""
-        self.known: dict[str, list[str]] | None = None
+        self.known: dict[str, list[ClauseId]] | None = None
         """Every proof that was collected, whether -k and -m leave it in or not, and its claims. None: nothing was."""
         self.foreign: list[str] = []
         """Tests that say nothing about the engine of --engine-cmd, and were left out."""
@@ -132,77 +156,75 @@ class Run:
                 # With the contract's words, for whoever reads the record without the checkout.
                 if self.options.engine_cmd is not None:
                     facts["engine"] = self.options.engine_cmd
-                    facts |= {f"sha256 of {path}": digest for path, digest in self.judged["files"].items()}
+                    facts |= {f"sha256 of {path}": digest for path, digest in self.judged.files.items()}
                 self._recorder.write("run", systemd=self.options.systemd, facts=facts, clauses=self.clauses)
         return self._recorder
 
-    def record_verdict(self, facts: dict[str, Any], told: str = "") -> dict[str, Any]:
+    def record_verdict(self, result: ProofResult, told: str = "") -> ProofResult:
         """Record a verdict, and return it as recorded: without secrets, and unproven when the record has a fault.
 
         told: all that pytest had to say about a proof that is not proven, for the record alone.
         """
-        facts = {name: shown(value) if isinstance(value, str) else value for name, value in facts.items()}
+        result = _with_texts(result, shown)
         try:
             recorder = self.recorder
             if recorder.failure is None:
-                facts = recorder.redactor.value(facts)
-                recorder.write("verdict", **facts, told=shown(told))
+                result = _with_texts(result, recorder.redactor.text)
+                recorder.write("verdict", **result.as_json(), told=shown(told))
                 recorder.proof = ""
-                return facts
+                return result
             fault = recorder.failure
         except RecorderError as error:
             fault = str(error)
-        return _without_evidence({**facts, "fault": fault})
+        return _without_evidence(result, fault)
 
-    def end(self) -> dict[str, object]:
-        """Write the record's last line and check the whole of it. Returns what identifies it; sets `fault`."""
+    def end(self) -> RecordIdentity | None:
+        """Write the record's last line and check the whole of it. Returns what identifies it; None sets `fault`."""
         try:
             self.recorder.proof = ""
             for sabotage in self.sabotages:
-                self.recorder.write("sabotage", **sabotage)
+                self.recorder.write("sabotage", **dataclasses.asdict(sabotage))
             entry = self._entry()
             if not self.only_sabotage:
-                names = [str(one["proof"]) for one in self.verdicts]
+                names = [one.proof for one in self.verdicts]
                 self.recorder.write("since", **history.changes(_remembered(self.options.reports), entry, names))
             self.recorder.end(
-                counts=_counts(self.verdicts), interrupted=self.state == "interrupted", systemd=self.systemd,
-                planned=self.planned, accepted_unproven=self.accepted, state=self.state, **self.extent,
+                counts=counts(self.verdicts), interrupted=self.state == "interrupted", systemd=self.systemd,
+                planned=self.planned, accepted_unproven=self.accepted, state=self.state,
+                collected=len(self.known or {}), selected=len(self.chosen_proofs), never_ran=self.never_ran,
             )  # fmt: skip
             lines, digest = verify(self.record)
             self.entry = dataclasses.replace(entry, sha256=digest)
         except RecorderError as error:
             self.fault = self.fault or str(error)
-            return {}
-        return {"path": str(self.record.relative_to(self.options.reports)), "lines": lines, "sha256": digest}
+            return None
+        return RecordIdentity(str(self.record.relative_to(self.options.reports)), lines, digest)
 
     def _entry(self) -> history.Entry:
         """What the history keeps of this run, but for the digest of its end. Raises RecorderError."""
-        first = next((line for line in recorder.read(self.record) if line["type"] == "run"), None)
+        first = next((line for line in recorder.read(self.record) if isinstance(line, RunLine)), None)
         if first is None:
             raise RecorderError(f"{self.record} does not say what ran")
-        facts, now = first["facts"], self.clock.wall()
+        facts, now = first.facts, self.clock.wall()
         told = {
             "run": self.id, "sha256": recorder.GENESIS, "state": self.state, "systemd": self.systemd,
             "engine": self.options.engine_cmd or "", **{name: facts.get(name, "") for name in ("commit", "tree")},
         }  # fmt: skip
-        return history.entry(told, self.verdicts, started=first["at"], seconds=max(now - first["at"], 0.0))
+        return history.entry(told, self.verdicts, started=first.at, seconds=max(now - first.at, 0.0))
 
     @cached_property
-    def judged(self) -> dict[str, Any]:
+    def judged(self) -> JudgedEngine:
         """Which engine the proofs are about: the installed one, or a command with the digests of its files."""
         command = self.options.engine_cmd
         if command is None:
-            return {"engine": "installed"}
-        kept = None if self.options.clauses is None else sorted(self.options.clauses)
-        return {
-            "engine": command,
-            "clauses": kept,
-            "files": installed.files_of_command(command),
-            "left_out": len(self.foreign),
-        }
+            return JudgedEngine()
+        from harness.bundle import installed
+
+        kept = None if self.options.clauses is None else sorted(map(ClauseId, self.options.clauses))
+        return JudgedEngine(command, kept, installed.files_of_command(command), len(self.foreign))
 
     @cached_property
-    def contract(self) -> dict[str, contract.Clause]:
+    def contract(self) -> dict[ClauseId, contract.Clause]:
         """The project's clauses; empty for a project that keeps no list."""
         path = self.options.checkout / "config" / "contract.toml"
         try:
@@ -211,7 +233,7 @@ class Run:
             raise pytest.UsageError(f"{path}: {error}") from error
 
     @cached_property
-    def clauses(self) -> dict[str, str]:
+    def clauses(self) -> dict[ClauseId, str]:
         """The contract's words; empty where there is none, as in an installation."""
         path = self.options.checkout / "docs" / "contract.md"
         return contract.clauses(path.read_text("utf-8")) if path.exists() else {}
@@ -240,14 +262,7 @@ class Run:
         )
 
     @property
-    def extent(self) -> dict[str, int]:
-        """How many proofs there are, were chosen, and never ran."""
-        return {
-            "collected": len(self.known or {}), "selected": len(self.chosen_proofs), "never_ran": self.never_ran,
-        }  # fmt: skip
-
-    @property
-    def planned(self) -> list[str]:
+    def planned(self) -> list[ClauseId]:
         """The clauses that are not built yet."""
         return [clause.id for clause in self.contract.values() if clause.planned]
 
@@ -307,18 +322,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+def pytest_xdist_node_collection_finished(node: Node, ids: list[str]) -> None:
     node.config.stash[_RUN].chosen |= set(ids)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:
+def pytest_testnodedown(node: Node, error: object) -> None:
     # All workers collect the same. One that died says nothing.
-    run, told = node.config.stash[_RUN], getattr(node, "workeroutput", {})
-    if told.get("proof_known") is not None:
-        run.known = told["proof_known"]
-        run.foreign = told.get("proof_foreign", [])
-    run.refusal = run.refusal or told.get("proof_refusal", "")
+    run, told = node.config.stash[_RUN], getattr(node, "workeroutput", {}).get(_TOLD_BY_WORKER)
+    if told is None:
+        return
+    if told["known"] is not None:
+        run.known, run.foreign = told["known"], told["foreign"]
+    run.refusal = run.refusal or told["refusal"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -341,11 +357,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _leave_out_foreign(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Another engine is a black box: keep what drives its unit and claims something of an engine (contract V9)."""
     run = config.stash[_RUN]
+    kept = None if run.options.clauses is None else frozenset(map(ClauseId, run.options.clauses))
     ours = [
         item for item in items
         if "engine" not in getattr(item, "fixturenames", ())
         or item.get_closest_marker("sabotage") is not None
-        or not contract.judges_engine(run.contract, claims(item), run.options.clauses)
+        or not contract.judges_engine(run.contract, claims(item), kept)
     ]  # fmt: skip
     run.foreign = [item.nodeid for item in ours]
     judged = {clause for item in items if item not in ours for clause in claims(item)}
@@ -358,7 +375,7 @@ def _leave_out_foreign(config: pytest.Config, items: list[pytest.Item]) -> None:
     config.hook.pytest_deselected(items=ours)
 
 
-def _check_claims(config: pytest.Config, items: list[pytest.Item], listed: dict[str, contract.Clause]) -> None:
+def _check_claims(config: pytest.Config, items: list[pytest.Item], listed: dict[ClauseId, contract.Clause]) -> None:
     claimed = {clause for item in items for clause in claims(item)}
     wrong = [f"{clause} is claimed by a proof but is no clause" for clause in contract.unknown(listed, claimed)]
     if set(config.args) == set(config.getini("testpaths")):
@@ -383,14 +400,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     try:
         run.options.reports.mkdir(exist_ok=True)
-        _write_report(run.options.reports / VERDICTS, _summary(run, "running"))
+        _write_report(run.options.reports / results.FILE, _summary(run, "running").as_json())
     except OSError as error:
         _refuse(config, session.items, f"cannot write {error.filename or run.options.reports}: {error.strerror}")
 
 
-def claims(item: pytest.Item) -> list[str]:
+def claims(item: pytest.Item) -> list[ClauseId]:
     """The clauses a test claims, from all its claim marks."""
-    return sorted({str(clause) for mark in item.iter_markers("claim") for clause in mark.args})
+    return sorted({ClauseId(str(clause)) for mark in item.iter_markers("claim") for clause in mark.args})
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -426,25 +443,25 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             if item.config.getoption("tbstyle", "auto") == "auto":
                 report.longrepr, report.sections = block, []
         if report.when == "teardown":
-            report.user_properties.append(("verdict", _verdict(item, claimed)))
+            report.user_properties.append(("verdict", _verdict(item, claimed).as_json()))
     return report  # type: ignore[return-value]
 
 
-def _verdict(item: pytest.Item, claimed: list[str]) -> dict[str, Any]:
+def _verdict(item: pytest.Item, claimed: list[ClauseId]) -> ProofResult:
     """The verdict of a proof that has come to its end, as recorded."""
     run, parts, told = item.config.stash[_RUN], item.stash[_PARTS], item.stash[_TOLD]
     if not item.stash[_CALLED]:
         parts = [*parts, (Verdict.UNPROVEN, "it was set up and not called")]
     verdict = merge(part for part, _ in parts)
-    facts = {
-        "proof": item.nodeid,
-        "claims": claimed,
-        "verdict": verdict.value,
-        "reason": next((reason for part, reason in parts if part is verdict), ""),
-        "seconds": round(run.clock.monotonic() - item.stash[_STARTED], 3),
-        "about": _about(item),
-    }
-    return run.record_verdict(facts, "\n".join(told))
+    result = ProofResult(
+        proof=item.nodeid,
+        claims=claimed,
+        verdict=verdict,
+        reason=next((reason for part, reason in parts if part is verdict), ""),
+        seconds=round(run.clock.monotonic() - item.stash[_STARTED], 3),
+        about=_about(item),
+    )
+    return run.record_verdict(result, "\n".join(told))
 
 
 def _proof_files(item: pytest.Item) -> set[str]:
@@ -498,11 +515,21 @@ def _about(item: pytest.Item) -> str:
     return ""
 
 
-def _without_evidence(verdict: dict[str, Any]) -> dict[str, Any]:
+def _with_texts(result: ProofResult, change: Callable[[str], str]) -> ProofResult:
+    return dataclasses.replace(
+        result,
+        proof=change(result.proof),
+        claims=[ClauseId(change(clause)) for clause in result.claims],
+        reason=change(result.reason),
+        about=change(result.about),
+    )
+
+
+def _without_evidence(result: ProofResult, fault: str) -> ProofResult:
     """A verdict of which no record stands up: what was proven is unproven (contract V1)."""
-    if verdict["verdict"] != Verdict.PROVEN:
-        return verdict
-    return {**verdict, "verdict": Verdict.UNPROVEN.value, "reason": f"no evidence: {verdict['fault']}"}
+    if result.verdict is not Verdict.PROVEN:
+        return dataclasses.replace(result, fault=fault)
+    return dataclasses.replace(result, verdict=Verdict.UNPROVEN, reason=f"no evidence: {fault}", fault=fault)
 
 
 def _message(raised: BaseException) -> str:
@@ -524,12 +551,13 @@ class _Verdicts:
         properties = dict(report.user_properties)
         verdict = properties.get("verdict")
         if report.when == "teardown" and isinstance(sabotage := properties.get("sabotage"), dict):
-            self.run.sabotages.append(sabotage)
+            self.run.sabotages.append(SabotageResult(**sabotage))
         if report.when == "teardown" and isinstance(verdict, dict):
-            self.run.verdicts.append(verdict)
+            result = ProofResult(**{**verdict, "verdict": Verdict(verdict["verdict"])})
+            self.run.verdicts.append(result)
             self.run.ran.add(report.nodeid)
             self.run.only_sabotage &= "sabotage" in report.keywords
-            self.run.fault = self.run.fault or verdict.get("fault")
+            self.run.fault = self.run.fault or result.fault or None
         elif report.when not in ("setup", "call", "teardown"):
             # xdist reports a worker that died in the middle of a test with a phase of its own.
             self.run.crashed.append(report.nodeid)
@@ -551,7 +579,7 @@ class _Block:
     def __str__(self) -> str:
         return self._text
 
-    def toterminal(self, writer: Any) -> None:
+    def toterminal(self, writer: TerminalWriter) -> None:
         """Labels are bold, what was observed instead of what was expected is red."""
         label = ""
         for line in self._text.splitlines():
@@ -573,7 +601,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if threading.current_thread() is threading.main_thread():
         # As Ctrl-C: machines are taken down, and what has not run is told. `nohup` and the like stay what they are.
         ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
-        before: dict[int, Any] = {number: signal.signal(number, signal.default_int_handler) for number in ours}
+        before: dict[int, Handler] = {number: signal.signal(number, signal.default_int_handler) for number in ours}
         config.stash[_HANDLERS] = before
 
 
@@ -581,9 +609,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash[_RUN]
     if hasattr(session.config, "workerinput"):
-        session.config.workeroutput["proof_known"] = run.known  # type: ignore[attr-defined]
-        session.config.workeroutput["proof_refusal"] = run.refusal  # type: ignore[attr-defined]
-        session.config.workeroutput["proof_foreign"] = run.foreign  # type: ignore[attr-defined]
+        told = {"known": run.known, "refusal": run.refusal, "foreign": run.foreign}
+        session.config.workeroutput[_TOLD_BY_WORKER] = told  # type: ignore[attr-defined]
         return
     if run.refusal:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
@@ -600,8 +627,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         run.signed = _sign(run, key, session.config.getoption("proofs_sign_config"))
     session.exitstatus = exit_status(
         exitstatus,
-        [Verdict(one["verdict"]) for one in run.verdicts],
-        accepted=[is_accepted(Verdict(one["verdict"]), one["claims"], run.accepted) for one in run.verdicts],
+        [one.verdict for one in run.verdicts],
+        accepted=[is_accepted(one.verdict, one.claims, run.accepted) for one in run.verdicts],
         plain_failures=run.plain_failures > 0,
         missing=run.missing,
     )
@@ -618,75 +645,80 @@ def _take_crashed(run: Run) -> None:
             continue
         run.only_sabotage = False
         run.ran.add(nodeid)
-        facts = {
-            "proof": nodeid, "claims": (run.known or {}).get(nodeid, []), "verdict": Verdict.UNPROVEN.value,
-            "reason": "the worker that ran it died", "seconds": 0.0, "about": "",
-        }  # fmt: skip
-        run.verdicts.append(run.record_verdict(facts))
+        claimed = (run.known or {}).get(nodeid, [])
+        result = ProofResult(nodeid, claimed, Verdict.UNPROVEN, "the worker that ran it died")
+        run.verdicts.append(run.record_verdict(result))
 
 
 def _report(run: Run) -> None:
     """End the record, and write what this run has shown to verdicts.json and sabotage.json."""
-    run.verdicts.sort(key=lambda one: str(one["proof"]))
-    run.sabotages.sort(key=lambda one: (one["guardrail"], one["id"]))
+    run.verdicts.sort(key=lambda one: one.proof)
+    run.sabotages.sort(key=lambda one: (one.guardrail, one.id))
     try:
         run.systemd = choose(run.options.systemd)
     except Unavailable:
         run.systemd = "none"
-    record = run.end() if run.verdicts else {}
+    record = run.end() if run.verdicts else None
     if run.fault is not None:
-        run.verdicts = [_without_evidence({**one, "fault": run.fault}) for one in run.verdicts]
+        run.verdicts = [_without_evidence(one, run.fault) for one in run.verdicts]
     reports = run.options.reports
     # Without any proof, as when no file could be collected, there is only an earlier run's report to put right.
-    of_proofs = not run.only_sabotage or run.chosen_proofs or (not run.verdicts and (reports / VERDICTS).exists())
+    of_proofs = not run.only_sabotage or run.chosen_proofs or (not run.verdicts and (reports / results.FILE).exists())
     try:
         if of_proofs:
-            _write_report(reports / VERDICTS, {**_summary(run, run.state), "record": record, "proved": _proved(run)})
+            summary = dataclasses.replace(_summary(run, run.state), record=record, proved=_proved(run))
+            _write_report(reports / results.FILE, summary.as_json())
             if run.entry is not None and not run.only_sabotage and run.fault is None:
                 _remember(reports, run.entry)
         if run.sabotages:
-            _write_report(reports / "sabotage.json", {"run_id": run.id, "sabotages": run.sabotages, "record": record})
+            of_record = None if record is None else dataclasses.asdict(record)
+            sabotages = [dataclasses.asdict(one) for one in run.sabotages]
+            _write_report(reports / "sabotage.json", {"run_id": run.id, "sabotages": sabotages, "record": of_record})
     except OSError as error:
         run.fault = f"cannot write {error.filename or reports}: {error.strerror}"
-        run.verdicts = [_without_evidence({**one, "fault": run.fault}) for one in run.verdicts]
+        run.verdicts = [_without_evidence(one, run.fault) for one in run.verdicts]
     if run.fault is None:
         _forget_old_runs(reports)
 
 
-def _summary(run: Run, state: str) -> dict[str, Any]:
+def _summary(run: Run, state: str) -> RunSummary:
     """The content of verdicts.json, but for what is known at the end only."""
-    return {
-        "run_id": run.id,
-        "state": state,
-        **run.extent,
-        "systemd": run.systemd,
-        "verdicts": run.verdicts,
-        "counts": _counts(run.verdicts),
-        "accepted_unproven": run.accepted,
-        "planned": run.planned,
-        "judged": run.judged,
-        "complete": run.complete and state in ("complete", "partial"),
-        "left_out": _left_out(run),
-    }
+    return RunSummary(
+        run_id=run.id,
+        state=state,
+        collected=len(run.known or {}),
+        selected=len(run.chosen_proofs),
+        never_ran=run.never_ran,
+        systemd=run.systemd,
+        verdicts=run.verdicts,
+        counts=counts(run.verdicts),
+        accepted_unproven=run.accepted,
+        planned=run.planned,
+        judged=run.judged,
+        complete=run.complete and state in ("complete", "partial"),
+        left_out=_left_out(run),
+    )
 
 
-def _left_out(run: Run) -> dict[str, int]:
+def _left_out(run: Run) -> dict[ClauseId, int]:
     """Clause -> how many of its proofs were collected and have no verdict: deselected, or not reached."""
     left = [claimed for proof, claimed in (run.known or {}).items() if proof not in run.ran]
     return dict(sorted(Counter(clause for claimed in left for clause in claimed).items()))
 
 
-def _proved(run: Run) -> dict[str, Any]:
+def _proved(run: Run) -> ProvedEngine:
     """What the proofs ran: digest of the staged engine's tree, what it ran on, and its unit file. Empty where nothing
     is staged."""
-    stage = Stage(run.options.checkout)
+    # Here, because pydantic comes with it, which no worker needs to wait for.
+    from harness.bundle import installed, statement
+
+    stage, command = Stage(run.options.checkout), run.options.engine_cmd
     try:
         engine = statement.digest(installed.engine_files(stage.prefix))
         runtime = installed.runtime(Shell(Unrecorded()), stage.prefix)
-        unit = installed.unit_files(stage.unit(ENGINE_UNIT))
+        return ProvedEngine(engine, runtime, installed.unit_files(stage.unit(ENGINE_UNIT)), command)
     except HarnessError:
-        engine, runtime, unit = "", {}, []
-    return {"engine": engine, "runtime": runtime, "unit": unit, "engine_cmd": run.options.engine_cmd}
+        return ProvedEngine(engine_cmd=command)
 
 
 def _sign(run: Run, key: Path, config: Path | None) -> str:
@@ -695,14 +727,16 @@ def _sign(run: Run, key: Path, config: Path | None) -> str:
 
     checkout, target = run.options.checkout, run.options.reports / bundle.BUNDLE_NAME
     try:
-        raw, made = bundle.sign(Shell(Unrecorded()), run.options.reports, bundle.Target.staged(checkout, config), key)
+        raw, made = bundle.sign(
+            Shell(Unrecorded()), run.options.reports, bundle.LiveTarget.staged(checkout, config), key
+        )
         bundle.write(target, raw)
         return f"proof bundle {target.relative_to(checkout)}: {bundle.verdict_on(made, checkout, key)}"
     except HarnessError as error:
         return f"no proof bundle: {error}"
 
 
-def _write_report(target: Path, content: dict[str, Any]) -> None:
+def _write_report(target: Path, content: Mapping[str, object]) -> None:
     """Put a report in the place of the one before. Whoever reads it sees the one or the other."""
     partial = target.with_suffix(f".partial-{os.getpid()}")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -732,14 +766,10 @@ def _remember(reports: Path, one: history.Entry) -> None:
         file.write(history.line(one).encode("utf-8", "replace"))
 
 
-def _counts(verdicts: list[dict[str, Any]]) -> dict[str, int]:
-    return {verdict.value: sum(one["verdict"] == verdict for one in verdicts) for verdict in Verdict}
-
-
 def _forget_old_runs(reports: Path) -> None:
     reported = {
         str(json.loads(report.read_text("utf-8"))["run_id"])
-        for report in (reports / "verdicts.json", reports / "sabotage.json")
+        for report in (reports / results.FILE, reports / "sabotage.json")
         if report.exists()
     }
     still = OsClock().wall() - RUNNING_SECS
@@ -762,32 +792,32 @@ def _sum_up(terminalreporter: pytest.TerminalReporter) -> None:
     if run.refusal or not (run.verdicts or run.missing) or terminalreporter.config.getoption("collectonly"):
         return
     colour = {Verdict.PROVEN: "green", Verdict.REFUTED: "red", Verdict.UNPROVEN: "yellow"}
-    by_file: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_file: dict[str, list[ProofResult]] = defaultdict(list)
     for one in run.verdicts:
-        by_file[str(one["proof"]).partition("::")[0].removeprefix("proofs/")].append(one)
+        by_file[one.proof.partition("::")[0].removeprefix("proofs/")].append(one)
     terminalreporter.section(f"verdicts (systemd: {run.systemd})")
     for file, members in by_file.items():
-        verdict = merge(Verdict(one["verdict"]) for one in members)
-        claimed = sorted({clause for one in members for clause in one["claims"]}, key=_clause_order)
-        seconds = sum(one["seconds"] for one in members)
+        verdict = merge(one.verdict for one in members)
+        claimed = sorted({clause for one in members for clause in one.claims}, key=_clause_order)
+        seconds = sum(one.seconds for one in members)
         counted = f"{len(members)} {'proofs' if len(members) > 1 else 'proof'}"
         _row(terminalreporter, verdict.value, colour[verdict], f"{file:<19} {counted:>10} {seconds:7.2f} s", claimed)
     for one in run.verdicts:
-        verdict = Verdict(one["verdict"])
-        if verdict is not Verdict.PROVEN:
-            _row(terminalreporter, verdict.value, colour[verdict], "", [f"{one['proof']}:", *one["reason"].split()])
-    counts = ", ".join(f"{_counts(run.verdicts)[verdict]} {verdict.value}" for verdict in reversed(Verdict))
+        if one.verdict is not Verdict.PROVEN:
+            words = [f"{one.proof}:", *one.reason.split()]
+            _row(terminalreporter, one.verdict.value, colour[one.verdict], "", words)
+    by_verdict = counts(run.verdicts)
     if run.sabotages:
         terminalreporter.section("sabotages")
-        for one in run.sabotages:
-            caught = one["verdict"] == Verdict.REFUTED
-            told = f"{one['guardrail']:<11} {one['id']:<28}"
+        for sabotage in run.sabotages:
+            caught = sabotage.verdict == Verdict.REFUTED
+            told = f"{sabotage.guardrail:<11} {sabotage.id:<28}"
             _row(
                 terminalreporter,
                 "caught" if caught else "MISSED",
                 "green" if caught else "red",
                 told,
-                one["breaks"].split(),
+                sabotage.breaks.split(),
             )
     if run.fault is not None:
         terminalreporter.write_line(f"NOTHING IS PROVEN without evidence: {run.fault}", red=True)
@@ -797,14 +827,14 @@ def _sum_up(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"planned, not built and so not proven: {' '.join(run.planned)}", yellow=True)
     if run.options.engine_cmd is not None:
         terminalreporter.write_line(f"judged as a black box: {run.options.engine_cmd}", yellow=True)
-        for path, digest in run.judged["files"].items():
+        for path, digest in run.judged.files.items():
             terminalreporter.write_line(f"  sha256 {digest}  {path}")
         terminalreporter.write_line(
             f"{len(run.foreign)} tests were left out: they are about the engine of this project, or about the harness"
         )
     if run.signed:
         terminalreporter.write_line(run.signed)
-    terminalreporter.write_line(counts)
+    terminalreporter.write_line(", ".join(f"{by_verdict[verdict]} {verdict.value}" for verdict in reversed(Verdict)))
     if run.never_ran:
         terminalreporter.write_line(
             f"{run.never_ran} of {len(run.chosen_proofs)} never ran to their end: nothing is said of them", red=True
@@ -820,7 +850,7 @@ def _sum_up(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"record: {run.record.relative_to(run.options.checkout)}")
 
 
-def _row(reporter: pytest.TerminalReporter, word: str, colour: str, told: str, rest: list[str]) -> None:
+def _row(reporter: pytest.TerminalReporter, word: str, colour: str, told: str, rest: Sequence[str]) -> None:
     """One row of a table; what does not fit into the terminal goes on below its own column."""
     first = f"{word:<8} {told}{'  ' if told else ''}"
     # At least so much room for the last column, whatever there is.
@@ -833,6 +863,6 @@ def _row(reporter: pytest.TerminalReporter, word: str, colour: str, told: str, r
     reporter.write("\n".join([lines[0][len(word) :], *lines[1:]]) + "\n")
 
 
-def _clause_order(clause: str) -> tuple[str, int, str]:
+def _clause_order(clause: ClauseId) -> tuple[str, int, str]:
     digits = "".join(filter(str.isdigit, clause))
     return (clause.rstrip("0123456789b"), int(digits or 0), clause)

@@ -22,8 +22,10 @@ from typing import Any
 
 from harness.base.clock import Clock, OsClock
 from harness.base.errors import HarnessError
+from harness.evidence import results
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
+from harness.evidence.verify import record_of
 
 RUN_SECS = 3600.0
 """No run of the suite takes longer, on whatever computer."""
@@ -167,9 +169,8 @@ def _run(shell: Shell, clock: Clock, seed: int, loaded: bool, words: list[str], 
         raise HarnessError(f"`{shlex.join(argv)}` left no report")
     passed, failed = outcomes(junit.read_text())
     try:
-        summary = json.loads((reports / "verdicts.json").read_text())
-        record = f"{reports}/runs/{summary['run_id']}/record.jsonl"
-    except (OSError, ValueError, KeyError):
+        record = str(record_of(reports, results.read(reports).run_id))
+    except HarnessError:
         record = ""
     return Outcome(seed, loaded, process.status or 0, seconds, passed, failed, record)
 

@@ -22,7 +22,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import TextIO
 
 from harness.base import arguments, files, progress, terminal
 from harness.base.clock import Clock, OsClock
@@ -30,13 +30,23 @@ from harness.base.errors import HarnessError, RecorderError
 from harness.base.pressure import Pressure, Unknown
 from harness.evidence.recorder import Recorder, Unrecorded
 from harness.evidence.shell import Shell
-from harness.observing import health, observe
+from harness.observing import health, instances, observe
 from harness.observing.judgement import Finding
 from harness.observing.ledger_view import LedgerUnreadable
 from harness.observing.observe import Computer, LocalComputer
 from harness.observing.stall import Progress
 from harness.soak import put_back
-from harness.soak.decisions import KEPT_BYTES, DecisionLog, Log, new_run_id, read, set_aside, timestamp
+from harness.soak.decisions import (
+    KEPT_BYTES,
+    Decision,
+    DecisionLog,
+    Log,
+    new_run_id,
+    read,
+    read_samples,
+    set_aside,
+    timestamp,
+)
 from harness.soak.ladder import Ladder
 from harness.soak.reducer import (
     EXIT_ABORT,
@@ -51,10 +61,10 @@ from harness.soak.reducer import (
     Reducer,
     Requests,
     Restart,
-    Sample,
     Say,
     Seen,
     Terms,
+    WriteSample,
 )
 from harness.soak.rewrite import ConfigFile, ConfigTrouble
 
@@ -286,7 +296,7 @@ class Soak:
                     self._act(self._computer.stop, started=False)
                 case Say():
                     self._screen.say(f"[SOAK] {effect.text}")
-                case Sample():
+                case WriteSample():
                     self._sample(effect)
                 case End():
                     raise _Ended(effect)
@@ -314,7 +324,7 @@ class Soak:
         )
         self._screen.say(f"[SOAK] {decision.action.value}: {decision.reason}")
 
-    def _sample(self, sample: Sample) -> None:
+    def _sample(self, sample: WriteSample) -> None:
         line: dict[str, object] = {
             "timestamp": timestamp(self._clock.wall()),
             "run_id": self._log.run_id,
@@ -361,6 +371,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     default = " (default: %(default)s)"
+    instances.add_argument(parser, unit=lambda one: one.unit, config=lambda one: one.config)
     parser.add_argument("--seconds", type=_positive, default=7200.0, metavar="N", help=f"how long{default}")
     parser.add_argument("--mode", choices=INGEST_MODES, default="realws", help=f"the engine's feed{default}")
     parser.add_argument("--db", type=Path, metavar="PATH", help="database (default: [app] db_path of the config)")
@@ -417,7 +428,7 @@ def run(options: argparse.Namespace) -> int:
         samples = stack.enter_context(closing(Log(directory / SAMPLES, sync=False, keep_bytes=KEPT_BYTES)))
         set_aside(directory / RECORD, KEPT_BYTES)
         recorder = stack.enter_context(closing(Recorder(directory / RECORD, run_id, "soak", clock)))
-        engine_before = str(killed["engine_before"]) if killed else ""
+        engine_before = str(killed.facts["engine_before"]) if killed else ""
         soak = _soak(options, config, Shell(recorder, clock), log, samples, clock, screen, engine_before)
         with _stopped_by_signals(soak):
             status = soak.run()
@@ -453,7 +464,7 @@ def _soak(
         )  # fmt: skip
         raise
     database = health.placed(options.db.absolute() if options.db else health.database_of(tables), shell, options.unit)
-    target = health.Target(
+    target = health.HealthTarget(
         unit=options.unit,
         database=database,
         heartbeat_interval_secs=health.heartbeat_interval_of(tables),
@@ -468,7 +479,7 @@ def _soak(
 
 
 def _put_back_killed(
-    options: argparse.Namespace, config: ConfigFile, killed: Mapping[str, Any] | None, clock: Clock, screen: Screen
+    options: argparse.Namespace, config: ConfigFile, killed: Decision | None, clock: Clock, screen: Screen
 ) -> int:
     """Put back what a soak that was killed could not; its decision log is continued, if it can be."""
     # Its lines are the record: what is put back must not depend on whether a disk takes more.
@@ -481,15 +492,15 @@ def _put_back_killed(
     def decide(action: Action, reason: str, **facts: object) -> None:
         screen.say(f"[SOAK] {action.value}: {reason}")
         try:
-            with closing(DecisionLog(options.decision_log, str(killed["run_id"]), clock)) as log:
+            with closing(DecisionLog(options.decision_log, killed.run_id, clock)) as log:
                 log.decide(
-                    action, reason, ingest_mode=str(killed["ingest_mode"]), psi_actions=str(killed["psi_actions"]),
+                    action, reason, ingest_mode=killed.ingest_mode, psi_actions=killed.psi_actions,
                     state=Ladder().rung.name, sample_every=Ladder().rung.sample_every, facts=facts,
                 )  # fmt: skip
         except RecorderError as error:
             screen.say(f"[SOAK] {error}")
 
-    put_back.put_back(computer, config, str(killed["engine_before"]), lambda: False, decide, clock)
+    put_back.put_back(computer, config, str(killed.facts["engine_before"]), lambda: False, decide, clock)
     return EXIT_COMPLETE
 
 
@@ -550,10 +561,10 @@ def write_report(decision_log: Path, run_id: str | None) -> Path:
     decisions = read(decision_log, run_id)
     if not decisions:
         raise RecorderError(f"{decision_log} holds no decisions{f' of run {run_id}' if run_id else ''}")
-    run_id = str(decisions[0]["run_id"])
+    run_id = decisions[0].run_id
     samples = decision_log.parent / SAMPLES
-    text = soak_report.render(decisions, read(samples, run_id) if samples.exists() else [])
-    target = decision_log.parent / f"soak_report_{str(decisions[0]['timestamp'])[:10]}_{run_id[:8]}.html"
+    text = soak_report.render(decisions, read_samples(samples, run_id) if samples.exists() else [])
+    target = decision_log.parent / f"soak_report_{decisions[0].timestamp[:10]}_{run_id[:8]}.html"
     try:
         with files.found(target) as place:
             place.replace(text.encode("utf-8", "replace"))

@@ -9,11 +9,12 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from harness.base import files
+from harness.base import files, jsontext
 from harness.base.clock import Clock
 from harness.base.errors import RecorderError
 from harness.soak.reducer import Action
@@ -32,30 +33,41 @@ def timestamp(wall: float) -> str:
     return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def line(
-    *,
-    wall: float,
-    run_id: str,
-    ingest_mode: str,
-    psi_actions: str,
-    state: str,
-    sample_every: int,
-    action: Action,
-    reason: str,
-    facts: Mapping[str, object],
-) -> dict[str, object]:
-    """One decision. wall: seconds since the epoch; state: the rung's name; facts: PSI and what the action needs."""
-    return {
-        "timestamp": timestamp(wall),
-        "run_id": run_id,
-        "ingest_mode": ingest_mode,
-        "psi_actions": psi_actions,
-        "state": state,
-        "current_sample_every": sample_every,
-        "action": action.value,
-        "reason": reason,
-        **facts,
-    }
+@dataclass(frozen=True)
+class Decision:
+    """One line of the decision log."""
+
+    timestamp: str
+    """RFC 3339, UTC, with microseconds."""
+    run_id: str
+    ingest_mode: str
+    psi_actions: str
+    state: str
+    """The rung's name."""
+    current_sample_every: int
+    action: str
+    """An `Action`, or one of another version of the controller."""
+    reason: str
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """PSI and what the action needs."""
+
+    def as_json(self) -> dict[str, object]:
+        """Make it the members of a line, in their order."""
+        made = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "facts"}
+        return {**made, **self.facts}
+
+
+@dataclass(frozen=True)
+class SampleLine:
+    """One line of the samples."""
+
+    timestamp: str
+    run_id: str
+    facts: Mapping[str, object]
+    """What was measured, by name."""
+
+
+Line = TypeVar("Line", Decision, SampleLine)
 
 
 class Log:
@@ -119,20 +131,19 @@ class DecisionLog(Log):
         sample_every: int,
         facts: Mapping[str, object],
     ) -> None:
-        """Put one decision on disk; arguments as of `line`."""
-        self.write(
-            line(
-                wall=self._clock.wall(),
-                run_id=self.run_id,
-                ingest_mode=ingest_mode,
-                psi_actions=psi_actions,
-                state=state,
-                sample_every=sample_every,
-                action=action,
-                reason=reason,
-                facts=facts,
-            )
+        """Put one decision on disk. state: the rung's name; facts: PSI and what the action needs."""
+        decision = Decision(
+            timestamp=timestamp(self._clock.wall()),
+            run_id=self.run_id,
+            ingest_mode=ingest_mode,
+            psi_actions=psi_actions,
+            state=state,
+            current_sample_every=sample_every,
+            action=action.value,
+            reason=reason,
+            facts=facts,
         )
+        self.write(decision.as_json())
 
 
 def set_aside(path: Path, keep_bytes: int) -> None:
@@ -143,29 +154,46 @@ def set_aside(path: Path, keep_bytes: int) -> None:
             place.rename(f"{path.name}.1")
 
 
-def read(path: Path, run_id: str | None = None) -> list[dict[str, Any]]:
-    """The lines of one run, by default of the last one in the file. Raises RecorderError as `read_all`."""
+def read(path: Path, run_id: str | None = None) -> list[Decision]:
+    """Read the decisions of one run, by default of the last one in the file. Raises RecorderError as `read_all`."""
     found = read_all(path)
-    wanted = run_id or (found[-1]["run_id"] if found else None)
-    return [entry for entry in found if entry["run_id"] == wanted]
+    wanted = run_id or (found[-1].run_id if found else None)
+    return [entry for entry in found if entry.run_id == wanted]
 
 
-def read_all(path: Path) -> list[dict[str, Any]]:
-    """The lines of all runs; those that were cut by a crash are left out.
+def read_all(path: Path) -> list[Decision]:
+    """Read the decisions of all runs; a line that is none, as a crash leaves it, is left out.
 
     Raises RecorderError when the file cannot be read.
     """
+    return _read(path, Decision)
+
+
+def read_samples(path: Path, run_id: str) -> list[SampleLine]:
+    """Read the samples of one run. Raises RecorderError as `read_all`."""
+    return [entry for entry in _read(path, SampleLine) if entry.run_id == run_id]
+
+
+def _read(path: Path, kind: type[Line]) -> list[Line]:
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter = TypeAdapter(kind)
+    names = [one.name for one in fields(kind) if one.name != "facts"]
     found = []
     try:
         # Lines of bytes end at a line feed only; JSON is UTF-8, and what is not is not a line of ours.
         with files.found(path) as place, os.fdopen(place.open(os.O_RDONLY), "rb") as lines:
             for text in lines:
                 try:
-                    entry = json.loads(text)
-                except (ValueError, RecursionError):
+                    entry = jsontext.parse(text)
+                    if not isinstance(entry, dict):
+                        continue
+                    known = {name: entry.pop(name) for name in names if name in entry}
+                    line = adapter.validate_python({**known, "facts": entry})
+                    datetime.fromisoformat(line.timestamp)
+                except (ValidationError, ValueError):
                     continue
-                if isinstance(entry, dict) and "run_id" in entry:
-                    found.append(entry)
+                found.append(line)
     except OSError as error:
         raise RecorderError(f"cannot read {path}: {error.strerror}") from error
     return found

@@ -54,7 +54,7 @@ SOAK_START, SOAK_END = "Soak Start", "Soak End"
 """How the reason of an ENGINE_RESTART begins that is not for anything the engine did."""
 
 
-class ExitCode(IntEnum):
+class EngineExitCode(IntEnum):
     """The engine's exit statuses (contract section 3)."""
 
     COMPLETE = 0
@@ -88,12 +88,16 @@ class Exit:
         if self.result == "watchdog":
             return "watchdog"
         if self.exit_code is not None:
-            name = ExitCode(self.exit_code).name if self.exit_code in list(ExitCode) else "unknown to the contract"
+            name = (
+                EngineExitCode(self.exit_code).name
+                if self.exit_code in list(EngineExitCode)
+                else "unknown to the contract"
+            )
             return f"exit {self.exit_code} ({name})"
         return f"{self.result}{f': {self.code} {self.status}' if self.code else ''}"
 
 
-class Action(StrEnum):
+class ExitAction(StrEnum):
     """What an exit asks for."""
 
     STOP = "STOP"
@@ -107,7 +111,7 @@ class Action(StrEnum):
 class Answer:
     """What to do about an exit."""
 
-    action: Action
+    action: ExitAction
     reason: str
     delay_secs: float = 0.0
     """RESTART: not before so long after the exit."""
@@ -129,34 +133,34 @@ class ExitPolicy:
     def answer(self, ended: Exit, now: float) -> Answer:
         """What to do about `ended`; now: monotonic seconds of the exit."""
         if ended.result == "watchdog":
-            return Answer(Action.RESTART, "systemd's watchdog found it stuck")
+            return Answer(ExitAction.RESTART, "systemd's watchdog found it stuck")
         match ended.exit_code:
-            case ExitCode.COMPLETE:
-                return Answer(Action.STOP, "the engine ended by itself")
-            case ExitCode.NETWORK:
+            case EngineExitCode.COMPLETE:
+                return Answer(ExitAction.STOP, "the engine ended by itself")
+            case EngineExitCode.NETWORK:
                 self._network_row += 1
                 delay = min(BACKOFF_SECS_FIRST * 2.0 ** (self._network_row - 1), BACKOFF_SECS_MAX)
-                return Answer(Action.RESTART, f"network lost {self._network_row} time(s) in a row", delay)
-            case ExitCode.PARSE:
+                return Answer(ExitAction.RESTART, f"network lost {self._network_row} time(s) in a row", delay)
+            case EngineExitCode.PARSE:
                 return self._answer_parse(now)
-            case ExitCode.OVERLOAD:
-                return Answer(Action.STEP_UP, "overload")
-            case ExitCode.CONFIG:
-                return Answer(Action.ABORT, "the configuration is wrong, which no restart can heal")
+            case EngineExitCode.OVERLOAD:
+                return Answer(ExitAction.STEP_UP, "overload")
+            case EngineExitCode.CONFIG:
+                return Answer(ExitAction.ABORT, "the configuration is wrong, which no restart can heal")
             case _:
-                return Answer(Action.ABORT, "an end that the contract has no restart for")
+                return Answer(ExitAction.ABORT, "an end that the contract has no restart for")
 
     def _answer_parse(self, now: float) -> Answer:
         in_row = self._parse_at is not None and now - self._parse_at <= PARSE_ROW_SECS
         self._parse_row = self._parse_row + 1 if in_row else 1
         self._parse_at = now
         if self._parse_row <= PARSE_RETRIES:
-            return Answer(Action.RESTART, f"retry {self._parse_row} of {PARSE_RETRIES}")
+            return Answer(ExitAction.RESTART, f"retry {self._parse_row} of {PARSE_RETRIES}")
         if self._fell_back:
-            return Answer(Action.ABORT, "the mock feed cannot be understood either")
+            return Answer(ExitAction.ABORT, "the mock feed cannot be understood either")
         self._fell_back = True
         self._parse_row = 0
-        return Answer(Action.FALL_BACK, f"not understood after {PARSE_RETRIES} retries")
+        return Answer(ExitAction.FALL_BACK, f"not understood after {PARSE_RETRIES} retries")
 
 
 def is_down(state: UnitState) -> bool:

@@ -12,14 +12,14 @@ whatever ends the controller (ExecStopPost=); the decision log says how the engi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from harness.base.clock import Clock
 from harness.base.errors import CommandFailed, HarnessError, RecorderError
 from harness.observing.observe import Computer
-from harness.soak.decisions import read_all
+from harness.soak.decisions import Decision, read
 from harness.soak.exit_actions import SOAK_END, runs
 from harness.soak.reducer import Action
 from harness.soak.rewrite import ConfigFile, ConfigTrouble
@@ -32,7 +32,7 @@ ACT_SECS = 30.0
 own TimeoutStopSec=. systemd goes on with it in any case."""
 
 
-class Decide(Protocol):
+class DecisionWriter(Protocol):
     """Puts a decision on disk."""
 
     def __call__(self, action: Action, reason: str, **facts: object) -> None: ...
@@ -48,7 +48,7 @@ def put_back(
     config: ConfigFile,
     engine_before: str,
     stopped_by_others: Callable[[], bool],
-    decide: Decide,
+    decide: DecisionWriter,
     clock: Clock,
 ) -> None:
     """Put back config and engine, and tell what became of both.
@@ -76,7 +76,7 @@ def put_back(
 
 
 def _put_engine_back(
-    computer: Computer, before: str, stopped_by_others: bool, has_config: bool, decide: Decide, clock: Clock
+    computer: Computer, before: str, stopped_by_others: bool, has_config: bool, decide: DecisionWriter, clock: Clock
 ) -> str:
     end = clock.monotonic() + ACT_SECS
 
@@ -106,12 +106,11 @@ def _now(computer: Computer) -> str:
         return "unseen"
 
 
-def unfinished(log: Path) -> Mapping[str, Any] | None:
-    """The first decision of the last run in the log, when that run found an engine and did not put it back.
+def unfinished(log: Path) -> Decision | None:
+    """Find the first decision of the last run in the log, when that run found an engine and did not put it back.
 
     Raises RecorderError when the log cannot be read.
     """
-    decisions: Sequence[Mapping[str, Any]] = read_all(log)
-    last = [one for one in decisions if one["run_id"] == decisions[-1]["run_id"]] if decisions else []
-    begun = next((one for one in last if one.get("engine_before") in (RUNNING, STOPPED)), None)
-    return None if any(one.get("action") == Action.PUT_BACK for one in last) else begun
+    last = read(log)
+    begun = next((one for one in last if one.facts.get("engine_before") in (RUNNING, STOPPED)), None)
+    return None if any(one.action == Action.PUT_BACK for one in last) else begun

@@ -133,7 +133,7 @@ class Say:
 
 
 @dataclass(frozen=True)
-class Sample:
+class WriteSample:
     """Write a sample line. `fields` lacks what only the controller knows: wall time, run id, resident memory."""
 
     main_pid: int
@@ -151,7 +151,7 @@ class End:
     status: int
 
 
-Effect = Decide | Change | Restart | Halt | Say | Sample | End
+Effect = Decide | Change | Restart | Halt | Say | WriteSample | End
 
 
 class _Over(Exception):
@@ -357,11 +357,11 @@ class Reducer:
         answer = self._exits.answer(ended, ended_at)
         due_at = ended_at + answer.delay_secs
         restarted = not is_down(state) and state.invocation_id != ended.invocation_id
-        left_to_systemd = answer.action is exit_actions.Action.RESTART and due_at <= now and awaits_restart(state)
-        by_operator = restarted and answer.action is exit_actions.Action.STOP
+        left_to_systemd = answer.action is exit_actions.ExitAction.RESTART and due_at <= now and awaits_restart(state)
+        by_operator = restarted and answer.action is exit_actions.ExitAction.STOP
         by_others = ended.invocation_id in self._endings.stopped - self._ours
-        ends = answer.action in (exit_actions.Action.STOP, exit_actions.Action.ABORT) or (
-            answer.action is exit_actions.Action.STEP_UP and self._ladder.at_top
+        ends = answer.action in (exit_actions.ExitAction.STOP, exit_actions.ExitAction.ABORT) or (
+            answer.action is exit_actions.ExitAction.STEP_UP and self._ladder.at_top
         )
         if answered:
             restarted_by = "controller"
@@ -375,7 +375,7 @@ class Reducer:
         reason = answer.reason
         if by_operator:
             reason = "restarted by somebody else"
-        elif by_others and answer.action is exit_actions.Action.STOP:
+        elif by_others and answer.action is exit_actions.ExitAction.STOP:
             reason = "stopped by somebody else"
         self._decide(
             Action.ENGINE_EXIT, f"{ended}: {reason}",
@@ -385,22 +385,22 @@ class Reducer:
         if answered or by_operator:
             return False
         match answer.action:
-            case exit_actions.Action.STOP:
+            case exit_actions.ExitAction.STOP:
                 raise _Over(End(Action.STOP, f"{ended}: {reason}", EXIT_STOPPED))
-            case exit_actions.Action.ABORT:
+            case exit_actions.ExitAction.ABORT:
                 raise _abort(f"{ended}: {answer.reason}{self._complained()}")
-            case exit_actions.Action.STEP_UP:
+            case exit_actions.ExitAction.STEP_UP:
                 self._ladder, step = self._ladder.overloaded()
                 if step is Step.ABORT:
                     raise _abort(f"{ended}: at the top of the ladder already")
                 self._restart_on_rung(f"Throttling up to {self._ladder.rung.name}: {ended}", state)
                 return True
-            case exit_actions.Action.FALL_BACK:
+            case exit_actions.ExitAction.FALL_BACK:
                 self._mode = "mockws"
                 self._change({"ingest_mode": INGEST_MODES[self._mode]})
                 self._restart(f"Falling back to the mock feed: {ended}", state)
                 return True
-            case exit_actions.Action.RESTART:
+            case exit_actions.ExitAction.RESTART:
                 by_systemd = restarted or awaits_restart(state)
                 return self._restart_in_time(f"{ended}: {answer.reason}", due_at, state, by_systemd, now)
 
@@ -513,4 +513,4 @@ class Reducer:
             read = {"psi": "unknown", "psi_error": self._reading.reason}
         elif self._reading is not None:
             read = {f"{name}_some_avg10": self._reading.some(name) for name in pressure.RESOURCES}
-        self._effects.append(Sample(state.main_pid, fields, self._restarts, read))
+        self._effects.append(WriteSample(state.main_pid, fields, self._restarts, read))

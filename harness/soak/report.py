@@ -10,19 +10,25 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TypedDict
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.base.plots import Mark, Series, figure
 from harness.base.pressure import LIMITS, RESOURCES
+from harness.soak.decisions import Decision, SampleLine
 from harness.soak.exit_actions import SOAK_END, SOAK_START
 from harness.soak.ladder import RUNGS
 
 OUTCOMES = ("COMPLETE", "STOP", "ABORT", "CONFIG_ERROR")
 
-_ENVELOPE = {"timestamp", "run_id", "ingest_mode", "psi_actions", "state", "current_sample_every", "action", "reason"}
+
+class _More(TypedDict, total=False):
+    """What `figure` takes beside the lines."""
+
+    limits: Mapping[str, float]
+    ticks: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -40,17 +46,17 @@ class Row:
     pressure: str
 
 
-def render(decisions: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]]) -> str:
-    """The page. decisions, samples: the lines of one run, in order; at least one decision."""
+def render(decisions: Sequence[Decision], samples: Sequence[SampleLine]) -> str:
+    """Render the page. decisions, samples: the lines of one run, in order; at least one decision."""
     begun = _seconds(decisions[0])
-    spans = [_seconds(line) - begun for line in (*decisions, *samples)]
+    spans = [at - begun for at in (*map(_seconds, decisions), *map(_seconds, samples))]
     length = max(spans)
     marks = [
         mark
         for number, line in enumerate(decisions, start=1)
         if (mark := _mark(number, line, _seconds(line) - begun)) is not None
     ]
-    outcome = next((line for line in reversed(decisions) if line["action"] in OUTCOMES), None)
+    outcome = next((line for line in reversed(decisions) if line.action in OUTCOMES), None)
     environment = Environment(
         loader=PackageLoader("harness.evidence"),
         autoescape=True,
@@ -59,31 +65,29 @@ def render(decisions: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str
         lstrip_blocks=True,
     )
     return environment.get_template("soak.html.j2").render(
-        outcome=str(outcome["action"]) if outcome else "CUT OFF",
-        reason=str(outcome["reason"]) if outcome else "the log ends without an outcome: the controller was killed",
+        outcome=outcome.action if outcome else "CUT OFF",
+        reason=outcome.reason if outcome else "the log ends without an outcome: the controller was killed",
         facts=_facts(decisions, samples, length) | {"restarts": _restarts(marks)},
         charts=[Markup(svg) for svg in _charts(samples, begun, length, marks)],
         rows=[_row(line) for line in decisions],
     )
 
 
-def _facts(
-    decisions: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]], length: float
-) -> dict[str, str]:
+def _facts(decisions: Sequence[Decision], samples: Sequence[SampleLine], length: float) -> dict[str, str]:
     first = decisions[0]
-    ids = [sample["tick_id_max"] for sample in samples if sample.get("tick_id_max") is not None]
+    ids = [newest for sample in samples if isinstance(newest := sample.facts.get("tick_id_max"), int)]
     facts = {
-        "run": str(first["run_id"]),
-        "started": f"{datetime.fromisoformat(str(first['timestamp'])):%Y-%m-%d %H:%M:%S} UTC",
-        "length": f"{length:.0f} s, {len(samples)} looks",
-        "feed": " then ".join(dict.fromkeys(str(line["ingest_mode"]) for line in decisions)),
-        "PSI actions": str(first["psi_actions"]),
+        "run": first.run_id,
+        "started": f"{datetime.fromisoformat(first.timestamp):%Y-%m-%d %H:%M:%S} UTC",
+        "length": f"{length:.0f} s, {len(samples)} polls",
+        "feed": " then ".join(dict.fromkeys(line.ingest_mode for line in decisions)),
+        "PSI actions": first.psi_actions,
         "ticks stored": f"{max(ids) - min(ids)}" if ids else "unknown",
-        "stalls": str(sum(line["action"] == "STALL" for line in decisions)),
+        "stalls": str(sum(line.action == "STALL" for line in decisions)),
     }
-    unknown = sum("psi_error" in sample for sample in samples)
+    unknown = sum("psi_error" in sample.facts for sample in samples)
     if unknown:
-        facts["PSI unknown"] = f"in {unknown} of {len(samples)} looks"
+        facts["PSI unknown"] = f"in {unknown} of {len(samples)} polls"
     return facts
 
 
@@ -92,13 +96,13 @@ def _restarts(marks: Sequence[Mark]) -> str:
     return ", ".join(f"{count} by {kind}" for kind, count in by.items()) or "none"
 
 
-def _charts(samples: Sequence[Mapping[str, Any]], begun: float, length: float, marks: Sequence[Mark]) -> list[str]:
+def _charts(samples: Sequence[SampleLine], begun: float, length: float, marks: Sequence[Mark]) -> list[str]:
     def series(name: str, key: str, scale: float = 1.0, *, stepped: bool = False) -> Series:
-        points = [(_seconds(sample) - begun, _scaled(sample.get(key), scale)) for sample in samples]
+        points = [(_seconds(sample) - begun, _scaled(sample.facts.get(key), scale)) for sample in samples]
         return Series(name, points, stepped)
 
     rungs = [rung.sample_every for rung in RUNGS]
-    every: list[tuple[str, str, list[Series], dict[str, Any]]] = [
+    every: list[tuple[str, str, list[Series], _More]] = [
         (
             "Ticks received and processed", "a second, as the heartbeats count them",
             [_rate(samples, begun, name, f"ingest_{name}") for name in ("received", "processed")],
@@ -119,13 +123,13 @@ def _charts(samples: Sequence[Mapping[str, Any]], begun: float, length: float, m
     return [figure(title, lines, unit=unit, seconds=length, marks=marks, **more) for title, unit, lines, more in every]
 
 
-def _rate(samples: Sequence[Mapping[str, Any]], begun: float, name: str, key: str) -> Series:
+def _rate(samples: Sequence[SampleLine], begun: float, name: str, key: str) -> Series:
     """A counter of the heartbeats as a rate. It changes only with a heartbeat, and begins anew with each run of the
     engine, which is a gap."""
     points: list[tuple[float, float | None]] = []
     last: tuple[float, float] | None = None
     for sample in samples:
-        at, count = _seconds(sample) - begun, sample.get(key)
+        at, count = _seconds(sample) - begun, sample.facts.get(key)
         if not isinstance(count, int | float):
             last = None
             points.append((at, None))
@@ -138,39 +142,39 @@ def _rate(samples: Sequence[Mapping[str, Any]], begun: float, name: str, key: st
     return Series(name, points)
 
 
-def _mark(number: int, line: Mapping[str, Any], at: float) -> Mark | None:
-    text = f"{str(line['timestamp'])[11:19]} {line['action']}: {line['reason']}"
-    match line["action"]:
-        case "ENGINE_RESTART" if not str(line["reason"]).startswith((SOAK_START, SOAK_END)):
+def _mark(number: int, line: Decision, at: float) -> Mark | None:
+    text = f"{line.timestamp[11:19]} {line.action}: {line.reason}"
+    match line.action:
+        case "ENGINE_RESTART" if not line.reason.startswith((SOAK_START, SOAK_END)):
             return Mark(at, "controller", text, number)
-        case "ENGINE_EXIT" if line.get("restarted_by") in ("systemd", "watchdog", "operator"):
-            return Mark(at, str(line["restarted_by"]), text, number)
+        case "ENGINE_EXIT" if line.facts.get("restarted_by") in ("systemd", "watchdog", "operator"):
+            return Mark(at, str(line.facts["restarted_by"]), text, number)
         case "STALL":
             return Mark(at, "stall", text, number)
     return None
 
 
-def _row(line: Mapping[str, Any]) -> Row:
-    psi = {key for key in line if key.endswith(("_raw", "_avg10")) or key in ("psi", "psi_error")}
-    facts = {key: value for key, value in line.items() if key not in _ENVELOPE | psi}
-    if "psi_error" in line:
-        pressure = f"unknown: {line['psi_error']}"
+def _row(line: Decision) -> Row:
+    psi = {key for key in line.facts if key.endswith(("_raw", "_avg10")) or key in ("psi", "psi_error")}
+    facts = {key: value for key, value in line.facts.items() if key not in psi}
+    if "psi_error" in line.facts:
+        pressure = f"unknown: {line.facts['psi_error']}"
     else:
-        known = [(name, line[f"{name}_some_avg10"]) for name in RESOURCES if f"{name}_some_avg10" in line]
-        pressure = ", ".join(f"{name} {value:g}" for name, value in known)
+        known = [(name, _scaled(line.facts.get(f"{name}_some_avg10"), 1.0)) for name in RESOURCES]
+        pressure = ", ".join(f"{name} {value:g}" for name, value in known if value is not None)
     return Row(
-        at=str(line["timestamp"])[11:23],
-        state=str(line["state"]),
-        sample_every=int(line["current_sample_every"]),
-        action=str(line["action"]),
-        reason=str(line["reason"]),
+        at=line.timestamp[11:23],
+        state=line.state,
+        sample_every=line.current_sample_every,
+        action=line.action,
+        reason=line.reason,
         facts=" ".join(f"{key}={value}" for key, value in facts.items()),
         pressure=pressure,
     )
 
 
-def _seconds(line: Mapping[str, Any]) -> float:
-    return datetime.fromisoformat(str(line["timestamp"])).timestamp()
+def _seconds(line: Decision | SampleLine) -> float:
+    return datetime.fromisoformat(line.timestamp).timestamp()
 
 
 def _scaled(value: object, scale: float) -> float | None:

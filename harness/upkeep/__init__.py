@@ -1,1 +1,1 @@
-"""What an operator does by hand: back up, publish evidence."""
+"""What an operator does by hand: all engines at once, back up, publish evidence."""

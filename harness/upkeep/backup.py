@@ -19,7 +19,7 @@ from harness.base import arguments, files
 from harness.base.errors import HarnessError
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
-from harness.observing import health
+from harness.observing import health, instances
 from harness.soak.rewrite import ConfigFile
 
 DESCRIPTION = "Copies the engine's database to a new file, whether the engine runs or not."
@@ -29,6 +29,7 @@ Exit status: 0 when the copy is there and has been checked, 1 otherwise: then th
 examples:
   hybrid-backup /var/backups/bot.db
   hybrid-backup /var/backups/bot-$(date +%F).db
+  hybrid-backup --instance alpha /var/backups/alpha.db
   hybrid-backup --db /srv/engine/bot.db copy.db
 """
 
@@ -86,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("target", type=Path, metavar="FILE", help="the copy; a file that does not exist yet")
+    instances.add_argument(parser, unit=lambda one: one.unit, config=lambda one: one.config)
     parser.add_argument("--unit", default=health.UNIT, help="the engine's unit (default: %(default)s)")
     parser.add_argument("--config", type=Path, default=health.CONFIG, help="the engine's config (default: %(default)s)")
     parser.add_argument("--db", type=Path, help="its database (default: [app] db_path of the config)")

@@ -1,4 +1,4 @@
-"""A unit that failed -> what is told of it, and how (contract O9)."""
+"""A unit that failed -> what is told of it, and how (contract O11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hybrid-notice UNIT`: tells somebody that a unit has failed, by a webhook or a command (contract O9).
+"""`hybrid-notice UNIT`: tells somebody that a unit has failed, by a webhook or a command (contract O11).
 
 `hybrid-notice@.service` runs it once for a unit that names it as OnFailure=, when there is
 /etc/hybrid-engine/notice.toml. What is secret is not in that file: the webhook's URL comes as a systemd credential, and
@@ -26,7 +26,7 @@ from harness.base.journal import Entry
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 from harness.observing import health
-from harness.soak.exit_actions import ExitCode
+from harness.soak.exit_actions import EngineExitCode
 from harness.upkeep import failure
 from harness.upkeep.failure import Failure, Notice, Wanted
 
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
         url = read_url(os.environ.get("CREDENTIALS_DIRECTORY")) if wanted.webhook else ""
     except NoticeConfigError as error:
         _say(str(error))
-        return ExitCode.CONFIG
+        return EngineExitCode.CONFIG
     one = failure.failure_of(options.unit, platform.node() or socket.gethostname(), os.environ)
     told = failure.notice(one, read_entries(shell, one))
     ways: dict[str, Callable[[], None]] = {}

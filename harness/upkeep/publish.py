@@ -7,7 +7,6 @@ other's, and never verdicts whose buglog is not there yet. Buglogs of earlier ru
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,8 +14,11 @@ from pathlib import Path
 
 from harness.base import arguments, files
 from harness.base.errors import HarnessError
+from harness.evidence import results
+from harness.observing import instances
+from harness.observing.instances import Instance
 
-EVIDENCE = Path("/var/lib/hybrid-evidence")
+EVIDENCE = Instance().evidence
 """A directory of root's; what the dashboard's unit names as --reports."""
 
 DESCRIPTION = """\
@@ -33,9 +35,9 @@ def publish(reports: Path, to: Path) -> list[Path]:
     """Publish what is in `reports`; returns the files that are there now. Raises HarnessError, which names the file."""
     summary = _read(reports / "verdicts.json")
     try:
-        run_id = str(json.loads(summary)["run_id"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise HarnessError(f"{reports / 'verdicts.json'}: is not the report of a proof run: {error!r}") from error
+        run_id = results.parse(summary).run_id
+    except ValueError as error:
+        raise HarnessError(f"{reports / results.FILE}: is not the report of a proof run: {error}") from error
     buglogs = sorted(path for path in (reports / "buglog").glob("BUG_*") if path.stem.endswith(run_id))
     if not buglogs:
         raise HarnessError(f"{reports / 'buglog'}: has no buglog of run {run_id}; run `make buglog` first")
@@ -75,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reports", type=Path, default=Path("reports"), metavar="DIR", help="where runs report (default: reports)"
     )
+    instances.add_argument(parser, to=lambda one: one.evidence)
     parser.add_argument("--to", type=Path, default=EVIDENCE, metavar="DIR", help="default: %(default)s")
 
 

@@ -392,9 +392,9 @@ def test_neither_weak_keys_nor_weak_signatures_count() -> None:
             raw = envelope(signatures=[{"keyid": hashlib.sha256(weak).hexdigest(), "sig": signature}])
             assert failed(raw, trusted=(key,)) == ["signature"]
             assert failed(raw) == ["signature"]
-    signature = base64.b64decode(ENVELOPE["signatures"][0]["sig"])
-    larger = (int.from_bytes(signature[32:], "little") + ORDER) % 2**256
-    forged = base64.b64encode(signature[:32] + larger.to_bytes(32, "little")).decode()
+    true = base64.b64decode(ENVELOPE["signatures"][0]["sig"])
+    larger = (int.from_bytes(true[32:], "little") + ORDER) % 2**256
+    forged = base64.b64encode(true[:32] + larger.to_bytes(32, "little")).decode()
     assert failed(envelope(signatures=[{**ENVELOPE["signatures"][0], "sig": forged}])) == ["signature"]
 
 

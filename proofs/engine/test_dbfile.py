@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -228,7 +229,7 @@ def test_D6_a_lock_file_that_is_removed_while_it_is_taken_is_taken_anew(
 ) -> None:
     """Its holder ends between our opening it and our locking it, and takes the name away."""
     lockf, lock = fcntl.lockf, database.with_name("bot.db.lock")
-    removed = []
+    removed: list[object] = []
 
     def too_late(descriptor: int, how: int) -> None:
         if not removed:
@@ -304,18 +305,18 @@ def restored_by(code: str) -> Callable[[Path], None]:
     return lambda database: run_elsewhere(code, database, database.parent.parent / "backup.db")
 
 
-FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "deleted": (lambda db: db.unlink(), "is not there any more"),
     "all deleted": (
-        lambda db: [db.with_name(db.name + suffix).unlink() for suffix in ("", "-wal", "-shm")] and None,
+        lambda db: [db.with_name(db.name + suffix).unlink() for suffix in ("", "-wal", "-shm")],
         "is not there any more",
     ),
-    "renamed": (lambda db: db.rename(db.with_name("old.db")) and None, "is not there any more"),
+    "renamed": (lambda db: db.rename(db.with_name("old.db")), "is not there any more"),
     "moved, and a link in its place": (
         lambda db: db.symlink_to(db.rename(db.parent.parent / "real.db")),
         "was replaced",
     ),
-    "directory renamed": (lambda db: db.parent.rename(db.parent.with_name("old")) and None, "is not there any more"),
+    "directory renamed": (lambda db: db.parent.rename(db.parent.with_name("old")), "is not there any more"),
     "directory deleted": (lambda db: shutil.rmtree(db.parent), "is not there any more"),
     "replaced by nothing": (
         restored_by("open(sys.argv[1] + '.new', 'w').close(); os.replace(sys.argv[1] + '.new', sys.argv[1])"),
@@ -327,6 +328,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         restored_by("sqlite3.connect(sys.argv[2]).backup(sqlite3.connect(sys.argv[1]))"),
         "was restored over: its newest tick has id 10, and 2010 was written",
     ),
+    "index cut off": (restored_by("os.truncate(sys.argv[1] + '-shm', 0)"), "has lost its WAL's index: it was cut off"),
     "truncated": (restored_by("os.truncate(sys.argv[1], 0)"), "was truncated to nothing"),
     "cut in half": (
         restored_by("os.truncate(sys.argv[1], os.path.getsize(sys.argv[1]) // 2048 * 1024)"),
@@ -407,9 +409,10 @@ def test_D7_whatever_becomes_of_the_files_is_noticed_and_nothing_more_is_written
         assert after == left, "what was left of the database was written to"
 
 
-# Of a WAL that is truncated in the midst of a transaction the commit makes one of the right length again.
+# Of a WAL that is truncated in the midst of a transaction the commit makes one of the right length again; by an index
+# that is, the kernel ends the process.
 @pytest.mark.claim("D7")
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "WAL truncated"])
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("WAL truncated", "index cut off")])
 def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
     flowing: Ledger, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -517,6 +520,30 @@ def test_D7_files_that_were_changed_in_place_stay_as_after_a_kill(flowing: Ledge
     flowing.close()
     assert error.details["wal_set_aside"] is None
     assert wal.read_bytes() == before
+
+
+@pytest.mark.claim("D7", "D3")
+@pytest.mark.parametrize("left", [0, 100, 32768])
+def test_D7_D3_an_index_that_was_cut_off_costs_nothing_but_the_run(flowing: Ledger, left: int) -> None:
+    """Also where a part of it is left: the index of a long WAL has several."""
+    flowing.write(ticks(2011, 1000))
+    # The reader keeps the WAL from beginning anew, so that the index grows beyond its first part.
+    with closing(sqlite3.connect(flowing.path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT max(id) FROM ticks").fetchone()
+        for n in range(3011, 83011, 1000):
+            flowing.write(ticks(n, 1000))
+        flowing.look()
+        shm = flowing.path.with_name("bot.db-shm")
+        assert shm.stat().st_size > 32768
+        run_elsewhere(f"os.truncate(sys.argv[1], {left})", shm)
+        with pytest.raises(ConfigError, match="has lost its WAL's index: it was cut off"):
+            flowing.look()
+    flowing.close()
+    store = opened(flowing.path)
+    assert store.restore().next_tick_id == 83011
+    assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    store.close()
 
 
 @pytest.mark.claim("D7")
@@ -656,6 +683,169 @@ def test_D8_a_wal_without_anything_in_it_is_not_worth_a_word(
     killed.unlink()
     opened(killed).close()
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+LEFT_BY_A_KILL = """
+import os
+c = sqlite3.connect(sys.argv[1], isolation_level=None)
+c.executescript(sys.argv[2])
+os._exit(0)
+"""
+
+PAGES = "PRAGMA page_size = {}; PRAGMA journal_mode = WAL; CREATE TABLE t(x); INSERT INTO t VALUES (1);"
+BESIDE = {
+    "another engine's": None,
+    "another application's": PAGES.format(1024),
+    "of other pages": PAGES.format(8192),
+    "journal": """
+        CREATE TABLE t(x); PRAGMA cache_size = 1; BEGIN;
+        WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 9999) INSERT INTO t SELECT x FROM n;
+    """,
+}
+
+
+@pytest.mark.claim("D8")
+@pytest.mark.parametrize("whose", BESIDE)
+def test_D8_what_is_of_another_database_is_set_aside_and_named(
+    killed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, whose: str
+) -> None:
+    """SQLite would take its pages for those of the database beside which it lies."""
+    script, suffix = BESIDE[whose], "-journal" if whose == "journal" else "-wal"
+    other = killed if script is None else tmp_path / "other.db"
+    if script is not None:
+        run_elsewhere(LEFT_BY_A_KILL, other, script)
+    ours = tmp_path / "ours" / "bot.db"
+    store = opened(ours)
+    for n in range(1, 2001, 500):
+        store.write(ticks(n, 500))
+    store.close()
+    foreign = Path(shutil.copy(other.with_name(other.name + suffix), ours.with_name("bot.db" + suffix))).read_bytes()
+    caplog.set_level(logging.WARNING, "engine.storage.ledger")
+    store = opened(ours)
+    assert store.restore().next_tick_id == 2001
+    store.close()
+    (warning,) = caplog.records
+    fields = vars(warning)["fields"]
+    assert (warning.message, fields["bytes"]) == ("set aside what belongs to another database", len(foreign))
+    assert Path(fields["orphan"]).read_bytes() == foreign
+    assert query(ours, "PRAGMA integrity_check") == [("ok",)]
+
+
+@pytest.mark.claim("D8")
+def test_D8_a_wal_in_which_the_newest_tick_is_another_one_is_not_ours(
+    database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is longer, and whole: with it the database would be the other one."""
+    other, left = opened(database), tmp_path / "left"
+    other.write(ticks(1, 30))
+    other._connection.execute("UPDATE ticks SET price = price + 1")
+    shutil.copy(database.with_name("bot.db-wal"), left)
+    other.close()
+    ours = tmp_path / "ours" / "bot.db"
+    store = opened(ours)
+    store.write(ticks(1, 20))
+    store.close()
+    shutil.copy(left, ours.with_name("bot.db-wal"))
+    caplog.set_level(logging.WARNING, "engine.storage.ledger")
+    store = opened(ours)
+    assert store.restore().next_tick_id == 21
+    store.close()
+    (warning,) = caplog.records
+    assert vars(warning)["fields"]["why"] == "with it tick 20, the newest of the database, is not there"
+
+
+@pytest.mark.claim("D8")
+def test_D8_the_wal_of_a_damaged_database_is_its_own(flowing: Ledger) -> None:
+    database = flowing.path
+    wal = database.with_name("bot.db-wal").read_bytes()
+    flowing.close()
+    # The root of an index that the WAL has nothing of.
+    with closing(sqlite3.connect(database)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'orders_open'").fetchone()
+    with database.open("r+b") as file:
+        file.seek((page - 1) * opening.PAGE_BYTES)
+        file.write(os.urandom(opening.PAGE_BYTES))
+    database.with_name("bot.db-wal").write_bytes(wal)
+    with pytest.raises(ConfigError, match=r"damaged|malformed"):
+        opened(database)
+    assert list(database.parent.glob("*.orphan-*")) == []
+
+
+@pytest.mark.claim("D8")
+@pytest.mark.parametrize(
+    ("database_pages", "wal_pages", "why"),
+    [
+        (1024, 1024, None),
+        (1, 65536, None),
+        (1024, 4096, "its pages have 4096 bytes, those of the database 1024"),
+        (1, 1024, "its pages have 1024 bytes, those of the database 65536"),
+    ],
+)
+def test_D8_pages_of_a_wal_are_as_long_as_those_of_its_database(
+    database_pages: int, wal_pages: int, why: str | None
+) -> None:
+    header = bytes(16) + database_pages.to_bytes(2, "big") + bytes(82)
+    for magic in ("377f0682", "377f0683"):
+        found = bytes.fromhex(magic) + bytes(4) + wal_pages.to_bytes(4, "big")
+        assert dbfile.why_foreign(header, Path("bot.db-wal"), found) == why
+    # What SQLite would not read is not worth a word.
+    assert dbfile.why_foreign(header, Path("bot.db-wal"), bytes(100)) is None
+
+
+@pytest.mark.claim("D8", "D7")
+def test_D8_D7_a_backup_that_was_restored_beside_the_wal_of_what_it_replaces_is_what_counts(
+    flowing: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = flowing.path
+    wal = database.with_name("bot.db-wal").read_bytes()
+    flowing.close()
+    shutil.copyfile(database.parent.parent / "backup.db", database)
+    database.with_name("bot.db-wal").write_bytes(wal)
+    caplog.set_level(logging.WARNING, "engine.storage.ledger")
+    store = opened(database)
+    assert store.restore().next_tick_id == 11
+    store.close()
+    assert [record.message for record in caplog.records] == ["set aside what belongs to another database"]
+
+
+@pytest.mark.claim("D8")
+def test_D8_a_file_that_a_checkpoint_was_changing_has_its_own_wal(
+    flowing: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any of the pages may have been copied by then, in whole."""
+    database = flowing.path
+    before, wal = database.read_bytes(), database.with_name("bot.db-wal").read_bytes()
+    flowing.close()
+    after = database.read_bytes()
+    caplog.set_level(logging.WARNING, "engine.storage.ledger")
+    chance = random.Random(7)
+    pages = range(0, len(after), opening.PAGE_BYTES)
+    for _ in range(25):
+        torn = bytearray(before.ljust(chance.choice([len(before), len(after)]), b"\0"))
+        share = chance.random()
+        for at in (at for at in pages if chance.random() < share):
+            torn[at : at + opening.PAGE_BYTES] = after[at : at + opening.PAGE_BYTES].ljust(opening.PAGE_BYTES, b"\0")
+        database.write_bytes(torn)
+        database.with_name("bot.db-wal").write_bytes(wal)
+        store = opened(database)
+        assert store.restore().next_tick_id == 2011
+        store.close()
+        assert not caplog.records
+
+
+@pytest.mark.claim("D8", "D2")
+def test_D8_D2_beside_a_database_of_a_newer_engine_nothing_is_touched(killed: Path, tmp_path: Path) -> None:
+    newer = tmp_path / "newer" / "bot.db"
+    store = opened(newer)
+    store.write(ticks(1, 500))
+    store.close()
+    with closing(sqlite3.connect(newer, isolation_level=None)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    shutil.copy(killed.with_name("bot.db-wal"), newer.with_name("bot.db-wal"))
+    left = sorted(path.name for path in newer.parent.iterdir())
+    with pytest.raises(ConfigError, match="schema version 99"):
+        opened(newer)
+    assert sorted(path.name for path in newer.parent.iterdir()) == left
 
 
 @pytest.mark.claim("D8")

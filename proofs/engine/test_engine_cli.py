@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import os
@@ -22,6 +23,7 @@ from engine.base.exits import ConfigError
 from engine.signals import Signals
 from engine.storage import opening
 from engine.storage.batch import Batch
+from engine.storage.ledger import Ledger
 from proofs.engine.test_settings import unusual
 from proofs.fixtures import fork_server
 from proofs.fixtures.engine_process import ROOT, engine, write_config
@@ -109,6 +111,54 @@ def test_R6_G1_G0_S14_L1_live_exits_12_and_says_exactly_what_is_missing(
     assert ("envelope: proof bundle bundle.json is empty" in message) is bundle
     assert "hybrid_engine.execution must have one, has none" in message
     assert not (tmp_path / "data").exists()
+
+
+def test_a_start_does_not_do_what_nobody_asked_for(tmp_path: Path) -> None:
+    """Look for garbage among what was imported, ask every package for plugins of pydantic, load what no table and no
+    flag needs, or a pipeline before the configuration is known to be good."""
+    script = """
+import gc, json, sys
+from engine.__main__ import main
+before = sum(each["collections"] for each in gc.get_stats())
+assert main(["--check-config", "--config", "/dev/null"]) == 0
+collections = sum(each["collections"] for each in gc.get_stats()) - before
+print(json.dumps({"collections": collections, "modules": sorted(sys.modules)}), file=sys.stderr)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], env={"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=15, check=True,
+    )  # fmt: skip
+    told = json.loads(result.stderr.splitlines()[-1])
+    assert told["collections"] == 0
+    assert "pydantic.main" in told["modules"]
+    unwanted = {
+        "importlib.metadata", "email", "shutil", "pydantic.v1", "pydantic.networks", "pydantic.type_adapter",
+        "asyncio", "sqlite3", "uvloop", "engine.pipeline",
+    }  # fmt: skip
+    assert not unwanted & set(told["modules"])
+
+
+def test_garbage_is_looked_for_while_the_engine_trades(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while it starts, and later not among what was loaded by then."""
+    from engine import pipeline
+
+    found = []
+
+    def run(_loaded: object, _environment: object, store: Ledger, *_: object) -> int:
+        store.close()
+        found.append((gc.isenabled(), gc.get_freeze_count()))
+        return 0
+
+    monkeypatch.setattr(pipeline, "run", run)
+    frozen = gc.get_freeze_count()
+    gc.disable()
+    try:
+        made: list[list[object]] = [[] for _ in range(1000)]
+        assert command.run(["--config", "/dev/null", "--db", str(tmp_path / "bot.db")], Signals()) == 0
+        assert [enabled for enabled, _ in found] == [True]
+        assert found[0][1] > frozen + len(made)
+    finally:
+        gc.enable()
 
 
 def test_check_config_does_not_ask_the_gate(tmp_path: Path) -> None:
@@ -251,8 +301,9 @@ def test_C7_a_start_and_a_check_agree(tmp_path: Path, text: str) -> None:
 
 def damaged(directory: Path, module: str, damage: str) -> Path:
     """A copy of the engine in which one module is not what it was; returns that module's path."""
-    # With its bytecode, which the interpreter believes of the modules that are as they were.
-    shutil.copytree(ROOT / "engine", directory / "engine")
+    # With its bytecode, which the interpreter believes of the modules that are as they were. Links, because copies
+    # would take as long as the start that follows.
+    shutil.copytree(ROOT / "engine", directory / "engine", copy_function=os.symlink)
     (path,) = (directory / "engine").rglob(f"{module}.py")
     source = path.read_bytes()
     path.unlink()
@@ -404,7 +455,17 @@ def test_C7_the_longest_names_are_databases(tmp_path: Path, name_bytes: int) -> 
 
 
 @pytest.mark.claim("C7")
-@pytest.mark.parametrize("raw", [gzip.compress(b"{}\n"), b'[{"price":1}]', "{}\n".encode("utf-16"), None], ids=range(4))
+@pytest.mark.parametrize(
+    "raw",
+    [
+        gzip.compress(b"{}\n"),
+        b'[{"price":1}]',
+        "{}\n".encode("utf-16"),
+        gzip.compress(b'{"recording":1,"source":"s","url":"ws://x","symbol":"X","run":"","venue":"mtgox"}\n'),
+        None,
+    ],
+    ids=range(5),
+)
 def test_C7_a_check_and_a_start_agree_about_a_replay_file(tmp_path: Path, raw: bytes | None) -> None:
     path = Path("/proc/self/mem")
     if raw is not None:
@@ -455,8 +516,8 @@ def test_N19_venues_are_listed_with_what_they_need(tmp_path: Path) -> None:
     ("argv", "says"),
     [
         (["--sampel-every", "3"], "unknown flag --sampel-every; the nearest known one is --sample-every"),
-        (["venuse"], "takes flags, or a command: venues, gaps; the nearest known one is venues"),
-        (["correct-horse"], "takes flags, or a command: venues, gaps"),
+        (["venuse"], "takes flags, or a command: venues, record, gaps; the nearest known one is venues"),
+        (["correct-horse"], "takes flags, or a command: venues, record, gaps"),
     ],
 )
 def test_U1_what_is_mistyped_is_answered_with_the_nearest(tmp_path: Path, argv: list[str], says: str) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import string
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import engine
 from engine import command
 from engine.base import logs
 from engine.base.exits import ConfigError
-from engine.base.redaction import redact, redact_value
+from engine.base.redaction import forget, learn, redact, redact_value
 from engine.config.settings import effective, load
 from engine.signals import Signals
 from proofs.engine.test_engine_cli import call
@@ -66,6 +69,9 @@ POSITIONS = [
     "key: {}",
     "Bearer {}",
     "bearer  '{}",
+    "/x/key/{}",
+    "/var/lib/api_keys/{}/x.jsonl",
+    "cannot read '/x/my-token/{}'",
 ]
 """Where a secret may stand."""
 
@@ -108,6 +114,16 @@ def test_C8_a_secret_is_not_shown_wherever_it_stands(position: str, secret: str,
         "books do not balance: tick_count = 3, but ingest_processed = 4",
         "connecting to 'ws://127.0.0.1:9001/feed': [Errno 111] Connection refused",
         "btcusdt@trade: gap",
+        "should be a URL without user name and password, since market data needs none",
+        "/x/private.key: cannot be read: Permission denied",
+        "x/token: no such file",
+        "'/x/token': No such file or directory",
+        "secret: not a regular file",
+        "engine.replay_file = '/x/tokens.jsonl': cannot be read: Is a directory",
+        "/var/lib/private/hybrid-engine/bot.db",
+        "/run/credentials/hybrid-engine.service/bundle.json",
+        "keys/values of a table",
+        "tokens / secrets",
     ],
 )
 def test_what_is_no_secret_is_shown(text: str) -> None:
@@ -139,6 +155,61 @@ def test_C8_what_is_redacted_stays_as_it_is(text: str) -> None:
     assert redact(once) == once
 
 
+def texts_of(tree: ast.AST) -> Iterator[str]:
+    """What a program may say: its texts, with something in place of what is filled in; not its documentation."""
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "x1" for part in child.values)
+            elif isinstance(child, ast.Constant) and isinstance(child.value, str) and not isinstance(node, ast.Expr):
+                yield child.value
+
+
+@pytest.mark.claim("C8")
+def test_C8_nothing_that_the_engine_itself_says_looks_like_a_secret() -> None:
+    root = Path(engine.__file__).parent
+    said = [text for path in root.rglob("*.py") for text in texts_of(ast.parse(path.read_text()))]
+    assert len(said) > 1000
+    # Addresses of databases, which nobody is shown.
+    assert [text for text in said if "?mode=" not in text and redact(text) != text] == []
+
+
+@pytest.fixture
+def learning() -> Iterator[None]:
+    yield
+    forget()
+
+
+@pytest.mark.claim("C8")
+@pytest.mark.usefixtures("learning")
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("wss://host/ws/Zq9xW7vK3pL8mN4tR6yB2cDe", "Zq9xW7vK3pL8mN4tR6yB2cDe"),
+        ("wss://host/key/hunter2/x", "hunter2"),
+        ("wss://host/token/swordfish", "swordfish"),
+        ("wss://host/key=swordfish/x", "swordfish"),
+        ("wss://host/x?streams=btcusdt@trade&apiKey=swordfish", "swordfish"),
+        ("wss://host/x?signature=abcd", "abcd"),
+        ("wss://host/x?listenKey=pqia91ma19a5s61cv6a81va65sd", "pqia91ma19a5s61cv6a81va65sd"),
+        ("wss://host/x?a=pqia91ma19a5s61cv6a81va65sd", "pqia91ma19a5s61cv6a81va65sd"),
+        ("wss://host/token/a%2Bb%2Fc%3D", "a+b/c="),
+        ("wss://host/token/a%2Bb%2Fc%3D", "a%2Bb%2Fc%3D"),
+    ],
+)  # fmt: skip
+def test_C8_a_secret_of_a_configured_url_is_shown_nowhere_else(url: str, secret: str) -> None:
+    """Whatever a venue makes of it: in a close reason, in the text of a rejection."""
+    said = [f"closed by the peer: 4001 unknown key {secret}.", f"{secret}", f"GET /x/{secret}: gone", f"('{secret}',)"]
+    said.append(f"wss://other/{secret}")
+    assert any(secret in redact(text) for text in said)
+    learn(url)
+    assert not any(secret in redact(text) + redact_value(text) for text in said)
+    learn("wss://host/key/7a")
+    # What is none stays: names of streams, hosts, options, and words of which a short secret is a part.
+    for text in ("host", "btcusdt@trade", "streams", "abcdef", "xhunter2x", "7a"):
+        assert redact(text) == text
+
+
 PLACES = {
     # flags or a configuration, with a secret in it
     "mistyped flag": (["--pasword={}"], ""),
@@ -153,6 +224,8 @@ PLACES = {
     "url's query": (["--ws-url", "wss://host/x?token={}"], ""),
     "database": (["--db", "postgres://u:{}@h/db"], ""),
     "replay file": (["--ingest", "replay", "--replay-file", "file:x?key={}"], ""),
+    "replay file in a directory": (["--ingest", "replay", "--replay-file", "/x/key/{}"], ""),
+    "database in a directory": (["--db", "token/{}"], ""),
     "mode": (["--mode", "password={}"], ""),
     "bearer": (["--ingest", "Bearer {}"], ""),
     "bearer in the file": ([], "engine.ingest_mode = 'Bearer {}'"),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -103,9 +104,10 @@ def test_S9_slippage_is_always_against_us() -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "NaN", "Infinity", "1e15", "1e300", "1e-13"])
 @pytest.mark.parametrize("field", ["size", "price"])
 def test_R4_L3_what_cannot_be_booked_is_rejected(field: str, value: str) -> None:
-    events, fills = shadow().submit(signal(**{field: value}), NOW)
+    wrong: dict[str, Any] = {field: value}
+    events, fills = shadow().submit(signal(**wrong), NOW)
     assert (statuses(events), fills) == (["REJECTED"], [])
-    events, fills = paper().submit(signal(**{field: value}), NOW)
+    events, fills = paper().submit(signal(**wrong), NOW)
     assert (statuses(events), fills) == (["SUBMITTED", "REJECTED"], [])
     assert events[1].reason is Reason.PAPER_REJECTED
     assert field in (events[1].detail or "")

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from engine.base.exits import ConfigError
 from engine.config import settings
-from engine.live import attestation, environment, gate
+from engine.live import attestation, environment, gate, runtime
 from engine.live.attestation import Refusal
 from harness.bundle import installed, statement
 from proofs.fixtures import true_bundle
@@ -98,9 +98,9 @@ engine_files = cache(gate.engine_files)
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ), set()))
-    monkeypatch.setattr(gate.runtime, "describe", lambda: true_bundle.RUNTIME)
-    monkeypatch.setattr(gate.runtime, "process_objections", lambda: iter(()))
+    monkeypatch.setattr(gate, "effective_unit", lambda: gate.UnitFacts(UNIT, set(os.environ), set()))
+    monkeypatch.setattr(runtime, "describe", lambda: true_bundle.RUNTIME)
+    monkeypatch.setattr(runtime, "process_objections", lambda: iter(()))
     for name in filter(environment.FORBIDDEN.fullmatch, list(os.environ)):
         monkeypatch.delenv(name)
     # An opened gate sets these for the rest of the process.
@@ -181,7 +181,7 @@ def test_a_clock_that_was_set_back_is_noticed(place: Place, monkeypatch: pytest.
     place.made_at -= HOUR
     place.put()
     gate.check(place.loaded)
-    monkeypatch.setattr(gate.time, "time", lambda: place.made_at + 60)
+    monkeypatch.setattr(time, "time", lambda: place.made_at + 60)
     assert place.refused() == ["clock"]
 
 
@@ -287,7 +287,8 @@ def test_G1_the_safety_part_is_all_but_pace_and_looks(place: Place) -> None:
     assert set(part) == {"mode", "live_armed", *tables}
     assert not set(part["engine"]) & gate.PACE_KEYS
     assert {"ingest_mode", "ws_url", "max_staleness_ms", "signal_every_n_ticks"} <= set(part["engine"])
-    assert part == statement.safety_part(settings.effective(place.loaded))
+    effective: Any = settings.effective(place.loaded)
+    assert part == statement.safety_part(effective)
     assert (gate.PACE_TABLES, gate.PACE_KEYS) == (statement.PACE_TABLES, statement.PACE_KEYS)
 
 
@@ -435,6 +436,32 @@ def test_nobody_trades_on_prices_that_others_can_change(place: Place) -> None:
             assert gate.check(place.loaded) is not None
 
 
+@pytest.mark.claim("R7", "G1")
+@pytest.mark.parametrize(
+    "text",
+    [
+        'url = "wss://stream.testnet.binance.vision/ws/btcusdt@trade"',
+        'url = "wss://fstream.binancefuture.com/ws/btcusdt@aggTrade"',
+        'url = "wss://api.sandbox.gemini.com/v1/marketdata/btcusd"',
+        'venue = "okx"\nurl = "wss://wspap.okx.com:8443/ws/v5/public"\nmarkets = { BTC-USDT = "BTC/USDT" }',
+        'venue = "kraken"\nurl = "wss://beta-ws.kraken.com/v2"\nmarkets = { "BTC/USD" = "BTC/USD" }',
+    ],
+)
+def test_nobody_trades_on_the_prices_of_a_test_network(place: Place, text: str) -> None:
+    place.source("wss://stream.binance.com/ws/btcusdt@trade")
+    sources = place.directory / settings.SOURCES_FILE_NAME
+    place.loaded = settings.load(str(place.directory / "config.toml"), {})
+    place.put()
+    assert gate.check(place.loaded) is not None
+    # Also as the last resort of several.
+    sources.write_text(sources.read_text() + f"[[source]]\nname = 'test'\npriority = 9\n{text}\n")
+    place.loaded = settings.load(str(place.directory / "config.toml"), {})
+    place.put()
+    assert place.refused() == ["ingest"]
+    with pytest.raises(ConfigError, match=r"source 'test' .* is a test network"):
+        gate.check_prices(place.loaded)
+
+
 # --- what runs beside --------------------------------------------------------------------------------------
 
 
@@ -449,12 +476,14 @@ def test_another_runtime_and_another_environment_keep_the_gate_shut(
     assert place.refused() == ["environment"]
     monkeypatch.delenv("SSL_CERT_FILE")
     monkeypatch.setenv("NOBODY_SIGNED", "1")
-    monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ) - {"NOBODY_SIGNED"}, set()))
+    monkeypatch.setattr(
+        gate, "effective_unit", lambda: gate.UnitFacts(UNIT, set(os.environ) - {"NOBODY_SIGNED"}, set())
+    )
     assert place.refused() == ["environment"]
-    monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ), {"LD_PRELOAD"}))
+    monkeypatch.setattr(gate, "effective_unit", lambda: gate.UnitFacts(UNIT, set(os.environ), {"LD_PRELOAD"}))
     assert place.refused() == ["environment"]
-    monkeypatch.setattr(gate, "effective_unit", lambda: gate.Unit(UNIT, set(os.environ), set()))
-    monkeypatch.setattr(gate.runtime, "describe", lambda: {**true_bundle.RUNTIME, "packages": {}})
+    monkeypatch.setattr(gate, "effective_unit", lambda: gate.UnitFacts(UNIT, set(os.environ), set()))
+    monkeypatch.setattr(runtime, "describe", lambda: {**true_bundle.RUNTIME, "packages": {}})
     assert place.refused() == ["runtime"]
 
 
@@ -484,8 +513,8 @@ class Systemctl:
 @pytest.fixture
 def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemctl:
     answer = Systemctl(tmp_path)
-    monkeypatch.setattr(gate.subprocess, "run", answer)
-    monkeypatch.setattr(gate.shutil, "which", lambda *_, **__: "/usr/bin/systemctl")
+    monkeypatch.setattr(subprocess, "run", answer)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: "/usr/bin/systemctl")
     monkeypatch.setattr(gate, "_text", lambda _: "0::/system.slice/hybrid-engine.service\n")
     return answer
 

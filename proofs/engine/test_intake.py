@@ -79,6 +79,18 @@ def test_N9_a_late_arrival_closes_its_gap() -> None:
 
 
 @pytest.mark.claim("N9")
+def test_N9_gaps_and_duplicates_are_counted_by_stream() -> None:
+    books = Intake(1, 1, is_sparse=lambda stream: stream == "sparse")
+    books.admit([tick(number, source="a") for number in (1, 2, 2, 5, 5, 4)])
+    books.admit([tick(number, source="sparse") for number in (7, 900, 900, 7)])
+    books.admit([tick(event_id=name, source="texts") for name in ("x", "y", "x")])
+    # Ids that start over are the same stream's, and so is what comes twice of them.
+    books.admit([tick(number, source="a", ts=10**6 + number) for number in (1, 3, 3)])
+    assert books.by_stream() == {"a": (2, 3), "sparse": (None, 2), "texts": (None, 1)}
+    assert (books.gaps, books.duplicates) == (2, 6)
+
+
+@pytest.mark.claim("N9")
 def test_N9_a_feed_that_starts_out_of_order_loses_nothing() -> None:
     books = fresh_intake()
     assert admitted(books, 5, 3, 4, 3, 6) == [5, 3, 4, 6]
@@ -129,7 +141,7 @@ def test_N9_ids_of_a_sparse_source_make_no_gaps_but_are_still_deduplicated() -> 
 
 @pytest.mark.claim("N9")
 def test_N9_textual_ids_are_remembered_within_the_window() -> None:
-    books = Intake(1, 1, (), {"a": ["old"]})
+    books = Intake(1, 1, (), {"a": [("old", 0)]})
     assert books.admit([tick(event_id="old")]) == []
     assert len(books.admit([tick(event_id="x"), tick(event_id="x"), tick(event_id="x", source="b")])) == 2
     books.admit([tick(event_id=str(n)) for n in range(EVENT_IDS_MAX - 1)])
@@ -207,6 +219,61 @@ def test_N11_ids_that_start_over_are_new_trades_and_told_once() -> None:
     assert (books.gaps, books.take_breaks(), highest(books)) == (0, [], {"a (numbering 2)": 59})
 
 
+@pytest.mark.claim("N9", "N11")
+def test_N9_N11_textual_ids_that_start_over_are_new_trades_and_told_once() -> None:
+    books = Intake(1, 1, (), {"a": [("t1", 10), ("t2", 11), ("t3", 12)]})
+
+    def got(*trades: tuple[str, int]) -> list[tuple[str | None, int]]:
+        return [(one.event_id, one.ts) for one in books.admit([tick(event_id=text, ts=ts) for text, ts in trades])]
+
+    assert got(("t2", 11), ("t3", 12)) == []
+    # At other times, later or earlier, they are of other trades; each of them is sent again as itself.
+    assert got(("t1", 20), ("t2", 9), ("t1", 10), ("t1", 20), ("t3", 22)) == [("t1", 20), ("t2", 9), ("t3", 22)]
+    assert books.take_breaks() == [Break("a", "t3", "t1")]
+    assert got(("t4", 23), ("t2", 11), ("t2", 9), ("t4", 23)) == [("t4", 23)]
+    assert books.take_breaks() == []
+    assert got(("t4", 30), ("t5", 31), ("t1", 32)) == [("t4", 30), ("t5", 31), ("t1", 32)]
+    assert books.take_breaks() == [Break("a", "t4", "t4"), Break("a", "t5", "t1")]
+    assert_balanced(books, 1)
+
+
+@pytest.mark.claim("B1", "N11")
+def test_B1_N11_of_textual_ids_with_their_times_the_last_are_remembered() -> None:
+    """Also of a venue that gives each trade the same id."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "EVENT_IDS_MAX", 100)
+        books = fresh_intake()
+        assert len(books.admit([tick(event_id="x", ts=n) for n in range(1000)])) == 1000
+        [recent] = books._recent.values()
+        assert len(recent._times) + len(recent._earlier) <= 200
+        assert books.admit([tick(event_id="x", ts=n) for n in range(899, 1000)]) == []
+        assert len(books.admit([tick(event_id="x", ts=898)])) == 1
+    assert books.take_breaks() == [Break("a", "x", "x")]
+
+
+@pytest.mark.claim("N9")
+def test_N9_a_textual_id_that_is_sent_again_counts_as_used() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "EVENT_IDS_MAX", 2)
+        books = fresh_intake()
+        for text, ts, is_new in (
+            ("a", 1, True), ("b", 1, True), ("a", 1, False), ("c", 1, True), ("a", 1, False), ("b", 1, True),
+            ("b", 2, True), ("b", 3, True), ("b", 1, False), ("b", 4, True), ("b", 1, False), ("b", 2, True),
+        ):  # fmt: skip
+            assert bool(books.admit([tick(event_id=text, ts=ts)])) == is_new, (text, ts)
+
+
+@pytest.mark.claim("N11")
+def test_N11_the_numbering_that_a_venue_goes_back_to_is_the_one_in_use() -> None:
+    books = fresh_intake()
+    admitted(books, 1, 40, ts=10)
+    admitted(books, 1, 2, ts=20)
+    assert admitted(books, 41, ts=30) == [41]
+    books.take_breaks()
+    assert admitted(books, 1, ts=40) == [1]
+    assert books.take_breaks() == [Break("a", 41, 1)]
+
+
 @pytest.mark.claim("N11")
 def test_N11_the_ticks_of_a_numbering_are_stored_apart() -> None:
     books = fresh_intake()
@@ -271,7 +338,9 @@ def test_N11_what_no_numbering_has_room_for_is_told_apart_by_id_and_time() -> No
     overflow = tick(7, ts=NUMBERINGS_MAX + 30)
     assert len(books.admit([overflow])) == 1
     assert (overflow.trade_id, overflow.event_id) == (None, f"7@{NUMBERINGS_MAX + 30}")
+    assert len(books.take_breaks()) == NUMBERINGS_MAX + 20
     assert books.admit([tick(7, ts=n) for n in range(NUMBERINGS_MAX + 20)]) == []
+    assert books.take_breaks() == []
 
 
 @pytest.mark.claim("N11")
@@ -308,6 +377,36 @@ def test_B1_N11_times_are_remembered_in_bounded_memory() -> None:
     assert admitted(books, count - 5, ts=(count - 4) * 10) == [count - 5]
 
 
+@pytest.mark.claim("B1", "N11")
+@pytest.mark.parametrize(
+    "ids", [[1, 3000, *range(2, 3000, 2)], range(3000, 0, -1), range(6000, 0, -2)], ids=["late", "early", "early holes"]
+)
+def test_B1_N11_times_of_trades_that_come_out_of_order_are_bounded(ids: list[int]) -> None:
+    books = fresh_intake()
+    assert all(admitted(books, n, ts=n) == [n] for n in ids)
+    [seen] = books._streams["a"].numberings
+    assert len(seen.upto) == len(seen.since) == len(seen.until) <= SEGMENTS_MAX
+    assert all(admitted(books, n, ts=n) == [] for n in ids)
+
+
+@pytest.mark.claim("B1", "N11")
+def test_B1_N11_the_times_that_the_disk_knows_exactly_are_not_joined_as_those_of_reads_are() -> None:
+    restored = SEGMENTS_MAX + 91
+    times = [(n, 10 * n, 10 * n) for n in range(1, restored + 1)]
+    books = Intake(1, 1, [Numbering("a", 1, 1, restored, 10 * restored, [], times, oldest_ts=10)])
+    for n in range(restored + 1, restored + SEGMENTS_MAX):
+        admitted(books, n, ts=10 * n)
+    [seen] = books._streams["a"].numberings
+    assert [*zip(seen.upto, seen.since, seen.until, strict=True)][:restored] == times
+    for n in range(restored + SEGMENTS_MAX, restored + 9 * SEGMENTS_MAX):
+        admitted(books, n, ts=10 * n)
+    assert len(seen.upto) == len(seen.since) == len(seen.until) <= restored + SEGMENTS_MAX
+    assert all(
+        since <= 10 * upto <= until for upto, since, until in zip(seen.upto, seen.since, seen.until, strict=True)
+    )
+    assert admitted(books, 1, ts=10) == []
+
+
 @pytest.mark.parametrize(("ts", "gaps"), [(150, 18), (199, 18), (200, 17), (300, 17), (301, 18)])
 @pytest.mark.claim("N11")
 def test_N11_a_hole_takes_only_a_trade_of_its_time(ts: int, gaps: int) -> None:
@@ -318,6 +417,93 @@ def test_N11_a_hole_takes_only_a_trade_of_its_time(ts: int, gaps: int) -> None:
     assert books.gaps == 18
     assert admitted(books, 25, ts=ts) == [25]
     assert books.gaps == gaps
+
+
+def stored_ids(store: Ledger) -> Counter[tuple[int, int]]:
+    return Counter(store._connection.execute("SELECT trade_id, ts FROM ticks").fetchall())
+
+
+@pytest.mark.claim("N11", "N9")
+@pytest.mark.parametrize("sample_every", [1, 7, 100_000])
+@pytest.mark.parametrize("back_ms", [1, 700, 2_000, 86_400_000])
+def test_N11_N9_after_a_restart_a_venue_whose_ids_and_clock_go_back_is_not_mute(
+    tmp_path: Path, sample_every: int, back_ms: int
+) -> None:
+    """The ids start over, at times that lie before those of the same ids, by anything from a moment to a day."""
+    count, now = 900, 1_700_000_000_000
+    before = [(n, now + 2 * n) for n in range(1, count + 1)]
+    store = open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
+    books = Intake(sample_every, 1)
+    for n, ts in before:
+        fresh = books.admit([tick(n, ts=ts)])
+        store.write(Batch(ticks=fresh, numberings={one.label: one for one in books.take_moved()}))
+    restored = store.restore()
+    books = Intake(1, restored.next_tick_id, restored.numberings)
+    # Sent again, whether it was sampled or not: known. Each of them, for what was stored; what was left out may lie
+    # anywhere between its neighbours.
+    assert books.admit([tick(n, ts=ts) for n, ts in before]) == []
+    again = [(n, ts - back_ms) for n, ts in before]
+    fresh = books.admit([tick(n, ts=ts) for n, ts in again])
+    store.write(Batch(ticks=fresh))
+    assert books.take_breaks() == [Break("a", count, 1)]
+    lost = count - len(fresh)
+    if sample_every == 1 or back_ms >= 2 * count:
+        assert lost == 0
+    else:
+        # As long as it may be a resend of what was sampled out, and not longer.
+        assert lost <= 2 * min(sample_every, count)
+    assert books.admit([tick(n, ts=ts) for n, ts in again[lost:]]) == []
+    assert max(stored_ids(store).values()) == 1
+    store.close()
+
+
+@pytest.mark.claim("N11")
+def test_N11_a_numbering_in_use_goes_on_where_another_one_may_have_been() -> None:
+    """Where times are known roughly, a venue that trades on is believed; where they are known exactly, not."""
+    books = Intake(
+        1, 1, [Numbering("a", 1, 1, 1000, 9000, [], [(500, 0, 8000), (501, 8100, 8100), (1000, 8100, 9000)])]
+    )
+    assert admitted(books, 1, ts=8500) == [1]
+    assert admitted(books, 2, 3, 5, ts=8500) == [2, 3, 5]
+    assert books.take_breaks() == [Break("a", 1000, 1)]
+    # Roughly known, and before what is in use now: sent again.
+    assert admitted(books, 8, 9, ts=7999) == []
+    now = books._streams["a"].now
+    assert now is not None
+    for trade_id in range(6, 500):
+        now.extend(trade_id, 7000)
+    now.newest_ts = 7000
+    assert admitted(books, 500, ts=7500) == [500]
+    assert admitted(books, 501, ts=8100) == []
+    assert admitted(books, 502, ts=8200) == [502]
+
+
+@pytest.mark.claim("N9", "N11", "S3")
+def test_N9_N11_what_is_restored_of_a_numbering_goes_back_to_disk_as_it_was() -> None:
+    stored = Numbering("a", 1, 50, 100, 1000, [(60, 61), (70, 80)], [(59, 400, 500), (90, 500, 900)], oldest_ts=400)
+    books = Intake(1, 1, [stored])
+    # Up to the highest id that was stored nothing is a gap of this run, beyond it everything is.
+    assert admitted(books, 60, 75, ts=500) == [60, 75]
+    assert books.gaps == 0
+    assert admitted(books, 104, ts=1001) == [104]
+    assert books.gaps == 3
+    assert admitted(books, 102, ts=1001) == [102]
+    assert books.gaps == 2
+    # Above the newest tick on disk ids were left out until the latest time.
+    assert admitted(books, 95, ts=900) == admitted(books, 100, ts=1000) == []
+    [moved] = books.take_moved()
+    assert (moved.first, moved.last, moved.oldest_ts, moved.newest_ts) == (50, 104, 400, 1001)
+    assert moved.missing == [(61, 61), (70, 74), (76, 80), (101, 101), (103, 103)]
+    for ts in (899, 1001):
+        assert admitted(books, 96, ts=ts) == [96]
+    assert len(books._streams["a"].numberings) == 3
+
+
+@pytest.mark.claim("N11")
+def test_N11_a_numbering_without_a_time_of_its_first_id_begins_at_its_latest() -> None:
+    books = Intake(1, 1, [Numbering("a", 1, 1, 100, 1000)])
+    assert admitted(books, 40, 100, ts=1000) == []
+    assert admitted(books, 40, ts=999) == [40]
 
 
 # --- properties ---------------------------------------------------------------------------------------------
@@ -378,7 +564,7 @@ def test_N9_with_forgotten_holes_nothing_is_ever_admitted_twice(ids: list[int], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intake, "MISSING_INTERVALS_MAX", limit)
         books = fresh_intake()
-        got = [trade_id for i in ids for trade_id in admitted(books, i)]
+        got = [trade_id for i in ids for trade_id in admitted(books, i) if trade_id is not None]
     assert all(len(seen.starts) <= limit for one in books._streams.values() for seen in one.numberings)
     assert len(got) == len(set(got))
     assert books.gaps == (max(got) - min(got) + 1 - len(got) if got else 0)
@@ -406,6 +592,7 @@ STEP = st.one_of(
     st.tuples(st.just("jump"), st.sampled_from([9_000, 20_000, 2_000_000, 10**12])),
     st.tuples(st.just("poison"), st.sampled_from([0, 1, 2**63 - 1, 2**62])),
     st.tuples(st.just("repoint"), st.integers(0, 2)),
+    st.tuples(st.just("back"), st.sampled_from([0, 1, 5_000_000])),
     st.tuples(st.just("restart"), st.just(0)),
     st.tuples(st.just("kill"), st.just(0)),
     st.tuples(st.just("torn"), st.integers(1, 5)),
@@ -431,7 +618,7 @@ class World:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.now = 1_700_000_000_000
+        self.now = self.earliest = 1_700_000_000_000
         self.venues = [Venue("a", 5_000_000), Venue("b", 1), Venue("a", 10)]
         self.venue = self.venues[0]
         self.flushed: set[Trade] = set()
@@ -476,6 +663,11 @@ class World:
         elif what == "reset":
             venue.next_id, venue.sent, venue.unsent = how, [], []
             self.deliver(self.trades(5))
+        elif what == "back":
+            # The venue's clock, too, to before everything: within a read's times two trades cannot be told apart.
+            self.now = self.earliest = self.earliest - 10_000 - how
+            venue.next_id, venue.sent, venue.unsent = how, [], []
+            self.deliver(self.trades(20))
         elif what == "jump":
             venue.next_id += how
             self.deliver(self.trades(3))

@@ -20,16 +20,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.base.events import EXACT, Fill, Mode, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.base.exits import ConfigError, Crash, EngineError
-from engine.storage import migrations, opening
+from engine.storage import migrations, opening, restoring
 from engine.storage.batch import Batch, Busy, DiskTrouble, Position, Written
 from engine.storage.ledger import Ledger
-from engine.storage.restoring import RECENT_TIMES
 from proofs.fixtures import seed_database
 from proofs.fixtures.small_disk import mounted
 
@@ -114,7 +114,7 @@ def test_D1_S1_pragmas_are_applied_read_back_and_logged(database: Path, caplog: 
     assert lines["PRAGMA verification"] == {
         "journal_mode": "wal", "synchronous": 1, "busy_timeout": 5_000, "temp_store": 2,
     }  # fmt: skip
-    assert lines["schema migrated"] == {"from_version": 0, "to_version": 3, "rows": 0}
+    assert lines["schema migrated"] == {"from_version": 0, "to_version": 4, "rows": 0}
 
 
 @pytest.mark.claim("D1")
@@ -167,7 +167,7 @@ def test_D5_whatever_sqlite_says_of_files_that_are_anothers_is_waited_for(
     database: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """Root may write everything, so what SQLite says to an engine that is not root is said in its place."""
-    real, said = opening._open, []
+    real, said = opening._open, list[Exception]()
 
     def other(*args: Any) -> Ledger:
         if len(said) < 3:
@@ -299,7 +299,7 @@ def test_D2_the_earlier_engines_database_is_migrated_without_loss(
     assert len(old["ticks"]) == 15_000
     caplog.set_level(logging.INFO, "engine.storage.ledger")
     store = opened(database)
-    assert logged(caplog)["schema migrated"] == {"from_version": 0, "to_version": 3, "rows": 19_500}
+    assert logged(caplog)["schema migrated"] == {"from_version": 0, "to_version": 4, "rows": 19_500}
     store.close()
 
     columns = {
@@ -314,7 +314,7 @@ def test_D2_the_earlier_engines_database_is_migrated_without_loss(
     assert query(database, "SELECT DISTINCT side || ' ' || reason FROM signals ORDER BY 1") == [
         "BUY PERIODIC_TRIGGER", "SELL PERIODIC_TRIGGER",
     ]  # fmt: skip
-    assert query(database, "PRAGMA user_version") == [3]
+    assert query(database, "PRAGMA user_version") == [4]
     assert query(database, "PRAGMA integrity_check") == ["ok"]
 
 
@@ -377,7 +377,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.claim("D2")
-@pytest.mark.parametrize("version", [4, 99, -1])
+@pytest.mark.parametrize("version", [5, 99, -1])
 def test_D2_a_version_unknown_to_this_engine_is_left_untouched(database: Path, version: int) -> None:
     seed_database.build(database, 200, [f"PRAGMA user_version = {version}"])
     before = contents(database.parent)
@@ -464,8 +464,8 @@ def test_D3_every_size_of_batch_is_written_whole(store: Ledger, rows: int) -> No
 @pytest.mark.claim("S7")
 def test_S7_a_veto_is_stored_with_its_reason(store: Ledger) -> None:
     [wish] = traded(1).signals
-    veto = {"veto": Reason.STALE_DATA, "veto_detail": "tick is 9000 ms old"}
-    store.write(Batch(signals=[Signal(*[getattr(wish, f) for f in wish.__struct_fields__[:9]], **veto)]))
+    vetoed = msgspec.structs.replace(wish, veto=Reason.STALE_DATA, veto_detail="tick is 9000 ms old")
+    store.write(Batch(signals=[vetoed]))
     assert query(store.path, "SELECT veto, veto_detail FROM signals") == [("STALE_DATA", "tick is 9000 ms old")]
 
 
@@ -475,7 +475,7 @@ def test_S7_a_veto_is_stored_with_its_reason(store: Ledger) -> None:
     [
         (tick(1), tick(1)),
         (tick(1, trade_id=7), tick(2, trade_id=7)),
-        (tick(1, event_id="e"), tick(2, event_id="e")),
+        (tick(1, event_id="e"), tick(2, event_id="e", ts=1_700_000_000_001)),
     ],
     ids=["row id", "trade id", "event id"],
 )
@@ -624,20 +624,23 @@ def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     again = numbering("binance", 1, 2, number=2, missing=[])
     store.write(
         Batch(
-            numberings={"binance": numbering("binance", 69, 75), again.label: again},
-            barred={"binance": 1000, "gemini": 2000},
+            numberings={"binance": numbering("binance", 69, 75, oldest_ts=1_700_000_000_000), again.label: again},
+            barred={"binance.com": 1000, "gemini.com": 2000},
         )
     )
-    store.write(Batch(barred={"binance": 3000}))
+    store.write(Batch(barred={"binance.com": 3000}))
     restored = store.restore()
     assert restored.next_tick_id == 4
     # Holes are as they were last told, and times those of the ticks.
     first, second = restored.numberings
-    assert first == numbering("binance", 69, 75, missing=[(5, 9)], segments=[(70, 0, 1_700_000_000_001)])
+    oldest, only = 1_700_000_000_000, 1_700_000_000_001
+    segments = [(69, oldest, only), (70, only, only)]
+    assert first == numbering("binance", 69, 75, missing=[(5, 9)], segments=segments, oldest_ts=oldest)
     assert (second, second.label) == (again, "binance (numbering 2)")
-    assert restored.streams == {"binance": ("binance", "BTCUSDT"), "gemini": None, "mock": None}
-    assert restored.barred == {"binance": 3000, "gemini": 2000}
-    assert restored.recent_event_ids == {"mock": ["e1", "e2"]}
+    assert restored.streams == {"binance": ("binance", "BTCUSDT"), "mock": None}
+    assert restored.symbols == {"binance": "SOL/USDC"}
+    assert restored.barred == {"binance.com": 3000, "gemini.com": 2000}
+    assert restored.recent_event_ids == {"mock": [("e1", 1_700_000_000_002), ("e2", 1_700_000_000_003)]}
     for n in (7, 8):
         store.write(traded(n))
     assert store.restore().recent_signal_ids == ["s:7", "s:8"]
@@ -651,19 +654,71 @@ def test_N11_ticks_that_are_ahead_of_what_is_said_of_their_ids_count_as_seen(sto
     store.write(Batch(ticks=[tick(20, trade_id=50, source="new"), tick(21, trade_id=52, source="new")]))
     first, second = store.restore().numberings
     assert (first.first, first.last, first.missing) == (1, 9, [(4, 5), (8, 8)])
-    assert (first.newest_ts, first.segments[-1]) == (1_700_000_000_009, (9, 1_700_000_000_007, 1_700_000_000_009))
+    assert (first.newest_ts, first.segments[-1]) == (1_700_000_000_009, (9, 1_700_000_000_009, 1_700_000_000_009))
     assert (second.stream, second.first, second.last, second.missing) == ("new", 50, 52, [(51, 51)])
 
 
 @pytest.mark.claim("N11")
 def test_N11_times_are_restored_of_the_newest_ticks_and_of_some_of_the_older_ones(store: Ledger) -> None:
-    store.write(Batch(ticks=[tick(n, trade_id=n) for n in range(1, 20_001)]))
-    [found] = store.restore().numberings
-    assert [upto for upto, _, _ in found.segments[-RECENT_TIMES:]] == list(range(20_001 - RECENT_TIMES, 20_001))
-    older = found.segments[:-RECENT_TIMES]
-    assert 5 <= len(older) <= 10
-    assert all(until == 1_700_000_000_000 + upto for upto, _, until in found.segments)
-    assert [since for _, since, _ in found.segments] == [0, *(until for _, _, until in found.segments[:-1])]
+    ticks = [tick(n, trade_id=2 * n) for n in range(10, 2000)]
+    told = numbering("binance", 17, 2 * 1999, oldest_ts=1_700_000_000_005)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restoring, "RECENT_TIMES", 100)
+        store.write(Batch(ticks=ticks, numberings={"binance": told}))
+        [found] = store.restore().numberings
+    known = [segment for segment in found.segments if segment[1] == segment[2]]
+    between = [segment for segment in found.segments if segment[1] != segment[2]]
+    # Of a tick on disk the time is exact, of an id before it as that of its neighbours.
+    assert [upto for upto, _, _ in known[-100:]] == list(range(2 * 1900, 4000, 2))
+    assert 4 <= len(known) - 100 <= 8
+    assert all(until == 1_700_000_000_000 + upto // 2 for upto, _, until in known)
+    assert [upto for upto, _, _ in between] == [upto - 1 for upto, _, _ in known]
+    assert [(since, until) for _, since, until in between] == list(
+        itertools.pairwise([1_700_000_000_005, *(until for _, _, until in known)])
+    )
+    assert found.segments == sorted(found.segments)
+
+
+@pytest.mark.claim("N11")
+def test_N11_the_numberings_share_the_times_that_are_restored(store: Ledger) -> None:
+    sources = [f"feed {n}" for n in range(40)]
+    for n, source in enumerate(sources):
+        first = 20 * n
+        store.write(Batch(ticks=[tick(first + i, trade_id=i, source=source) for i in range(20)]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restoring, "RECENT_TIMES", 400)
+        found = store.restore().numberings
+    exact = {one.stream: [upto for upto, since, until in one.segments if since == until][-10:] for one in found}
+    assert exact == {source: list(range(10, 20)) for source in sources}
+
+
+def to_version_3(connection: sqlite3.Connection) -> None:
+    connection.execute("DROP INDEX ticks_by_event_id")
+    connection.execute("CREATE UNIQUE INDEX ticks_by_event_id ON ticks(source, event_id) WHERE event_id IS NOT NULL")
+    connection.execute("ALTER TABLE sources ADD COLUMN barred_until INTEGER")
+    connection.execute("ALTER TABLE sources DROP COLUMN first_ts")
+    connection.execute("DROP TABLE bars")
+    connection.execute("PRAGMA user_version = 3")
+
+
+@pytest.mark.claim("D2", "N5", "N11")
+def test_D2_N5_N11_version_3_knew_textual_ids_without_times_and_bars_by_source(database: Path) -> None:
+    store = opened(database)
+    told = {"binance": numbering("binance", 38, 45, oldest_ts=1_700_000_000_000)}
+    texts = [tick(50, event_id="x", source="mock")]
+    store.write(Batch(ticks=[*(tick(n, trade_id=n) for n in (40, 41, 45)), *texts], numberings=told))
+    store.close()
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as old:
+        to_version_3(old)
+        old.execute("UPDATE sources SET barred_until = 7000 WHERE name = 'binance'")
+    store = opened(database)
+    restored = store.restore()
+    # What was seen before the first tick on disk has no known time: it came with that, as far as anybody can tell.
+    assert restored.numberings[0].segments[0] == (39, 1_700_000_000_040, 1_700_000_000_040)
+    assert restored.barred == {"binance": 7000}
+    assert store.write(Batch(ticks=texts)).ticks_known == 1
+    assert store.write(Batch(ticks=[tick(51, event_id="x", source="mock")])).ticks == 1
+    store.close()
 
 
 @pytest.mark.claim("D2", "N11")
@@ -672,6 +727,7 @@ def test_D2_N11_a_watermark_of_version_2_becomes_the_first_numbering(database: P
     store.write(Batch(ticks=[tick(n, trade_id=n) for n in (40, 41, 45)]))
     store.close()
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as old:
+        to_version_3(old)
         for column in ("source", "market", "stream", "number", "first_trade_id", "last_ts", "missing"):
             old.execute(f"ALTER TABLE sources DROP COLUMN {column}")
         old.execute("UPDATE sources SET last_trade_id = 45")

@@ -103,6 +103,19 @@ def test_N17_a_line_is_printable_ascii_whatever_a_peer_said(said: str, fields: d
         assert not isinstance(value, str) or read[f"x{key}"] in (value, redact(value))
 
 
+@pytest.mark.claim("M1", "N17")
+@pytest.mark.parametrize(
+    "value", [10**5000, [10**5000], {"a": 10**5000}, -(10**5000)], ids=["int", "list", "dict", "minus"]
+)
+def test_M1_N17_a_number_that_python_does_not_write_out_costs_no_line(value: object) -> None:
+    """A peer may have said it."""
+    record = logging.LogRecord("engine.x", logging.INFO, "", 0, "said", (), None)
+    record.fields = {"value": value, "kept": 1}
+    fields = json.loads(logs.format_record(record))["fields"]
+    assert (fields["message"], fields["kept"]) == ("said", 1)
+    assert len(str(fields["value"])) < 100
+
+
 @pytest.mark.claim("M1")
 def test_M1_exceptions_are_fields() -> None:
     try:

@@ -42,8 +42,27 @@ COUNT = st.integers(0, 10**9)
 
 @pytest.mark.claim("M2")
 def test_M2_a_snapshot_has_every_name_of_the_contract() -> None:
-    fields = snapshot(Counters(), tick_rows_queued=0, loop_lag_ms_p99=0.0, wal_bytes=0, source=None, clock_skew_ms=None)
+    fields = snapshot(
+        Counters(), by_market={}, tick_rows_queued=0, loop_lag_ms_p99=0.0, wal_bytes=0, source=None, clock_skew_ms=None
+    )
     assert set(M2_NAMES) <= set(fields)
+
+
+@pytest.mark.claim("N9", "C8")
+def test_N9_gaps_and_duplicates_are_told_of_the_markets_with_most() -> None:
+    counts: dict[str, tuple[int | None, int]] = {f"s {number}": (number, 200 - number) for number in range(1, 151)}
+    counts["sparse"] = (None, 1000)
+    counts["token=S3CRET"] = (999, 999)
+    counts["x" * 5000] = (998, 998)
+    fields = snapshot(
+        Counters(), by_market=counts, tick_rows_queued=0, loop_lag_ms_p99=0.0, wal_bytes=0, source="x", clock_skew_ms=0
+    )
+    gaps, duplicates = fields["gaps_by_market"], fields["duplicates_by_market"]
+    assert isinstance(gaps, dict)
+    assert isinstance(duplicates, dict)
+    first = {"token=[redacted]": 999, "x" * 128: 998}
+    assert gaps == first | {f"s {number}": number for number in range(53, 151)}
+    assert duplicates == {"sparse": 1000} | first | {f"s {number}": 200 - number for number in range(1, 98)}
 
 
 @st.composite
@@ -67,7 +86,9 @@ def balanced(draw: st.DrawFn) -> tuple[dict[str, object], int]:
         bp_drops_tick=dropped,
         bp_drops_persist=processed - written - known - queued - dropped,
     )
-    fields = snapshot(counters, tick_rows_queued=queued, loop_lag_ms_p99=0.0, wal_bytes=0, source="x", clock_skew_ms=7)
+    fields = snapshot(
+        counters, by_market={}, tick_rows_queued=queued, loop_lag_ms_p99=0.0, wal_bytes=0, source="x", clock_skew_ms=7
+    )
     return fields, every
 
 

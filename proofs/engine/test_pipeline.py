@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import sqlite3
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from decimal import Decimal
 from pathlib import Path
@@ -57,6 +58,15 @@ def walk(ticks: int, price: float = 100.0, step: float = 0.05) -> list[float]:
         price = max(1.0, price + step * (1.0 if number % 5 in (0, 2, 3) else -0.5))
         prices.append(price)
     return prices
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = vars(record)["fields"]
+    return fields
+
+
+def parsed_are(count: int) -> Callable[[dict[str, Any]], bool]:
+    return lambda beat: bool(beat["ticks_parsed"] == count)
 
 
 def write_sources(directory: Path, *servers: Server, **extra: object) -> None:
@@ -163,7 +173,15 @@ def test_N3_N7_N9_S3_sampling_is_exact_across_reconnects_with_overlap(
 @pytest.mark.claim("N8", "N8b", "S5", "L3")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N8_N8b_S5_L3_malformed_messages_are_counted_and_the_engine_runs_on(tmp_path: Path, transport: str) -> None:
-    bad = ["{", "[]", "nonsense", mock_tick(1, price="NaN"), mock_tick(2, price=-1), mock_tick(3, ts="x"), b"\x00\x01"]
+    bad: list[str | bytes] = [
+        "{",
+        "[]",
+        "nonsense",
+        mock_tick(1, price="NaN"),
+        mock_tick(2, price=-1),
+        mock_tick(3, ts="x"),
+        b"\x00\x01",
+    ]
 
     def script(connection: ServerConnection, number: int) -> None:
         if number == 0:
@@ -695,7 +713,7 @@ def test_N4_N5_N10_S2_every_kind_of_failure_moves_on_and_better_sources_are_come
     with server(closing) as gone:
         pass
     with server(binance) as better, server(closing) as closes, server(gemini) as worst:
-        better.refusals += [(status, {})] * 1000
+        better.refusals += [(status, {"Retry-After": "7"})] * 1000
         urls = {
             "http": better.url, "tls": closes.url.replace("ws:", "wss:"), "closes": closes.url, "nobody": gone.url,
             "works": worst.url,
@@ -718,6 +736,9 @@ def test_N4_N5_N10_S2_every_kind_of_failure_moves_on_and_better_sources_are_come
             # On a slow computer the best source's backoff may be over before the worst was tried.
             assert list(dict.fromkeys(failure["source"] for failure in failures)) == ["http", "tls", "nobody"]
             assert failures[0]["http_status"] == status
+            # What is said to any other status than 429 and 418 is told, and not as if it were obeyed.
+            said = {key: value for key, value in failures[0].items() if key.startswith("retry_after")}
+            assert said == {"retry_after_ignored": "7"}
             assert running.messages("connection lost")[0]["source"] == "closes"
             rows = running.query(
                 "SELECT name, symbol, trade_id, price, volume, ts FROM ticks JOIN sources ON sources.id = ticks.source"
@@ -764,19 +785,26 @@ def test_N5_429_and_418_are_obeyed(
 
 @pytest.mark.claim("N5")
 def test_N5_a_restarted_engine_still_leaves_a_venue_alone(tmp_path: Path) -> None:
-    """Retry-After outlasts the run that was told, which ends with 10; the next one knows, and does not even ask."""
+    """Retry-After outlasts the run that was told, which ends with 10; the next one knows, and does not even ask. It is
+    the host that is left alone, whatever else of the source is another."""
     with server(lambda connection, number: until_closed(connection)) as exchange:
         exchange.refusals.append((429, {"Retry-After": "60"}))
-        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "network_give_up_secs": 0.5}})
-        for _ in range(2):
+        for path in ("/", "/renamed", "/"):
+            options = {"ws_url": exchange.url + path, "network_give_up_secs": 0.5}
+            config = write_config(tmp_path, {"engine": options})
             with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
                 assert running.wait_exit() == 10
             assert len(exchange.attempt_times) == 1
+            with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as connection:
+                assert ("127.0.0.1",) in connection.execute("SELECT host FROM bars").fetchall()
+                if path == "/renamed":
+                    # As an earlier version would have kept it.
+                    connection.execute("UPDATE bars SET host = ?", (f"mock_ws {exchange.url}/",))
         # A positive control: it is that note, and nothing else, that keeps it away.
         with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as connection:
-            [(until,)] = connection.execute("SELECT barred_until FROM sources").fetchall()
+            [(until,)] = connection.execute("SELECT until FROM bars WHERE host = '127.0.0.1'").fetchall()
             assert 50_000 < until - time.time() * 1000 < 60_000
-            connection.execute("UPDATE sources SET barred_until = barred_until - 60000")
+            connection.execute("UPDATE bars SET until = until - 60000")
         with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
             running.wait_line("connected")
             assert running.stop() == 0
@@ -982,7 +1010,7 @@ def test_D3_N9_I3_a_restart_neither_stores_nor_trades_a_tick_twice(tmp_path: Pat
         config = write_config(tmp_path, {"engine": {"ws_url": exchange.url}})
         for received, duplicates, fills in ((20, 0, 2), (2, 20, 0), (0, 22, 0)):
             with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
-                running.wait_heartbeat(lambda beat, parsed=received + duplicates: beat["ticks_parsed"] == parsed)
+                running.wait_heartbeat(parsed_are(received + duplicates))
                 assert running.stop() == 0
                 final = running.final()
                 assert (final["ingest_received"], final["duplicates"]) == (received, duplicates)
@@ -1117,9 +1145,11 @@ def test_B2_overload_names_the_channel_and_writes_what_is_queued(
     }
     code = run(load(tmp_path, tables), settings.Environment("INFO", "picows", None, None))
     assert code == 13
-    (overload,) = [record.fields for record in caplog.records if record.message.startswith(f"{channel} channel full")]
+    (overload,) = [
+        fields_of(record) for record in caplog.records if record.message.startswith(f"{channel} channel full")
+    ]
     assert (overload["reason"], overload["channel"]) == ("OVERLOAD", channel)
-    (final,) = [record.fields for record in caplog.records if record.message == "FINAL METRICS"]
+    (final,) = [fields_of(record) for record in caplog.records if record.message == "FINAL METRICS"]
     assert final["tick_rows_written"] >= 8
     assert final["tick_count"] == final["tick_rows_written"] + final["bp_drops_tick"]
     # Nothing was executed, so every signal was lost, and none in silence.
@@ -1157,13 +1187,14 @@ def test_E5_one_stuck_task_starves_the_watchdog(
 ) -> None:
     target = STAGES[stuck]
     if target is not None:
-        monkeypatch.setattr(*target, hang)
+        owner, name = target
+        monkeypatch.setattr(owner, name, hang)
     told = run_in_process(
         tmp_path,
         0.1,
         {"engine": {"run_seconds": 0.3, "shutdown_timeout_secs": 0.1, "tick_interval_ms": 1000}},
     )
-    silent = [record.fields["silent"] for record in caplog.records if record.message == "watchdog not fed"]
+    silent = [fields_of(record)["silent"] for record in caplog.records if record.message == "watchdog not fed"]
     if target is None:
         assert told.count("WATCHDOG=1") >= 5
         assert silent == []

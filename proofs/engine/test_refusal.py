@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.ingest.refusal import FOR_EVER_SECS, read_head, wait_secs
+from engine.ingest.refusal import FOR_EVER_SECS, may_upgrade, read_head, wait_secs
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 NOW_SECS = int(NOW.timestamp())
@@ -120,3 +120,26 @@ def test_N5_the_head_of_a_refusal_is_read_as_it_came(head: bytes, read: tuple[in
 def test_N5_any_head_is_survived(head: bytes) -> None:
     read_head(head)
     read_head(b"HTTP/1.1 429 x\r\nRetry-After:" + head)
+
+
+@pytest.mark.claim("N17")
+@pytest.mark.parametrize(
+    ("head", "may"),
+    [
+        (b"HTTP/1.1 101 x\r\nConnection: keep-alive, Upgrade\r\n\r\n", True),
+        (b"HTTP/1.1 101 x\r\nconnection:UPGRADE,x\r\n\r\n", True),
+        (b"HTTP/1.1 101 x\r\nConnection: a\r\nConnection: upgrade\r\n\r\n", True),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", True),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", True),
+        # One that is as every library has it was refused for something else.
+        (b"HTTP/1.1 101 x\r\nConnection: Upgrade\r\n\r\n", False),
+        (b"HTTP/1.1 101 x\r\nConnection: keep-alive, close\r\n\r\n", False),
+        (b"HTTP/1.1 101 x\r\nX-Connection: a, upgrade\r\n\r\nConnection: a, upgrade", False),
+        (b"HTTP/1.1 200 OK\r\nConnection: keep-alive, Upgrade\r\n\r\n", False),
+        (b"HTTP/1.1 429 x\r\n\r\n", False),
+        (b"220 smtp\r\n", False),
+        (b"", False),
+    ],
+)
+def test_N17_an_answer_that_may_be_an_upgrade_is_told_from_a_refusal(head: bytes, may: bool) -> None:
+    assert may_upgrade(head) == may

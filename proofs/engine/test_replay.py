@@ -86,6 +86,7 @@ READ = {
 
 UNUSABLE = {
     # what is wrong with each line: (the lines, what the reason must say)
+    "seconds": ([line(0, ts=TS // 1000)], "ts is in seconds, expected milliseconds"),
     "microseconds": ([line(0, ts=TS * 1000)], "microseconds, expected milliseconds"),
     "nanoseconds": ([line(0, ts=TS * 1_000_000)], "nanoseconds, expected milliseconds"),
     "null": ([line(0, price=None), b"{}"], "`$.price`"),

@@ -232,7 +232,7 @@ def test_I2_no_order_raises_an_exposure_that_the_market_moved(steps: list[tuple[
         if assessed.veto is None:
             book.record(*executor.submit(assessed, NOW))
             after = abs(book.position("A")) * price
-            assert after <= max(before, 500)
+            assert after <= max(before, Decimal(500))
 
 
 UP = Context(prec=60, rounding=ROUND_CEILING)

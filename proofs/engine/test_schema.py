@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, date, datetime, time
+from math import inf, nan, nextafter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic_core import ValidationError
+from pydantic import ValidationError
 
-from engine.config.schema import Engine, Settings, Source, SourcesFile, keys, validator
+from engine.config.schema import Engine, Gate, Settings, Source, SourcesFile, Table, keys
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TABLES: dict[str, type[Table]] = {
+    **{
+        name: field.annotation
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Table)
+    },
+    "": Settings,
+    "source": Source,
+}
+"""By the name of the table in a file."""
+
+WHOLE = {"source": {"name": "a", "priority": 1}}
+"""What must stand in a table."""
+
+FIELDS = [(table, name) for table, model in TABLES.items() for name in model.model_fields]
 
 
 def test_every_setting_says_what_it_is_for() -> None:
@@ -18,6 +41,31 @@ def test_every_setting_says_what_it_is_for() -> None:
         for key, purpose in keys(table):
             assert len(purpose) > 10, key
             assert purpose.endswith("."), key
+
+
+def promised() -> Iterator[tuple[str, str]]:
+    """(dotted key, what stands in brackets behind it) of the table of defaults in the contract's section 2."""
+    text = (ROOT / "docs" / "contract.md").read_text().partition("\n## 2. ")[2].partition("\n## ")[0]
+    for table, said in re.findall(r"^\| `\[(\w+)\]` \| (.*) \|$", text, re.MULTILINE):
+        for name, default in re.findall(r"`(\w+)` \(([^)]*)\)", said):
+            yield f"{table}.{name}", default
+
+
+@pytest.mark.claim("C4")
+def test_C4_the_contract_names_each_key_and_its_default() -> None:
+    listed = dict(promised())
+    wanted = {key for key, _ in keys(Settings) if "." in key}
+    assert listed.keys() == wanted
+    for key, said in listed.items():
+        table, name = key.split(".")
+        value = TABLES[table].model_fields[name].default
+        # "SYNTHETIC, REPLAY...; default SYNTHETIC", "120; 0 = off", "none", or the default alone.
+        shown = said.rpartition("default ")[2].partition(";")[0].strip('"')
+        spelled = {None: ("none",), (): ("[]",)}.get(value) or (
+            str(value),
+            f"{value:g}" if type(value) is float else "",
+        )
+        assert shown in spelled, f"{key} is {value!r}, and the contract says {said}"
 
 
 @pytest.mark.claim("C4")
@@ -28,36 +76,168 @@ def test_C4_keys_are_those_of_all_tables_below() -> None:
 
 
 def test_what_is_absent_has_its_default() -> None:
-    assert validator(Settings).validate_python({}) == Settings()
-    assert validator(Settings).validate_python({"engine": {"sample_every": 5}}) == Settings(
-        engine=Engine(sample_every=5)
-    )
+    assert Settings.model_validate({}) == Settings()
+    assert Settings.model_validate({"engine": {"sample_every": 5}}) == Settings(engine=Engine(sample_every=5))
 
 
 @pytest.mark.claim("C6")
 def test_C6_what_has_no_default_is_missing() -> None:
     with pytest.raises(ValidationError) as raised:
-        validator(Source).validate_python({"name": "a"})
+        Source.model_validate({"name": "a"})
     assert [(error["loc"], error["type"]) for error in raised.value.errors()] == [
         (("priority",), "missing"),
     ]
 
 
 def test_every_default_is_allowed() -> None:
-    import msgspec
-
-    assert validator(Settings).validate_python(msgspec.to_builtins(Settings())) == Settings()
+    assert Settings.model_validate(Settings().model_dump()) == Settings()
 
 
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+@pytest.mark.parametrize("table", TABLES)
+def test_what_was_read_is_not_changed_afterwards(table: str) -> None:
+    made = TABLES[table].model_validate(WHOLE.get(table, {}))
+    for name in TABLES[table].model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(made, name, getattr(made, name))
+
+
+@pytest.mark.claim("C8")
+def test_C8_an_error_that_nobody_words_shows_no_value() -> None:
+    with pytest.raises(ValidationError) as raised:
+        Settings.model_validate({"gate": {"trusted_keys": ["HUSH"]}, "engine": {"api_key": "HUSH", "ws_url": "HUSH"}})
+    assert len(raised.value.errors()) == 3
+    assert "HUSH" not in str(raised.value)
+    assert "HUSH" not in repr(raised.value)
+
+
+# --- any value at any key -------------------------------------------------------------------------------------
+
+HUGE = st.sampled_from([2**63, -(2**63) - 1, 10**400, -(10**4000)])
+MOMENTS = st.dates() | st.times() | st.datetimes() | st.datetimes(timezones=st.just(UTC))
+BARE = st.none() | st.booleans() | st.integers() | HUGE | st.floats() | st.text(max_size=5) | MOMENTS
+ANYTHING = st.recursive(
+    BARE,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+PLAUSIBLE = st.sampled_from(
+    ["ws://h", "wss://h:1/p", "live", "PAPER", "replay", "mockws", "periodic", "sma_crossover", "kraken", "a/b.db", "x"]
+) | st.integers(1, 60_000)
+MARKETS = st.dictionaries(st.sampled_from(["BTCUSDT", "BTC/USD"]), PLAUSIBLE | BARE, max_size=2)
 
 
 @pytest.mark.claim("C4")
-@given(st.dictionaries(st.sampled_from([key for key, _ in keys(Settings) if "." not in key]), anything))
+@given(st.dictionaries(st.sampled_from([key for key, _ in keys(Settings) if "." not in key]), ANYTHING))
 def test_C4_any_table_is_made_or_refused(table: dict[str, Any]) -> None:
     with suppress(ValidationError):
-        assert isinstance(validator(Settings).validate_python(table), Settings)
+        assert isinstance(Settings.model_validate(table), Settings)
+
+
+def as_read(name: str, value: object) -> object:
+    """What a table has under `name` when `value` was taken: itself, but for lists, and for names in any case."""
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, dict) and name != "markets":
+        return TABLES[name].model_validate(value)
+    if isinstance(value, str) and name in ("mode", "ingest_mode"):
+        return {"MOCKWS": "MOCK_WS", "REALWS": "REAL_WS"}.get(value.upper(), value.upper())
+    return value
+
+
+@pytest.mark.claim("C4")
+@given(field=st.sampled_from(FIELDS), value=ANYTHING | PLAUSIBLE | MARKETS)
+def test_C4_what_is_taken_is_neither_converted_nor_lost(field: tuple[str, str], value: Any) -> None:
+    """A number for a text, a 1 for true, 1.0 for 1, a text for a number: none is taken. A whole number may stand for
+    another, since nobody writes 1.0 seconds."""
+    table, name = field
+    with suppress(ValidationError):
+        made = TABLES[table].model_validate(WHOLE.get(table, {}) | {name: value})
+        got = getattr(made, name)
+        assert got == as_read(name, value)
+        assert type(got) is type(as_read(name, value)) or (type(got), type(value)) == (float, int)
+        assert got not in (inf, -inf)
+        assert TABLES[table].model_validate(made.model_dump()) == made
+
+
+NO_TABLE = [
+    True,
+    1,
+    1.5,
+    inf,
+    nan,
+    10**400,
+    "x",
+    date(2000, 1, 1),
+    time(7, 32),
+    datetime(2000, 1, 1, tzinfo=UTC),
+    [],
+    [{}],
+]
+
+
+@pytest.mark.claim("C4")
+def test_C4_no_key_takes_a_type_that_is_not_its_own() -> None:
+    """Each key refuses all but one of: truth, whole number, number, text, date, time, moment, list, table; and any
+    number that is none or too large."""
+    samples: list[Any] = [
+        True,
+        7,
+        7.5,
+        "x",
+        date(2000, 1, 1),
+        time(7, 32),
+        datetime(2000, 1, 1, tzinfo=UTC),
+        [7],
+        {"a": 7},
+    ]
+    for table, name in FIELDS:
+        taken = set()
+        for sample in samples:
+            with suppress(ValidationError):
+                TABLES[table].model_validate(WHOLE.get(table, {}) | {name: sample})
+                taken.add(type(sample))
+        for number in (inf, -inf, nan, 10**400, -(10**400)):
+            with pytest.raises(ValidationError):
+                TABLES[table].model_validate(WHOLE.get(table, {}) | {name: number})
+        assert taken in (set(), {bool}, {int}, {int, float}, {str}), f"{table}.{name} takes {taken}"
+    for table in TABLES.keys() - {"", "source"}:
+        for value in NO_TABLE:
+            with pytest.raises(ValidationError) as raised:
+                Settings.model_validate({table: value})
+            assert [error["loc"] for error in raised.value.errors()] == [(table,)]
+
+
+BOUNDS = [
+    (table, name, kind, getattr(mark, kind))
+    for table, name in FIELDS
+    for mark in TABLES[table].model_fields[name].metadata
+    for kind in ("ge", "gt", "le", "lt")
+    if hasattr(mark, kind)
+]
+
+
+@pytest.mark.claim("C4")
+def test_C4_bounds_are_where_the_model_says() -> None:
+    """Each bound of each number: itself, and the number next to it on the wrong side."""
+    assert len(BOUNDS) > 50
+    # The two that are also held against each other.
+    rest = {"sma_short": {"sma_long": 1_000_000}, "sma_long": {"sma_short": 1}}
+    for table, name, kind, limit in BOUNDS:
+        outward = -1 if kind in ("ge", "gt") else 1
+        whole = TABLES[table].model_fields[name].annotation is int
+        beyond = limit + outward if whole else nextafter(float(limit), outward * inf)
+        data = WHOLE.get(table, {}) | rest.get(name, {})
+        for value in [beyond] if kind in ("ge", "le") else [beyond, limit]:
+            with pytest.raises(ValidationError) as raised:
+                TABLES[table].model_validate(data | {name: value})
+            assert [error["loc"] for error in raised.value.errors()] == [(name,)], f"{table}.{name} = {value}"
+        if kind in ("ge", "le") and (name, kind) != ("sma_short", "le"):
+            assert getattr(TABLES[table].model_validate(data | {name: limit}), name) == limit
+
+
+def test_two_keys_of_one_table_are_held_against_each_other() -> None:
+    key = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+    with pytest.raises(ValidationError, match="each key once"):
+        Gate.model_validate({"trusted_keys": [key, key]})
+    with pytest.raises(ValidationError, match=r"sma_short \(20\) should be less than sma_long \(20\)"):
+        Settings.model_validate({"strategy": {"sma_short": 20}})

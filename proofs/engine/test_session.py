@@ -357,7 +357,8 @@ def test_N6_silence_is_answered_by_a_ping_and_a_missed_pong_by_a_reconnect() -> 
 def test_N6_a_pong_or_any_message_answers_the_ping() -> None:
     driver = Driver(BEST)
     driver.open("best")
-    for answer in (lambda: driver.pong("best"), lambda: driver.tick("best", 0)):
+    answers: list[Callable[[], object]] = [lambda: driver.pong("best"), lambda: driver.tick("best", 0)]
+    for answer in answers:
         assert driver.until_something() == [Ping(1)]
         driver.now += 9
         answer()
@@ -744,6 +745,7 @@ def test_N4_any_order_of_events_is_survived(calls: list[tuple[str, int, float]],
 # --- subscriptions (N18) ------------------------------------------------------------------------------------
 
 ASKED = Source("asked", "wss://three.test/", "three.test", 1, subscribes=True)
+AGING = Source("aging", "wss://aging.test/feed", "aging.test", 1, max_age_secs=100.0)
 BEATING = Source("beating", "wss://four.test/", "four.test", 1, beat_secs=20.0)
 
 
@@ -821,12 +823,31 @@ def test_N18_a_server_that_will_close_is_replaced_before_it_does() -> None:
     driver.session.acknowledged(2, driver.now)
     assert driver.did(driver.session.received(1, driver.now, 1)) == []
     replaced = driver.did(driver.session.received(2, driver.now, 1))
-    assert replaced == [Close(1, "replaced, as the server asked for")]
+    assert replaced == [Close(1, "replaced before the server closes it")]
     assert driver.session.source == ASKED
     # One that says so again and again is connected to at the pace of N15.
     assert driver.did(driver.session.draining(2, driver.now)) == []
     assert driver.until_something(100) == [Connect(3, ASKED)]
     assert driver.now == 1066
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_connection_is_replaced_before_the_venue_finds_it_too_old() -> None:
+    driver = Driver(AGING, WORSE)
+    driver.open("aging")
+    opened_at = driver.now
+    for conn, born_at in ((1, opened_at), (2, opened_at + 100)):
+        while driver.now < born_at + 95:
+            driver.now += 5
+            assert driver.did(driver.session.received(conn, driver.now, 1)) == []
+            driver.until_something(0)
+        assert driver.until_something(10) == [Connect(conn + 1, AGING)]
+        assert driver.now == born_at + 100
+        driver.did(driver.session.connected(conn + 1, driver.now))
+        # The old one goes on until the new one delivers, and is not replaced again.
+        assert driver.did(driver.session.received(conn, driver.now, 1)) == []
+        replaced = driver.did(driver.session.received(conn + 1, driver.now, 1))
+        assert replaced == [Close(conn, "replaced before the server closes it")]
 
 
 @pytest.mark.claim("N18")

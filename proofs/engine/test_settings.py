@@ -25,6 +25,7 @@ from engine.config.schema import INGEST_MODES, MODES, Settings
 from engine.config.settings import (
     LOG_LEVELS,
     TRANSPORTS,
+    asked_markets,
     effective,
     load,
     load_sources,
@@ -382,6 +383,33 @@ def test_C4_every_problem_is_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.claim("C4")
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("engine.volume = true", "engine.volume = true: should be"),
+        ("engine.volume = 1979-05-27", "engine.volume = 1979-05-27: should be"),
+        ("engine.volume = 07:32:00", "engine.volume = 07:32:00: should be"),
+        ("engine.volume = 1979-05-27 07:32:00Z", "engine.volume = 1979-05-27T07:32:00+00:00: should be"),
+        ("'' = 1", '"" = [redacted]: unknown key'),
+        ('engine."a.b" = 1', 'engine."a.b" = [redacted]: unknown key'),
+        ('engine."\\u001b[31m" = 1', r'engine."\u001b[31m" = [redacted]: unknown key'),
+    ],
+)
+def test_C4_key_and_value_are_written_as_in_toml(tmp_path: Path, line: str, says: str) -> None:
+    assert f"config.toml: {says}" in str(refused(tmp_path, line))
+
+
+@pytest.mark.claim("C4", "C6")
+def test_C4_C6_a_market_that_cannot_be_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('[[source]]\nname = "a"\npriority = 1\nurl = "ws://h"\nmarkets = { "a b" = "x" }\n')
+    with pytest.raises(ConfigError) as raised:
+        load_sources(path)
+    assert raised.value.details["key"] == 'source[0].markets."a b"'
+    assert "should match pattern" in str(raised.value)
+
+
+@pytest.mark.claim("C4")
 def test_C4_a_syntax_error_has_line_and_column(tmp_path: Path) -> None:
     error = refused(tmp_path, 'mode = "SHADOW"\ninvalid = [toml\n')
     assert (error.details["line"], error.details["column"]) == (2, 12)
@@ -705,3 +733,40 @@ def test_N18_the_url_of_a_venue_may_be_left_out(tmp_path: Path) -> None:
     loaded = load(str(path), {})
     assert [source.url for source in loaded.sources] == ["wss://ws.kraken.com/v2"]
     assert loaded.warnings == ()
+
+
+@pytest.mark.claim("N12", "C6")
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("wss://stream.binance.com/ws/%E5%B8%81usdt@trade", None),
+        ("wss://stream.binance.com/ws/\u5e01usdt@trade", "percent-encoded where it is not ASCII"),
+        ("wss://stream.bin\u00e4nce.com/ws/btcusdt@trade", "written in ASCII (xn--...)"),
+        ("wss://stream.binance.com/ws/btcusdt@trade x", "printable characters without spaces"),
+    ],
+)
+def test_N12_C6_markets_in_other_scripts_have_their_names_in_urls_percent_encoded(
+    tmp_path: Path, url: str, says: str | None
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[engine]\ningest_mode = "REAL_WS"\n')
+    path.with_name("ws_sources.toml").write_text(
+        f'[[source]]\nname = "a"\npriority = 1\nurl = "{url}"\nmarkets = {{ "\u5e01USDT" = "BI/USDT" }}\n'
+    )
+    if says is not None:
+        with pytest.raises(ConfigError, match=re.escape(says)):
+            load(str(path), {})
+        return
+    loaded = load(str(path), {})
+    assert loaded.warnings == ()
+    assert asked_markets(loaded.sources[0], "X") == {"\u5e01USDT": "BI/USDT"}
+
+
+@pytest.mark.claim("C4", "C7")
+@pytest.mark.parametrize("text", ["sample_every = {}", "x = [1, {}]", "start_price = {}.5", "x = 1e{}"])
+def test_C4_C7_a_number_without_end_is_refused_by_its_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[engine]\n" + text.format("9" * 5000) + "\n")
+    with pytest.raises(ConfigError, match="line 2: a number of more than 4000 digits") as refused:
+        load(str(path), {})
+    assert len(str(refused.value)) < 300

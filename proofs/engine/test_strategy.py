@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -127,7 +129,8 @@ def test_R1_rolling_averages_equal_a_recomputation_from_all_prices(prices: list[
 )
 def test_S8_batches_do_not_matter(prices: list[float], sizes: list[int], every: int) -> None:
     ticks = ticks_of(prices)
-    for build in (lambda: periodic(every), crossover):
+    builders: list[Callable[[], Strategy]] = [lambda: periodic(every), crossover]
+    for build in builders:
         one_by_one, batched = build(), build()
         expected = [signal for tick in ticks for signal in one_by_one.on_ticks([tick])]
         got, start = [], 0
@@ -142,11 +145,11 @@ def test_I3_a_signal_is_named_after_the_trade_not_after_the_row_it_came_to_lie_i
     def ids(*ticks: Tick) -> list[str]:
         return [signal.event_id for signal in periodic(1).on_ticks(ticks)]
 
-    def tick(source: str, **identity: object) -> Tick:
+    def tick(source: str, **identity: Any) -> Tick:
         return Tick(source, "SOL/USDC", 1.0, 1.0, 1, **identity)
 
     assert ids(tick("feed", trade_id=7, id=1)) == ids(tick("feed", trade_id=7, id=2)) == ["periodic:7@feed"]
-    assert ids(tick("feed", event_id="x", id=1)) == ids(tick("feed", event_id="x", id=2)) == ["periodic:'x'@feed"]
+    assert ids(tick("feed", event_id="x", id=1)) == ids(tick("feed", event_id="x", id=2)) == ["periodic:'x'@1@feed"]
     # Different trades never share a name, however the sources and the textual ids are chosen.
     others = [
         tick("feed", id=7),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 from engine.base.events import Tick
 from engine.ingest.venues.binance import BinanceParser
 from engine.ingest.venues.gemini import GeminiV1Parser
-from engine.ingest.venues.markets import Kind, Markets, Streams, kind_for
+from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, MAX_TRADE_ID, Parser
-from engine.ingest.venues.registry import find
+from engine.ingest.venues.registry import find, venue_of
 from engine.ingest.venues.wire import SYMBOLS_MAX, TickParser
 
 FRAMES = Path(__file__).parents[1] / "fixtures" / "frames"
@@ -29,10 +30,21 @@ GEMINI_TRADE = {"type": "trade", "tid": 5, "price": "1.5", "amount": "2", "maker
 GEMINI = {"type": "update", "timestampms": 1_700_000_000_000, "events": [GEMINI_TRADE]}
 
 
+class Kind(StrEnum):
+    """The readers that this file is about."""
+
+    MOCK = "mock"
+    BINANCE = "binance"
+    GEMINI = "gemini"
+    REPLAY = "replay"
+
+
 def parser_for(kind: Kind, source: str, markets: Markets) -> Parser:
     if kind is Kind.BINANCE:
         return BinanceParser(source, markets)
-    return GeminiV1Parser(source, markets) if kind is Kind.GEMINI else TickParser(kind, source, markets)
+    if kind is Kind.GEMINI:
+        return GeminiV1Parser(source, markets)
+    return TickParser(source, markets, replayed=kind is Kind.REPLAY)
 
 
 def parse(kind: Kind, *messages: bytes) -> tuple[list[Tick], Parser]:
@@ -209,7 +221,7 @@ def test_N3_every_buffer_type_is_read(wrap: Callable[[bytes], Any]) -> None:
     ],
 )
 def test_N4_venue_or_host_decides_the_dialect(venue: str | None, url: str, kind: Kind) -> None:
-    assert kind_for(venue, url) is kind
+    assert venue_of(venue, url).name == kind
 
 
 @pytest.mark.claim("N4")
@@ -257,7 +269,19 @@ def test_N12_a_trade_of_another_market_is_foreign(asked: dict[str, str] | None) 
         parser.parse_into(combined(of(market)), ticks)
     assert [(t.source, t.symbol) for t in ticks] == [("src", "SYM")] * 6
     assert (parser.foreign, parser.errors, parser.error_streak) == (4, 0, 0)
-    assert parser.last_foreign == "\\x1b[31m"
+    why = "" if asked else ": that of its source is BTCUSDT, which came first; others are named by `markets`"
+    assert parser.last_foreign == f"\\x1b[31m{why}"
+
+
+@pytest.mark.claim("N12")
+@pytest.mark.parametrize("shape", [lambda one: json.dumps(one).encode(), combined], ids=["raw", "combined"])
+def test_N12_a_print_that_is_no_market_trade_does_not_choose_the_market(shape: Callable[..., bytes]) -> None:
+    parser = parser_for(Kind.BINANCE, "src", Markets("src", "SYM", Streams()))
+    ticks: list[Tick] = []
+    for one in (of("BTCUSDT", 1, X="INSURANCE_FUND"), of("ETHUSDT", 2), of("BTCUSDT", 3), of("ETHUSDT", 3, X="ADL")):
+        parser.parse_into(shape(one), ticks)
+    assert [(t.symbol, t.trade_id) for t in ticks] == [("SYM", 2)]
+    assert (parser.ignored, parser.foreign, parser.numbers) == (2, 1, [("src", 3, ticks[0].ts)])
 
 
 @pytest.mark.claim("N12")
@@ -397,10 +421,11 @@ def as_int(value: object, limit: int) -> int | None:
     number = as_float(value)
     if number is None or number != int(number) or not 0 <= number < limit:
         return None
-    return int(json.loads(value) if isinstance(value, str) else value)  # type: ignore[call-overload]
+    known: Any = json.loads(value) if isinstance(value, str) else value
+    return int(known)
 
 
-NUMBERS = (
+NUMBERS: st.SearchStrategy[object] = (
     st.integers(-5, 10**15)
     | st.floats(-2, 1e6, allow_subnormal=False)
     | st.decimals("-1", "100000", places=8).map(str)

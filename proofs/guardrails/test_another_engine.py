@@ -12,12 +12,19 @@ import pytest
 
 from harness.base.clock import OsClock
 from harness.base.errors import Refuted
+from harness.faults import exchange as exchange_module
 from harness.faults.exchange import Exchange
+from harness.machines import systemd
+from proofs.fixtures import soak_run
 from proofs.fixtures.engine_unit import ENGINE_FILES, EngineUnit
+from proofs.fixtures.soak_run import SoakRun
 from proofs.guardrails import test_exit12, test_g0, test_g4, test_sampling, test_stop, test_watchdog
 
 SLEEPER_SECS = 0.5
 """What is waited for a sleeper that will never wake."""
+
+EARLY_SECS = 0.05
+"""How often a wait asks here whether it is in vain."""
 
 NOTHING = "proofs/fixtures/nothing"
 
@@ -83,14 +90,38 @@ def test_an_engine_that_does_nothing_is_refuted_in_everything(
 
 
 @pytest.mark.claim("V10")
-def test_a_wait_says_first_that_the_unit_has_ended(engine: EngineUnit) -> None:
-    """And ends then, when nothing can come any more."""
+def test_a_wait_says_first_that_the_unit_has_ended(
+    engine: EngineUnit, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends then, when nothing can come any more: every kind of wait."""
+    monkeypatch.setattr(systemd, "SLICE_SECS", EARLY_SECS)
+    monkeypatch.setattr(exchange_module, "HOPE_SECS", EARLY_SECS)
+    monkeypatch.setattr(soak_run, "LOOKS_BETWEEN", 2)
     engine.configure({"engine": {"sample_every": 0}})
     engine.try_start()
+    waits: list[Callable[[], object]] = [
+        lambda: engine.wait_log("HEARTBEAT (G4)"),
+        lambda: engine.wait_ticks(1),
+        lambda: engine.wait_restarts(1),
+        lambda: exchange.wait_client(),
+        lambda: exchange.wait_sent(1),
+        lambda: exchange.wait_refusals(1),
+        lambda: exchange.wait_heard(1),
+    ]
     began = OsClock().monotonic()
-    with pytest.raises(Refuted, match=r"\Aexit 12 after \d+\.\d s: .*sample_every") as refuted:
-        engine.wait_log("HEARTBEAT (G4)")
+    for wait in waits:
+        with pytest.raises(Refuted, match=r"\Aexit 12 after \d+\.\d s: .*sample_every") as refuted:
+            wait()
+        assert any("sample_every" in entry.message for entry in refuted.value.journal), "the journal was read too early"
     assert OsClock().monotonic() - began < engine.deadline_secs / 2
-    assert any("sample_every" in entry.message for entry in refuted.value.journal), "the journal was read too early"
-    with pytest.raises(Refuted, match=r"\Aexit 12 after "):
-        engine.wait_ticks(1)
+    # The controller refuses to begin over such an engine.
+    soak = SoakRun(engine)
+    soak.prepare()
+    soak.inject_pressure()
+    soak.start()
+    try:
+        for wait in (lambda: soak.wait("PSI_LOGONLY"), lambda: soak.wait_looks(1)):
+            with pytest.raises(Refuted, match=r"\Athe controller has ended \(\d+/\S+\); "):
+                wait()
+    finally:
+        soak.stop()

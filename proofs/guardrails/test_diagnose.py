@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.base import pressure
 from harness.base.clock import OsClock
 from harness.diagnosis import diagnose
 from harness.faults import nemesis
@@ -61,22 +62,22 @@ def test_both_layouts_of_cgroups(tmp_path: Path, below: str) -> None:
     )
     for name in ("cpu", "memory", "io"):
         (service / f"{name}.pressure").write_text(PSI)
-    units = diagnose.look(OsClock(), tmp_path, tmp_path).units
+    units = diagnose.read_computer(OsClock(), tmp_path, tmp_path).units
     assert set(units) == {"a.service", "user@1.service/init.scope", "user@1.service/dbus.service"}
     found = units["a.service"]
     assert (found.cpu_secs, found.memory_bytes, found.io_bytes) == (1.5, 4096, 18)
-    assert isinstance(found.pressure, diagnose.pressure.Pressure)
+    assert isinstance(found.pressure, pressure.Pressure)
     assert found.pressure.lines["cpu_some"].total_us == 2_000_000
     bare = units["user@1.service/dbus.service"]
     assert (bare.cpu_secs, bare.memory_bytes, bare.io_bytes) == (None, None, None)
-    assert isinstance(bare.pressure, diagnose.pressure.Unknown)
+    assert isinstance(bare.pressure, pressure.Unknown)
 
 
 def test_a_computer_without_cgroup_v2_has_processes_all_the_same(tmp_path: Path) -> None:
-    seen = diagnose.look(OsClock(), tmp_path, tmp_path)
+    seen = diagnose.read_computer(OsClock(), tmp_path, tmp_path)
     assert seen.units == {}
     assert seen.processes
-    assert isinstance(seen.pressure, diagnose.pressure.Unknown)
+    assert isinstance(seen.pressure, pressure.Unknown)
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:

@@ -52,8 +52,23 @@ def test_live_without_the_gate_records_nothing(engine: EngineUnit, armed: bool, 
     engine.configure({"mode": "LIVE", "live_armed": armed, "engine": FAST})
     if bundle is not None:
         engine.write_state("data/proof_bundle.json", bundle)
-    started = engine.try_start()
-    engine.expect(started.status != 0, "LIVE started")
+    expect_refused(engine, armed)
+
+
+@pytest.mark.claim("G0", "L1", "S14")
+def test_live_on_the_command_line_needs_the_gate_too(engine: EngineUnit) -> None:
+    """As an operator adds it, by a drop-in, to a configuration that does not ask for LIVE and is armed."""
+    engine.configure({"live_armed": True, "engine": FAST})
+    engine.drop_in("30-flag", f"[Service]\nExecStart=\nExecStart={engine.command('--mode', 'live')}\n")
+    try:
+        expect_refused(engine, armed=True)
+    finally:
+        engine.down()
+        engine.remove_drop_in("30-flag")
+
+
+def expect_refused(engine: EngineUnit, armed: bool) -> None:
+    engine.expect_no_live(engine.try_start())
     line = engine.wait("the refusal", lambda e: e.level == "ERROR")
     engine.expect(line.fields.get("exit_code") == 12, f"refused with {line.fields.get('exit_code')}")
     engine.expect(("live_armed" in line.event) == (not armed), "the refusal must name what is missing, and only that")

@@ -35,21 +35,22 @@ def test_another_process_sees_the_wal(engine: EngineUnit) -> None:
 
 @pytest.mark.claim("G3", "D1")
 @pytest.mark.parametrize(
-    ("right", "wrong"),
+    ("name", "right", "wrong"),
     [
-        ('"synchronous": ("NORMAL", 1)', '"synchronous": ("OFF", 1)'),
-        ('"journal_mode": ("WAL", "wal")', '"journal_mode": ("DELETE", "wal")'),
-        ('"temp_store": ("MEMORY", 2)', '"temp_store": ("FILE", 2)'),
+        ("synchronous", '("NORMAL", 1)', '("OFF", 1)'),
+        ("journal_mode", '("WAL", "wal")', '("DELETE", "wal")'),
+        ("temp_store", '("MEMORY", 2)', '("FILE", 2)'),
     ],
     ids=["synchronous", "journal_mode", "temp_store"],
 )
-def test_a_pragma_that_is_not_as_it_must_be_refuses_to_start(engine: EngineUnit, right: str, wrong: str) -> None:
+def test_a_pragma_that_is_not_as_it_must_be_refuses_to_start(
+    engine: EngineUnit, name: str, right: str, wrong: str
+) -> None:
     """An engine that sets the wrong value, but still knows the right one: exit 12, not restarted."""
     engine.configure({})
-    with engine.patched(Patch("engine/storage/opening.py", right, wrong)):
+    with engine.patched(Patch("engine/storage/opening.py", "PRAGMAS", right, wrong)):
         started = engine.try_start()
         engine.expect(started.status != 0, "the engine runs on a PRAGMA that is not as it must be")
         refusal = engine.wait("the refusal", lambda e: e.level == "ERROR" and "PRAGMA mismatch" in e.event)
-        name = right.split('"')[1]
         engine.expect(refusal.fields["differing"] == [name], f"the refusal names {refusal.fields['differing']}")
         engine.expect(refusal.fields["exit_code"] == 12, f"refused with {refusal.fields['exit_code']}")

@@ -175,7 +175,9 @@ def test_another_engine_tree_does_not_open_live(engine: EngineUnit) -> None:
     """One constant of one module is another than when the bundle was signed."""
     with live(engine) as unit:
         unit.prepare()
-        with engine.patched(Patch("engine/trading/risk.py", "class Caps", "# A remark.\nclass Caps")):
+        with engine.patched(
+            Patch("engine/trading/risk.py", "Caps", "max_exposure_usd: Decimal", "max_exposure_usd: 'Decimal'")
+        ):
             unit.expect_refused("another engine tree", "engine")
 
 

@@ -18,6 +18,7 @@ from harness.base.errors import HarnessError, MachineError, Refuted
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from harness.faults.nemesis import Receipt
+from harness.machines import systemd
 from harness.machines.systemd import METRONOME
 from proofs.fixtures import soak_run
 from proofs.fixtures.dashboard_unit import DashboardUnit
@@ -36,16 +37,20 @@ def says_no(judge: Callable[[], object], why: str, kind: type[Exception] = Refut
         judge()
 
 
-def test_judges_of_the_unit_say_no(engine: EngineUnit, exchange: Exchange) -> None:
+def test_judges_of_the_unit_say_no(engine: EngineUnit, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     """To what has not come, and to one more than has."""
     engine.deadline_secs = SOON_SECS
     says_no(lambda: engine.wait_ticks(1), "0 of 1 after")
-    says_no(lambda: engine.metronome.beats(1, watched=engine), "beat 0 of 1 times", MachineError)
+    with monkeypatch.context() as patch:
+        patch.setattr(systemd, "DEADLINE_SECS", SOON_SECS)
+        says_no(lambda: engine.metronome.beats(1, watched=engine), "beat 0 of 1 times", MachineError)
     engine.configure({"engine": {"sample_every": 0}})
     says_no(engine.start, r"(?s)hybrid-engine.service did not start.*last journal lines")
     engine.deadline_secs = 10.0
     engine.connect(exchange)
+    says_no(lambda: exchange.wait_client(SOON_SECS, connections=2), "no client connected")
     exchange.send_ticks(5)
+    says_no(lambda: exchange.wait_sent(6, SOON_SECS), "5 of 6 ticks sent")
     engine.wait_ticks(5)
     engine.deadline_secs = SOON_SECS
     says_no(lambda: engine.wait_ticks(6), "5 of 6 after")
@@ -66,7 +71,8 @@ def test_judges_of_the_unit_say_no(engine: EngineUnit, exchange: Exchange) -> No
     engine.wait_restarts(1)
     engine.deadline_secs = SOON_SECS
     says_no(lambda: engine.wait_restarts(2), "was restarted 1 times within 0.2 s")
-    seen = engine.machine.systemctl("start", METRONOME) and engine.metronome.beats(2, watched=engine)
+    engine.machine.systemctl("start", METRONOME)
+    seen = engine.metronome.beats(2, watched=engine)
     assert len(seen) >= 2
 
 
@@ -103,6 +109,7 @@ def test_judges_of_the_dashboard_say_no(engine: EngineUnit) -> None:
 
 def test_judges_of_the_exchange_say_no(exchange: Exchange) -> None:
     says_no(lambda: exchange.wait_client(SOON_SECS), "no client connected")
+    says_no(lambda: exchange.wait_heard(1, SOON_SECS), "0 of 1 messages were said")
     says_no(lambda: exchange.wait_sent(1, SOON_SECS), "0 of 1 ticks sent")
     says_no(lambda: exchange.wait_refusals(1, SOON_SECS), "0 of 1 handshakes refused")
 
@@ -141,7 +148,7 @@ def test_a_fault_that_did_not_land_has_no_receipt(
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE t (x)")
     monkeypatch.setattr(
-        nemesis.sqlite3, "connect", lambda *args, **options: sqlite3.dbapi2.connect(":memory:", isolation_level=None)
+        sqlite3, "connect", lambda *args, **options: sqlite3.dbapi2.connect(":memory:", isolation_level=None)
     )
     no_receipt(nemesis.locked(database), "takes a second writer")
 

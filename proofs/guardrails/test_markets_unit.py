@@ -26,6 +26,7 @@ BREAK = "trade ids do not go on from where they were"
 @pytest.mark.claim("N11", "S3")
 def test_a_venue_that_starts_its_ids_over_is_not_mute(engine: EngineUnit, exchange: Exchange) -> None:
     """One absurd id, a restart, the ids once more: each trade is stored once, a resend is not, each break is told."""
+    exchange.numbered = True
     exchange.number_from(5_000)
     engine.connect(exchange, engine={"signal_every_n_ticks": 1})
     exchange.send_ticks(20)

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = "/srv/hybrid-engine"
 PREFIX = "/opt/hybrid-engine"
 FROM = "FROM=.cache/stage/opt/hybrid-engine"
-ENGINE, SOAK, DASHBOARD = (f"hybrid-{name}.service" for name in ("engine", "soak", "dashboard"))
+ENGINE, SOAK, DASHBOARD, ALPHA = (f"hybrid-{name}.service" for name in ("engine", "soak", "dashboard", "engine@alpha"))
 DATABASE = "/var/lib/hybrid-engine/data/bot.db"
 DECISIONS = "/var/lib/hybrid-soak/data/ops/soak_decisions.jsonl"
 DISK = "/dev/disk/by-label/hybrid-engine"
@@ -143,6 +143,9 @@ BEFORE: dict[str, Callable[[Computer, Exchange], object]] = {
         "a look", f"test -s {Path(DECISIONS).with_name('soak_samples.jsonl')}"
     ),
     "make proofs": leave_a_run,
+    f"{PREFIX}/bin/hybrid-healthcheck --instance alpha --without-dashboard": lambda computer, _: computer.wait(
+        "a tick of alpha", f"test -s {DATABASE.replace('hybrid-engine', 'hybrid-engine-alpha')}"
+    ),
 }
 """What happens before a command is typed, the first time: what an operator does by hand, or waits for."""
 
@@ -161,7 +164,8 @@ def test_the_operators_day(computer: Computer, exchange: Exchange) -> None:
         done = computer.type(typed)
         allowed = (0, 1) if any(name in command for name in PRESSED) else (0,)
         computer.expect(done.status in allowed, f"`{typed}` ended with {done.status}:\n{done.stdout}{done.stderr}")
-        AFTER.get(command, lambda *_: None)(computer, done, marks)
+        if (after := AFTER.get(command)) is not None:
+            after(computer, done, marks)
     assert not before, f"the page has no more: {list(before)}"
 
 
@@ -208,6 +212,10 @@ def installed(computer: Computer, done: CommandResult, marks: dict[str, int]) ->
     computer.expect(port == str(int(marks["installs"] == 1)), "the configuration was not kept, or not installed")
 
 
+def restarted_alone(computer: Computer, _: CommandResult, __: dict[str, int]) -> None:
+    computer.expect(computer.active(ALPHA) and computer.active(ENGINE), "the engines are not both up")
+
+
 def restored(computer: Computer, _: CommandResult, marks: dict[str, int]) -> None:
     """After each start: the engine is up, and knows the ticks of before."""
     computer.expect(computer.active(ENGINE), "the engine is not up")
@@ -215,7 +223,8 @@ def restored(computer: Computer, _: CommandResult, marks: dict[str, int]) -> Non
 
 
 def uninstalled(computer: Computer, done: CommandResult, _: dict[str, int]) -> None:
-    computer.expect(not computer.active(ENGINE) and not computer.active(DASHBOARD), "something of it still runs")
+    running = [unit for unit in (ENGINE, DASHBOARD, ALPHA) if computer.active(unit)]
+    computer.expect(not running, f"{running} still run")
     units = f"{UNITS}/hybrid-*.service {UNITS}/hybrid-*.timer /etc/systemd/system/*/hybrid-*"
     left = computer.type(f"ls -d {PREFIX} {units} /usr/lib/sysusers.d/hybrid-*")
     computer.expect(left.stdout == "", f"it left {left.stdout}")
@@ -226,15 +235,16 @@ def uninstalled(computer: Computer, done: CommandResult, _: dict[str, int]) -> N
 
 def purged(computer: Computer, _: CommandResult, __: dict[str, int]) -> None:
     left = computer.type(
-        "ls -A /etc/hybrid-engine /var/lib/hybrid-engine /var/lib/hybrid-soak /var/lib/hybrid-evidence"
+        "ls -Ad /etc/hybrid-engine /var/lib/hybrid-engine/* /var/lib/hybrid-[!e]* /var/lib/hybrid-e*-*"
     )
-    # The state directory itself is a mount of the machine's.
-    computer.expect(left.stdout.split() in ([], ["/var/lib/hybrid-engine:"]), f"it left {left.stdout}")
+    computer.expect(left.stdout == "", f"it left {left.stdout}")
 
 
 AFTER: dict[str, Callable[[Computer, CommandResult, dict[str, int]], None]] = {
     "make install": installed,
     f"{PREFIX}/bin/hybrid-healthcheck": healthy,
+    f"{PREFIX}/bin/hybrid-healthcheck --instance alpha --without-dashboard": healthy,
+    f"{PREFIX}/bin/hybrid-ctl restart alpha": restarted_alone,
     "systemctl start hybrid-health-snapshot.service": snapshot,
     "systemctl stop hybrid-soak.service": soak_ended,
     ".venv/bin/python -m harness publish": published,

@@ -6,6 +6,7 @@ the proof must be refuted, and afterwards the unit is as it was.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import shutil
@@ -19,10 +20,11 @@ import pytest
 
 from harness.base.errors import HarnessError, Refuted
 from harness.faults.exchange import Exchange
-from harness.proving.sabotage import CATALOGUE, Patch, Sabotage, find
+from harness.proving.sabotage import Patch, Sabotage
 from proofs.fixtures.dashboard_unit import served
-from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.engine_unit import EngineUnit, exchange_for
 from proofs.fixtures.soak_run import controller
+from proofs.sabotages import CATALOGUE, find
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +52,7 @@ def called(entry: Sabotage, request: pytest.FixtureRequest) -> Iterator[Callable
         arguments = dict(entry.params)
         for name, parameter in inspect.signature(proof).parameters.items():
             if parameter.annotation == Exchange.__name__:
-                arguments[name] = stack.enter_context(Exchange())
+                arguments[name] = stack.enter_context(exchange_for(engine))
             elif name == "soak":
                 arguments[name] = stack.enter_context(controller(engine))
             elif name == "dashboard":
@@ -152,8 +154,98 @@ def test_catalogue() -> None:
         find("no-such")
 
 
-def test_a_patch_must_fit_exactly_once() -> None:
-    assert Patch("m.py", "a = 1", "a = 2").apply("a = 1\nb = 1\n") == "a = 2\nb = 1\n"
-    for source in ("b = 1", "a = 1 a = 1"):
+MODULE = """
+TABLE = {"a": 1, "b": [1, 2]}
+
+
+class Taker:
+    limit: int = 3
+
+    def take(self, n: int) -> bool:
+        # As many as there is room for.
+        if n <= 0:
+            raise ValueError("nothing to take")
+        self.taken = self.taken + n
+        self.tell()
+        return n < self.limit
+
+    def tell(self) -> None:
+        self.tell()
+
+    def twice(self) -> None:
+        pass
+
+    if True:
+
+        def twice(self) -> None:
+            self.tell()
+"""
+
+
+@pytest.mark.claim("V4")
+@pytest.mark.parametrize(
+    ("name", "old", "new", "left", "instead"),
+    [
+        ("Taker.take", "n < self.limit", "n <= self.limit", "return n < self.limit", "return n <= self.limit"),
+        # However it is laid out.
+        ("Taker.take", "n   <\\\n self.limit", "True", "return n < self.limit", "return True"),
+        ("Taker.limit", "3", "4", "limit: int = 3", "limit: int = 4"),
+        ("TABLE", "[1, 2]", "()", '"b": [1, 2]', '"b": ()'),
+        ("Taker.take", "self.tell()", "self.mute()", "self.tell()\n        return", "self.mute()\n        return"),
+        (
+            "Taker.take",
+            "self.taken = self.taken + n\nself.tell()",
+            "",
+            "self.taken = self.taken + n\n        self.tell()",
+            "",
+        ),
+        (
+            "Taker.tell",
+            "self.tell()",
+            "raise RuntimeError",
+            "None:\n        self.tell()",
+            "None:\n        raise RuntimeError",
+        ),
+        ("Taker.tell", "self.tell()", "", "None:\n        self.tell()", "None:\n        pass"),
+        ("", "raise ValueError('nothing to take')", "n = 1", 'raise ValueError("nothing to take")', "n = 1"),
+    ],
+)
+def test_a_patch_replaces_the_piece_that_it_names(name: str, old: str, new: str, left: str, instead: str) -> None:
+    """The piece, of all the module, and nothing else of it."""
+    patched = Patch("m.py", name, old, new).apply(MODULE)
+    assert ast.dump(ast.parse(patched)) == ast.dump(ast.parse(MODULE.replace(left, instead, 1)))
+
+
+@pytest.mark.claim("V4")
+@pytest.mark.parametrize(
+    ("name", "old", "told"),
+    [
+        ("Taker.take", "n > 0", r"m\.py: Taker\.take: 'n > 0' occurs 0 times"),
+        ("TABLE", "1", "occurs 2 times"),
+        ("", "self.tell()", "occurs 3 times"),
+        ("Taker.take", "self.taken = 0\nself.tell()", "occurs 0 times"),
+        ("Taker.twice", "self.tell()", r"m\.py has no Taker\.twice, or more than one"),
+        ("Taker.gone", "self.tell()", "has no Taker.gone"),
+        ("take", "n < self.limit", "has no take"),
+    ],
+)
+def test_a_patch_that_does_not_fit_is_an_error(name: str, old: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Patch("m.py", name, old, "True").apply(MODULE)
+
+
+@pytest.mark.claim("V4")
+def test_a_patch_of_what_is_no_python_is_one_of_text() -> None:
+    assert Patch("m.css", "", "a: 1", "a: 2").apply("a: 1\nb: 1\n") == "a: 2\nb: 1\n"
+    for source in ("b: 1", "a: 1 a: 1"):
         with pytest.raises(ValueError, match="expected once"):
-            Patch("m.py", "a = 1", "a = 2").apply(source)
+            Patch("m.css", "", "a: 1", "a: 2").apply(source)
+
+
+@pytest.mark.claim("V4")
+@pytest.mark.parametrize("entry", [entry for entry in CATALOGUE if entry.patch], ids=lambda entry: entry.id)
+def test_each_patch_fits_the_module_that_it_is_for(entry: Sabotage) -> None:
+    """At once, and not in the night."""
+    assert entry.patch is not None
+    source = (ROOT / entry.patch.module).read_text()
+    assert entry.patch.apply(source) != source

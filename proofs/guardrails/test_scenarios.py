@@ -12,6 +12,7 @@ from proofs.fixtures.engine_unit import EngineUnit
 
 @pytest.mark.claim("S2", "N3")
 def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
+    exchange.numbered = True
     engine.connect(exchange)
     exchange.send_raw([exchange.tick(7, 123.5, volume=0.25), exchange.tick(8, 124.5, volume=2.0)])
     engine.wait_ticks(2)
@@ -54,7 +55,15 @@ def test_missed_pong_means_reconnect(engine: EngineUnit, exchange: Exchange) -> 
 @pytest.mark.claim("S5", "L3", "N8")
 def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchange: Exchange) -> None:
     engine.connect(exchange)
-    bad = ["nonsense", "[]", '{"event_id": 1}', exchange.tick(1, -1.0), exchange.tick(2, 0.0), b"\x00\x01", "{" * 500]
+    bad: list[str | bytes] = [
+        "nonsense",
+        "[]",
+        '{"event_id": 1}',
+        exchange.tick(1, -1.0),
+        exchange.tick(2, 0.0),
+        b"\x00\x01",
+        "{" * 500,
+    ]
     ignored = ['{"type": "heartbeat"}', '{"type": "subscribed", "channel": "trades"}']
     with nemesis.garbage(exchange, bad):
         exchange.send_raw([*ignored, exchange.tick(3)])

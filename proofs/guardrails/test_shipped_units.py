@@ -273,7 +273,7 @@ def test_the_unit_is_caged(machine: Machine, name: str) -> None:
     unit.expect(float(overall[1]) <= EXPOSURES_MAX[name], f"exposure {overall[1]}, at most {EXPOSURES_MAX[name]}")
 
 
-@pytest.mark.claim("O9")
+@pytest.mark.claim("O11")
 def test_a_failed_engine_is_told_of_and_only_when_that_is_wanted(engine: EngineUnit) -> None:
     """By the shipped template in its own sandbox, to a webhook that refuses the first attempt."""
     machine, name = engine.machine, "hybrid-notice@hybrid-engine.service.service"

@@ -47,6 +47,27 @@ def test_a_disk_of_its_own_below_the_state_directory(engine: EngineUnit) -> None
 
 
 @pytest.mark.claim("O1")
+def test_a_first_start_in_what_systemd_makes(engine: EngineUnit) -> None:
+    """Nothing is there: no directory, no database, and nobody but systemd and the engine makes them."""
+    in_private_machine(engine)
+    engine.configure(FAST)
+    state = "/var/lib/hybrid-moved"
+    engine.drop_in("40-moved", MOVED)
+    try:
+        engine.expect(engine.machine.run("test", "-e", state).status == 1, f"{state} is there before the first start")
+        engine.start()
+        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields.get("persist_count", 0) > 0)
+        places = (state, f"{state}/data", f"{state}/data/bot.db")
+        found = engine.machine.run("stat", "--format=%U:%G %a", *places).stdout.splitlines()
+        owner = "hybrid-engine:hybrid-engine"
+        engine.expect(found == [f"{owner} 750", f"{owner} 750", f"{owner} 640"], f"{places} are {found}")
+    finally:
+        engine.down()
+        engine.remove_drop_in("40-moved")
+        engine.machine.run("rm", "-rf", state).expect(0)
+
+
+@pytest.mark.claim("O1")
 def test_what_a_dynamic_user_left_is_taken_over(engine: EngineUnit) -> None:
     """An older install had DynamicUser=yes: its state lies below /var/lib/private, under a user id that nobody has."""
     in_private_machine(engine)

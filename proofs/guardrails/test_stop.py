@@ -77,6 +77,7 @@ def test_a_signal_that_means_nothing(engine: EngineUnit, exchange: Exchange, sig
 @pytest.mark.claim("D3", "N9")
 def test_sigkill_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     """Whole batches only, the engine goes on where it was, and what is sent again is not stored again."""
+    exchange.numbered = True
     exchange.feed(interval_secs=0.001, again=100)
     engine.connect(exchange, engine={"signal_every_n_ticks": 2})
     engine.wait_ticks(50)

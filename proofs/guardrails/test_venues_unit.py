@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.faults.dialects import OKX, Coinbase, Kraken
+from harness.faults.dialects import CoinbaseDialect, KrakenDialect, OKXDialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
@@ -47,9 +47,9 @@ def test_a_failover_from_venue_to_venue_keeps_names_ids_and_books(engine: Engine
     overlap, a trade is lost at each, and one comes twice."""
     with Exchange() as binance, Exchange() as okx, Exchange() as coinbase, Exchange() as kraken:
         binance.refuse(451)
-        okx.speak(OKX("BTC-USDT"))
-        coinbase.speak(first := Coinbase())
-        kraken.speak(second := Kraken())
+        okx.speak(OKXDialect("BTC-USDT"))
+        coinbase.speak(first := CoinbaseDialect())
+        kraken.speak(second := KrakenDialect())
         engine.configure_sources(
             SOURCES.format(binance=binance.url, okx=okx.url, coinbase=coinbase.url, kraken=kraken.url)
         )
@@ -94,6 +94,19 @@ def test_a_failover_from_venue_to_venue_keeps_names_ids_and_books(engine: Engine
     engine.expect(
         books == {"ingest_received": 9, "duplicates": 1, "gaps": 3, "foreign": 1, "parse_errors": 0}, f"books: {books}"
     )
+    by_market = {name: final[name] for name in ("gaps_by_market", "duplicates_by_market")}
+    engine.expect(
+        by_market
+        == {
+            "gaps_by_market": {
+                "coinbase BTC-USD": 1, "coinbase ETH-USD": 0, "kraken BTC/USD": 2, "kraken ETH/USD": 0,
+            },
+            "duplicates_by_market": {
+                "coinbase BTC-USD": 1, "coinbase ETH-USD": 0, "kraken BTC/USD": 0, "kraken ETH/USD": 0,
+            },
+        },
+        f"by market: {by_market}",
+    )  # fmt: skip
     stored = engine.query(
         "SELECT sources.name, symbol, trade_id, price, volume FROM ticks JOIN sources ON sources.id = ticks.source"
         " ORDER BY ticks.id"

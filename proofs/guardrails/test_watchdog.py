@@ -53,27 +53,28 @@ def test_slow_server_is_no_hang(watched: EngineUnit, exchange: Exchange) -> None
 STUCK = {
     "event-loop": Patch(
         "engine/trading/desk.py",
-        '            self._liveness.answer("strategy")\n',
-        '            self._liveness.answer("strategy")\n'
-        '            self.takes = getattr(self, "takes", 0) + bool(channel.pending())\n'
-        '            __import__("time").sleep(3600 if self.takes > 5 else 0)\n',
+        "Desk.run_strategy",
+        "self._liveness.answer('strategy')\n",
+        "self._liveness.answer('strategy')\n"
+        "self.takes = getattr(self, 'takes', 0) + bool(channel.pending())\n"
+        "__import__('time').sleep(3600 if self.takes > 5 else 0)\n",
     ),
     "strategy": Patch(
         "engine/trading/desk.py",
-        '            self._liveness.answer("strategy")\n',
-        '            self._liveness.answer("strategy")\n'
-        '            self.takes = getattr(self, "takes", 0) + bool(channel.pending())\n'
-        "            await asyncio.sleep(3600 if self.takes > 5 else 0)\n",
+        "Desk.run_strategy",
+        "self._liveness.answer('strategy')\n",
+        "self._liveness.answer('strategy')\n"
+        "self.takes = getattr(self, 'takes', 0) + bool(channel.pending())\n"
+        "await asyncio.sleep(3600 if self.takes > 5 else 0)\n",
     ),
     "ingest": Patch(
-        "engine/ingest/synthetic.py",
-        "            await self._bell.wait(next_at)\n",
-        "            await asyncio.sleep(3600)\n",
+        "engine/ingest/synthetic.py", "SyntheticFeed.run", "await self._bell.wait(next_at)", "await asyncio.sleep(3600)"
     ),
     "persist": Patch(
         "engine/storage/ledger.py",
-        "            written = self._rows.write(batch)\n",
-        '            __import__("time").sleep(3600)\n            written = self._rows.write(batch)\n',
+        "Ledger.write",
+        "written = self._rows.write(batch)",
+        "__import__('time').sleep(3600)\nwritten = self._rows.write(batch)",
     ),
 }
 

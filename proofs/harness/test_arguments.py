@@ -76,12 +76,12 @@ def test_make_help_is_grouped_and_no_wider_than_the_terminal() -> None:
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_the_doctor_keeps_to_the_terminal(columns: int) -> None:
     findings = [
-        doctor.Finding("pressure (PSI)", False, "this kernel counts no pressure at all", "boot with psi=1, then again"),
-        doctor.Finding("tools", True, "unshare, nsenter, setpriv, mount, make and git are here"),
+        doctor.Requirement("pressure (PSI)", False, "this kernel counts no pressure", "boot with psi=1, then again"),
+        doctor.Requirement("tools", True, "unshare, nsenter, setpriv, mount, make and git are here"),
     ]
     lines = doctor.report(findings, colour=False, columns=columns).splitlines()
     assert max(map(len, lines)) <= columns
     told = " ".join(" ".join(lines).split())
-    for words in ("missing pressure (PSI) this kernel counts no pressure at all -> boot with psi=1, then again",
+    for words in ("missing pressure (PSI) this kernel counts no pressure -> boot with psi=1, then again",
                   "Proofs that need pressure (PSI) will be unproven here."):  # fmt: skip
         assert words in told

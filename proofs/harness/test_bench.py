@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bench import __main__, load, report, targets
 from bench.report import Figure, Target
+from bench.subject import Load
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -99,7 +100,7 @@ def test_a_tiny_run_measures_and_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tiny(plan: targets.Plan) -> list[Figure]:
-        run = targets.measure(plan, targets.floor_argv(), targets.Load(2000))
+        run = targets.measure(plan, targets.floor_argv(), Load(2000))
         assert run.rss_bytes
         return [Figure("T1", "rate", "/s", [run.rate])]
 

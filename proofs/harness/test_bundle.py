@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from engine.live import attestation
 from harness.base.errors import BundleError, RecorderError
 from harness.bundle import bundle, statement
 from harness.evidence import recorder
+from harness.evidence.verdict import ClauseId
 from proofs.engine.test_ed25519 import SMALL_ORDER
 from proofs.fixtures import true_bundle
 from proofs.fixtures.bytecode import QUICK, environ
@@ -185,16 +186,16 @@ def run(tmp_path: Path) -> ProvenRun:
 def test_what_is_signed_is_what_the_run_left(run: ProvenRun) -> None:
     made = run.sign()
     path = run.reports / bundle.BUNDLE_NAME
-    assert bundle.verify(path, [run.public], run.record) == made
+    assert bundle.verify(path, [run.public], run.record).as_json() == made
     seen = attestation.verified(path.read_bytes(), [run.public]).predicate
     assert seen.record["lines"] == 4 + len(run.summary["verdicts"])
     predicate = made["predicate"]
     assert predicate["proved_on"]["drop_ins"] == {"10-proof.conf": "[Service]\nRestartSec=20ms\n"}
     assert predicate["platform"]["systemd"] == "systemd 252"
     assert predicate["config"]["risk_caps"]["max_exposure_usd"] == 10000.0
-    assert bundle.verdict_on(made, ROOT, run.key).startswith("has all")
+    assert bundle.verdict_on(bundle.read(path), ROOT, run.key).startswith("has all")
     *_, end = recorder.read(run.record)
-    assert predicate["time"] == statement.show_time(end["at"]) <= predicate["signed"]
+    assert predicate["time"] == statement.show_time(end.at) <= predicate["signed"]
     with run.record.open("a") as record:
         record.write('{"type":"journal"}\n')
     with pytest.raises(RecorderError, match="does not end in its digest"):
@@ -208,7 +209,8 @@ def test_what_is_signed_is_what_the_run_left(run: ProvenRun) -> None:
 @pytest.mark.claim("V5")
 def test_a_bundle_whose_config_does_not_trust_its_key_is_told(run: ProvenRun) -> None:
     run.config.write_text('mode = "LIVE"\nlive_armed = true\n[engine]\ningest_mode = "REAL_WS"\n')
-    assert "does not trust the key" in bundle.verdict_on(run.sign(), ROOT, run.key)
+    run.sign()
+    assert "does not trust the key" in bundle.verdict_on(bundle.read(run.reports / bundle.BUNDLE_NAME), ROOT, run.key)
 
 
 @pytest.mark.claim("V5")
@@ -312,7 +314,7 @@ def test_two():
 """
 
 
-def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
+def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str], Mapping[ClauseId, str]]:
     """A pytest run that signs, in a project of two proofs; and the clauses of its bundle, if there is one."""
     (run.directory / "test_sample.py").write_text(PROOFS)
     (run.directory / "pytest.ini").write_text("[pytest]\nhybrid_proofs = true\ntestpaths = .\n")
@@ -326,7 +328,7 @@ def prove(run: ProvenRun, *args: str) -> tuple[subprocess.CompletedProcess[str],
         cwd=run.directory, capture_output=True, text=True, timeout=60, check=False, env=environ(),
     )  # fmt: skip
     path = run.reports / bundle.BUNDLE_NAME
-    clauses = bundle.verify(path, [run.public])["predicate"]["clauses"] if path.exists() else {}
+    clauses = bundle.verify(path, [run.public]).predicate.clauses if path.exists() else {}
     path.unlink(missing_ok=True)
     return done, clauses
 

@@ -56,7 +56,7 @@ def test_K6_the_actions() -> None:
 @pytest.mark.claim("K6")
 def test_K6_each_line_is_on_disk_before_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    monkeypatch.setattr(decisions.os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
     log = DecisionLog(tmp_path / "decisions.jsonl", "run", FakeClock(WHEN))
     decide(log)
     decide(log)
@@ -72,8 +72,8 @@ def test_K6_runs_share_a_file_and_a_torn_line_costs_only_itself(tmp_path: Path) 
         file.write('{"timestamp": "2026-01-09T15:42:5')
     decide(DecisionLog(path, "second", FakeClock(WHEN)), Action.STOP)
     decide(DecisionLog(path, "second", FakeClock(WHEN)), Action.ENGINE_STOP)
-    assert [entry["action"] for entry in decisions.read(path)] == ["STOP", "ENGINE_STOP"]
-    assert [entry["action"] for entry in decisions.read(path, "first")] == ["STARTUP"]
+    assert [entry.action for entry in decisions.read(path)] == ["STOP", "ENGINE_STOP"]
+    assert [entry.action for entry in decisions.read(path, "first")] == ["STARTUP"]
     assert decisions.read(path, "third") == []
 
 

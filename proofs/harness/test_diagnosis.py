@@ -15,11 +15,11 @@ from harness.base.pressure import Pressure, Unknown
 from harness.diagnosis import diagnosis
 from harness.diagnosis.diagnosis import (
     NO_UNIT,
+    ComputerSnapshot,
     DeviceCount,
     Facts,
-    Look,
+    Interval,
     ProcessCount,
-    Sample,
     UnitCount,
     compare,
     words,
@@ -58,15 +58,15 @@ def process(unit_name: str, cpu_secs: float, **fields: Any) -> ProcessCount:
     return replace(count, **fields)
 
 
-def look(at: float, stalled: Pressure | Unknown, **fields: Any) -> Look:
-    empty = Look(
+def look(at: float, stalled: Pressure | Unknown, **fields: Any) -> ComputerSnapshot:
+    empty = ComputerSnapshot(
         at=at, cpu_busy_secs=0.0, cpu_iowait_secs=0.0, cpu_secs=4 * at, pressure=stalled, units={}, processes={},
         devices={},
     )  # fmt: skip
     return replace(empty, **fields)
 
 
-def pressed_by_hog() -> Sample:
+def pressed_by_hog() -> Interval:
     """Ten seconds in which a hog takes three of four cores and the engine waits for one."""
     before = look(100.0, psi(), units={HOG: unit(0.0), ENGINE: unit(5.0)}, processes={7: process(HOG, 0.0)})
     after = look(
@@ -95,7 +95,7 @@ def test_K2_waiting_is_never_called_utilisation() -> None:
         assert "cpu usage" not in shown
 
 
-def quiet() -> Sample:
+def quiet() -> Interval:
     units = {ENGINE: unit(0.0)}
     return compare(FACTS, look(0.0, psi(), units=units), look(10.0, psi(cpu=0.1), units=units))
 

@@ -6,7 +6,7 @@ import pytest
 
 from harness.base.unit import UnitState
 from harness.soak import exit_actions
-from harness.soak.exit_actions import Action, Answer, Endings, Exit, ExitPolicy
+from harness.soak.exit_actions import Answer, Endings, Exit, ExitAction, ExitPolicy
 
 
 def ended(status: int, *, code: str = "exited", result: str | None = None) -> Exit:
@@ -27,27 +27,27 @@ def state(active: str, sub: str, result: str = "success", code: int = 0, status:
 @pytest.mark.parametrize(
     ("one", "action"),
     [
-        (ended(0), Action.STOP),
-        (ended(1), Action.ABORT),
-        (ended(2), Action.ABORT),
-        (ended(10), Action.RESTART),
-        (ended(11), Action.RESTART),
-        (ended(12), Action.ABORT),
-        (ended(13), Action.STEP_UP),
-        (ended(203), Action.ABORT),
-        (ended(9, code="killed", result="signal"), Action.ABORT),
+        (ended(0), ExitAction.STOP),
+        (ended(1), ExitAction.ABORT),
+        (ended(2), ExitAction.ABORT),
+        (ended(10), ExitAction.RESTART),
+        (ended(11), ExitAction.RESTART),
+        (ended(12), ExitAction.ABORT),
+        (ended(13), ExitAction.STEP_UP),
+        (ended(203), ExitAction.ABORT),
+        (ended(9, code="killed", result="signal"), ExitAction.ABORT),
         # Signal numbers are no exit statuses, and neither is the status of a run that systemd gave up on.
-        (ended(13, code="killed", result="signal"), Action.ABORT),
-        (ended(10, code="killed", result="signal"), Action.ABORT),
-        (ended(0, result="protocol"), Action.ABORT),
-        (ended(0, result="timeout"), Action.ABORT),
-        (ended(9, code="killed", result="oom-kill"), Action.ABORT),
-        (ended(6, code="killed", result="watchdog"), Action.RESTART),
-        (ended(6, code="dumped", result="watchdog"), Action.RESTART),
-        (Exit("a", "", None, "resources", None), Action.ABORT),
+        (ended(13, code="killed", result="signal"), ExitAction.ABORT),
+        (ended(10, code="killed", result="signal"), ExitAction.ABORT),
+        (ended(0, result="protocol"), ExitAction.ABORT),
+        (ended(0, result="timeout"), ExitAction.ABORT),
+        (ended(9, code="killed", result="oom-kill"), ExitAction.ABORT),
+        (ended(6, code="killed", result="watchdog"), ExitAction.RESTART),
+        (ended(6, code="dumped", result="watchdog"), ExitAction.RESTART),
+        (Exit("a", "", None, "resources", None), ExitAction.ABORT),
     ],
 )
-def test_what_follows_from_an_exit(one: Exit, action: Action) -> None:
+def test_what_follows_from_an_exit(one: Exit, action: ExitAction) -> None:
     assert ExitPolicy().answer(one, 0.0).action is action
 
 
@@ -64,13 +64,13 @@ def test_K4_lost_network_backs_off_up_to_a_cap() -> None:
 def test_K4_three_retries_then_the_mock_feed_then_abort() -> None:
     policy = ExitPolicy()
     actions = [policy.answer(ended(11), 10.0 * number).action for number in range(8)]
-    assert actions == [*[Action.RESTART] * 3, Action.FALL_BACK, *[Action.RESTART] * 3, Action.ABORT]
+    assert actions == [*[ExitAction.RESTART] * 3, ExitAction.FALL_BACK, *[ExitAction.RESTART] * 3, ExitAction.ABORT]
 
 
 @pytest.mark.claim("K4")
 def test_K4_parse_ends_far_apart_are_not_in_a_row() -> None:
     policy = ExitPolicy()
-    assert [policy.answer(ended(11), 601.0 * number).action for number in range(20)] == [Action.RESTART] * 20
+    assert [policy.answer(ended(11), 601.0 * number).action for number in range(20)] == [ExitAction.RESTART] * 20
 
 
 @pytest.mark.claim("K4")
@@ -79,7 +79,7 @@ def test_K4_progress_does_not_forgive_a_protocol() -> None:
     for number in range(3):
         policy.answer(ended(11), number)
         policy.progressed()
-    assert policy.answer(ended(11), 4.0).action is Action.FALL_BACK
+    assert policy.answer(ended(11), 4.0).action is ExitAction.FALL_BACK
 
 
 @pytest.mark.claim("K4")
@@ -105,8 +105,8 @@ def test_a_live_engine_that_is_put_on_the_mock_feed_ends_the_soak() -> None:
     """LIVE refuses made-up prices with 12, and nobody restarts it on them."""
     policy = ExitPolicy()
     answers = [policy.answer(ended(11), float(second)).action for second in range(4)]
-    assert answers[-1] is Action.FALL_BACK
-    assert policy.answer(ended(12), 5.0).action is Action.ABORT
+    assert answers[-1] is ExitAction.FALL_BACK
+    assert policy.answer(ended(12), 5.0).action is ExitAction.ABORT
 
 
 def process_exit(invocation: str, status: int, code: str = "exited", command: str = "ExecStart") -> dict[str, str]:
@@ -185,7 +185,7 @@ def test_K4_an_end_is_told_of_when_systemd_has_said_its_last_word() -> None:
 def test_K4_another_command_of_the_unit_is_not_the_engine() -> None:
     (one,) = Endings().take([process_exit("one", 7, command="ExecStopPost"), failure("one", "exit-code")])
     assert one.status is None
-    assert ExitPolicy().answer(one, 0.0).action is Action.ABORT
+    assert ExitPolicy().answer(one, 0.0).action is ExitAction.ABORT
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_an_exit_in_words(one: Exit, text: str) -> None:
 
 
 def test_an_answer_has_no_delay_unless_it_says_so() -> None:
-    assert Answer(Action.RESTART, "why").delay_secs == 0.0
+    assert Answer(ExitAction.RESTART, "why").delay_secs == 0.0
 
 
 @pytest.mark.claim("K11")

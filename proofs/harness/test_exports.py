@@ -1,10 +1,11 @@
-"""The evidence for other people's tools (contract V14)."""
+"""The evidence for other people's tools (contract V15)."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,11 +17,11 @@ from harness.evidence import exports
 from proofs.fixtures import large_run
 from proofs.harness.test_buglog import END, PROOF, RECORD, document, line, verdict
 
-pytestmark = pytest.mark.claim("V14")
+pytestmark = pytest.mark.claim("V15")
 
 
 def test_junit_counts_what_the_record_holds() -> None:
-    doc = document(list(large_run.lines()))
+    doc = document(list(large_run.record()))
     root = ElementTree.fromstring(exports.junit(doc))
     assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("3000", "20", "8")
     suites = root.findall("testsuite")
@@ -46,7 +47,7 @@ def test_junit_counts_what_the_record_holds() -> None:
 def test_less_than_all_is_green_nowhere(end: dict[str, Any] | None, says: str) -> None:
     """A run whose proofs are all proven, and which is not all of them."""
     last = [line(33, "end", proof="", **{**END, **end})] if end is not None else []
-    doc = document([*(one for one in RECORD[:-1] if one["proof"] != PROOF), *last])
+    doc = document([*(one for one in RECORD[:-1] if one.proof != PROOF), *last])
     assert doc.counts == {"refuted": 0, "unproven": 0, "proven": 1}
     error = ElementTree.fromstring(exports.junit(doc)).find("testsuite/testcase/error")
     assert error is not None
@@ -74,7 +75,7 @@ def test_allure_results_have_status_steps_and_a_steady_identity() -> None:
     assert {"name": "severity", "value": "critical"} in refuted["labels"]
     assert any("systemctl start 'a b.service'" in step["name"] for step in refuted["steps"])
     # Allure follows a test from run to run by this.
-    other = exports.allure(document([{**one, "run": "2"} for one in RECORD]))
+    other = exports.allure(document([replace(one, run="2") for one in RECORD]))
     again = [json.loads(text) for name, text in other.items() if name.endswith("-result.json")]
     assert {one["historyId"] for one in again} == {one["historyId"] for one in results.values()}
     assert {one["uuid"] for one in again}.isdisjoint(one["uuid"] for one in results.values())
@@ -84,9 +85,9 @@ def test_allure_results_have_status_steps_and_a_steady_identity() -> None:
 @given(st.lists(st.text(min_size=1), min_size=5, max_size=5))
 def test_any_text_makes_xml_and_json(texts: list[str]) -> None:
     record = [
-        RECORD[0] | {"facts": {texts[0]: texts[1]}},
+        line(1, "run", proof="", systemd="private", facts={texts[0]: texts[1]}, clauses={}),
         line(2, "intent", texts[2], argv=["echo", texts[3]], cwd="", environment=""),
-        verdict(3, texts[2], [texts[4]], "refuted", texts[0]) | {"told": texts[1]},
+        verdict(3, texts[2], [texts[4]], "refuted", texts[0], told=texts[1]),
         line(4, "end", proof="", **END),
     ]
     doc = document(record)

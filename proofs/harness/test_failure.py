@@ -1,4 +1,4 @@
-"""What is told of a unit that failed, and how (contract O9)."""
+"""What is told of a unit that failed, and how (contract O11)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.upkeep import failure, notice
 from harness.upkeep.failure import Wanted
 from proofs.fixtures.hook import hook
 
-pytestmark = pytest.mark.claim("O9")
+pytestmark = pytest.mark.claim("O11")
 
 RUN = "a" * 32
 ENVIRON = {

@@ -18,7 +18,7 @@ from harness.base.errors import CommandFailed
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 from harness.observing import health, ledger_view, observe
-from harness.observing.judgement import Finding
+from harness.observing.judgement import PROGRESS_SECS, Finding
 from harness.observing.ledger_view import LedgerUnreadable
 from harness.observing.stall import Progress
 
@@ -76,12 +76,12 @@ def beat(seconds_ago: float, invocation: str = INVOCATION) -> str:
     return f"cat <<'END'\n{json.dumps(line)}\nEND"
 
 
-def target(tmp_path: Path, **changes: object) -> health.Target:
+def target(tmp_path: Path, **changes: object) -> health.HealthTarget:
     values: dict[str, object] = {
         "unit": "hybrid-engine.service", "database": tmp_path / "bot.db", "heartbeat_interval_secs": 10.0,
         "dashboard_url": None, "pressure_dir": tmp_path,
     }  # fmt: skip
-    return health.Target(**(values | changes))  # type: ignore[arg-type]
+    return health.HealthTarget(**(values | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.claim("M5")
@@ -118,7 +118,7 @@ def test_M5_a_check_that_never_answers_has_failed_in_time() -> None:
 @pytest.mark.claim("M5")
 def test_M5_all_deadlines_fit_into_five_seconds() -> None:
     assert health.ALL_SECS < 5.0
-    assert max(health.COMMAND_SECS, health.PROGRESS_SECS) < health.ALL_SECS
+    assert max(health.COMMAND_SECS, PROGRESS_SECS) < health.ALL_SECS
 
 
 @pytest.mark.claim("M5")
@@ -142,7 +142,7 @@ def test_M5_a_systemd_that_does_not_answer_fails_in_time(tmp_path: Path, monkeyp
 def test_M5_the_database_must_grow_between_two_looks(database: Path) -> None:
     clock = FakeClock()
     ok, detail = health.check_database(database, clock)
-    assert (ok, clock.now > health.PROGRESS_SECS) == (False, True)
+    assert (ok, clock.now > PROGRESS_SECS) == (False, True)
     assert detail == "no new tick within 3.5 s, the last is 7"
 
     class Growing(FakeClock):

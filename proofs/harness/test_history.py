@@ -1,4 +1,4 @@
-"""What runs leave in the history, and what it says is new (contract V13)."""
+"""What runs leave in the history, and what it says is new (contract V14)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from harness.evidence import history
 from harness.evidence.history import Entry
-from harness.evidence.lines import problem
+from harness.evidence.lines import SinceLine, VerdictLine
+from harness.evidence.results import ProofResult
 from harness.evidence.verdict import Verdict, anchor
 from proofs.harness.test_buglog import RECORD, document, line, rendered
 
-pytestmark = pytest.mark.claim("V13")
+pytestmark = pytest.mark.claim("V14")
 
 A, B, C, D = (f"proofs/test_x.py::test_{letter}" for letter in "abcd")
 
@@ -24,7 +25,7 @@ def run(number: int, verdicts: dict[str, str], **changed: Any) -> Entry:
     """A complete run of a clean commit."""
     told = {"run": f"run-{number}", "sha256": f"{number:064x}", "state": "complete", "systemd": "private",
             "commit": "c" * 40, "tree": "clean", "engine": ""}  # fmt: skip
-    judged = [{"proof": proof, "verdict": verdict, "seconds": 0.25} for proof, verdict in verdicts.items()]
+    judged = [ProofResult(proof, [], Verdict(verdict), "", 0.25) for proof, verdict in verdicts.items()]
     made = history.entry(told, judged, started=1795423471.0 + 3600 * number, seconds=60.0 + number)
     return dataclasses.replace(made, **changed)
 
@@ -57,7 +58,7 @@ def test_a_run_is_compared_with_the_last_one_that_had_each_proof() -> None:
         "before": "run-3", "broken": [A, C], "mended": [B], "added": [D], "flaky": [A, B, C], "gone": 0,
         "counts": {"broken": 2, "mended": 1, "added": 1, "flaky": 3},
     }  # fmt: skip
-    assert problem({"run": "", "worker": "", "seq": 1, "at": 1, "proof": "", "type": "since", **found}) == ""
+    assert isinstance(line(1, "since", "", **found), SinceLine)
 
 
 def test_what_a_complete_run_no_longer_has_is_gone() -> None:
@@ -86,7 +87,9 @@ def test_of_many_new_proofs_some_are_named_and_all_are_counted() -> None:
 
 
 def test_the_document_says_what_is_new() -> None:
-    proof = RECORD[-3]["proof"]
+    refuted = RECORD[-3]
+    assert isinstance(refuted, VerdictLine)
+    proof = refuted.proof
     since = line(32, "since", proof="", before="run-1", gone=4, broken=[proof, proof, "nobody"], mended=[], added=[],
                  flaky=[proof], counts={"broken": 1, "mended": 0, "added": 0, "flaky": 1})  # fmt: skip
     doc = document([*RECORD[:-1], since, RECORD[-1]])
@@ -97,5 +100,6 @@ def test_the_document_says_what_is_new() -> None:
         assert "1 newly not proven" in words
         assert "4 gone" in words
     assert document().since is None
-    first = document([*RECORD[:-1], {**since, "before": ""}, RECORD[-1]])
+    assert isinstance(since, SinceLine)
+    first = document([*RECORD[:-1], dataclasses.replace(since, before=""), RECORD[-1]])
     assert all("No earlier run was kept" in text for text in rendered(first))

@@ -8,6 +8,7 @@ import pytest
 
 from harness.base import pressure
 from harness.base.unit import UnitState
+from harness.evidence.checkers import equations
 from harness.observing import judgement
 from harness.observing.judgement import Finding
 
@@ -46,7 +47,7 @@ def test_pressure_alone_fails_only_when_it_lasts(ten: float, sixty: float, ok: b
 def test_what_is_not_known_is_not_well() -> None:
     assert judgement.pressure(pressure.Unknown("cpu: missing")) == Finding("pressure", False, "unknown: cpu: missing")
     assert not judgement.heartbeat(None, 10.0).ok
-    assert judgement.equations({})[0].ok is None
+    assert equations({})[0].ok is None
 
 
 @pytest.mark.claim("W4")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,9 @@ from harness.soak.ladder import RUNGS, TOP_READINGS_MAX, Ladder, Step
 TOP = Ladder(len(RUNGS) - 1)
 
 
-def climb(ladder: Ladder, readings: list[bool | None], recover_after_secs: float = 0.0) -> tuple[Ladder, list[Step]]:
+def climb(
+    ladder: Ladder, readings: Sequence[bool | None], recover_after_secs: float = 0.0
+) -> tuple[Ladder, list[Step]]:
     """Readings five seconds apart."""
     steps = []
     for number, pressured in enumerate(readings):
@@ -89,7 +93,7 @@ def test_K4_overload_steps_up_and_aborts_at_the_top() -> None:
 
 @pytest.mark.claim("K1", "K2")
 @given(st.lists(st.sampled_from([True, False, None]), max_size=60), st.sampled_from([0.0, 5.0, 20.0]))
-def test_never_more_than_one_rung_and_never_without_a_reading(readings: list[bool | None], recover: float) -> None:
+def test_never_more_than_one_rung_and_never_without_a_reading(readings: Sequence[bool | None], recover: float) -> None:
     ladder = Ladder()
     at_top = 0
     for number, pressured in enumerate(readings):

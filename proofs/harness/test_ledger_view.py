@@ -162,7 +162,7 @@ READ = {
     "positions": ("mode", "symbol", "qty", "price"),
     "orders": ("mode", "symbol", "side", "qty_exact", "filled_qty"),
 }
-REST = {
+REST: dict[str, dict[str, object]] = {
     "ticks": {"volume": 1.0}, "signals": {"kind": "k", "value": 1.0},
     "trades": {"event_id": "e", "order_id": "o", "fees": 0.0}, "positions": {"cash": "0", "fees": "0"},
     "orders": {"qty": 1.0, "status": "SUBMITTED", "ts": 1, "order_id": "o"},

@@ -13,7 +13,7 @@ import pytest
 
 from harness.base import settings
 from harness.base.clock import OsClock, poll
-from harness.base.errors import Unavailable
+from harness.base.errors import MachineError, Unavailable
 from harness.evidence.shell import Shell
 from harness.machines import machine as machines
 from harness.machines.machine import Machine, PrivateMachine
@@ -107,7 +107,7 @@ def test_a_boot_that_fails_says_why_and_leaves_nothing(
     monkeypatch.setattr(machines, "TARGET", "[Unit]\nRequires=no-such.service\n")
     monkeypatch.setattr(machines, "BOOT_SECS", 2.0)
     machine = PrivateMachine(shell, stage.binds(), f"proof-{os.getpid()}-fails")
-    with pytest.raises(machines.MachineError, match=r"is not up after|ended while it booted"):
+    with pytest.raises(MachineError, match=r"is not up after|ended while it booted"):
         machine.boot()
     assert left_of(machine.name) == []
 

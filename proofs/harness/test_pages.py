@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.evidence import buglog, trend
+from harness.evidence.lines import VerdictLine
+from harness.evidence.verdict import Verdict
 from harness.soak import report as soak_report
 from proofs.fixtures import large_run
 from proofs.fixtures.browser import Visit, check_readable
@@ -68,7 +70,7 @@ def test_the_buglog_is_searched_and_opened(browser: Browser, document: Path) -> 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The buglog of a run of 3000 proofs, some of them refuted."""
-    texts = buglog.render(buglog.document(large_run.lines))
+    texts = buglog.render(buglog.document(large_run.record))
     path = tmp_path_factory.mktemp("buglog") / "large.html"
     path.write_text(next(text for name, text in texts.items() if name.endswith(".html")))
     return path
@@ -116,15 +118,15 @@ def test_cause_and_command_of_a_refutation_are_one_click_away(browser: Browser, 
 
 def test_filters_count_and_are_in_the_address(browser: Browser, large: Path) -> None:
     """Against the record: what a filter counts is what the record holds."""
-    verdicts = [one for one in large_run.lines() if one["type"] == "verdict"]
-    refuted = [one for one in verdicts if one["verdict"] == "refuted"]
+    verdicts = [one for one in large_run.record() if isinstance(one, VerdictLine)]
+    refuted = [one for one in verdicts if one.verdict is Verdict.REFUTED]
     visit = look(browser, large)
     visit.page.select_option("#by-verdict", "refuted")
     hits = "document.getElementById('hits').textContent"
     visit.expect(visit.page.evaluate(hits) == f"{len(refuted)} of {len(verdicts)} proofs", visit.page.evaluate(hits))
-    claim = refuted[0]["claims"][0]
+    claim = refuted[0].claims[0]
     visit.page.select_option("#by-claim", claim)
-    wanted = sum(claim in one["claims"] for one in refuted)
+    wanted = sum(claim in one.claims for one in refuted)
     visit.expect(visit.page.evaluate(hits) == f"{wanted} of {len(verdicts)} proofs", visit.page.evaluate(hits))
     visit.page.fill("#filter", f"case-{large_run.REFUTED_EVERY + 7}] stays nowhere")
     visit.expect(visit.page.evaluate(hits) == f"0 of {len(verdicts)} proofs", visit.page.evaluate(hits))

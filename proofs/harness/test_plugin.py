@@ -17,6 +17,7 @@ import pytest
 from harness.base.clock import OsClock, poll
 from harness.evidence import history
 from harness.evidence import recorder as flight
+from harness.evidence.lines import EndLine, RunLine, SinceLine, VerdictLine
 from harness.evidence.verdict import anchor
 from harness.machines import machine as machines
 from harness.proving import plugin
@@ -197,10 +198,11 @@ def test_an_end_is_what_it_is(tmp_path: Path, case: str) -> None:
         assert "partial: 1 of 2 proofs were chosen" in output or case == "path"
     if report.get("record"):
         *_, end = flight.read(tmp_path / "reports" / report["record"]["path"])
-        assert (end["state"], end["never_ran"], end["selected"]) == (state, report["never_ran"], report["selected"])
+        assert isinstance(end, EndLine)
+        assert (end.state, end.never_ran, end.selected) == (state, report["never_ran"], report["selected"])
 
 
-@pytest.mark.claim("V1", "V3", "V13")
+@pytest.mark.claim("V1", "V3", "V14")
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_report(tmp_path: Path, workers: str) -> None:
     """Every kind of verdict, reported and on a record that stands up; what is new since a run in the history."""
@@ -230,22 +232,24 @@ def test_report(tmp_path: Path, workers: str) -> None:
     assert record == tmp_path / "reports" / "runs" / report["run_id"] / "record.jsonl"
     assert flight.verify(record) == (report["record"]["lines"], report["record"]["sha256"])
     *_, end = lines = list(flight.read(record))
-    assert (end["counts"], end["interrupted"]) == (report["counts"], False)
-    recorded = {line["proof"]: line["verdict"] for line in lines if line["type"] == "verdict"}
+    assert isinstance(end, EndLine)
+    assert (end.counts, end.interrupted) == (report["counts"], False)
+    recorded = {line.proof: line.verdict for line in lines if isinstance(line, VerdictLine)}
     assert recorded == {one["proof"]: one["verdict"] for one in report["verdicts"]}
-    (since,) = (line for line in lines if line["type"] == "since")
-    assert (since["before"], since["broken"], since["mended"], since["gone"]) == (earlier.run, [wrong], [], 1)
-    assert since["counts"] == {"broken": 1, "mended": 0, "added": 4, "flaky": 0}
+    (since,) = (line for line in lines if isinstance(line, SinceLine))
+    assert (since.before, since.broken, since.mended, since.gone) == (earlier.run, [wrong], [], 1)
+    assert since.counts == {"broken": 1, "mended": 0, "added": 4, "flaky": 0}
     kept, entry = history.parse(before.read_text())
     assert (kept, entry.run, entry.sha256) == (earlier, report["run_id"], report["record"]["sha256"])
     assert entry.outcomes == {anchor(proof): verdict for proof, verdict in recorded.items()}
     # Who reads of a refutation later finds the block that a terminal shows, with the command.
-    told = next(line["told"] for line in lines if line["type"] == "verdict" and line["proof"] == wrong)
+    told = next(line.told for line in lines if isinstance(line, VerdictLine) and line.proof == wrong)
+    assert isinstance(told, str)
     assert told.startswith(f"REFUTED   {wrong}\n")
     assert f"pytest {wrong}" in told
 
 
-@pytest.mark.claim("V13")
+@pytest.mark.claim("V14")
 def test_a_history_does_not_grow_for_ever(tmp_path: Path) -> None:
     path = tmp_path / history.FILE_NAME
     path.write_text("".join(history.line(a_run(number, {})) for number in range(2 * history.KEPT - 1)))
@@ -519,6 +523,59 @@ def test_plain():
 """
 
 
+KEEPS_SOME = (
+    BLACK_BOX
+    + """
+@claim("E2", "E4")
+def test_of_a_clause_too_many(engine):
+    pass
+
+
+@claim("E2", "K1")
+def test_of_both_sides(engine):
+    pass
+"""
+)
+
+
+@pytest.mark.claim("V9")
+@pytest.mark.parametrize(
+    ("flags", "status", "proven", "told"),
+    [
+        (
+            ["--engine-cmd", "{checkout}/other", "--clauses", "E2"],
+            0,
+            ["of_both_sides", "of_the_engine"],
+            "4 tests were",
+        ),
+        (
+            ["--engine-cmd", "{checkout}/other", "--clauses", "E2 E4"],
+            0,
+            ["of_a_clause_too_many", "of_both_sides", "of_the_engine"],
+            "3 tests",
+        ),
+        (["--engine-cmd", "{checkout}/other", "--clauses", "E2,E3"], 4, [], "no proof judges an engine .* by E3"),
+        (["--clauses", "E2"], 4, [], "needs --proofs-engine-cmd"),
+    ],
+    ids=["one", "two", "unproved", "no-engine"],
+)
+def test_an_engine_is_judged_by_the_clauses_that_it_claims(
+    tmp_path: Path, flags: list[str], status: int, proven: list[str], told: str
+) -> None:
+    """What asks for any other clause of an engine's is left out, and a clause that nothing asks about is refused."""
+    (tmp_path / "other").write_text("#!/bin/sh\n")
+    (tmp_path / "config").mkdir()
+    zeros = "0" * 16
+    (tmp_path / "config" / "contract.toml").write_text(
+        "".join(f'{name} = {{ digest = "{zeros}" }}\n' for name in ("E2", "E4"))
+        + f'E3 = {{ digest = "{zeros}", planned = true }}\nK1 = {{ digest = "{zeros}", of = "harness" }}\n'
+    )
+    ended, output, report = run(tmp_path, KEEPS_SOME, *flags)
+    assert ended == status, output
+    assert sorted(one["proof"].partition("::test_")[2] for one in report.get("verdicts", [])) == proven
+    assert re.search(told, output), output
+
+
 @pytest.mark.claim("V9")
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_another_engine_is_judged_by_what_drives_its_unit(tmp_path: Path, workers: str) -> None:
@@ -543,7 +600,9 @@ def test_another_engine_is_judged_by_what_drives_its_unit(tmp_path: Path, worker
     assert report["state"] == "partial"
     assert f"judged as a black box: {command}" in output
     assert "3 tests were left out" in output
-    first = next(line for line in flight.read(tmp_path / "reports" / report["record"]["path"]) if line["type"] == "run")
-    assert first["facts"]["engine"] == command
-    assert first["facts"][f"sha256 of {program}"] == digest
+    first = next(
+        line for line in flight.read(tmp_path / "reports" / report["record"]["path"]) if isinstance(line, RunLine)
+    )
+    assert first.facts["engine"] == command
+    assert first.facts[f"sha256 of {program}"] == digest
     assert run(tmp_path, PROVEN)[2]["judged"] == {"engine": "installed"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Watched(Bench):
 
     @property
     def last(self) -> dict[str, Any]:
-        return decisions.read(self.log.path)[-1]
+        return decisions.read(self.log.path)[-1].as_json()
 
     @property
     def now(self) -> Found:
@@ -83,7 +84,7 @@ def test_whatever_happens_it_is_as_it_was(
 ) -> None:
     one = Watched(tmp_path_factory.mktemp("soak"), found)
     for at, name in events:
-        one.clock.at(at, lambda name=name: EVENTS[name](one))  # type: ignore[misc]
+        one.clock.at(at, partial(EVENTS[name], one))
     one.run()
     one.computer.blind = False
     assert one.now == found
@@ -131,7 +132,7 @@ def test_a_shutdown_is_not_worked_against(tmp_path: Path) -> None:
 def test_without_the_config_a_running_engine_is_left_alone(tmp_path: Path, found: Found, calls: list[str]) -> None:
     """It would not start again on a config that somebody broke."""
     one = Watched(tmp_path, found)
-    one.clock.at(1, lambda: one.config.write_text("invalid = [toml\n") and None)
+    one.clock.at(1, lambda: one.config.write_text("invalid = [toml\n"))
     one.clock.at(50, lambda: one.soak.ask_to_stop("SIGTERM"))
     with pytest.raises(HarnessError, match="not valid TOML"):
         one.soak.run()
@@ -204,7 +205,7 @@ def test_what_a_killed_soak_left_is_put_back_in_its_stead(
     assert (one.computer.active, one.config.read_text() != CONFIG) == ("inactive", True)
     assert soak.main(argv(one)) == 0
     assert (one.now, one.config.read_text()) == (found, CONFIG)
-    assert {line["run_id"] for line in decisions.read_all(one.log.path)} == {"run"}
+    assert {line.run_id for line in decisions.read_all(one.log.path)} == {"run"}
     calls = list(one.computer.calls)
     assert soak.main(argv(one)) == 0
     assert one.computer.calls == calls, "it is put back once"
@@ -234,7 +235,7 @@ def test_the_next_soak_knows_how_the_killed_one_found_the_engine(tmp_path: Path)
     assert begun is not None
     again = Bench(tmp_path)
     again.computer.active, again.computer.sub = "inactive", "dead"
-    again.soak._left_before = str(begun["engine_before"])
+    again.soak._left_before = str(begun.facts["engine_before"])
     again.config.write_text('[engine]\nsample_every = 1 # ours\ningest_mode = "REAL_WS"\n')
     assert again.soak.run() == reducer.EXIT_COMPLETE
     assert put_back.found(again.computer) == put_back.RUNNING

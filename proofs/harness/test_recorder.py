@@ -10,9 +10,10 @@ import string
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 import pytest
@@ -22,8 +23,28 @@ from hypothesis import strategies as st
 from harness.base.clock import FakeClock, OsClock, poll
 from harness.base.errors import CommandFailed, RecorderError, Unavailable
 from harness.evidence import recorder as flight
+from harness.evidence.lines import (
+    EnvironmentLine,
+    IntentLine,
+    LongBytes,
+    LongText,
+    OtherLine,
+    RecordLine,
+    ResultLine,
+    ShortBytes,
+)
 from harness.evidence.recorder import Recorder, Unrecorded
 from harness.evidence.shell import Shell
+
+L = TypeVar("L")
+
+
+def of_kind(kind: type[L], found: Iterable[RecordLine]) -> list[L]:
+    return [line for line in found if isinstance(line, kind)]
+
+
+def result(recorder: Recorder, output: bytes) -> None:
+    recorder.write("result", intent=1, status=0, stdout=output, stderr=b"", seconds=0.0)
 
 
 @pytest.fixture
@@ -34,14 +55,16 @@ def record(tmp_path: Path) -> Recorder:
 @pytest.mark.claim("V1")
 def test_intent_before_result_after(record: Recorder) -> None:
     record.proof = "proofs/test_x.py::test_y"
-    result = Shell(record).run("sh", "-c", "echo out; echo err >&2; exit 3")
+    came = Shell(record).run("sh", "-c", "echo out; echo err >&2; exit 3")
     environment, intent, ended = flight.read(record.path)
-    assert environment["type"] == "environment"
-    assert (result.status, result.stdout, result.stderr) == (3, "out\n", "err\n")
-    assert (intent["type"], intent["argv"][0], intent["proof"]) == ("intent", "sh", "proofs/test_x.py::test_y")
-    assert (ended["type"], ended["intent"], ended["status"]) == ("result", intent["seq"], 3)
-    assert (ended["stdout"], ended["stderr"]) == ("out\n", "err\n")
-    assert ended["seconds"] > 0
+    assert isinstance(environment, EnvironmentLine)
+    assert (came.status, came.stdout, came.stderr) == (3, "out\n", "err\n")
+    assert isinstance(intent, IntentLine)
+    assert (intent.argv[0], intent.proof) == ("sh", "proofs/test_x.py::test_y")
+    assert isinstance(ended, ResultLine)
+    assert (ended.intent, ended.status) == (intent.seq, 3)
+    assert (ended.stdout, ended.stderr) == ("out\n", "err\n")
+    assert ended.seconds > 0
 
 
 @pytest.mark.claim("V1")
@@ -53,8 +76,8 @@ def test_a_command_that_a_signal_ended(record: Recorder) -> None:
 def test_a_command_that_does_not_end_is_killed_and_recorded(record: Recorder) -> None:
     with pytest.raises(CommandFailed, match=r"did not end within 0\.2 s"):
         Shell(record).run("sleep", "60", timeout_secs=0.2)
-    *_, ended = flight.read(record.path)
-    assert ended["status"] == -9
+    *_, ended = of_kind(ResultLine, flight.read(record.path))
+    assert ended.status == -9
 
 
 def test_an_unexpected_status_shows_the_output(record: Recorder) -> None:
@@ -73,15 +96,16 @@ def test_a_streamed_command_ends_and_is_recorded(record: Recorder) -> None:
     process = Shell(record).start("sh", "-c", "echo one; echo two", on_line=lines.append)
     assert process.wait(5.0)
     assert lines == ["one\n", "two\n"]
-    *_, ended = flight.read(record.path)
-    assert ended["stdout"] == "one\ntwo\n"
+    *_, ended = of_kind(ResultLine, flight.read(record.path))
+    assert ended.stdout == "one\ntwo\n"
 
 
 @pytest.mark.claim("V1")
 def test_a_streamed_command_keeps_its_bytes(record: Recorder) -> None:
     assert Shell(record).start("printf", "\\377\\000\\n", on_line=lambda _: None).wait(5.0)
-    *_, ended = flight.read(record.path)
-    assert base64.b64decode(ended["stdout"]["base64"]) == b"\xff\x00\n"
+    *_, ended = of_kind(ResultLine, flight.read(record.path))
+    assert isinstance(ended.stdout, ShortBytes)
+    assert base64.b64decode(ended.stdout.base64) == b"\xff\x00\n"
 
 
 @pytest.mark.claim("V1")
@@ -100,7 +124,7 @@ def test_lines_of_two_recorders_and_many_threads_never_mix(record: Recorder) -> 
         thread.join()
     lines = list(flight.read(record.path))
     assert len(lines) == 200
-    assert {worker: sorted(e["seq"] for e in lines if e["worker"] == worker) for worker in ("gw0", "gw1")} == {
+    assert {worker: sorted(e.seq for e in lines if e.worker == worker) for worker in ("gw0", "gw1")} == {
         "gw0": list(range(1, 101)),
         "gw1": list(range(1, 101)),
     }
@@ -122,12 +146,13 @@ def test_each_line_is_on_disk_before_the_next_step(record: Recorder, monkeypatch
     monkeypatch.setattr(os, "fdatasync", lambda _fd: synced.append(record.path.stat().st_size))
     shell = Shell(record)
     shell.run("true")
-    record.write("journal", message="taken along by the next")
+    record.write("journal", unit="u", by="u", message="taken along by the next")
     before = record.path.stat().st_size
     shell.run("true")
-    *_, intent, result = (line["type"] for line in flight.read(record.path))
+    *_, intent, ended = flight.read(record.path)
     sizes = [len(line) for line in record.path.read_bytes().splitlines(keepends=True)]
-    assert (intent, result) == ("intent", "result")
+    assert isinstance(intent, IntentLine)
+    assert isinstance(ended, ResultLine)
     assert synced[-1] == before + sizes[-2], "the command ran before its intent, and all before it, was on disk"
     record.end()
     assert synced[-1] == record.path.stat().st_size
@@ -140,7 +165,8 @@ def test_a_command_that_is_cut_off_leaves_its_intent(tmp_path: Path) -> None:
         assert poll(lambda: True if (tmp_path / "runs").exists() else None, OsClock(), 20.0)
         running.kill()
     *_, last = flight.read(path)
-    assert (last["type"], last["argv"][0]) == ("intent", "sh")
+    assert isinstance(last, IntentLine)
+    assert last.argv[0] == "sh"
     with pytest.raises(RecorderError, match="has no end after line 2: the run was cut off"):
         flight.verify(path)
 
@@ -164,8 +190,8 @@ def test_the_environment_is_recorded_by_digest_and_names(record: Recorder, monke
     monkeypatch.setenv("COLUMNS", "132")
     Shell(record).run("true")
     lines = list(flight.read(record.path))
-    environments = {line["digest"]: line["names"] for line in lines if line["type"] == "environment"}
-    used = [line["environment"] for line in lines if line["type"] == "intent"]
+    environments = {line.digest: line.names for line in of_kind(EnvironmentLine, lines)}
+    used = [line.environment for line in of_kind(IntentLine, lines)]
     assert used[0] == used[1] != used[2]
     assert set(used) == set(environments)
     assert "VENUE_TOKEN" in environments[used[0]]
@@ -177,12 +203,13 @@ def test_the_environment_is_recorded_by_digest_and_names(record: Recorder, monke
 def test_any_output_comes_back_as_it_was(tmp_path: Path, output: bytes) -> None:
     (tmp_path / "record.jsonl").unlink(missing_ok=True)
     recorder = Recorder(tmp_path / "record.jsonl", "run", "gw0")
-    recorder.write("result", stdout=output)
+    result(recorder, output)
     recorder.close()
-    (line,) = flight.read(recorder.path)
-    kept = line["stdout"]
+    (line,) = of_kind(ResultLine, flight.read(recorder.path))
+    kept = line.stdout
     if b"redacted" not in output and recorder.redactor.text(output.decode("latin-1")) == output.decode("latin-1"):
-        assert (base64.b64decode(kept["base64"]) if isinstance(kept, dict) else kept.encode()) == output
+        assert isinstance(kept, str | ShortBytes)
+        assert (kept.encode() if isinstance(kept, str) else base64.b64decode(kept.base64)) == output
 
 
 @pytest.mark.claim("V1")
@@ -190,16 +217,17 @@ def test_long_outputs_are_stored_once_by_digest(record: Recorder) -> None:
     long = b"".join(b"line %d\n" % number for number in range(20_000))
     binary = bytes(range(256)) * 100
     for output in (long, long, binary):
-        record.write("result", stdout=output)
+        result(record, output)
     record.end()
-    first, second, third, _ = flight.read(record.path)
-    assert first["stdout"] == second["stdout"]
-    assert first["stdout"]["head"].startswith("line 0\n")
-    assert first["stdout"]["tail"].endswith("line 19999\n")
-    assert first["stdout"]["bytes"] == len(long)
-    assert flight.blob(record.path, first["stdout"]["blob"]).read_bytes() == long
-    assert third["stdout"]["binary"] is True
-    assert flight.blob(record.path, third["stdout"]["blob"]).read_bytes() == binary
+    first, second, third = (line.stdout for line in of_kind(ResultLine, flight.read(record.path)))
+    assert first == second
+    assert isinstance(first, LongText)
+    assert first.head.startswith("line 0\n")
+    assert first.tail.endswith("line 19999\n")
+    assert first.bytes == len(long)
+    assert flight.blob(record.path, first.blob).read_bytes() == long
+    assert isinstance(third, LongBytes)
+    assert flight.blob(record.path, third.blob).read_bytes() == binary
     assert len(list(flight.blob(record.path, "x").parent.iterdir())) == 2
     assert record.path.stat().st_size < 25_000
     flight.verify(record.path)
@@ -237,7 +265,8 @@ def test_a_secret_appears_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         elif where == "file":
             recorder.write("write", path="/etc/x", text=f"[vault]\npassword = {json.dumps(secret)}\n")
         elif where == "verdict":
-            recorder.write("verdict", reason=f"it logged token={secret}", more={"password": secret})
+            facts = {"verdict": "proven", "claims": [], "seconds": 0.0, "about": ""}
+            recorder.write("verdict", **facts, reason=f"it logged token={secret}", more={"password": secret})
         else:
             recorder.proof = f"test_x[api_key={secret}]"
             run("true")
@@ -350,8 +379,8 @@ def test_half_a_line_at_the_end_stops_every_writer(record: Recorder) -> None:
 def test_surrogates_survive(record: Recorder) -> None:
     record.write("note", text="\udcff\ud800")
     (line,) = flight.read(record.path)
-    assert line["text"] == "\udcff\ud800"
-    assert json.dumps(line)
+    assert isinstance(line, OtherLine)
+    assert line.members == {"text": "\udcff\ud800"}
 
 
 def test_nothing_is_kept_where_nothing_is_recorded() -> None:

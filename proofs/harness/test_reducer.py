@@ -29,10 +29,10 @@ from harness.soak.reducer import (
     Reducer,
     Requests,
     Restart,
-    Sample,
     Say,
     Seen,
     Terms,
+    WriteSample,
 )
 from proofs.harness.test_exit_actions import failure, process_exit
 from proofs.harness.test_soak import CALM, PRESSED, FakeComputer
@@ -73,7 +73,7 @@ def test_K5_the_config_is_changed_before_the_engine_is_started() -> None:
 @pytest.mark.claim("K6")
 def test_K6_a_look_at_a_healthy_engine_is_a_sample_and_nothing_else() -> None:
     (sample,) = look(begun(), 5.0, up(), heartbeat={"ingest_received": 7})
-    assert isinstance(sample, Sample)
+    assert isinstance(sample, WriteSample)
     assert sample.fields["ingest_received"] == 7
     assert sample.pressure["cpu_some_avg10"] == 0.0
 
@@ -85,7 +85,7 @@ def test_K3_a_stall_is_decided_before_it_is_acted_on() -> None:
     stall, restart, act, sample = look(soak, 50.0, up())
     assert isinstance(stall, Decide)
     assert isinstance(restart, Decide)
-    assert isinstance(sample, Sample)
+    assert isinstance(sample, WriteSample)
     assert (stall.action, restart.action, act) == (Action.STALL, Action.ENGINE_RESTART, Restart())
     assert sample.restarts == 1
 
@@ -192,7 +192,7 @@ class SoakMachine(RuleBasedStateMachine):
         ended = [one for one in effects if isinstance(one, End)]
         assert not ended or (effects[-1:] == ended and not acts), "nothing is done to an engine that is given up"
         if not ended:
-            assert isinstance(effects[-1], Say if blind else Sample)
+            assert isinstance(effects[-1], Say if blind else WriteSample)
         self.carry_out(effects)
 
     def carry_out(self, effects: object) -> None:

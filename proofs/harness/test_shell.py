@@ -15,6 +15,7 @@ from harness.base.clock import OsClock, poll
 from harness.base.errors import CommandFailed, Unavailable
 from harness.evidence import recorder as flight
 from harness.evidence import shell as module
+from harness.evidence.lines import ResultLine
 from harness.evidence.recorder import Recorder
 from harness.evidence.shell import Shell
 
@@ -88,7 +89,8 @@ def test_no_thread_outlives_the_record_and_complains(
     with pytest.raises(KeyboardInterrupt):
         shell.start("sh", "-c", SLEEPERS, on_line=print)
     *_, last = flight.read(recorder.path)
-    assert (last["type"], last["status"]) == ("result", -signal.SIGKILL)
+    assert isinstance(last, ResultLine)
+    assert last.status == -signal.SIGKILL
 
 
 def test_an_interrupt_while_a_command_starts_ends_it(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

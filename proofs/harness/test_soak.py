@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -40,9 +41,9 @@ class Script(FakeClock):
 
     def __init__(self) -> None:
         super().__init__(1000.0)
-        self._events: list[tuple[float, Callable[[], None]]] = []
+        self._events: list[tuple[float, Callable[[], object]]] = []
 
-    def at(self, seconds: float, event: Callable[[], None]) -> None:
+    def at(self, seconds: float, event: Callable[[], object]) -> None:
         """`event` when `seconds` have passed since the start of the test."""
         self._events.append((1000.0 + seconds, event))
 
@@ -199,13 +200,14 @@ class Bench:
 
     def run(self) -> int:
         status = self.soak.run()
-        assert decisions.read(self.log.path)[-1]["action"] == "PUT_BACK" or not self.computer.calls
+        assert decisions.read(self.log.path)[-1].action == "PUT_BACK" or not self.computer.calls
         assert self.config.read_text() == CONFIG, "the config is what it was"
         return status
 
     def decisions(self, *keys: str) -> list[Any]:
         """The decisions so far but PUT_BACK, with which each soak ends: their actions, or these keys of each."""
-        found = [entry for entry in decisions.read(self.log.path) if entry["action"] != "PUT_BACK"]
+        made = [one.as_json() for one in decisions.read(self.log.path)]
+        found = [entry for entry in made if entry["action"] != "PUT_BACK"]
         return [tuple(entry.get(key) for key in keys) if keys else entry["action"] for entry in found]
 
     def restarts(self) -> list[str]:
@@ -228,9 +230,9 @@ def test_K6_a_quiet_run(bench: Callable[..., Bench]) -> None:
     assert one.decisions() == ["STARTUP", "ENGINE_RESTART", "COMPLETE", "ENGINE_STOP"]
     assert one.computer.calls == ["restart", "stop"]
     first = decisions.read(one.log.path)[0]
-    assert first["ingest_mode"] == "realws"
-    assert first["cpu_some_avg10"] == 0.0
-    assert len(decisions.read(one.samples.path)) == 60
+    assert first.ingest_mode == "realws"
+    assert first.facts["cpu_some_avg10"] == 0.0
+    assert len(decisions.read_samples(one.samples.path, first.run_id)) == 60
 
 
 @pytest.mark.claim("K5")
@@ -301,7 +303,7 @@ def test_K2_off_does_not_read(bench: Callable[..., Bench], monkeypatch: pytest.M
     one = bench(psi_actions="off", seconds=15.0)
     monkeypatch.delattr(FakeComputer, "pressure")
     assert one.run() == reducer.EXIT_COMPLETE
-    assert not any(("psi" in key and key != "psi_actions") or "cpu" in key for key in decisions.read(one.log.path)[0])
+    assert not any("psi" in key or "cpu" in key for key in decisions.read(one.log.path)[0].facts)
 
 
 @pytest.mark.claim("K2")
@@ -311,7 +313,7 @@ def test_K2_unknown_is_recorded_and_moves_nothing(bench: Callable[..., Bench]) -
     assert one.run() == reducer.EXIT_COMPLETE
     assert one.decisions("psi", "psi_error")[0] == ("unknown", "cpu: missing")
     assert one.decisions("state")[-1] == ("THROTTLE1",)
-    assert decisions.read(one.samples.path)[-1]["psi"] == "unknown"
+    assert decisions.read_samples(one.samples.path, "run")[-1].facts["psi"] == "unknown"
 
 
 @pytest.mark.claim("K3")
@@ -319,10 +321,12 @@ def test_K3_a_frozen_engine_is_restarted_at_the_threshold(bench: Callable[..., B
     one = bench()
     one.clock.at(100, one.computer.freeze)
     assert one.run() == reducer.EXIT_COMPLETE
-    (stall,) = [entry for entry in decisions.read(one.log.path) if entry["action"] == "STALL"]
+    (stall,) = [entry.facts for entry in decisions.read(one.log.path) if entry.action == "STALL"]
     assert (stall["progress"], stall["stall_streak"]) == (False, 1)
     assert stall["seconds_since_progress"] == pytest.approx(45.0, abs=0.01)
-    assert stall["last_tick_ts"] == stall["ticks_count"] * 1000
+    ticks = stall["ticks_count"]
+    assert isinstance(ticks, int)
+    assert stall["last_tick_ts"] == ticks * 1000
     assert one.restarts() == ["Soak Start", "Restarting due to STALL"]
 
 
@@ -502,7 +506,7 @@ def test_K4_a_restart_that_fails_says_why(bench: Callable[..., Bench]) -> None:
 @pytest.mark.claim("K4")
 def test_K4_a_unit_that_vanishes_without_a_word_aborts(bench: Callable[..., Bench]) -> None:
     one = bench()
-    one.clock.at(50, lambda: one.computer.stop(lambda: False) and None)
+    one.clock.at(50, lambda: one.computer.stop(lambda: False))
     assert one.run() == reducer.EXIT_ABORT
     assert "The unit is down" in one.decisions("reason")[-2][0]
 
@@ -627,7 +631,7 @@ def test_K5_a_config_that_cannot_be_rewritten_is_an_error_and_the_engine_is_stop
     one = bench()
     one.computer.readings = [CALM, CALM, PRESSED]
     broken = "invalid = [toml\n"
-    one.clock.at(1, lambda: one.config.write_text(broken) and None)
+    one.clock.at(1, lambda: one.config.write_text(broken))
     with pytest.raises(HarnessError, match="not valid TOML"):
         one.soak.run()
     assert one.decisions()[-3:] == ["CONFIG_ERROR", "CONFIG_ERROR", "ENGINE_STOP"]
@@ -672,8 +676,8 @@ def test_K6_a_config_that_is_missing_is_a_decision_and_has_a_report(tmp_path: Pa
     argv = ["--config", str(tmp_path / "none.toml"), "--decision-log", str(tmp_path / "ops/d.jsonl")]
     assert soak.main(argv) == reducer.EXIT_ABORT
     (entry,) = decisions.read(tmp_path / "ops/d.jsonl")
-    assert entry["action"] == "CONFIG_ERROR"
-    assert "none.toml: cannot be read" in entry["reason"]
+    assert entry.action == "CONFIG_ERROR"
+    assert "none.toml: cannot be read" in entry.reason
     (report,) = (tmp_path / "ops").glob("soak_report_*.html")
     report.unlink()
     assert soak.write_report(tmp_path / "ops/d.jsonl", None) == report
@@ -682,7 +686,7 @@ def test_K6_a_config_that_is_missing_is_a_decision_and_has_a_report(tmp_path: Pa
 
 @pytest.mark.claim("K7")
 def test_the_defaults_are_the_contracts() -> None:
-    parser = soak.argparse.ArgumentParser()
+    parser = argparse.ArgumentParser()
     soak.add_arguments(parser)
     found = {name: str(value) for name, value in vars(parser.parse_args([])).items()}
     assert found == {
@@ -711,7 +715,7 @@ def test_samples_hold_what_the_plots_need(bench: Callable[..., Bench]) -> None:
     }
     one.clock.at(6, lambda: one.computer.entries.append(beat))
     one.run()
-    last = decisions.read(one.samples.path)[-1]
+    last = decisions.read_samples(one.samples.path, "run")[-1].facts
     assert (last["ticks_per_sec"], last["rss_bytes"], last["loop_lag_ms_p99"]) == (2.0, 44 * 2**20, 1.5)
     assert {f"{name}_some_avg10" for name in pressure.RESOURCES} <= set(last)
     assert (last["ingest_received"], last["sample_every"], last["restarts"]) == (7, 1, 0)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from harness.soak import decisions
 from harness.soak import report as soak_report
+from harness.soak.decisions import Decision, SampleLine
 from harness.soak.reducer import Action
 
 RUN = "9d02287d-d9ba-4bee-8d6b-3941e0295fea"
 BEGUN = 1767973370.0
 
 
-def decision(at: float, action: Action, reason: str, **facts: object) -> dict[str, Any]:
-    return decisions.line(
-        wall=BEGUN + at, run_id=RUN, ingest_mode="realws", psi_actions="on", state="NORMAL", sample_every=1,
-        action=action, reason=reason, facts=facts,
+def decision(at: float, action: Action, reason: str, **facts: object) -> Decision:
+    return Decision(
+        decisions.timestamp(BEGUN + at), RUN, "realws", "on", "NORMAL", 1, action.value, reason, facts,
     )  # fmt: skip
 
 
@@ -30,12 +28,12 @@ DECISIONS = [
     decision(90, Action.COMPLETE, "Soak duration reached", psi="unknown", psi_error="cpu: missing"),
     decision(91, Action.ENGINE_STOP, "Stopping service via systemctl"),
 ]
-SAMPLES: list[dict[str, Any]] = [
-    {
-        "timestamp": decisions.timestamp(BEGUN + 5 * n), "run_id": RUN, "tick_id_max": 100 + n, "ticks_per_sec": 2.0,
+SAMPLES = [
+    SampleLine(decisions.timestamp(BEGUN + 5 * n), RUN, {
+        "tick_id_max": 100 + n, "ticks_per_sec": 2.0,
         "rss_bytes": 40 * 2**20, "sample_every": 1, "loop_lag_ms_p99": None if n < 3 else 1.5, "cpu_some_avg10": 3.0,
         "memory_some_avg10": 0.0, "io_some_avg10": 0.0,
-    }
+    })
     for n in range(18)
 ]  # fmt: skip
 
@@ -94,8 +92,10 @@ def test_K7_a_run_that_never_began_has_a_report_too() -> None:
 @pytest.mark.claim("K7")
 def test_K7_counters_are_shown_as_rates_and_a_new_run_of_the_engine_as_a_gap() -> None:
     counts = [None, 0, 0, 50, 100, 100, 0, 20, None, 30]
-    samples = [SAMPLES[0] | {"timestamp": decisions.timestamp(BEGUN + 5 * n), "ingest_received": count}
-               for n, count in enumerate(counts)]  # fmt: skip
+    samples = [
+        SampleLine(decisions.timestamp(BEGUN + 5 * n), RUN, {"ingest_received": count})
+        for n, count in enumerate(counts)
+    ]
     rate = soak_report._rate(samples, BEGUN, "received", "ingest_received")
     assert [(at, value) for at, value in rate.points] == [
         (0, None), (5, None), (15, 5.0), (20, 10.0), (30, None), (35, 4.0), (40, None), (45, None),

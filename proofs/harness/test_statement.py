@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from harness.bundle import statement
-from harness.evidence.verdict import Verdict
+from harness.bundle.statement import BundleStatement
+from harness.evidence import results
+from harness.evidence.results import RunSummary
+from harness.evidence.verdict import ClauseId, Verdict
 from proofs.fixtures import true_bundle
 
 ENGINE = {"gate.py": "1" * 64}
@@ -19,17 +24,13 @@ UNIT = [("hybrid-engine.service", "2" * 64)]
 CONFIG = {"mode": "LIVE", "live_armed": True, "gate": {"trusted_keys": ["ed25519:A"]}, "engine": {"sample_every": 1}}
 MADE = true_bundle.made(ENGINE, UNIT, CONFIG, 1_800_000_000.5)
 
-Summary = dict[str, Any]
-
 
 def proof(name: str, verdict: str, *claims: str) -> dict[str, Any]:
     return {"proof": name, "claims": list(claims), "verdict": verdict, "reason": ""}
 
 
-def summary(*verdicts: dict[str, Any], **changes: Any) -> Summary:
-    return {
-        "verdicts": list(verdicts), "left_out": {}, "planned": [], "accepted_unproven": [], "complete": True, **changes,
-    }  # fmt: skip
+def summary(*verdicts: dict[str, Any], **changes: Any) -> RunSummary:
+    return results.parse(json.dumps({"run_id": "1", "verdicts": verdicts, "complete": True, **changes}))
 
 
 @pytest.mark.claim("V5")
@@ -50,7 +51,7 @@ def summary(*verdicts: dict[str, Any], **changes: Any) -> Summary:
     ],
     ids=["all", "one-unproven", "one-refuted", "left-out", "planned", "part", "a-worker-died", "accepted"],
 )
-def test_a_clause_is_proven_only_as_a_whole(of_run: Summary, verdicts: dict[str, str]) -> None:
+def test_a_clause_is_proven_only_as_a_whole(of_run: RunSummary, verdicts: dict[str, str]) -> None:
     assert statement.clause_verdicts(of_run) == verdicts
 
 
@@ -63,12 +64,12 @@ def test_the_statement_has_what_a_stranger_asks() -> None:
         "unit": statement.digest(UNIT), "config": statement.digest(CONFIG),
     }  # fmt: skip
     assert predicate["time"] == "2027-01-15T08:00:00Z"
-    assert predicate["record"] == {"run_id": "1", "sha256": "0" * 64, "lines": 1}
+    assert predicate["record"] == {"run_id": "1", "sha256": "0" * 64, "lines": 1, "head": "0" * 64}
     assert predicate["platform"] == {"kernel": "Linux 6.1", "systemd": "systemd 252"}
     assert predicate["git"] == {"commit": "0" * 40, "tree": "clean"}
     assert predicate["proved_on"]["drop_ins"] == {"10-proof.conf": "[Service]\nRestartSec=20ms\n"}
     assert len(predicate["proofs"]) == len(true_bundle.GUARDRAILS) + 1
-    assert statement.problem(MADE) is None
+    assert statement.problem(as_read(MADE)) is None
 
 
 @pytest.mark.claim("V5")
@@ -78,6 +79,10 @@ def test_V5_the_same_facts_are_the_same_bytes(order: list[str]) -> None:
     made = true_bundle.made(ENGINE, UNIT, config, 1_800_000_000.5)
     made["predicate"]["signed"] = MADE["predicate"]["signed"]
     assert statement.canonical(made) == statement.canonical(MADE)
+
+
+def as_read(made: dict[str, Any]) -> BundleStatement:
+    return BundleStatement.model_validate_json(statement.canonical(made))
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -102,7 +107,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     ids=range(8),
 )
 def test_a_statement_that_contradicts_itself(change: Callable[[dict[str, Any]], object], says: str) -> None:
-    assert says in (statement.problem(changed(change)) or "nothing")
+    assert says in (statement.problem(as_read(changed(change))) or "nothing")
 
 
 @pytest.mark.claim("V5")
@@ -119,14 +124,18 @@ def test_a_statement_that_contradicts_itself(change: Callable[[dict[str, Any]], 
     ids=range(6),
 )
 def test_why_a_bundle_opens_nothing(change: Callable[[dict[str, Any]], object], says: str) -> None:
-    clauses = [*true_bundle.GUARDRAILS, "V1", "R6"]
-    assert statement.objections(MADE, clauses) == []
-    assert says in "; ".join(statement.objections(changed(change), clauses))
+    clauses = list(map(ClauseId, [*true_bundle.GUARDRAILS, "V1", "R6"]))
+    assert statement.objections(as_read(MADE), clauses) == []
+    assert says in "; ".join(statement.objections(as_read(changed(change)), clauses))
 
 
 @pytest.mark.claim("V5")
 def test_V5_pace_and_looks_are_no_part_of_it() -> None:
-    effective = {"mode": "LIVE", "engine": {"sample_every": 5, "ws_url": "ws://x"}, "dashboard": {"port": 1}}
+    effective: dict[str, JsonValue] = {
+        "mode": "LIVE",
+        "engine": {"sample_every": 5, "ws_url": "ws://x"},
+        "dashboard": {"port": 1},
+    }
     assert statement.safety_part(effective) == {"mode": "LIVE", "engine": {"ws_url": "ws://x"}}
 
 

@@ -1,4 +1,4 @@
-"""The page about the history of the runs (contract V13)."""
+"""The page about the history of the runs (contract V14)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from harness.evidence import buglog, history, trend
 from proofs.harness.test_history import RUNS, B, run
 
-pytestmark = pytest.mark.claim("V13")
+pytestmark = pytest.mark.claim("V14")
 
 
 def test_the_page_has_each_run_and_who_is_not_steady() -> None:

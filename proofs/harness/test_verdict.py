@@ -15,7 +15,20 @@ import harness.base.journal
 import harness.base.unit
 from harness.base.errors import MachineError, Refuted
 from harness.evidence import verdict
-from harness.evidence.verdict import Verdict, claims_in_name, exit_status, is_accepted, judge, merge, refutes, run_state
+from harness.evidence.verdict import (
+    ClauseId,
+    Verdict,
+    claims_in_name,
+    exit_status,
+    is_accepted,
+    judge,
+    merge,
+    refutes,
+    run_state,
+)
+
+G2, K1 = ClauseId("G2"), ClauseId("K1")
+
 
 VERDICTS = st.sampled_from(Verdict)
 
@@ -148,10 +161,10 @@ def test_claims_in_a_name(name: str, claims: list[str]) -> None:
 
 @pytest.mark.claim("V3")
 def test_only_unproven_can_be_accepted() -> None:
-    assert is_accepted(Verdict.UNPROVEN, ["G2", "K1"], {"K1"})
-    assert not is_accepted(Verdict.UNPROVEN, ["G2"], {"K1"})
-    assert not is_accepted(Verdict.UNPROVEN, ["G2"], set())
-    assert not is_accepted(Verdict.REFUTED, ["K1"], {"K1"})
+    assert is_accepted(Verdict.UNPROVEN, [G2, K1], {K1})
+    assert not is_accepted(Verdict.UNPROVEN, [G2], {K1})
+    assert not is_accepted(Verdict.UNPROVEN, [G2], set())
+    assert not is_accepted(Verdict.REFUTED, [K1], {K1})
 
 
 @pytest.mark.claim("V7")

@@ -26,7 +26,7 @@ from harness.dashboard.view_model import (
     UnitSnapshot,
     Verdicts,
 )
-from harness.evidence.verdict import Verdict
+from harness.evidence.verdict import ClauseId, Verdict
 from harness.observing.ledger_view import Holding, LedgerSnapshot, Marker, OpenOrder, StoredTick, Tally
 from harness.proving import contract
 from harness.soak.decisions import timestamp
@@ -540,7 +540,7 @@ def test_every_metric_is_documented_and_no_other() -> None:
 
 def test_every_figure_of_a_heartbeat_becomes_a_metric() -> None:
     """Those that M2 names; `tick_count` is what M3 makes equal to the ticks processed."""
-    clause = contract.clauses((Path(__file__).parents[2] / "docs" / "contract.md").read_text())["M2"]
+    clause = contract.clauses((Path(__file__).parents[2] / "docs" / "contract.md").read_text())[ClauseId("M2")]
     names = re.findall(r"[a-z]+(?:_[a-z0-9]+)+|\b(?:ignored|foreign|duplicates|gaps|reconnects)\b", clause)
     names = [name for name in names if name not in ("heartbeat_interval_secs", "tick_count")]
     assert len(names) > 20
@@ -575,3 +575,12 @@ def test_metrics_have_what_was_seen() -> None:
     assert found["hybrid_exposure_usd"] == {"SOL/USDC": 206.0}
     assert found["hybrid_ticks_received"] == {"": 10.0}
     assert found["hybrid_books_balanced"] == {"": 1.0}
+    assert (found["hybrid_market_ticks_missing"], found["hybrid_market_ticks_duplicate"]) == ({}, {})
+    # What is no number has no sample, and an engine that has another shape of it no figures.
+    beat = {**BEAT, "gaps_by_market": {"a BTC-USD": 3, "b": 0, "c": "x"}, "duplicates_by_market": [1]}
+    by_market = {
+        metric.name: dict(samples)
+        for metric, samples in view_model.metrics(replace(SEEN, log=replace(LOG, heartbeat=beat)))
+    }
+    assert by_market["hybrid_market_ticks_missing"] == {"a BTC-USD": 3.0, "b": 0.0}
+    assert by_market["hybrid_market_ticks_duplicate"] == {}

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.evidence.verdict import claims_in_name
+from harness.evidence.verdict import ClauseId, claims_in_name
 from harness.proving import contract
 from harness.proving.contract import Clause
+
+A1, A2, G0 = ClauseId("A1"), ClauseId("A2"), ClauseId("G0")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,7 +71,7 @@ def test_a_clause_in_a_name_is_claimed_too() -> None:
 
 
 def test_table_is_no_part_of_the_clauses() -> None:
-    table = {"A1": Clause("A1", "", planned=True), "G0": Clause("G0", "", planned=False)}
+    table = {A1: Clause(A1, "", planned=True), G0: Clause(G0, "", planned=False)}
     text = contract.with_table(TEXT, table, {"test_a.py": A_PROOF})
     assert "| A1 | planned | |" in text
     assert "| G0 | built | `test_a::a` |" in text
@@ -92,21 +94,21 @@ def test_a_clause_twice_is_refused() -> None:
 
 def test_every_way_to_disagree_is_named() -> None:
     texts = contract.clauses(TEXT)
-    table = contract.listed(tomllib.loads(contract.as_toml(texts, planned=["A2"])))
+    table = contract.listed(tomllib.loads(contract.as_toml(texts, planned=[A2])))
     assert contract.disagreements(texts, table) == []
-    assert table["A2"].planned
-    assert not table["A1"].planned
-    del texts["G0"]
-    texts["A1"] += " And more."
-    texts["A9"] = "* A9 new"
+    assert table[A2].planned
+    assert not table[A1].planned
+    del texts[G0]
+    texts[A1] += " And more."
+    texts[ClauseId("A9")] = "* A9 new"
     assert [line.split()[0] for line in contract.disagreements(texts, table)] == ["A9", "G0", "the"]
 
 
 def test_claims_and_clauses() -> None:
-    table = {"A1": Clause("A1", "", planned=False), "A2": Clause("A2", "", planned=True)}
-    assert contract.unproved(table, {"A2"}) == ["A1"]
-    assert contract.unproved(table, {"A1"}) == []
-    assert contract.unknown(table, ["A1", "Z9"]) == ["Z9"]
+    table = {A1: Clause(A1, "", planned=False), A2: Clause(A2, "", planned=True)}
+    assert contract.unproved(table, {A2}) == [A1]
+    assert contract.unproved(table, {A1}) == []
+    assert contract.unknown(table, [A1, ClauseId("Z9")]) == ["Z9"]
 
 
 def test_a_malformed_list_names_the_entry() -> None:

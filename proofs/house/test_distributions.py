@@ -156,7 +156,7 @@ def test_a_command_says_what_to_install() -> None:
 def locked(name: str) -> dict[str, tuple[Requirement, list[str]]]:
     """Package -> its requirement and hashes, of a lock file."""
     text = re.sub(r"^#.*\n", "", (ROOT / "requirements" / name).read_text(), flags=re.MULTILINE)
-    found = {}
+    found: dict[str, tuple[Requirement, list[str]]] = {}
     for entry in text.replace("\\\n", "").splitlines():
         wanted, *hashes = entry.split(" --hash=")
         requirement = Requirement(wanted)

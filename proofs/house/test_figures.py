@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.evidence.verdict import ClauseId
 from harness.proving import contract
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,5 +38,5 @@ PROMISED: list[tuple[str, str, object, str, str]] = [
 @pytest.mark.parametrize(("module", "name", "value", "clause", "words"), PROMISED, ids=lambda one: str(one)[:40])
 def test_a_promised_figure_is_the_codes(module: str, name: str, value: object, clause: str, words: str) -> None:
     texts = contract.clauses((ROOT / "docs" / "contract.md").read_text())
-    assert words in " ".join(texts[clause].split()), f"{clause} no longer says {words!r}"
+    assert words in " ".join(texts[ClauseId(clause)].split()), f"{clause} no longer says {words!r}"
     assert getattr(importlib.import_module(module), name) == value, f"{module}.{name} is not what {clause} promises"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.proving import contract
-from harness.proving.sabotage import CATALOGUE
+from proofs.sabotages import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("engine", "harness", "proofs", "bench")
@@ -38,7 +38,8 @@ SOLE_IMPORTERS = {
     "picows": (("engine",), {"engine/ingest/via_picows.py"}, "a feed"),
     "websockets": (("engine",), {"engine/ingest/via_websockets.py"}, "a feed"),
     "tomllib": (("engine",), {"engine/config/settings.py"}, "Settings"),
-    "pydantic_core": (("engine",), {"engine/config/schema.py", "engine/config/settings.py"}, "Settings"),
+    "pydantic": (("engine",), {"engine/config/schema.py", "engine/config/settings.py"}, "Settings"),
+    "pydantic_core": (("engine",), set(), "a pydantic model"),
     "sh": (("engine", "harness", "proofs"), {"harness/evidence/shell.py"}, "a Shell, which records"),
     "subprocess": (("harness",), {"harness/evidence/shell.py"}, "a Shell, which records"),
     "time": (("harness",), {"harness/base/clock.py"}, "a Clock"),
@@ -155,6 +156,17 @@ def test_sole_importer(library: str) -> None:
     for name, path in modules(*packages):
         if library in tops(path):
             assert name in allowed, f"{name} imports {library}; use {instead}"
+
+
+def test_no_schema_is_made_by_hand() -> None:
+    """A model says what a table may hold; what pydantic makes of it is pydantic's own (docs/decisions/0002)."""
+    for name, path in modules("engine"):
+        for node in ast.walk(tree(path)):
+            words = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name | ast.alias) else ""
+            named = node.name if isinstance(node, ast.FunctionDef) else words
+            assert "core_schema" not in named, (
+                f"{name}:{getattr(node, 'lineno', '?')} has {named}: write a pydantic model"
+            )
 
 
 UNDER_THE_UNIT = {"EngineUnit", "SoakRun"}

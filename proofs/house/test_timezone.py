@@ -39,10 +39,7 @@ def test_M1_what_is_written_is_utc() -> None:
     written = [json.loads(logs.format_record(record))["timestamp"], decisions.timestamp(MOMENT)]
     assert written == ["2024-12-31T23:59:59.250000Z"] * 2
     assert [attestation.show_time(MOMENT), statement.show_time(MOMENT)] == ["2024-12-31T23:59:59Z"] * 2
-    line = {
-        "timestamp": decisions.timestamp(MOMENT), "run_id": "r", "ingest_mode": "SYNTHETIC", "psi_actions": "off",
-        "state": "NORMAL", "current_sample_every": 1, "action": "STARTUP", "reason": "begun",
-    }  # fmt: skip
+    line = decisions.Decision(decisions.timestamp(MOMENT), "r", "SYNTHETIC", "off", "NORMAL", 1, "STARTUP", "begun")
     assert "2024-12-31 23:59:59 UTC" in report.render([line], [])
 
 

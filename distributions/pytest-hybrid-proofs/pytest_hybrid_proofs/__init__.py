@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.machines.stage import Stage
     from harness.machines.systemd import JournalStream
     from harness.proving.plugin import Run
+    from harness.proving.service import ServiceUnit
 
 INI = "hybrid_proofs"
 
@@ -106,7 +107,7 @@ class Activation:
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         # A worker that is active has found proofs, and none of them may have come to a report.
-        if not self.active and "proof_known" in getattr(node, "workeroutput", {}):
+        if not self.active and "hybrid_proofs" in getattr(node, "workeroutput", {}):
             self.activate().pytest_testnodedown(node, error)
 
 
@@ -229,3 +230,46 @@ def proof_journal(proof_run: Run, proof_machine: Machine) -> Iterator[JournalStr
     stream = JournalStream(proof_run.recorder, proof_machine, (ENGINE_UNIT, METRONOME))
     yield stream
     stream.close()
+
+
+def unit_under_proof(
+    name: str,
+    *,
+    text: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    package: str | None = None,
+    drop_in: str = "",
+    serves: Sequence[str] = (),
+) -> Callable[..., Iterator[ServiceUnit]]:
+    """A fixture: a unit of your own on a private machine of this worker, for the promises of harness.proving.service.
+
+        greeter = unit_under_proof("greeter.service", path="systemd/greeter.service")
+
+    name: of the unit. text, path: its file, as text or where it lies (relative to pytest's rootdir); with neither, the
+    one that the computer has. package: what to install into the machine, and into nothing else, where the computer has
+    no such unit. drop_in: lines for [Service] on top of the file, such as shorter times. serves: a command that exits 0
+    in the machine as soon as the service does what it is there for.
+
+    Raises ValueError for text and path together. A proof with this fixture is unproven where no private machine can be
+    had, or no such unit.
+    """
+    if text is not None and path is not None:
+        raise ValueError(f"unit_under_proof({name!r}): text and path both say what is in the unit file; give one")
+
+    @pytest.fixture(scope="session")
+    def unit(proof_run: Run, proof_machine: Machine, pytestconfig: pytest.Config) -> Iterator[ServiceUnit]:
+        from harness.machines.systemd import JournalStream
+        from harness.proving import service
+
+        content = (pytestconfig.rootpath / path).read_text("utf-8") if path is not None else text
+        archives = proof_run.options.checkout / ".cache" / "archives"
+        service.put(proof_machine, name, content, package, archives)
+        stream = JournalStream(proof_run.recorder, proof_machine, [name])
+        try:
+            unit = service.ServiceUnit(proof_machine, stream, name, serves)
+            with unit.drop_in("10-proof", drop_in):
+                yield unit
+        finally:
+            stream.close()
+
+    return unit

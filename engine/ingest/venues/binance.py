@@ -1,10 +1,18 @@
 """Binance: trades by URL (raw or combined) or by SUBSCRIBE; spot, futures, testnets, binance.us and binance.vision.
 
-"WebSocket Streams" of the spot API (developers.binance.com, products/spot/web-socket-streams) as it stood in November
-2026: `trade` and `aggTrade`, raw or combined ({"stream": ..., "data": {...}}), times in milliseconds or, with
-timeUnit=MICROSECOND, in microseconds. {"method": "SUBSCRIBE", "params": [streams], "id": n} is answered by
-{"result": null, "id": n}, or by an error with `code` and `msg`; an unknown symbol is acknowledged all the same. The
-`serverShutdown` event comes before the server closes the connection. Ids are consecutive by market.
+"General WebSocket Streams information" and "Live Subscribing/Unsubscribing to streams" of the spot API
+(developers.binance.com/en/docs/products/spot/web-socket-streams, read on 27 November 2026): `trade` and `aggTrade`, raw
+or combined ({"stream": ..., "data": {...}}), times in milliseconds or, with timeUnit=MICROSECOND, in microseconds.
+{"method": "SUBSCRIBE", "params": [streams], "id": n} is answered by {"result": null, "id": n}, or by an error with
+`code` and `msg`; an unknown symbol is acknowledged all the same. Ids are consecutive by market.
+
+A connection is closed after 24 hours, and after `serverShutdown`, which comes before. The server pings every 20 seconds
+(futures: 3 minutes; binance.us: 3 minutes) and wants the pong within a minute. A connection takes 1024 streams and 5
+messages a second, an address 300 connections in 5 minutes.
+
+What URLs mean: "WebSocket Streams" (spot; USD-M and COIN-M futures; testnet), "SBE Market Data Streams" and "WebSocket
+API", as they stood in November 2026. USD-M futures since April 2026: "Important WebSocket Change Notice" (USDS-Margined
+Futures, WebSocket Market Streams) gives `@aggTrade` to /market alone; elsewhere the connection opens and stays silent.
 
 Trades take a typed msgspec decoder that reads only the fields of a tick, makes the floats in C and checks the ranges
 there too. It is the sole judge of what a trade is: a message that it refuses is looked at again, slowly, but only to
@@ -14,14 +22,28 @@ rubbish inside one, never loses a trade.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from itertools import pairwise
+from json import dumps
 from typing import Any, Final, Literal, TypeAlias
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import AGGREGATED, TRADE, Kind, Markets, Subscription, is_bare, subscription
+from engine.ingest.venues.markets import (
+    AGGREGATED,
+    TRADE,
+    Markets,
+    Subscription,
+    host_of,
+    is_below,
+    lower,
+    plain,
+    upper,
+)
 from engine.ingest.venues.port import (
     MICROSECONDS_FROM,
     NUMBERS_MAX,
@@ -40,6 +62,15 @@ from engine.ingest.venues.port import (
     why,
     words,
 )
+
+_NAME: Final = "binance"
+
+# Markets may be called in any script: Binance has some since 2025 ("UTF-8 Encoding" in its changelog of December 2025).
+_TRADE_STREAM: Final = re.compile(rf"([\w.\-]+)@({TRADE}|{AGGREGATED})")
+_ROUTED: Final = "fstream.binance.com"
+_FUTURES_HOST: Final = re.compile(r"[a-z-]*[fd]stream[a-z-]*\.binance\.com|(.+\.)?binancefuture\.com")
+_SPOT_MARKET: Final = re.compile(r"[^\W_A-Z]+")
+_FUTURES_MARKET: Final = re.compile(r"[^\W_A-Z]+(_(perp|[0-9]{6}))?")
 
 # Other executions than these are no market trades: insurance fund, automatic deleveraging, NA (N12).
 _Execution: TypeAlias = Literal["MARKET"] | None
@@ -172,7 +203,7 @@ class BinanceParser(Parser):
             ts = trade.ts if trade.ts < MICROSECONDS_FROM else trade.ts // 1000
             out.append(Tick(*place, trade.price, trade.volume, ts, trade.id))
             self.error_streak = 0
-            if trade.market and trade.market == trade.market.upper():
+            if trade.market and trade.market == upper(trade.market):
                 placed[type(trade), trade.market] = place
             several, combined = len(set(placed.values())) != 1, is_combined
             if several:
@@ -236,24 +267,127 @@ class BinanceParser(Parser):
                 market = number.market
         except UNREADABLE:
             return
-        place = self._markets.place(market, TRADE)
+        place = self._markets.find(market, TRADE)
         if place is not None and len(self.numbers) < NUMBERS_MAX:
             ts = number.ts if number.ts < MICROSECONDS_FROM else number.ts // 1000
             self.numbers.append((place[0], number.id, ts))
 
 
+def is_bare(url: str) -> bool:
+    """Whether a URL of Binance's is for those who name their streams in a SUBSCRIBE."""
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/")
+    return path.endswith("/ws") or (path.endswith("/stream") and "streams=" not in parts.query)
+
+
+def _binance(host: str, path: str, query: str) -> Subscription:
+    """`host`: "" for one that is not the venue's."""
+    if host.startswith("stream-sbe."):
+        return _hopeless("it sends binary SBE messages; use stream.binance.com")
+    if host.startswith(("ws-api.", "ws-fapi.", "ws-dapi.", "api.", "fapi.", "dapi.", "www.")) or host == "binance.com":
+        return _hopeless("it answers requests and sends no streams; use stream.binance.com")
+    path = path.rstrip("/")
+    if path.endswith("/stream"):
+        # By hand: parse_qs would take the "+" of a time zone for a space. A slash may be encoded, in a query.
+        pairs = [unquote(pair) for pair in query.split("&")]
+        asked = [name for pair in pairs if pair.startswith("streams=") for name in pair[8:].split("/")]
+    else:
+        asked = path.partition("/ws/")[2].split("/")
+    asked = [name for name in asked if name]
+    if not asked:
+        return _hopeless(
+            "it names no stream; ask for one, such as /ws/btcusdt@trade, or end it in /ws and name `markets`",
+        )
+    route = path.removesuffix("/stream").partition("/ws/")[0].strip("/")
+    markets: list[str] = []
+    wrong: list[str] = []
+    doubts: list[str] = []
+    for before, name in pairwise(("@", *asked)):
+        problem, doubt = _binance_stream(host, route, before, name)
+        if problem is not None:
+            wrong.append(problem)
+            continue
+        if doubt is not None:
+            doubts.append(doubt)
+        market = upper(name.partition("@")[0])
+        if market not in markets:
+            markets.append(market)
+    if not markets:
+        return _hopeless("; ".join(wrong[:3]))
+    return Subscription(_NAME, tuple(markets), doubts=tuple((wrong + doubts)[:3]))
+
+
+def _binance_stream(host: str, route: str, before: str, name: str) -> tuple[str | None, str | None]:
+    """Why a stream brings no trades, or None; and what is doubtful of one that may. `route`: what stands before /ws;
+    `before`: the stream that is asked for before it."""
+    match = _TRADE_STREAM.fullmatch(name)
+    if match is None:
+        is_near = re.search(r"@(trade|aggtrade)\b", name, re.IGNORECASE)
+        return f"{name!r} is not spelled as the venue does" if is_near else f"{name!r} carries no trades", None
+    market, kind = match.groups()
+    # European options write their symbols in upper case, and what an unknown host does nobody knows.
+    if not host or host.startswith("nbstream."):
+        return None, None
+    is_futures = _FUTURES_HOST.fullmatch(host) is not None
+    meant = lower(plain(market))
+    if is_futures and (contract := re.search(r"[-_.]?(perp|[0-9]{6})$", lower(market))):
+        meant = f"{lower(plain(market[: contract.start()]))}_{contract[1]}"
+    # A "/" within a market's name parts it in two streams, the first of no kind. A user's key is longer.
+    if re.fullmatch(r"[^\W_]{1,20}", before):
+        return f"'{before}/{name}' must be written without the slash: '{lower(before)}{meant}@{kind}'", None
+    if not (_FUTURES_MARKET if is_futures else _SPOT_MARKET).fullmatch(market):
+        how = "in lower case" if lower(market) == meant else "without separators, in lower case"
+        return f"{name!r} must be written {how}: '{meant}@{kind}'", None
+    if host == _ROUTED and route != "market" and (kind == AGGREGATED or route == "private"):
+        where = f"/{route} is silent" if route else "silent without a route"
+        return f"{name!r}: {where} since April 2026; use wss://{host}/market/ws/{market}@{AGGREGATED}", None
+    if is_futures and kind == TRADE:
+        return None, f"{name!r} is not documented for futures and may be silent; {market}@{AGGREGATED} is"
+    if route and not is_futures:
+        return None, f"the venue documents no /{route} for its spot markets"
+    return None, None
+
+
+def _hopeless(problem: str) -> Subscription:
+    return Subscription(_NAME, problem=problem)
+
+
 class Binance(Venue):
     """Trades of its spot and futures markets, by URL or by SUBSCRIBE."""
 
-    name = "binance"
+    name = _NAME
     documentation = "developers.binance.com, Spot, WebSocket Streams (November 2026)"
     url = "wss://stream.binance.com:9443/ws"
     hosts = ("binance.com", "binance.us", "binance.vision", "binancefuture.com")
+    testnets = ("testnet.binance.vision", "binancefuture.com")
     consecutive_ids = True
     example = "BTCUSDT"
+    max_age_secs = 23.5 * 3600
 
     def subscription(self, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
-        return subscription(Kind.BINANCE, url, table, kind)
+        if table is None or not is_bare(url):
+            return self._asked_by_url(url)
+        # Held against the same rules as if the URL named those streams.
+        asked = AGGREGATED if kind.lower() == AGGREGATED.lower() else TRADE
+        streams = [f"{lower(market)}@{asked}" for market in table]
+        parts = urlsplit(url)
+        path = parts.path.rstrip("/").removesuffix("/stream").removesuffix("/ws") + "/ws/" + "/".join(streams)
+        found = self._asked_by_url(parts._replace(path=path, query="").geturl())
+        if found.problem is not None:
+            return found
+        # By the id the answer is told from others.
+        message = dumps({"method": "SUBSCRIBE", "params": streams, "id": 1})
+        return msgspec.structs.replace(found, messages=(message,))
+
+    def _asked_by_url(self, url: str) -> Subscription:
+        """The rules are held against the venue's own hosts only: what a proxy or a mock exchange makes of a path is its
+        own business."""
+        parts, host = urlsplit(url), host_of(url)
+        if not is_below(host, self.hosts):
+            return Subscription(_NAME, _binance("", unquote(parts.path), parts.query).markets)
+        if parts.scheme == "ws":
+            return _hopeless(f"{host} serves wss:// only")
+        return self.doubted(host, _binance(host, unquote(parts.path), parts.query))
 
     def parser(self, url: str, source: str, markets: Markets) -> Parser:
         return BinanceParser(source, markets, subscribed=is_bare(url))

@@ -1,9 +1,15 @@
 """Bitstamp, WebSocket API v2: the channels `live_trades_<market>`.
 
-"Websocket API v2" (bitstamp.net/websocket/v2, read in November 2026). Each channel is subscribed to by a message of its
-own, and acknowledged by `bts:subscription_succeeded`; a mistake is answered by `bts:error`. `bts:request_reconnect`
-says that the server is about to close the connection. A trade has its price and amount as JSON numbers and as text; the
-text is read. `microtimestamp` is in microseconds, as text.
+"Websocket API v2" (bitstamp.net/websocket/v2, by its stored copies and by what others have seen on the wire in
+September 2026; looked up on 27 November 2026). Each channel is subscribed to by a message of its own, of less than 512
+bytes, and acknowledged by `bts:subscription_succeeded`, also where there is no such market: such a channel stays
+silent. One that is spelled as none can be is answered by `bts:error`, as is what is no message. `bts:request_reconnect`
+says that the server closes the connection in a few seconds; none becomes older than 90 days. A connection takes 1024
+channels, and is closed without a word at the next one. The server pings every 54 seconds; `bts:heartbeat` may be asked,
+and need not be.
+
+A trade has its price and amount as JSON numbers and as text; the text is read. `microtimestamp` is in microseconds, as
+text; `timestamp` is in seconds, of perpetuals in milliseconds, and is not read.
 
 `id` is unique in the whole venue: those of one market's trades lie apart.
 """

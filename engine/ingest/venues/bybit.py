@@ -1,8 +1,10 @@
 """Bybit, WebSocket API v5: the topic `publicTrade`.
 
 "Connect" and "Trade" of the public stream (bybit-exchange.github.io/docs/v5/ws/connect and
-.../v5/websocket/public/trade, read in November 2026). `op` `subscribe` is answered once for all topics, by `success`
-and a `ret_msg`; `op` `ping` is to be sent every 20 s. A message holds up to 1024 trades.
+.../v5/websocket/public/trade, read on 27 November 2026). `op` `subscribe` is answered once for all its topics, by
+`success`, a `ret_msg` and the `req_id` that was given with it; of spot it names ten at most, and all of a connection's
+have 21,000 characters at most. `op` `ping` is to be sent every 20 s. A message holds up to 1024 trades. An address may
+connect 500 times in 5 minutes.
 
 `i` is a UUID for contracts and a number for spot, where it is shared by all symbols, so that those of one market lie
 apart. A block trade (`BT`) was agreed on beside the order book: no print of the market.
@@ -11,13 +13,15 @@ apart. A block trade (`BT`) was agreed on beside the order book: no print of the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
 from engine.base.events import Tick
+from engine.ingest.venues.markets import Subscription
 from engine.ingest.venues.port import (
     MAX_TRADE_ID,
     UNREADABLE,
@@ -40,6 +44,12 @@ from engine.ingest.venues.port import (
 )
 
 _TOPIC: Final = "publicTrade."
+
+_TOPICS_MAX: Final = 10
+"""In one request."""
+
+_ARGS_CHARS_MAX: Final = 21_000
+"""Of all topics of a connection, as they stand in an array."""
 
 
 class _Row(
@@ -76,7 +86,7 @@ class Bybit(Venue):
     name = "bybit"
     documentation = "bybit-exchange.github.io/docs/v5/websocket/public/trade (November 2026)"
     url = "wss://stream.bybit.com/v5/public/spot"
-    hosts = ("bybit.com",)
+    hosts = ("bybit.com", "bybit-tr.com", "bybit.kz", "bybitgeorgia.ge")
     testnets = ("stream-testnet.bybit.com",)
     market = r"[A-Z0-9]+(-[A-Z0-9-]+)?"
     example = "BTCUSDT"
@@ -84,7 +94,19 @@ class Bybit(Venue):
     beat_secs = 20.0
 
     def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
-        return [json.dumps({"op": "subscribe", "args": [f"{_TOPIC}{market}" for market in markets]})]
+        requests = [markets[at : at + _TOPICS_MAX] for at in range(0, len(markets), _TOPICS_MAX)]
+        # The answer has the request's id and nothing else of it: let that say how many answers there will be.
+        return [
+            json.dumps({"req_id": str(len(requests)), "op": "subscribe", "args": [f"{_TOPIC}{one}" for one in asked]})
+            for asked in requests
+        ]
+
+    def subscription(self, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
+        chars = len(json.dumps([f"{_TOPIC}{market}" for market in table or ()]))
+        if chars > _ARGS_CHARS_MAX:
+            problem = f"so many markets have {chars} characters, and bybit takes {_ARGS_CHARS_MAX} of one connection"
+            return Subscription(self.name, problem=f"{problem}: spread them over several sources")
+        return super().subscription(url, table, kind)
 
     def read(self, message: bytes) -> list[Said]:
         value = json_object(message)
@@ -95,7 +117,11 @@ class Bybit(Venue):
             return [Rejected(words(value.get("ret_msg")))]
         match value.get("op"):
             case "subscribe":
-                return [Ack()] if value.get("success") is True else []
+                if value.get("success") is not True:
+                    return []
+                requests = value.get("req_id")
+                count = isinstance(requests, str) and re.fullmatch(r"[0-9]{1,4}", requests)
+                return [Ack(of=int(count[0]) if count else 1)]
             case str():
                 return []
         raise ValueError("neither 'topic' nor 'op'")

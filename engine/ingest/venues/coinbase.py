@@ -1,13 +1,18 @@
 """Coinbase Exchange: the channels `matches` and `heartbeat` of the public WebSocket feed.
 
-"Exchange WebSocket Overview" and "Exchange WebSocket Channels" (docs.cdp.coinbase.com/exchange/websocket-feed, read in
+"Exchange WebSocket Overview", "Channels" and "Rate Limits" (docs.cdp.coinbase.com/exchange/websocket-feed, read on 27
 November 2026). A client that has not subscribed within 5 s is disconnected. The answer is `subscriptions`, with every
 channel and its products, or `error` with a `message` and a `reason`. A `match` is a trade; `last_match` is the latest
 one before the subscription. `heartbeat` comes each second. New types of messages may come at any time and are to be
 ignored.
 
-`trade_id` is consecutive by product. `sequence` counts all messages of the full channel, most of which `matches` leaves
-out, so a hole in it means nothing here.
+`trade_id` is consecutive by product, so a hole in it is a trade that was lost. `sequence` counts all messages of the
+full channel, most of which `matches` leaves out, so a hole in it means nothing here. A heartbeat's `last_trade_id`
+would tell of a loss a trade earlier, were it what the page says: it is 0 for who is not logged in
+(github.com/preichenberger/go-coinbasepro, issue 89). It is not read.
+
+An address may send 8 requests a second; a channel of a product takes ten subscriptions of an account. The page names no
+age at which a connection ends, and no ping of the client's: a heartbeat comes each second.
 """
 
 from __future__ import annotations

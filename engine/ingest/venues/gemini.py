@@ -1,9 +1,11 @@
 """Gemini: version 1 "Market Data" by URL, which its documentation has moved to the archive, and the streams of today.
 
-"WebSocket, Streams" (docs.gemini.com/websocket/streams and developer.gemini.com, WebSocket, November 2026):
-wss://ws.gemini.com, {"id": ..., "method": "subscribe", "params": ["btcusd@trade"]}, answered by {"id": ..., "status":
-200} or by another status with an `error`. A trade has `E` (event time in nanoseconds), `s` (symbol), `t` (trade id),
-`p`, `q` and `m` (whether the buyer is the maker).
+"WebSocket", "Message Format" and "Streams" (developer.gemini.com/websocket, version 0.10.7, by its stored excerpts, its
+clients and what others have seen on the wire in September 2026; looked up on 27 November 2026): wss://ws.gemini.com,
+{"id": ..., "method": "subscribe", "params": ["btcusd@trade"]}, answered by {"id": ..., "status": 200}, or by another
+status with an `error` for the whole of it. A trade has `E` (event time in nanoseconds), `s` (symbol, in lower case),
+`t` (trade id), `p`, `q` and `m` (whether the buyer is the maker), and no `e`, which says what other messages are. The
+server pings every 20 seconds; an address may connect 300 times in 5 minutes.
 
 "Market Data" version 1 (docs.gemini.com/websocket-api): `update` frames with a list of events, some of them trades.
 `socket_sequence` counts the frames of a connection from 0: a hole in it is a frame that was lost.
@@ -14,15 +16,16 @@ In both the id of a trade is that of an event of the whole venue: those of one m
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import TRADE, Kind, Markets, Subscription, host_of, subscription
+from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below
 from engine.ingest.venues.port import (
     UNREADABLE,
     Ack,
@@ -45,6 +48,13 @@ from engine.ingest.venues.port import (
     json_object,
     words,
 )
+
+_NAME: Final = "gemini"
+
+# What version 1 may be asked for by name, and all of which it sends where nothing is.
+_ENTRIES: Final = ("bids", "offers", "trades", "auctions")
+
+_STREAMS: Final = "leave out url and name markets, and get today's streams"
 
 
 class _Trade(Struct, gc=False, tag_field="type", tag="trade"):
@@ -205,11 +215,26 @@ def _is_v1(url: str, table: Mapping[str, str] | None) -> bool:
     return urlsplit(url).path.strip("/") != "" or table is None
 
 
+def _v1(host: str, path: str, query: str) -> Subscription:
+    """What a URL of version 1 asks for. `host`: "" for one that is not the venue's."""
+    match = re.fullmatch(r"/v1/marketdata/([A-Za-z0-9]+)/?", path)
+    if match is None:
+        what = "is not the market data of one market" if path.startswith("/v1/") else "is not version 1"
+        return Subscription(_NAME, problem=f"{path!r} {what}: {_STREAMS}")
+    if host and not host.startswith("api."):
+        return Subscription(_NAME, problem=f"version 1 is served by api.gemini.com, not by {host}: {_STREAMS}")
+    flags = {name: value.lower() for name, value in parse_qsl(query)}
+    chosen = {name: flags[name] for name in _ENTRIES if name in flags}
+    if chosen and chosen.get("trades") != "true":
+        return Subscription(_NAME, problem="its flags leave out trades: add trades=true, or no flags at all")
+    return Subscription(_NAME, (match[1].upper(),))
+
+
 class Gemini(Venue):
     """The streams `<market>@trade`, and version 1 where the URL asks for it."""
 
-    name = "gemini"
-    documentation = "docs.gemini.com/websocket/streams (November 2026)"
+    name = _NAME
+    documentation = "developer.gemini.com/websocket/streams (November 2026)"
     url = "wss://ws.gemini.com"
     hosts = ("gemini.com",)
     testnets = ("sandbox.gemini.com",)
@@ -228,8 +253,8 @@ class Gemini(Venue):
             error = value.get("error")
             told = (error.get("code"), error.get("msg")) if isinstance(error, dict) else (error,)
             return [Rejected(words(value["status"], *told))]
-        # Of the streams only a trade has a quantity of its own; book tickers have B and A.
-        if not value.keys() & {"t", "p", "q"}:
+        # Other streams say what they are (`markPrice` has a p too), or have nothing that a trade has.
+        if value.get("e") not in (None, "trade") or not value.keys() & {"t", "p", "q"}:
             return []
         trade = msgspec.convert(value, _StreamTrade, strict=False)
         return [Trade(trade.market, trade.price, trade.volume, trade.ts // 1_000_000, trade.id)]
@@ -252,8 +277,14 @@ class Gemini(Venue):
     def subscription(self, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
         if not _is_v1(url, table):
             return super().subscription(url, table, kind)
-        found = subscription(Kind.GEMINI, url)
-        doubt = "version 1 of Gemini's market data is deprecated; leave out url, name markets, and get today's streams"
+        parts, host = urlsplit(url), host_of(url)
+        if not is_below(host, self.hosts):
+            found = Subscription(_NAME, _v1("", unquote(parts.path), parts.query).markets)
+        elif parts.scheme == "ws":
+            return Subscription(_NAME, problem=f"{host} serves wss:// only")
+        else:
+            found = self.doubted(host, _v1(host, unquote(parts.path), parts.query))
+        doubt = f"version 1 of Gemini's market data is deprecated: {_STREAMS}"
         return msgspec.structs.replace(found, doubts=(*found.doubts, doubt))
 
     def parser(self, url: str, source: str, markets: Markets) -> Parser:

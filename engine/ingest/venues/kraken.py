@@ -1,10 +1,11 @@
 """Kraken spot, WebSocket API version 2: the channel `trade`.
 
-"Trade" of the Spot WebSocket v2 (docs.kraken.com/api/docs/websocket-v2/trade and
-docs.kraken.com/exchange/api-reference/spot-websocket-v2/trade, read in November 2026). A subscription names symbols;
-each is acknowledged, or refused with `success` false and an `error`, by itself. After the upgrade comes a `status`, and
-a `heartbeat` in each second without other messages. A message may hold several trades, of several orders. Prices and
-quantities are JSON numbers, times RFC 3339. No snapshot is asked for; its trades would be good ones.
+"Trade" and "Heartbeat" of the Spot WebSocket v2 (docs.kraken.com/exchange/api-reference/spot-websocket-v2/trade and
+docs.kraken.com/api/docs/websocket-v2/heartbeat, read on 27 November 2026). A subscription names symbols; each is
+acknowledged, or refused with `success` false and an `error`, by itself. After the upgrade comes a `status`, and a
+`heartbeat` in each second without other messages, so that no ping of ours is needed. What is asked too often is
+answered by an `error` too; how often that is, the venue does not say. A message may hold several trades, of several
+orders. Prices and quantities are JSON numbers, times RFC 3339. No snapshot is asked for; its trades would be good ones.
 
 `trade_id` is a sequence number, unique by book: consecutive by symbol.
 """

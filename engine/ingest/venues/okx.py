@@ -1,9 +1,11 @@
 """OKX, WebSocket API v5: the channel `trades`.
 
-"WebSocket", "Order Book Trading, Market Data, WS / Trades channel" (okx.com/docs-v5/en, read in November 2026 by way of
-its clients). Each argument of a subscription is answered by `event` `subscribe` with its `arg`; a mistake by `event`
-`error` with `code` and `msg`. A connection that is silent for 30 s is closed: the text `ping` is answered by the text
-`pong`. `event` `notice` (code 64008) comes before an upgrade closes the connection, and asks to connect anew.
+"WebSocket", "Order Book Trading, Market Data, WS / Trades channel" (okx.com/docs-v5/en, by its stored excerpts, its
+clients and what others wrote down of it in July 2026; looked up on 27 November 2026). Each argument of a subscription
+is answered by `event` `subscribe` with its `arg`; a mistake by `event` `error` with `code` and `msg`. A connection that
+is silent for 30 s is closed: the text `ping` is answered by the text `pong`. `event` `notice` (code 64008) comes a
+minute before an upgrade closes the connection, and asks to connect anew. An address may connect three times a second, a
+connection subscribe 480 times an hour, with 64 KB of arguments.
 
 An update may stand for several fills of one order at one price: `count` says of how many, `tradeId` is the last one's.
 Trade ids are consecutive by instrument, so those before it are used up. `seqId` is the message's place in the order
@@ -77,7 +79,7 @@ class OKX(Venue):
     documentation = "okx.com/docs-v5, WS / Trades channel (November 2026)"
     url = "wss://ws.okx.com:8443/ws/v5/public"
     hosts = ("okx.com",)
-    testnets = ("wspap.okx.com",)
+    testnets = ("wspap.okx.com", "wsuspap.okx.com", "wseeapap.okx.com")
     consecutive_ids = True
     market = r"[A-Z0-9]+-[A-Z0-9]+(-[A-Z0-9-]+)?"
     example = "BTC-USDT"

@@ -31,7 +31,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below
+from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below, upper
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """The largest message worth decoding (N8: a real first Gemini frame has 600 KB). Feeds enforce it."""
@@ -45,6 +45,9 @@ is bounded here (B1, B5)."""
 
 MICROSECONDS_FROM: Final = 10**14
 """A Binance time from here on is in microseconds: as milliseconds it would lie beyond the year 5138."""
+
+IN_SECONDS: Final = range(10**9, 10**11)
+"""A time within it is one in seconds, from 2001 on: as milliseconds it would lie between 1970 and 1973."""
 
 _REASON_CHARS_MAX: Final = 120
 _EXCERPT_CHARS_MAX: Final = 60
@@ -107,6 +110,8 @@ class Ack(Struct, frozen=True):
 
     market: str = ""
     """As the message says it; "" for all that was asked for."""
+    of: int = 1
+    """Where it says no market: how many of its kind acknowledge all that was asked for."""
 
 
 class Rejected(Struct, frozen=True):
@@ -206,8 +211,10 @@ class Parser:
 
     def note_foreign(self, market: str, why: str = "") -> None:
         self.foreign += 1
+        if not why and self._markets.guessed is not None:
+            why = f"that of its source is {self._markets.guessed}, which came first; others are named by `markets`"
         # ascii() keeps control characters of a hostile peer out of the log.
-        self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {why}" if why else "")
+        self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {ascii(why)[1:-1]}" if why else "")
 
     def note_control(self, control: Control) -> None:
         """The venue spoke of the connection."""
@@ -301,8 +308,8 @@ def _unsound(trade: Trade) -> str | None:
         return f"price {trade.price!r}"
     if not 0.0 <= trade.volume <= _FLOAT_MAX:
         return f"volume {trade.volume!r}"
-    if not 0 <= trade.ts < MICROSECONDS_FROM:
-        return f"time {trade.ts!r}, expected milliseconds"
+    if not 0 <= trade.ts < MICROSECONDS_FROM or trade.ts in IN_SECONDS:
+        return f"time {spelled(trade.ts)}, expected milliseconds"
     if isinstance(trade.id, str):
         return None if trade.id and len(trade.id.encode("utf-8", "replace")) <= MAX_TEXT_CHARS else "id of a trade"
     if trade.id is not None and not 0 <= trade.id <= MAX_TRADE_ID:
@@ -332,6 +339,8 @@ class Venue:
     beat: ClassVar[str] = ""
     """What to send every `beat_secs` seconds, so that the venue does not hang up; "" for nothing."""
     beat_secs: ClassVar[float] = 0.0
+    max_age_secs: ClassVar[float] = 0.0
+    """How old a connection may become before it is replaced: less than the venue lets it become. 0: any age."""
 
     def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
         """The messages that ask for the trades of `markets`, which are spelled as in the sources file. `kind`: the
@@ -362,15 +371,15 @@ class Venue:
                     self.name,
                     problem=f"{self.name} has no market {market!r}; it writes them like {self.example!r}",
                 )
-        doubts: tuple[str, ...] = ()
-        if is_below(host, self.testnets):
-            doubts = (f"{host} is a test network: its prices are not the market's, and its ids start over",)
-        return Subscription(
-            self.name,
-            tuple(market.upper() for market in table),
-            doubts=doubts,
-            messages=tuple(self.subscribe(list(table), kind)),
-        )
+        markets = tuple(upper(market) for market in table)
+        return self.doubted(host, Subscription(self.name, markets, messages=tuple(self.subscribe(list(table), kind))))
+
+    def doubted(self, host: str, found: Subscription) -> Subscription:
+        """`found`, with what an operator had better know of `host`."""
+        if found.problem is not None or not is_below(host, self.testnets):
+            return found
+        doubt = f"{host} is a test network: its prices are not the market's, and its ids start over"
+        return msgspec.structs.replace(found, doubts=(*found.doubts, doubt))
 
     def parser(self, url: str, source: str, markets: Markets) -> Parser:
         """What reads the messages of one source for the whole run."""
@@ -407,8 +416,16 @@ def rows(data: object, read: Callable[[Any], Trade | None]) -> list[Said]:
 
 def words(*said: object) -> str:
     """What a venue said, for the log and the status: printable, and cut short."""
-    text = ": ".join(str(one)[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
+    text = ": ".join(spelled(one)[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
     return ascii(text)[1:-1][:_WORDS_CHARS_MAX] or "it does not say why"
+
+
+def spelled(value: object) -> str:
+    """Any value as text. Of whole numbers Python itself writes 4300 digits at most."""
+    try:
+        return str(value)
+    except (ValueError, RecursionError):
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def millis(span: timedelta) -> int:

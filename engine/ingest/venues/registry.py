@@ -7,11 +7,12 @@ package has, because that reads the metadata of every installed package; so a ho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from engine.base.exits import ConfigError
-from engine.ingest.venues.markets import host_of, is_below
+from engine.ingest.venues.markets import Subscription, host_of, is_below
 from engine.ingest.venues.port import Venue
 from engine.ingest.venues.wire import VENUE as MOCK
 
@@ -23,7 +24,7 @@ GROUP: Final = "hybrid_engine.venues"
 _OURS: Final = {
     "binance": ("binance.com", "binance.us", "binance.vision", "binancefuture.com"),
     "bitstamp": ("bitstamp.net",),
-    "bybit": ("bybit.com",),
+    "bybit": ("bybit.com", "bybit-tr.com", "bybit.kz", "bybitgeorgia.ge"),
     "coinbase": ("exchange.coinbase.com",),
     "gemini": ("gemini.com",),
     "kraken": ("kraken.com",),
@@ -55,11 +56,24 @@ def venue_of(name: str | None, url: str) -> Venue:
     MOCK (N3)."""
     if name is not None:
         return find(name)
-    host = host_of(url)
-    for ours, hosts in _OURS.items():
-        if is_below(host, hosts):
-            return find(ours)
-    return MOCK
+    owner = _owner(host_of(url))
+    return MOCK if owner is None else find(owner)
+
+
+def subscription(name: str | None, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
+    """What a source asks its venue for (N12, N13), of which `name` is the `venue`, `table` the `markets`."""
+    venue = venue_of(name, url)
+    owner = _owner(host_of(url))
+    # Another package's may be another reader of a venue that we know.
+    if owner not in (None, venue.name) and venue.name in _OURS:
+        problem = f"{host_of(url)} speaks {owner}, not {venue.name}: leave venue out"
+        return Subscription(venue.name, problem=problem)
+    return venue.subscription(url, table, kind)
+
+
+def _owner(host: str) -> str | None:
+    """The venue of this package whose host it is."""
+    return next((name for name, hosts in _OURS.items() if is_below(host, hosts)), None)
 
 
 def _others() -> EntryPoints:

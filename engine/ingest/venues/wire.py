@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Struct
 
 from engine.base.events import Tick
-from engine.ingest.venues.markets import Kind, Markets, Subscription, subscription
+from engine.ingest.venues.markets import MOCK, Markets, Subscription, host_of
 from engine.ingest.venues.port import (
+    IN_SECONDS,
     MAX_TEXT_CHARS,
     MAX_TRADE_ID,
     MICROSECONDS_FROM,
@@ -63,18 +64,17 @@ class TickParser(Parser):
 
     __slots__ = ()
 
-    def __init__(self, kind: Kind, source: str, markets: Markets) -> None:
-        """`kind`: MOCK or REPLAY."""
+    def __init__(self, source: str, markets: Markets, *, replayed: bool = False) -> None:
+        """`replayed`: whether they are lines of a replay."""
         super().__init__(source, markets)
-        if kind is Kind.MOCK:
-            self.parse_into = self._reader(_MOCK_TICK, SYMBOLS_MAX)
-        else:
-            self.parse_into = self._reader(_REPLAY_TICK, None)
+        self.parse_into = self._reader(_REPLAY_TICK, None) if replayed else self._reader(_MOCK_TICK, SYMBOLS_MAX)
 
     def _reader(
         self, decoder: msgspec.json.Decoder[_MockTick] | msgspec.json.Decoder[_ReplayTick], symbols_max: int | None
     ) -> ParseInto:
         source = self._source
+        # A recording is whoever's; of an exchange whose clock is far off one hears otherwise (N14).
+        is_replay = decoder is _REPLAY_TICK
         # Each symbol taken so far -> itself, so that its ticks share one string.
         symbols: dict[str, str] = {}
         decode: Callable[[Message], _MockTick | _ReplayTick] = decoder.decode
@@ -84,6 +84,9 @@ class TickParser(Parser):
                 tick = decode(message)
             except UNREADABLE as trouble:
                 self._judge_own(message, trouble)
+                return
+            if is_replay and tick.ts in IN_SECONDS:
+                self.refuse("bad tick: ts is in seconds, expected milliseconds", message)
                 return
             event_id = tick.event_id
             if isinstance(event_id, str) and _is_integer(event_id):
@@ -140,15 +143,20 @@ def _is_integer(text: str) -> bool:
 class Mock(Venue):
     """MOCK_WS, whose messages bring their own symbol."""
 
-    name = "mock"
+    name = MOCK
     documentation = "docs/contract.md, N3"
     consecutive_ids = True
 
     def subscription(self, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
-        return subscription(None, url)
+        host = host_of(url)
+        if host in ("localhost", "::1") or host.startswith("127."):
+            return Subscription(MOCK)
+        return Subscription(
+            MOCK, doubts=(f"{host} is not a host of a known venue: its messages are read as MOCK_WS's",)
+        )
 
     def parser(self, url: str, source: str, markets: Markets) -> Parser:
-        return TickParser(Kind.MOCK, source, markets)
+        return TickParser(source, markets)
 
 
 VENUE: Final = Mock()

@@ -1,0 +1,365 @@
+"""Recordings as files: written in parts, of which the newest are kept, and read back however they end."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import os
+import re
+import stat
+import zlib
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from engine.base.exits import ConfigError, Crash
+from engine.ingest.recording import LINE_BYTES_MAX, Event, Header, begins, line_of, read_event, read_header
+
+_GZIP: Final = b"\x1f\x8b"
+_READ_BYTES: Final = 64 * 1024
+_UNPACKED_BYTES_MAX: Final = 1024 * 1024
+_SALVAGE_BYTES: Final = 16
+_HEAD_BYTES: Final = 64
+_NULLS_MAX: Final = 1024 * 1024
+
+# What a restart does not heal: the path is another one than it should be, or another user's.
+_HOPELESS: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+)
+
+
+class Tape:
+    """Writes a recording, in files of about `file_bytes`, of which the newest `files` are kept.
+
+    `<source>-<begin of the recording>-<part>.jsonl.gz`, so that they sort by time. What was flushed can be read,
+    whatever becomes of the process. Older recordings of the same source in the directory count among the files that are
+    kept.
+    """
+
+    def __init__(self, directory: Path, header: Header, *, file_bytes: int, files: int) -> None:
+        """`header`: of the first part. Raises ConfigError or Crash when the directory cannot be written to."""
+        self.parts = 0
+        self._directory = directory
+        self._header = header
+        self._file_bytes = file_bytes
+        self._files = files
+        self._name = re.sub(r"[^A-Za-z0-9._]+", "_", header.source)[:64]
+        self._ours = re.compile(re.escape(self._name) + r"-[0-9]{8}T[0-9]{9}Z-[0-9]{6}\.jsonl\.gz")
+        # Compressed, of the parts that are complete.
+        self._bytes = 0
+        self._raw: IO[bytes]
+        self._packed: gzip.GzipFile
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(directory / f".{self._name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise self._refusal(error) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._begin()
+        except OSError as error:
+            os.close(self._lock)
+            if error.errno == errno.EWOULDBLOCK:
+                raise Crash(f"--to {directory}: another recorder writes {header.source!r} there") from None
+            raise self._refusal(error) from None
+
+    def _refusal(self, error: OSError) -> ConfigError | Crash:
+        text = f"--to {self._directory}: cannot be written: {error.strerror}"
+        return ConfigError(text, key="--to") if error.errno in _HOPELESS else Crash(text)
+
+    @property
+    def path(self) -> Path:
+        """The present part."""
+        return self._directory / f"{self._name}-{self._header.run}-{self.parts:06}.jsonl.gz"
+
+    def write(self, event: Event) -> None:
+        """Raises Crash when the disk does not take it."""
+        try:
+            self._packed.write(line_of(event))
+            if self._raw.tell() >= self._file_bytes:
+                self._end()
+                self._begin()
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def flush(self) -> None:
+        """What was written can be read by others, and is there if this process is killed. Raises Crash."""
+        try:
+            self._packed.flush()
+            self._raw.flush()
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def close(self) -> None:
+        """Ends the recording well. Raises Crash when the disk does not take the rest."""
+        try:
+            self._end()
+        except OSError as error:
+            raise self._lost(error) from None
+        finally:
+            os.close(self._lock)
+
+    def size(self) -> int:
+        """Bytes of all parts so far, as compressed."""
+        return self._bytes + (0 if self._raw.closed else self._raw.tell())
+
+    def _lost(self, error: OSError) -> Crash:
+        return Crash(f"{self.path}: cannot be written: {error.strerror}", path=str(self.path))
+
+    def _begin(self) -> None:
+        self.parts += 1
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._raw = os.fdopen(os.open(self.path, flags, 0o666), "wb")
+        # Without a name and a time in it: the same frames are the same file.
+        self._packed = gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=6, mtime=0)
+        self._packed.write(line_of(msgspec.structs.replace(self._header, part=self.parts)))
+        self._packed.flush()
+        self._raw.flush()
+        for old in sorted(name for name in os.listdir(self._directory) if self._ours.fullmatch(name))[: -self._files]:
+            with suppress(FileNotFoundError):
+                os.unlink(self._directory / old)
+
+    def _end(self) -> None:
+        with self._raw:
+            self._packed.close()
+            self._raw.flush()
+            os.fsync(self._raw.fileno())
+            self._bytes += self._raw.tell()
+
+
+def run_name(at: int) -> str:
+    """What a recording that begins at `at` (microseconds since 1970) is called."""
+    return f"{datetime.fromtimestamp(at // 1_000_000, UTC):%Y%m%dT%H%M%S}{at // 1000 % 1000:03}Z"
+
+
+class Recording:
+    """A recording that is being read. `close` it."""
+
+    header: Header
+
+    cut = False
+    """Whether its end is missing, known once all was read."""
+
+    line = 0
+    """The number of the line that was read last."""
+
+    def __init__(self, path: Path, file: IO[bytes], lines: _Lines) -> None:
+        """Raises ConfigError when its first line is not what it should be."""
+        self.path = path
+        self._file = file
+        self._lines = lines
+        first = self._next()
+        if not isinstance(first, Header):
+            raise self._refusal("cut short within its first line: nothing of it can be read")
+        self.header = first
+
+    def read(self, count: int) -> list[Header | Event]:
+        """The next lines, `count` at most; none at the end. Raises ConfigError where it is damaged."""
+        found: list[Header | Event] = []
+        while len(found) < count and (record := self._next()) is not None:
+            found.append(record)
+        return found
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _next(self) -> Header | Event | None:
+        while True:
+            try:
+                text = self._lines.next()
+            except ValueError as trouble:
+                raise self._damaged(str(trouble)) from None
+            except OSError as error:
+                raise self._refusal(f"cannot be read: {error.strerror}") from None
+            if text is None:
+                self.cut = self.cut or self._lines.cut
+                return None
+            self.line += 1
+            # A file that was being written when the power failed ends in NULs.
+            text = text.strip(b" \t\r\n\0")
+            if not text:
+                continue
+            try:
+                return self._judge(text)
+            except ValueError as trouble:
+                if self._lines.at_end:
+                    # What a writer was killed in the middle of.
+                    self.cut = True
+                    self.line -= 1
+                    return None
+                if self.line == 1:
+                    raise self._refusal(str(trouble)) from None
+                raise self._damaged(str(trouble)) from None
+
+    def _judge(self, text: bytes) -> Header | Event:
+        if not begins(text):
+            return read_event(text)
+        header = read_header(text)
+        if self.line > 1 and (header.source, header.url, header.venue) != (
+            self.header.source, self.header.url, self.header.venue,
+        ):  # fmt: skip
+            raise ValueError(f"another source, {header.source!r}: replay one after the other")
+        return header
+
+    def _damaged(self, trouble: str) -> ConfigError:
+        at = max(self.line, 1)
+        unpack = "zcat" if self._lines.packed else "cat"
+        return self._refusal(
+            f"damaged after line {at}: {trouble}; what is before can be replayed:"
+            f" {unpack} {self.path.name} | head -n {at} > good.jsonl"
+        )
+
+    def _refusal(self, what: str) -> ConfigError:
+        self._file.close()
+        return refusal(self.path, what)
+
+
+def refusal(path: Path, what: str) -> ConfigError:
+    """Why a file cannot be replayed."""
+    return ConfigError(f"engine.replay_file = {str(path)!r}: {what}", key="engine.replay_file", value=str(path))
+
+
+def find(path: Path) -> Recording | None:
+    """The recording at `path`; None for a file of anything else, or none that can be read. Raises ConfigError for a
+    recording that cannot be replayed."""
+    try:
+        # Without waiting: what only looks like a regular file may have nothing to say.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except OSError:
+        return None
+    try:
+        lines = _Lines(file) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+        head = b"" if lines is None else lines.head()
+    except (OSError, ValueError):
+        file.close()
+        return None
+    if lines is None or not begins(head):
+        file.close()
+        if lines is not None and lines.packed and not head:
+            raise refusal(path, "gzip, and nothing in it")
+        return None
+    return Recording(path, file, lines)
+
+
+class _Lines:
+    """The lines of a file, unpacked where it is gzip, in however many members."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._raw = b""
+        # So many NULs were read after it.
+        self._nulls = 0
+        self._within = False
+        self._unpack = zlib.decompressobj(31)
+        self._damage = ""
+        self._refill()
+        self.packed = self._raw.startswith(_GZIP)
+        # Whether the file ended within a member.
+        self.cut = False
+        # Whether all was given; what was last had no newline.
+        self.at_end = False
+        self._within = self.packed
+        # Unpacked and not given yet: from `_at` on.
+        self._text = b""
+        self._at = 0
+        self._ended = False
+
+    def head(self) -> bytes:
+        """How the text begins. Raises OSError."""
+        while len(self._text) < _HEAD_BYTES and (more := self._read()):
+            self._text += more
+        return self._text[:_HEAD_BYTES]
+
+    def next(self) -> bytes | None:
+        """The next line; None at the end. Raises ValueError, which says what is damaged, or OSError."""
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            end = self._text.find(b"\n", self._at)
+            if end >= 0:
+                pieces.append(self._text[self._at : end])
+                self._at = end + 1
+                return b"".join(pieces)
+            pieces.append(self._text[self._at :])
+            size += len(pieces[-1])
+            if size > LINE_BYTES_MAX:
+                raise ValueError(f"a line of over {LINE_BYTES_MAX} bytes")
+            self._text, self._at = self._read(), 0
+            if not self._text:
+                self.at_end = True
+                if self._damage:
+                    raise ValueError(self._damage)
+                return b"".join(pieces) or None
+
+    def _read(self) -> bytes:
+        """The next bytes of the text; none at its end."""
+        while not self._ended:
+            if not self._raw and not self._refill():
+                self._ended = True
+                text = self._finish()
+                self.cut = self._within
+                return text
+            if not self.packed:
+                text, self._raw = self._raw, b""
+                return text
+            if not self._within:
+                # Zeros may follow a member.
+                self._raw = self._raw.lstrip(b"\0")
+                if not self._raw:
+                    continue
+                self._unpack = zlib.decompressobj(31)
+                self._within = True
+            text = self._inflate()
+            if text:
+                return text
+        return b""
+
+    def _refill(self) -> bool:
+        """Reads on; whether there was anything. NULs are kept back until something follows them: a file that was being
+        written when the power failed ends in NULs, and unpacked they would be anything."""
+        while more := self._file.read(_READ_BYTES):
+            self._raw = more.rstrip(b"\0")
+            nulls, self._nulls = self._nulls, len(more) - len(self._raw)
+            if self._raw:
+                if nulls > _NULLS_MAX:
+                    self._damage = f"{nulls} NULs"
+                    return False
+                self._raw = b"\0" * nulls + self._raw
+                return True
+            self._nulls += nulls
+        return False
+
+    def _finish(self) -> bytes:
+        """The rest of the text, where the NULs that were kept back are the end of a member: its length ends in some."""
+        if self._within and self._nulls:
+            last = self._unpack.copy()
+            with suppress(zlib.error):
+                text = last.decompress(b"\0" * min(self._nulls, _NULLS_MAX))
+                if last.eof:
+                    self._within = False
+                    return text
+        return b""
+
+    def _inflate(self) -> bytes:
+        before = self._unpack.copy()
+        try:
+            text = self._unpack.decompress(self._raw, _UNPACKED_BYTES_MAX)
+        except zlib.error as error:
+            self._damage = str(error)
+            self._ended = True
+            return self._salvage(before)
+        self._within = not self._unpack.eof
+        self._raw = self._unpack.unconsumed_tail if self._within else self._unpack.unused_data
+        return text
+
+    def _salvage(self, unpack: zlib._Decompress) -> bytes:
+        """What can be read of `_raw` up to where it is damaged."""
+        text = bytearray()
+        with suppress(zlib.error):
+            for at in range(0, len(self._raw), _SALVAGE_BYTES):
+                text += unpack.decompress(self._raw[at : at + _SALVAGE_BYTES])
+        return bytes(text)

@@ -1,0 +1,130 @@
+"""Several engines on one computer, each an instance of the template units, by its name (contract O9).
+
+`hybrid-engine@alpha.service` has its configuration in /etc/hybrid-engine/alpha and its state in
+/var/lib/hybrid-engine-alpha; soak, dashboard and healthcheck of that name are about that engine and no other. An engine
+without a name is `hybrid-engine.service`, as ever. What a template differs in is written by systemd/installation.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NAMELESS = "default"
+"""What the engine without a name is called where names are listed; so no instance can have this name."""
+
+CONFIGURATION = Path("/etc/hybrid-engine")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+"""What systemd.unit(5) takes as the name of an instance without escaping it, and a file system as that of a file."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Where one engine and what belongs to it are."""
+
+    name: str = ""
+    """Empty for the engine without a name."""
+
+    @property
+    def unit(self) -> str:
+        return f"hybrid-engine@{self.name}.service" if self.name else "hybrid-engine.service"
+
+    @property
+    def config(self) -> Path:
+        return CONFIGURATION / self.name / "config.toml"
+
+    @property
+    def decision_log(self) -> Path:
+        """What its soaks decided."""
+        return Path(f"/var/lib/hybrid-soak{self._suffix}/data/ops/soak_decisions.jsonl")
+
+    @property
+    def evidence(self) -> Path:
+        """What `hybrid-publish` publishes for its dashboard."""
+        return Path(f"/var/lib/hybrid-evidence{self._suffix}")
+
+    @property
+    def shown(self) -> str:
+        """Its name for people."""
+        return self.name or NAMELESS
+
+    @property
+    def _suffix(self) -> str:
+        return f"-{self.name}" if self.name else ""
+
+
+def named(text: str) -> Instance:
+    """The instance of a name; NAMELESS is the engine without one. Raises ValueError for what cannot be a name."""
+    if text == NAMELESS:
+        return Instance()
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{text!r} cannot be an instance: 1 to 32 of A-Z a-z 0-9 _ . -, the first a letter or a digit")
+    return Instance(text)
+
+
+def of_unit(unit: str) -> Instance | None:
+    """The instance whose engine a unit is; None for every other unit."""
+    match = re.fullmatch(r"hybrid-engine(?:@(.+))?\.service", unit)
+    if match is None or (match[1] is not None and not _NAME.fullmatch(match[1])):
+        return None
+    return Instance(match[1] or "")
+
+
+def configured(directory: Path = CONFIGURATION) -> list[Instance]:
+    """The instances that have a configuration, the nameless one first. Raises OSError when it cannot be looked."""
+    found = [Instance()] if (directory / "config.toml").exists() else []
+    names = sorted(path.parent.name for path in directory.glob("*/config.toml") if _NAME.fullmatch(path.parent.name))
+    return [*found, *map(Instance, names)]
+
+
+def conflicts(configurations: Mapping[str, Mapping[str, Any]], place: Callable[[str, Path], Path]) -> list[str]:
+    """What two engines of one computer cannot both have: a database, a dashboard's address.
+
+    configurations: the effective configuration of each, by the name to show. place: where a relative path of one leads.
+    """
+    found = []
+    taken: dict[tuple[str, str], str] = {}
+    for name, config in configurations.items():
+        dashboard = config["dashboard"]
+        database = place(name, Path(str(config["app"]["db_path"])))
+        for what, value in (
+            ("[app] db_path", str(database)),
+            ("[dashboard] host and port", f"{dashboard['host']}:{dashboard['port']}"),
+        ):
+            other = taken.setdefault((what, value), name)
+            if other != name:
+                found.append(f"{other} and {name} have the same {what}: {value}")
+    return found
+
+
+def add_argument(parser: argparse.ArgumentParser, **places: Callable[[Instance], object]) -> None:
+    """An option --instance NAME that sets other options, which may follow it.
+
+    places: option's destination -> what it is for an instance.
+    """
+
+    class Chosen(argparse.Action):
+        def __call__(
+            self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: object, option: object = None
+        ) -> None:
+            try:
+                instance = named(str(value))
+            except ValueError as error:
+                raise argparse.ArgumentError(self, str(error)) from error
+            for destination, place in places.items():
+                setattr(namespace, destination, place(instance))
+
+    flags = [f"--{destination.replace('_', '-')} {place(Instance('NAME'))}" for destination, place in places.items()]
+    parser.add_argument(
+        "--instance", action=Chosen, dest=argparse.SUPPRESS, metavar="NAME",
+        help=f"the engine of this name; short for {_listed(flags)}",
+    )  # fmt: skip
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]

@@ -1,0 +1,181 @@
+"""Two engines under one systemd, started from the template units as they ship (contract O9, O10)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from harness.base.clock import OsClock, poll
+from harness.base.errors import Refuted, Unavailable
+from harness.machines.machine import Machine
+from harness.machines.stage import UNITS
+from harness.observing import instances
+from harness.observing.instances import Instance
+from proofs.fixtures.engine_unit import toml
+
+BIN = "/opt/hybrid-engine/bin"
+
+ALPHA, BETA = Instance("alpha"), Instance("beta")
+
+FAST = {"tick_interval_ms": 10, "heartbeat_interval_secs": 0.5}
+
+DEADLINE_SECS = 20.0
+
+
+class Fleet:
+    """Instances on a private machine, and what belongs to them."""
+
+    def __init__(self, machine: Machine) -> None:
+        if machine.kind != "private":
+            raise Unavailable("the template units are installed in a private machine only", "use --systemd=private")
+        self.machine = machine
+
+    def configure(self, one: Instance, port: int, **engine: object) -> str:
+        """Write an instance's configuration; returns its text."""
+        text = toml({"dashboard": {"port": port}, "engine": {**FAST, **engine}, "persist": {"flush_interval_ms": 20}})
+        place = self.machine.path(str(one.config))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+        return text
+
+    def ctl(self, *argv: str, status: int = 0) -> str:
+        done = self.machine.run(f"{BIN}/hybrid-ctl", *argv)
+        self.expect(done.status == status, f"hybrid-ctl {' '.join(argv)} ended with {done.status}, not {status}:\n"
+                    f"{done.stdout}{done.stderr}")  # fmt: skip
+        return done.stdout
+
+    def health(self) -> dict[str, bool]:
+        """Who is well, but for pressure: a computer that proves other things meanwhile is not calm."""
+        done = self.machine.run(f"{BIN}/hybrid-ctl", "health", "--json")
+        said = json.loads(done.stdout)
+        well = all(one["ok"] for one in said.values())
+        self.expect(done.status == int(not well), f"hybrid-ctl health ended with {done.status}: {said}")
+        return {
+            name: all(check["ok"] for what, check in one["checks"].items() if what != "pressure")
+            for name, one in said.items()
+        }
+
+    def invocation(self, one: Instance) -> str:
+        return self.machine.systemctl("show", one.unit, "--property=InvocationID", "--value").expect(0).stdout.strip()
+
+    def wait(self, what: str, look: Any) -> Any:
+        found = poll(lambda: look() or None, OsClock(), DEADLINE_SECS)
+        self.expect(found is not None, f"{what} has not come within {DEADLINE_SECS:g} s")
+        return found
+
+    def beats(self, one: Instance) -> bool:
+        """Whether the present run has logged a heartbeat."""
+        argv = ("journalctl", "--quiet", "-o", "cat", f"_SYSTEMD_INVOCATION_ID={self.invocation(one)}")
+        return "HEARTBEAT (G4)" in self.machine.run(*argv).stdout
+
+    def expect(self, condition: bool, message: str) -> None:
+        if not condition:
+            journal = self.machine.run("journalctl", "-u", "hybrid-*@*", "-n", "15", "-o", "cat", "--no-pager").stdout
+            raise Refuted(f"{message}\n  their journal:\n{journal}")
+
+
+@pytest.fixture
+def fleet(machine: Machine) -> Iterator[Fleet]:
+    """Nothing of it is left for the next proof."""
+    fleet = Fleet(machine)
+    nobodys = machine.path(str(instances.CONFIGURATION / "config.toml"))
+    nobodys.unlink(missing_ok=True)
+    try:
+        yield fleet
+    finally:
+        machine.systemctl("stop", "hybrid-*@*")
+        machine.systemctl("reset-failed", "hybrid-*@*")
+        for one in (ALPHA, BETA):
+            for place in (
+                str(one.config.parent),
+                f"/var/lib/hybrid-engine-{one.name}",
+                f"/var/lib/hybrid-soak-{one.name}",
+            ):
+                shutil.rmtree(machine.path(place), ignore_errors=True)
+
+
+@contextmanager
+def drop_in(fleet: Fleet, name: str, text: str) -> Iterator[None]:
+    place = fleet.machine.path(f"{fleet.machine.unit_dir}/{name}.d/10-proof.conf")
+    place.parent.mkdir(parents=True)
+    place.write_text(text)
+    fleet.machine.systemctl("daemon-reload").expect(0)
+    try:
+        yield
+    finally:
+        fleet.machine.systemctl("stop", name)
+        shutil.rmtree(place.parent)
+        fleet.machine.systemctl("daemon-reload").expect(0)
+
+
+@pytest.mark.claim("O9", "O10")
+def test_two_engines_leave_each_other_alone(fleet: Fleet) -> None:
+    """Files, users' rights, watchdog, restart and stop of one are not the other's; hybrid-ctl tells them apart."""
+    fleet.configure(ALPHA, 8601)
+    fleet.configure(BETA, 8602)
+    with drop_in(fleet, ALPHA.unit, "[Service]\nWatchdogSec=1s\nRestartSec=100ms\n"):
+        said = fleet.ctl("start", "alpha", "beta")
+        fleet.expect("alpha  active" in said and "beta   active" in said, f"hybrid-ctl start says {said!r}")
+        for one in (ALPHA, BETA):
+            fleet.wait(f"a heartbeat of {one.name}", lambda one=one: fleet.beats(one))
+            database = fleet.machine.path(f"/var/lib/hybrid-engine-{one.name}/data/bot.db")
+            fleet.expect(database.exists(), f"{one.name} has no database in a state directory of its own")
+        health = fleet.health()
+        fleet.expect(health == {"alpha": True, "beta": True}, f"they are not both well: {health}")
+
+        before = {one: fleet.invocation(one) for one in (ALPHA, BETA)}
+        fleet.machine.systemctl("kill", "--signal=STOP", ALPHA.unit).expect(0)
+        fleet.wait("the watchdog's restart of alpha", lambda: fleet.invocation(ALPHA) not in ("", before[ALPHA]))
+        fleet.wait("a heartbeat of the restarted alpha", lambda: fleet.beats(ALPHA))
+        fleet.expect(fleet.invocation(BETA) == before[BETA], "beta was restarted with alpha")
+
+        fleet.ctl("stop", "alpha")
+        listed = {one["name"]: one for one in json.loads(fleet.ctl("list", "--json", status=1))["engines"]}
+        fleet.expect(listed["alpha"]["active"] == "inactive", f"alpha was stopped and is {listed['alpha']}")
+        fleet.expect(listed["beta"]["active"] == "active", f"beta was stopped with alpha: {listed['beta']}")
+        fleet.expect(fleet.invocation(BETA) == before[BETA], "beta was restarted")
+        health = fleet.health()
+        fleet.expect(health == {"alpha": False, "beta": True}, f"it is not beta alone that is well: {health}")
+
+
+@pytest.mark.claim("O9")
+def test_a_soak_of_one_leaves_the_other_alone(fleet: Fleet) -> None:
+    """Its unit may not even write the other's configuration."""
+    texts: Mapping[Instance, str] = {one: fleet.configure(one, 8601 + n) for n, one in enumerate((ALPHA, BETA))}
+    fleet.ctl("start", "--all")
+    before = {one: fleet.invocation(one) for one in (ALPHA, BETA)}
+    soak = "hybrid-soak@alpha.service"
+    shipped = fleet.machine.path(f"{UNITS}/hybrid-soak@.service").read_text()
+    fleet.expect("ReadWritePaths=/etc/hybrid-engine/%i -/var/lib/hybrid-engine-%i\n" in shipped, "it may write more")
+    flags = "--instance %i --seconds 1 --mode synthetic --poll-sec 0.2 --psi-actions off"
+    with drop_in(fleet, soak, f"[Service]\nExecStart=\nExecStart={BIN}/hybrid-soak {flags}\n"):
+        fleet.machine.systemctl("start", soak).expect(0)
+        log = fleet.machine.path(str(ALPHA.decision_log))
+        fleet.wait("the end of the soak", lambda: log.exists() and '"PUT_BACK"' in log.read_text())
+    for one in (ALPHA, BETA):
+        fleet.expect(
+            fleet.machine.path(str(one.config)).read_text() == texts[one], f"{one.name} has another config now"
+        )
+    fleet.expect(fleet.invocation(ALPHA) != before[ALPHA], "the soak has not restarted its own engine")
+    fleet.expect(fleet.invocation(BETA) == before[BETA], "the soak of alpha has restarted beta")
+
+
+@pytest.mark.claim("O10")
+def test_configurations_are_checked_together(fleet: Fleet) -> None:
+    """What the engine refuses, and what two engines cannot both have."""
+    fleet.configure(ALPHA, 8601)
+    fleet.configure(BETA, 8601)
+    said = fleet.ctl("check-config", status=12)
+    fleet.expect("alpha and beta have the same [dashboard] host and port: 127.0.0.1:8601" in said, said)
+    fleet.configure(BETA, 8602, sample_every=0)
+    said = json.loads(fleet.ctl("check-config", "--json", status=12))
+    fleet.expect("engine.sample_every" in said["refused"]["beta"] and said["fine"] == ["alpha"], f"it says {said}")
+    fleet.configure(BETA, 8602)
+    fleet.ctl("check-config")
+    said = fleet.machine.run(f"{BIN}/hybrid-ctl", "list", "gamma").stderr
+    fleet.expect("there is no /etc/hybrid-engine/gamma/config.toml; configured: alpha, beta" in said, said)
