@@ -16,7 +16,7 @@ CLEAR = "\r\x1b[K"
 """Back to the beginning of the terminal's line, and empty it (ECMA-48)."""
 
 _EXAMPLES = """examples:
-  python -m bench                              all targets, about five minutes
+  python -m bench                              all targets, about ten minutes
   python -m bench --only T1,T3 --rounds 3
   python -m bench --full                       5 M ticks for T5, 10 M rows for T6
   python -m bench --only T2 --peers ~/peers/bin/python

@@ -1,11 +1,13 @@
 """The raw floor: the least code that brings trades from a WebSocket into the engine's table. Not an engine.
 
 Same transport (picows on uvloop), same decoder library, same schema, keys, PRAGMAs and multi-row INSERT as the engine;
-no dedupe, no gaps, no sampling, no strategy, no risk, no decimals, no books, no backpressure, no reconnect, no clean
-stop. With EVERY, each trade whose number that divides also brings the four rows that a shadow order leaves (signal,
-order, transition, fill), made of the trade and of constants: whoever decides about orders has to store them.
+no dedupe, no gaps, no sampling, no strategy, no risk, no books, no backpressure, no reconnect, no clean stop.
+With EVERY, each trade whose number that divides also brings the rows that a shadow order leaves: signal, order with its
+transition, fill, and what they sum up to. Texts are made of the trade, the money is reckoned in decimals: whoever
+decides about orders has to store them. With ROWS, no transaction has more rows than that, as the engine's have not: how
+much is lost by a kill, how much memory waits, and how many pages a commit writes again are no matter of the code.
 
-    python -m bench.floor URL DATABASE [EVERY]
+    python -m bench.floor URL DATABASE [EVERY [ROWS]]
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import queue
 import sqlite3
 import sys
 import threading
+from decimal import Decimal
 
 import msgspec
 import uvloop
@@ -24,6 +27,8 @@ from engine.storage import ledger, opening
 
 ROWS_PER_STATEMENT = 128
 ORDERS_PER_STATEMENT = 32
+ROWS_OF_ORDER = 3
+TICK_COLUMNS = 7
 
 
 class Insert:
@@ -44,23 +49,24 @@ class Insert:
             connection.execute(self._one, values[start : start + self._columns])
 
 
-TICKS = Insert("ticks(id, symbol, price, volume, ts, source, trade_id, event_id)", 8, ROWS_PER_STATEMENT)
+TICKS = Insert("ticks(id, symbol, price, volume, ts, source, trade_id)", TICK_COLUMNS, ROWS_PER_STATEMENT)
 SIGNALS = Insert(
-    "signals(symbol, kind, value, ts, event_id, tick_id, side, reason, size, price)", 10, ORDERS_PER_STATEMENT
+    "signals(id, symbol, value, ts, event_id, tick_id, side, reason, size, price, replayed)", 11, ORDERS_PER_STATEMENT
 )
 ORDERS = Insert(
-    "orders(symbol, side, qty, price, status, ts, order_id, signal_id, mode, is_shadow, qty_exact, price_exact,"
-    " filled_qty, seq, reason, updated_ts)",
-    16,
+    "orders(id, symbol, side, status, ts, order_id, is_shadow, qty_exact, price_exact, filled_qty, seq, reason,"
+    " updated_ts, replayed, detail)",
+    15,
     ORDERS_PER_STATEMENT,
 )
-TRANSITIONS = Insert("order_events(order_id, seq, status, reason, filled_qty, ts, detail)", 7, ORDERS_PER_STATEMENT)
 FILLS = Insert(
-    "trades(event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow, mode, qty_exact, price_exact,"
-    " fees_exact, cash_delta)",
-    14,
+    "trades(order_id, seq, symbol, side, ts, is_shadow, qty_exact, price_exact, fees_exact, cash_delta, replayed)",
+    11,
     ORDERS_PER_STATEMENT,
 )
+POSITION = "INSERT OR REPLACE INTO positions(mode, symbol, qty, cash, fees, price) VALUES (?, ?, ?, ?, ?, ?)"
+
+SIZE, FEE_RATE, PLACES = Decimal("0.1"), Decimal("0.001"), Decimal("1e-12")
 
 
 class Trade(msgspec.Struct, gc=False, rename={"id": "t", "price": "p", "volume": "q", "ts": "T"}):
@@ -83,44 +89,58 @@ def open_database(path: str) -> sqlite3.Connection:
     return connection
 
 
-def write(connection: sqlite3.Connection, reads: queue.SimpleQueue[list[object]], every: int) -> None:
-    """The writer thread: everything that waits in one transaction."""
+def write(connection: sqlite3.Connection, reads: queue.SimpleQueue[list[object]], every: int, rows: int) -> None:
+    """The writer thread: everything that waits, or what makes `rows` rows of it, in one transaction."""
+    sums = [Decimal(0)] * 3
+    ticks = sys.maxsize if not rows else rows * every // (every + ROWS_OF_ORDER) if every else rows
+    most = ticks * TICK_COLUMNS
+    waiting: list[object] = []
     while True:
-        values = reads.get()
-        while not reads.empty():
-            values += reads.get()
+        if not waiting:
+            waiting = reads.get()
+        while len(waiting) < most and not reads.empty():
+            waiting += reads.get()
+        values, waiting = waiting[:most], waiting[most:]
         connection.execute("BEGIN")
         TICKS(connection, values)
         if every:
-            write_orders(connection, values, every)
+            write_orders(connection, values, every, sums)
         connection.execute("COMMIT")
 
 
-def write_orders(connection: sqlite3.Connection, values: list[object], every: int) -> None:
-    """The rows of the shadow orders that the ticks in `values` cause."""
+def write_orders(connection: sqlite3.Connection, values: list[object], every: int, sums: list[Decimal]) -> None:
+    """The rows of the shadow orders that the ticks in `values` cause. `sums`: quantity, cash and fees until now."""
     signals: list[object] = []
     orders: list[object] = []
-    transitions: list[object] = []
     fills: list[object] = []
+    qty, cash, fees = sums
+    text = ""
     first = values[0]
     assert isinstance(first, int)
-    for start in range(-first % every * 8, len(values), every * 8):
-        id_, symbol, price, _, ts, _, trade_id, _ = values[start : start + 8]
+    for start in range(-first % every * TICK_COLUMNS, len(values), every * TICK_COLUMNS):
+        id_, symbol, price, _, ts, _, trade_id = values[start : start + TICK_COLUMNS]
+        assert isinstance(id_, int)
         signal, text = f"periodic:{trade_id}@bench", str(price)
         order = f"shadow-{signal}"
-        signals += (symbol, "SELL:PERIODIC_TRIGGER", 0.75, ts, signal, id_, "SELL", "PERIODIC_TRIGGER", "0.1", text)
+        notional = SIZE * Decimal(text)
+        fee = (notional * FEE_RATE).quantize(PLACES)
+        qty, cash, fees = qty - SIZE, cash + notional - fee, fees + fee
+        signals += (id_, symbol, 0.75, ts, signal, id_, "SELL", "PERIODIC_TRIGGER", "0.1", text, 0)
         orders += (
-            symbol, "SELL", 0.1, price, "FILLED", ts, order, signal, "SHADOW", 1, "0.1", text, "0.1", 0,
-            "SHADOW_RECORDED", ts,
+            4 * id_, symbol, "SELL", "FILLED", ts, order, 1, "0.1", text, "0.1", 0, "SHADOW_RECORDED", ts, 0,
+            "fee_rate=0.001 slippage_bps=0.0",
         )  # fmt: skip
-        transitions += (order, 0, "FILLED", "SHADOW_RECORDED", "0.1", ts, "fee_rate=0.001 slippage_bps=0.0")
-        fills += (
-            f"{order}/0", order, symbol, "SELL", 0.1, price, 0.0142, ts, 1, "SHADOW", "0.1", text, "0.0142", "14.1858",
-        )  # fmt: skip
+        fills += (order, 0, symbol, "SELL", ts, 1, "0.1", text, plain(fee), plain(notional - fee), 0)
     SIGNALS(connection, signals)
     ORDERS(connection, orders)
-    TRANSITIONS(connection, transitions)
     FILLS(connection, fills)
+    sums[:] = qty, cash, fees
+    connection.execute(POSITION, ("SHADOW", "SOL/USDC", *map(plain, sums), text))
+
+
+def plain(value: Decimal) -> str:
+    """Without the zeros of PLACES, which would be bytes on disk."""
+    return f"{value:f}".rstrip("0").rstrip(".") if value else "0"
 
 
 class Listener(WSListener):
@@ -137,20 +157,20 @@ class Listener(WSListener):
         if frame.msg_type == WSMsgType.TEXT:
             trade = self._decode(frame.get_payload_as_memoryview())
             self._id += 1
-            self._values += (self._id, "SOL/USDC", trade.price, trade.volume, trade.ts, 1, trade.id, None)
+            self._values += (self._id, "SOL/USDC", trade.price, trade.volume, trade.ts, 1, trade.id)
         if frame.last_in_buffer and self._values:
             self._reads.put(self._values)
             self._values = []
 
 
-async def run(url: str, path: str, every: int = 0) -> None:
+async def run(url: str, path: str, every: int = 0, rows: int = 0) -> None:
     """Until it is killed."""
     reads: queue.SimpleQueue[list[object]] = queue.SimpleQueue()
-    threading.Thread(target=write, args=(open_database(path), reads, every), daemon=True).start()
+    threading.Thread(target=write, args=(open_database(path), reads, every, rows), daemon=True).start()
     transport, _ = await ws_connect(lambda: Listener(reads), url)
     await transport.wait_disconnected()
 
 
 if __name__ == "__main__":
-    url, path, *every = sys.argv[1:]
-    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run(url, path, *map(int, every)))
+    url, path, *numbers = sys.argv[1:]
+    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run(url, path, *map(int, numbers)))

@@ -1,10 +1,10 @@
-"""The venue of the bench: a process that sends ready-made Binance frames over a WebSocket as fast as TCP takes them.
+"""The venue of the bench: a process that sends ready-made frames over a WebSocket as fast as TCP takes them.
 
 It must never be the bottleneck, so there is no event loop and no WebSocket library in it: the handshake of RFC 6455 is
 two lines, and a server's frames are a few bytes in front of the payload. Frames are made before the client comes and
 sent in blocks; with a rate, one frame a write, each at its time.
 
-    python -m bench.load --ticks 200000 [--rate 25000] [--combined] [--stamps FILE]
+    python -m bench.load --ticks 200000 [--rate 25000] [--frames combined] [--stamps FILE]
 
 prints one JSON object a line: {"port": ...} once it listens, {"started": ...} when it sends the first frame. Times are
 nanoseconds of CLOCK_MONOTONIC, which all processes share. It ends when the client hangs up.
@@ -45,26 +45,35 @@ _COMBINED = (
 )
 
 
-def frame_template(combined: bool) -> bytes:
+_MOCK = (
+    b'{"event_id":"018f6d3c-7b5a-7cc0-9a1e-%(id)012d","symbol":"SOL/USDC","price":142.%(cents)02d,"volume":1.25,'
+    b'"ts":%(now)d,"source":"a venue of ours"}'
+)
+
+FRAMES = {"trade": _PLAIN, "combined": _COMBINED, "mock": _MOCK}
+"""Binance's trades, its combined stream of aggTrade, and the ticks of MOCK_WS with textual ids (N3)."""
+
+
+def frame_template(form: str) -> bytes:
     """A server's text frame (RFC 6455, section 5.2) with places for `now` (ms), `id` and `cents` (0..99)."""
-    payload = _COMBINED if combined else _PLAIN
+    payload = FRAMES[form]
     size = len(payload % {b"now": 10**12, b"id": FIRST_ID, b"cents": 0})
     if not 126 <= size < 2**16:
         raise ValueError(f"payload of {size} bytes: the two-byte length field takes 126 to 65535")
     return b"\x81\x7e" + size.to_bytes(2, "big").replace(b"%", b"%%") + payload
 
 
-def frames(ticks: int, combined: bool) -> Iterator[bytes]:
+def frames(ticks: int, form: str) -> Iterator[bytes]:
     """`ticks` frames with consecutive trade ids, stamped with the time at which they are made."""
-    template = frame_template(combined)
+    template = frame_template(form)
     for number in range(ticks):
         now = time.time_ns() // 1_000_000
         yield template % {b"now": now, b"id": FIRST_ID + number, b"cents": number * 7 % 100}
 
 
-def blocks(ticks: int, combined: bool) -> Iterator[bytes]:
+def blocks(ticks: int, form: str) -> Iterator[bytes]:
     """The same frames, joined for one write each."""
-    made = frames(ticks, combined)
+    made = frames(ticks, form)
     while block := b"".join(islice(made, BLOCK_FRAMES)):
         yield block
 
@@ -118,14 +127,16 @@ def say(**fields: int) -> None:
 
 def main() -> None:
     """Serves one client. See the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m bench.load", description="Send Binance trades over a WebSocket.")
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description="Send trades over a WebSocket.")
     parser.add_argument("--ticks", type=int, required=True, help="how many trades")
     parser.add_argument("--rate", type=int, help="trades a second, one a write; default as fast as possible")
-    parser.add_argument("--combined", action="store_true", help="aggTrade in a combined stream, as cryptofeed wants it")
+    parser.add_argument(
+        "--frames", choices=FRAMES, default="trade", help="combined: as cryptofeed wants it; mock: as MOCK_WS does"
+    )
     parser.add_argument("--stamps", type=Path, help="with --rate: where to write the send times, as 64-bit integers")
     arguments = parser.parse_args()
     paced = bool(arguments.rate)
-    rest = (frames if paced else blocks)(arguments.ticks, arguments.combined)
+    rest = (frames if paced else blocks)(arguments.ticks, arguments.frames)
     ready = list(rest if paced else islice(rest, READY_FRAMES // BLOCK_FRAMES))
     with socket.create_server(("127.0.0.1", 0)) as server:
         say(port=server.getsockname()[1])

@@ -47,8 +47,8 @@ class Load:
     ticks: int
     rate: int | None = None
     """Trades a second; None: as fast as the subject takes them."""
-    combined: bool = False
-    """Binance's combined stream of aggTrade instead of plain trades."""
+    frames: str = "trade"
+    """One of bench.load's FRAMES."""
     stamps: Path | None = None
 
 
@@ -107,7 +107,7 @@ def run(
         with log.open("wb") as output:
             child = subprocess.Popen(
                 argv(f"ws://127.0.0.1:{port}", directory),
-                cwd=ROOT, env=_environment(env or {}), stdin=subprocess.DEVNULL, stdout=output,
+                cwd=ROOT, env=environment(env or {}), stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
         try:
@@ -133,11 +133,9 @@ def run(
 @contextmanager
 def venue(load: Load) -> Iterator[tuple[int, Hear]]:
     """The load generator: its port, and a function that waits for it to say something (see bench/load.py)."""
-    argv = [sys.executable, "-m", "bench.load", "--ticks", str(load.ticks)]
+    argv = [sys.executable, "-m", "bench.load", "--ticks", str(load.ticks), "--frames", load.frames]
     if load.rate is not None:
         argv += ["--rate", str(load.rate)]
-    if load.combined:
-        argv.append("--combined")
     if load.stamps is not None:
         argv += ["--stamps", str(load.stamps)]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0) as child:
@@ -187,7 +185,8 @@ def rss_bytes(pid: int) -> int:
         return 0
 
 
-def _environment(more: dict[str, str]) -> dict[str, str]:
+def environment(more: dict[str, str]) -> dict[str, str]:
+    """Ours and `more`, for a subject."""
     # Without bytecode every start compiles the engine again; an installed one never does.
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | more
 
@@ -266,7 +265,7 @@ def start_up_secs(argv: Argv, directory: Path) -> float:
         child = subprocess.Popen(
             # Port 9 (discard): refused at once.
             argv("ws://127.0.0.1:9", directory),
-            cwd=ROOT, env=_environment({"NOTIFY_SOCKET": str(path)}), stdin=subprocess.DEVNULL, stdout=output,
+            cwd=ROOT, env=environment({"NOTIFY_SOCKET": str(path)}), stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ SIGNAL_EVERY = 10
 
 RATE = 25_000
 """Trades a second of T3: several times what the busiest venue sends on its busiest day."""
+
+TRANSACTION_ROWS = 512
+"""Rows that the engine has in a transaction at most, by default (`persist_channel_size`), and so the floor too."""
 
 WARM_TICKS = RATE
 """T3 leaves out the first second: connecting, and the first page of everything."""
@@ -65,12 +69,16 @@ class Plan:
 
 
 def engine_argv(
-    channel: int | None = None, signal_every: int = 1000, module: tuple[str, ...] = ("engine",)
+    channel: int | None = None,
+    signal_every: int = 1000,
+    module: tuple[str, ...] = ("engine",),
+    mode: str = "REAL_WS",
+    persist: str = "",
 ) -> subject.Argv:
-    """The engine as it ships, on REAL_WS.
+    """The engine as it ships.
 
     channel: size of all three; None for the defaults. signal_every: ticks to a signal, each of which becomes an order
-    and a fill with everything that is recorded of them.
+    and a fill with everything that is recorded of them. mode: REAL_WS or MOCK_WS. persist: lines of `[persist]`.
     """
 
     def argv(url: str, directory: Path) -> list[str]:
@@ -79,10 +87,10 @@ def engine_argv(
         )
         (directory / "config.toml").write_text(
             f'[app]\ndb_path = "{directory}/ticks.db"\n'
-            f'[engine]\ningest_mode = "REAL_WS"\nsignal_every_n_ticks = {signal_every}\n'
+            f'[engine]\ningest_mode = "{mode}"\nws_url = "{url}"\nsignal_every_n_ticks = {signal_every}\n'
             # Saturation is meant here, by frames that were made before they are sent: no neighbour who takes the
             # processor for a while shall end the run, or make vetoes of its orders.
-            f"overload_grace_ms = 10000\nmax_staleness_ms = 3600000\n[channels]\n{sizes}"
+            f"overload_grace_ms = 10000\nmax_staleness_ms = 3600000\n[channels]\n{sizes}[persist]\n{persist}\n"
         )
         (directory / "ws_sources.toml").write_text(
             f'[[source]]\nname = "bench"\nurl = "{url}"\nkind = "trade"\npriority = 1\nvenue = "binance"\n'
@@ -92,9 +100,10 @@ def engine_argv(
     return argv
 
 
-def floor_argv(orders_every: int = 0) -> subject.Argv:
-    """The raw floor; orders_every: ticks to an order, 0 for none."""
-    return lambda url, directory: [PYTHON, "-m", "bench.floor", url, str(directory / "ticks.db"), str(orders_every)]
+def floor_argv(orders_every: int = 0, rows: int = 0) -> subject.Argv:
+    """The raw floor; orders_every: ticks to an order, 0 for none; rows: in a transaction at most, 0 for no limit."""
+    numbers = [str(orders_every), str(rows)]
+    return lambda url, directory: [PYTHON, "-m", "bench.floor", url, str(directory / "ticks.db"), *numbers]
 
 
 def naive_argv(url: str, directory: Path) -> list[str]:
@@ -140,10 +149,15 @@ def throughput(plan: Plan) -> list[Figure]:
     full = Load(plan.ticks)
 
     def one() -> dict[str, float]:
-        ticks_floor = measure(plan, floor_argv(), full).rate
-        ticks = measure(plan, engine_argv(), full).rate
+        ticks_floor_run = measure(plan, floor_argv(0, TRANSACTION_ROWS), full)
+        ticks_floor = ticks_floor_run.rate
+        ticks_unbounded = measure(plan, floor_argv(), full).rate
+        ticks_run = measure(plan, engine_argv(), full)
+        ticks = ticks_run.rate
         ticks_large = measure(plan, engine_argv(8192), full).rate
-        orders_floor = measure(plan, floor_argv(SIGNAL_EVERY), full).rate
+        orders_floor_run = measure(plan, floor_argv(SIGNAL_EVERY, TRANSACTION_ROWS), full)
+        orders_floor = orders_floor_run.rate
+        orders_unbounded = measure(plan, floor_argv(SIGNAL_EVERY), full).rate
         orders_run = measure(plan, engine_argv(None, SIGNAL_EVERY), full)
         orders = orders_run.rate
         made = next((fields["shadow_orders"] for fields in _final(orders_run)), 0)
@@ -155,10 +169,14 @@ def throughput(plan: Plan) -> list[Figure]:
         naive = measure(plan, naive_argv, Load(max(1, plan.ticks // 60))).rate
         return {
             "ticks": ticks / ticks_floor,
-            "ticks_large": ticks_large / ticks_floor,
+            "ticks_large": ticks_large / ticks_unbounded,
             "orders": orders / orders_floor,
-            "orders_large": orders_large / orders_floor,
+            "orders_large": orders_large / orders_unbounded,
+            "ticks_cpu": ticks_floor_run.cpu_secs / ticks_run.cpu_secs,
+            "orders_cpu": orders_floor_run.cpu_secs / orders_run.cpu_secs,
             "bare": orders / ticks_floor,
+            "ticks_unbounded": ticks / ticks_unbounded,
+            "orders_unbounded": orders / orders_unbounded,
             "transport": other / ticks,
             "naive": ticks / naive,
             "ticks_per_sec": ticks,
@@ -172,8 +190,12 @@ def throughput(plan: Plan) -> list[Figure]:
         [
             ("ticks", "T1", f"engine / raw floor of ticks, {some}", "x", Target(">=", 0.6)),
             ("orders", "T1", f"engine / raw floor of the same rows, {many}", "x", Target(">=", 0.6)),
-            ("ticks_large", "T1c", f"channels of 8192: engine / floor, {some}", "x", None),
-            ("orders_large", "T1c", f"channels of 8192: engine / floor, {many}", "x", None),
+            ("ticks_cpu", "T1p", f"processor time, floor / engine, {some}", "x", None),
+            ("orders_cpu", "T1p", f"processor time, floor / engine, {many}", "x", None),
+            ("ticks_unbounded", "T1u", f"engine / floor without a bound, {some}", "x", None),
+            ("orders_unbounded", "T1u", f"engine / floor without a bound, {many}", "x", None),
+            ("ticks_large", "T1c", f"channels of 8192: the same, {some}", "x", None),
+            ("orders_large", "T1c", f"channels of 8192: the same, {many}", "x", None),
             ("bare", "T1o", f"engine / raw floor of ticks alone, {many}", "x", None),
             ("transport", "T1w", "engine on websockets / engine on picows", "x", None),
             ("naive", "T1n", "engine / naive pipeline", "x", None),
@@ -209,18 +231,18 @@ def peers(plan: Plan) -> list[Figure]:
     few = max(1, plan.ticks // 8)
 
     def one() -> dict[str, float]:
-        engine = measure(plan, engine_argv(), Load(plan.ticks, combined=True)).rate
+        engine = measure(plan, engine_argv(), Load(plan.ticks, frames="combined")).rate
         values = {}
         if here["cryptofeed"]:
             for way, part in (("each", 2), ("queued", 1)):
                 # In whole hundreds, because the one way commits every hundred.
-                load = Load(max(100, few // part // 100 * 100), combined=True)
+                load = Load(max(100, few // part // 100 * 100), frames="combined")
                 argv = functools.partial(_cryptofeed_argv, plan.peers, way)
                 values[way] = engine / measure(plan, argv, load).rate
         if here["nautilus_trader"]:
             script = str(Path(__file__).with_name("peer_nautilus.py"))
             run = measure(
-                plan, lambda url, at: [plan.peers, script, url, str(few)], Load(few, combined=True), counts=False
+                plan, lambda url, at: [plan.peers, script, url, str(few)], Load(few, frames="combined"), counts=False
             )
             values["nautilus"] = engine / run.rate
         return values
@@ -319,28 +341,138 @@ def endurance(plan: Plan) -> list[Figure]:
     )
 
 
+RATES = ((20, 30), (200, 20), (2_000, 8), (25_000, 4))
+"""Ticks a second, and for how many seconds: bytes at rates at which batches are small."""
+
+
+def low_rates(plan: Plan) -> list[Figure]:
+    """T4 where batches are small: what a tick costs at the rates of quiet and busy markets, with and without orders,
+    and what the settings of `[persist]` do about it. What a start and a stop cost is not in it."""
+    some, many = 1_000_000, SIGNAL_EVERY
+    subjects: dict[str, tuple[subject.Argv, Load]] = {"start": (engine_argv(), Load(1))}
+    for rate, seconds in RATES:
+        for orders in (some, many):
+            subjects[f"{rate} {orders}"] = (engine_argv(None, orders), Load(rate * seconds, rate))
+    slow, quick = Load(20 * 30, 20), Load(2_000 * 8, 2_000)
+    subjects["slow"] = (engine_argv(None, many, persist="flush_interval_ms = 5000"), slow)
+    subjects["quick"] = (engine_argv(None, many, persist="batch_size = 500"), quick)
+
+    def one() -> dict[str, float]:
+        # All at once: bytes are the same however long a commit takes, and most of the time nobody does anything.
+        with ThreadPoolExecutor(len(subjects)) as pool:
+            runs = pool.map(lambda one: measure(plan, *one), subjects.values())
+            written = dict(zip(subjects, runs, strict=True))
+        start = written.pop("start").disk_bytes
+        return {name: (run.disk_bytes - start) / run.ticks for name, run in written.items()}
+
+    rows: list[tuple[str, str, str, str, Target | None]] = []
+    for rate, _ in RATES:
+        target = Target("<=", 400) if rate == 2_000 else None
+        rows += [
+            (f"{rate} {some}", "T4r", f"written to disk a tick, {rate} ticks/s, no orders", "B", None),
+            (f"{rate} {many}", "T4r" if target is None else "T4", f"the same with an order every {many}", "B", target),
+        ]
+    rows += [
+        ("slow", "T4r", "20 ticks/s, orders, flush_interval_ms = 5000", "B", None),
+        ("quick", "T4r", "2000 ticks/s, orders, batch_size = 500", "B", None),
+    ]
+    return _figures(_rounds(plan, "T4", one), rows)
+
+
+def textual_ids(plan: Plan) -> list[Figure]:
+    """The memory of T5 where trades have textual ids, which are remembered: MOCK_WS."""
+
+    def one() -> dict[str, float]:
+        run = measure(plan, engine_argv(mode="MOCK_WS"), Load(plan.ticks, frames="mock"))
+        return {"rss": max(rss for _, rss in run.rss_bytes) / MIB, "bytes": run.disk_bytes / run.ticks}
+
+    return _figures(
+        _rounds(plan, "T5", one),
+        [
+            ("rss", "T5", "resident memory, saturated, MOCK_WS with textual ids", "MiB", Target("<=", 45)),
+            ("bytes", "T4m", "written to disk a tick, MOCK_WS with ids of 36 characters", "B", None),
+        ],
+    )
+
+
+PYDANTIC = (
+    "from pydantic import BaseModel\nclass Engine(BaseModel):\n    mode: str = 'SHADOW'\nEngine.model_validate({})"
+)
+"""What a program that checks its configuration with pydantic does at the least."""
+
+
 def start_up(plan: Plan) -> list[Figure]:
-    """The other half of T5: exec to READY=1."""
+    """The other half of T5: exec to READY=1, and to the end of what only checks; and the largest import of a start."""
 
     def one() -> dict[str, float]:
         seconds = {}
+        # The quickest of three: whatever else the computer does can only add.
         for name, argv in (("engine", engine_argv()), ("naive", naive_argv)):
-            # The quickest of three: whatever else the computer does can only add.
             times = []
             for _ in range(3):
                 with _directory(plan) as directory:
                     times.append(subject.start_up_secs(argv, directory))
             seconds[name] = min(times)
-        return {"ratio": seconds["engine"] / seconds["naive"], "ms": seconds["engine"] * 1000}
+        with _directory(plan) as directory:
+            good = [*engine_argv()("ws://127.0.0.1:9", directory), "--check-config"]
+            bad = directory / "bad.toml"
+            bad.write_text("[engine]\ntick_intervall_ms = 5\n")
+            for name, command, status in (
+                ("pydantic", [PYTHON, "-c", PYDANTIC], 0),
+                ("check", good, 0),
+                ("exit12", [PYTHON, "-m", "engine", "--config", str(bad)], 12),
+            ):
+                seconds[name] = min(_secs_to_end(command, status) for _ in range(3))
+            seconds["import"] = _imports(good)[0][0]
+        return {
+            "ratio": seconds["engine"] / seconds["naive"],
+            "check": seconds["check"] / seconds["pydantic"],
+            "exit12": seconds["exit12"] / seconds["pydantic"],
+            "import": seconds["import"] * 1000,
+            "ms": seconds["engine"] * 1000,
+        }
 
     one()  # Compiles what has no bytecode yet.
+    with _directory(plan) as directory:
+        largest = _imports([*engine_argv()("ws://127.0.0.1:9", directory), "--check-config"])[0][1]
     return _figures(
         _rounds(plan, "T5", one),
         [
             ("ratio", "T5", "READY=1 of the engine / of the naive pipeline", "x", Target("<=", 1.0)),
+            ("check", "T5c", "--check-config / a program with one pydantic model", "x", None),
+            ("exit12", "T5c", "exit 12 for a typo / a program with one pydantic model", "x", None),
+            ("import", "T5i", f"the largest import of --check-config, {largest}", "ms", None),
             ("ms", "T5s", "READY=1 of the engine, on this computer and today", "ms", None),
         ],
     )
+
+
+def _secs_to_end(command: Sequence[str], status: int) -> float:
+    """From exec to the end. Raises SubjectFailed for another status."""
+    started = time.monotonic()
+    ended = subprocess.run(command, cwd=subject.ROOT, capture_output=True, env=subject.environment({}), timeout=60)
+    taken = time.monotonic() - started
+    if ended.returncode != status:
+        raise SubjectFailed(
+            f"{command}: ended with {ended.returncode}: {ended.stderr[-2000:].decode(errors='replace')}"
+        )
+    return taken
+
+
+def _imports(command: Sequence[str]) -> list[tuple[float, str]]:
+    """Seconds that the modules of each package but ours take to import, all together, the largest first."""
+    python, *rest = command
+    ended = subprocess.run(
+        [python, "-X", "importtime", *rest], cwd=subject.ROOT, capture_output=True, env=subject.environment({}),
+        timeout=60,
+    )  # fmt: skip
+    found: dict[str, float] = {}
+    for line in ended.stderr.decode(errors="replace").splitlines():
+        micros, _, name = (line.removeprefix("import time:") + "||").split("|")[:3]
+        if micros.strip().isdigit():
+            package = name.strip().split(".")[0]
+            found[package] = found.get(package, 0.0) + int(micros) / 1e6
+    return sorted(((secs, package) for package, secs in found.items() if package != "engine"), reverse=True)
 
 
 def stall_check(plan: Plan) -> list[Figure]:
@@ -458,8 +590,8 @@ TARGETS: dict[str, list[Callable[[Plan], list[Figure]]]] = {
     "T1": [throughput],
     "T2": [peers],
     "T3": [latency],
-    "T4": [endurance],
-    "T5": [endurance, start_up],
+    "T4": [endurance, low_rates],
+    "T5": [endurance, textual_ids, start_up],
     "T6": [stall_check],
     "T7": [reading],
     "T8": [recording],

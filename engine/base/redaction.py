@@ -31,6 +31,9 @@ _LEARNT_CHARS_MIN: Final = 4
 _LEARNT_WITHIN_CHARS: Final = 8
 """From here on a secret is found within other words too."""
 
+_LEARNT_CUT_CHARS_MAX: Final = 80
+"""Of a longer secret that was cut behind these, all of what is left is taken out."""
+
 # What any of the expressions below needs: most text has none of it.
 _SUSPICIOUS: Final = re.compile(r"[:=@%/]|bearer\s", re.IGNORECASE)
 
@@ -87,12 +90,17 @@ def learn(url: str) -> None:
     _Learnt.secrets |= found
     # The longest first: one may begin like another.
     words = sorted(_Learnt.secrets, key=len, reverse=True)
-    _Learnt.pattern = re.compile(
-        "|".join(
-            re.escape(word) if len(word) >= _LEARNT_WITHIN_CHARS else rf"(?<!\w){re.escape(word)}(?!\w)"
-            for word in words
-        )
-    )
+    _Learnt.pattern = re.compile("|".join(map(_said_again, words)), re.IGNORECASE)
+
+
+def _said_again(secret: str) -> str:
+    """Finds a secret, also the beginning of one where a text was cut."""
+    if len(secret) < _LEARNT_WITHIN_CHARS:
+        return rf"(?<!\w){re.escape(secret)}(?!\w)"
+    sure, rest = secret[: _LEARNT_WITHIN_CHARS - 2], secret[_LEARNT_WITHIN_CHARS - 2 : _LEARNT_CUT_CHARS_MAX]
+    cut = "".join(f"(?:{re.escape(char)}" for char in rest) + ")?" * len(rest)
+    more = r"\S*" if len(secret) > _LEARNT_CUT_CHARS_MAX else ""
+    return rf"{re.escape(secret)}|{re.escape(sure)}{cut}{more}(?=\Z|\.\.\.)"
 
 
 def forget() -> None:

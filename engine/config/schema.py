@@ -227,7 +227,7 @@ class Channels(Table):
 class Persist(Table):
     """`[persist]`: when rows go to disk."""
 
-    batch_size: Count = Field(default=100, description="Flush as soon as so many rows wait.")
+    batch_size: Count = Field(default=200, description="Flush as soon as so many rows wait.")
     flush_interval_ms: Millis = Field(default=1000, description="Flush when the oldest row has waited so long.")
     busy_timeout_ms: int = Field(
         default=5000, ge=1000, le=600_000, description="How long one attempt waits for a locked database (D1)."

@@ -203,6 +203,9 @@ class Connected:
         if parser.numbers:
             self._inlet.pass_numbers(parser.numbers)
             parser.numbers.clear()
+        if parser.latest:
+            self._inlet.tell_latest(parser.latest)
+            parser.latest.clear()
         if parser.foreign != line.foreign:
             line.foreign = parser.foreign
             line.stream.check_foreign(self._now(), line.source.name)

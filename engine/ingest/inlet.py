@@ -109,10 +109,14 @@ class Ingest:
         for stream, trade_id, ts in numbers:
             self.intake.pass_number(stream, trade_id, ts)
 
-    def barred(self, host: str, secs: float) -> None:
+    def tell_latest(self, latest: dict[str, int]) -> None:
+        for stream, trade_id in latest.items():
+            self.intake.tell_latest(stream, trade_id)
+
+    def barred(self, source: str, host: str, secs: float) -> None:
         until_ms = self._wall_ms() + int(secs * 1000)
         # It weighs nothing, so there is room for it: it has to reach the disk even when this run ends over it.
-        self._rows.put_nowait(Batch(barred={host: until_ms}), 0)
+        self._rows.put_nowait(Batch(barred={source: (host, until_ms)}), 0)
         self._rows.nudge()
 
     def _push(self) -> None:

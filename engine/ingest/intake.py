@@ -23,7 +23,7 @@ Memory is bounded whatever the feed does (B1). Of a numbering's holes the newest
 forgotten stays in `gaps`, and a trade of it that arrives after all is taken for a duplicate, because losing a very
 late trade is better than storing one twice. A numbering keeps 512 segments; the older ones are joined. A stream has at
 most 32 numberings; whatever fits none of them is remembered by the text of its id and time. Of such texts, and of
-textual ids with their times, the 65536 used last are remembered.
+textual ids with their times, the 65536 used last at least are remembered (recent_ids.py).
 
 After a restart the numberings on disk go on: ids up to their highest are duplicates if their time fits, which of the
 newest ticks on disk is known exactly; and the hole
@@ -34,22 +34,19 @@ for the first time counts no gap for its first id.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from engine.base.events import Numbering, Tick, numbering_label
+from engine.ingest.recent_ids import RecentIds
 
 MISSING_INTERVALS_MAX: Final = 1024
 """Holes remembered per numbering. Enough for one lost frame a second over a quarter of an hour, in 80 kB."""
 
 MISSING_STORED_MAX: Final = 64
 """Of these the newest so many go to disk, whenever they have changed."""
-
-EVENT_IDS_MAX: Final = 65536
-"""Textual event ids remembered per source; what a feed resends after a reconnect lies well within it."""
 
 SEGMENTS_MAX: Final = 512
 """Segments of ids with their times, remembered per numbering."""
@@ -250,7 +247,7 @@ class _Seen:
 class _Stream:
     """The numberings of one stream. One of them is in use: the one that the last new trade belongs to."""
 
-    __slots__ = ("floor_ts", "jump_max", "name", "now", "numberings", "sparse")
+    __slots__ = ("floor_ts", "jump_max", "name", "now", "numberings", "sparse", "told")
 
     def __init__(self, name: str, sparse: bool) -> None:
         self.name = name
@@ -258,6 +255,8 @@ class _Stream:
         self.jump_max = SPARSE_JUMP_MAX if sparse else JUMP_MAX
         self.numberings: list[_Seen] = []
         self.now: _Seen | None = None
+        # The id of its latest trade, as the venue says; -1 while it has not said.
+        self.told = -1
         # A trade later than this belongs to no numbering but the one in use.
         self.floor_ts = -1
 
@@ -269,7 +268,16 @@ class _Stream:
     @property
     def gaps(self) -> int | None:
         """Ids that were skipped and never seen; None where holes mean nothing."""
-        return None if self.sparse else sum(seen.gaps for seen in self.numberings)
+        if self.sparse:
+            return None
+        ahead = 0 if self.now is None else max(0, self.told - self.now.highest)
+        return ahead + sum(seen.gaps for seen in self.numberings)
+
+    def tell_latest(self, trade_id: int) -> None:
+        """The venue says that its latest trade has this id."""
+        # What is too far off may be an outlier, or the ids of a time before they started over.
+        if self.now is not None and self.now.highest < trade_id <= self.now.highest + self.jump_max:
+            self.told = trade_id
 
     @property
     def is_full(self) -> bool:
@@ -330,60 +338,10 @@ class _Stream:
         return seen
 
     def _use(self, seen: _Seen) -> None:
+        if seen is not self.now:
+            self.told = -1
         self.now = seen
         self.floor_ts = max((other.newest_ts for other in self.numberings if other is not seen), default=-1)
-
-
-class _Recent:
-    """The textual ids used last of one source, and when: an id that comes at another time is of another trade."""
-
-    __slots__ = ("_earlier", "_is_over", "_newest", "_times")
-
-    def __init__(self, events: Iterable[tuple[str, int]]) -> None:
-        # The latest time of each.
-        self._times: OrderedDict[str, int] = OrderedDict()
-        # Those with times before.
-        self._earlier: OrderedDict[tuple[str, int], None] = OrderedDict()
-        # Whether the last new trade had an id that had been there before.
-        self._is_over = False
-        # The id of that.
-        self._newest = ""
-        for event_id, ts in events:
-            self.add(event_id, ts)
-
-    def knows(self, event_id: str, ts: int) -> bool:
-        """Whether a trade of this id and time was seen, within the last 65536."""
-        return self._times.get(event_id) == ts or (event_id, ts) in self._earlier
-
-    def add(self, event_id: str, ts: int) -> tuple[bool, str | None]:
-        """Whether a trade is new: from now on it is not, until 65536 others were used after it; and where the ids start
-        over with it the one before, else None."""
-        before = self._times.get(event_id)
-        if before == ts:
-            self._times.move_to_end(event_id)
-            return False, None
-        if (event_id, ts) in self._earlier:
-            self._earlier.move_to_end((event_id, ts))
-            return False, None
-        if before is not None:
-            _put(self._earlier, (event_id, before), None)
-        _put(self._times, event_id, ts)
-        old_id = self._newest if before is not None and not self._is_over else None
-        self._is_over = before is not None
-        self._newest = event_id
-        return True, old_id
-
-
-_K = TypeVar("_K")
-_V = TypeVar("_V")
-
-
-def _put(memory: OrderedDict[_K, _V], key: _K, value: _V) -> None:
-    """Remember it as the newest, at the cost of the oldest."""
-    memory[key] = value
-    memory.move_to_end(key)
-    if len(memory) > EVENT_IDS_MAX:
-        memory.popitem(last=False)
 
 
 class Intake:
@@ -431,7 +389,7 @@ class Intake:
         self._streams: dict[str, _Stream] = {}
         for stored in numberings:
             self._stream(stored.stream).restore(stored)
-        self._recent = {source: _Recent(events) for source, events in (recent_event_ids or {}).items()}
+        self._recent = {source: RecentIds(events) for source, events in (recent_event_ids or {}).items()}
         self._breaks: list[Break] = []
         # By stream; without those that had none.
         self._duplicates: dict[str, int] = {}
@@ -580,6 +538,12 @@ class Intake:
         if found is not None:
             found.pass_number(trade_id, ts)
 
+    def tell_latest(self, stream: str, trade_id: int) -> None:
+        """A stream's latest trade has this id, as the venue says: those up to there that have not come are gaps."""
+        found = self._streams.get(stream)
+        if found is not None:
+            found.tell_latest(trade_id)
+
     def readmit(self, ticks: list[Tick]) -> list[Tick]:
         """Like `admit`, for ticks that are rows of this database (REPLAY): they keep their ids and are all new,
         because no row is there twice, while in time order the venue's ids may look like gaps and duplicates."""
@@ -599,8 +563,8 @@ class Intake:
             stream = self._streams[name] = _Stream(name, self._is_sparse(name))
         return stream
 
-    def _recent_of(self, stream: str) -> _Recent:
+    def _recent_of(self, stream: str) -> RecentIds:
         recent = self._recent.get(stream)
         if recent is None:
-            recent = self._recent[stream] = _Recent(())
+            recent = self._recent[stream] = RecentIds(())
         return recent

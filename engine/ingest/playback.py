@@ -1,10 +1,8 @@
 """REPLAY of a recording: what a venue said is said again, to the parser and the session that a live run would have.
 
-The session lives in the time of the recording, which goes on only while a connection is open: how long to wait before
-an attempt was decided when it was recorded. So there is no backoff, no budget and no end of patience here; what the
-session makes of acknowledgements, rejections, silence and servers that are about to close is what it makes of them in a
-live run.
-"""
+The session lives in the time of the recording, and is woken only while a connection is open: when to make an attempt
+was decided when it was recorded. So there is no backoff, no budget and no end of patience here; what the session makes
+of acknowledgements, rejections, silence and servers that are about to close is what it makes of them in a live run."""
 
 from __future__ import annotations
 
@@ -149,8 +147,7 @@ class PlaybackFeed(Connected):
             self._clock = max(self._clock, self._wake_due)
             self._wake_due = inf
             self._apply(self._session.wake(self._clock))
-        if self._is_open:
-            self._clock = max(self._clock, until)
+        self._clock = max(self._clock, until)
 
     @property
     def _is_open(self) -> bool:

@@ -20,11 +20,14 @@ class Inlet(Protocol):
     def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
         """These ids were used up by what is no trade: stream, id, time (N12)."""
 
+    def tell_latest(self, latest: dict[str, int]) -> None:
+        """The latest trade of each of these streams has this id, as the venue says (N9)."""
+
     def answer(self) -> None:
         """The feed's task is at the top of its loop: it is not stuck (E5)."""
 
-    def barred(self, host: str, secs: float) -> None:
-        """`host` is left alone for so long, whatever becomes of this process (N5)."""
+    def barred(self, source: str, host: str, secs: float) -> None:
+        """`host`, which is that of `source`, is left alone for so long, whatever becomes of this process (N5)."""
 
 
 class Feed(Protocol):

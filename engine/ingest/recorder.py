@@ -41,10 +41,14 @@ class Books(Inlet):
         for stream, trade_id, ts in numbers:
             self.intake.pass_number(stream, trade_id, ts)
 
+    def tell_latest(self, latest: dict[str, int]) -> None:
+        for stream, trade_id in latest.items():
+            self.intake.tell_latest(stream, trade_id)
+
     def answer(self) -> None:
         """No watchdog waits for it."""
 
-    def barred(self, source: str, secs: float) -> None:
+    def barred(self, source: str, host: str, secs: float) -> None:
         """Nothing outlives the process but the recording."""
 
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from engine.base.events import Tick
+from engine.base.redaction import redact
 from engine.ingest import refusal
 from engine.ingest.venues.port import Parser
 
@@ -125,4 +126,6 @@ def why(error: BaseException) -> str:
 
 def cut_short(text: str) -> str:
     """As much of a peer's text as the log has room for."""
+    # Of half a secret nobody would know that it is one.
+    text = redact(text)
     return text if len(text) <= _SAID_CHARS else f"{text[:_SAID_CHARS]}..."

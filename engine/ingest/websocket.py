@@ -185,7 +185,7 @@ class WebSocketFeed(Connected):
         """Let the next run know how long the host of `source` is to be left alone, whatever is called so then."""
         bar = self._session.bar(source.host, self._now())
         if bar is not None:
-            self._inlet.barred(source.host, bar.until - self._now())
+            self._inlet.barred(source.name, source.host, bar.until - self._now())
 
 
 async def _over_picows(url: str, line: Line, connected: socket.socket) -> None:

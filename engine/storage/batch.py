@@ -33,7 +33,7 @@ class DiskTrouble(Unwritten):
 class Batch(msgspec.Struct):
     """What one transaction takes. `numberings` maps a label (`Tick.source`) to the trade ids seen, `labels` to (stream,
     number) where the ids follow in a later batch, `streams` the names of new streams to (source, market), `barred` a
-    host to the time (ms) before which it must not be contacted (N5)."""
+    source's name to its host and the time (ms) before which that must not be contacted (N5)."""
 
     ticks: list[Tick] = []
     signals: list[Signal] = []
@@ -42,7 +42,7 @@ class Batch(msgspec.Struct):
     numberings: dict[str, Numbering] = {}
     labels: dict[str, tuple[str, int]] = {}
     streams: dict[str, tuple[str, str]] = {}
-    barred: dict[str, int] = {}
+    barred: dict[str, tuple[str, int]] = {}
 
 
 class Written(msgspec.Struct):

@@ -340,8 +340,10 @@ class Ledger:
         """Forget that venues want to be left alone (N5). Returns the hosts that were barred. Raises ConfigError or
         Crash like `open_ledger`."""
         try:
-            barred = self._connection.execute("SELECT host FROM bars ORDER BY host").fetchall()
-            self._connection.execute("DELETE FROM bars")
+            barred = self._connection.execute(
+                "SELECT DISTINCT coalesce(barred_host, name) FROM sources WHERE barred_until IS NOT NULL ORDER BY 1"
+            ).fetchall()
+            self._connection.execute("UPDATE sources SET barred_until = NULL")
         except sqlite3.Error as error:
             refuse(self.path, error, "cannot be written")
         return [host for (host,) in barred]

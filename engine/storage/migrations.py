@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from engine.base.events import Mode
 from engine.base.exits import ConfigError
 
 log = logging.getLogger("engine.storage.ledger")
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """The `PRAGMA user_version` this engine reads and writes; 0: the earlier engine's, or an empty file (D2)."""
 
 # The earlier engine's tables: column, declaration in a new table, declaration where an old table lacks it
@@ -102,6 +103,11 @@ _COLUMNS_V1: Final[dict[str, dict[str, str]]] = {
 
 OPEN_STATUSES: Final = "('SUBMITTED', 'ACKNOWLEDGED', 'PARTIAL_FILL')"
 """In SQL: of an order that a venue may still fill."""
+
+ORDERS_PER_SIGNAL: Final = 4
+"""An order's id is its signal's times this, and ORDER_OF_MODE: one signal makes one order in each mode at most."""
+
+ORDER_OF_MODE: Final = {Mode.SHADOW: 0, Mode.PAPER: 1, Mode.LIVE: 2}
 
 _STATEMENTS_V1: Final = (
     "CREATE TABLE sources(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, last_trade_id INTEGER)",
@@ -223,8 +229,7 @@ def _migrate_2_to_3(connection: sqlite3.Connection, path: Path) -> int:
 
 def _migrate_3_to_4(connection: sqlite3.Connection, path: Path) -> int:
     """A textual id is a trade's only with its time (N11); what a numbering saw first has a time too; and it is a host
-    that wants to be left alone (N5). Which host an earlier bar is of only the sources file can tell: it stays under the
-    source's name."""
+    that wants to be left alone (N5). Which host an earlier bar is of only the sources file can tell."""
     connection.execute("DROP INDEX ticks_by_event_id")
     connection.execute(
         "CREATE UNIQUE INDEX ticks_by_event_id ON ticks(source, event_id, ts) WHERE event_id IS NOT NULL"
@@ -234,12 +239,127 @@ def _migrate_3_to_4(connection: sqlite3.Connection, path: Path) -> int:
         "UPDATE sources SET first_ts = (SELECT ts FROM ticks WHERE ticks.source = sources.id AND trade_id IS NOT NULL"
         " ORDER BY trade_id LIMIT 1)"
     )
-    connection.execute("CREATE TABLE bars(host TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID")
-    connection.execute(
-        "INSERT INTO bars(host, until) SELECT name, barred_until FROM sources WHERE barred_until IS NOT NULL"
-    )
-    connection.execute("ALTER TABLE sources DROP COLUMN barred_until")
+    connection.execute("ALTER TABLE sources ADD COLUMN barred_host TEXT")
     return 0
+
+
+# Version 5 says each thing once (docs/performance.md). What can be derived is a generated column, which takes no room;
+# an order's row has its latest transition; an order is known by its id, which is made of its signal's, and a fill by
+# the transition that reports it, so that neither needs an index. `*_v0` are what the earlier engine said in its own
+# rows. Beside each table: how a column comes from those of version 4, where it is not the same.
+_REBUILT_V5: Final[dict[str, tuple[str, dict[str, str]]]] = {
+    "signals": (
+        """id INTEGER PRIMARY KEY, symbol TEXT NOT NULL, value REAL NOT NULL, ts INTEGER NOT NULL, event_id TEXT,
+           tick_id INTEGER, side TEXT, reason TEXT, size TEXT, price TEXT, veto TEXT, veto_detail TEXT,
+           replayed INTEGER NOT NULL DEFAULT 0, kind_v0 TEXT,
+           kind TEXT AS (coalesce(kind_v0, side || ':' || reason))""",
+        {
+            # The orders of the earlier engine keep their ids, and no other order may get one of those.
+            "id": f"""CASE WHEN event_id IS NULL THEN id ELSE id + max(0,
+                      (SELECT coalesce(max(id), 0) FROM orders WHERE order_id IS NULL) / {ORDERS_PER_SIGNAL} + 1
+                      - (SELECT min(id) FROM signals WHERE event_id IS NOT NULL)) END""",
+            "kind_v0": "CASE WHEN kind IS NOT side || ':' || reason THEN kind END",
+        },
+    ),
+    "orders": (
+        """id INTEGER PRIMARY KEY, symbol TEXT NOT NULL, side TEXT NOT NULL, status TEXT NOT NULL, ts INTEGER NOT NULL,
+           order_id TEXT, is_shadow INTEGER NOT NULL DEFAULT 1, qty_exact TEXT, price_exact TEXT, filled_qty TEXT,
+           seq INTEGER, reason TEXT, updated_ts INTEGER, replayed INTEGER NOT NULL DEFAULT 0, detail TEXT, qty_v0 REAL,
+           price_v0 REAL,
+           qty REAL AS (coalesce(qty_v0, CAST(qty_exact AS REAL))),
+           price REAL AS (coalesce(price_v0, CAST(price_exact AS REAL))),
+           mode TEXT AS (upper(substr(order_id, 1, instr(order_id, '-') - 1))),
+           signal_id TEXT AS (substr(order_id, instr(order_id, '-') + 1))""",
+        {
+            "id": f"""CASE WHEN order_id IS NULL THEN id ELSE coalesce(
+                      (SELECT s.id FROM signals s WHERE s.event_id = orders.signal_id),
+                      (SELECT coalesce(max(id), 0) FROM signals) + orders.id) * {ORDERS_PER_SIGNAL}
+                      + CASE mode {" ".join(f"WHEN '{mode}' THEN {n}" for mode, n in ORDER_OF_MODE.items())} END END""",
+            "detail": "(SELECT e.detail FROM order_events e WHERE e.order_id = orders.order_id AND e.seq = orders.seq)",
+            "qty_v0": "CASE WHEN order_id IS NULL THEN qty END",
+            "price_v0": "CASE WHEN order_id IS NULL THEN price END",
+        },
+    ),
+    "trades": (
+        """id INTEGER PRIMARY KEY, order_id TEXT NOT NULL, seq INTEGER, symbol TEXT NOT NULL, side TEXT NOT NULL,
+           ts INTEGER NOT NULL, is_shadow INTEGER NOT NULL DEFAULT 1, qty_exact TEXT, price_exact TEXT, fees_exact TEXT,
+           cash_delta TEXT, replayed INTEGER NOT NULL DEFAULT 0, event_id_v0 TEXT, fill_qty_v0 REAL, fill_price_v0 REAL,
+           fees_v0 REAL,
+           event_id TEXT AS (coalesce(event_id_v0, order_id || '/' || seq)),
+           fill_qty REAL AS (coalesce(fill_qty_v0, CAST(qty_exact AS REAL))),
+           fill_price REAL AS (coalesce(fill_price_v0, CAST(price_exact AS REAL))),
+           fees REAL AS (coalesce(fees_v0, CAST(fees_exact AS REAL))),
+           mode TEXT AS (CASE WHEN seq IS NOT NULL THEN upper(substr(order_id, 1, instr(order_id, '-') - 1)) END)""",
+        {
+            "seq": "CASE WHEN mode IS NOT NULL THEN CAST(substr(event_id, length(order_id) + 2) AS INTEGER) END",
+            "event_id_v0": "CASE WHEN mode IS NULL THEN event_id END",
+            "fill_qty_v0": "CASE WHEN mode IS NULL THEN fill_qty END",
+            "fill_price_v0": "CASE WHEN mode IS NULL THEN fill_price END",
+            "fees_v0": "CASE WHEN mode IS NULL THEN fees END",
+        },
+    ),
+}
+
+_STATEMENTS_V5: Final = (
+    "ALTER TABLE order_events RENAME TO earlier_order_events",
+    "DELETE FROM earlier_order_events WHERE (order_id, seq) IN (SELECT order_id, seq FROM orders)",
+    """CREATE VIEW order_events AS
+       SELECT order_id, seq, status, reason, filled_qty, ts, detail FROM earlier_order_events UNION ALL
+       SELECT order_id, seq, status, reason, filled_qty, updated_ts, detail FROM orders WHERE order_id IS NOT NULL""",
+    "CREATE INDEX trades_replayed ON trades(order_id) WHERE replayed",
+)
+
+
+def _migrate_4_to_5(connection: sqlite3.Connection, path: Path) -> int:
+    """What can be derived of signals, orders and fills is stored no more; all columns can still be read."""
+    for index in ("trades_by_event_id", "orders_by_order_id", "orders_replayed"):
+        connection.execute(f"DROP INDEX IF EXISTS {index}")
+    # Views of somebody else's speak of our tables by their names, and mean the new ones from now on.
+    connection.execute("PRAGMA legacy_alter_table = ON")
+    try:
+        rows = sum(_rebuild(connection, path, table, *plan) for table, plan in _REBUILT_V5.items())
+    finally:
+        connection.execute("PRAGMA legacy_alter_table = OFF")
+    for statement in _STATEMENTS_V5:
+        connection.execute(statement)
+    return rows
+
+
+def _rebuild(connection: sqlite3.Connection, path: Path, table: str, body: str, derived: dict[str, str]) -> int:
+    """Make `table` anew with `body`; `derived` says how a column comes from those of the old one. Columns, indexes and
+    triggers of others are kept. Returns the rows copied."""
+    connection.execute(f"CREATE TABLE rebuilt({body})")
+    ours = {row[1] for row in connection.execute("PRAGMA table_xinfo(rebuilt)")}
+    columns = list(_columns(connection, "rebuilt"))
+    theirs = connection.execute(f'PRAGMA table_xinfo("{table}")').fetchall()
+    for _, name, type_, not_null, default, _, hidden in theirs:
+        if name in ours:
+            continue
+        if hidden:
+            raise ConfigError(
+                f"{path}: table {table}: column {name} is generated, and is not one of ours; the engine cannot keep it",
+                path=str(path), table=table, column=name,
+            )  # fmt: skip
+        declaration = f"{type_}{' NOT NULL' if not_null else ''}{'' if default is None else f' DEFAULT {default}'}"
+        connection.execute(f'ALTER TABLE rebuilt ADD COLUMN "{name}" {declaration}')
+        columns.append(name)
+    beside = [
+        sql
+        for (sql,) in connection.execute(
+            "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL",
+            (table,),
+        )
+    ]
+    found = {row[1] for row in theirs}
+    given = [name for name in columns if name in found or name in derived]
+    named = ", ".join(f'"{name}"' for name in given)
+    values = ", ".join(derived.get(name, f'"{name}"') for name in given)
+    rows = connection.execute(f"INSERT INTO rebuilt({named}) SELECT {values} FROM {table} ORDER BY id").rowcount
+    connection.execute(f"DROP TABLE {table}")
+    connection.execute(f"ALTER TABLE rebuilt RENAME TO {table}")
+    for sql in beside:
+        connection.execute(sql)
+    return rows
 
 
 def find_edge(connection: sqlite3.Connection, row_id: int, order: str) -> tuple[int, int] | None:
@@ -252,7 +372,7 @@ def find_edge(connection: sqlite3.Connection, row_id: int, order: str) -> tuple[
 
 
 _MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection, Path], int], ...]] = (
-    _migrate_0_to_1, _migrate_1_to_2, _migrate_2_to_3, _migrate_3_to_4,
+    _migrate_0_to_1, _migrate_1_to_2, _migrate_2_to_3, _migrate_3_to_4, _migrate_4_to_5,
 )  # fmt: skip
 """The function at index v takes version v to v + 1, inside a transaction that the caller holds (D2)."""
 
@@ -264,9 +384,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         # Read again under the write lock: another process may have migrated since the file was judged.
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         refuse_version(path, version)
-        rows = 0
-        for step in _MIGRATIONS[version:]:
-            rows += step(connection, path)
+        # A row that two steps carry over is one row.
+        rows = max((step(connection, path) for step in _MIGRATIONS[version:]), default=0)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:

@@ -165,12 +165,15 @@ def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False)
         raise
 
 
+_TICK: Final = "SELECT id, symbol, price, ts FROM ticks"
+
+
 class _Glance(NamedTuple):
     """What a database is seen to hold."""
 
     has_ticks: bool
-    newest: tuple[int, str, float] | None
-    """Id, symbol and price of the newest tick."""
+    newest: tuple[int, str, float, int] | None
+    """Id, symbol, price and time of the newest tick; the time in seconds where the earlier engine wrote it."""
     is_sound: bool
 
 
@@ -181,7 +184,7 @@ def _glance(path: Path, busy_timeout_ms: int, *, alone: bool) -> _Glance | None:
         try:
             if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ticks'").fetchone() is None:
                 return _Glance(False, None, True)
-            newest = connection.execute("SELECT id, symbol, price FROM ticks ORDER BY id DESC LIMIT 1").fetchone()
+            newest = connection.execute(f"{_TICK} ORDER BY id DESC LIMIT 1").fetchone()
             is_small = path.stat().st_size <= QUICK_CHECK_BYTES_MAX
             is_sound = not is_small or connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
             return _Glance(True, newest, is_sound)
@@ -206,8 +209,11 @@ def _why_not_its_wal(path: Path, busy_timeout_ms: int) -> str | None:
     if alone.newest is None or both.newest == alone.newest:
         return None
     with closing(sqlite3.connect(uri(path), uri=True, timeout=busy_timeout_ms / 1000)) as connection:
-        same = connection.execute("SELECT id, symbol, price FROM ticks WHERE id = ?", alone.newest[:1]).fetchone()
-    return None if same == alone.newest else f"with it tick {alone.newest[0]}, the newest of the database, is not there"
+        same = connection.execute(f"{_TICK} WHERE id = ?", alone.newest[:1]).fetchone()
+    # The WAL may have the migration of the earlier engine's database.
+    if same in (alone.newest, (*alone.newest[:3], alone.newest[3] * 1000)):
+        return None
+    return f"with it tick {alone.newest[0]}, the newest of the database, is not there"
 
 
 def _set_aside_foreign(path: Path, busy_timeout_ms: int) -> None:

@@ -47,7 +47,12 @@ def restore(connection: sqlite3.Connection) -> Restored:
             " WHERE number = 1 AND market <> '' ORDER BY sources.id DESC"
         )
     )
-    barred = dict(connection.execute("SELECT host, until FROM bars"))
+    barred = dict(
+        connection.execute(
+            "SELECT coalesce(barred_host, name), max(barred_until) FROM sources WHERE barred_until IS NOT NULL"
+            " GROUP BY 1"
+        )
+    )
     recent: dict[str, list[tuple[str, int]]] = {}
     for source, event_id, ts in connection.execute(
         "SELECT sources.name, event_id, ts FROM ticks JOIN sources ON sources.id = ticks.source"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from engine.base.events import EXACT, Fill, Numbering, OrderEvent, Side, Signal, Tick
-from engine.storage.batch import Batch, Position, Written
+from engine.base.events import EXACT, Fill, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
+from engine.storage.batch import Batch, Written
+from engine.storage.migrations import OPEN_STATUSES, ORDER_OF_MODE, ORDERS_PER_SIGNAL
 
 # Rows per INSERT. One statement of 32 rows is as quick as one of 512; any number of rows below that takes at most five
 # more, and so few distinct texts keep the connection's statement cache warm.
@@ -29,39 +30,51 @@ class _Insert(msgspec.Struct, frozen=True):
     tail: str
 
 
+# What is bound for each row should be of the very types str, int or float: sqlite3 looks for an adapter of anything
+# else, None, True and members of enumerations too, which takes three times as long as to bind it. So a column that is
+# NULL in all rows is left out.
 _TICKS: Final = _Insert(
+    "INSERT INTO ticks(id, symbol, price, volume, ts, source, trade_id)",
+    7,
+    "ON CONFLICT DO NOTHING",
+)
+_TICKS_WITH_EVENT_IDS: Final = _Insert(
     "INSERT INTO ticks(id, symbol, price, volume, ts, source, trade_id, event_id)",
     8,
     "ON CONFLICT DO NOTHING",
 )
 _SIGNALS: Final = _Insert(
-    "INSERT INTO signals(symbol, kind, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail,"
-    " replayed)",
-    13,
-    "ON CONFLICT(event_id) DO UPDATE SET symbol = excluded.symbol, kind = excluded.kind, value = excluded.value,"
-    " ts = excluded.ts, tick_id = excluded.tick_id, side = excluded.side, reason = excluded.reason,"
-    " size = excluded.size, price = excluded.price, veto = excluded.veto, veto_detail = excluded.veto_detail,"
-    " replayed = excluded.replayed WHERE signals.replayed > excluded.replayed",
-)
-_ORDERS: Final = _Insert(
-    "INSERT INTO orders(symbol, side, qty, price, status, ts, order_id, signal_id, mode, is_shadow,"
-    " qty_exact, price_exact, filled_qty, seq, reason, updated_ts, replayed)",
-    17,
-    "ON CONFLICT(order_id) DO UPDATE SET status = excluded.status, filled_qty = excluded.filled_qty,"
-    " seq = excluded.seq, reason = excluded.reason,"
-    " updated_ts = excluded.updated_ts WHERE excluded.seq > orders.seq",
-)
-_ORDER_EVENTS: Final = _Insert(
-    "INSERT INTO order_events(order_id, seq, status, reason, filled_qty, ts, detail)",
-    7,
+    "INSERT INTO signals(id, symbol, value, ts, event_id, tick_id, side, reason, size, price, replayed)",
+    11,
     "ON CONFLICT DO NOTHING",
 )
-_FILLS: Final = _Insert(
-    "INSERT INTO trades(event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow, mode,"
-    " qty_exact, price_exact, fees_exact, cash_delta, replayed)",
+_SIGNALS_WITH_VETOES: Final = _Insert(
+    "INSERT INTO signals(id, symbol, value, ts, event_id, tick_id, side, reason, size, price, replayed, veto,"
+    " veto_detail)",
+    13,
+    "ON CONFLICT DO NOTHING",
+)
+_ORDERS: Final = _Insert(
+    "INSERT INTO orders(id, symbol, side, status, ts, order_id, is_shadow, qty_exact, price_exact, filled_qty, seq,"
+    " reason, updated_ts, replayed, detail)",
     15,
     "ON CONFLICT DO NOTHING",
 )
+_EARLIER: Final = _Insert(
+    "INSERT INTO earlier_order_events(order_id, seq, status, reason, filled_qty, ts, detail)",
+    7,
+    "",
+)
+_FILLS: Final = _Insert(
+    "INSERT INTO trades(order_id, seq, symbol, side, ts, is_shadow, qty_exact, price_exact, fees_exact, cash_delta,"
+    " replayed)",
+    11,
+    "",
+)
+
+
+_PLAIN: Final[dict[str, str]] = {str(one): str.__str__(one) for kind in (Side, OrderStatus, Reason) for one in kind}
+"""Members of enumerations as texts of type str."""
 
 
 @cache
@@ -72,8 +85,27 @@ def _insert_text(insert: _Insert, rows: int) -> str:
 
 def _text(value: Decimal) -> str:
     """The shortest plain notation of the same number: bytes matter, and readers need not know exponents."""
-    plain = f"{value:f}"
+    plain = str(value)
+    if "E" in plain:
+        plain = f"{value:f}"
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
+
+
+Text: TypeAlias = Callable[[Decimal], str]
+
+
+def _texts() -> Text:
+    """`_text` that remembers. A signal, its order and its fill share the objects of their amounts, which have to be
+    there as long as this is used."""
+    known: dict[int, str] = {}
+
+    def of(value: Decimal) -> str:
+        text = known.get(id(value))
+        if text is None:
+            text = known[id(value)] = _text(value)
+        return text
+
+    return of
 
 
 class RowWriter:
@@ -82,7 +114,7 @@ class RowWriter:
     def __init__(self, connection: sqlite3.Connection, *, replay: bool) -> None:
         """`replay`: rows are marked `replayed`, move no position, and replace nothing that other runs derived (I3)."""
         self._connection = connection
-        self._replay = replay
+        self._replay = int(replay)
 
     def write(self, batch: Batch) -> Written:
         """Insert all of `batch`, and count what was new. Raises sqlite3.Error."""
@@ -103,44 +135,21 @@ class RowWriter:
             self._write_numberings(batch.numberings)
         if batch.barred:
             self._connection.executemany(
-                "INSERT INTO bars(host, until) VALUES (?, ?) ON CONFLICT(host) DO UPDATE SET until = excluded.until",
-                batch.barred.items(),
+                "INSERT INTO sources(name, barred_host, barred_until) VALUES (?, ?, ?) ON CONFLICT(name)"
+                " DO UPDATE SET barred_host = excluded.barred_host, barred_until = excluded.barred_until",
+                [(name, *bar) for name, bar in batch.barred.items()],
             )
         if batch.ticks:
             ticks = self._write_ticks(batch.ticks)
+        signal_ids: dict[str, int] = {}
+        text = _texts()
         if batch.signals:
-            signals = self._write_signals(batch.signals)
+            signals = self._write_signals(batch.signals, signal_ids, text)
         if batch.orders or batch.fills:
-            theirs = self._orders_of_others(batch)
-            if self._replay:
-                orders = self._write_orders([event for event in batch.orders if event.order_id not in theirs])
-                fills = self._write_fills([fill for fill in batch.fills if fill.order_id not in theirs])
-            else:
-                self._forget_replayed(theirs)
-                orders = self._write_orders(batch.orders)
-                fills = self._write_fills(batch.fills)
+            orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)
+            fills = len(new_fills)
+            self._write_fills(new_fills, text)
         return Written(ticks, len(batch.ticks) - ticks, signals, orders, fills)
-
-    def _orders_of_others(self, batch: Batch) -> set[str]:
-        """The orders in `batch` that are stored already, by a replay where this run is none, or the other way round."""
-        execute = self._connection.execute
-        if self._replay:
-            stored = "SELECT 1 FROM orders WHERE order_id = ? AND NOT replayed"
-        elif execute("SELECT 1 FROM orders WHERE replayed LIMIT 1").fetchone() is None:
-            return set()
-        else:
-            stored = "SELECT 1 FROM orders WHERE order_id = ? AND replayed"
-        order_ids = {event.order_id for event in batch.orders} | {fill.order_id for fill in batch.fills}
-        return {order_id for order_id in order_ids if execute(stored, (order_id,)).fetchone() is not None}
-
-    def _forget_replayed(self, order_ids: set[str]) -> None:
-        for order_id in order_ids:
-            # All the ids of an order's fills, and no others: "/" is followed by "0".
-            self._connection.execute(
-                "DELETE FROM trades WHERE event_id >= ? AND event_id < ?", (f"{order_id}/", f"{order_id}0")
-            )
-            self._connection.execute("DELETE FROM order_events WHERE order_id = ?", (order_id,))
-            self._connection.execute("DELETE FROM orders WHERE order_id = ?", (order_id,))
 
     def _insert(self, insert: _Insert, values: Sequence[Any]) -> int:
         """Insert the rows laid end to end in `values`; returns how many of them changed the table."""
@@ -157,12 +166,18 @@ class RowWriter:
     def _write_ticks(self, ticks: list[Tick]) -> int:
         source_ids = self._source_ids(ticks)
         values: list[Any] = []
+        if all(tick.event_id is None for tick in ticks):
+            for tick in ticks:
+                values += (
+                    tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_ids[tick.source], tick.trade_id,
+                )  # fmt: skip
+            return self._insert(_TICKS, values)
         for tick in ticks:
             values += (
-                tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_ids[tick.source],
-                tick.trade_id, tick.event_id,
+                tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_ids[tick.source], tick.trade_id,
+                tick.event_id,
             )  # fmt: skip
-        return self._insert(_TICKS, values)
+        return self._insert(_TICKS_WITH_EVENT_IDS, values)
 
     def _write_numberings(self, numberings: Mapping[str, Numbering]) -> None:
         self._connection.executemany(
@@ -188,77 +203,195 @@ class RowWriter:
             known[name] = (row or execute("INSERT INTO sources(name) VALUES (?) RETURNING id", (name,)).fetchone())[0]
         return known
 
-    def _write_signals(self, signals: list[Signal]) -> int:
+    def _next_signal_id(self) -> int:
+        """Above all signals, and above all orders too, whose ids are made of those of signals."""
+        signals, orders = self._connection.execute(
+            "SELECT (SELECT max(id) FROM signals), (SELECT max(id) FROM orders)"
+        ).fetchone()
+        return max(signals or 0, (orders or 0) // ORDERS_PER_SIGNAL) + 1
+
+    def _write_signals(self, signals: list[Signal], ids: dict[str, int], text: Text) -> int:
+        """Store signals, and enter their row ids by event id into `ids`; returns how many rows changed."""
         values: list[Any] = []
+        vetoes = any(signal.veto is not None for signal in signals)
+        insert = _SIGNALS_WITH_VETOES if vetoes else _SIGNALS
+        row_id = first = self._next_signal_id()
         for signal in signals:
             values += (
-                signal.symbol, f"{signal.side}:{signal.reason}", signal.confidence, signal.ts,
-                signal.event_id, signal.tick_id, signal.side, signal.reason, _text(signal.size),
-                _text(signal.price), signal.veto, signal.veto_detail, self._replay,
+                row_id, signal.symbol, signal.confidence, signal.ts, signal.event_id, signal.tick_id,
+                _PLAIN[signal.side], _PLAIN[signal.reason], text(signal.size), text(signal.price), self._replay,
             )  # fmt: skip
-        return self._insert(_SIGNALS, values)
+            if vetoes:
+                values += (signal.veto, signal.veto_detail)
+            row_id += 1
+        written = self._insert(insert, values)
+        if written == len(signals):
+            ids.update(zip((signal.event_id for signal in signals), range(first, row_id), strict=True))
+        elif not self._replay:
+            written += sum(self._take_over(signal) for signal in signals)
+        return written
 
-    def _write_orders(self, events: list[OrderEvent]) -> int:
-        orders: list[Any] = []
-        transitions: list[Any] = []
+    def _take_over(self, signal: Signal) -> int:
+        """Put a signal into the place of a replay's with its event id; returns how many there were."""
+        return self._connection.execute(
+            "UPDATE signals SET (symbol, value, ts, tick_id, side, reason, size, price, veto, veto_detail, replayed)"
+            " = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0) WHERE event_id = ? AND replayed",
+            (
+                signal.symbol, signal.confidence, signal.ts, signal.tick_id, signal.side, signal.reason,
+                _text(signal.size), _text(signal.price), signal.veto, signal.veto_detail, signal.event_id,
+            ),
+        ).rowcount  # fmt: skip
+
+    def _order_row_id(self, event: OrderEvent, signal_ids: Mapping[str, int]) -> int:
+        """An order's id is made of its signal's and the mode: found by the one index that signals have."""
+        signal_id = signal_ids.get(event.signal_id)
+        if signal_id is not None:
+            return signal_id * ORDERS_PER_SIGNAL + ORDER_OF_MODE[event.mode]
+        execute = self._connection.execute
+        row = execute("SELECT id FROM signals WHERE event_id = ?", (event.signal_id,)).fetchone()
+        if row is not None:
+            return int(row[0]) * ORDERS_PER_SIGNAL + ORDER_OF_MODE[event.mode]
+        # Somebody has deleted the signal. An order that is open is found at once.
+        for stored in (f"SELECT id FROM orders WHERE status IN {OPEN_STATUSES} AND order_id = ?",
+                       "SELECT id FROM orders WHERE order_id = ?"):  # fmt: skip
+            row = execute(stored, (event.order_id,)).fetchone()
+            if row is not None:
+                return int(row[0])
+        return self._next_signal_id() * ORDERS_PER_SIGNAL + ORDER_OF_MODE[event.mode]
+
+    def _write_orders(
+        self, events: list[OrderEvent], fills: list[Fill], signal_ids: Mapping[str, int], text: Text
+    ) -> tuple[int, list[Fill]]:
+        """Store transitions. Returns how many were new, and the fills that came with those: a fill is known by the
+        transition that reports it. Raises ValueError for a fill without one."""
+        chains: dict[str, list[OrderEvent]] = {}
         for event in events:
-            filled = _text(event.filled_qty)
-            orders += (
-                event.symbol, event.side, float(event.qty), float(event.price), event.status, event.ts,
-                event.order_id, event.signal_id, event.mode, event.is_shadow, _text(event.qty),
-                _text(event.price), filled, event.seq, event.reason, event.ts, self._replay,
-            )  # fmt: skip
-            transitions += (
-                event.order_id, event.seq, event.status, event.reason, filled, event.ts, event.detail,
-            )  # fmt: skip
-        self._insert(_ORDERS, orders)
-        return self._insert(_ORDER_EVENTS, transitions)
+            chain = chains.get(event.order_id)
+            if chain is None:
+                chains[event.order_id] = [event]
+            elif event.seq > chain[-1].seq:
+                chain.append(event)
+        reported: dict[str, Fill] = {}
+        for fill in fills:
+            if fill.order_id not in chains:
+                raise ValueError(f"fill {fill.event_id} came without the transition that reports it")
+            reported.setdefault(fill.event_id, fill)
+        # Mostly all orders and their signals are new; if not, each is asked.
+        if self._begin_orders(chains, signal_ids, text):
+            return sum(map(len, chains.values())), list(reported.values())
+        written = 0
+        for chain in chains.values():
+            known = self._go_on(chain, signal_ids)
+            written += len(chain) - len(known)
+            for event in known:
+                reported.pop(f"{event.order_id}/{event.seq}", None)
+        return written, list(reported.values())
 
-    def _write_fills(self, fills: list[Fill]) -> int:
-        # Only a fill that was not there before may move a position. Mostly all are new; if not, each is asked.
-        self._connection.execute("SAVEPOINT fills")
-        written = self._insert_fills(fills)
-        if written < len(fills):
-            self._connection.execute("ROLLBACK TO fills")
-            fills = [fill for fill in fills if self._insert_fills([fill])]
-        self._connection.execute("RELEASE fills")
-        if not self._replay:
-            self._move_positions(fills)
-        return len(fills)
+    def _begin_orders(self, chains: Mapping[str, list[OrderEvent]], signal_ids: Mapping[str, int], text: Text) -> bool:
+        """Store orders of signals that were stored just now; False, and nothing stored, where there are others."""
+        values: list[Any] = []
+        for chain in chains.values():
+            signal_id = signal_ids.get(chain[0].signal_id)
+            if signal_id is None:
+                return False
+            self._add_order(values, signal_id * ORDERS_PER_SIGNAL + ORDER_OF_MODE[chain[0].mode], chain, text)
+        self._insert(_ORDERS, values)
+        self._write_earlier([event for chain in chains.values() if len(chain) > 1 for event in chain[:-1]])
+        return True
 
-    def _insert_fills(self, fills: list[Fill]) -> int:
+    def _go_on(self, chain: list[OrderEvent], signal_ids: Mapping[str, int]) -> list[OrderEvent]:
+        """Store those transitions of an order that follow what is stored of it; returns the others."""
+        execute = self._connection.execute
+        row_id = self._order_row_id(chain[0], signal_ids)
+        row = execute("SELECT seq, replayed FROM orders WHERE id = ?", (row_id,)).fetchone()
+        if row is not None and row[1] != self._replay:
+            if self._replay:
+                return chain
+            self._forget_replayed(row_id, chain[0].order_id)
+            row = None
+        if row is None:
+            values: list[Any] = []
+            self._add_order(values, row_id, chain, _text)
+            self._insert(_ORDERS, values)
+            self._write_earlier(chain[:-1])
+            return []
+        new = [event for event in chain if event.seq > row[0]]
+        if new:
+            execute(
+                "INSERT INTO earlier_order_events SELECT order_id, seq, status, reason, filled_qty, updated_ts, detail"
+                " FROM orders WHERE id = ?",
+                (row_id,),
+            )
+            self._write_earlier(new[:-1])
+            last = new[-1]
+            execute(
+                "UPDATE orders SET status = ?, filled_qty = ?, seq = ?, reason = ?, updated_ts = ?, detail = ?"
+                " WHERE id = ?",
+                (last.status, _text(last.filled_qty), last.seq, last.reason, last.ts, last.detail, row_id),
+            )
+        return chain[: len(chain) - len(new)]
+
+    def _forget_replayed(self, row_id: int, order_id: str) -> None:
+        execute = self._connection.execute
+        execute("DELETE FROM trades WHERE order_id = ? AND replayed", (order_id,))
+        execute("DELETE FROM earlier_order_events WHERE order_id = ?", (order_id,))
+        execute("DELETE FROM orders WHERE id = ?", (row_id,))
+
+    def _add_order(self, values: list[Any], row_id: int, chain: list[OrderEvent], text: Text) -> None:
+        """Add an order's row to `values`: when it began, and its latest transition."""
+        event = chain[-1]
+        qty = text(event.qty)
+        filled = qty if event.filled_qty is event.qty else text(event.filled_qty)
+        values += (
+            row_id, event.symbol, _PLAIN[event.side], _PLAIN[event.status], chain[0].ts, event.order_id,
+            int(event.is_shadow), qty, text(event.price), filled, event.seq,
+            _PLAIN[event.reason], event.ts, self._replay, event.detail,
+        )  # fmt: skip
+
+    def _write_earlier(self, events: list[OrderEvent]) -> None:
+        values: list[Any] = []
+        for event in events:
+            values += (
+                event.order_id, event.seq, event.status, event.reason, _text(event.filled_qty), event.ts, event.detail,
+            )  # fmt: skip
+        self._insert(_EARLIER, values)
+
+    def _write_fills(self, fills: list[Fill], text: Text) -> None:
         values: list[Any] = []
         for fill in fills:
+            order_id = fill.order_id
             values += (
-                fill.event_id, fill.order_id, fill.symbol, fill.side, float(fill.qty), float(fill.price),
-                float(fill.fees), fill.ts, fill.is_shadow, fill.mode, _text(fill.qty), _text(fill.price),
-                _text(fill.fees), _text(fill.cash_delta), self._replay,
+                order_id, fill.event_id[len(order_id) + 1 :], fill.symbol, _PLAIN[fill.side], fill.ts,
+                int(fill.is_shadow), text(fill.qty), text(fill.price), _text(fill.fees), _text(fill.cash_delta),
+                self._replay,
             )  # fmt: skip
-        return self._insert(_FILLS, values)
+        self._insert(_FILLS, values)
+        if not self._replay:
+            self._move_positions(fills)
 
     def _move_positions(self, fills: list[Fill]) -> None:
-        moved: dict[tuple[str, str], Position] = {}
+        by_key: dict[tuple[str, str], list[Fill]] = {}
         for fill in fills:
-            key = (fill.mode, fill.symbol)
-            before = moved.get(key) or self._position(key)
-            moved[key] = Position(
-                qty=EXACT.add(before.qty, fill.qty if fill.side is Side.BUY else EXACT.minus(fill.qty)),
-                cash=EXACT.add(before.cash, fill.cash_delta),
-                fees=EXACT.add(before.fees, fill.fees),
-                price=fill.price,
-            )
+            by_key.setdefault((fill.mode, fill.symbol), []).append(fill)
+        moved: dict[tuple[str, str], tuple[Decimal, ...]] = {}
+        add, subtract, buy = EXACT.add, EXACT.subtract, Side.BUY
+        for key, theirs in by_key.items():
+            qty, cash, fees, _ = self._position(key)
+            for fill in theirs:
+                qty = add(qty, fill.qty) if fill.side is buy else subtract(qty, fill.qty)
+                cash = add(cash, fill.cash_delta)
+                fees = add(fees, fill.fees)
+            moved[key] = (qty, cash, fees, theirs[-1].price)
         self._connection.executemany(
             "INSERT INTO positions(mode, symbol, qty, cash, fees, price) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET qty = excluded.qty, cash = excluded.cash, fees = excluded.fees,"
             " price = excluded.price",
-            [
-                (*key, _text(sums.qty), _text(sums.cash), _text(sums.fees), _text(sums.price))
-                for key, sums in moved.items()
-            ],
+            [(*key, *map(_text, sums)) for key, sums in moved.items()],
         )
 
-    def _position(self, key: tuple[str, str]) -> Position:
+    def _position(self, key: tuple[str, str]) -> tuple[Decimal, ...]:
+        """Quantity, cash, fees and price as they are stored."""
         row = self._connection.execute(
             "SELECT qty, cash, fees, price FROM positions WHERE mode = ? AND symbol = ?", key
         ).fetchone()
-        return Position(*map(Decimal, row or ("0", "0", "0", "0")))
+        return tuple(map(Decimal, row or ("0", "0", "0", "0")))

@@ -13,7 +13,7 @@ from typing import Final
 
 from engine.base import metrics, notify
 from engine.base.channels import Channel
-from engine.base.events import OrderStatus, Reason, Signal, Tick
+from engine.base.events import OrderEvent, OrderStatus, Reason, Signal, Tick
 from engine.storage.batch import Batch, count_rows
 from engine.trading import execution, risk, strategy
 
@@ -21,6 +21,11 @@ logger = logging.getLogger("engine.pipeline")
 
 REPORTS_SECS: Final = 0.1
 """How long an answer of a venue may wait to be booked while there are no ticks, LIVE."""
+
+# To look a member up in its enumeration takes as long as to add two decimals.
+_REJECTED: Final = OrderStatus.REJECTED
+_ADAPTER_ERROR: Final = Reason.ADAPTER_ERROR
+_RECORDED: Final = Reason.SHADOW_RECORDED
 
 Items = tuple[list[Tick], list[Signal]]
 """What the signal channel carries: ticks where execution wants them, and the signals that came of them."""
@@ -134,15 +139,22 @@ class Desk:
         batch = Batch(signals=[], orders=[], fills=[])
         if ticks:
             self._book.mark(ticks)
+        book, submit, wall_ms = self._book, self._executor.submit, self._wall_ms
+        now_ms = 0 if wall_ms is None else wall_ms()
         for signal_ in signals:
-            self._replay_ms = max(self._replay_ms, signal_.ts)
-            now_ms = self._now_ms()
-            assessed = self._book.assess(signal_, now_ms)
+            if wall_ms is None:
+                now_ms = self._replay_ms = max(self._replay_ms, signal_.ts)
+            assessed = book.assess(signal_, now_ms)
             batch.signals.append(assessed)
             if assessed.veto is None:
-                self._book_outcome(self._executor.submit(assessed, now_ms), batch)
+                events, fills = submit(assessed, now_ms)
+                # Before the next signal is assessed.
+                book.record(events, fills)
+                batch.orders += events
+                batch.fills += fills
             else:
                 self._count_veto(assessed)
+        self._tell(batch.orders, len(batch.fills))
         if ticks:
             self._replay_ms = max(self._replay_ms, max(tick.ts for tick in ticks))
             self._book_outcome(self._executor.on_ticks(ticks, self._now_ms()), batch)
@@ -155,17 +167,24 @@ class Desk:
         self._book.record(events, fills)
         batch.orders += events
         batch.fills += fills
-        self._counters.trade_count += len(fills)
+        self._tell(events, len(fills))
+
+    def _tell(self, events: list[OrderEvent], fills: int) -> None:
+        """Counts what was booked, and logs of it what somebody has to know."""
+        self._counters.trade_count += fills
+        debug = logger.isEnabledFor(logging.DEBUG)
         for event in events:
-            if event.status is OrderStatus.REJECTED:
+            if event.status is _REJECTED:
                 # L4: what execution could not do is never silent.
                 fields = {"order_id": event.order_id, "detail": event.detail, "reason": event.reason}
                 logger.error("order rejected", extra={"fields": fields})
-            elif event.reason is Reason.ADAPTER_ERROR:
+            elif event.reason is _ADAPTER_ERROR:
                 fields = {"order_id": event.order_id, "detail": event.detail, "status": event.status}
                 logger.error("execution error", extra={"fields": fields})
-            elif event.is_shadow and event.reason is Reason.SHADOW_RECORDED:
+            elif event.is_shadow and event.reason is _RECORDED:
                 self._counters.shadow_orders += 1
+                if not debug:
+                    continue
                 fields = {"order_id": event.order_id, "signal_id": event.signal_id, "symbol": event.symbol}
                 logger.debug("shadow order executed", extra={"fields": fields})
 

@@ -49,6 +49,12 @@ by the database's unique keys: it moves the position in memory until the next st
 _ROUND: Final = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 _CUT: Final = Context(prec=60, rounding=ROUND_DOWN, traps=[InvalidOperation])
 
+# To look a member up in its enumeration takes as long as to add two decimals.
+_SELL: Final = Side.SELL
+_FILLED: Final = OrderStatus.FILLED
+_SHADOW: Final = Mode.SHADOW
+_RECORDED: Final = Reason.SHADOW_RECORDED
+
 Outcome: TypeAlias = tuple[list[OrderEvent], list[Fill]]
 """Transitions and fills in the order they happened. Persist both; give both to risk.Book.record."""
 
@@ -121,12 +127,13 @@ class SeenIds:
 
     def add(self, new_id: str) -> bool:
         """Remember the id; False when it was known."""
-        if new_id in self._ids:
+        ids = self._ids
+        if new_id in ids:
             return False
-        self._ids[new_id] = None
+        ids[new_id] = None
         self._oldest_first.append(new_id)
-        if len(self._oldest_first) > self._limit:
-            del self._ids[self._oldest_first.popleft()]
+        if len(ids) > self._limit:
+            del ids[self._oldest_first.popleft()]
         return True
 
     def __contains__(self, known_id: str) -> bool:
@@ -144,6 +151,14 @@ def _unusable(name: str, value: Decimal) -> str | None:
     return None
 
 
+def _cash_delta(side: Side, notional: Decimal, fees: Decimal) -> Decimal:
+    return EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)
+
+
+def _order(signal: Signal, order_id: str, qty: Decimal, price: Decimal, now_ms: int) -> Order:
+    return Order(order_id, signal.event_id, signal.tick_id, signal.symbol, signal.side, qty, price, now_ms)
+
+
 class _Executor:
     """What all three share: the memory of signals, the orders that are open, and their records."""
 
@@ -152,6 +167,10 @@ class _Executor:
     def __init__(self) -> None:
         self._seen = SeenIds(SEEN_IDS_MAX)
         self._open: OrderedDict[str, Order] = OrderedDict()  # by order id, oldest first
+        self._prefix = f"{self.mode.lower()}-"
+        # The size of the last signal, and what becomes of it in an order.
+        self._size = self._qty = Decimal("NaN")
+        self._size_problem: str | None = None
 
     def adopt(self, orders: Iterable[OrderEvent], signal_ids: Iterable[str] = ()) -> None:
         for signal_id in signal_ids:
@@ -180,21 +199,22 @@ class _Executor:
             raise ValueError(f"signal {signal.event_id} was vetoed ({signal.veto}): it must not become an order")
         if not self._seen.add(signal.event_id):
             return [], []
-        order = Order(
-            order_id=f"{self.mode.lower()}-{signal.event_id}",
-            signal_id=signal.event_id,
-            tick_id=signal.tick_id,
-            symbol=signal.symbol,
-            side=signal.side,
-            qty=signal.size,
-            price=signal.price,
-            since_ms=now_ms,
-        )
-        problem = _unusable("size", order.qty) or _unusable("price", order.price)
-        if problem is None:
-            order.qty = order.qty.quantize(PLACES, context=_CUT)
-            order.price = order.price.quantize(PLACES, context=_ROUND)
-        return self._place(order, problem, now_ms)
+        if signal.size is not self._size:
+            self._take_size(signal.size)
+        qty, price = self._qty, signal.price
+        problem = self._size_problem
+        if not (price.is_finite() and PLACES <= price < MAGNITUDE_MAX):
+            problem = problem or _unusable("price", price)
+        if problem is None and (rounded := _ROUND.quantize(price, PLACES)) != price:
+            price = rounded
+        return self._place(signal, f"{self._prefix}{signal.event_id}", qty, price, problem, now_ms)
+
+    def _take_size(self, size: Decimal) -> None:
+        """Mostly one signal is of the same size as the one before, so it is looked at once."""
+        self._size = size
+        self._size_problem = _unusable("size", size)
+        cut = size if self._size_problem is not None else size.quantize(PLACES, context=_CUT)
+        self._qty = size if cut == size else cut
 
     def cancel_all(self, now_ms: int) -> Outcome:
         events: list[OrderEvent] = []
@@ -211,8 +231,10 @@ class _Executor:
     def cancel(self, order_id: str, now_ms: int) -> Outcome:
         raise NotImplementedError
 
-    def _place(self, order: Order, problem: str | None, now_ms: int) -> Outcome:
-        """Make the first transitions of an order, or reject it for the `problem` it has."""
+    def _place(
+        self, signal: Signal, order_id: str, qty: Decimal, price: Decimal, problem: str | None, now_ms: int
+    ) -> Outcome:
+        """Make an order of `qty` at `price` and its first transitions, or reject it for the `problem` it has."""
         raise NotImplementedError
 
     def _enter(self, order: Order) -> None:
@@ -250,8 +272,6 @@ class _Executor:
     def _fill(self, order: Order, qty: Decimal, price: Decimal, fees: Decimal, now_ms: int) -> Fill:
         """Count `qty` as filled, once (S11). The transition that reports it must be the order's next one."""
         order.filled_qty = EXACT.add(order.filled_qty, qty)
-        notional = EXACT.multiply(qty, price)
-        cash = notional if order.side is Side.SELL else EXACT.minus(notional)
         return Fill(
             event_id=f"{order.order_id}/{order.seq + 1}",
             order_id=order.order_id,
@@ -260,7 +280,7 @@ class _Executor:
             qty=qty,
             price=price,
             fees=fees,
-            cash_delta=EXACT.subtract(cash, fees),
+            cash_delta=_cash_delta(order.side, EXACT.multiply(qty, price), fees),
             ts=now_ms,
             is_shadow=self.mode is not Mode.LIVE,
             mode=self.mode,
@@ -284,9 +304,11 @@ class _Simulator(_Executor):
     def _fill_price(self, side: Side, price: Decimal) -> Decimal:
         return _ROUND.multiply(price, self._price_factor[side]).quantize(PLACES, context=_ROUND)
 
+    def _fees(self, notional: Decimal) -> Decimal:
+        return _ROUND.quantize(_ROUND.multiply(notional, self._fee_rate), PLACES)
+
     def _simulated_fill(self, order: Order, qty: Decimal, price: Decimal, now_ms: int) -> Fill:
-        fees = _ROUND.multiply(EXACT.multiply(qty, price), self._fee_rate).quantize(PLACES, context=_ROUND)
-        return self._fill(order, qty, price, fees, now_ms)
+        return self._fill(order, qty, price, self._fees(EXACT.multiply(qty, price)), now_ms)
 
 
 class ShadowExecutor(_Simulator):
@@ -303,14 +325,28 @@ class ShadowExecutor(_Simulator):
     def cancel(self, order_id: str, now_ms: int) -> Outcome:
         return [], []
 
-    def _place(self, order: Order, problem: str | None, now_ms: int) -> Outcome:
-        if problem is None:
-            price = self._fill_price(order.side, order.price)
-            problem = _unusable("price after slippage", price)
+    def _place(
+        self, signal: Signal, order_id: str, qty: Decimal, price: Decimal, problem: str | None, now_ms: int
+    ) -> Outcome:
+        side, symbol = signal.side, signal.symbol
+        fill_price = price
+        if problem is None and self._price_factor[side] != 1:
+            fill_price = self._fill_price(side, price)
+            problem = _unusable("price after slippage", fill_price)
         if problem is not None:
+            order = _order(signal, order_id, qty, price, now_ms)
             return [self._transition(order, OrderStatus.REJECTED, Reason.SHADOW_RECORDED, now_ms, problem)], []
-        fill = self._simulated_fill(order, order.qty, price, now_ms)
-        filled = self._transition(order, OrderStatus.FILLED, Reason.SHADOW_RECORDED, now_ms, self._assumptions)
+        # By position, and without an Order, which would be over at once: this is done for every tenth tick by default.
+        notional = EXACT.multiply(qty, fill_price)
+        fees = self._fees(notional)
+        filled = OrderEvent(
+            order_id, 0, signal.event_id, symbol, side, qty, price, qty, _FILLED, _RECORDED,
+            now_ms, True, self._assumptions, _SHADOW,
+        )  # fmt: skip
+        fill = Fill(
+            f"{order_id}/0", order_id, symbol, side, qty, fill_price, fees, _cash_delta(side, notional, fees), now_ms,
+            True, _SHADOW,
+        )  # fmt: skip
         return [filled], [fill]
 
 
@@ -346,7 +382,10 @@ class PaperExecutor(_Simulator):
             return [], []
         return [self._cancel(order, now_ms, "requested")], []
 
-    def _place(self, order: Order, problem: str | None, now_ms: int) -> Outcome:
+    def _place(
+        self, signal: Signal, order_id: str, qty: Decimal, price: Decimal, problem: str | None, now_ms: int
+    ) -> Outcome:
+        order = _order(signal, order_id, qty, price, now_ms)
         events = [self._transition(order, OrderStatus.SUBMITTED, Reason.PAPER_SUBMITTED, now_ms, self._assumptions)]
         if problem is None:
             events.append(self._transition(order, OrderStatus.ACKNOWLEDGED, Reason.PAPER_ACKNOWLEDGED, now_ms))
@@ -500,7 +539,10 @@ class LiveExecutor(_Executor):
             return [self._transition(order, order.status, Reason.ADAPTER_ERROR, now_ms, detail)], []
         return [], []
 
-    def _place(self, order: Order, problem: str | None, now_ms: int) -> Outcome:
+    def _place(
+        self, signal: Signal, order_id: str, qty: Decimal, price: Decimal, problem: str | None, now_ms: int
+    ) -> Outcome:
+        order = _order(signal, order_id, qty, price, now_ms)
         events = [self._transition(order, OrderStatus.SUBMITTED, Reason.ADAPTER, now_ms, self._adapter.name)]
         if problem is None:
             try:

@@ -36,12 +36,16 @@ HOLDINGS_MAX: Final = 16_384
 """So many symbols have a position or open orders at once, in about 16 MiB: four times what one run takes from a feed
 (wire.SYMBOLS_MAX), so that a few restarts, or the replay of many markets, do not reach it."""
 
-_TERMINAL: Final = frozenset({OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.REJECTED})
-
 # Exposure is compared, not booked: a price too long for exact arithmetic is rounded up, against us.
 _UP: Final = Context(prec=60, rounding=ROUND_CEILING)
 
 _ZERO: Final = Decimal(0)
+
+# To look a member up in its enumeration takes as long as to add two decimals.
+_BUY: Final = Side.BUY
+_FILLED: Final = OrderStatus.FILLED
+_CANCELED: Final = OrderStatus.CANCELED
+_REJECTED: Final = OrderStatus.REJECTED
 
 
 class Caps(msgspec.Struct, frozen=True):
@@ -60,17 +64,25 @@ class _Holding(msgspec.Struct):
     buys: Decimal = _ZERO
     sells: Decimal = _ZERO
     price: Decimal = _ZERO
-    exposure: Decimal = _ZERO  # as it is in the book's sum; stale between a change and `Book._reckon`
+    # Stale between a change of the others and `move` or `Book._reckon`.
+    up: Decimal = _ZERO  # the furthest that the position can get, and the furthest that it can get below
+    down: Decimal = _ZERO
+    exposure: Decimal = _ZERO
 
     @property
     def is_flat(self) -> bool:
         return not (self.position or self.buys or self.sells)
 
-    def reach(self, extra_buys: Decimal = _ZERO, extra_sells: Decimal = _ZERO) -> Decimal:
-        """The exposure, with an order more."""
-        up = _UP.add(_UP.add(self.position, self.buys), extra_buys)
-        down = _UP.subtract(_UP.add(self.sells, extra_sells), self.position)
-        return _UP.multiply(max(up, down), self.price)
+    def move(self) -> None:
+        """Follow a change of position or open orders."""
+        self.up = _UP.add(self.position, self.buys)
+        self.down = _UP.subtract(self.sells, self.position)
+
+    def reach_with(self, side: Side, size: Decimal) -> Decimal:
+        """The exposure with an order more."""
+        if side is _BUY:
+            return _UP.multiply(max(_UP.add(self.up, size), self.down), self.price)
+        return _UP.multiply(max(self.up, _UP.add(self.down, size)), self.price)
 
 
 class Book:
@@ -81,10 +93,14 @@ class Book:
         given to `record` like any others."""
         self._caps = caps
         self._holdings: dict[str, _Holding] = {}
-        self._total = _ZERO  # the exact sum of the holdings' exposures
+        # The holding that changed last, which mostly is the one that changes next, and the exact sum of all others'
+        # exposures.
+        self._current = _Holding()
+        self._others = _ZERO
         for symbol, (qty, price) in (positions or {}).items():
             if qty:
                 self._holdings[symbol] = holding = _Holding(position=qty, price=price)
+                holding.move()
                 self._reckon(holding)
         # The symbol assessed last: it keeps its price until its order is recorded, although it may be flat.
         self._assessed = ""
@@ -103,7 +119,7 @@ class Book:
     def exposure(self, symbol: str | None = None) -> Decimal:
         """In quote currency, at the latest prices; of all symbols together for None."""
         if symbol is None:
-            return self._total
+            return WIDE.add(self._others, self._current.exposure)
         return self._holdings[symbol].exposure if symbol in self._holdings else _ZERO
 
     def mark(self, ticks: Sequence[Tick]) -> None:
@@ -135,14 +151,13 @@ class Book:
                 Reason.STALE_DATA,
                 f"tick is {age_ms} ms old, allowed are {self._caps.max_staleness_ms} in either direction",
             )
-        for name, value in (("size", signal.size), ("price", signal.price)):
-            if not value.is_finite() or value <= 0:
-                return _veto(signal, Reason.RISK_CAP, f"{name} {value} is not a positive number")
-        if self.open_orders >= self._caps.max_open_orders:
+        if (name := _not_positive(signal)) is not None:
+            return _veto(signal, Reason.RISK_CAP, f"{name} {getattr(signal, name)} is not a positive number")
+        if len(self._open) >= self._caps.max_open_orders:
             return _veto(
                 signal,
                 Reason.RISK_CAP,
-                f"{self.open_orders} open orders, allowed are {self._caps.max_open_orders}",
+                f"{len(self._open)} open orders, allowed are {self._caps.max_open_orders}",
             )
         excess = self._excess(signal)
         return signal if excess is None else _veto(signal, Reason.RISK_CAP, excess)
@@ -157,14 +172,17 @@ class Book:
             if self._seen_fills.add(fill.event_id):
                 touched.add(fill.symbol)
                 holding = self._holding(fill.symbol)
-                change = fill.qty if fill.side is Side.BUY else EXACT.minus(fill.qty)
-                holding.position = EXACT.add(holding.position, change)
+                move = EXACT.add if fill.side is _BUY else EXACT.subtract
+                holding.position = move(holding.position, fill.qty)
                 if not holding.price:
                     holding.price = fill.price
         # Only now: a fill that closes an order comes after the order's last transition, and needs the price it had.
         for symbol in touched:
-            self._reckon(self._holding(symbol))
-            self._forget_flat(symbol)
+            holding = self._holding(symbol)
+            holding.move()
+            self._reckon(holding)
+            if holding.is_flat:
+                del self._holdings[symbol]
 
     def _holding(self, symbol: str) -> _Holding:
         holding = self._holdings.get(symbol)
@@ -173,11 +191,14 @@ class Book:
         return holding
 
     def _reckon(self, holding: _Holding) -> None:
-        """Bring the sum up to date with a holding that has changed."""
-        exposure = holding.reach()
-        # Normalized, or the finest price ever seen would make every later sum as long as itself.
-        self._total = WIDE.normalize(WIDE.add(WIDE.subtract(self._total, holding.exposure), exposure))
-        holding.exposure = exposure
+        """Bring the exposure up to date with a holding that has changed."""
+        if holding is not self._current:
+            # Normalized, or the finest price ever seen would make every later sum as long as itself.
+            total = WIDE.add(self._others, self._current.exposure)
+            self._others = WIDE.normalize(WIDE.subtract(total, holding.exposure))
+            self._current = holding
+        up, down = holding.up, holding.down
+        holding.exposure = _UP.multiply(up if up >= down else down, holding.price)
 
     def _forget_flat(self, symbol: str) -> None:
         holding = self._holdings.get(symbol)
@@ -186,41 +207,42 @@ class Book:
 
     def _excess(self, signal: Signal) -> str | None:
         """Mark the signal's symbol; name the cap its full fill could break, or None."""
-        self._forget_flat(self._assessed)
-        if signal.symbol not in self._holdings and len(self._holdings) >= HOLDINGS_MAX:
-            return f"positions or open orders in {len(self._holdings)} symbols, allowed are {HOLDINGS_MAX}"
+        if self._assessed != signal.symbol:
+            self._forget_flat(self._assessed)
+        holding = self._holdings.get(signal.symbol)
+        if holding is None:
+            if len(self._holdings) >= HOLDINGS_MAX:
+                return f"positions or open orders in {len(self._holdings)} symbols, allowed are {HOLDINGS_MAX}"
+            holding = self._holding(signal.symbol)
         self._assessed = signal.symbol
-        holding = self._holding(signal.symbol)
         holding.price = signal.price
         self._reckon(holding)
         before = holding.exposure
-        if signal.side is Side.BUY:
-            after = holding.reach(extra_buys=signal.size)
-        else:
-            after = holding.reach(extra_sells=signal.size)
+        after = holding.reach_with(signal.side, signal.size)
         if after <= before:
             return None
         cap = self._caps.max_symbol_exposure_usd
         if after > cap:
             return f"exposure of {signal.symbol} could become {after:f}, allowed is {cap:f}"
-        total = WIDE.add(WIDE.subtract(self._total, before), after)
+        total = WIDE.add(self._others, after)
         cap = self._caps.max_exposure_usd
         if total > cap:
             return f"exposure could become {total:f}, allowed is {cap:f}"
         return None
 
     def _record_event(self, event: OrderEvent) -> None:
-        if event.order_id in self._ended_orders:
-            return
         known = self._open.get(event.order_id)
         if known is not None:
             if event.seq <= known.seq:
                 return
             self._rest(known, -1)
             del self._open[event.order_id]
-        if event.status in _TERMINAL:
-            self._ended_orders.add(event.order_id)
-        else:
+        status = event.status
+        if status is _FILLED or status is _CANCELED or status is _REJECTED:
+            # Of an order that ends with its first transition there is none that could come late.
+            if event.seq:
+                self._ended_orders.add(event.order_id)
+        elif known is not None or event.order_id not in self._ended_orders:
             self._open[event.order_id] = event
             self._rest(event, +1)
 
@@ -228,12 +250,19 @@ class Book:
         """Add (or take away) what is unfilled of an open order."""
         holding = self._holding(event.symbol)
         change = EXACT.multiply(EXACT.subtract(event.qty, event.filled_qty), Decimal(sign))
-        if event.side is Side.BUY:
+        if event.side is _BUY:
             holding.buys = WIDE.add(holding.buys, change)
         else:
             holding.sells = WIDE.add(holding.sells, change)
         if not holding.price:
             holding.price = event.price
+
+
+def _not_positive(signal: Signal) -> str | None:
+    size, price = signal.size, signal.price
+    if not size.is_finite() or size <= _ZERO:
+        return "size"
+    return "price" if not price.is_finite() or price <= _ZERO else None
 
 
 def _veto(signal: Signal, reason: Reason, detail: str) -> Signal:

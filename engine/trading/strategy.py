@@ -14,6 +14,11 @@ from engine.base.exits import ConfigError
 CONFIDENCE: Final = 0.75
 """What both strategies claim (R1)."""
 
+# To look a member up in its enumeration takes as long as to add two decimals.
+_BUY: Final = Side.BUY
+_SELL: Final = Side.SELL
+_TRIGGER: Final = Reason.PERIODIC_TRIGGER
+
 SYMBOLS_MAX: Final = 4096
 """Of so many symbols `sma_crossover` keeps averages (B5)."""
 
@@ -51,17 +56,8 @@ def identity(tick: Tick) -> str:
 
 
 def _signal(name: str, tick: Tick, side: Side, reason: Reason, size: Decimal) -> Signal:
-    return Signal(
-        event_id=f"{name}:{identity(tick)}",
-        tick_id=tick.id,
-        symbol=tick.symbol,
-        side=side,
-        reason=reason,
-        confidence=CONFIDENCE,
-        size=size,
-        price=_decimal(tick.price),
-        ts=tick.ts,
-    )
+    event_id = f"{name}:{identity(tick)}"
+    return Signal(event_id, tick.id, tick.symbol, side, reason, CONFIDENCE, size, _decimal(tick.price), tick.ts)
 
 
 class Periodic:
@@ -79,10 +75,8 @@ class Periodic:
         signals = []
         count, until_next = len(ticks), self._until_next
         while until_next <= count:
-            signals.append(
-                _signal(self.name, ticks[until_next - 1], self._side, Reason.PERIODIC_TRIGGER, self._order_size)
-            )
-            self._side = Side.BUY if self._side is Side.SELL else Side.SELL
+            signals.append(_signal(self.name, ticks[until_next - 1], self._side, _TRIGGER, self._order_size))
+            self._side = _BUY if self._side is _SELL else _SELL
             until_next += self._every
         self._until_next = until_next - count
         return signals

@@ -91,7 +91,7 @@ class CoinbaseDialect(Dialect):
     market = "BTC-USD"
     other = "ETH-USD"
     heartbeats = (
-        '{"type":"heartbeat","sequence":90,"last_trade_id":20,"product_id":"BTC-USD","time":"2014-11-07T08:19:28.464459Z"}',
+        '{"type":"heartbeat","sequence":90,"last_trade_id":1,"product_id":"BTC-USD","time":"2014-11-07T08:19:28.464459Z"}',
         '{"type":"something_new","at":1}',
     )
 
@@ -105,6 +105,19 @@ class CoinbaseDialect(Dialect):
             return [json.dumps({"type": "error", "message": "Failed to subscribe", "reason": reason})]
         channels = [{"name": name, "product_ids": products, "account_ids": None} for name in asked["channels"]]
         return [json.dumps({"type": "subscriptions", "channels": channels})]
+
+    @staticmethod
+    def latest(market: str, number: int) -> str:
+        """A heartbeat that names the latest trade of a product."""
+        return json.dumps(
+            {
+                "type": "heartbeat",
+                "sequence": number * 7 + 1,
+                "last_trade_id": number,
+                "product_id": market,
+                "time": "2026-11-27T01:02:03.464459Z",
+            }
+        )
 
     def trade(self, market: str, number: int, price: str, size: str, ms: int, kind: str = "match") -> str:
         return json.dumps(

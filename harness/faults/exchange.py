@@ -44,10 +44,12 @@ def event_id(number: int) -> str:
 
 
 class Exchange:
-    """One server on `ws://127.0.0.1:<port>`. Use as a context manager."""
+    """One server on the loopback, `url`. Use as a context manager."""
 
-    def __init__(self, symbol: str = "SOL/USDC", clock: Clock | None = None) -> None:
+    def __init__(self, symbol: str = "SOL/USDC", clock: Clock | None = None, host: str = "127.0.0.1") -> None:
+        """host: the address that it listens on, of this computer's loopback."""
         self.symbol = symbol
+        self._host = host
         self.sent = 0
         """Distinct ticks that were sent."""
         self.sent_again = 0
@@ -87,7 +89,7 @@ class Exchange:
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}"
+        return f"ws://[{self._host}]:{self.port}" if ":" in self._host else f"ws://{self._host}:{self.port}"
 
     def __enter__(self) -> Exchange:
         self._thread.start()
@@ -274,7 +276,7 @@ class Exchange:
     async def _serve(self) -> Server:
         return await serve(
             self._handle,
-            "127.0.0.1",
+            self._host,
             self.port,
             process_request=self._answer,
             compression=None,

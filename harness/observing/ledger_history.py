@@ -50,13 +50,12 @@ _LOOKED = """
 WITH RECURSIVE look(n, at) AS (
   SELECT 0, :first UNION ALL SELECT n + 1, :first + (:last - :first) * (n + 1) / :looks FROM look WHERE n < :looks)
 SELECT COUNT(*), MIN(price), MAX(price) FROM look JOIN ticks ON ticks.id = look.at WHERE symbol = :symbol"""
-_BARS_OF_SOURCES = "SELECT name, barred_until FROM sources WHERE barred_until > ? ORDER BY 2 LIMIT 50"
 _BARS = {
-    2: _BARS_OF_SOURCES,
-    3: _BARS_OF_SOURCES,
-    4: "SELECT host, until FROM bars WHERE until > ? ORDER BY 2 LIMIT 50",
+    4: "SELECT coalesce(barred_host, name), MAX(barred_until) FROM sources WHERE barred_until > ? GROUP BY 1"
+    " ORDER BY 2 LIMIT 50",
+    2: "SELECT name, barred_until FROM sources WHERE barred_until > ? ORDER BY 2 LIMIT 50",
 }
-"""By the schema's version; an earlier one keeps none."""
+"""By the version of the schema from which on it is so, the newest first; an earlier one keeps none."""
 
 _LATEST = "SELECT DISTINCT symbol FROM (SELECT symbol FROM ticks ORDER BY id DESC LIMIT 5000) LIMIT ?"
 _VETOES = (
@@ -208,6 +207,23 @@ class Column:
     sql: str
 
 
+_TRANSITIONS = "transitions"
+
+_CONCATENATED = (
+    "(SELECT group_concat(status || ' ' || filled_qty || ' at ' || ts, ', ') FROM ({} ORDER BY seq LIMIT 50))"
+)
+_EVENTS = {
+    # The last transition of an order stands in the order, and only the earlier ones beside it.
+    5: _CONCATENATED.format(
+        "SELECT e.status, e.filled_qty, e.ts, e.seq FROM earlier_order_events AS e WHERE e.order_id = orders.order_id"
+        " UNION ALL SELECT orders.status, orders.filled_qty, orders.updated_ts, orders.seq"
+    ),
+    1: _CONCATENATED.format(
+        "SELECT status, filled_qty, ts, seq FROM order_events WHERE order_events.order_id = orders.order_id"
+    ),
+}
+"""In SQL, by the version of the schema from which on it is so, the newest first: what happened to an order."""
+
 TABLES: Mapping[str, Sequence[Column]] = {
     "trades": (
         Column("id", "id"), Column("time", "ts"), Column("mode", "mode"), Column("symbol", "symbol"),
@@ -220,12 +236,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         Column("side", "side"), Column("status", "status"), Column("qty", "COALESCE(qty_exact, qty)"),
         Column("filled", "filled_qty"), Column("price", "COALESCE(price_exact, price)"), Column("reason", "reason"),
         Column("order", "order_id"),
-        Column(
-            "transitions",
-            "(SELECT group_concat(status || ' ' || filled_qty || ' at ' || ts, ', ') FROM"
-            " (SELECT status, filled_qty, ts FROM order_events WHERE order_events.order_id = orders.order_id"
-            "  ORDER BY seq LIMIT 50))",
-        ),
+        Column("transitions", _TRANSITIONS),
     ),
     "signals": (
         Column("id", "id"), Column("time", "ts"), Column("symbol", "symbol"), Column("side", "side"),
@@ -268,7 +279,8 @@ def read_bars(path: Path, now_ms: int) -> list[tuple[str, int]]:
     def ask(connection: sqlite3.Connection) -> list[Any]:
         ledger_view.expect_schema(path, connection)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        return connection.execute(_BARS[version], (now_ms,)).fetchall() if version in _BARS else []
+        sql = _of_version(_BARS, version)
+        return connection.execute(sql, (now_ms,)).fetchall() if sql is not None else []
 
     rows = ledger_view.query(path, ask)
     return [(str(name)[: ledger_view.TEXT_MAX], until) for name, until in rows if isinstance(until, int)]
@@ -288,6 +300,9 @@ def read_page(
 
     def ask(connection: sqlite3.Connection) -> Page:
         ledger_view.expect_schema(path, connection)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        events = _of_version(_EVENTS, version) or "NULL"
+        selected = [events if column.sql == _TRANSITIONS else column.sql for column in columns]
         first, end = _bounds(connection, table)
         if newest_first:
             high = end if at_id is None else min(at_id + 1, end)
@@ -297,7 +312,7 @@ def read_page(
             high = min(end, low + SCANNED_MAX) if narrowed else end
         where = "".join(f" AND {by_name[name]} = ?" for name in narrowed)
         found = connection.execute(
-            f"SELECT {', '.join(column.sql for column in columns)} FROM {table} WHERE id >= ? AND id < ?{where}"
+            f"SELECT {', '.join(selected)} FROM {table} WHERE id >= ? AND id < ?{where}"
             f" ORDER BY id {'DESC' if newest_first else 'ASC'} LIMIT ?",
             (low, high, *narrowed.values(), rows + 1),
         ).fetchall()
@@ -311,6 +326,10 @@ def read_page(
         return Page([column.name for column in columns], [list(row) for row in found[:rows]], following)
 
     return ledger_view.query(path, ask)
+
+
+def _of_version(queries: Mapping[int, str], version: int) -> str | None:
+    return next((sql for since, sql in queries.items() if version >= since), None)
 
 
 # --- fills and positions -----------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ TEXT_MAX = 200
 SNAPSHOT_LOCK_SECS = 0.25
 """How long a snapshot waits for a database that somebody holds exclusively: less than the page's refresh."""
 
-SCHEMA_VERSIONS = (1, 2, 3, 4)
+SCHEMA_VERSIONS = (1, 2, 3, 4, 5)
 """The values of `PRAGMA user_version` whose tables a snapshot understands (D2)."""
 
 OPEN_ORDERS_MAX = 1000
@@ -239,7 +239,10 @@ def expect_schema(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def query(path: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
-    """What `ask` learns from the database, which is opened so that not a byte is left behind."""
+    """What `ask` learns from the database, which is opened so that not a byte is left behind.
+
+    Raises LedgerUnreadable as `glance`, also when the answers take longer than ANSWER_SECS.
+    """
     has_wal = _expect_files(path)
     try:
         try:

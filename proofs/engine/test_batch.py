@@ -19,10 +19,18 @@ def numbering(last: int, missing: list[tuple[int, int]] | None) -> Numbering:
     return Numbering("a", 1, 1, last, last, missing)
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.dictionaries(STREAMS, st.integers())), min_size=1, max_size=6))
-def test_merging_keeps_every_row_in_order_and_the_newest_of_each_key(made: list[tuple[int, dict[str, int]]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.dictionaries(STREAMS, st.tuples(STREAMS, st.integers()))),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_merging_keeps_every_row_in_order_and_the_newest_of_each_key(
+    made: list[tuple[int, dict[str, tuple[str, int]]]],
+) -> None:
     batches, numbers = [], iter(range(1, 100))
-    barred: dict[str, int] = {}
+    barred: dict[str, tuple[str, int]] = {}
     for rows, bars in made:
         batches.append(Batch(ticks=[tick(next(numbers)) for _ in range(rows)], barred=bars))
         barred |= bars

@@ -27,11 +27,12 @@ from hypothesis import strategies as st
 
 from engine.base.events import Tick
 from engine.base.exits import ConfigError
-from engine.storage import dbfile, ledger, opening
+from engine.storage import dbfile, ledger, migrations, opening
 from engine.storage.batch import Batch, DiskTrouble, Written
 from engine.storage.ledger import Ledger
 from engine.storage.rows import RowWriter
 from harness.base.errors import Unavailable
+from proofs.fixtures import seed_database
 
 DEADLINE_SECS = 15.0
 
@@ -732,13 +733,14 @@ def test_D8_what_is_of_another_database_is_set_aside_and_named(
 
 
 @pytest.mark.claim("D8")
+@pytest.mark.parametrize("other_column", ["price", "ts"])
 def test_D8_a_wal_in_which_the_newest_tick_is_another_one_is_not_ours(
-    database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, other_column: str
 ) -> None:
     """It is longer, and whole: with it the database would be the other one."""
     other, left = opened(database), tmp_path / "left"
     other.write(ticks(1, 30))
-    other._connection.execute("UPDATE ticks SET price = price + 1")
+    other._connection.execute(f"UPDATE ticks SET {other_column} = {other_column} + 1")
     shutil.copy(database.with_name("bot.db-wal"), left)
     other.close()
     ours = tmp_path / "ours" / "bot.db"
@@ -752,6 +754,29 @@ def test_D8_a_wal_in_which_the_newest_tick_is_another_one_is_not_ours(
     store.close()
     (warning,) = caplog.records
     assert vars(warning)["fields"]["why"] == "with it tick 20, the newest of the database, is not there"
+
+
+@pytest.mark.claim("D8", "D2")
+def test_D8_D2_a_wal_that_has_the_migration_of_an_earlier_engines_database_is_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed behind it: in the file times are in seconds, in the WAL in milliseconds."""
+    path = tmp_path / "bot.db"
+    seed_database.build(path, 200)
+    before = path.read_bytes()
+    store = opened(path)
+    wal = path.with_name("bot.db-wal").read_bytes()
+    newest = store.restore().next_tick_id
+    store.close()
+    # The file in WAL mode, which the migration begins with.
+    path.write_bytes(before[:18] + b"\x02\x02" + before[20:])
+    path.with_name("bot.db-wal").write_bytes(wal)
+    caplog.set_level(logging.WARNING, "engine.storage.ledger")
+    store = opened(path)
+    assert store.restore().next_tick_id == newest
+    assert store._connection.execute("PRAGMA user_version").fetchone() == (migrations.SCHEMA_VERSION,)
+    store.close()
+    assert not caplog.records
 
 
 @pytest.mark.claim("D8")

@@ -193,6 +193,7 @@ def learning() -> Iterator[None]:
         ("wss://host/x?signature=abcd", "abcd"),
         ("wss://host/x?listenKey=pqia91ma19a5s61cv6a81va65sd", "pqia91ma19a5s61cv6a81va65sd"),
         ("wss://host/x?a=pqia91ma19a5s61cv6a81va65sd", "pqia91ma19a5s61cv6a81va65sd"),
+        (f"wss://host/x?token={'a1b2' * 30}", "a1b2" * 30),
         ("wss://host/token/a%2Bb%2Fc%3D", "a+b/c="),
         ("wss://host/token/a%2Bb%2Fc%3D", "a%2Bb%2Fc%3D"),
     ],
@@ -205,6 +206,12 @@ def test_C8_a_secret_of_a_configured_url_is_shown_nowhere_else(url: str, secret:
     learn(url)
     assert not any(secret in redact(text) + redact_value(text) for text in said)
     learn("wss://host/key/7a")
+    # In capital letters, and where it was cut.
+    assert secret.upper() not in redact(f"unknown key {secret.upper()}.")
+    if len(secret) >= 8:
+        for length in range(6, len(secret)):
+            for text in (f"unknown key {secret[:length]}", f"unknown key {secret[:length]}...: closed"):
+                assert secret[:6] not in redact(text)
     # What is none stays: names of streams, hosts, options, and words of which a short secret is a part.
     for text in ("host", "btcusdt@trade", "streams", "abcdef", "xhunter2x", "7a"):
         assert redact(text) == text

@@ -228,6 +228,19 @@ def test_R4_shutdown_cancels_every_open_paper_order() -> None:
     ]
 
 
+@pytest.mark.claim("R4", "S11")
+def test_R4_S11_shutdown_cancels_what_is_left_of_a_partial_fill() -> None:
+    """What was filled stays filled and booked once; the rest is gone."""
+    executor = paper()
+    executor.submit(signal(1, size="1"), NOW)
+    partial, [fill] = executor.on_ticks([tick(2, 0.4)], NOW)
+    [event], fills = executor.cancel_all(NOW)
+    assert (event.status, event.filled_qty, event.seq) == (OrderStatus.CANCELED, Decimal("0.4"), partial[-1].seq + 1)
+    assert (fill.qty, fills) == (Decimal("0.4"), [])
+    assert executor.on_ticks([tick(3, 9.0)], NOW) == ([], [])
+    assert executor.cancel_all(NOW) == ([], [])
+
+
 @pytest.mark.claim("R4")
 def test_R4_one_tick_fills_no_more_than_its_volume_oldest_order_first() -> None:
     executor = paper()
@@ -254,6 +267,17 @@ def test_R4_L3_a_tick_that_cannot_be_booked_fills_nothing(price: float, volume: 
     executor = paper(bps=10)
     executor.submit(signal(1), NOW)
     assert executor.on_ticks([tick(2, volume, price)], NOW) == ([], [])
+
+
+@pytest.mark.claim("R4", "L3")
+@pytest.mark.parametrize("price", [9e14, 1e-12])
+def test_R4_L3_a_tick_at_which_one_side_could_not_be_booked_fills_neither(price: float) -> None:
+    """With slippage a buyer would pay too much for the books, or a seller get too little."""
+    executor = paper(bps=5000)
+    for tick_id, side in ((1, Side.SELL), (2, Side.BUY)):
+        executor.submit(signal(tick_id, side=side), NOW)
+    assert executor.on_ticks([tick(3, 9.0, price)], NOW) == ([], [])
+    assert len(executor.on_ticks([tick(4, 9.0, 100.0)], NOW)[1]) == 2
 
 
 @pytest.mark.claim("S10")

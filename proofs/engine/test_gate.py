@@ -201,8 +201,21 @@ def test_G1_a_damaged_memory_is_no_empty_memory(place: Place) -> None:
 @pytest.mark.claim("G1")
 def test_G1_a_memory_that_cannot_be_kept_keeps_the_gate_shut(place: Place) -> None:
     place.put()
+    # What is written first cannot be; then there is no place to write to.
+    place.memory.with_suffix(".partial").mkdir(parents=True)
+    assert place.refused() == ["memory"]
+    shutil.rmtree(place.memory.parent)
     (place.directory / "data").write_text("no directory")
     assert place.refused() == ["memory"]
+
+
+@pytest.mark.claim("R6", "G1")
+def test_damaged_metadata_of_an_adapter_keeps_the_gate_shut(place: Place) -> None:
+    place.put()
+    (place.directory / "site/recording-1.dist-info/entry_points.txt").write_bytes(b"\xff\xfe[")
+    assert place.refused() == ["execution adapter"]
+    with pytest.raises(ConfigError, match="entry points cannot be read: UnicodeDecodeError"):
+        gate.check(place.loaded)
 
 
 # --- engine tree -------------------------------------------------------------------------------------------
@@ -543,6 +556,53 @@ def test_the_unit_is_its_files_and_those_of_its_environment(systemctl: Systemctl
     os.mkfifo(tmp_path / "pipe")
     systemctl.more = f"EnvironmentFiles={tmp_path}/pipe (ignore_errors=yes)\n"
     with pytest.raises(Refusal, match="is not a regular file"):
+        gate.effective_unit()
+
+
+UNIT_REFUSALS: dict[str, tuple[Callable[[Systemctl, pytest.MonkeyPatch], object], str]] = {
+    "no service": (
+        lambda _, patch: patch.setattr(gate, "_text", lambda _: "0::/user.slice/session-1.scope\n"),
+        "does not run as a service of systemd",
+    ),
+    "a child of it": (
+        lambda answer, _: answer.show.update(MainPID="1"),
+        "is not the main process of hybrid-engine.service",
+    ),
+    "changed since": (
+        lambda answer, _: answer.show.update(NeedDaemonReload="yes"),
+        "has changed since systemd read it",
+    ),
+    "no systemctl": (
+        lambda _, patch: patch.setattr(shutil, "which", lambda *_, **__: None),
+        "there is no systemctl",
+    ),
+    "no answer": (
+        lambda _, patch: patch.setattr(subprocess, "run", failing(subprocess.TimeoutExpired("systemctl", 5))),
+        "systemd does not say what hybrid-engine.service is: .* timed out",
+    ),
+    "a refusal": (
+        lambda _, patch: patch.setattr(
+            subprocess, "run", failing(subprocess.CalledProcessError(1, "systemctl", stderr=b"Access denied\n"))
+        ),
+        "systemd does not say what hybrid-engine.service is: Access denied",
+    ),
+}
+
+
+def failing(error: Exception) -> Callable[..., object]:
+    def fail(*_: object, **__: object) -> object:
+        raise error
+
+    return fail
+
+
+@pytest.mark.claim("R9", "G1")
+@pytest.mark.parametrize("case", UNIT_REFUSALS)
+def test_each_refusal_of_a_unit_says_why(systemctl: Systemctl, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    assert gate.effective_unit().files
+    make, says = UNIT_REFUSALS[case]
+    make(systemctl, monkeypatch)
+    with pytest.raises(Refusal, match=f"^unit: .*{says}"):
         gate.effective_unit()
 
 

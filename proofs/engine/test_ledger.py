@@ -114,7 +114,7 @@ def test_D1_S1_pragmas_are_applied_read_back_and_logged(database: Path, caplog: 
     assert lines["PRAGMA verification"] == {
         "journal_mode": "wal", "synchronous": 1, "busy_timeout": 5_000, "temp_store": 2,
     }  # fmt: skip
-    assert lines["schema migrated"] == {"from_version": 0, "to_version": 4, "rows": 0}
+    assert lines["schema migrated"] == {"from_version": 0, "to_version": 5, "rows": 0}
 
 
 @pytest.mark.claim("D1")
@@ -299,7 +299,7 @@ def test_D2_the_earlier_engines_database_is_migrated_without_loss(
     assert len(old["ticks"]) == 15_000
     caplog.set_level(logging.INFO, "engine.storage.ledger")
     store = opened(database)
-    assert logged(caplog)["schema migrated"] == {"from_version": 0, "to_version": 4, "rows": 19_500}
+    assert logged(caplog)["schema migrated"] == {"from_version": 0, "to_version": 5, "rows": 19_500}
     store.close()
 
     columns = {
@@ -314,13 +314,125 @@ def test_D2_the_earlier_engines_database_is_migrated_without_loss(
     assert query(database, "SELECT DISTINCT side || ' ' || reason FROM signals ORDER BY 1") == [
         "BUY PERIODIC_TRIGGER", "SELL PERIODIC_TRIGGER",
     ]  # fmt: skip
-    assert query(database, "PRAGMA user_version") == [4]
+    assert query(database, "PRAGMA user_version") == [5]
     assert query(database, "PRAGMA integrity_check") == ["ok"]
+
+
+def of_version(path: Path, version: int, *statements: str) -> None:
+    """A database as an engine of that version made it, with what the statements put into it."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for step in migrations._MIGRATIONS[:version]:
+            step(connection, path)
+        connection.execute(f"PRAGMA user_version = {version}")
+        for statement in statements:
+            connection.execute(statement)
+
+
+# As versions 1 to 3 wrote them. Orders 1 and 90 and fill 1 are the earlier engine's; order 93 is a replay's, and the
+# signal of order 94 was deleted.
+_ROWS_V3 = (
+    "INSERT INTO signals(id, symbol, kind, value, ts) VALUES (1, 'A', 'BUY:OLD', 0.5, 1), (2, 'A', 'odd', 0.5, 1)",
+    "UPDATE signals SET side = 'BUY', reason = 'OLD' WHERE id = 1",
+    "INSERT INTO signals(id, symbol, kind, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail)"
+    " VALUES (3, 'A', 'BUY:PERIODIC_TRIGGER', 0.75, 7, 's:3', 3, 'BUY', 'PERIODIC_TRIGGER', '1', '2.5', NULL, NULL),"
+    " (4, 'A', 'SELL:PERIODIC_TRIGGER', 0.75, 8, 's:4', 4, 'SELL', 'PERIODIC_TRIGGER', '1', '2.5', NULL, NULL),"
+    " (5, 'A', 'SELL:PERIODIC_TRIGGER', 0.75, 8, 's:5', 5, 'SELL', 'PERIODIC_TRIGGER', '1', '2.5', 'RISK_CAP', 'x')",
+    "INSERT INTO orders(id, symbol, side, qty, price, status, ts)"
+    " VALUES (1, 'A', 'BUY', 0.30000000000000004, NULL, 'OLD', 1), (90, 'A', 'BUY', 0.1, 100, 'OLD', 2)",
+    "INSERT INTO orders(id, symbol, side, qty, price, status, ts, order_id, signal_id, mode, is_shadow, qty_exact,"
+    " price_exact, filled_qty, seq, reason, updated_ts, replayed) VALUES"
+    " (91, 'A', 'BUY', 1, 2.5, 'FILLED', 7, 'shadow-s:3', 's:3', 'SHADOW', 1, '1', '2.5', '1', 0,"
+    "  'SHADOW_RECORDED', 7, 0),"
+    " (92, 'A', 'SELL', 1, 2.5, 'PARTIAL_FILL', 8, 'live-s:4', 's:4', 'LIVE', 0, '1', '2.5', '0.3', 2, 'ADAPTER',"
+    "  9, 0),"
+    " (93, 'A', 'BUY', 1, 2.5, 'FILLED', 7, 'paper-s:3', 's:3', 'PAPER', 1, '1', '2.5', '1', 0, 'PAPER_FILL', 7, 1),"
+    " (94, 'A', 'BUY', 1, 2.5, 'SUBMITTED', 7, 'paper-s:9', 's:9', 'PAPER', 1, '1', '2.5', '0', 0, 'PAPER_SUBMITTED',"
+    "  7, 0)",
+    "INSERT INTO order_events VALUES ('shadow-s:3', 0, 'FILLED', 'SHADOW_RECORDED', '1', 7, 'fee_rate=0.001'),"
+    " ('live-s:4', 0, 'SUBMITTED', 'ADAPTER', '0', 8, 'toy'),"
+    " ('live-s:4', 1, 'ACKNOWLEDGED', 'ADAPTER', '0', 8, NULL),"
+    " ('live-s:4', 2, 'PARTIAL_FILL', 'ADAPTER', '0.3', 9, NULL),"
+    " ('paper-s:3', 0, 'FILLED', 'PAPER_FILL', '1', 7, NULL),"
+    " ('paper-s:9', 0, 'SUBMITTED', 'PAPER_SUBMITTED', '0', 7, NULL)",
+    "INSERT INTO trades(id, event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow)"
+    " VALUES (1, 'fill-1', 'order-1', 'A', 'BUY', 0.30000000000000004, 100, 0.01, 1, 1)",
+    "INSERT INTO trades(id, event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow, mode,"
+    " qty_exact, price_exact, fees_exact, cash_delta, replayed) VALUES"
+    " (2, 'shadow-s:3/0', 'shadow-s:3', 'A', 'BUY', 1, 2.5, 0.0025, 7, 1, 'SHADOW', '1', '2.5', '0.0025',"
+    "  '-2.5025', 0),"
+    " (3, 'live-s:4/2', 'live-s:4', 'A', 'SELL', 0.3, 2.5, 0, 9, 0, 'LIVE', '0.3', '2.5', '0', '0.75', 0),"
+    " (4, 'paper-s:3/0', 'paper-s:3', 'A', 'BUY', 1, 2.5, 0, 7, 1, 'PAPER', '1', '2.5', '0', '-2.5', 1)",
+    "INSERT INTO positions VALUES ('LIVE', 'A', '-0.3', '0.75', '0', '2.5'),"
+    " ('SHADOW', 'A', '1', '-2.5025', '0.0025', '2.5')",
+    "ALTER TABLE orders ADD COLUMN note TEXT NOT NULL DEFAULT 'x'",
+    "UPDATE orders SET note = 'mine' WHERE order_id = 'live-s:4'",
+    "CREATE INDEX mine ON orders(note)",
+    "CREATE VIEW notes AS SELECT order_id, note FROM orders WHERE note = 'mine'",
+)  # fmt: skip
+
+_READ_V3 = (
+    "SELECT symbol, kind, value, ts, event_id, tick_id, side, reason, size, price, veto, veto_detail, replayed"
+    " FROM signals ORDER BY id",
+    "SELECT symbol, side, qty, price, status, ts, order_id, signal_id, mode, is_shadow, qty_exact, price_exact,"
+    " filled_qty, seq, reason, updated_ts, replayed, note FROM orders ORDER BY ts, order_id",
+    "SELECT * FROM order_events ORDER BY order_id, seq",
+    "SELECT id, event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow, mode, qty_exact,"
+    " price_exact, fees_exact, cash_delta, replayed FROM trades ORDER BY id",
+    "SELECT * FROM positions ORDER BY mode",
+    "SELECT id, qty, price FROM orders WHERE order_id IS NULL ORDER BY id",
+    "SELECT * FROM notes",
+    "SELECT order_id FROM orders INDEXED BY mine WHERE note = 'mine'",
+)
+
+
+@pytest.mark.claim("D2", "D10", "R5", "S10")
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_D2_D10_what_earlier_versions_recorded_of_orders_reads_as_before_and_goes_on(
+    database: Path, version: int
+) -> None:
+    of_version(database, version, *_ROWS_V3)
+    before = [query(database, sql) for sql in _READ_V3]
+    store = opened(database)
+    assert [query(database, sql) for sql in _READ_V3] == before
+    assert [event.order_id for event in store.restore().open_orders] == ["live-s:4", "paper-s:9"]
+    # An order goes on where it was, also one whose signal is gone, and what was known still is.
+    filled = order_event(4, 3, OrderStatus.FILLED, Decimal("1"), Mode.LIVE, symbol="A", side=Side.SELL)
+    money = (Decimal("0.7"), Decimal(3), Decimal(0), Decimal("2.1"))
+    fill = Fill("live-s:4/3", "live-s:4", "A", Side.SELL, *money, 9, False, Mode.LIVE)
+    gone = order_event(9, 1, OrderStatus.CANCELED, Decimal(0), Mode.PAPER)
+    assert store.write(Batch(orders=[filled, gone], fills=[fill])) == Written(0, 0, 0, 2, 1)
+    for _ in range(2):
+        assert store.write(Batch(orders=[filled, gone], fills=[fill])) == Written(0, 0, 0, 0, 0)
+    known = traded(3)
+    assert store.write(known) == Written(0, 0, 0, 0, 0)
+    # The earlier engine's orders have ids that no other gets.
+    assert store.write(traded(10)) == Written(0, 0, 1, 1, 1)
+    restored = store.restore()
+    store.close()
+    assert restored.open_orders == []
+    assert restored.positions[Mode.LIVE]["A"] == Position(Decimal(-1), Decimal("2.85"), Decimal(0), Decimal(3))
+    assert query(database, "SELECT seq, status FROM order_events WHERE order_id = 'live-s:4' ORDER BY seq") == [
+        (0, "SUBMITTED"), (1, "ACKNOWLEDGED"), (2, "PARTIAL_FILL"), (3, "FILLED"),
+    ]  # fmt: skip
+    assert query(database, "SELECT seq, status FROM order_events WHERE order_id = 'paper-s:9' ORDER BY seq") == [
+        (0, "SUBMITTED"), (1, "CANCELED"),
+    ]  # fmt: skip
+    assert query(database, "SELECT count(*), count(DISTINCT id) FROM orders") == [(7, 7)]
+    assert query(database, "PRAGMA integrity_check") == ["ok"]
+
+
+@pytest.mark.claim("D2")
+def test_D2_a_generated_column_that_is_not_ours_is_refused_and_left_alone(database: Path) -> None:
+    of_version(database, 3, "ALTER TABLE trades ADD COLUMN cost REAL AS (fill_qty * fill_price)")
+    before = schema(database)
+    with pytest.raises(ConfigError, match="column cost is generated"):
+        opened(database)
+    assert schema(database) == before
 
 
 def schema(path: Path) -> dict[str, set[str]]:
     tables = query(path, "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-    found = {name: set(query(path, f"SELECT name FROM pragma_table_info('{name}')")) for name in tables}
+    found = {name: set(query(path, f"SELECT name FROM pragma_table_xinfo('{name}')")) for name in tables}
     found["indexes"] = set(query(path, "SELECT name FROM sqlite_master WHERE type = 'index'"))
     return found
 
@@ -377,7 +489,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.claim("D2")
-@pytest.mark.parametrize("version", [5, 99, -1])
+@pytest.mark.parametrize("version", [6, 99, -1])
 def test_D2_a_version_unknown_to_this_engine_is_left_untouched(database: Path, version: int) -> None:
     seed_database.build(database, 200, [f"PRAGMA user_version = {version}"])
     before = contents(database.parent)
@@ -461,6 +573,32 @@ def test_D3_every_size_of_batch_is_written_whole(store: Ledger, rows: int) -> No
     assert store.write(batch) == Written(0, rows, 0, 0, 0)
 
 
+@pytest.mark.claim("D10")
+def test_D10_a_commit_writes_few_pages(store: Ledger) -> None:
+    """As the engine makes them: ids of a constant width, a numbering with each batch. A page is 1048 bytes of a WAL."""
+
+    def commit(batch: int) -> None:
+        ids = range(1_000_000 + 80 * batch, 1_000_000 + 80 * batch + 77)
+        made = [traded(n) for n in ids[::10]]
+        store.write(
+            Batch(
+                ticks=[tick(n, trade_id=n) for n in ids],
+                signals=[one for b in made for one in b.signals],
+                orders=[one for b in made for one in b.orders],
+                fills=[one for b in made for one in b.fills],
+                numberings={"binance": numbering("binance", ids[0], ids[-1])},
+            )
+        )
+
+    for batch in range(30):
+        commit(batch)
+    wal = store.path.with_name("bot.db-wal")
+    before = wal.stat().st_size
+    for batch in range(30, 60):
+        commit(batch)
+    assert (wal.stat().st_size - before) / 1048 / 30 <= 25
+
+
 @pytest.mark.claim("S7")
 def test_S7_a_veto_is_stored_with_its_reason(store: Ledger) -> None:
     [wish] = traded(1).signals
@@ -538,12 +676,16 @@ def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
 ) -> None:
     made = [
         Fill(
-            f"{mode}-{n}", f"{mode}-{n}", f"S{n % 2}", side, qty, price, Decimal("0.01"),
+            f"{mode.lower()}-s:{n}/0", f"{mode.lower()}-s:{n}", f"S{n % 2}", side, qty, price, Decimal("0.01"),
             EXACT.subtract(EXACT.multiply(-qty if side is Side.BUY else qty, price), Decimal("0.01")), 1,
             mode is not Mode.LIVE, mode,
         )
         for n, side, qty, price, mode in fills
     ]  # fmt: skip
+    events = [
+        order_event(n, 0, OrderStatus.FILLED, qty, mode, symbol=f"S{n % 2}", side=side, qty=qty, price=price)
+        for n, side, qty, price, mode in fills
+    ]
     distinct: dict[str, Fill] = {}
     for fill in made:
         distinct.setdefault(fill.event_id, fill)
@@ -559,11 +701,41 @@ def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
     try:
         edges = sorted({0, *cuts, len(made)})
         for start, end in itertools.pairwise(edges):
-            store.write(Batch(fills=made[start:end]))
-        store.write(Batch(fills=made))
+            store.write(Batch(orders=events[start:end], fills=made[start:end]))
+        store.write(Batch(orders=events, fills=made))
         assert store.restore().positions == expected
     finally:
         store.close()
+
+
+def test_a_fill_without_the_transition_that_reports_it_is_refused(store: Ledger) -> None:
+    batch = traded(1)
+    batch.orders = []
+    with pytest.raises(ValueError, match="shadow-s:1/0 came without"):
+        store.write(batch)
+    assert query(store.path, "SELECT count(*) FROM signals") == [0]
+
+
+@pytest.mark.claim("I3")
+def test_I3_a_signal_makes_one_order_in_each_mode_whatever_comes_with_it(store: Ledger) -> None:
+    """Orders have ids made of their signals': whether those are new, known, or gone, no order is taken for another."""
+    paper = order_event(1, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER)
+    assert store.write(traded(1)) == Written(0, 0, 1, 1, 1)
+    assert store.write(Batch(orders=[paper])) == Written(0, 0, 0, 1, 0)
+    assert store.write(traded(2)) == Written(0, 0, 1, 1, 1)
+    both = Batch(signals=traded(3).signals + traded(2).signals, orders=traded(3).orders + traded(2).orders + [paper])
+    assert store.write(both) == Written(0, 0, 1, 1, 0)
+    with contextlib.closing(sqlite3.connect(store.path)) as other, other:
+        other.execute("DELETE FROM signals")
+    ended = order_event(1, 1, OrderStatus.CANCELED, Decimal(0), Mode.PAPER)
+    assert store.write(Batch(orders=[paper, ended])) == Written(0, 0, 0, 1, 0)
+    assert store.write(Batch(orders=[paper, ended])) == Written(0, 0, 0, 0, 0)
+    assert store.write(traded(4)) == Written(0, 0, 1, 1, 1)
+    assert query(store.path, "SELECT order_id, mode, signal_id, status FROM orders ORDER BY order_id") == [
+        ("paper-s:1", "PAPER", "s:1", "CANCELED"), ("shadow-s:1", "SHADOW", "s:1", "FILLED"),
+        ("shadow-s:2", "SHADOW", "s:2", "FILLED"), ("shadow-s:3", "SHADOW", "s:3", "FILLED"),
+        ("shadow-s:4", "SHADOW", "s:4", "FILLED"),
+    ]  # fmt: skip
 
 
 @pytest.mark.claim("I3")
@@ -625,10 +797,10 @@ def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     store.write(
         Batch(
             numberings={"binance": numbering("binance", 69, 75, oldest_ts=1_700_000_000_000), again.label: again},
-            barred={"binance.com": 1000, "gemini.com": 2000},
+            barred={"binance": ("binance.com", 1000), "other": ("binance.com", 2500), "gemini": ("gemini.com", 2000)},
         )
     )
-    store.write(Batch(barred={"binance.com": 3000}))
+    store.write(Batch(barred={"binance": ("binance.com", 3000)}))
     restored = store.restore()
     assert restored.next_tick_id == 4
     # Holes are as they were last told, and times those of the ticks.
@@ -637,7 +809,7 @@ def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     segments = [(69, oldest, only), (70, only, only)]
     assert first == numbering("binance", 69, 75, missing=[(5, 9)], segments=segments, oldest_ts=oldest)
     assert (second, second.label) == (again, "binance (numbering 2)")
-    assert restored.streams == {"binance": ("binance", "BTCUSDT"), "mock": None}
+    assert restored.streams == {"binance": ("binance", "BTCUSDT"), "gemini": None, "mock": None, "other": None}
     assert restored.symbols == {"binance": "SOL/USDC"}
     assert restored.barred == {"binance.com": 3000, "gemini.com": 2000}
     assert restored.recent_event_ids == {"mock": [("e1", 1_700_000_000_002), ("e2", 1_700_000_000_003)]}
@@ -692,25 +864,20 @@ def test_N11_the_numberings_share_the_times_that_are_restored(store: Ledger) -> 
     assert exact == {source: list(range(10, 20)) for source in sources}
 
 
-def to_version_3(connection: sqlite3.Connection) -> None:
-    connection.execute("DROP INDEX ticks_by_event_id")
-    connection.execute("CREATE UNIQUE INDEX ticks_by_event_id ON ticks(source, event_id) WHERE event_id IS NOT NULL")
-    connection.execute("ALTER TABLE sources ADD COLUMN barred_until INTEGER")
-    connection.execute("ALTER TABLE sources DROP COLUMN first_ts")
-    connection.execute("DROP TABLE bars")
-    connection.execute("PRAGMA user_version = 3")
-
-
 @pytest.mark.claim("D2", "N5", "N11")
 def test_D2_N5_N11_version_3_knew_textual_ids_without_times_and_bars_by_source(database: Path) -> None:
-    store = opened(database)
-    told = {"binance": numbering("binance", 38, 45, oldest_ts=1_700_000_000_000)}
+    of_version(
+        database,
+        3,
+        "INSERT INTO sources(id, name, source, market, stream, number, first_trade_id, last_trade_id, last_ts, missing,"
+        " barred_until) VALUES (1, 'binance', 'binance', '', 'binance', 0, 38, 45, 1700000000045, NULL, 7000),"
+        " (2, 'mock', 'mock', '', 'mock', 0, NULL, NULL, NULL, NULL, NULL)",
+        "INSERT INTO ticks(id, symbol, price, volume, ts, source, trade_id) SELECT column1, 'A', 1, 1,"
+        " 1700000000000 + column1, 1, column1 FROM (VALUES (40), (41), (45))",
+        "INSERT INTO ticks(id, symbol, price, volume, ts, source, event_id)"
+        " VALUES (50, 'A', 1, 1, 1700000000050, 2, 'x')",
+    )
     texts = [tick(50, event_id="x", source="mock")]
-    store.write(Batch(ticks=[*(tick(n, trade_id=n) for n in (40, 41, 45)), *texts], numberings=told))
-    store.close()
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as old:
-        to_version_3(old)
-        old.execute("UPDATE sources SET barred_until = 7000 WHERE name = 'binance'")
     store = opened(database)
     restored = store.restore()
     # What was seen before the first tick on disk has no known time: it came with that, as far as anybody can tell.
@@ -723,16 +890,13 @@ def test_D2_N5_N11_version_3_knew_textual_ids_without_times_and_bars_by_source(d
 
 @pytest.mark.claim("D2", "N11")
 def test_D2_N11_a_watermark_of_version_2_becomes_the_first_numbering(database: Path) -> None:
-    store = opened(database)
-    store.write(Batch(ticks=[tick(n, trade_id=n) for n in (40, 41, 45)]))
-    store.close()
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as old:
-        to_version_3(old)
-        for column in ("source", "market", "stream", "number", "first_trade_id", "last_ts", "missing"):
-            old.execute(f"ALTER TABLE sources DROP COLUMN {column}")
-        old.execute("UPDATE sources SET last_trade_id = 45")
-        old.execute("INSERT INTO sources(name, last_trade_id) VALUES ('pruned', 7)")
-        old.execute("PRAGMA user_version = 2")
+    of_version(
+        database,
+        2,
+        "INSERT INTO sources(name, last_trade_id) VALUES ('binance', 45), ('pruned', 7)",
+        "INSERT INTO ticks(id, symbol, price, volume, ts, source, trade_id) SELECT column1, 'A', 1, 1,"
+        " 1700000000000 + column1, 1, column1 FROM (VALUES (40), (41), (45))",
+    )
     store = opened(database)
     first, pruned = store.restore().numberings
     store.close()

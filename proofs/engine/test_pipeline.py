@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from websockets.sync.server import ServerConnection
 
 from engine import pipeline
-from engine.base.events import Fill, Side, Tick
+from engine.base.events import Fill, OrderEvent, OrderStatus, Reason, Side, Tick
 from engine.base.exits import ConfigError
 from engine.config import schema, settings
 from engine.ingest.synthetic import SyntheticFeed
@@ -671,7 +671,11 @@ def test_R3_I2_a_restored_position_weighs_at_its_price_from_the_start(
     """10 X/Y at 100 fill the cap of 1000 for all symbols together, although no tick of X/Y ever comes."""
     store = open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
     ten, price, none = Decimal(10), Decimal(100), Decimal(0)
-    store.write(Batch(fills=[Fill("x/0", "x", "X/Y", Side.BUY, ten, price, none, -ten * price, 1, True)]))
+    fill = Fill("shadow-x/0", "shadow-x", "X/Y", Side.BUY, ten, price, none, -ten * price, 1, True)
+    filled = OrderEvent(
+        "shadow-x", 0, "x", "X/Y", Side.BUY, ten, price, ten, OrderStatus.FILLED, Reason.SHADOW_RECORDED, 1, True
+    )
+    store.write(Batch(orders=[filled], fills=[fill]))
     store.close()
     code, final = run_here(tmp_path, caplog, {"engine": {"run_seconds": 0.3}, "risk_caps": {"max_exposure_usd": 1000}})
     assert code == 0
@@ -796,15 +800,17 @@ def test_N5_a_restarted_engine_still_leaves_a_venue_alone(tmp_path: Path) -> Non
                 assert running.wait_exit() == 10
             assert len(exchange.attempt_times) == 1
             with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as connection:
-                assert ("127.0.0.1",) in connection.execute("SELECT host FROM bars").fetchall()
+                hosts = connection.execute("SELECT DISTINCT barred_host FROM sources").fetchall()
+                assert hosts == [("127.0.0.1",)]
                 if path == "/renamed":
                     # As an earlier version would have kept it.
-                    connection.execute("UPDATE bars SET host = ?", (f"mock_ws {exchange.url}/",))
+                    connection.execute("DELETE FROM sources WHERE name LIKE '%renamed'")
+                    connection.execute("UPDATE sources SET barred_host = NULL")
         # A positive control: it is that note, and nothing else, that keeps it away.
         with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as connection:
-            [(until,)] = connection.execute("SELECT until FROM bars WHERE host = '127.0.0.1'").fetchall()
+            [(until,)] = connection.execute("SELECT barred_until FROM sources").fetchall()
             assert 50_000 < until - time.time() * 1000 < 60_000
-            connection.execute("UPDATE bars SET until = until - 60000")
+            connection.execute("UPDATE sources SET barred_until = barred_until - 60000")
         with engine(tmp_path, "--config", str(config), "--ingest", "mockws") as running:
             running.wait_line("connected")
             assert running.stop() == 0
@@ -1024,6 +1030,50 @@ def test_D3_N9_I3_a_restart_neither_stores_nor_trades_a_tick_twice(tmp_path: Pat
                     connection.execute("UPDATE sources SET last_trade_id = NULL, first_trade_id = NULL")
             connection.close()
         assert running.query("SELECT count(*) FROM ticks") == [(22,)]
+
+
+@pytest.mark.claim("N7", "N9", "D3")
+@pytest.mark.parametrize("ingest", ["mockws", "realws"])
+def test_N7_N9_a_second_run_samples_its_own_new_ticks(tmp_path: Path, ingest: str) -> None:
+    """After a clean stop it is sent all of the first run's again, also those that were sampled out: none is new, and of
+    the new ones it counts from one."""
+    tick = mock_tick if ingest == "mockws" else binance_trade
+
+    def script(connection: ServerConnection, number: int) -> None:
+        for one in range(20 + 7 * min(number, 1)):
+            connection.send(tick(one))
+        until_closed(connection)
+
+    with server(script) as exchange:
+        (tmp_path / "ws_sources.toml").write_text(
+            f'[[source]]\nname = "here"\nurl = "{exchange.url}"\npriority = 1\nvenue = "binance"\n'
+        )
+        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url, "sample_every": 3}})
+        for received, duplicates, processed in ((20, 0, 6), (7, 20, 2)):
+            with engine(tmp_path, "--config", str(config), "--ingest", ingest) as running:
+                parsed = received + duplicates
+                running.wait_heartbeat(lambda beat, parsed=parsed: bool(beat["ticks_parsed"] == parsed))  # type: ignore[misc]
+                assert running.stop() == 0
+                final = running.final()
+            assert (final["ingest_received"], final["duplicates"]) == (received, duplicates)
+            assert (final["ingest_processed"], final["tick_rows_written"]) == (processed, processed)
+        assert running.query("SELECT trade_id FROM ticks ORDER BY id") == [(n,) for n in (2, 5, 8, 11, 14, 17, 22, 25)]
+
+
+@pytest.mark.claim("N7", "N1", "D3")
+def test_N7_N1_a_second_synthetic_run_samples_a_walk_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It begins where the walk begins, and its rows come after those of the first."""
+    rows = 0
+    for _ in range(2):
+        code, final = run_here(tmp_path, caplog, {"engine": {"run_seconds": 0.2, "sample_every": 3}})
+        assert code == 0
+        assert final["ingest_processed"] == final["ingest_received"] // 3 == final["tick_rows_written"] > 2
+        stored = query(tmp_path, "SELECT price FROM ticks ORDER BY id")
+        assert len(stored) == rows + final["tick_rows_written"]
+        assert stored[rows : rows + 3] == stored[:3]
+        rows = len(stored)
 
 
 @pytest.mark.claim("M4", "E5")

@@ -37,7 +37,7 @@ from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
-from harness.faults.dialects import DIALECTS, BinanceDialect, BybitDialect, Dialect, OKXDialect
+from harness.faults.dialects import DIALECTS, BinanceDialect, BybitDialect, CoinbaseDialect, Dialect, OKXDialect
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
 from proofs.fixtures.captures import CAPTURES, books
@@ -70,10 +70,14 @@ class Ears(Inlet):
         for number in numbers:
             self.intake.pass_number(*number)
 
+    def tell_latest(self, latest: dict[str, int]) -> None:
+        for stream, trade_id in latest.items():
+            self.intake.tell_latest(stream, trade_id)
+
     def answer(self) -> None:
         pass
 
-    def barred(self, source: str, secs: float) -> None:
+    def barred(self, source: str, host: str, secs: float) -> None:
         raise AssertionError("nobody said to wait")
 
     def books(self, feed: Any) -> dict[str, int]:
@@ -341,6 +345,22 @@ def test_N20_N18_a_connection_to_binance_is_replaced_before_it_is_a_day_old(
     assert books["reconnects"] == 1
     told = [record.fields["reason"] for record in caplog.records if record.message.startswith("connection ")]  # type: ignore[attr-defined]
     assert told == ["replaced before the server closes it"]
+
+
+@pytest.mark.claim("N20", "N9", "N11")
+def test_N20_N9_N11_what_coinbase_said_before_its_ids_started_over_is_forgotten(tmp_path: Path) -> None:
+    dialect = CoinbaseDialect()
+    said = [
+        dialect.trade("BTC-USD", 8, "1.5", "2", NOW),
+        dialect.latest("BTC-USD", 20),
+        dialect.trade("BTC-USD", 1, "1.5", "2", NOW + 10**6),
+        dialect.trade("BTC-USD", 2, "1.5", "2", NOW + 10**6),
+    ]
+    wanted = source(dialect, "ws://127.0.0.1:9")
+    for upto, gaps in ((2, 12), (4, 0)):
+        records = [message(0, 1, one.encode()) for one in said[:upto]]
+        _, counts = asyncio.run(replay(write(tmp_path / "r", header_of(wanted), *records)))
+        assert counts["gaps"] == gaps
 
 
 @pytest.mark.claim("N20")

@@ -18,7 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.ingest import replay
 from engine.ingest.replay import why_no_lines
+from engine.ingest.stepped import STEP_TICKS
 from proofs.fixtures.engine_process import Engine, engine, write_config
 
 TS = 1_700_000_000_000
@@ -190,3 +192,33 @@ def test_N2b_the_first_bytes_decide_and_never_raise(tail: bytes, head: bytes) ->
     reason = why_no_lines(head + tail)
     assert reason is None or "first" in reason or "jq" in reason
     assert why_no_lines(b"{" + tail.replace(b"\0", b"")) is None
+
+
+@pytest.mark.claim("N2")
+@pytest.mark.parametrize(
+    "count", [0, 1, STEP_TICKS - 1, STEP_TICKS, STEP_TICKS + 1, 2 * STEP_TICKS, 2 * STEP_TICKS + 1]
+)
+def test_a_file_is_read_whole_and_in_order_whatever_its_steps(tmp_path: Path, count: int) -> None:
+    """No line is lost or comes twice where one step ends and the next begins."""
+    path = tmp_path / "ticks.jsonl"
+    path.write_bytes(b"".join(b"%d\n" % number for number in range(count)))
+    steps = []
+    with path.open("rb") as file:
+        while lines := replay._read_lines(file):
+            steps.append([int(line) for line in lines])
+    assert [number for step in steps for number in step] == list(range(count))
+    assert all(len(step) == STEP_TICKS for step in steps[:-1])
+
+
+@pytest.mark.claim("N2", "B5")
+def test_long_lines_end_a_step_early_and_one_without_an_end_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "MAX_MESSAGE_BYTES", 10)
+    path = tmp_path / "ticks.jsonl"
+    path.write_bytes(b"123456\n" * 3 + b"x" * 95 + b"\nlast\n")
+    steps = []
+    with path.open("rb") as file:
+        while lines := replay._read_lines(file):
+            steps.append(lines)
+    assert steps == [[b"123456\n"] * 2, [b"123456\n", b"x" * 11], [b"last\n"]]

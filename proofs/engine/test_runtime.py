@@ -139,6 +139,8 @@ STRAYS: dict[str, tuple[Callable[[Place], object], str]] = {
         lambda place: setattr(sys.modules["__main__"], "__file__", str(place.write("../../../bin/x", ""))),
         "belongs to no installed package",
     ),
+    "no name and version": (lambda place: place.write("x.dist-info/RECORD", ""), "is not the metadata of a package"),
+    "no such place": (lambda place: place.site.rename(place.prefix / "gone"), "cannot be read"),
     "no script": (lambda _: setattr(sys.modules["__main__"], "__file__", None), "was started"),
 }
 
@@ -172,6 +174,12 @@ def test_bytecode_that_runs_already_must_be_what_the_source_says(place: Place, m
     assert place.describe()["packages"]
     py_compile.compile(str(other), cfile=str(cached), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     assert "its bytecode in __pycache__" in place.refusal()
+    monkeypatch.setitem(sys.modules, "alpha", None)
+    gone = importlib.util.module_from_spec(spec)
+    assert gone.__spec__ is not None
+    gone.__spec__.origin = str(place.site / "alpha/gone.py")
+    monkeypatch.setitem(sys.modules, "alpha", gone)
+    assert "gone.py cannot be read" in place.refusal()
 
 
 @pytest.mark.claim("R9")

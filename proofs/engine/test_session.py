@@ -191,6 +191,30 @@ def test_N4_when_the_active_connection_breaks_the_candidate_takes_over() -> None
 
 
 @pytest.mark.claim("N5")
+@pytest.mark.parametrize("share", [0.5, 0.75])
+def test_N5_jitter_shortens_a_wait_by_half_at_most(share: float) -> None:
+    asked = []
+
+    def uniform(low: float, high: float) -> float:
+        asked.append((low, high))
+        return share
+
+    session = Session([BEST], POLICY, uniform)
+    now, waits = 0.0, []
+    effects = session.start(now)
+    for conn in range(1, 6):
+        assert Connect(conn, BEST) in effects
+        failed_at = now
+        effects = session.connect_failed(conn, now, "refused")
+        while Connect(conn + 1, BEST) not in effects:
+            now += 1 / 64
+            effects = session.wake(now)
+        waits.append(now - failed_at)
+    assert waits == [share * secs for secs in (0.5, 1.0, 2.0, 4.0, 8.0)]
+    assert set(asked) == {(0.5, 1.0)}
+
+
+@pytest.mark.claim("N5")
 def test_N5_backoff_doubles_up_to_the_limit() -> None:
     driver = Driver(BEST, policy=Policy(10, 10, 120, 30, 1e6))
     delays = []

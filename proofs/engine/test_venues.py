@@ -376,6 +376,23 @@ def test_N8b_coinbases_last_match_is_a_trade_of_before() -> None:
     assert intake.admit(read(parser, again)) == []
 
 
+@pytest.mark.claim("N9", "N8b")
+def test_N9_N8b_coinbases_heartbeat_says_which_trade_was_the_latest() -> None:
+    dialect = CoinbaseDialect()
+    parser = parser_of(dialect)
+    read(parser, dialect.latest(dialect.market, 5), dialect.latest("DOGE-USD", 5))
+    assert parser.latest == {}, "of a market without a trade it says nothing"
+    read(parser, dialect.trade(dialect.other, 1, "1", "1", NOW), dialect.trade(dialect.market, 5, "1", "1", NOW))
+    read(parser, dialect.latest(dialect.market, 6), dialect.latest(dialect.other, 7), dialect.latest(dialect.market, 8))
+    assert parser.latest == {"src": 7, "src BTC-USD": 8}
+    odds: list[Any] = [None, "9", 9.5, True, -1, 2**63, []]
+    for odd in odds:
+        read(parser, json.dumps({"type": "heartbeat", "product_id": dialect.market, "last_trade_id": odd}))
+        read(parser, json.dumps({"type": "heartbeat", "product_id": odd, "last_trade_id": 9}))
+    assert parser.latest == {"src": 7, "src BTC-USD": 8}
+    assert (parser.errors, parser.foreign, parser.ignored) == (0, 0, 19)
+
+
 # --- bad input ----------------------------------------------------------------------------------------------
 
 FIELDS = {
@@ -780,6 +797,48 @@ def test_N13_a_venue_is_reached_by_TLS_and_told_its_markets(dialect: Dialect) ->
     for domain in venue.testnets:
         doubts = venue.subscription(f"wss://{domain}{urlsplit(venue.url).path}", {dialect.market: "X"}, "trade").doubts
         assert any("test network" in doubt for doubt in doubts)
+
+
+@pytest.mark.claim("N13")
+@pytest.mark.parametrize(
+    ("name", "market", "url"),
+    [
+        ("kraken", "BTC/USD", "wss://ws.kraken.com"),
+        ("kraken", "BTC/USD", "wss://ws-auth.kraken.com/v2"),
+        ("kraken", "BTC/USD", "wss://futures.kraken.com/ws/v1"),
+        ("okx", "BTC-USDT", "wss://ws.okx.com:8443/ws/v5/private"),
+        ("okx", "BTC-USDT", "wss://ws.okx.com:8443/ws/v5/business"),
+        ("okx", "BTC-USDT", "wss://www.okx.com"),
+        ("bybit", "BTCUSDT", "wss://stream.bybit.com/v5/private"),
+        ("bybit", "BTCUSDT", "wss://stream.bybit.com/v5/public/option"),
+        ("bybit", "BTCUSDT", "wss://stream.bybit.com/v5/public"),
+        ("coinbase", "BTC-USD", "wss://ws-direct.exchange.coinbase.com"),
+    ],
+)
+def test_N13_what_a_venue_serves_to_nobody_or_elsewhere_is_refused(name: str, market: str, url: str) -> None:
+    problem = registry.subscription(None, url, {market: "X"}, "trade").problem
+    assert problem == f"{name} serves no public trades there; use {VENUES[name].url}"
+    # What a proxy or a mock exchange makes of a path is its own business.
+    assert registry.subscription(name, "ws://127.0.0.1:9/any", {market: "X"}, "trade").problem is None
+
+
+@pytest.mark.claim("N13")
+@pytest.mark.parametrize(
+    ("market", "url"),
+    [
+        ("BTC/USD", "wss://beta-ws.kraken.com/v2"),
+        ("BTC-USDT", "wss://wsus.okx.com:8443/ws/v5/public"),
+        ("BTC-USDT", "wss://wseea.okx.com:8443/ws/v5/public"),
+        ("BTCUSDT", "wss://stream.bybit.com/v5/public/linear"),
+        ("BTCUSD", "wss://stream-testnet.bybit.com/v5/public/inverse"),
+        ("BTCUSDT", "wss://stream.bybit-tr.com/v5/public/spot"),
+        ("BTC-USD", "wss://ws-feed-public.sandbox.exchange.coinbase.com"),
+        ("btcusd", "wss://ws.gemini.com?snapshot=-1"),
+        *((dialect.market, registry.find(dialect.name).url) for dialect in DIALECTS),
+    ],
+)
+def test_N13_what_a_venue_serves_to_everybody_is_not(market: str, url: str) -> None:
+    assert registry.subscription(None, url, {market: "X"}, "trade").problem is None
 
 
 @pytest.mark.claim("N4")

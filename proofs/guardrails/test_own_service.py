@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 from pytest_hybrid_proofs import unit_under_proof
 
-from harness.base.errors import HarnessError, Refuted, Unavailable
+from harness.base.errors import HarnessError, MachineError, Refuted, Unavailable
+from harness.evidence.shell import CommandResult
 from harness.machines.machine import Machine
 from harness.proving import service
 from harness.proving.service import Promise, ServiceUnit
@@ -122,6 +123,24 @@ def test_what_a_process_may_do_is_read_from_its_status() -> None:
     assert "--clear-groups" in service.privileges(status.replace("5 6 ", ""))
 
 
+class Bare:
+    """A machine in which there is no unit, and no package."""
+
+    def __init__(self, kind: str, root: Path) -> None:
+        self.kind = kind
+        self.root = root
+
+    def path(self, inside: str) -> Path:
+        return self.root / inside.lstrip("/")
+
+    def systemctl(self, *_: str) -> CommandResult:
+        return CommandResult(("systemctl",), 1, "", "No files found", 0.0)
+
+    def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
+        failed = "apt-get" in argv
+        return CommandResult(argv, 100 if failed else 0, "", "E: Unable to locate package a" if failed else "", 0.0)
+
+
 @pytest.mark.claim("V13")
 def test_a_unit_that_cannot_be_had_is_unavailable_and_says_what_to_do(greeter: ServiceUnit, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"no-such\.service is not installed"):
@@ -129,8 +148,27 @@ def test_a_unit_that_cannot_be_had_is_unavailable_and_says_what_to_do(greeter: S
     with pytest.raises(ValueError, match="text and path"):
         unit_under_proof("a.service", text="", path="a.service")
 
-    class Host:
-        kind = "host"
-
     with pytest.raises(Unavailable, match="--proofs-systemd=private"):
-        service.put(cast(Machine, Host()), "a.service", "", None, tmp_path)
+        service.put(cast(Machine, Bare("host", tmp_path)), "a.service", "", None, tmp_path)
+    (tmp_path / "usr/sbin").mkdir(parents=True)
+    (tmp_path / "one.deb").write_text("")
+    with pytest.raises(Unavailable, match="the package a cannot be had: E: Unable to locate package a") as error:
+        service.put(cast(Machine, Bare("private", tmp_path)), "a.service", None, "a", tmp_path)
+    assert error.value.remedy == "apt-get install a"
+    assert (tmp_path / service.ARCHIVES.lstrip("/") / "one.deb").exists(), "what was fetched is not used"
+
+
+@pytest.mark.claim("V13", "V4")
+def test_judges_of_a_service_say_no(greeter: ServiceUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To one that does not serve, or is not there to be looked at; and what cannot be asked is not taken for a no."""
+    down, never = (ServiceUnit(greeter.machine, greeter._stream, greeter.name, serves) for serves in ((), ("false",)))
+    down.deadline_secs = never.deadline_secs = 0.2
+    with pytest.raises(Refuted, match=r"greeter\.service does not serve: waited 0\.2 s for it to be active"):
+        down.wait_serving()
+    greeter.start_serving()
+    with pytest.raises(Refuted, match=r"does not serve: waited 0\.2 s for `false`"):
+        never.wait_serving()
+    monkeypatch.setattr(service, "privileges", lambda _: ["--reuid=nobody-of-that-name"])
+    with pytest.raises(MachineError, match=r"cannot look at what greeter\.service may write to: setpriv:"):
+        service.writes_only_below("/var/lib/greeter").prove(greeter)
+    greeter.fresh()

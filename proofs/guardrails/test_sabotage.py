@@ -240,12 +240,3 @@ def test_a_patch_of_what_is_no_python_is_one_of_text() -> None:
     for source in ("b: 1", "a: 1 a: 1"):
         with pytest.raises(ValueError, match="expected once"):
             Patch("m.css", "", "a: 1", "a: 2").apply(source)
-
-
-@pytest.mark.claim("V4")
-@pytest.mark.parametrize("entry", [entry for entry in CATALOGUE if entry.patch], ids=lambda entry: entry.id)
-def test_each_patch_fits_the_module_that_it_is_for(entry: Sabotage) -> None:
-    """At once, and not in the night."""
-    assert entry.patch is not None
-    source = (ROOT / entry.patch.module).read_text()
-    assert entry.patch.apply(source) != source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -76,16 +77,22 @@ def test_the_drawing_is_svg_and_shows_each_round_of_what_has_a_target() -> None:
     assert dots == ["missed", "held", "held", "median held"]
 
 
-@pytest.mark.parametrize("combined", [False, True])
-def test_the_load_is_whole_frames_with_consecutive_ids(combined: bool) -> None:
+def trade_id(form: str, message: dict[str, Any]) -> int:
+    if form == "mock":
+        return int(message["event_id"].rsplit("-", 1)[1])
+    return int(message["data"]["a"] if form == "combined" else message["t"])
+
+
+@pytest.mark.parametrize("form", load.FRAMES)
+def test_the_load_is_whole_frames_with_consecutive_ids(form: str) -> None:
     ticks = load.BLOCK_FRAMES + 3
-    stream = b"".join(load.blocks(ticks, combined))
+    stream = b"".join(load.blocks(ticks, form))
     ids = []
     while stream:
         assert stream[:2] == b"\x81\x7e"
         size = int.from_bytes(stream[2:4], "big")
         message, stream = json.loads(stream[4 : 4 + size]), stream[4 + size :]
-        ids.append(message["data"]["a"] if combined else message["t"])
+        ids.append(trade_id(form, message))
     assert ids == list(range(load.FIRST_ID, load.FIRST_ID + ticks))
 
 

@@ -92,6 +92,7 @@ def test_K4_progress_does_not_forgive_a_protocol() -> None:
         (state("inactive", "dead"), None),
         (state("inactive", "dead", code=1), Exit("b" * 32, "exited", 0, "success", None)),
         (state("failed", "failed", "exit-code", 1, 12), Exit("b" * 32, "exited", 12, "exit-code", None)),
+        (state("activating", "auto-restart", "signal", 2, 9), Exit("b" * 32, "killed", 9, "signal", None)),
         (state("activating", "auto-restart", "watchdog", 3, 6), Exit("b" * 32, "dumped", 6, "watchdog", None)),
         (state("failed", "failed", "resources"), Exit("b" * 32, "", None, "resources", None)),
     ],

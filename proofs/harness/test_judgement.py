@@ -50,6 +50,26 @@ def test_what_is_not_known_is_not_well() -> None:
     assert equations({})[0].ok is None
 
 
+@pytest.mark.claim("M3")
+def test_an_equation_is_what_its_numbers_are() -> None:
+    beat = {
+        "ticks_parsed": 19, "ingest_received": 12, "duplicates": 7, "ingest_processed": 9, "sampled_out": 3,
+        "tick_count": 9, "tick_rows_written": 4, "tick_rows_known": 2, "tick_rows_queued": 1, "bp_drops_tick": 2,
+        "bp_drops_persist": 0,
+    }  # fmt: skip
+    assert [(line.ok, line.number, line.says) for line in equations(beat)] == [
+        (True, 19, "ticks parsed 19 = received + duplicates 19"),
+        (True, 12, "received 12 = processed + sampled out 12"),
+        (True, 9, "ticks 9 = processed 9"),
+        (True, 9, "ticks 9 = written + known before + queued + dropped 9"),
+    ]
+    assert judgement.books(beat) == []
+    broken = equations(beat | {"duplicates": 8})[0]
+    assert (broken.ok, broken.number, broken.says) == (False, 19, "ticks parsed 19 ≠ received + duplicates 20")
+    untold = equations({"ticks_parsed": 19, "duplicates": 8})[0]
+    assert (untold.ok, untold.number) == (None, 19)
+
+
 @pytest.mark.claim("W4")
 def test_engine_and_computer_are_different_things() -> None:
     well, squeezed = judgement.unit(RUNNING), judgement.pressure(psi(ten=50.0, sixty=50.0))

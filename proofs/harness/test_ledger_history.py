@@ -173,22 +173,19 @@ def test_fills_and_what_the_engine_never_writes(tmp_path: Path) -> None:
     whole = ledger_history.read_fills(path, 0)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(
-            "INSERT INTO trades(event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, mode, qty_exact,"
-            " price_exact, fees_exact, cash_delta)"
-            " VALUES ('x', 'x', 'x', 'HOLD', 1, 1, 1, 1, 'PAPER', 'many', '1', '1', '1')"
+            "INSERT INTO trades(order_id, seq, symbol, side, ts, qty_exact, price_exact, fees_exact, cash_delta)"
+            " VALUES ('paper-x', 1, 'x', 'HOLD', 1, 'many', '1', '1', '1')"
         )
-        connection.execute("INSERT INTO bars VALUES ('stream.binance.com', 5000), ('old.example.org', 10)")
+        connection.execute(
+            "INSERT INTO sources(name, barred_host, barred_until) VALUES ('binance', 'stream.binance.com', 5000),"
+            " ('old', 'old.example.org', 10), ('earlier', NULL, 6000)"
+        )
         connection.commit()
     bent = ledger_history.read_fills(path, 0)
     assert (len(bent.fills), bent.odd, bent.whole) == (len(whole.fills), 1, True)
     assert bent.last_id == whole.last_id + 1
-    assert ledger_history.read_bars(path, 1000) == [("stream.binance.com", 5000)]
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(
-            "DROP TABLE bars; ALTER TABLE sources ADD COLUMN barred_until INTEGER; PRAGMA user_version = 3;"
-            "INSERT INTO sources(name, barred_until) VALUES ('binance', 5000), ('old', 10)"
-        )
-    assert ledger_history.read_bars(path, 1000) == [("binance", 5000)]
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript("PRAGMA user_version = 1")
-    assert ledger_history.read_bars(path, 1000) == []
+    assert ledger_history.read_bars(path, 1000) == [("stream.binance.com", 5000), ("earlier", 6000)]
+    for version, bars in ((3, [("binance", 5000), ("earlier", 6000)]), (1, [])):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"PRAGMA user_version = {version}")
+        assert ledger_history.read_bars(path, 1000) == bars

@@ -114,13 +114,13 @@ def insert_deeds(path: Path, count: int, symbol: str = "X") -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         for n in range(1, count + 1):
             connection.execute(
-                "INSERT INTO signals(symbol, kind, value, ts, side, price, veto) VALUES (?, 'k', 1, ?, 'BUY', '1', ?)",
+                "INSERT INTO signals(symbol, value, ts, side, price, veto) VALUES (?, 1, ?, 'BUY', '1', ?)",
                 (symbol, n, "RISK_CAP" if n % 3 == 0 else None),
             )
             if n % 3:
                 connection.execute(
-                    "INSERT INTO trades(event_id, order_id, symbol, side, fill_qty, fill_price, fees, ts, is_shadow)"
-                    " VALUES (?, 'o', ?, ?, 1, 1, 0, ?, 1)",
+                    "INSERT INTO trades(order_id, seq, symbol, side, qty_exact, price_exact, fees_exact, ts, is_shadow)"
+                    " VALUES (?, 0, ?, ?, '1', '1', '0', ?, 1)",
                     (f"{symbol}{n}", symbol, "BUY" if n % 2 else "SELL", n),
                 )
 
@@ -158,14 +158,14 @@ VALUES = (
 READ = {
     "ticks": ("ts", "symbol", "price"),
     "signals": ("ts", "symbol", "side", "price", "veto"),
-    "trades": ("ts", "symbol", "side", "fill_price", "fill_qty", "is_shadow"),
+    "trades": ("ts", "symbol", "side", "price_exact", "fill_price_v0", "qty_exact", "fill_qty_v0", "is_shadow"),
     "positions": ("mode", "symbol", "qty", "price"),
-    "orders": ("mode", "symbol", "side", "qty_exact", "filled_qty"),
+    "orders": ("order_id", "symbol", "side", "qty_exact", "filled_qty"),
 }
 REST: dict[str, dict[str, object]] = {
-    "ticks": {"volume": 1.0}, "signals": {"kind": "k", "value": 1.0},
-    "trades": {"event_id": "e", "order_id": "o", "fees": 0.0}, "positions": {"cash": "0", "fees": "0"},
-    "orders": {"qty": 1.0, "status": "SUBMITTED", "ts": 1, "order_id": "o"},
+    "ticks": {"volume": 1.0}, "signals": {"value": 1.0},
+    "trades": {"order_id": "o", "seq": 0, "fees_exact": "0"}, "positions": {"cash": "0", "fees": "0"},
+    "orders": {"status": "SUBMITTED", "ts": 1},
 }  # fmt: skip
 
 

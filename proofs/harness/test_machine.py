@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -99,6 +100,21 @@ def test_killed_run_leaves_nothing_after_the_next_start(
 def test_a_running_machine_is_not_swept(machine: Machine) -> None:
     assert machine.name not in machines.sweep()
     assert machine.run("true").status == 0
+
+
+def test_a_machine_whose_owners_pid_is_another_process_by_now_is_swept(can_boot: None) -> None:
+    """The number alone says nothing: this very process lives, and did not start then."""
+    names = [f"proof-{os.getpid()}-{what}" for what in ("reused", "own")]
+    started = {"reused": "1", "own": machines.process_start(os.getpid())}
+    for name, (what, at) in zip(names, started.items(), strict=True):
+        assert name.endswith(what)
+        (machines.RUN_DIR / name).mkdir(parents=True)
+        (machines.RUN_DIR / name / "owner.json").write_text(json.dumps({"pid": os.getpid(), "started": at}))
+    try:
+        assert set(machines.sweep()) & set(names) == {names[0]}
+        assert [(machines.RUN_DIR / name).exists() for name in names] == [False, True]
+    finally:
+        machines.remove_machine(names[1], OsClock())
 
 
 def test_a_boot_that_fails_says_why_and_leaves_nothing(

@@ -180,7 +180,7 @@ WITHOUT_SABOTAGE = {
     "test_judges::test_a_fault_of_the_unit_that_did_not_land_has_no_receipt": "likewise",
     "test_another_engine::test_a_wait_says_first_that_the_unit_has_ended": "likewise",
 }
-"""Proofs under the unit that have no entry in harness/proving/sabotage.py, and why they need none."""
+"""Proofs under the unit that have no entry in proofs/sabotages.py, and why they need none."""
 
 
 def proofs_under_the_unit() -> Iterator[str]:
@@ -198,13 +198,13 @@ def test_every_proof_under_the_unit_can_fail() -> None:
     under = set(proofs_under_the_unit())
     sabotaged = {entry.proof for entry in CATALOGUE}
     assert under - sabotaged == set(WITHOUT_SABOTAGE), (
-        "each proof that takes an EngineUnit or a SoakRun needs an entry in harness/proving/sabotage.py (contract V4), "
+        "each proof that takes an EngineUnit or a SoakRun needs an entry in proofs/sabotages.py (contract V4), "
         "or a reason in WITHOUT_SABOTAGE"
     )
 
 
 def test_every_sabotage_fits_the_sources() -> None:
-    """A change may leave a sabotage without the text that it replaces: that shows here, not only at night."""
+    """A change may leave a sabotage without the code that it replaces: that shows here, not only at night."""
     for entry in CATALOGUE:
         if entry.patch is not None:
             patched = entry.patch.apply((ROOT / entry.patch.module).read_text())

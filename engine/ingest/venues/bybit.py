@@ -87,6 +87,8 @@ class Bybit(Venue):
     documentation = "bybit-exchange.github.io/docs/v5/websocket/public/trade (November 2026)"
     url = "wss://stream.bybit.com/v5/public/spot"
     hosts = ("bybit.com", "bybit-tr.com", "bybit.kz", "bybitgeorgia.ge")
+    # Those of options are asked for by their base coin.
+    served_at = r"stream[^/]*/v5/public/(spot|linear|inverse)/?"
     testnets = ("stream-testnet.bybit.com",)
     market = r"[A-Z0-9]+(-[A-Z0-9-]+)?"
     example = "BTCUSDT"

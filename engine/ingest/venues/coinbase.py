@@ -8,8 +8,7 @@ ignored.
 
 `trade_id` is consecutive by product, so a hole in it is a trade that was lost. `sequence` counts all messages of the
 full channel, most of which `matches` leaves out, so a hole in it means nothing here. A heartbeat's `last_trade_id`
-would tell of a loss a trade earlier, were it what the page says: it is 0 for who is not logged in
-(github.com/preichenberger/go-coinbasepro, issue 89). It is not read.
+tells of a loss before the next trade does.
 
 An address may send 8 requests a second; a channel of a product takes ten subscriptions of an account. The page names no
 age at which a connection ends, and no ping of the client's: a heartbeat comes each second.
@@ -32,6 +31,7 @@ from engine.ingest.venues.port import (
     Ack,
     Id,
     Instant,
+    Latest,
     Message,
     ParseInto,
     Price,
@@ -67,6 +67,8 @@ class Coinbase(Venue):
     documentation = "docs.cdp.coinbase.com/exchange/websocket-feed (November 2026)"
     url = "wss://ws-feed.exchange.coinbase.com"
     hosts = ("exchange.coinbase.com",)
+    # Of the other feed, ws-direct, nobody gets anything without a login.
+    served_at = r"(?!ws-direct\.)[^/]+/?"
     testnets = ("sandbox.exchange.coinbase.com",)
     consecutive_ids = True
     market = r"[A-Z0-9]+-[A-Z0-9]+"
@@ -90,6 +92,9 @@ class Coinbase(Venue):
                     for product in channel.get("product_ids") or ()
                     if isinstance(product, str)
                 ]
+            case "heartbeat":
+                product, last = value.get("product_id"), value.get("last_trade_id")
+                return [Latest(product, last)] if isinstance(product, str) and type(last) is int else []
             case "error":
                 return [Rejected(words(value.get("message"), value.get("reason")))]
             case str():

@@ -219,8 +219,8 @@ def _v1(host: str, path: str, query: str) -> Subscription:
     """What a URL of version 1 asks for. `host`: "" for one that is not the venue's."""
     match = re.fullmatch(r"/v1/marketdata/([A-Za-z0-9]+)/?", path)
     if match is None:
-        what = "is not the market data of one market" if path.startswith("/v1/") else "is not version 1"
-        return Subscription(_NAME, problem=f"{path!r} {what}: {_STREAMS}")
+        what = "the market data of one market" if path.startswith("/v1/") else "version 1"
+        return Subscription(_NAME, problem=f"it is not {what}: {_STREAMS}")
     if host and not host.startswith("api."):
         return Subscription(_NAME, problem=f"version 1 is served by api.gemini.com, not by {host}: {_STREAMS}")
     flags = {name: value.lower() for name, value in parse_qsl(query)}

@@ -72,6 +72,7 @@ class Kraken(Venue):
     documentation = "docs.kraken.com, Spot WebSocket v2, trade (November 2026)"
     url = "wss://ws.kraken.com/v2"
     hosts = ("kraken.com",)
+    served_at = r"(beta-)?ws\.kraken\.com/v2/?"
     testnets = ("beta-ws.kraken.com",)
     consecutive_ids = True
     market = r"[A-Za-z0-9.]+/[A-Z0-9]+"

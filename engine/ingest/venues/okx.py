@@ -79,6 +79,7 @@ class OKX(Venue):
     documentation = "okx.com/docs-v5, WS / Trades channel (November 2026)"
     url = "wss://ws.okx.com:8443/ws/v5/public"
     hosts = ("okx.com",)
+    served_at = r"[^/]+/ws/v5/public/?"
     testnets = ("wspap.okx.com", "wsuspap.okx.com", "wseeapap.okx.com")
     consecutive_ids = True
     market = r"[A-Z0-9]+-[A-Z0-9]+(-[A-Z0-9-]+)?"

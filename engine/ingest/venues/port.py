@@ -26,11 +26,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
 from engine.base.events import Tick
+from engine.base.redaction import redact
 from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below, upper
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
@@ -105,6 +107,14 @@ class Bad(Struct, frozen=True):
     reason: str
 
 
+class Latest(Struct, frozen=True):
+    """The latest trade of a market has this id, whether it came or not."""
+
+    market: str
+    """As the messages of its trades say it."""
+    id: int
+
+
 class Ack(Struct, frozen=True):
     """The venue will send the trades of a market."""
 
@@ -134,7 +144,7 @@ class Lost(Struct, frozen=True):
 
 
 Control: TypeAlias = Ack | Rejected | Draining | Lost
-Said: TypeAlias = Trade | Bad | Control
+Said: TypeAlias = Trade | Bad | Latest | Control
 ParseInto: TypeAlias = Callable[[Message, list[Tick]], None]
 
 
@@ -147,7 +157,7 @@ class Parser:
 
     __slots__ = (
         "_markets", "_source", "controls", "error_streak", "errors", "foreign", "ignored", "last_error", "last_foreign",
-        "numbers", "parse_into",
+        "latest", "numbers", "parse_into",
     )  # fmt: skip
 
     ignored: int
@@ -165,6 +175,9 @@ class Parser:
 
     numbers: list[tuple[str, int, int]]
     """Ids that were used up by what is no trade, since `numbers` was last emptied: stream, id, time."""
+
+    latest: dict[str, int]
+    """Stream -> the id of its latest trade, as the venue says, since `latest` was last emptied."""
 
     error_streak: int
     """Unusable messages since the last tick; ignored messages neither count nor end the streak."""
@@ -189,6 +202,7 @@ class Parser:
         self.foreign = 0
         self.last_foreign = ""
         self.numbers = []
+        self.latest = {}
         self.controls = []
         self.errors = 0
         self.error_streak = 0
@@ -277,6 +291,10 @@ class VenueParser(Parser):
         if not isinstance(said, Trade):
             if isinstance(said, Bad):
                 self.note_error(said.reason, message)
+            elif isinstance(said, Latest):
+                # Of a market without a trade nobody knows which were the first that could have come.
+                if said.market in self.placed and 0 <= said.id <= MAX_TRADE_ID:
+                    self.latest[self.placed[said.market][0]] = said.id
             else:
                 self.note_control(said)
             return
@@ -328,6 +346,8 @@ class Venue:
     """Where to connect when the sources file names no URL; "" when it has to."""
     hosts: ClassVar[tuple[str, ...]] = ()
     """The venue's own domains, which serve wss:// only."""
+    served_at: ClassVar[str] = r".*"
+    """Where on its own domains the venue serves trades to everybody: host and path, as a regular expression."""
     testnets: ClassVar[tuple[str, ...]] = ()
     """Domains among them whose prices are not the market's."""
     consecutive_ids: ClassVar[bool] = False
@@ -365,6 +385,8 @@ class Venue:
             )
         if is_below(host, self.hosts) and url.startswith("ws:"):
             return Subscription(self.name, problem=f"{host} serves wss:// only")
+        if is_below(host, self.hosts) and not re.fullmatch(self.served_at, host + urlsplit(url).path):
+            return Subscription(self.name, problem=f"{self.name} serves no public trades there; use {self.url}")
         for market in table:
             if not re.fullmatch(self.market, market):
                 return Subscription(
@@ -416,7 +438,8 @@ def rows(data: object, read: Callable[[Any], Trade | None]) -> list[Said]:
 
 def words(*said: object) -> str:
     """What a venue said, for the log and the status: printable, and cut short."""
-    text = ": ".join(spelled(one)[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
+    # Of half a secret nobody would know that it is one.
+    text = ": ".join(redact(spelled(one))[:_WORDS_CHARS_MAX] for one in said if one not in (None, ""))
     return ascii(text)[1:-1][:_WORDS_CHARS_MAX] or "it does not say why"
 
 

@@ -1,0 +1,120 @@
+"""Textual ids seen lately, in 16 to 32 bytes of memory for each (N9, N11, B1).
+
+An id is remembered as its hash of 64 bits, alone and with its time. That another one has the same hash as any of those
+remembered happens once in 10^14 trades, and loses that one; the texts themselves would take ten times the memory.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import Final
+
+RECENT_IDS_MAX: Final = 65_536
+"""So many of the ids used last are remembered at least, and twice as many at most; what a feed sends again after a
+reconnect lies well within it."""
+
+_SLOTS_MIN: Final = 64
+
+
+class _Hashes:
+    """A set of integers other than 0, at least twice as wide as it is full; where one belongs, the next free slot."""
+
+    __slots__ = ("_slots", "count")
+
+    def __init__(self) -> None:
+        self._slots = array("q", bytes(8 * _SLOTS_MIN))
+        self.count = 0
+
+    def __contains__(self, key: int) -> bool:
+        slots = self._slots
+        mask = len(slots) - 1
+        at = key & mask
+        while found := slots[at]:
+            if found == key:
+                return True
+            at = (at + 1) & mask
+        return False
+
+    def add(self, key: int) -> None:
+        """Add a key that is not there."""
+        if 2 * self.count >= len(self._slots):
+            old, self._slots = self._slots, array("q", bytes(16 * len(self._slots)))
+            for known in old:
+                if known:
+                    self._put(known)
+        self._put(key)
+        self.count += 1
+
+    def _put(self, key: int) -> None:
+        slots = self._slots
+        mask = len(slots) - 1
+        at = key & mask
+        while slots[at]:
+            at = (at + 1) & mask
+        slots[at] = key
+
+
+class _Recent:
+    """The hashes used last: those since the last turn, and those of the turn before."""
+
+    __slots__ = ("_before", "_now")
+
+    def __init__(self) -> None:
+        self._now = _Hashes()
+        self._before = _Hashes()
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._now or key in self._before
+
+    def add(self, key: int) -> bool:
+        """Whether `key` is new; from now on it is not, until RECENT_IDS_MAX others at least were used after it."""
+        if key in self._now:
+            return False
+        new = key not in self._before
+        self._now.add(key)
+        if self._now.count >= RECENT_IDS_MAX:
+            self._before, self._now = self._now, _Hashes()
+        return new
+
+
+class RecentIds:
+    """The textual ids used last of one source, and when: an id that comes at another time is of another trade (N11).
+
+    A **round** is what came from where ids started over until they do so again: an id that was in this one already
+    begins the next. One of a single id is none, for then the venue gives each trade the same.
+    """
+
+    __slots__ = ("_newest", "_of_round", "_trades", "_was_alone")
+
+    def __init__(self, trades: Iterable[tuple[str, int]] = ()) -> None:
+        """`trades`: (id, time in Unix ms), oldest first."""
+        self._trades = _Recent()
+        # The ids of this round, and whether it has no more than one.
+        self._of_round = _Recent()
+        self._was_alone = False
+        # The id that was new last.
+        self._newest = ""
+        for text, ts in trades:
+            self.add(text, ts)
+
+    def knows(self, text: str, ts: int) -> bool:
+        """Whether a trade of this id and time was seen lately."""
+        return (hash((text, ts)) or 1) in self._trades
+
+    def add(self, text: str, ts: int) -> tuple[bool, str | None]:
+        """Whether a trade is new: from now on it is not, until RECENT_IDS_MAX others at least were used after it; and
+        where the ids start over with it the one before, else None."""
+        if not self._trades.add(hash((text, ts)) or 1):
+            return False, None
+        key = hash(text) or 1
+        old_id = None
+        if key in self._of_round:
+            old_id = None if self._was_alone else self._newest
+            self._of_round = _Recent()
+            self._was_alone = True
+        else:
+            self._was_alone = not self._newest
+        self._of_round.add(key)
+        self._newest = text
+        return True, old_id

@@ -1,0 +1,209 @@
+"""The collector: the stream -> PostgreSQL, each row once.
+
+PostgreSQL says how far the stream was read, in the transaction that stores the rows. The durable consumer is made anew
+from there whenever there is doubt: at a start, when a connection was lost, when PostgreSQL was restored from a backup,
+when a delivery did not arrive. What comes twice is known by its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import nats
+import psycopg
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.client import JetStreamContext
+from nats.js.errors import NotFoundError
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from fleet.base import link, wire
+from fleet.base.service import Log, notify, pause
+from fleet.base.settings import CollectorSettings
+from fleet.collector import store
+from fleet.collector.intake import Arrived
+from fleet.collector.store import Store
+from harness.base.clock import Clock
+
+FETCH_SECS = 1.0
+"""How long a fetch waits for a message."""
+
+ACK_SECS = 60.0
+"""A batch that is not stored after this is delivered again."""
+
+
+class Metrics:
+    """What a collector counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+            return Gauge(f"hybrid_collector_{name}", text, labels, registry=registry)
+
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(f"hybrid_collector_{name}", text, labels, registry=registry)
+
+        self.rows = counter("rows", "Rows that came, those that were there already included.", ["table"])
+        self.messages = counter("messages", "Messages that were stored.")
+        self.refused = counter("refused", "Messages that are none of a relay's.")
+        self.breaks = counter("breaks", "Messages before which something was lost on the way.")
+        self.begun = counter("begun", "How often the stream was read on from where PostgreSQL says.")
+        self.pending = gauge("pending_messages", "Messages of the stream that were not delivered yet.")
+        self.lag = gauge("lag_seconds", "Age of the message that was stored last, while others wait.")
+        self.sequence = gauge("sequence", "Sequence number of the message that was stored last.")
+        self.working = gauge("working", "1 while stream and database can be had, and no other collector is at work.")
+
+
+class Collector:
+    """Carries the stream into one database."""
+
+    def __init__(self, settings: CollectorSettings, clock: Clock, log: Log, registry: CollectorRegistry) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._log = log
+        self._metrics = Metrics(registry)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Until it is time to stop. Raises ConfigError, which no restart heals."""
+        while not stopping.is_set():
+            notify("READY=1\nWATCHDOG=1")
+            try:
+                database = await store.connect(self._settings)
+            except psycopg.OperationalError as error:
+                self._log.state("PostgreSQL", str(error).strip().partition("\n")[0])
+                await pause(stopping, link.RETRY_SECS)
+                continue
+            try:
+                await self._with(database, stopping)
+            except psycopg.OperationalError as error:
+                self._log.state("PostgreSQL", str(error).strip().partition("\n")[0])
+                await pause(stopping, link.RETRY_SECS)
+            finally:
+                self._metrics.working.set(0)
+                await database.close()
+
+    async def _with(self, database: Store, stopping: asyncio.Event) -> None:
+        """Over one connection to the database."""
+        while not await database.lock():
+            self._log.state("PostgreSQL", "another collector is at work; this one waits")
+            notify("WATCHDOG=1\nSTATUS=another collector is at work")
+            await pause(stopping, link.RETRY_SECS)
+            if stopping.is_set():
+                return
+        await database.begin()
+        self._log.state("PostgreSQL", "")
+        client = await link.connect(self._settings.nats, "hybrid-collector", self._log, stopping)
+        if client is None:
+            return
+        try:
+            stream = link.jetstream(client)
+            while not stopping.is_set() and not client.is_closed:
+                await self._read_on(stream, database, stopping)
+        except link.TROUBLE as error:
+            self._log.state("the stream", link.reason(error))
+            await pause(stopping, link.RETRY_SECS)
+        finally:
+            await client.close()
+
+    async def _read_on(self, stream: JetStreamContext, database: Store, stopping: asyncio.Event) -> None:
+        """From where the database says, for as long as every delivery arrives."""
+        name, consumer = self._settings.nats.stream, self._settings.consumer
+        info = await stream.stream_info(name)
+        made = info.created or datetime.fromtimestamp(0, UTC)
+        progress = await database.progress(name)
+        if progress is None or progress.made != made or progress.sequence > info.state.last_seq:
+            if progress is not None:
+                self._log.say(f"stream {name} is not the one that was read until {progress.sequence}: from its start")
+            await database.begin_stream(name, made)
+            after = 0
+        else:
+            after = progress.sequence
+        with contextlib.suppress(NotFoundError):
+            await stream.delete_consumer(name, consumer)
+        await stream.add_consumer(
+            name,
+            ConsumerConfig(
+                durable_name=consumer, deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=after + 1,
+                ack_policy=AckPolicy.ALL, ack_wait=ACK_SECS, max_ack_pending=4 * self._settings.batch_messages,
+                filter_subject=f"{wire.PREFIX}.>",
+            ),
+        )  # fmt: skip
+        self._metrics.begun.inc()
+        self._log.state("the stream", "")
+        subscription = await stream.pull_subscribe_bind(consumer=consumer, stream=name)
+        try:
+            await self._deliver(stream, subscription, database, stopping)
+        finally:
+            await subscription.unsubscribe()
+
+    async def _deliver(
+        self,
+        stream: JetStreamContext,
+        subscription: JetStreamContext.PullSubscription,
+        database: Store,
+        stopping: asyncio.Event,
+    ) -> None:
+        name = self._settings.nats.stream
+        delivered = 0
+        while not stopping.is_set():
+            self._metrics.working.set(1)
+            notify("WATCHDOG=1")
+            try:
+                messages = await self._fetch(subscription)
+            except nats.errors.TimeoutError:
+                self._metrics.pending.set(0)
+                self._metrics.lag.set(0)
+                # A consumer that somebody has deleted, and a stream that lost its end, say nothing either.
+                if not await self._is_whole(stream, database):
+                    return
+                continue
+            numbers = [message.metadata.sequence.consumer for message in messages]
+            if numbers != list(range(delivered + 1, delivered + 1 + len(messages))):
+                # Something was delivered and did not arrive. To acknowledge what follows would acknowledge that too.
+                return
+            delivered += len(messages)
+            batch = await database.store(name, [arrived(message) for message in messages])
+            await messages[-1].ack()
+            last = messages[-1].metadata
+            for table, rows in batch.rows.items():
+                self._metrics.rows.labels(table).inc(len(rows))
+            self._metrics.messages.inc(len(messages))
+            self._metrics.refused.inc(len(batch.refused))
+            self._metrics.breaks.inc(len(batch.breaks))
+            for one, reason in batch.refused:
+                self._log.say(f"message {one.sequence} on {one.subject} is refused: {reason}")
+            for gap in batch.breaks:
+                self._log.say(f"before message {gap.sequence}, {gap.table} of {gap.instance}: something was lost")
+            self._metrics.sequence.set(last.sequence.stream)
+            self._metrics.pending.set(last.num_pending)
+            self._metrics.lag.set(max(0.0, self._clock.wall() - last.timestamp.timestamp()) if last.num_pending else 0)
+            notify(f"STATUS=message {last.sequence.stream} of {name} is stored, {last.num_pending} wait")
+
+    async def _fetch(self, subscription: JetStreamContext.PullSubscription) -> list[Msg]:
+        """The next message as soon as there is one, and those that wait behind it. Raises nats.errors.TimeoutError."""
+        # Asked for several, the server waits until it has all of them or the time is over.
+        messages = await subscription.fetch(1, timeout=FETCH_SECS)
+        more = min(self._settings.batch_messages - 1, messages[0].metadata.num_pending)
+        if more:
+            with contextlib.suppress(nats.errors.TimeoutError):
+                messages += await subscription.fetch(more, timeout=FETCH_SECS)
+        return messages
+
+    async def _is_whole(self, stream: JetStreamContext, database: Store) -> bool:
+        name = self._settings.nats.stream
+        try:
+            consumer = await stream.consumer_info(name, self._settings.consumer)
+            info = await stream.stream_info(name)
+        except NotFoundError:
+            return False
+        progress = await database.progress(name)
+        delivered = consumer.delivered.stream_seq if consumer.delivered is not None else 0
+        return progress is not None and delivered <= progress.sequence <= info.state.last_seq
+
+
+def arrived(message: Msg) -> Arrived:
+    """A message of the stream, as intake knows it."""
+    about = message.metadata
+    return Arrived(about.sequence.stream, about.timestamp, message.subject, message.data)

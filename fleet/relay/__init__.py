@@ -1,0 +1,1 @@
+"""From the ledger of one engine into the stream."""

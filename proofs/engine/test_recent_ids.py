@@ -1,0 +1,42 @@
+"""engine/ingest/recent_ids.py: what is remembered of textual ids, and for how long (N9, B1)."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.ingest import recent_ids
+from engine.ingest.recent_ids import RECENT_IDS_MAX, RecentIds
+
+
+@pytest.mark.claim("N9")
+@given(ids=st.lists(st.integers(0, 40), max_size=300), most=st.integers(1, 12))
+def test_N9_an_id_is_known_until_enough_others_were_used_and_not_much_longer(ids: list[int], most: int) -> None:
+    """Against a list of everything used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recent_ids, "RECENT_IDS_MAX", most)
+        recent = RecentIds()
+        used: list[int] = []
+        for one in ids:
+            since = used[len(used) - used[::-1].index(one) :] if one in used else None
+            known = recent.knows(str(one), 7)
+            assert recent.add(str(one), 7)[0] is not known
+            if since is None or known:
+                assert (since is not None) is known
+            else:
+                assert len(set(since)) >= most
+            used.append(one)
+            assert recent.knows(str(one), 7)
+            assert not recent.knows(str(one), 8)
+
+
+@pytest.mark.claim("B1", "N9")
+def test_B1_N9_ids_cost_few_bytes_each_however_many_come() -> None:
+    recent = RecentIds((f"trade-{n}", n) for n in range(3 * RECENT_IDS_MAX - 1))
+    tables = [turn._slots for kept in (recent._trades, recent._of_round) for turn in (kept._now, kept._before)]
+    assert sum(map(sys.getsizeof, tables)) <= 2 * 20 * 2 * RECENT_IDS_MAX
+    assert all(recent.knows(f"trade-{n}", n) for n in range(RECENT_IDS_MAX, 3 * RECENT_IDS_MAX - 1, 997))
+    assert not any(recent.knows(f"trade-{n}", n) for n in range(0, RECENT_IDS_MAX, 997))
