@@ -1406,7 +1406,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_evidence::test_a_buglog_is_what_its_record_renders_to",
         patch=Patch(
             "harness/evidence/buglog.py",
-            "_environment.environment",
+            "environment.made",
             "lambda name: bool(name and '.html' in name)",
             "False",
         ),
@@ -1581,6 +1581,29 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "before.result == 'dog'",
         ),
         reason=r"does not show a start by watchdog",
+    ),
+    Sabotage(
+        id="the-past-is-miscounted",
+        guardrail="M5",
+        breaks="the page about the past counts a tick too many in each bucket",
+        proof="test_dashboard::test_the_past_is_what_the_database_holds",
+        patch=Patch(
+            "harness/observing/ledger_history.py",
+            "_bucket",
+            "return Bucket(at_ms, high_id - low_id, low, high, closing)",
+            "return Bucket(at_ms, high_id - low_id + 1, low, high, closing)",
+        ),
+        reason=r"\d+ ticks, shown are \d+",
+    ),
+    Sabotage(
+        id="nobody-is-told",
+        guardrail="exit12",
+        breaks="a unit that is down for good tells nobody",
+        proof="test_shipped_units::test_a_failed_engine_is_told_of_and_only_when_that_is_wanted",
+        patch=Patch(
+            "harness/upkeep/notice.py", "run", 'ways["webhook"] = lambda: post(url, told, wanted.timeout_secs)', "pass"
+        ),
+        reason=r"told 0 times",
     ),
     Sabotage(
         id="crowd-is-turned-away",

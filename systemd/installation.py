@@ -193,7 +193,10 @@ def template(text: str) -> str:
 def _install_units(target: Target) -> Iterator[str]:
     for unit in sorted(UNITS.glob("hybrid-*")):
         text = unit.read_text()
-        for name, content in ((unit.name, text), (f"{unit.stem}@{unit.suffix}", template(text))):
+        made = {unit.name: text}
+        if "@" not in unit.stem:
+            made[f"{unit.stem}@{unit.suffix}"] = template(text)
+        for name, content in made.items():
             lines = []
             for line in content.splitlines(keepends=True):
                 space = "%%20" if line.startswith("Documentation=") else r"\x20"
@@ -336,7 +339,7 @@ def _loaded(*states: str) -> list[str]:
     argv = ["systemctl", "list-units", "--plain", "--no-legend", "--all", "hybrid-*"]
     argv += [f"--state={state}" for state in states]
     found = subprocess.run(argv, check=False, capture_output=True, text=True).stdout.splitlines()
-    shipped = {unit.name for unit in UNITS.glob("hybrid-*")}
+    shipped = {unit.name.replace("@", "") for unit in UNITS.glob("hybrid-*")}
     # hybrid-engine@alpha.service is one of hybrid-engine.service.
     return sorted(name for line in found if re.sub(r"@.*(?=\.)", "", name := line.split()[0]) in shipped)
 

@@ -67,6 +67,7 @@ DEMANDED: dict[str, Directives] = {
         "Unit.After": ("network.target",),
         # A long outage must not end in a dead unit.
         "Unit.StartLimitIntervalSec": ("0",),
+        "Unit.OnFailure": ("hybrid-notice@%n.service",),
         **CAGE, **INTERNET, **UNPRIVILEGED, **RESTARTS,
         **service(
             ExecStart=f"{BIN}/python -I {BIN}/hybrid-engine --config /etc/hybrid-engine/config.toml",
@@ -80,6 +81,7 @@ DEMANDED: dict[str, Directives] = {
     },
     "hybrid-dashboard.service": {
         "Unit.After": ("network.target",),
+        "Unit.OnFailure": ("hybrid-notice@%n.service",),
         **CAGE, **INTERNET, **UNPRIVILEGED, **RESTARTS, **PYTHON,
         **service(
             ExecStart=f"{BIN}/hybrid-dashboard --decision-log /var/lib/hybrid-soak/data/ops/soak_decisions.jsonl "
@@ -109,6 +111,7 @@ DEMANDED: dict[str, Directives] = {
     },
     "hybrid-soak.service": {
         "Unit.After": ("network-online.target",),
+        "Unit.OnFailure": ("hybrid-notice@%n.service",),
         **CAGE, **PYTHON,
         **service(
             Type="exec", ExecStart=f"{BIN}/hybrid-soak --seconds 7200 --mode realws",
@@ -126,6 +129,18 @@ DEMANDED: dict[str, Directives] = {
         "Timer.RandomizedDelaySec": ("10min",),
         "Timer.Persistent": ("false",),
         "Install.WantedBy": ("timers.target",),
+    },
+    "hybrid-notice@.service": {
+        "Unit.ConditionPathExists": ("/etc/hybrid-engine/notice.toml",),
+        "Unit.StartLimitIntervalSec": ("600",),
+        "Unit.StartLimitBurst": ("10",),
+        **CAGE, **INTERNET, **UNPRIVILEGED, **PYTHON,
+        **service(
+            Type="oneshot", ExecStart=f"{BIN}/hybrid-notice %i", Restart="on-failure", RestartSec="20",
+            RestartPreventExitStatus="12", TimeoutStartSec="150", LoadCredential="hybrid-notice-url",
+            DynamicUser="yes", SupplementaryGroups="systemd-journal", UMask="0077", AmbientCapabilities="",
+            ProcSubset="pid", ProtectProc="invisible", RemoveIPC="yes",
+        ),
     },
     "hybrid-health-snapshot.service": {
         "Unit.After": ("hybrid-engine.service hybrid-dashboard.service",),
