@@ -34,6 +34,7 @@ from engine.storage.ledger import Ledger
 from engine.storage.opening import open_ledger
 from engine.storage.persistence import Persistence, flush_due_secs
 from engine.trading.desk import Desk
+from proofs.fixtures import seed_database
 from proofs.fixtures.engine_process import (
     DEADLINE_SECS,
     Server,
@@ -1000,6 +1001,19 @@ def test_D3_N9_I3_a_restart_neither_stores_nor_trades_a_tick_twice(tmp_path: Pat
                     connection.execute("UPDATE sources SET last_trade_id = NULL, first_trade_id = NULL")
             connection.close()
         assert running.query("SELECT count(*) FROM ticks") == [(22,)]
+
+
+@pytest.mark.claim("D2", "M4")
+def test_D2_M4_systemd_hears_that_a_migration_takes_longer(tmp_path: Path) -> None:
+    seed_database.build(tmp_path / "bot.db", ticks=20_000)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(DEADLINE_SECS)
+        with engine(tmp_path, "--ingest", "synthetic", NOTIFY_SOCKET=str(tmp_path / "notify")) as running:
+            asked = systemd.recv(4096).decode().splitlines()
+            assert asked == ["EXTEND_TIMEOUT_USEC=60000000", "STATUS=migrating the database"]
+            assert systemd.recv(4096).decode().startswith("READY=1")
+            assert running.stop() == 0
 
 
 @pytest.mark.claim("M4", "E5")
