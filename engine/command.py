@@ -421,6 +421,7 @@ def _trade(
     signals: Signals,
 ) -> int:
     _check_descriptors()
+    from engine.base import notify
     from engine.storage import opening
     from engine.storage.ledger import Ledger
 
@@ -440,16 +441,20 @@ def _trade(
     store: Future[Ledger] = Future()
 
     def open_ledger() -> None:
+        extension = notify.Extension(environment.notify_socket, "migrating the database")
         try:
             store.set_result(
                 opening.open_ledger(
                     options.app.db_path,
                     busy_timeout_ms=options.persist.busy_timeout_ms,
                     replay=options.engine.ingest_mode == "REPLAY",
+                    going_on=extension,
                 )
             )
         except BaseException as error:
             store.set_exception(error)
+        finally:
+            extension.close()
 
     # The database waits for the disk meanwhile the pipeline and asyncio are imported. A daemon, because somebody else's
     # lock or a long migration, which is one transaction, must not hold up a stop.

@@ -126,7 +126,7 @@ def test_tls_and_a_password_open_the_stream_and_nothing_shows_it(tmp_path: Path)
         ledger.grow(10)
     password = tmp_path / "password"
     password.write_text(PASSWORD)
-    config = {
+    config: dict[str, Any] = {
         "instance": "one", "database": str(tmp_path / "bot.db"), "metrics_port": 0, "poll_secs": 0.02,
         "stream": {"max_bytes": 1 << 26},
         "nats": {"servers": [f"tls://127.0.0.1:{server.port}"], "user": "relay", "password_file": str(password),
@@ -159,7 +159,7 @@ def test_tls_and_a_password_open_the_stream_and_nothing_shows_it(tmp_path: Path)
 def test_a_password_that_postgresql_refuses_is_12(postgres: Postgres, tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("wrong")
-    config = {
+    config: dict[str, Any] = {
         **COLLECTOR,
         "conninfo": postgres.make_database("refused"),
         "password_file": str(password),
