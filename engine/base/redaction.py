@@ -56,7 +56,8 @@ _TELLING_SEGMENT: Final = re.compile(
 )
 
 _TELLING_DIRECTORY: Final = re.compile(
-    r"((?:^(?=\S*$)|(?<=[/'\"]))(?:[\w.-]{0,64}[_.-])?"
+    # All in capital letters it is a pair: KEY/USDT.
+    r"((?:^(?=\S*$)|(?<=[/'\"]))(?!(?-i:[A-Z0-9]+/[A-Z0-9]+(?![\w~+!$*-])))(?:[\w.-]{0,64}[_.-])?"
     r"(?:secrets?|tokens?|pass(?:word|wd|phrase)s?|pwd|pw|api[_-]?keys?|keys?|auth|bearer|listen[_-]?keys?)/)"
     r"(?:\[redacted\]|[^\s/'\",;)\]]+)",
     re.IGNORECASE,
