@@ -871,7 +871,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="stall",
         breaks="the controller never calls a stall",
         proof="test_stall::test_controller_restarts_a_paused_engine",
-        patch=Patch("harness/observing/stall.py", "StallClock.look", "self.due_at", "self.due_at + 3600"),
+        patch=Patch("harness/observing/stall.py", "StallClock.observe", "self.due_at", "self.due_at + 3600"),
         reason=r"no STALL decision",
     ),
     Sabotage(
@@ -879,7 +879,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="stall",
         breaks="a slow engine is restarted although it lives",
         proof="test_stall::test_slow_but_living_engine_is_left_alone",
-        patch=Patch("harness/observing/stall.py", "StallClock.look", "self.due_at", "self._progress_at + 0.4"),
+        patch=Patch("harness/observing/stall.py", "StallClock.observe", "self.due_at", "self._progress_at + 0.4"),
         reason=r"no COMPLETE decision|taken for a stalled one",
     ),
     Sabotage(

@@ -108,7 +108,7 @@ class JournalStream:
         """
         clock: Clock = OsClock()
         end = clock.monotonic() + deadline_secs
-        look_at, given_up, last_look = clock.monotonic() + SLICE_SECS, False, False
+        check_at, given_up, last_check = clock.monotonic() + SLICE_SECS, False, False
         with self._grown:
             while True:
                 for entry in self._entries[mark:]:
@@ -116,14 +116,14 @@ class JournalStream:
                     if match(entry):
                         return entry
                 left = end - clock.monotonic()
-                if left <= 0 or last_look:
+                if left <= 0 or last_check:
                     return None
                 if self._failure is not None:
                     raise MachineError(f"the machine's journal cannot be read any more: {self._failure}")
                 self._grown.wait(left if hopeless is None else min(left, SLICE_SECS))
-                if hopeless is not None and clock.monotonic() >= look_at:
-                    last_look, given_up = given_up, hopeless()
-                    look_at = clock.monotonic() + SLICE_SECS
+                if hopeless is not None and clock.monotonic() >= check_at:
+                    last_check, given_up = given_up, hopeless()
+                    check_at = clock.monotonic() + SLICE_SECS
 
     def catch_up(self) -> None:
         """Wait until everything is read that stands in the journal now, or for a second."""
@@ -152,7 +152,7 @@ class Unit:
 
     def show(self) -> UnitState:
         """Look at the unit now."""
-        (state,) = look(self.machine, self.name)
+        (state,) = read_states(self.machine, self.name)
         return state
 
     def property(self, name: str) -> str:
@@ -328,7 +328,7 @@ class Metronome:
         beats: list[int] = []
 
         def enough() -> bool | None:
-            state, own = look(self._machine, watched.name, self.name)
+            state, own = read_states(self._machine, watched.name, self.name)
             seen.append(state)
             beats.append(own.n_restarts)
             return True if own.n_restarts >= beats[0] + count else None
@@ -340,6 +340,6 @@ class Metronome:
         return seen
 
 
-def look(machine: Machine, *names: str) -> list[UnitState]:
-    """Return how units look now, all at the same moment."""
+def read_states(machine: Machine, *names: str) -> list[UnitState]:
+    """Return the states of units, all of the same moment."""
     return unit.parse_all(machine.systemctl(*unit.show_argv(*names)).expect(0).stdout)

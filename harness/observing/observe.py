@@ -26,8 +26,8 @@ from harness.observing.stall import Progress
 
 PRESSURE_DIR = Path("/proc/pressure")
 
-LOOK_SECS = 10.0
-"""Deadline of a command that only looks."""
+ANSWER_SECS = 10.0
+"""Deadline of a command that only reads."""
 
 ACT_SECS = 150.0
 """Deadline of a start, restart or stop: above the unit's TimeoutStopSec plus TimeoutStartSec."""
@@ -47,7 +47,7 @@ _FIELDS = (
 
 
 class Computer(Protocol):
-    """The engine's surroundings. Looks raise HarnessError when nothing can be learned."""
+    """The engine's surroundings. Reads raise HarnessError when nothing can be learned."""
 
     def unit(self) -> UnitState:
         """Return the engine's unit now."""
@@ -109,16 +109,18 @@ class LocalComputer:
         return self._act("stop", give_up)
 
     def shuts_down(self) -> bool:
-        return self._shell.run("systemctl", "is-system-running", timeout_secs=LOOK_SECS).stdout.strip() == "stopping"
+        return self._shell.run("systemctl", "is-system-running", timeout_secs=ANSWER_SECS).stdout.strip() == "stopping"
 
     def _act(self, verb: str, give_up: Callable[[], bool]) -> str:
         # Not waited for by systemctl: whoever asks the controller to stop must not wait for a job of the engine's.
-        result = self._shell.run("systemctl", "--no-block", verb, self._unit, timeout_secs=LOOK_SECS)
+        result = self._shell.run("systemctl", "--no-block", verb, self._unit, timeout_secs=ANSWER_SECS)
         if result.status != 0:
             said = result.stderr.strip() or f"systemctl {verb} ended with {result.status}"
             return said.split("\n")[0]
         end = self._clock.monotonic() + ACT_SECS
-        while unit.properties(_show(self._shell, self._unit, ("Job",), LOOK_SECS).stdout).get("Job", "") not in NO_JOB:
+        while (
+            unit.properties(_show(self._shell, self._unit, ("Job",), ANSWER_SECS).stdout).get("Job", "") not in NO_JOB
+        ):
             if give_up() or self._clock.monotonic() >= end:
                 return f"systemctl {verb} is not done yet"
             self._clock.sleep(ACT_NAP_SECS)
@@ -134,39 +136,39 @@ class LocalComputer:
         return read_pressure(self._pressure_dir)
 
     def progress(self) -> Progress:
-        return self._progress.look(LOOK_SECS)
+        return self._progress.read(ANSWER_SECS)
 
     def rss_bytes(self, pid: int) -> int | None:
         return rss_bytes(pid)
 
 
 class Bounded:
-    """A look at a database by a thread of its own, which is left alone when it hangs in the kernel.
+    """A read of a database by a thread of its own, which is left alone when it hangs in the kernel.
 
-    A look ends by itself (ledger_view.py) unless somebody puts a pipe in the file's place at the very moment
+    A read ends by itself (ledger_view.py) unless somebody puts a pipe in the file's place at the very moment
     between the check and the opening, or the disk itself hangs.
     """
 
-    def __init__(self, look: Callable[[], Progress], name: str) -> None:
+    def __init__(self, read: Callable[[], Progress], name: str) -> None:
         """name: of the database, for error messages."""
-        self._look = look
+        self._read = read
         self._name = name
         self._thread: threading.Thread | None = None
 
-    def look(self, timeout_secs: float) -> Progress:
-        """Return what the look gives or raises. Raises LedgerUnreadable when it does not end in time."""
+    def read(self, timeout_secs: float) -> Progress:
+        """Return what the read gives or raises. Raises LedgerUnreadable when it does not end in time."""
         if self._thread is not None and self._thread.is_alive():
-            raise LedgerUnreadable(f"{self._name}: an earlier look at it has not come back")
+            raise LedgerUnreadable(f"{self._name}: an earlier read of it has not come back")
         answer: Future[Progress] = Future()
 
         def run() -> None:
             try:
-                answer.set_result(self._look())
+                answer.set_result(self._read())
             except BaseException as error:
                 answer.set_exception(error)
 
         # A daemon, so that it does not keep the process from ending.
-        self._thread = threading.Thread(target=run, name="ledger-look", daemon=True)
+        self._thread = threading.Thread(target=run, name="ledger-read", daemon=True)
         self._thread.start()
         try:
             return answer.result(timeout_secs)
@@ -183,7 +185,7 @@ def rss_bytes(pid: int) -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def show(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> UnitState:
+def show(shell: Shell, unit_name: str, timeout_secs: float = ANSWER_SECS) -> UnitState:
     """Return the state of a unit. Raises CommandFailed when systemd does not answer."""
     shown = _show(shell, unit_name, unit.PROPERTIES, timeout_secs)
     try:
@@ -192,7 +194,7 @@ def show(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> UnitS
         raise CommandFailed(f"{unit_name}: {error}") from error
 
 
-def working_directory(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> Path:
+def working_directory(shell: Shell, unit_name: str, timeout_secs: float = ANSWER_SECS) -> Path:
     """Return where the unit's process runs, which its relative paths start from; `/` for a unit that says nothing."""
     shown = _show(shell, unit_name, ("WorkingDirectory",), timeout_secs)
     # systemd marks a directory that may be missing with an exclamation mark.
@@ -203,7 +205,7 @@ def _show(shell: Shell, unit_name: str, names: Sequence[str], timeout_secs: floa
     return shell.run("systemctl", *unit.show_argv(unit_name, names=names), timeout_secs=timeout_secs).expect(0)
 
 
-def read_journal(shell: Shell, *matches: str, timeout_secs: float = LOOK_SECS) -> list[dict[str, str]]:
+def read_journal(shell: Shell, *matches: str, timeout_secs: float = ANSWER_SECS) -> list[dict[str, str]]:
     """Journal entries as raw fields, oldest first.
 
     matches: options and matches of journalctl(1). Raises CommandFailed when the journal cannot be read.

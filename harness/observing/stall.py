@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """One look at the engine's database."""
+    """The progress that the engine's database shows at one moment."""
 
     tick_id_max: int
     """Highest row id of `ticks`; 0 while there are none."""
@@ -44,7 +44,7 @@ class StallClock:
         self._threshold_secs = threshold_secs
         self._armed_at = now
         self._progress_at = now
-        # What the last look at the table found; None before the first one.
+        # What the last observation of the table found; None before the first one.
         self._seen: Progress | None = None
         # What the engine had received, by its heartbeat, when the table last grew; None before the first heartbeat
         # after that.
@@ -62,8 +62,8 @@ class StallClock:
         self._armed_at = now
         self._received_then = self._received = None
 
-    def look(self, seen: Progress, received: int | None, row_every: int | None, now: float) -> Stall | None:
-        """Take in one look; the stall, when the threshold has passed without progress.
+    def observe(self, seen: Progress, received: int | None, row_every: int | None, now: float) -> Stall | None:
+        """Take in one observation; return the stall, when the threshold has passed without progress.
 
         received: ticks the engine's last heartbeat says it received, None when there was none since its start.
         row_every: so many received ticks make one row (the rung's `sample_every`); None when they make none (a

@@ -1,11 +1,11 @@
 """`hybrid-soak`: watches the running engine for hours, and drives it through systemctl only (contract section 9).
 
-Each look at the computer is followed by decisions, each decision is on disk before it is acted on:
+Each poll of the computer is followed by decisions, each decision is on disk before it is acted on:
 
-    look      unit, journal, database, PSI, memory
+    poll      unit, journal, database, PSI, memory
     decide    why did a run end (exit_actions), does it stand still (stall), is the computer pressed (ladder): reducer
     act       systemctl restart or stop; rewrite `[engine] sample_every` or `ingest_mode`
-    record    a decision line for each action, a sample line for each look, every command in the flight record
+    record    a decision line for each action, a sample line for each poll, every command in the flight record
 
 At the end, whatever ends it, config and engine are as they were found (put_back.py), and a report is written.
 """
@@ -178,7 +178,7 @@ class Soak:
         try:
             self._begin()
             while True:
-                self._look()
+                self._poll()
                 self._pause()
         except _Ended as ended:
             self._decide(ended.end.action, ended.end.reason)
@@ -241,13 +241,13 @@ class Soak:
         if end is not None:
             raise _Ended(end)
 
-    # --- one look ------------------------------------------------------------------------------------------
+    # --- one poll ------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         self._check_requests()
         now = self._clock.monotonic()
         self._end_if(self._reducer.check_time(now))
-        self._carry_out(self._reducer.look(self._see(), now))
+        self._carry_out(self._reducer.observe(self._see(), now))
 
     def _see(self) -> Seen:
         entries: Sequence[Mapping[str, str]] = ()
@@ -274,8 +274,8 @@ class Soak:
         return None
 
     def _pause(self) -> None:
-        """Until the next look."""
-        until = self._reducer.next_look_at(self._clock.monotonic())
+        """Wait until the next poll."""
+        until = self._reducer.next_poll_at(self._clock.monotonic())
         while (left := until - self._clock.monotonic()) > 0:
             if self._asked_to_stop or self._options.abort_file.exists():
                 return

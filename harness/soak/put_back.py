@@ -91,10 +91,10 @@ def _put_engine_back(
     if before == RUNNING and now == RUNNING and not has_config:
         return "left running on the config as it is"
     if before == RUNNING:
-        decide(Action.ENGINE_RESTART, f"{SOAK_END}: it ran before")
+        decide(Action.ENGINE_RESTART, f"{SOAK_END}: it ran before", soak_phase="end")
         complaint = computer.restart(late)
     else:
-        decide(Action.ENGINE_STOP, f"{SOAK_END}: it was stopped before")
+        decide(Action.ENGINE_STOP, f"{SOAK_END}: it was stopped before", soak_phase="end")
         complaint = computer.stop(late)
     return f"{_now(computer)}: {complaint}" if complaint else f"{_now(computer)}, as before"
 

@@ -32,7 +32,7 @@ EXIT_STOPPED = 3
 INGEST_MODES = {"synthetic": "SYNTHETIC", "replay": "REPLAY", "mockws": "MOCK_WS", "realws": "REAL_WS"}
 """--mode, as the engine's --ingest spells it -> `ingest_mode` in the config."""
 
-BLIND_LOOKS_MAX = 3
+BLIND_POLLS_MAX = 3
 """Looks in a row at unit and journal that may fail; a soak that sees nothing proves nothing."""
 
 
@@ -167,7 +167,7 @@ def _abort(reason: str) -> _Over:
 
 
 class Reducer:
-    """What a soak remembers between two looks, and what it makes of the next one."""
+    """What a soak remembers between two polls, and what it makes of the next one."""
 
     def __init__(self, terms: Terms, now: float) -> None:
         self._terms = terms
@@ -217,7 +217,7 @@ class Reducer:
     def begin(self, engine_before: str) -> Sequence[Effect]:
         """Start the engine, found running or stopped, on the config of the soak."""
         self._change({"sample_every": self._ladder.rung.sample_every, "ingest_mode": INGEST_MODES[self._mode]})
-        self._restart(SOAK_START, None, {"engine_before": engine_before})
+        self._restart(SOAK_START, None, {"engine_before": engine_before, "soak_phase": "start"})
         return self._take()
 
     def judge_health(self, failed: Sequence[str], unit: UnitState, now: float, until: float) -> End | None:
@@ -234,7 +234,7 @@ class Reducer:
         self._started_at = now
         self._stall.restarted(now)
 
-    # --- one look ------------------------------------------------------------------------------------------
+    # --- one poll ------------------------------------------------------------------------------------------
 
     def check(self, requests: Requests) -> End | None:
         """Return whether somebody wants the end."""
@@ -250,10 +250,10 @@ class Reducer:
             return End(Action.COMPLETE, "Soak duration reached", EXIT_COMPLETE)
         return None
 
-    def look(self, seen: Seen, now: float) -> Sequence[Effect]:
+    def observe(self, seen: Seen, now: float) -> Sequence[Effect]:
         """Return what is to be done about what was seen."""
         try:
-            self._look(seen, now)
+            self._observe(seen, now)
         except _Over as over:
             self._effects.append(over.end)
         return self._take()
@@ -269,8 +269,8 @@ class Reducer:
         if started:
             self._stall.restarted(now)
 
-    def next_look_at(self, now: float) -> float:
-        """When to look again: one poll from now, or earlier when a stall, a start or the end is due."""
+    def next_poll_at(self, now: float) -> float:
+        """Return when to poll again: one interval from now, or earlier when a stall, a start or the end is due."""
         due = [self._stall.due_at, self._started_at + self._terms.seconds]
         due += [self._start_at] if self._start_at is not None else []
         return min([now + self._terms.poll_secs, *(at for at in due if at > now)])
@@ -286,13 +286,13 @@ class Reducer:
         read = pressure.facts(self._reading) if self._reading is not None else {}
         return Decide(action, reason, self._mode, self._ladder.rung, {**facts, **read})
 
-    def _look(self, seen: Seen, now: float) -> None:
+    def _observe(self, seen: Seen, now: float) -> None:
         # What has ended by then shows in the state that was looked at next.
         self._ended += self._endings.take(seen.entries)
         state = seen.unit
         if isinstance(state, str):
             self._blind_looks += 1
-            if self._blind_looks > BLIND_LOOKS_MAX:
+            if self._blind_looks > BLIND_POLLS_MAX:
                 raise _abort(f"Nothing can be seen of the unit: {state}")
             self._say(state)
             return
@@ -423,7 +423,7 @@ class Reducer:
     def _deal_with_stall(self, state: UnitState, seen: Progress, now: float) -> bool:
         received = self._heartbeat.get("ingest_received")
         row_every = None if self._mode == "replay" else self._ladder.rung.sample_every
-        stall = self._stall.look(seen, received if isinstance(received, int) else None, row_every, now)
+        stall = self._stall.observe(seen, received if isinstance(received, int) else None, row_every, now)
         if stall is None:
             return False
         self._decide(Action.STALL, "Pipeline stalled", **asdict(stall))

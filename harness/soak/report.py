@@ -18,7 +18,6 @@ from markupsafe import Markup
 from harness.base.plots import Mark, Series, figure
 from harness.base.pressure import LIMITS, RESOURCES
 from harness.soak.decisions import Decision, SampleLine
-from harness.soak.exit_actions import SOAK_END, SOAK_START
 from harness.soak.ladder import RUNGS
 
 OUTCOMES = ("COMPLETE", "STOP", "ABORT", "CONFIG_ERROR")
@@ -145,7 +144,7 @@ def _rate(samples: Sequence[SampleLine], begun: float, name: str, key: str) -> S
 def _mark(number: int, line: Decision, at: float) -> Mark | None:
     text = f"{line.timestamp[11:19]} {line.action}: {line.reason}"
     match line.action:
-        case "ENGINE_RESTART" if not line.reason.startswith((SOAK_START, SOAK_END)):
+        case "ENGINE_RESTART" if "soak_phase" not in line.facts:
             return Mark(at, "controller", text, number)
         case "ENGINE_EXIT" if line.facts.get("restarted_by") in ("systemd", "watchdog", "operator"):
             return Mark(at, str(line.facts["restarted_by"]), text, number)

@@ -331,15 +331,15 @@ def test_the_whole_passes_and_fails(
 
 
 @pytest.mark.claim("K9")
-def test_a_look_that_hangs_in_the_kernel_is_left_alone() -> None:
-    """As when a pipe took the file's place just after the check. No second look piles up behind it."""
+def test_a_read_that_hangs_in_the_kernel_is_left_alone() -> None:
+    """As when a pipe took the file's place just after the check. No second read piles up behind it."""
     released = threading.Event()
     bounded = observe.Bounded(lambda: Progress(int(released.wait()), 0), "bot.db")
     with pytest.raises(LedgerUnreadable, match=r"bot.db: no answer within 0.05 s"):
-        bounded.look(0.05)
-    with pytest.raises(LedgerUnreadable, match=r"bot.db: an earlier look at it has not come back"):
-        bounded.look(0.05)
+        bounded.read(0.05)
+    with pytest.raises(LedgerUnreadable, match=r"bot.db: an earlier read of it has not come back"):
+        bounded.read(0.05)
     released.set()
     assert bounded._thread is not None
     bounded._thread.join()
-    assert bounded.look(5.0) == Progress(1, 0)
+    assert bounded.read(5.0) == Progress(1, 0)

@@ -17,17 +17,17 @@ def seen(rows: int) -> Progress:
 
 def looks(clock: StallClock, *taken: tuple[float, int, int | None], row_every: int | None = 1) -> list[float]:
     """When a stall was found. taken: (now, rows, received) of each look."""
-    return [now for now, rows, received in taken if clock.look(seen(rows), received, row_every, now) is not None]
+    return [now for now, rows, received in taken if clock.observe(seen(rows), received, row_every, now) is not None]
 
 
 @pytest.mark.claim("K3")
 def test_K3_a_stall_is_told_when_the_threshold_has_passed_and_not_before() -> None:
     clock = StallClock(THRESHOLD, 100.0)
     assert clock.due_at == 110.0
-    assert clock.look(seen(7), None, 1, 101.0) is None
-    assert clock.look(seen(7), None, 1, 109.999) is None
-    assert clock.look(seen(7), None, 1, 110.0) == Stall(7, 1_007, False, 1, 10.0)
-    assert clock.look(seen(7), None, 1, 112.5) == Stall(7, 1_007, False, 2, 12.5)
+    assert clock.observe(seen(7), None, 1, 101.0) is None
+    assert clock.observe(seen(7), None, 1, 109.999) is None
+    assert clock.observe(seen(7), None, 1, 110.0) == Stall(7, 1_007, False, 1, 10.0)
+    assert clock.observe(seen(7), None, 1, 112.5) == Stall(7, 1_007, False, 2, 12.5)
 
 
 @pytest.mark.claim("K3")
@@ -40,9 +40,9 @@ def test_K3_a_new_row_starts_the_clock_and_the_row_of_stalls_anew() -> None:
     clock = StallClock(THRESHOLD, 0.0)
     assert looks(clock, (1.0, 1, None), (10.0, 1, None), (12.0, 2, None), (21.0, 2, None)) == [10.0]
     assert clock.due_at == 22.0
-    assert clock.look(seen(2), None, 1, 22.0) == Stall(2, 1_002, False, 1, 10.0)
+    assert clock.observe(seen(2), None, 1, 22.0) == Stall(2, 1_002, False, 1, 10.0)
     # Fewer rows than before is another database, in which somebody wrote.
-    assert clock.look(seen(1), None, 1, 23.0) is None
+    assert clock.observe(seen(1), None, 1, 23.0) is None
     assert clock.due_at == 33.0
 
 
@@ -52,8 +52,8 @@ def test_K3_a_restarted_engine_gets_the_whole_threshold_but_progress_is_as_old_a
     assert looks(clock, (1.0, 1, 5), (10.0, 1, 5)) == [10.0]
     clock.restarted(11.0)
     assert clock.due_at == 21.0
-    assert clock.look(seen(1), None, 1, 20.9) is None
-    assert clock.look(seen(1), None, 1, 21.0) == Stall(1, 1_001, False, 2, 21.0)
+    assert clock.observe(seen(1), None, 1, 20.9) is None
+    assert clock.observe(seen(1), None, 1, 21.0) == Stall(1, 1_001, False, 2, 21.0)
 
 
 @pytest.mark.claim("K3")
@@ -114,12 +114,12 @@ def test_K3_rows_that_come_within_the_threshold_are_never_a_stall(
         quiet = 0 if made else quiet + 1
         now, rows = now + secs, rows + made + (1 if quiet == 3 else 0)
         quiet %= 3
-        assert clock.look(seen(rows), None, row_every, now) is None
+        assert clock.observe(seen(rows), None, row_every, now) is None
 
 
 @pytest.mark.parametrize("threshold", [0.5, 90.0])
 @pytest.mark.claim("K3")
 def test_K3_an_engine_that_never_stores_anything_is_stalled_at_every_look_after_the_threshold(threshold: float) -> None:
     clock = StallClock(threshold, 0.0)
-    streaks = [clock.look(seen(0), 0, 1, threshold * n / 2) for n in range(7)]
+    streaks = [clock.observe(seen(0), 0, 1, threshold * n / 2) for n in range(7)]
     assert [one and one.stall_streak for one in streaks] == [None, None, 1, 2, 3, 4, 5]

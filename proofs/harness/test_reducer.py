@@ -15,7 +15,7 @@ from harness.base.unit import UnitState
 from harness.observing.stall import Progress
 from harness.soak.ladder import RUNGS
 from harness.soak.reducer import (
-    BLIND_LOOKS_MAX,
+    BLIND_POLLS_MAX,
     EXIT_ABORT,
     EXIT_COMPLETE,
     EXIT_STOPPED,
@@ -49,7 +49,7 @@ def up(invocation: str = RUN) -> UnitState:
 
 def look(soak: Reducer, now: float, unit: UnitState | str, ticks: int = 1, **more: object) -> list[Effect]:
     seen = Seen((), unit, pressure=CALM, progress=Progress(ticks, ticks))
-    return list(soak.look(replace(seen, **more), now))  # type: ignore[arg-type]
+    return list(soak.observe(replace(seen, **more), now))  # type: ignore[arg-type]
 
 
 def begun(**changes: object) -> Reducer:
@@ -66,7 +66,7 @@ def test_K5_the_config_is_changed_before_the_engine_is_started() -> None:
     change, decision, act = Reducer(TERMS, 0.0).begin("running")
     assert change == Change({"sample_every": 1, "ingest_mode": "REAL_WS"})
     assert isinstance(decision, Decide)
-    assert decision.facts == {"engine_before": "running"}
+    assert decision.facts == {"engine_before": "running", "soak_phase": "start"}
     assert act == Restart()
 
 
@@ -105,8 +105,8 @@ def test_K4_the_end_of_a_run_that_was_replaced_in_this_look_is_not_answered() ->
 
 def test_a_soak_that_sees_nothing_ends() -> None:
     soak = begun()
-    said = [look(soak, 5.0 * number, "no answer") for number in range(1, BLIND_LOOKS_MAX + 2)]
-    assert said[:-1] == [[Say("no answer")]] * BLIND_LOOKS_MAX
+    said = [look(soak, 5.0 * number, "no answer") for number in range(1, BLIND_POLLS_MAX + 2)]
+    assert said[:-1] == [[Say("no answer")]] * BLIND_POLLS_MAX
     assert said[-1] == [End(Action.ABORT, "Nothing can be seen of the unit: no answer", EXIT_ABORT)]
 
 
@@ -122,8 +122,8 @@ def test_K7_a_signal_comes_before_the_abort_file_and_time_last() -> None:
 def test_the_next_look_is_earlier_where_a_stall_is_due() -> None:
     soak = begun()
     look(soak, 5.0, up())
-    assert soak.next_look_at(5.0) == 10.0
-    assert soak.next_look_at(42.0) == 45.0
+    assert soak.next_poll_at(5.0) == 10.0
+    assert soak.next_poll_at(42.0) == 45.0
 
 
 class SoakMachine(RuleBasedStateMachine):
@@ -181,7 +181,7 @@ class SoakMachine(RuleBasedStateMachine):
         unit: UnitState | str = "no answer" if blind else self.computer.unit()
         progress: Progress | str = "no such database" if unreadable else self.computer.progress()
         seen = Seen(entries, unit, None, self.computer.pressure(), progress)
-        effects = list(self.soak.look(seen, self.clock.now))
+        effects = list(self.soak.observe(seen, self.clock.now))
         acts = [one for one in effects if isinstance(one, Restart | Halt)]
         assert len(acts) <= 1, "one look, one act"
         for act in acts:
@@ -235,7 +235,7 @@ class SoakMachine(RuleBasedStateMachine):
     @invariant()
     def looks_do_not_stop(self) -> None:
         now = self.clock.now
-        assert now < self.soak.next_look_at(now) <= now + TERMS.poll_secs
+        assert now < self.soak.next_poll_at(now) <= now + TERMS.poll_secs
 
 
 TestSoakMachine = SoakMachine.TestCase

@@ -21,7 +21,7 @@ def decision(at: float, action: Action, reason: str, **facts: object) -> Decisio
 
 DECISIONS = [
     decision(0, Action.STARTUP, "Run ID", cpu_some_avg10=62.33, memory_some_avg10=0.0, io_some_avg10=0.0),
-    decision(1, Action.ENGINE_RESTART, "Soak Start"),
+    decision(1, Action.ENGINE_RESTART, "Soak Start", soak_phase="start"),
     decision(30, Action.STALL, "Pipeline stalled", ticks_count=153972, seconds_since_progress=45.2),
     decision(30, Action.ENGINE_RESTART, "Restarting due to STALL"),
     decision(60, Action.ENGINE_EXIT, "watchdog <b>", restarted_by="watchdog", result="watchdog"),
