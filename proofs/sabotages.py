@@ -1561,7 +1561,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="D2",
         breaks="the dashboard takes another engine's tables for the ones it knows",
         proof="test_dashboard::test_a_database_that_cannot_be_read_is_told_in_words",
-        patch=Patch("harness/observing/ledger_view.py", "_expect_schema", "version not in SCHEMA_VERSIONS", "False"),
+        patch=Patch("harness/observing/ledger_view.py", "expect_schema", "version not in SCHEMA_VERSIONS", "False"),
         reason=r"does not show schema version 0",
     ),
     Sabotage(
