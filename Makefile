@@ -9,6 +9,7 @@ UNITDIR ?= /usr/lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 DESTDIR ?=
 FROM ?=
+FLEET ?=
 PURGE ?=
 ARGS ?=
 
@@ -78,6 +79,15 @@ example-packages:
 	@test -e $(ARCHIVES)/.ready || { mkdir -p $(ARCHIVES)/partial && \
 	    { $(FETCH) >/dev/null 2>&1 || { $(SUDO) apt-get update $(APT_QUIET) && $(FETCH); } } && touch $(ARCHIVES)/.ready; } || \
 	  echo "redis-server could not be fetched: one proof will be unproven" >&2
+
+# What a fleet is made of beside our own. Without them its proofs are unproven.
+.PHONY: fleet-tools
+fleet-tools:  ## nats-server and PostgreSQL, for the proofs of proofs/fleet
+	@{ command -v nats-server && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || \
+	  { $(SUDO) apt-get update $(APT_QUIET) && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends \
+	      nats-server postgresql; } || \
+	  echo "nats-server and postgresql could not be installed" >&2
 
 # The dashboard's page is looked at in a real browser.
 .PHONY: browser
@@ -202,9 +212,10 @@ install uninstall: export PREFIX := $(PREFIX)
 install uninstall: export UNITDIR := $(UNITDIR)
 install uninstall: export SYSUSERSDIR := $(SYSUSERSDIR)
 install: export FROM := $(FROM)
+install: export FLEET := $(FLEET)
 uninstall: export PURGE := $(PURGE)
 
-install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, FROM=.cache/stage/opt/hybrid-engine)
+install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, FLEET=1, FROM=.cache/stage/opt/hybrid-engine)
 	$(PYTHON) systemd/installation.py install
 
 uninstall:  ## Stop and remove what was installed; configuration and data stay without PURGE=1

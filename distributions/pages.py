@@ -34,7 +34,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def rooms() -> dict[str, list[str]]:
-    """Room -> its modules, by their dotted names."""
+    """Return room -> its modules, by their dotted names."""
     found: dict[str, list[str]] = defaultdict(list)
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -45,7 +45,7 @@ def rooms() -> dict[str, list[str]]:
 
 
 def page(room: str, modules: list[str]) -> str:
-    """The reference of a room, in mkdocstrings' notation."""
+    """Return the reference of a room, in mkdocstrings' notation."""
     return "\n\n".join([f"# {room}", *(f"::: {module}" for module in modules)]) + "\n"
 
 

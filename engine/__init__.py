@@ -15,7 +15,7 @@ _RAN_OUT_SAYS = (
 
 # It stands here because this is what cannot be missing when it is asked.
 def is_damage(error: BaseException) -> bool:
-    """Whether a module of the engine, or one that it needs, is missing or is not what was installed."""
+    """Return whether a module of the engine, or one that it needs, is missing or is not what was installed."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _RAN_OUT):
         return False
     if isinstance(error, ImportError):

@@ -50,7 +50,7 @@ def make_channels(options: Settings, clock: Callable[[], float]) -> PipelineChan
 
 
 def is_replay(options: Settings) -> bool:
-    """Whether this run shows what would have happened, and starts from nothing for that."""
+    """Return whether this run shows what would have happened, and starts from nothing for that."""
     return options.engine.ingest_mode == "REPLAY"
 
 
@@ -190,5 +190,5 @@ def _wall_ms() -> int:
 
 
 def _decimal(number: float) -> Decimal:
-    """The number as it stands in the file: 0.1 is a tenth, not the double next to it."""
+    """Return the number as it stands in the file: 0.1 is a tenth, not the double next to it."""
     return Decimal(repr(number))

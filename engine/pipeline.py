@@ -46,7 +46,7 @@ def run(
     adapter: execution.ExecutionAdapter | None = None,
     signals: Signals | None = None,
 ) -> int:
-    """Runs the engine on `store`, which it closes, until it is told to stop or cannot go on; returns the exit status.
+    """Run the engine on `store`, which it closes, until it is told to stop or cannot go on; returns the exit status.
 
     `adapter`: what LIVE trades through; the gate hands it out (gate.py). `signals`: those of the process; None when
     they are somebody else's business.
@@ -136,7 +136,7 @@ class Pipeline:
         self._failures: dict[str, EngineError] = {}
 
     async def run(self) -> int:
-        """Runs until something ends it; returns the exit status."""
+        """Run until something ends it; returns the exit status."""
         timers = [
             self._loop.create_task(self._guard(name, work), name=name)
             for name, work in (
@@ -198,7 +198,7 @@ class Pipeline:
         return ExitCode.COMPLETE
 
     def stop(self) -> None:
-        """Ends the run in good order."""
+        """End the run in good order."""
         self._end(None)
 
     def _end(self, failure: EngineError | None) -> None:
@@ -213,7 +213,7 @@ class Pipeline:
                 self._end(None)
 
     async def _guard(self, name: str, work: Callable[[], Awaitable[None]]) -> bool:
-        """Does `work`. Whatever it raises ends the run, in good order; returns whether it raised nothing."""
+        """Do `work`. Whatever it raises ends the run, in good order; returns whether it raised nothing."""
         try:
             await work()
         except EngineError as error:
@@ -226,7 +226,7 @@ class Pipeline:
         return False
 
     async def _drain(self, stages: dict[str, asyncio.Task[None]]) -> None:
-        """Stops the feed and lets each stage finish what is queued, in the order of the flow, as far as
+        """Stop the feed and lets each stage finish what is queued, in the order of the flow, as far as
         `shutdown_timeout_secs` allow."""
         closes: dict[str, Channel[Any]] = dict(zip(_TASKS, self._channels, strict=False))
         self._ingest.feed.stop()

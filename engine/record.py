@@ -45,7 +45,7 @@ def run(
     files: int,
     seconds: float | None,
 ) -> int:
-    """Records `source` until a signal asks for a stop, or `seconds` are over; returns the exit status. Raises
+    """Record `source` until a signal asks for a stop, or `seconds` are over; returns the exit status. Raises
     ConfigError when nothing can be written to `directory`, Crash when the disk takes no more, NetworkLost when nothing
     was received in `seconds`."""
     symbol = source.symbol or options.app.symbol

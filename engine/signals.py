@@ -86,7 +86,7 @@ class Signals:
 
     @contextmanager
     def waking(self, wake: Callable[[], object]) -> Iterator[None]:
-        """Calls `wake` with each signal inside this block, and at once for those that came before. It runs in a signal
+        """Call `wake` with each signal inside this block, and at once for those that came before. It runs in a signal
         handler, so it may do little."""
         self._wake = wake
         try:
@@ -97,7 +97,7 @@ class Signals:
             self._wake = None
 
     def wait(self, work: Future[Any]) -> bool:
-        """Waits until `work` is done, or for a signal that asks for a stop. Returns whether `work` is done."""
+        """Wait until `work` is done, or for a signal that asks for a stop. Returns whether `work` is done."""
         # A signal handler may put into it whatever it interrupts, which Event and Condition do not allow.
         bell: SimpleQueue[None] = SimpleQueue()
         work.add_done_callback(lambda _: bell.put(None))
@@ -107,7 +107,7 @@ class Signals:
         return work.done()
 
     def report(self) -> bool:
-        """Logs what came since the last call; returns whether a stop was asked for."""
+        """Log what came since the last call; returns whether a stop was asked for."""
         # Imported only here, so that `install` comes before whatever takes time.
         import logging
         import time

@@ -70,7 +70,7 @@ class Watch:
             await asyncio.sleep(next_at - self._loop.time())
 
     def tell_clock_skew(self) -> None:
-        """Ends an interval of the venues' clocks; what an operator must know of them goes to the log (N14)."""
+        """End an interval of the venues' clocks; what an operator must know of them goes to the log (N14)."""
         clocks = self._ingest.clocks
         for notice in () if clocks is None else clocks.turn(self._loop.time()):
             fields = {
@@ -88,7 +88,7 @@ class Watch:
             self._lag.add(max(0.0, self._loop.time() - due_at) * 1000)
 
     async def watch_overload(self) -> None:
-        """Raises Overload when a channel stays full for longer than `overload_grace_ms` (B1)."""
+        """Raise Overload when a channel stays full for longer than `overload_grace_ms` (B1)."""
         grace = self._options.engine.overload_grace_ms / 1000
         channels = self._channels
         while True:
@@ -118,7 +118,7 @@ class Watch:
             self._notifier.send(WATCHDOG=1)
 
     def snapshot(self) -> dict[str, object]:
-        """The fields of HEARTBEAT and FINAL METRICS (M2)."""
+        """Return the fields of HEARTBEAT and FINAL METRICS (M2)."""
         counters, intake = self._counters, self._ingest.intake
         counters.tick_count = self._ingest.tick_count
         counters.ticks_parsed = self._ingest.ticks_parsed
@@ -150,7 +150,7 @@ class Watch:
             logger.error("books do not balance", extra={"fields": {"broken": broken}})
 
     def status(self) -> str:
-        """One line for `systemctl status` (M4)."""
+        """Return one line for `systemctl status` (M4)."""
         counters = self._counters
         hindrance = self._ingest.feed.hindrance
         return (

@@ -29,15 +29,16 @@ _ELSEWHERE = {
     ),
     "healthcheck": (
         "harness.observing.health", "add_arguments", "run",
-        "one line a check, PASS or FAIL last; exit status 0 or 1",
+        "check unit, database, heartbeat, books and pressure; exit status 0 or 1",
     ),
     "backup": ("harness.upkeep.backup", "add_arguments", "run", "copy the engine's database while the engine runs"),
     "publish": (
         "harness.upkeep.publish", "add_arguments", "run",
-        "verdicts and buglog to where the installed dashboard shows them",
+        "copy verdicts and buglog to where the installed dashboard reads them",
     ),
     "ctl": (
-        "harness.upkeep.ctl", "add_arguments", "run", "every engine of this computer at once, or those that are named",
+        "harness.upkeep.ctl", "add_arguments", "run",
+        "list, check, start and stop every engine of this computer, or the named ones",
     ),
     "bundle": ("harness.bundle.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
     "debian": (
@@ -46,7 +47,7 @@ _ELSEWHERE = {
     ),
     "stress": (
         "harness.proving.stress", "add_arguments", "run",
-        "the whole suite again and again, shuffled, on a quiet and on a busy computer",
+        "run the whole suite repeatedly, shuffled, on a quiet and on a busy computer",
     ),
     "dashboard": (
         "harness.dashboard.command", "add_arguments", "run",
@@ -54,7 +55,7 @@ _ELSEWHERE = {
     ),
     "diagnose": (
         "harness.diagnosis.diagnose", "add_arguments", "run",
-        "what presses on this computer, and which unit causes it",
+        "find which resource is under pressure, and which unit causes it",
     ),
 }  # fmt: skip
 
@@ -93,15 +94,15 @@ examples:
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = arguments.Parser(
         prog="python -m harness",
-        description="Runs, breaks, watches and judges a trading engine under a real systemd.",
+        description="Run, break, watch and judge a trading engine under a real systemd.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser(
-        "doctor", help="what this computer can prove, and what to install for the rest",
-        description="Prints a line for each thing a proof may need. Exit status 1 when something needed is missing.",
+        "doctor", help="show what this computer can prove, and what to install for the rest",
+        description="Print a line for each thing that a proof may need. Exit status 1 when a needed one is missing.",
         epilog="examples:\n  python -m harness doctor --json\n  NO_COLOR=1 python -m harness doctor",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -110,7 +111,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "buglog", help="render the last run's flight record, and the history of the runs",
-        description="Renders the flight record of the last proof run, and the table of the last sabotages, to Markdown "
+        description="Render the flight record of the last proof run, and the table of the last sabotages, to Markdown "
         "and one self-contained HTML file under reports/buglog; and the history of the runs to reports/history.html.",
         epilog="examples:\n  python -m harness buglog && xdg-open reports/buglog/*.html\n"
         "  python -m harness buglog --junit reports/junit.xml --allure reports/allure",
@@ -125,8 +126,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=_buglog)
 
     command = commands.add_parser(
-        "show", help="all that a record holds of one proof",
-        description="Prints what was done and seen during one proof: commands with what came back, journal lines, the "
+        "show", help="print all that a record holds of one proof",
+        description="Print what was done and seen during one proof: commands with what came back, journal lines, the "
         "effective unit, and what pytest said. Works when the run is over. Exit status 1 when not one proof is named.",
         epilog="examples:\n  python -m harness show test_crash_is_restarted\n"
         "  python -m harness show p-3fa2b81c --run 1795534996-fb890a86      as a refutation prints it",
@@ -140,10 +141,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=_show)
 
     command = commands.add_parser(
-        "verify", help="check that evidence stands up: a flight record, a buglog or a proof bundle",
-        description="A flight record (.jsonl): every line, every long output beside it, and that it has its end. A "
-        "buglog (.html, .md): its records likewise, and that the file is to the byte what they render to. A proof "
-        "bundle (.json): that one of the trusted keys signed it, and that its record is the one it says. Exit status 0 "
+        "verify", help="check a flight record, a buglog or a proof bundle",
+        description="Check a flight record (.jsonl): every line, every long output beside it, that it has its end, and "
+        "that what it tells of the engine keeps the contract. Check a buglog (.html, .md): its records likewise, and "
+        "that the file is to the byte what they render to. Check a proof bundle (.json): that one of the trusted keys "
+        "signed it, and that its record is the one that it names. Exit status 0 "
         "when all is right, 1 with the first bad line when not.",
         epilog="Without a PATH: the record of the last run, and the buglogs that were made of it.\n\nexamples:\n"
         "  python -m harness verify\n"
@@ -166,7 +168,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "contract", help="list the clauses of docs/contract.md, and which are planned",
-        description="Compares docs/contract.md with config/contract.toml. Exit status 1 when they disagree.",
+        description="Compare docs/contract.md with config/contract.toml. Exit status 1 when they disagree.",
         epilog="examples:\n  python -m harness contract | grep planned\n"
         "  python -m harness contract --update          after a change of docs/contract.md, or of a proof's claims",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -176,10 +178,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         action="store_true",
         help="take over clauses and digests from docs/contract.md, and list the proofs in it",
     )
-    command.add_argument(
-        "--interface", action="store_true", help="print what whoever writes another engine has to know"
-    )
-    command.add_argument("--json", action="store_true", help="the clauses as one JSON array, with all their words")
+    command.add_argument("--interface", action="store_true", help="print what the author of another engine has to know")
+    command.add_argument("--json", action="store_true", help="print the clauses as one JSON array, with all their words")
     command.set_defaults(run=_contract)
 
     for name, (module, options, run, about) in _ELSEWHERE.items():

@@ -95,7 +95,7 @@ def _options() -> argparse.Namespace:
 
 
 def _tracked() -> Iterator[str]:
-    """Every file that belongs to the project, whether it is committed yet or not."""
+    """Yield every file that belongs to the project, whether it is committed yet or not."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -104,7 +104,7 @@ def _tracked() -> Iterator[str]:
 
 
 def _broken(names: list[str]) -> Iterator[str]:
-    """What is mutated: the engine, what the harness decides (the P modules of the map), and the units."""
+    """Yield what is mutated: the engine, what the harness decides (the P modules of the map), and the units."""
     pure = re.findall(r"^\| `([\w./]+)` \| P \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
     decides = {f"harness/{name}" for name in pure}
     for name in names:
@@ -122,7 +122,7 @@ def _digest(names: list[str]) -> str:
 
 
 def _done(state: str) -> dict[str, dict[str, object]]:
-    """What an earlier run has found out about the same sources."""
+    """Return what an earlier run has found out about the same sources."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         earlier = json.loads(REPORT.read_text())
         if earlier["sources"] == state:
@@ -156,7 +156,7 @@ def _copy(names: list[str]) -> Iterator[Path]:
 
 
 def _run(copy: Path, *argv: str, timeout_secs: float, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command in the copy, in a process group of its own, of which nothing stays whatever ends it.
+    """Return a command in the copy, in a process group of its own, of which nothing stays whatever ends it.
     TimeoutExpired when it takes longer."""
     surroundings = {**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "500"}
     running = subprocess.Popen(
@@ -173,7 +173,8 @@ def _run(copy: Path, *argv: str, timeout_secs: float, **environment: str) -> sub
 
 
 def _reach(copy: Path, state: str, names: list[str], *, in_process: bool) -> plan.Reach:
-    """Which test runs which line: from a run of all that run in one process, which is kept for the same sources."""
+    """Return which test runs which line: from a run of all that run in one process, which is kept for the same
+    sources."""
     data, times = CACHE / f"{state}.coverage", CACHE / f"{state}.json"
     if not (data.exists() and times.exists()):
         print("mutants: finding out which test runs which line, once for these sources", file=sys.stderr)

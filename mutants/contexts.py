@@ -21,7 +21,7 @@ _red: set[str] = set()
 
 
 def name_of(nodeid: str) -> str:
-    """A test without its parameters, whose ids need not be the same in the next run."""
+    """Return a test without its parameters, whose ids need not be the same in the next run."""
     return nodeid.partition("[")[0]
 
 

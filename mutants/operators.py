@@ -81,7 +81,8 @@ _EXTREMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 
 def mutants(path: str, source: str) -> list[Mutant]:
-    """Every mutant of a Python module or of a unit file, in the order of the text. SyntaxError for other text."""
+    """Return every mutant of a Python module or of a unit file, in the order of the text. SyntaxError for other
+    text."""
     edits = _python(source) if path.endswith(".py") else _unit(source)
     seen: Counter[tuple[str, str, str]] = Counter()
     found = []
@@ -101,7 +102,7 @@ def mutants(path: str, source: str) -> list[Mutant]:
 
 
 def _line_of(source: str, start: int, old: str) -> str:
-    """What is replaced, and for what is short the line that it stands in."""
+    """Return what is replaced, and for what is short the line that it stands in."""
     line = source[source.rfind("\n", 0, start) + 1 :].partition("\n")[0].strip()
     return _one_line(old) if len(old) > 12 else f"{old} in `{line}`"
 
@@ -112,7 +113,7 @@ def _one_line(text: str) -> str:
 
 
 def _unit(source: str) -> Iterator[_Edit]:
-    """Each directive taken out, and with another value."""
+    """Yield each directive taken out, and with another value."""
     section = ""
     for match in re.finditer(r"^(?:\[(\w+)\]|(\w+)=((?:[^\n]*\\\n)*[^\n]*))(?:\n|\Z)", source, re.MULTILINE):
         if match[1]:
@@ -123,7 +124,7 @@ def _unit(source: str) -> Iterator[_Edit]:
 
 
 def _other(value: str) -> str:
-    """Another value of the kind."""
+    """Return another value of the kind."""
     if not value:
         return "yes"
     if value in ("yes", "true"):
@@ -167,7 +168,7 @@ class _Walk:
         return self._source[start:end]
 
     def _between(self, left: _Node, right: _Node, old: str, new: str, operator: str, where: str) -> Iterator[_Edit]:
-        """An edit of the operator that stands between two operands."""
+        """Yield an edit of the operator that stands between two operands."""
         start, end = self._of(left)[1], self._of(right)[0]
         pattern = r"(?<![<>=!/*])" + re.escape(old).replace(r"\ ", r"\s+") + r"(?![<>=/*])"
         if old.isidentifier() or " " in old:

@@ -61,14 +61,15 @@ def tests_of(mutant: Mutant, reach: Reach) -> list[list[str]]:
 
 
 def time_limit_secs(tests: Iterable[str], seconds: Mapping[str, float]) -> float:
-    """How long a batch may take before its mutant counts as one that hangs: well above what the tests took."""
+    """Return how long a batch may take before its mutant counts as one that hangs: well above what the tests took."""
     return 60.0 + 10 * sum(seconds.get(test, 1.0) for test in tests)
 
 
 def report(
     results: Sequence[Mapping[str, object]], equivalents: Sequence[Equivalent], **facts: object
 ) -> dict[str, object]:
-    """What `reports/mutants.json` holds: figures, and a line a mutant. `results` have at least id and outcome."""
+    """Return what `reports/mutants.json` holds: figures, and a line a mutant. `results` have at least id and
+    outcome."""
     reasons = {one.id: one.reason for one in equivalents}
     lines = [
         {**result, "outcome": "equivalent", "reason": reasons[str(result["id"])]}
@@ -101,7 +102,7 @@ def refuted_by(output: str) -> tuple[str, str]:
 
 
 def enough(share: object) -> bool:
-    """Whether so many mutants were caught as must be; a run that judged none has shown nothing."""
+    """Return whether so many mutants were caught as must be; a run that judged none has shown nothing."""
     return isinstance(share, float) and share >= SHARE_MIN
 
 

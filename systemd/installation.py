@@ -30,8 +30,8 @@ DATA = tuple(Path("/var/lib", name) for name in ("hybrid-engine", "hybrid-soak",
 DISTRIBUTIONS = (".", "distributions/hybrid-harness")
 """What is installed: nothing that breaks an engine on purpose."""
 
-DOCUMENTS = ("operating.md", "live.md", "metrics.md")
-EXAMPLES = ("config.toml", "ws_sources.toml")
+DOCUMENTS = ("fleet.md", "operating.md", "live.md", "metrics.md")
+EXAMPLES = ("config.toml", "ws_sources.toml", "relay.toml", "collector.toml")
 
 MANIFEST = "share/hybrid-engine/installed.json"
 
@@ -74,7 +74,7 @@ class Target:
     sysusersdir: str
 
     def place(self, path: str | Path) -> Path:
-        """Where a file of the installed system is now."""
+        """Return where a file of the installed system is now."""
         return Path(f"{self.destdir}{path}")
 
     @property
@@ -86,8 +86,9 @@ class Target:
 # --- install -----------------------------------------------------------------------------------------------
 
 
-def install(target: Target, source: str) -> None:
-    """Install, also over an older installation. source: an installation to copy; empty to fetch the packages."""
+def install(target: Target, source: str, *, fleet: bool) -> None:
+    """Install, also over an older installation. source: an installation to copy; empty to fetch the packages, with
+    `fleet` also what relay and collector need."""
     # Others read and run what is installed, whatever this shell prefers.
     os.umask(0o022)
     home = target.place(target.prefix)
@@ -98,7 +99,7 @@ def install(target: Target, source: str) -> None:
     if source:
         _copy(Path(source), home, target.prefix, earlier.prefix)
     else:
-        _fetch(home, target)
+        _fetch(home, target, fleet)
     for name in DOCUMENTS:
         _put(CHECKOUT / "docs" / name, home / "share/doc/hybrid-engine" / name)
     elsewhere = [*_install_units(target), *_install_users(target)]
@@ -126,13 +127,14 @@ def _check(target: Target, home: Path) -> None:
         raise Refused(f"{home} is not empty, and not an installation of ours: PREFIX is a directory of its own")
 
 
-def _fetch(home: Path, target: Target) -> None:
+def _fetch(home: Path, target: Target, fleet: bool) -> None:
     _run(sys.executable, "-m", "venv", str(home))
     # The units cannot write where they are installed, so what pip compiles has to lie there.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
     pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     locked = [*pip, "--require-hashes", "--requirement"]
-    subprocess.run([*locked, "requirements/install.txt"], check=True, cwd=CHECKOUT, env=environment)
+    for lock in ("requirements/install.txt", *(["requirements/fleet.txt"] if fleet else [])):
+        subprocess.run([*locked, lock], check=True, cwd=CHECKOUT, env=environment)
     with tempfile.TemporaryDirectory() as backend:
         argv = [*locked, "requirements/build.txt", "--target", backend]
         subprocess.run(argv, check=True, cwd=CHECKOUT, env=environment)
@@ -178,7 +180,7 @@ def _say_where(home: Path, old: str, new: str) -> None:
 
 
 def template(text: str) -> str:
-    """The text of the template unit that makes instances of a unit with this text: hybrid-engine@.service of
+    """Return the text of the template unit that makes instances of a unit with this text: hybrid-engine@.service of
     hybrid-engine.service."""
     lines = text.splitlines(keepends=True)
     for index, line in enumerate(lines):
@@ -252,7 +254,8 @@ def uninstall(target: Target, *, purge: bool) -> None:
 
 
 def _kept(target: Target) -> Iterator[Path]:
-    """Where configuration and data are. What is called like an instance's data and has no configuration is not ours."""
+    """Yield where configuration and data are. What is called like an instance's data and has no configuration is not
+    ours."""
     yield CONFIGURATION
     instances = sorted(path.parent.name for path in target.place(CONFIGURATION).glob("*/config.toml"))
     for path in DATA:
@@ -306,7 +309,7 @@ def _manifest(home: Path) -> Installed:
 
 
 def _files(home: Path) -> set[str]:
-    """Everything below that is not a directory; a link is one file, whatever it leads to."""
+    """Return everything below that is not a directory; a link is one file, whatever it leads to."""
     found = set()
     for directory, subdirectories, names in os.walk(home):
         links = [name for name in subdirectories if Path(directory, name).is_symlink()]
@@ -332,7 +335,7 @@ def _run(*argv: str) -> None:
 
 
 def _loaded(*states: str) -> list[str]:
-    """The units of ours that systemd has loaded, in one of these states if any is named."""
+    """Return the units of ours that systemd has loaded, in one of these states if any is named."""
     argv = ["systemctl", "list-units", "--plain", "--no-legend", "--all", "hybrid-*"]
     argv += [f"--state={state}" for state in states]
     found = subprocess.run(argv, check=False, capture_output=True, text=True).stdout.splitlines()
@@ -355,7 +358,7 @@ def main() -> int:
     )
     try:
         if what == "install":
-            install(target, asked("FROM", ""))
+            install(target, asked("FROM", ""), fleet=asked("FLEET", "") not in ("", "0"))
         else:
             uninstall(target, purge=asked("PURGE", "") not in ("", "0"))
     except (Refused, OSError) as error:

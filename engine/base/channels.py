@@ -52,16 +52,16 @@ class Channel(Generic[T]):
         self._nudged = False
 
     def room(self) -> int:
-        """The weight that `put_nowait` takes now; 0 while others wait, so that nobody overtakes them."""
+        """Return the weight that `put_nowait` takes now; 0 while others wait, so that nobody overtakes them."""
         return 0 if self._producers else max(0, self.capacity - self.weight)
 
     def put_nowait(self, batch: T, weight: int) -> None:
-        """Appends `batch`. The caller has made sure that `weight` <= `room()`."""
+        """Append `batch`. The caller has made sure that `weight` <= `room()`."""
         self._append(batch, weight)
         self._update_clock()
 
     async def put(self, batch: T, weight: int) -> None:
-        """Appends `batch`, waiting for room in the order of arrival."""
+        """Append `batch`, waiting for room in the order of arrival."""
         if not self._producers and self._fits(weight):
             self._append(batch, weight)
             self._update_clock()
@@ -79,12 +79,12 @@ class Channel(Generic[T]):
             raise
 
     def refused(self) -> None:
-        """Tells the overload clock that ingest found no room and stopped reading."""
+        """Tell the overload clock that ingest found no room and stopped reading."""
         if self.full_since is None and not self.room():
             self.full_since = self._clock()
 
     async def wait(self, wanted: int | None = 1, timeout_secs: float | None = None) -> None:
-        """Waits until batches of at least `wanted` weight are pending, there is no room for more, or the channel is
+        """Wait until batches of at least `wanted` weight are pending, there is no room for more, or the channel is
         closed (None: for none of these), it is nudged, or `timeout_secs` have passed. The caller looks which."""
         if self._nudged or (wanted is not None and self.closed) or self._reached(wanted):
             self._nudged = False
@@ -104,7 +104,7 @@ class Channel(Generic[T]):
                 timer.cancel()
 
     def take_all(self) -> list[T]:
-        """Everything pending, oldest first; frees their room and lets waiting producers in."""
+        """Return everything pending, oldest first; frees their room and lets waiting producers in."""
         batches, self._batches = self._batches, []
         self.weight = 0
         self.full_since = None
@@ -118,15 +118,15 @@ class Channel(Generic[T]):
         return batches
 
     def pending(self) -> list[T]:
-        """The batches that wait, for the books; not to be changed."""
+        """Return the batches that wait, for the books; not to be changed."""
         return self._batches
 
     def waiting(self) -> list[T]:
-        """The batches of producers that wait for room, for the books."""
+        """Return the batches of producers that wait for room, for the books."""
         return [batch for batch, _, _ in self._producers]
 
     def nudge(self) -> None:
-        """Wakes a waiting consumer without giving it anything: the probe that it still answers (E5)."""
+        """Wake a waiting consumer without giving it anything: the probe that it still answers (E5)."""
         if self._consumer is None:
             self._nudged = True
         else:
@@ -138,11 +138,11 @@ class Channel(Generic[T]):
         self._wake()
 
     def full_for(self, secs: float) -> bool:
-        """Whether no room has been freed for longer than `secs`."""
+        """Return whether no room has been freed for longer than `secs`."""
         return self.full_since is not None and self._clock() - self.full_since > secs
 
     def check_overload(self, grace_secs: float) -> None:
-        """Raises Overload when no room has been freed for longer than `grace_secs`."""
+        """Raise Overload when no room has been freed for longer than `grace_secs`."""
         if self.full_since is not None and self.full_for(grace_secs):
             full_secs = self._clock() - self.full_since
             raise Overload(

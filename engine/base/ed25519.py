@@ -22,8 +22,8 @@ _IDENTITY: Final[_Point] = (0, 1, 1, 0)
 
 
 def weakness(encoded: bytes) -> str | None:
-    """Why these 32 bytes are no point to trust, in words that follow "it"; None for the one encoding of a point of
-    prime order."""
+    """Return why these 32 bytes are not a point to trust, in words that follow "it"; None for the one encoding of a
+    point of prime order."""
     if len(encoded) != 32:
         return f"has {len(encoded)} bytes instead of 32"
     number = int.from_bytes(encoded, "little")
@@ -46,7 +46,7 @@ def weakness(encoded: bytes) -> str | None:
 
 
 def signature_weakness(signature: bytes) -> str | None:
-    """Why no honest signer has made this signature, whatever was signed; None when one may have."""
+    """Return why no honest signer has made this signature, whatever was signed; None when one may have."""
     if len(signature) != 64:
         return f"has {len(signature)} bytes instead of 64"
     if int.from_bytes(signature[32:], "little") >= _L:
@@ -56,7 +56,7 @@ def signature_weakness(signature: bytes) -> str | None:
 
 
 def _x_of(y: int) -> int | None:
-    """One of the two x of the points with this y (RFC 8032, section 5.1.3); None when there is none."""
+    """Return one of the two x of the points with this y (RFC 8032, section 5.1.3); None when there is none."""
     u, v = (y * y - 1) % _P, (_D * y * y + 1) % _P
     x = u * pow(v, 3, _P) * pow(u * pow(v, 7, _P), (_P - 5) // 8, _P) % _P
     if v * x * x % _P == u:
@@ -67,7 +67,7 @@ def _x_of(y: int) -> int | None:
 
 
 def _sum(a: _Point, b: _Point) -> _Point:
-    """RFC 8032, section 5.1.4: complete, so that it doubles too."""
+    """Return RFC 8032, section 5.1.4: complete, so that it doubles too."""
     m = (a[1] - a[0]) * (b[1] - b[0]) % _P
     n = (a[1] + a[0]) * (b[1] + b[0]) % _P
     o = 2 * a[3] * b[3] * _D % _P

@@ -115,7 +115,7 @@ class Numbering(msgspec.Struct):
 
 
 def numbering_label(stream: str, number: int) -> str:
-    """What `Tick.source` is for the ticks of a numbering: the stream's name for its first one."""
+    """Return what `Tick.source` is for the ticks of a numbering: the stream's name for its first one."""
     return stream if number == 1 else f"{stream} (numbering {number})"
 
 

@@ -69,8 +69,8 @@ class Overload(EngineError):
 
 
 def explain(error: Exception, message: str, **details: object) -> EngineError:
-    """What ends the engine when `error` was not expected: a crash that `message` names, or a damaged installation,
-    which nothing but a new one heals (C7)."""
+    """Return what ends the engine when `error` was not expected: a crash that `message` names, or a damaged
+    installation, which nothing but a new one heals (C7)."""
     failure: EngineError
     if is_damage(error):
         reason = str(error) or type(error).__name__

@@ -42,7 +42,7 @@ LINGER_SECS = 0.5
 
 
 def format_record(record: logging.LogRecord) -> str:
-    """One log record as one line of JSON, without the newline. What JSON cannot hold becomes text."""
+    """Return one log record as one line of JSON, without the newline. What JSON cannot hold becomes text."""
     fields: dict[str, object] = {"message": _message(record)}
     extra = getattr(record, "fields", None)
     if isinstance(extra, dict):
@@ -148,12 +148,12 @@ class JsonLines(logging.Handler):
                 self._emitting = False
 
     def drain(self, timeout_secs: float) -> None:
-        """Waits until every line is out, at most so long: the process is about to end."""
+        """Wait until every line is out, at most so long: the process is about to end."""
         with self._idle:
             self._idle.wait_for(lambda: self._thread is None, timeout_secs)
 
     def _write_at_once(self) -> bool:
-        """Writes what waits, as far as the descriptor takes it now; False when it takes no more."""
+        """Write what waits, as far as the descriptor takes it now; False when it takes no more."""
         while self._next():
             try:
                 self._wrote(self._out.write(self._line))
@@ -193,7 +193,7 @@ class JsonLines(logging.Handler):
                 self._wrote(written)
 
     def _next(self) -> bool:
-        """Makes `_line` what is to be written next; False when there is nothing."""
+        """Make `_line` what is to be written next; False when there is nothing."""
         if self._line:
             return True
         if self._untold and self._waiting:
@@ -259,13 +259,13 @@ class _Output:
             return
 
     def write(self, data: memoryview) -> int:
-        """Writes as much as fits. Raises BlockingIOError when nothing does, another OSError when it is broken."""
+        """Write as much as fits. Raises BlockingIOError when nothing does, another OSError when it is broken."""
         if self._socket is not None:
             return self._socket.send(data, socket.MSG_DONTWAIT)
         return os.write(self._fd, data)
 
     def write_when_ready(self, data: memoryview) -> int:
-        """Waits until something fits, however long, and writes it."""
+        """Wait until something fits, however long, and writes it."""
         while True:
             try:
                 return self.write(data)
@@ -281,7 +281,7 @@ def _encoded(record: logging.LogRecord) -> bytes:
 
 
 def _is_journal(fd: int) -> bool:
-    """Whether a descriptor is a stream to journald, of whichever namespace."""
+    """Return whether a descriptor is a stream to journald, of whichever namespace."""
     try:
         with socket.socket(fileno=os.dup(fd)) as peer:
             name = peer.getpeername()
@@ -291,7 +291,7 @@ def _is_journal(fd: int) -> bool:
 
 
 def configure(fd: int = 1) -> JsonLines:
-    """Sends every logger's records at INFO or above to `fd` as JSON lines."""
+    """Send every logger's records at INFO or above to `fd` as JSON lines."""
     handler = JsonLines(fd)
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -304,18 +304,18 @@ def configure(fd: int = 1) -> JsonLines:
 
 
 def set_level(level: str) -> None:
-    """Records at `level` (DEBUG, INFO, WARN, ERROR) or above are logged from now on."""
+    """Log records at `level` (DEBUG, INFO, WARN, ERROR) or above from now on."""
     logging.getLogger().setLevel("WARNING" if level == "WARN" else level)
 
 
 def drops() -> int:
-    """How many log lines were dropped so far (M6)."""
+    """Return how many log lines were dropped so far (M6)."""
     return sum(handler.drops for handler in logging.getLogger().handlers if isinstance(handler, JsonLines))
 
 
 def report(logger: logging.Logger, error: EngineError, cause: BaseException | None = None) -> None:
-    """Logs why the engine stops as one ERROR line, with the traceback of `cause`, by default of what `error`
-    was raised from where that is an unexpected failure."""
+    """Log why the engine stops as one ERROR line, with the traceback of `cause`, by default of what `error` was raised
+    from where that is an unexpected failure."""
     fields = {**error.details, "exit_code": int(error.code), "exit_name": error.code.name}
     if cause is None and error.code is ExitCode.CRASH:
         cause = error.__cause__
@@ -335,8 +335,8 @@ class RateLimited:
         self._suppressed = 0
 
     def log(self, now: float, message: str, **fields: object) -> bool:
-        """Logs `message` with `fields` unless one was logged less than the interval before `now` (monotonic
-        seconds). Returns whether it did."""
+        """Log `message` with `fields` unless one was logged less than the interval before `now` (monotonic seconds).
+        Returns whether it did."""
         if now < self._next_at - self._earlier_secs:
             self._suppressed += 1
             return False

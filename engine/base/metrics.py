@@ -30,7 +30,7 @@ class Counters(msgspec.Struct):
     stale_vetoes: int = 0  # STALE_DATA
     parse_errors: int = 0
     foreign: int = 0  # trades of markets that nobody asked for (N12)
-    ignored: int = 0  # well-formed messages that are no trades (N8b)
+    ignored: int = 0  # well-formed messages that are not trades (N8b)
     duplicates: int = 0
     gaps: int = 0  # exchange trade ids that never came (N9)
     reconnects: int = 0  # connection attempts after the first
@@ -54,12 +54,12 @@ class LagHistogram:
         self._total = 0
 
     def add(self, lag_ms: float) -> None:
-        """Counts one measurement; what is below 0 (a clock step) counts as 0."""
+        """Count one measurement; what is below 0 (a clock step) counts as 0."""
         self._counts[max(0, bisect_right(_LAG_BOUNDS_MS, lag_ms) - 1)] += 1
         self._total += 1
 
     def quantile_ms(self, fraction: float) -> float:
-        """The lag that `fraction` (0..1) of the measurements do not exceed, to the bucket's upper bound; 0.0
+        """Return the lag that `fraction` (0..1) of the measurements do not exceed, to the bucket's upper bound; 0.0
         before the first one."""
         if not self._total:
             return 0.0
@@ -85,9 +85,9 @@ def snapshot(
     source: str | None,
     clock_skew_ms: int | None,
 ) -> dict[str, object]:
-    """The fields of one HEARTBEAT or FINAL METRICS line. `wal_bytes` is the length of the database's
-    write-ahead log, `source` the name of the connected source, `clock_skew_ms` how far its venue's clock is ahead;
-    `by_market`: source and market -> its gaps, None where they cannot be told, and its duplicates."""
+    """Return the fields of one HEARTBEAT or FINAL METRICS line. `wal_bytes` is the length of the database's write-ahead
+    log, `source` the name of the connected source, `clock_skew_ms` how far its venue's clock is ahead; `by_market`:
+    source and market -> its gaps, None where they cannot be told, and its duplicates."""
     return {
         **msgspec.structs.asdict(counters),
         "tick_rows_queued": tick_rows_queued,
@@ -101,13 +101,13 @@ def snapshot(
 
 
 def _most(counts: Mapping[str, int]) -> dict[str, int]:
-    """Those of `counts` that are the highest, MARKETS_MAX at most."""
+    """Return those of `counts` that are the highest, MARKETS_MAX at most."""
     most = sorted(counts.items(), key=lambda item: -item[1])[:MARKETS_MAX]
     return {redact(market)[:_MARKET_CHARS_MAX]: count for market, count in most}
 
 
 def broken_books(fields: Mapping[str, object], sample_every: int) -> list[str]:
-    """The equations of N7 and M3 that `fields` (a snapshot) breaks, as text with the numbers; empty when the
+    """Return the equations of N7 and M3 that `fields` (a snapshot) breaks, as text with the numbers; empty when the
     books balance."""
 
     def number(name: str) -> int:

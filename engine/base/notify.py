@@ -41,8 +41,8 @@ class Notifier:
             self._socket.settimeout(_SEND_TIMEOUT_SECS)
 
     def send(self, **assignments: object) -> None:
-        """Sends e.g. READY=1, STATUS="..." as one datagram. A failure is logged, never raised: what follows
-        from missing notifications is systemd's to decide."""
+        """Send e.g. READY=1, STATUS="..." as one datagram. A failure is logged, never raised: what follows from missing
+        notifications is systemd's to decide."""
         if self._socket is None or self._address is None:
             return
         # A newline would start another assignment.
@@ -60,14 +60,14 @@ class Notifier:
 
 
 def reason(error: EngineError) -> str:
-    """Why the engine ends, as STATUS=: the reason first, since `systemctl status` shows the beginning (M4)."""
+    """Return why the engine ends, as STATUS=: the reason first, since `systemctl status` shows the beginning (M4)."""
     text = redact(str(error))
     text = text if len(text) <= STATUS_CHARS_MAX else text[: STATUS_CHARS_MAX - 3] + "..."
     return f"{text} (exit {int(error.code)} {error.code.name})"
 
 
 def tell_reason(address: str | None, error: EngineError) -> None:
-    """Leaves the reason with systemd, which shows it as long as the unit is down."""
+    """Leave the reason with systemd, which shows it as long as the unit is down."""
     notifier = Notifier(address)
     notifier.send(STATUS=reason(error))
     notifier.close()
@@ -102,7 +102,7 @@ class Liveness:
         self._answered.pop(name, None)
 
     def silent(self) -> list[str]:
-        """The tasks that have not answered in this epoch."""
+        """Return the tasks that have not answered in this epoch."""
         return [name for name, epoch in self._answered.items() if epoch != self._epoch and name not in self._waiting]
 
     def next_epoch(self) -> None:

@@ -61,7 +61,7 @@ _USER_AND_PASSWORD: Final = r"(?i)[^\s/@:'\"]{1,64}(?::|%3a)[^\s'\"]*(?:@|%40)(?
 _NAMED: Final = (
     # `pw` and `key` alone, for they are parts of harmless words.
     rf"(?i)((?:(?:{_TELLING})[\w.-]{{0,64}}|(?<![\w.-])(?:pw|key)(?![\w.-]))[\"']?\s{{0,8}}"
-    # What is said of a name is no value of it.
+    # What is said of a name is not a value of it.
     r"(?:[=:]|%3d)\s*(?!(?:an?|are|cannot|is|may|missing|must|no|not|permission|should|the|unknown|was) \w))"
     r"(\[redacted\]|(?:bearer|basic)\s+\S+|\"[^\"]*\"|'[^']*'|[^\s,;&\"')\]}]+)"
 )
@@ -71,7 +71,7 @@ _TELLING_PARAMETERS: Final = frozenset({"pw", "key", "keys", "sig", "sign", "sig
 
 
 def is_telling(name: str) -> bool:
-    """Whether `name` says that its value is a secret; a mistyped one does, too."""
+    """Return whether `name` says that its value is a secret; a mistyped one does, too."""
     return re.search(_TELLING, name, re.IGNORECASE) is not None
 
 
@@ -122,7 +122,7 @@ def _secrets_of(url: str) -> Iterator[str]:
     secrets += [match[0][len(match[1]) :] for match in re.finditer(_TELLING_SEGMENT, path)]
     for parameter in re.split("[&;]", parameters):
         name, _, value = parameter.partition("=")
-        # Names of streams and options are no secrets.
+        # Names of streams and options are not secrets.
         if (
             is_telling(name)
             or name.lower() in _TELLING_PARAMETERS
@@ -160,7 +160,7 @@ def redact_value(value: str) -> str:
 
 
 def _redact_found(found: re.Match[str]) -> str:
-    """A URL in a text, with the quote, bracket or comma that ends it."""
+    """Return a URL in a text, with the quote, bracket or comma that ends it."""
     rest = found[2]
     end = re.search(r"['\"<>),]", rest)
     if end is None or "@" in rest[end.start() :]:

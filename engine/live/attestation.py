@@ -145,7 +145,7 @@ class Here(msgspec.Struct):
 
 
 def canonical(value: object) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8. What digests are made of.
+    """Return the one JSON text of a value: sorted keys, no spaces, UTF-8. What digests are made of.
 
     A lone surrogate stands for a byte of a file name or of the command line that is not UTF-8; it is written as such,
     so that these have a digest too. No bundle can hold one. Raises ValueError for a number that JSON cannot write.
@@ -155,25 +155,25 @@ def canonical(value: object) -> bytes:
 
 
 def digest(value: object) -> str:
-    """SHA-256 of the canonical JSON."""
+    """Return the SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def parse_time(text: str) -> float:
-    """RFC 3339 in UTC, whole seconds -> seconds since 1970. Raises ValueError."""
+    """Return RFC 3339 in UTC, whole seconds -> seconds since 1970. Raises ValueError."""
     moment = datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
     if moment.strftime(_TIME_FORMAT) != text:
-        raise ValueError(f"{text!r} is no time of the form 2026-11-24T13:36:28Z")
+        raise ValueError(f"{text!r} is not a time of the form 2026-11-24T13:36:28Z")
     return moment.timestamp()
 
 
 def show_time(moment: float) -> str:
-    """Seconds since 1970 -> RFC 3339 in UTC, cut to whole seconds."""
+    """Return seconds since 1970 -> RFC 3339 in UTC, cut to whole seconds."""
     return datetime.fromtimestamp(moment, UTC).strftime(_TIME_FORMAT)
 
 
 def public_key(text: str) -> bytes:
-    """The 32 bytes of a trusted key, which engine/config/settings.py has checked the spelling of."""
+    """Return the 32 bytes of a trusted key, which engine/config/settings.py has checked the spelling of."""
     return base64.b64decode(text.removeprefix(KEY_PREFIX))
 
 
@@ -181,7 +181,7 @@ def public_key(text: str) -> bytes:
 
 
 def verified(raw: bytes, trusted_keys: Sequence[str]) -> Statement:
-    """The statement in the bundle, signed by one of the trusted keys.
+    """Return the statement in the bundle, signed by one of the trusted keys.
 
     Raises Refusal for the first of these checks that fails: envelope, payload type, signature, statement.
     """
@@ -222,7 +222,7 @@ def _refuse_envelope(reason: str) -> NoReturn:
 
 
 def _json(check: str, raw: bytes) -> Any:
-    """What a JSON text says; bounded in size and depth, no key twice."""
+    """Return what a JSON text says; bounded in size and depth, no key twice."""
     if not raw.strip():
         raise Refusal(check, "is empty")
     if len(raw) > BYTES_MAX:
@@ -250,7 +250,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _finite_float(text: str) -> float:
@@ -261,7 +261,7 @@ def _finite_float(text: str) -> float:
 
 
 def _base64(text: str) -> bytes:
-    """RFC 4648 section 4 and only that: one text for one value. Raises ValueError."""
+    """Return RFC 4648 section 4 and only that: one text for one value. Raises ValueError."""
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -317,7 +317,7 @@ def _statement(payload: bytes) -> Statement:
 
 
 def refusals(statement: Statement, here: Here) -> list[Refusal]:
-    """Every check of a verified statement that fails here; empty when it opens the gate."""
+    """Return every check of a verified statement that fails here; empty when it opens the gate."""
     found = [*_of_time(statement.predicate, here), *_of_subjects(statement, here), *_of_proofs(statement.predicate)]
     return [Refusal(check, reason) for check, reason in found]
 
@@ -385,7 +385,7 @@ def _of_proofs(predicate: Predicate) -> Iterator[tuple[str, str]]:
 
 
 def _is_proven(clause: str, predicate: Predicate) -> bool:
-    """Whether the bundle calls it proven, and every proof in it that claims it is, and there is one."""
+    """Return whether the bundle calls it proven, and every proof in it that claims it is, and there is one."""
     verdicts = {one.verdict for one in predicate.proofs if clause in one.claims}
     return verdicts == {"proven"} and predicate.clauses.get(clause) == "proven"
 

@@ -43,7 +43,7 @@ _NAMED_MAX: Final = 5
 
 
 def properties(text: str) -> dict[str, list[str]]:
-    """What `systemctl show` printed: property -> its values, of which EnvironmentFiles has one a line."""
+    """Return what `systemctl show` printed: property -> its values, of which EnvironmentFiles has one a line."""
     found: dict[str, list[str]] = {}
     for line in text.split("\n"):
         key, equals, value = line.partition("=")
@@ -53,7 +53,8 @@ def properties(text: str) -> dict[str, list[str]]:
 
 
 def set_by_unit(values: Collection[str]) -> set[str]:
-    """The names in the property Environment, which is quoted as for a shell. What cannot be read sets nothing."""
+    """Return the names in the property Environment, which is quoted as for a shell. What cannot be read sets
+    nothing."""
     found: set[str] = set()
     for value in values:
         try:
@@ -66,7 +67,7 @@ def set_by_unit(values: Collection[str]) -> set[str]:
 
 
 def set_by_file(content: str) -> set[str]:
-    """The names that the text of an environment file may set."""
+    """Return the names that the text of an environment file may set."""
     names = (line.lstrip().partition("=")[0].rstrip() for line in content.split("\n") if "=" in line)
     return {name for name in names if _NAME.fullmatch(name)}
 
@@ -82,12 +83,12 @@ def files(values: Collection[str]) -> list[tuple[str, bool]]:
 
 
 def set_in_manager(text: str) -> set[str]:
-    """The names in what `systemctl show-environment` printed: one assignment a line."""
+    """Return the names in what `systemctl show-environment` printed: one assignment a line."""
     return {line.partition("=")[0] for line in text.split("\n") if "=" in line}
 
 
 def objections(own: Collection[str], by_unit: Collection[str] | None, in_manager: Collection[str]) -> Iterator[str]:
-    """Why the variables with these names keep LIVE shut.
+    """Yield why the variables with these names keep LIVE shut.
 
     own: those of the engine's process. by_unit: those that the unit and its files set; None when that is not known.
     in_manager: those of the manager's own environment, which every unit gets.

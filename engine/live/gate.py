@@ -66,7 +66,7 @@ _UNIT_FILE_BYTES_MAX: Final = 1024 * 1024
 
 
 def check(loaded: Loaded) -> ExecutionAdapter | None:
-    """The adapter that LIVE trades through; None at once for SHADOW and PAPER.
+    """Return the adapter that LIVE trades through; None at once for SHADOW and PAPER.
 
     Raises ConfigError naming every check that failed. Remembers the bundle when it opens the gate.
     """
@@ -129,7 +129,7 @@ def _raise_if_any(loaded: Loaded, found: Sequence[Refusal]) -> None:
 
 
 def _made_up_prices(loaded: Loaded) -> Iterator[str]:
-    """Why the prices of this configuration are not a venue's (R7)."""
+    """Yield why the prices of this configuration are not a venue's (R7)."""
     mode = loaded.settings.engine.ingest_mode
     if mode != "REAL_WS":
         yield f'ingest_mode is "{mode}", and nobody trades on made-up prices: LIVE needs "REAL_WS"'
@@ -147,7 +147,7 @@ def _made_up_prices(loaded: Loaded) -> Iterator[str]:
 
 
 def is_private(url: str) -> bool:
-    """Whether nobody on the network can change what comes from a URL: wss://, or ws:// to this computer.
+    """Return whether nobody on the network can change what comes from a URL: wss://, or ws:// to this computer.
 
     This computer is `localhost` and what Python's strict parser reads as an address of 127.0.0.0/8 or as ::1. Another
     spelling of these (0x7f.1, 127.1, ::ffff:127.0.0.1), and a name that merely resolves to them, is not.
@@ -173,7 +173,7 @@ def is_private(url: str) -> bool:
 
 
 def _statement(path: Path, trusted_keys: Sequence[str]) -> attestation.Statement:
-    """What one of the keys has signed. Raises Refusal that names the file."""
+    """Return what one of the keys has signed. Raises Refusal that names the file."""
     raw = _read(path, "proof bundle", attestation.BYTES_MAX)
     try:
         return attestation.verified(raw, trusted_keys)
@@ -185,17 +185,18 @@ def _statement(path: Path, trusted_keys: Sequence[str]) -> attestation.Statement
 
 
 def safety_part(loaded: Loaded) -> dict[str, Any]:
-    """The effective configuration without PACE_TABLES and PACE_KEYS, URLs redacted as `--check-config` shows them."""
+    """Return the effective configuration without PACE_TABLES and PACE_KEYS, URLs redacted as `--check-config` shows
+    them."""
     part: dict[str, Any] = {key: value for key, value in settings.effective(loaded).items() if key not in PACE_TABLES}
     part["engine"] = {key: value for key, value in part["engine"].items() if key not in PACE_KEYS}
     return part
 
 
 def engine_files(package: Path = runtime.PACKAGE) -> dict[str, str]:
-    """Path below the package -> SHA-256, of all that Python could take for a part of it.
+    """Return path below the package -> SHA-256, of all that Python could take for a part of it.
 
     Bytecode that Python wrote is left out, because it differs from computer to computer; instead what would run of it
-    must be what its source says. Raises Refusal for that, and for whatever is no regular file.
+    must be what its source says. Raises Refusal for that, and for whatever is not a regular file.
     """
     found = {}
     for directory, subdirectories, names in os.walk(package):
@@ -227,7 +228,7 @@ class UnitFacts(NamedTuple):
 
 
 def effective_unit() -> UnitFacts:
-    """The unit that we run as, as systemd has loaded it.
+    """Return the unit that we run as, as systemd has loaded it.
 
     Raises Refusal when we are not a unit's main process, or when its files have changed since systemd read them.
     """
@@ -270,12 +271,12 @@ def _systemctl(*args: str, about: str) -> str:
 
 
 def _matching(pattern: str) -> list[str]:
-    """The files that an EnvironmentFile= names, in the order in which systemd reads them."""
+    """Return the files that an EnvironmentFile= names, in the order in which systemd reads them."""
     return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
 
 
 def _content(path: str, may_be_absent: bool = False) -> bytes | None:
-    """What is in a file of the unit; None for one that is absent and may be. systemd follows links there."""
+    """Return what is in a file of the unit; None for one that is absent and may be. systemd follows links there."""
     try:
         return _read(Path(path), "unit", _UNIT_FILE_BYTES_MAX, follow_links=True)
     except Refusal as refusal:
@@ -296,7 +297,7 @@ def _text(path: str) -> str:
 
 
 def _read(path: Path, what: str, bytes_max: int, *, follow_links: bool = False) -> bytes:
-    """A regular file's bytes. Raises Refusal, and FileNotFoundError in it as `__cause__`."""
+    """Return a regular file's bytes. Raises Refusal, and FileNotFoundError in it as `__cause__`."""
     links = 0 if follow_links else os.O_NOFOLLOW
     try:
         # O_NONBLOCK: opening a pipe must not wait for somebody who writes.
@@ -325,7 +326,7 @@ def _read(path: Path, what: str, bytes_max: int, *, follow_links: bool = False) 
 
 
 def _remembered(path: Path) -> tuple[float | None, float | None]:
-    """The time of the newest bundle that opened the gate, and when that last happened; (None, None): never.
+    """Return the time of the newest bundle that opened the gate, and when that last happened; (None, None): never.
 
     Raises Refusal for a memory that says neither: it is then for a human to say that the past does not count.
     """
@@ -363,7 +364,7 @@ def _remember(path: Path, made: float, now: float) -> None:
 
 
 def _installed_adapter() -> importlib.metadata.EntryPoint:
-    """The one entry point of the group. Raises Refusal when there is none, or more than one."""
+    """Return the one entry point of the group. Raises Refusal when there is none, or more than one."""
     try:
         adapters = importlib.metadata.entry_points(group=ADAPTER_GROUP)
     except Exception as error:  # whatever the standard library makes of damaged metadata
@@ -376,7 +377,7 @@ def _installed_adapter() -> importlib.metadata.EntryPoint:
 
 
 def _load(entry: importlib.metadata.EntryPoint) -> ExecutionAdapter:
-    """The adapter that the entry point makes. Raises Refusal for whatever goes wrong in its code."""
+    """Return the adapter that the entry point makes. Raises Refusal for whatever goes wrong in its code."""
     where = f"{entry.name} = {entry.value}"
     try:
         adapter: ExecutionAdapter = entry.load()()
@@ -385,5 +386,5 @@ def _load(entry: importlib.metadata.EntryPoint) -> ExecutionAdapter:
     except (Exception, SystemExit) as error:  # whatever somebody's code raises; exit(1) would be restarted for ever
         raise Refusal("execution adapter", f"{where} failed: {type(error).__name__}: {error}") from error
     if missing or nameless:
-        raise Refusal("execution adapter", f"{where} is no adapter: it lacks {', '.join(missing) or 'name'}")
+        raise Refusal("execution adapter", f"{where} is not an adapter: it lacks {', '.join(missing) or 'name'}")
     return adapter

@@ -42,7 +42,7 @@ _INFO: Final = re.compile(r"(?P<name>[^-/]+)-(?P<version>[^-/]+)\.dist-info")
 
 
 def describe(package: Path = PACKAGE) -> dict[str, Any]:
-    """The interpreter and all packages, for a digest. package: the engine's own.
+    """Return the interpreter and all packages, for a digest. package: the engine's own.
 
     Raises Refusal for whatever could run and belongs to no package.
     """
@@ -62,7 +62,7 @@ def describe(package: Path = PACKAGE) -> dict[str, Any]:
 
 
 def process_objections() -> Iterator[str]:
-    """Why this very process keeps LIVE shut, whatever is installed."""
+    """Yield why this very process keeps LIVE shut, whatever is installed."""
     if not sys.flags.isolated:
         yield "Python is not isolated from its environment and the user's: ExecStart= must have `python -I`"
     try:
@@ -81,7 +81,7 @@ def forget_bytecode() -> None:
 
 
 def runs_as_written(path: Path, source: bytes) -> bool:
-    """Whether the bytecode that Python would run for a module, if there is any, is what its source says."""
+    """Return whether the bytecode that Python would run for a module, if there is any, is what its source says."""
     loader = _Loader(path.stem, str(path))
     if not os.path.lexists(importlib.util.cache_from_source(str(path))):
         return True
@@ -99,18 +99,18 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 def is_bytecode(path: str) -> bool:
-    """Whether a path is that of bytecode beside a source; elsewhere a .pyc file is a module like any other."""
+    """Return whether a path is that of bytecode beside a source; elsewhere a .pyc file is a module like any other."""
     parent, _, name = path.rpartition("/")
     return name.endswith(".pyc") and (parent == "__pycache__" or parent.endswith("/__pycache__"))
 
 
 def _sites() -> list[Path]:
-    """The environment's site-packages, pure and not; mostly one."""
+    """Return the environment's site-packages, pure and not; mostly one."""
     return [Path(path) for path in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})]
 
 
 def _check_path(sites: list[Path]) -> None:
-    """Raises Refusal for a place that modules come from which is neither Python's nor this environment's."""
+    """Raise Refusal for a place that modules come from which is neither Python's nor this environment's."""
     stdlib = Path(os.__file__).parent
     archive = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
     own = {*map(str, sites), str(stdlib), str(stdlib / "lib-dynload"), str(stdlib.parent / archive)}
@@ -120,7 +120,7 @@ def _check_path(sites: list[Path]) -> None:
 
 
 def _check_entry(scripts: set[Path], engine: Path) -> None:
-    """Raises Refusal when what was started is neither the engine's own file nor a script that a package installed."""
+    """Raise Refusal when what was started is neither the engine's own file nor a script that a package installed."""
     started = Path(os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or "-"))
     if started not in scripts and not started.is_relative_to(engine):
         raise Refusal("runtime", f"{started} was started, which belongs to no installed package")
@@ -150,7 +150,7 @@ def _packages(site: Path, engine: Path) -> Iterator[tuple[str, str, dict[str, st
 
 
 def _files(site: Path) -> Iterator[tuple[str, str]]:
-    """(path below site-packages, SHA-256) of every file but bytecode. Raises Refusal for what is no regular file."""
+    """(path below site-packages, SHA-256) of every file but bytecode. Raises Refusal for what is not a regular file."""
     for directory, subdirectories, names in os.walk(site, onerror=_refuse):
         for name in [*subdirectories, *names]:
             path = Path(directory, name)
@@ -168,7 +168,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _recorded(record: Path) -> list[str]:
-    """The paths in a package's RECORD. Raises Refusal for a file that is none."""
+    """Return the paths in a package's RECORD. Raises Refusal for a file that is none."""
     try:
         with record.open(encoding="utf-8", newline="") as file:
             return [row[0] for row in csv.reader(file) if row]
@@ -177,7 +177,7 @@ def _recorded(record: Path) -> list[str]:
 
 
 def _outside(site: Path, path: str) -> str:
-    """SHA-256 of a recorded file that does not lie in site-packages, such as a script."""
+    """Return the SHA-256 of a recorded file that does not lie in site-packages, such as a script."""
     target = Path(os.path.normpath(site / path))
     if not target.is_relative_to(sys.prefix) or target.is_symlink():
         raise Refusal("runtime", f"{path} of a package in {site} is not a file of this environment")
@@ -193,7 +193,7 @@ def _sha256(path: Path) -> str:
 
 
 def _check_bytecode(sites: list[Path]) -> None:
-    """Raises Refusal when a module that runs already came from bytecode that is not what its source says."""
+    """Raise Refusal when a module that runs already came from bytecode that is not what its source says."""
     for module in list(sys.modules.values()):
         origin = getattr(getattr(module, "__spec__", None), "origin", None)
         if isinstance(origin, str) and origin.endswith(".py") and any(map(Path(origin).is_relative_to, sites)):

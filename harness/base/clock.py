@@ -17,11 +17,11 @@ class Clock(Protocol):
     """What the harness knows of time."""
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary start, never going backwards."""
+        """Return seconds from an arbitrary start, never going backwards."""
         ...
 
     def wall(self) -> float:
-        """Seconds since the Unix epoch."""
+        """Return seconds since the Unix epoch."""
         ...
 
     def sleep(self, seconds: float) -> None:

@@ -19,7 +19,7 @@ _OBEYED_OR_HIDDEN = re.compile(
 
 
 def shown(text: str) -> str:
-    """The text with nothing in it that is not seen; it can be encoded as UTF-8."""
+    """Return the text with nothing in it that is not seen; it can be encoded as UTF-8."""
     return _OBEYED_OR_HIDDEN.sub(_spelled, text)
 
 

@@ -33,7 +33,7 @@ class Place:
     """Whether only root and this process's user can write in that directory."""
 
     def open(self, flags: int, mode: int = 0o644) -> int:
-        """A file descriptor of the file; flags and mode as of open(2)."""
+        """Return a file descriptor of the file; flags and mode as of open(2)."""
         with self._named():
             fd = os.open(
                 self.path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=self.directory
@@ -45,7 +45,7 @@ class Place:
             raise OSError(errno.EPERM, "is not a file with one name, in a directory that others can write")
 
     def read(self) -> bytes:
-        """The file's content."""
+        """Return the file's content."""
         with os.fdopen(self.open(os.O_RDONLY), "rb") as file, self._named():
             return file.read()
 

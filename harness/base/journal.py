@@ -50,7 +50,7 @@ _FAILED = re.compile(r"Failed with result '([\w-]+)'")
 
 
 def how_it_ended(entries: Sequence[Entry]) -> str:
-    """How a unit's main process last ended, and what it said of that; empty when no entry tells of an end.
+    """Return how a unit's main process last ended, and what it said of that; empty when no entry tells of an end.
 
     entries: what was logged by and about one unit, in order. Clean ends are none: systemd tells only of the others.
     """
@@ -76,7 +76,7 @@ def how_it_ended(entries: Sequence[Entry]) -> str:
 
 
 def entries(output: str) -> list[dict[str, str]]:
-    """The entries that `journalctl --output=json` printed, as fields; what is not an entry is left out.
+    """Return the entries that `journalctl --output=json` printed, as fields; what is not an entry is left out.
 
     A line ends at a line feed and nowhere else: a message may hold what Unicode takes for the end of a line, such as
     U+2028. A field that journalctl found too long to print is missing.
@@ -90,7 +90,8 @@ def entries(output: str) -> list[dict[str, str]]:
 
 
 def _text(value: object) -> str | None:
-    """A field's value: text, or its bytes where they are not UTF-8, or a list of these when it stands several times."""
+    """Return a field's value: text, or its bytes where they are not UTF-8, or a list of these when it stands several
+    times."""
     match value:
         case str():
             return value
@@ -103,7 +104,7 @@ def _text(value: object) -> str | None:
 
 
 def parse(raw: Mapping[str, str], realtime_us: int) -> Entry | None:
-    """One journal entry from its fields (systemd.journal-fields(7)), or None when it has no message.
+    """Return one journal entry from its fields (systemd.journal-fields(7)), or None when it has no message.
 
     realtime_us: when journald received it, microseconds since the Unix epoch.
     """
@@ -136,7 +137,7 @@ def _m1(message: str) -> dict[str, Any]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """A JSON object; empty for whatever is not one."""
+    """Return a JSON object; empty for whatever is not one."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

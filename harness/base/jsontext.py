@@ -15,7 +15,7 @@ EXACT_MAX = 2**53
 
 
 def parse(text: str | bytes) -> Any:
-    """A JSON document. ValueError when it is none, also for one that is nested too deeply."""
+    """Return a JSON document. ValueError when it is none, also for one that is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -23,20 +23,20 @@ def parse(text: str | bytes) -> Any:
 
 
 def number(value: object) -> int | float | None:
-    """A finite number of a sensible size, or None for everything else; true and false are not numbers."""
+    """Return a finite number of a sensible size, or None for everything else; true and false are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if -1e300 < value < 1e300 else None
 
 
 def whole(value: object) -> int | None:
-    """A whole number that fits into 64 bits, or None for everything else."""
+    """Return a whole number that fits into 64 bits, or None for everything else."""
     known = number(value)
     return known if isinstance(known, int) and -(2**63) <= known < 2**63 else None
 
 
 def text(value: object, default: str = "?") -> str:
-    """A text, or a number as one; `default` for what a reader could not make sense of."""
+    """Return a text, or a number as one; `default` for what a reader could not make sense of."""
     if isinstance(value, str):
         return value[:TEXT_MAX].encode("utf-8", "replace").decode("utf-8")
     known = number(value)
@@ -44,8 +44,8 @@ def text(value: object, default: str = "?") -> str:
 
 
 def clean(value: Any) -> Any:
-    """A tree of dicts, lists, texts and numbers as JSON can say it: no infinities, no lone surrogates, no text without
-    end. What it cannot say becomes null."""
+    """Return a tree of dicts, lists, texts and numbers as JSON can say it: no infinities, no lone surrogates, no text
+    without end. What it cannot say becomes null."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, dict):
@@ -60,5 +60,5 @@ def clean(value: Any) -> Any:
 
 
 def write(value: Any) -> str:
-    """A tree as compact JSON, cleaned."""
+    """Return a tree as compact JSON, cleaned."""
     return json.dumps(clean(value), allow_nan=False, separators=(",", ":"))

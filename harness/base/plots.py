@@ -62,7 +62,7 @@ def figure(
     marks: Sequence[Mark] = (),
     ticks: Sequence[float] = (),
 ) -> str:
-    """One chart as a `<figure>`, for a page that includes templates/plots.css.
+    """Return one chart as a `<figure>`, for a page that includes templates/plots.css.
 
     unit: of the values, shown at the title. seconds: the right end of the time axis. limits: series name -> its limit.
     ticks: values named at the left, default three. A mark with a number links to `#decision-<number>`. A value that is
@@ -119,7 +119,7 @@ def figure(
 
 
 def _apart(marks: Sequence[Mark], seconds: float) -> Iterator[Mark]:
-    """The marks whose numbers have room, the first of those that are close together."""
+    """Yield the marks whose numbers have room, the first of those that are close together."""
     free_from = 0.0
     for mark in marks:
         if mark.number is not None and mark.at >= free_from:
@@ -156,7 +156,7 @@ def _thin(points: Points, seconds: float) -> Points:
 
 
 def _runs(points: Points) -> Iterator[Run]:
-    """The stretches between gaps."""
+    """Yield the stretches between gaps."""
     run: list[tuple[float, float]] = []
     for at, value in points:
         if value is not None and math.isfinite(value):
@@ -169,7 +169,7 @@ def _runs(points: Points) -> Iterator[Run]:
 
 
 def _round_up(value: float) -> float:
-    """The next 1, 2, 2.5 or 5 times a power of ten."""
+    """Return the next 1, 2, 2.5 or 5 times a power of ten."""
     if value <= 0:
         return 1.0
     if not 1e-300 < value < 1e300:
@@ -187,7 +187,7 @@ def _short(value: float) -> str:
 
 
 def _clock(at: float, length: float) -> str:
-    """A time, as exact as the length of the axis asks for."""
+    """Return a time, as exact as the length of the axis asks for."""
     if length < 60:
         return f"{at:.1f} s"
     whole = round(at)

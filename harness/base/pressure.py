@@ -42,15 +42,15 @@ class Pressure:
     lines: Mapping[str, PressureLine]
 
     def some(self, resource: str) -> float:
-        """Percent of the last ten seconds in which some task waited for `resource` (cpu, memory, io)."""
+        """Return the percentage of the last ten seconds in which some task waited for `resource` (cpu, memory, io)."""
         return self.lines[f"{resource}_some"].avg10
 
     def some_minute(self, resource: str) -> float:
-        """Percent of the last minute in which some task waited for `resource`."""
+        """Return the percentage of the last minute in which some task waited for `resource`."""
         return self.lines[f"{resource}_some"].avg60
 
     def exceeded(self) -> list[str]:
-        """Each limit that is strictly exceeded, as text such as `CPU 58.8 > 20`; empty when none is."""
+        """Return each limit that is strictly exceeded, as text such as `CPU 58.8 > 20`; empty when none is."""
         return [
             f"{resource.upper()} {self.some(resource):g} > {limit:g}"
             for resource, limit in LIMITS.items()
@@ -66,9 +66,9 @@ class Unknown:
 
 
 def parse(texts: Mapping[str, str]) -> Pressure | Unknown:
-    """The contents of /proc/pressure/cpu, memory and io (keys `cpu`, `memory`, `io`) as Pressure, or Unknown.
+    """Return the contents of /proc/pressure/cpu, memory and io (keys `cpu`, `memory`, `io`) as Pressure, or Unknown.
 
-    Unknown when a file is missing, lacks its `some` line, or holds what is no PSI: the reason names the file.
+    Unknown when a file is missing, lacks its `some` line, or holds what is not PSI: the reason names the file.
     """
     lines: dict[str, PressureLine] = {}
     for resource in RESOURCES:
@@ -88,7 +88,7 @@ def parse(texts: Mapping[str, str]) -> Pressure | Unknown:
 
 
 def stalled(before: Pressure | Unknown | None, after: Pressure | Unknown, seconds: float) -> dict[str, float] | Unknown:
-    """Percent of the `seconds` between two looks in which some task waited, for each resource.
+    """Return the percentage of the `seconds` between two looks in which some task waited, for each resource.
 
     Exact, where avg10 is an average that lags behind. before: None for what did not exist yet. Unknown when a look is.
     """
@@ -107,7 +107,8 @@ def stalled(before: Pressure | Unknown | None, after: Pressure | Unknown, second
 
 
 def facts(reading: Pressure | Unknown) -> dict[str, object]:
-    """What a decision line says of a reading (K6): raw lines and parsed averages, or that it is unknown and why."""
+    """Return what a decision line says of a reading (K6): raw lines and parsed averages, or that it is unknown and
+    why."""
     if isinstance(reading, Unknown):
         return {"psi": "unknown", "psi_error": reading.reason}
     found: dict[str, object] = {}

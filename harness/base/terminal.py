@@ -16,24 +16,24 @@ CLEAR = "\r\x1b[K"
 
 
 def coloured(stream: TextIO) -> bool:
-    """Whether to use colour: on a terminal that has any, unless NO_COLOR is set to something (no-color.org)."""
+    """Return whether to use colour: on a terminal that has any, unless NO_COLOR is set to something (no-color.org)."""
     return redraws(stream) and not os.environ.get("NO_COLOR")
 
 
 def redraws(stream: TextIO) -> bool:
-    """Whether a line on it can be redrawn: a terminal, and not one that cannot go back."""
+    """Return whether a line on it can be redrawn: a terminal, and not one that cannot go back."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def columns() -> int:
-    """The terminal's width; 80 where there is none."""
+    """Return the terminal's width; 80 where there is none."""
     return shutil.get_terminal_size().columns
 
 
 @contextmanager
 def redrawn(stream: TextIO) -> Iterator[Callable[[str], None]]:
-    """Gives a function that shows a text in place of the last one, cut to the terminal's width; the line is gone at
-    the end. Does nothing where a line cannot be redrawn."""
+    """Yield a function that shows a text in place of the last one, cut to the terminal's width; the line is gone at the
+    end. Does nothing where a line cannot be redrawn."""
     if not redraws(stream):
         yield lambda _text: None
         return

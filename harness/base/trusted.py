@@ -22,21 +22,21 @@ class Untrusted(HarnessError):
 
 
 def read(path: Path, most_bytes: int) -> bytes:
-    """The whole of a file. Untrusted also for one with more than `most_bytes`; OSError as open(2)."""
+    """Return the whole of a file. Untrusted also for one with more than `most_bytes`; OSError as open(2)."""
     with _opened(path) as fd:
         return _read_all(path, fd, most_bytes)
 
 
 def read_end(path: Path, most_bytes: int) -> bytes:
-    """The last `most_bytes` of a file, or all of it. Raises as `read`."""
+    """Return the last `most_bytes` of a file, or all of it. Raises as `read`."""
     with _opened(path) as fd:
         os.lseek(fd, max(0, os.fstat(fd).st_size - most_bytes), os.SEEK_SET)
         return _read(fd, most_bytes)
 
 
 def read_named(path: Path, most_bytes: int) -> bytes:
-    """The whole of a file that an operator names and only that, which may lie behind links and belong to anybody: a
-    regular file of at most `most_bytes`. Untrusted for another; OSError as open(2)."""
+    """Return the whole of a file that an operator names and only that, which may lie behind links and belong to
+    anybody: a regular file of at most `most_bytes`. Untrusted for another; OSError as open(2)."""
     # Not to wait for whoever writes into a FIFO.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -48,13 +48,13 @@ def read_named(path: Path, most_bytes: int) -> bytes:
 
 
 def status(path: Path) -> os.stat_result:
-    """What fstat(2) says of a file. Raises as `read`."""
+    """Return what fstat(2) says of a file. Raises as `read`."""
     with _opened(path) as fd:
         return os.fstat(fd)
 
 
 def names(directory: Path) -> list[str]:
-    """What a directory holds, sorted. Raises as `read`."""
+    """Return what a directory holds, sorted. Raises as `read`."""
     with _held(directory, directory=True) as fd:
         return sorted(os.listdir(f"/proc/self/fd/{fd}"))
 

@@ -50,7 +50,7 @@ class UnitState:
 
 
 def show_argv(*units: str, names: Iterable[str] = PROPERTIES) -> tuple[str, ...]:
-    """The arguments of systemctl that make it tell these properties of these units."""
+    """Return the arguments of systemctl that make it tell these properties of these units."""
     return ("show", *units, f"--property={','.join(names)}")
 
 
@@ -63,7 +63,7 @@ def properties(text: str) -> dict[str, str]:
 
 
 def parse_all(text: str) -> list[UnitState]:
-    """The output of `systemctl show -p <PROPERTIES>` for several units, in the order they were asked for.
+    """Return the output of `systemctl show -p <PROPERTIES>` for several units, in the order they were asked for.
 
     Raises ValueError as parse() does.
     """
@@ -71,7 +71,7 @@ def parse_all(text: str) -> list[UnitState]:
 
 
 def parse(text: str) -> UnitState:
-    """The output of `systemctl show -p <PROPERTIES>` for one unit as a UnitState.
+    """Return the output of `systemctl show -p <PROPERTIES>` for one unit as a UnitState.
 
     Raises ValueError when a property is missing or not a number where one is due.
     """

@@ -81,7 +81,7 @@ class LiveTarget:
 
     @classmethod
     def staged(cls, checkout: Path, config: Path | None = None) -> LiveTarget:
-        """What the proofs have staged: the unit file without any drop-in, and the example configuration."""
+        """Return what the proofs have staged: the unit file without any drop-in, and the example configuration."""
         stage = Stage(checkout)
         return cls(stage.prefix, stage.unit(ENGINE_UNIT), config or stage.etc / "config.toml")
 
@@ -119,7 +119,7 @@ def _outside_checkouts(path: Path) -> None:
 
 
 def _signer(path: Path) -> CryptoSigner:
-    """The signer of a private key file. Raises BundleError, and never shows what is in the file."""
+    """Return the signer of a private key file. Raises BundleError, and never shows what is in the file."""
     _outside_checkouts(path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -136,19 +136,19 @@ def _signer(path: Path) -> CryptoSigner:
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError):
-        raise BundleError(f"{path} is no unencrypted private key in PEM form") from None
+        raise BundleError(f"{path} is not an unencrypted private key in PEM form") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise BundleError(f"{path} is no Ed25519 key")
+        raise BundleError(f"{path} is not an Ed25519 key")
     return CryptoSigner(key, _public(key.public_key()))
 
 
 def check_key(path: Path) -> str:
-    """The public key of a private key file. Raises BundleError unless it is one that may be used."""
+    """Return the public key of a private key file. Raises BundleError unless it is one that may be used."""
     return _shown(_signer(path))
 
 
 def _shown(signer: CryptoSigner) -> str:
-    """The public key as `[gate] trusted_keys` takes it."""
+    """Return the public key as `[gate] trusted_keys` takes it."""
     return KEY_PREFIX + base64.b64encode(bytes.fromhex(str(signer.public_key.keyval["public"]))).decode()
 
 
@@ -158,7 +158,7 @@ def _public(key: Ed25519PublicKey) -> SSlibKey:
 
 
 def _trusted(text: str) -> SSlibKey:
-    """A public key, or that in the file of this name."""
+    """Return a public key, or that in the file of this name."""
     if not text.startswith(KEY_PREFIX):
         try:
             with open(text, encoding="ascii", errors="replace") as file:
@@ -171,7 +171,8 @@ def _trusted(text: str) -> SSlibKey:
             raise ValueError
         public = _public(Ed25519PublicKey.from_public_bytes(raw))
     except ValueError:
-        raise BundleError(f"{text[:8]}... is no public key: expected {KEY_PREFIX} and the base64 of 32 bytes") from None
+        wanted = f"{KEY_PREFIX} and the base64 of 32 bytes"
+        raise BundleError(f"{text[:8]}... is not a public key: expected {wanted}") from None
     y = int.from_bytes(raw, "little") % 2**255
     if y >= 2**255 - 19 or y in _Y_OF_SMALL_ORDER:
         raise BundleError(f"{text} is a key for which anybody can sign: a point of small order, or a second encoding")
@@ -358,7 +359,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     command = commands.add_parser(
         "keygen", help="make a signing key",
-        description="Writes a new private key, mode 0600, and prints the public one for [gate] trusted_keys.",
+        description="Write a new private key, mode 0600, and print the public one for [gate] trusted_keys.",
         epilog="Example: python -m harness bundle keygen ~/proof.key",
     )  # fmt: skip
     command.add_argument("path", type=Path, metavar="FILE", help="where the private key goes; outside of any checkout")
@@ -366,7 +367,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     command = commands.add_parser(
         "sign", help="sign what the last run of the proofs has shown",
-        description="Signs the verdicts in reports/ together with the digests of engine, unit and configuration.",
+        description="Sign the verdicts in reports/ together with the digests of engine, unit and configuration.",
         epilog="Example: python -m harness bundle sign --key ~/proof.key --config /etc/hybrid-engine/config.toml "
         "--drop-in /etc/systemd/system/hybrid-engine.service.d/override.conf",
     )  # fmt: skip
@@ -389,7 +390,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     command = commands.add_parser(
         "verify", help="check a bundle's signature and form; exit status 0 or 1",
-        description="Checks signature, form and consistency. The engine's gate checks age, digests and guardrails too.",
+        description="Check signature, form and consistency. The engine's gate checks age, digests and guardrails too.",
         epilog="Example: python -m harness bundle verify reports/proof_bundle.json --trust ~/proof.key.pub",
     )  # fmt: skip
     command.add_argument("path", type=Path, metavar="BUNDLE")
@@ -400,8 +401,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.set_defaults(act=_verify)
 
     command = commands.add_parser(
-        "show", help="print what a bundle says, without believing it",
-        description="Prints what a bundle says. The signature is not looked at: `bundle verify` does that.",
+        "show", help="print what a bundle says, without checking its signature",
+        description="Print what a bundle says. The signature is not checked: `bundle verify` does that.",
         epilog="Example: python -m harness bundle show reports/proof_bundle.json",
     )  # fmt: skip
     command.add_argument("path", type=Path, metavar="BUNDLE")
@@ -425,7 +426,8 @@ def write(path: Path, raw: bytes) -> None:
 
 
 def verdict_on(made: BundleStatement, checkout: Path, key: Path | None = None) -> str:
-    """One line: that the bundle has all, or why it opens nothing. key: the private key that signed it, if known."""
+    """Return one line: that the bundle has all, or why it opens nothing. key: the private key that signed it, if
+    known."""
     try:
         objections = statement.objections(made, _clauses(checkout))
         trusted = LiveConfig.model_validate(made.predicate.config).gate.trusted_keys

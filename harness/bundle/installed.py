@@ -21,9 +21,9 @@ INSTALLER_NOTES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 
 
 def engine_files(prefix: Path) -> dict[str, str]:
-    """Path below the installed engine package -> SHA-256, without the bytecode that Python wrote.
+    """Return path below the installed engine package -> SHA-256, without the bytecode that Python wrote.
 
-    Raises BundleError when there is no package, or something in it is no regular file.
+    Raises BundleError when there is no package, or something in it is not a regular file.
     """
     packages = list(prefix.glob("lib/python3*/site-packages/engine"))
     if len(packages) != 1:
@@ -39,7 +39,8 @@ def engine_files(prefix: Path) -> dict[str, str]:
 
 
 def files_of_command(command: str) -> dict[str, str]:
-    """Path -> SHA-256 of each file that a command line names: the program, and a script that an interpreter runs."""
+    """Return path -> SHA-256 of each file that a command line names: the program, and a script that an interpreter
+    runs."""
     named = [Path(word) for word in shlex.split(command) if word.startswith("/")]
     return {str(path): sha256(path) for path in named if path.is_file()}
 
@@ -98,7 +99,7 @@ def _recorded(record: Path) -> list[str]:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file. Raises BundleError when it cannot be read."""
+    """Return the hexadecimal digest of a file. Raises BundleError when it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -136,17 +136,17 @@ class LiveConfig(BaseModel):
 
 
 def canonical(value: object) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8."""
+    """Return the one JSON text of a value: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest(value: object) -> str:
-    """SHA-256 of the canonical JSON."""
+    """Return the SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def show_time(moment: float) -> str:
-    """Seconds since 1970 -> RFC 3339 in UTC, whole seconds."""
+    """Return seconds since 1970 -> RFC 3339 in UTC, whole seconds."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

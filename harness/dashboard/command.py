@@ -96,7 +96,7 @@ def is_loopback(sock: socket.socket) -> bool:
 
 # --- command line ------------------------------------------------------------------------------------------
 
-DESCRIPTION = "One live page about the engine, with /healthz and /metrics. Reads, and never writes."
+DESCRIPTION = "Serve one live page about the engine, with /healthz and /metrics. Reads only, never writes."
 EPILOG = """\
 It listens where [dashboard] of the engine's configuration says (default 127.0.0.1:8501). There is no password: on
 another host than loopback, everybody who reaches it can read. From elsewhere, a tunnel is better:

@@ -881,9 +881,9 @@ class Metric:
 _COUNTED = {
     "ticks_parsed": ("hybrid_ticks_parsed", "Ticks parsed from the feed by this run of the engine."),
     "ingest_received": ("hybrid_ticks_received", "New ticks received by this run; duplicates are not new."),
-    "ingest_processed": ("hybrid_ticks_processed", "Ticks processed by this run: every sample_every-th received."),
+    "ingest_processed": ("hybrid_ticks_processed", "Ticks processed by this run: one of sample_every received."),
     "sampled_out": ("hybrid_ticks_sampled_out", "New ticks of this run that sampling left out."),
-    "foreign": ("hybrid_ticks_foreign", "Trades of markets that nobody asked for; not counted as parsed."),
+    "foreign": ("hybrid_ticks_foreign", "Trades of markets that are not configured; not counted as parsed."),
     "duplicates": ("hybrid_ticks_duplicate", "Ticks that had been seen before."),
     "ignored": ("hybrid_messages_ignored", "Well-formed messages of the feed that are not trades."),
     "signal_count": ("hybrid_signals", "Signals made by this run, vetoed ones included."),
@@ -895,14 +895,17 @@ _COUNTED = {
     "reconnects": ("hybrid_reconnects", "Connection attempts after the first."),
     "connections_unbounded": (
         "hybrid_connections_unbounded",
-        "Connections closed because what their peer made the engine hold had no bound.",
+        "Connections closed because their peer made the engine buffer without bound.",
     ),
     "persist_count": ("hybrid_rows_written", "Rows of all tables that this run wrote to the database."),
-    "bp_drops_tick": ("hybrid_ticks_dropped", "Ticks that found no room before the end of a shutdown."),
-    "bp_drops_signal": ("hybrid_order_rows_dropped", "Signals, order events and fills not written at the end."),
-    "bp_drops_persist": ("hybrid_tick_rows_dropped", "Tick rows not written at the end."),
+    "bp_drops_tick": ("hybrid_ticks_dropped", "Ticks for which no channel had room by the end of a shutdown."),
+    "bp_drops_signal": (
+        "hybrid_order_rows_dropped",
+        "Signals, order events and fills not written by the end of a shutdown.",
+    ),
+    "bp_drops_persist": ("hybrid_tick_rows_dropped", "Tick rows not written by the end of a shutdown."),
     "persist_errors": ("hybrid_persist_errors", "Attempts to write to the database that failed and were retried."),
-    "log_drops": ("hybrid_log_drops", "Log lines of this run that were dropped because nobody read them."),
+    "log_drops": ("hybrid_log_drops", "Log lines of this run that were dropped because they were not read."),
 }
 """Field of a heartbeat -> the counter it becomes."""
 
@@ -910,11 +913,13 @@ _BY_MARKET = {"gaps_by_market": "hybrid_market_ticks_missing", "duplicates_by_ma
 """Field of a heartbeat that has a figure of each market -> the metric it becomes."""
 
 METRICS = (
-    Metric("hybrid_engine_up", "gauge", "1 while the engine's unit is active, else 0; absent when systemd is silent."),
+    Metric(
+        "hybrid_engine_up", "gauge", "1 while the engine's unit is active, else 0; absent when systemd does not answer."
+    ),
     Metric("hybrid_engine_restarts", "gauge", "Automatic restarts since the engine was last started by hand."),
     Metric("hybrid_engine_mode", "gauge", "1 for the mode the engine runs in.", "mode"),
     Metric("hybrid_engine_resident_memory_bytes", "gauge", "Resident memory of the engine's main process."),
-    Metric("hybrid_sample_every", "gauge", "The engine processes every so many-th new tick: the rung."),
+    Metric("hybrid_sample_every", "gauge", "Sampling: one of this many new ticks is processed."),
     Metric("hybrid_stored_ticks_per_second", "gauge", "Ticks that reached the database, over the last ten seconds."),
     Metric("hybrid_newest_tick_id", "gauge", "Id of the newest tick in the database."),
     Metric("hybrid_newest_tick_timestamp_seconds", "gauge", "Unix time of the newest tick in the database."),
@@ -922,10 +927,14 @@ METRICS = (
     Metric("hybrid_heartbeat_timestamp_seconds", "gauge", "Unix time of the engine's last heartbeat."),
     Metric("hybrid_books_balanced", "gauge", "1 if the last heartbeat's books balance, else 0."),
     Metric("hybrid_event_loop_lag_seconds", "gauge", "99th percentile of the engine's event-loop lag in this run."),
-    Metric("hybrid_clock_skew_seconds", "gauge", "How far the venue's clock is ahead of ours; below 0: behind."),
+    Metric(
+        "hybrid_clock_skew_seconds", "gauge", "How far the venue's clock is ahead of this computer's; negative: behind."
+    ),
     Metric("hybrid_wal_bytes", "gauge", "Length of the database's write-ahead log at the engine's last heartbeat."),
-    Metric("hybrid_ticks_missing", "gauge", "Trade ids of this run that the venue gave and that have not come (yet)."),
-    Metric("hybrid_market_ticks_missing", "gauge", "The same of each source and market, the 100 with most.", "market"),
+    Metric(
+        "hybrid_ticks_missing", "gauge", "Trade ids that the venue has given in this run and that have not arrived."
+    ),
+    Metric("hybrid_market_ticks_missing", "gauge", "The same for each source and market, the 100 highest.", "market"),
     Metric("hybrid_exposure_usd", "gauge", "Exposure of a symbol with its open orders, at its latest price.", "symbol"),
     Metric("hybrid_exposure_limit_usd", "gauge", "Cap on the exposure: scope total or symbol.", "scope"),
     Metric("hybrid_open_orders", "gauge", "Open orders of the present mode."),
@@ -938,7 +947,7 @@ METRICS = (
     Metric(
         "hybrid_market_ticks_duplicate",
         "counter",
-        "Ticks that had been seen before, of each source and market, the 100 with most.",
+        "Ticks that had been seen before, for each source and market, the 100 highest.",
         "market",
     ),
 )

@@ -1,1 +1,1 @@
-"""What presses a computer, and which unit causes it."""
+"""Which resource is under pressure, and which unit causes it."""

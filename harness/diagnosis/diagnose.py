@@ -1,6 +1,6 @@
-"""`python -m harness diagnose`: what presses on this computer, and which unit causes it.
+"""`python -m harness diagnose`: which resource is under pressure, and which unit causes it.
 
-Two looks, a window apart; diagnosis.py makes of them what is said. Everything is read from /proc, the cgroup
+Two snapshots, a window apart; diagnosis.py makes the report of them. Everything is read from /proc, the cgroup
 tree and systemd, so that it works on a box where no sysstat is installed. It changes nothing.
 """
 
@@ -34,11 +34,11 @@ COMMAND_SECS = 3.0
 """Deadline of a question to systemd: a diagnosis is wanted most when everything is slow."""
 
 DESCRIPTION = """\
-Looks at this computer for some seconds and says what presses on it and which unit causes that: PSI, load, memory,
-disks, the busiest processes, the stall of each unit, I/O wait. Reads /proc, cgroups and systemd; changes nothing."""
+Watch this computer for some seconds and say which resource is under pressure and which unit causes it: PSI, load,
+memory, disks, the busiest processes, the stall of each unit, I/O wait. Reads /proc, cgroups and systemd only."""
 
 EPILOG = """\
-Exit status: 0, whatever presses; 1 when nothing could be learned; 2 wrong usage.
+Exit status: 0 whatever was found; 1 when nothing could be learned; 2 wrong usage.
 
 examples:
   python -m harness diagnose
@@ -216,7 +216,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--window", type=_window, default=10.0, metavar="SECONDS",
-        help="how long to look, 0.1 to 3600 (default: %(default)g)",
+        help="how long to watch, 0.1 to 3600 (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
     instances.add_argument(parser, unit=lambda one: one.unit)
@@ -227,15 +227,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """ComputerSnapshot twice, and print what happened in between."""
+    """Read everything twice, and print what happened in between."""
     clock = OsClock()
-    # What only looks leaves no record of its own: the report is the record.
+    # What only reads leaves no record of its own: the report is the record.
     shell = Shell(Unrecorded())
     before = read_computer(clock, options.pressure_dir, CGROUPS)
     end = before.at + options.window
     with terminal.redrawn(sys.stderr) as show:
         while (left := end - clock.monotonic()) > 0:
-            show(f"looking for {left:.0f} s more")
+            show(f"watching for {left:.0f} s more")
             clock.sleep(min(left, 1.0))
     after = read_computer(clock, options.pressure_dir, CGROUPS)
     sample = diagnosis.compare(_facts(shell, clock, options.unit), before, after)

@@ -1,4 +1,4 @@
-"""Two looks at a computer -> what pressed on it in between, and which unit causes that.
+"""Two snapshots of a computer -> which resource was under pressure in between, and which unit caused it.
 
 Three kinds of number that must not be taken for one another: *stall* is PSI, the percent of wall time in which some
 task waited for a resource (contract K2); *cores* is processor time used, in whole processors; *waited* is the time a
@@ -70,7 +70,7 @@ class DeviceCount:
 
 @dataclass(frozen=True)
 class ComputerSnapshot:
-    """One look at everything that counts up."""
+    """Everything that counts up, read at one moment."""
 
     at: float
     """Monotonic seconds."""
@@ -177,13 +177,13 @@ class Interval:
 
 
 def unit_in(path: str) -> str:
-    """The unit that a cgroup's path belongs to, NO_UNIT when none: `dbus.service`, and `user@1000.service/dbus.service`
-    for what a manager inside a unit runs."""
+    """Return the unit that a cgroup's path belongs to, NO_UNIT when none: `dbus.service`, and
+    `user@1000.service/dbus.service` for what a manager inside a unit runs."""
     return "/".join(part for part in path.split("/") if part.endswith(_SUFFIXES)) or NO_UNIT
 
 
 def unit_of(cgroups: str) -> str:
-    """The unit in a /proc/<pid>/cgroup: by cgroup v2, else by systemd's own v1 hierarchy."""
+    """Return the unit in a /proc/<pid>/cgroup: by cgroup v2, else by systemd's own v1 hierarchy."""
     found = {}
     for line in cgroups.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -193,7 +193,7 @@ def unit_of(cgroups: str) -> str:
 
 
 def compare(facts: Facts, before: ComputerSnapshot, after: ComputerSnapshot) -> Interval:
-    """What happened between two looks. What began or was restarted meanwhile counts from zero."""
+    """Return what happened between two snapshots. What began or was restarted meanwhile counts from zero."""
     window = after.at - before.at
     processes = []
     for pid, new in after.processes.items():
@@ -290,9 +290,9 @@ CALM_PERCENT = 1.0
 
 
 def words(sample: Interval) -> str:
-    """What presses on this computer, and which unit causes it, in sentences."""
+    """Say which resource is under pressure, and which unit causes it, in sentences."""
     if isinstance(sample.stalled, Unknown):
-        said = [f"Whether anything presses is unknown: {sample.stalled.reason}."]
+        said = [f"Pressure is unknown: {sample.stalled.reason}."]
         if causes := _causes(sample, "cpu"):
             said.append(f"Most processor time went to {_listed(causes)}.")
         return " ".join([*said, _engine(sample)])
@@ -305,7 +305,10 @@ def words(sample: Interval) -> str:
         if resource not in pressed
     )
     if not pressed:
-        said.append(f"Nothing presses. Over {sample.window_secs:.1f} s, the time in which some task waited: {calm}.")
+        said.append(
+            "No resource is under pressure. "
+            f"Over {sample.window_secs:.1f} s, the time in which some task waited: {calm}."
+        )
         late = [] if isinstance(sample.pressure, Unknown) else sample.pressure.exceeded()
         if late:
             said.append(f"The kernel's average of the last 10 s still remembers more: {', '.join(late)}.")
@@ -318,7 +321,8 @@ def _pressed(sample: Interval, resource: str, stall: float) -> str:
     causes = _causes(sample, resource)
     title = _NAMES[resource]
     said = [
-        f"{title[0].upper()}{title[1:]} presses: in {stall:.1f} % of the last {sample.window_secs:.1f} s some task "
+        f"{title[0].upper()}{title[1:]} is under pressure: "
+        f"in {stall:.1f} % of the last {sample.window_secs:.1f} s some task "
         f"waited for {_AWAITED[resource]} (limit {LIMITS[resource]:g} %)."
     ]
     if causes:
@@ -352,7 +356,8 @@ _AMOUNTS: dict[str, Callable[[UnitLoad], float | None]] = {
 
 
 def _causes(sample: Interval, resource: str) -> dict[str, str]:
-    """The unit that takes most of a resource, and those that take at least half as much, with how much that is."""
+    """Return the unit that takes most of a resource, and those that take at least half as much, with how much that
+    is."""
     amounts = {unit.name: _AMOUNTS[resource](unit) or 0.0 for unit in sample.units}
     most = max(amounts.values(), default=0.0)
     causing = [name for name in amounts if most > 0 and amounts[name] >= most / 2]
@@ -402,7 +407,7 @@ def _engine(sample: Interval) -> str:
 
 
 def text(sample: Interval, *, colour: bool) -> str:
-    """The whole report, 80 columns wide; the conclusion stands last."""
+    """Return the whole report, 80 columns wide; the conclusion stands last."""
     facts = sample.facts
     used = facts.memory_total - facts.memory_available
     over = f"over {sample.window_secs:.1f} s"
@@ -427,7 +432,7 @@ def text(sample: Interval, *, colour: bool) -> str:
               f"{one.wait_ms:.1f} ms a request, busy {one.busy_percent:.0f} %" for one in sample.devices),
         ]),
         ("systemd", [f"{facts.engine}: {facts.engine_state}", f"failed units: {facts.systemd}"]),
-        ("What presses", textwrap.wrap(words(sample), WIDTH, break_on_hyphens=False, break_long_words=False)),
+        ("Conclusion", textwrap.wrap(words(sample), WIDTH, break_on_hyphens=False, break_long_words=False)),
     ]  # fmt: skip
     bold, plain = ("\x1b[1m", "\x1b[0m") if colour else ("", "")
     shown = []
@@ -437,7 +442,7 @@ def text(sample: Interval, *, colour: bool) -> str:
 
 
 def as_json(sample: Interval) -> dict[str, Any]:
-    """Everything in the report, ready for JSON; unknown is null."""
+    """Return everything in the report, ready for JSON; unknown is null."""
     found = asdict(sample)
     found["pressure"] = pressure.facts(sample.pressure)
     found["limits"] = dict(LIMITS)
@@ -448,7 +453,7 @@ def as_json(sample: Interval) -> dict[str, Any]:
 
 
 def size(value: float) -> str:
-    """Bytes for a human: `1.5 GiB`."""
+    """Return bytes for a human: `1.5 GiB`."""
     for letter in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
             return f"{value:.0f} {letter}" if letter == "B" else f"{value:.1f} {letter}"

@@ -11,7 +11,7 @@ from harness.evidence.shell import Shell
 
 
 def facts(shell: Shell, checkout: Path) -> dict[str, str]:
-    """What a reader of the evidence needs to know of the computer and the sources; values are plain text."""
+    """Return what a reader of the evidence needs to know of the computer and the sources; values are plain text."""
     found = {
         "host": platform.node(),
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -26,7 +26,7 @@ Lines (all have `run`, `worker`, `seq`, `at`, `proof`, `type`, `prev`, `sha256`)
     sabotage     id, what it breaks, how its proof took it
     end          lines before this one, counts of verdicts, how many proofs were chosen and never ran
 
-A text is a string. A long one is {"blob", "bytes", "head", "tail"}; bytes that are no text are {"base64"} or, when
+A text is a string. A long one is {"blob", "bytes", "head", "tail"}; bytes that are not text are {"base64"} or, when
 long, {"blob", "bytes", "binary": true}.
 """
 
@@ -210,7 +210,7 @@ class Recorder:
         return self._seq
 
     def _head(self) -> str:
-        """The digest that the last line bears."""
+        """Return the digest that the last line bears."""
         size = os.fstat(self._fd).st_size
         if size == 0:
             return GENESIS
@@ -221,7 +221,7 @@ class Recorder:
         return digest
 
     def _kept(self, value: object) -> object:
-        """A fact as it goes into the line: redacted, and what is long or no text put where that goes."""
+        """Return a fact as it goes into the line: redacted, and what is long or no text put where that goes."""
         if isinstance(value, bytes):
             # Decoded so, any bytes are a text to the rules of redaction, and can be had back.
             data = self.redactor.text(value.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
@@ -234,7 +234,7 @@ class Recorder:
         return self._kept_text(self.redactor.text(value)) if isinstance(value, str) else self.redactor.value(value)
 
     def _kept_text(self, text: str) -> str | dict[str, object]:
-        # What is no character, a lone surrogate, may stand in a path.
+        # What is not a character, a lone surrogate, may stand in a path.
         data = text.encode("utf-8", "surrogatepass")
         if len(data) <= INLINE_BYTES:
             return text
@@ -254,7 +254,7 @@ class Recorder:
 
 
 def blob(record: Path, digest: str) -> Path:
-    """Where a long text of this record is."""
+    """Return where a long text of this record is."""
     return record.parent / "blobs" / digest
 
 

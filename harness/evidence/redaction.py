@@ -1,6 +1,6 @@
 """Secrets are taken out of everything before it is recorded (contract V1).
 
-Three kinds of rules, all on text; output that is no UTF-8 is decoded losslessly for them:
+Three kinds of rules, all on text; output that is not UTF-8 is decoded losslessly for them:
 
 * what stands at a telling name: `password = "..."`, `--token ...`, `API_KEY=...`, `Authorization: ...`, in TOML, JSON
   (also JSON within JSON), YAML, headers, URLs' queries, shell words and environment lists; in XML, netrc, connection
@@ -202,7 +202,7 @@ class Redactor:
                 self.text(value, self._learn)
 
     def text(self, text: str, learn: Callable[[str], None] | None = None) -> str:
-        """The text without secrets. learn: gets each one that was found at a name or in a URL."""
+        """Return the text without secrets. learn: gets each one that was found at a name or in a URL."""
         if text in self._clean:
             return text
         redacted = self._redacted(text, learn)
@@ -248,8 +248,8 @@ class Redactor:
         return self._known_form.sub(MARK, text) if self._known_form is not None else text
 
     def argv(self, argv: Sequence[str]) -> list[str]:
-        """A command line without secrets: `--token X`, `--token=X`, `TOKEN=X`, `curl -u me:X`, and whatever else text()
-        finds."""
+        """Return a command line without secrets: `--token X`, `--token=X`, `TOKEN=X`, `curl -u me:X`, and whatever else
+        text() finds."""
         redacted: list[str] = []
         split = _SPLIT.get(argv[0].rpartition("/")[2], ()) if argv else ()
         if len(line := " ".join(argv)) < LINE_CHARS_MAX:
@@ -273,7 +273,7 @@ class Redactor:
         return redacted
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """An environment without secrets, in the order of its names."""
+        """Return an environment without secrets, in the order of its names."""
         return {name: MARK if _TELLING.fullmatch(name) else self.text(value) for name, value in sorted(environ.items())}
 
     def value(self, value: Any, telling: bool = False) -> Any:
@@ -307,7 +307,8 @@ class Redactor:
 
 
 def forms(secret: str) -> set[str]:
-    """A secret as it may turn up again: as it is, and in JSON, HTML, a URL, hex and base64, also within more of it."""
+    """Return a secret as it may turn up again: as it is, and in JSON, HTML, a URL, hex and base64, also within more of
+    it."""
     data = secret.encode("utf-8", "surrogatepass")
     quoted = {quote(data, safe=""), quote_plus(data)}
     lower = {re.sub("%..", lambda code: code[0].lower(), one) for one in quoted}
@@ -324,7 +325,7 @@ def forms(secret: str) -> set[str]:
 
 
 def _basic(match: re.Match[str], found: Callable[[str], None]) -> str:
-    """A header of HTTP Basic without its credentials; a sentence about something basic as it is."""
+    """Return a header of HTTP Basic without its credentials; a sentence about something basic as it is."""
     encoded = match["s"].replace("-", "+").replace("_", "/")
     try:
         user, colon, secret = (
@@ -339,8 +340,8 @@ def _basic(match: re.Match[str], found: Callable[[str], None]) -> str:
 
 
 def _without_nested(text: str) -> str:
-    """A text without what is in lists, tuples and objects of a telling name; to the end of the line where one has no
-    end."""
+    """Return a text without what is in lists, tuples and objects of a telling name; to the end of the line where one
+    has no end."""
     pieces, at = [], 0
     # What has no end is looked through in vain; only so often, or it would take time in the square of the length.
     budget = 4 * len(text)
@@ -364,7 +365,7 @@ def _without_nested(text: str) -> str:
 
 
 def _without_blocks(text: str) -> str:
-    """A text without the indented lines below a telling name, as YAML has them."""
+    """Return a text without the indented lines below a telling name, as YAML has them."""
     pieces, at = [], 0
     (opens,) = _compiled((_BLOCK,))
     while (match := opens.search(text, at)) is not None:
@@ -384,7 +385,7 @@ def _without_blocks(text: str) -> str:
 
 
 def _without_tables(text: str) -> str:
-    """A text without the lines below a telling heading in brackets, as TOML and INI files have them."""
+    """Return a text without the lines below a telling heading in brackets, as TOML and INI files have them."""
     pieces, at = [], 0
     (opens,) = _compiled((_TABLE,))
     while (match := opens.search(text, at)) is not None:
@@ -399,5 +400,5 @@ def _without_tables(text: str) -> str:
 
 
 def _line_end(text: str, start: int) -> int:
-    """Where the line that begins here ends, its line feed included."""
+    """Return where the line that begins here ends, its line feed included."""
     return text.find("\n", start) + 1 or len(text)

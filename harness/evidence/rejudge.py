@@ -66,7 +66,7 @@ def heartbeat(line: JournalLine) -> Mapping[str, object] | None:
 
 
 def judge(lines: Iterable[RecordLine]) -> list[Rejudged]:
-    """Judge a record's history. Raises ValueError that names the line of which the rows are no numbers."""
+    """Judge a record's history. Raises ValueError that names the line of which the rows are not numbers."""
     found = _collect(lines)
     claimed = {clause for verdict in found.verdicts.values() for clause in verdict.claims}
     judged = []
@@ -129,7 +129,7 @@ def _exact(text: str) -> Decimal:
 
 
 def ledger(number: int, line: LedgerLine) -> LedgerRows:
-    """Make a ledger of its line, which is the record's `number`th. Raises ValueError for rows that are no numbers."""
+    """Make a ledger of its line, which is the record's `number`th. Raises ValueError for rows that are not numbers."""
     try:
         fills = [FillRow(row_id, symbol, side, *map(_exact, exact)) for row_id, symbol, side, *exact in line.fills]
         caps = {name: _exact(cap) for name, cap in line.caps.items()}

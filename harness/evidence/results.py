@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.base import jsontext
 from harness.base.errors import HarnessError
 from harness.evidence.verdict import ClauseId, Verdict
 
@@ -30,13 +31,13 @@ class ProofResult:
     """pytest's id of the test."""
     claims: list[ClauseId]
     verdict: Verdict
-    reason: str
+    reason: str = ""
     """Why it is not proven; empty where it is."""
     seconds: float = 0.0
     about: str = ""
     """What the proof says of itself."""
     fault: str = ""
-    """Why the flight record is no evidence for it; empty as long as it is."""
+    """Why the flight record is not evidence for it; empty as long as it is."""
 
     def as_json(self) -> dict[str, object]:
         """Make it what JSON, and a channel of pytest-xdist, can hold."""
@@ -167,7 +168,7 @@ def parse(text: str | bytes) -> RunSummary:
     from pydantic import ValidationError
 
     try:
-        return _adapter().validate_json(text)
+        return _adapter().validate_python(jsontext.parse(text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, first["loc"]))

@@ -83,7 +83,7 @@ class Process:
                 return
 
     def wait(self, timeout_secs: float) -> bool:
-        """Whether the process ended within `timeout_secs`."""
+        """Return whether the process ended within `timeout_secs`."""
         return self._ended.wait(timeout_secs)
 
     def kill(self) -> None:

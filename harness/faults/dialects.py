@@ -40,15 +40,15 @@ class Dialect:
         self.markets = markets or (self.market, self.other)
 
     def answer(self, message: str) -> list[str]:
-        """What it says to a client's message."""
+        """Return what it says to a client's message."""
         raise NotImplementedError
 
     def trade(self, market: str, number: int, price: str, size: str, ms: int) -> str:
-        """One trade: its number, its price and size as decimals, its time in milliseconds."""
+        """Return one trade: its number, its price and size as decimals, its time in milliseconds."""
         raise NotImplementedError
 
     def trades(self, market: str, rows: Iterable[tuple[int, str, str, int]]) -> list[str]:
-        """Several trades, in as few messages as the venue would take."""
+        """Return several trades, in as few messages as the venue would take."""
         return [self.trade(market, *row) for row in rows]
 
     def _unknown(self, wanted: Iterable[str]) -> list[str]:

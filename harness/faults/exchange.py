@@ -253,8 +253,11 @@ class Exchange:
         self.feed(interval_secs=0.0)
 
     def tick(self, number: int, price: float = 100.0, *, volume: float = 1.0, age_secs: float = 0.0) -> str:
-        """The wire form of a tick (contract N3, or that of the venue it speaks as), stamped so long before the present;
-        the same stamp whenever it is sent again, as a venue's trades have."""
+        """Return the wire form of a tick (contract N3, or that of the venue it speaks as).
+
+        age_secs: how long before the present it is stamped; the same stamp whenever it is sent again, as a venue's
+        trades have.
+        """
         stamp = self._stamps.setdefault(number, int((self._clock.wall() - age_secs) * 1000))
         if len(self._stamps) > _STAMPS_MAX:
             del self._stamps[next(iter(self._stamps))]

@@ -257,7 +257,7 @@ class Contention:
 
 
 def contention(machine: Machine) -> Contention:
-    """How the CPU load fares, from the accounts of its cgroup. Unavailable where the kernel keeps none."""
+    """Return how the CPU load fares, from the accounts of its cgroup. Unavailable where the kernel keeps none."""
     find = f"cat $(find /sys/fs/cgroup -path '*/{HOG}/cpu.stat' -o -path '*/{HOG}/cpu.pressure')"
     words = dict(re.findall(r"(usage_usec|some .*total)[ =](\d+)", machine.run("sh", "-c", find).stdout))
     used = words.pop("usage_usec", None)

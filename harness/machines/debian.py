@@ -54,7 +54,7 @@ cd "/$1"; shift
 
 
 def entering(root: Path, directory: str, command: list[str]) -> list[str]:
-    """The argv that runs a command in namespaces of its own whose root is `root`; directory: relative to it."""
+    """Return the argv that runs a command in namespaces of its own whose root is `root`; directory: relative to it."""
     return [
         "unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child",
         "bash", "-euc", ENTER, "enter", str(root), directory, *command,
@@ -64,7 +64,7 @@ def entering(root: Path, directory: str, command: list[str]) -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `python -m harness debian`."""
     parser.description = (
-        "Runs a command on a fresh clone of this checkout, on another Debian that debootstrap makes in .cache (a "
+        "Run a command on a fresh clone of this checkout, on another Debian that debootstrap makes in .cache (a "
         "minute, once). Needs root. Exit status: the command's."
     )
     parser.epilog = (

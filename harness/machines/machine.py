@@ -109,11 +109,11 @@ class Machine(Protocol):
         ...
 
     def journal_command(self, unit: str) -> str:
-        """What a human types to read on."""
+        """Return what a human types to read on."""
         ...
 
     def path(self, inside: str) -> Path:
-        """Where a file of the machine is seen from the test process."""
+        """Return where a file of the machine is seen from the test process."""
         ...
 
 
@@ -435,7 +435,7 @@ CapabilityBoundingSet=~
 
 
 def why_not_private() -> Unavailable | None:
-    """What keeps this computer from booting a private machine, or None when nothing does."""
+    """Return what keeps this computer from booting a private machine, or None when nothing does."""
     if os.geteuid() != 0:
         return Unavailable("a private systemd needs root", "run as root, or use PROOFS_SYSTEMD=user")
     for program, package in (
@@ -457,7 +457,7 @@ def why_not_private() -> Unavailable | None:
 
 @cache
 def in_a_chroot() -> bool:
-    """Whether this process's root is not that of its mount namespace, where setns(2) puts whoever enters it.
+    """Return whether this process's root is not that of its mount namespace, where setns(2) puts whoever enters it.
 
     Asked of a process that enters it, since a chroot does not show in /proc of its own.
     """
@@ -467,7 +467,7 @@ def in_a_chroot() -> bool:
 
 
 def choose(kind: str) -> str:
-    """The variant that `auto` stands for on this computer; any other kind as it is.
+    """Return the variant that `auto` stands for on this computer; any other kind as it is.
 
     Raises Unavailable when `auto` finds no systemd at all.
     """
@@ -482,7 +482,7 @@ def choose(kind: str) -> str:
 
 
 def make(kind: str, shell: Shell, stage: Stage | None, name: str) -> Machine:
-    """A machine of the given kind (private, host, user), not booted yet.
+    """Return a machine of the given kind (private, host, user), not booted yet.
 
     stage: the engine that is installed in it; None for a private machine without one, for services of one's own.
     """
@@ -500,7 +500,7 @@ def make(kind: str, shell: Shell, stage: Stage | None, name: str) -> Machine:
 
 
 def cgroup_parents() -> list[str]:
-    """The cgroup directories under which a machine needs one of its own: hybrid layout, or pure v2."""
+    """Return the cgroup directories under which a machine needs one of its own: hybrid layout, or pure v2."""
     hybrid = [path for path in ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified") if _has_procs(path)]
     return hybrid or [path for path in ("/sys/fs/cgroup",) if _has_procs(path)]
 

@@ -16,9 +16,9 @@ from harness.base.waiting import awaiting
 from harness.evidence.shell import Shell
 
 SOURCES = (
-    "engine", "harness", "distributions/hybrid-harness/pyproject.toml", "requirements/install.txt",
-    "requirements/build.txt", "systemd", "config", "docs/operating.md", "docs/live.md", "docs/metrics.md",
-    "pyproject.toml", "Makefile",
+    "engine", "fleet", "harness", "distributions/hybrid-harness/pyproject.toml", "requirements/install.txt",
+    "requirements/build.txt", "systemd", "config", "docs/operating.md", "docs/fleet.md", "docs/live.md",
+    "docs/metrics.md", "pyproject.toml", "Makefile",
 )  # fmt: skip
 """What an installation is made from."""
 
@@ -47,7 +47,7 @@ class Stage:
         return (self.checkout / "systemd" / "installation.py").is_file()
 
     def unit(self, name: str) -> Path:
-        """An installed unit file."""
+        """Return an installed unit file."""
         return self._units / name
 
     def binds(self, *, units: bool = True) -> list[tuple[Path, str]]:

@@ -85,12 +85,12 @@ class JournalStream:
             self._recorder.write("journal", unit=entry.unit, by=entry.identifier, message=entry.message)
 
     def mark(self) -> int:
-        """The position of the next entry."""
+        """Return the position of the next entry."""
         with self._grown:
             return len(self._entries)
 
     def since(self, mark: int) -> list[Entry]:
-        """What came from `mark` on."""
+        """Return what came from `mark` on."""
         with self._grown:
             return self._entries[mark:]
 
@@ -101,7 +101,7 @@ class JournalStream:
         deadline_secs: float,
         hopeless: Callable[[], bool] | None = None,
     ) -> Entry | None:
-        """The first entry from `mark` on that matches, or None when none has come within the deadline.
+        """Return the first entry from `mark` on that matches, or None when none has come within the deadline.
 
         match is asked once for each entry. hopeless: asked now and then whether nothing can come any more; what was
         still on its way is waited for until the next time.
@@ -156,7 +156,7 @@ class Unit:
         return state
 
     def property(self, name: str) -> str:
-        """One property's value as `systemctl show` prints it."""
+        """Return one property's value as `systemctl show` prints it."""
         return self.machine.systemctl("show", self.name, f"--property={name}", "--value").expect(0).stdout.strip()
 
     def start(self) -> None:
@@ -180,7 +180,7 @@ class Unit:
         self.machine.systemctl("kill", f"--signal={signal_name}", "--kill-whom=main", self.name).expect(0)
 
     def mark(self) -> None:
-        """Waits and journal() look at what comes from now on."""
+        """Let waits and journal() see only what comes from now on."""
         self._mark = self._stream.mark()
 
     def forget(self) -> None:
@@ -189,7 +189,7 @@ class Unit:
         self._since_us = int(OsClock().wall() * 1e6)
 
     def journal(self) -> list[Entry]:
-        """What was logged by or about the unit since it was last started (or marked) by hand."""
+        """Return what was logged by or about the unit since it was last started (or marked) by hand."""
         return [entry for entry in self._stream.since(self._mark) if self._counts(entry)]
 
     def whole_journal(self) -> list[Entry]:
@@ -246,7 +246,8 @@ class Unit:
         return entry
 
     def is_down_for_good(self) -> bool:
-        """Whether it failed and systemd will not start it again. Looks only where the journal gives a reason to."""
+        """Return whether it failed and systemd will not start it again. Asks systemd only where the
+        journal gives a reason to."""
         return bool(journal.how_it_ended(self.journal())) and self.show().active == "failed"
 
     def _counts(self, entry: Entry) -> bool:
@@ -259,7 +260,7 @@ class Unit:
             raise self.refuted(message, *directives)
 
     def refuted(self, message: str, *directives: str, waited: bool = False) -> Refuted:
-        """A refutation with the unit's state and journal.
+        """Return a refutation with the unit's state and journal.
 
         waited: for something in vain, so that how the unit ended meanwhile, if it did, is the first thing to say.
         """
@@ -312,7 +313,7 @@ class Metronome:
 
     @staticmethod
     def text(restart_sec: str) -> str:
-        """The unit file."""
+        """Return the unit file."""
         return (
             "[Unit]\nDescription=Fails at once, and is restarted each RestartSec\nStartLimitIntervalSec=0\n"
             f"[Service]\nExecStart=/bin/false\nRestart=on-failure\nRestartSec={restart_sec}\n"
@@ -340,5 +341,5 @@ class Metronome:
 
 
 def look(machine: Machine, *names: str) -> list[UnitState]:
-    """How units look now, all at the same moment."""
+    """Return how units look now, all at the same moment."""
     return unit.parse_all(machine.systemctl(*unit.show_argv(*names)).expect(0).stdout)

@@ -221,7 +221,8 @@ def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 # --- command line ------------------------------------------------------------------------------------------
 
-DESCRIPTION = "Is the engine well? One line a check, PASS or FAIL last. Takes less than 5 s, changes nothing."
+DESCRIPTION = """\
+Check whether the engine is well: one line for each check, PASS or FAIL last. Takes less than 5 s, changes nothing."""
 EPILOG = """\
 Exit status: 0 when every check passed, 1 otherwise.
 
@@ -244,7 +245,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--db", type=Path, help="its database (default: [app] db_path of the config)")
     dashboard = parser.add_mutually_exclusive_group()
     dashboard.add_argument("--dashboard", metavar="URL", help="its dashboard (default: [dashboard] of the config)")
-    dashboard.add_argument("--without-dashboard", action="store_true", help="this box has no dashboard")
+    dashboard.add_argument("--without-dashboard", action="store_true", help="this computer has no dashboard")
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")
     parser.add_argument(
         "--pressure-dir", type=Path, default=observe.PRESSURE_DIR, help="directory of PSI files (default: %(default)s)"

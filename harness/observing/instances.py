@@ -59,7 +59,8 @@ class Instance:
 
 
 def named(text: str) -> Instance:
-    """The instance of a name; NAMELESS is the engine without one. Raises ValueError for what cannot be a name."""
+    """Return the instance of a name; NAMELESS is the engine without one. Raises ValueError for what cannot be a
+    name."""
     if text == NAMELESS:
         return Instance()
     if not _NAME.fullmatch(text):
@@ -68,7 +69,7 @@ def named(text: str) -> Instance:
 
 
 def of_unit(unit: str) -> Instance | None:
-    """The instance whose engine a unit is; None for every other unit."""
+    """Return the instance whose engine a unit is; None for every other unit."""
     match = re.fullmatch(r"hybrid-engine(?:@(.+))?\.service", unit)
     if match is None or (match[1] is not None and not _NAME.fullmatch(match[1])):
         return None
@@ -76,14 +77,14 @@ def of_unit(unit: str) -> Instance | None:
 
 
 def configured(directory: Path = CONFIGURATION) -> list[Instance]:
-    """The instances that have a configuration, the nameless one first. Raises OSError when it cannot be looked."""
+    """Return the instances that have a configuration, the nameless one first. Raises OSError for the directory."""
     found = [Instance()] if (directory / "config.toml").exists() else []
     names = sorted(path.parent.name for path in directory.glob("*/config.toml") if _NAME.fullmatch(path.parent.name))
     return [*found, *map(Instance, names)]
 
 
 def conflicts(configurations: Mapping[str, Mapping[str, Any]], place: Callable[[str, Path], Path]) -> list[str]:
-    """What two engines of one computer cannot both have: a database, a dashboard's address.
+    """Return what two engines of one computer cannot both have: a database, a dashboard's address.
 
     configurations: the effective configuration of each, by the name to show. place: where a relative path of one leads.
     """

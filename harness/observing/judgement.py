@@ -9,7 +9,7 @@ of a soak (contract M5).
     pressure    no limit of K1 is exceeded over ten seconds and over a minute as well
 
 Engine and computer are different things: pressure alone says nothing against the engine, and that is said with it. A
-moment of it, such as the start of a compiler, is no fault of anything. What cannot be learned is not well.
+moment of it, such as the start of a compiler, is not a fault of anything. What cannot be learned is not well.
 """
 
 from __future__ import annotations
@@ -47,19 +47,22 @@ class Finding:
 
 
 def unit(state: UnitState) -> Finding:
-    """systemd calls the unit active."""
+    """Judge whether systemd calls the unit active."""
     return Finding("unit", state.active == "active" and state.main_pid > 0, str(state))
 
 
 def progress(still_secs: float, newest_id: int) -> Finding:
-    """The database grows. still_secs: for how long its newest tick has been the same."""
+    """Judge whether the database grows. still_secs: for how long its newest tick has been the same."""
     if still_secs >= PROGRESS_SECS:
         return Finding("database", False, f"no new tick within {still_secs:g} s, the last is {newest_id}")
     return Finding("database", True, f"its newest tick is {newest_id}")
 
 
 def heartbeat(age_secs: float | None, interval_secs: float) -> Finding:
-    """The present run of the engine has logged a heartbeat within three of its intervals. age_secs: None for none."""
+    """Judge whether the present run of the engine has logged a heartbeat within three of its intervals.
+
+    age_secs: of the last one; None for none.
+    """
     limit = HEARTBEAT_INTERVALS_MAX * interval_secs
     if age_secs is None:
         return Finding("heartbeat", False, f"none from this run of the engine within {limit:g} s")
@@ -67,12 +70,12 @@ def heartbeat(age_secs: float | None, interval_secs: float) -> Finding:
 
 
 def books(beat: Mapping[str, object]) -> list[Finding]:
-    """One finding for each equation that a heartbeat breaks."""
+    """Return one finding for each equation that a heartbeat breaks."""
     return [Finding("books", False, line.says) for line in equations(beat) if line.ok is False]
 
 
 def pressure(reading: Pressure | Unknown) -> Finding:
-    """The computer's pressure is known, and no limit is exceeded for long."""
+    """Judge whether the computer's pressure is known and no limit is exceeded for long."""
     if isinstance(reading, Unknown):
         return Finding("pressure", False, f"unknown: {reading.reason}")
     over = [name for name in RESOURCES if reading.some(name) > LIMITS[name]]
@@ -90,7 +93,7 @@ def pressure(reading: Pressure | Unknown) -> Finding:
 
 
 def whole(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings, with a word for the engine where the computer alone is at fault."""
+    """Return the findings, with a word for the engine where the computer alone is at fault."""
     failed = {finding.name for finding in findings if not finding.ok}
     if not failed <= BESIDE_THE_ENGINE:
         return list(findings)

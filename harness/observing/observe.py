@@ -50,7 +50,7 @@ class Computer(Protocol):
     """The engine's surroundings. Looks raise HarnessError when nothing can be learned."""
 
     def unit(self) -> UnitState:
-        """The engine's unit now."""
+        """Return the engine's unit now."""
         ...
 
     def restart(self, give_up: Callable[[], bool]) -> str:
@@ -63,23 +63,23 @@ class Computer(Protocol):
         ...
 
     def shuts_down(self) -> bool:
-        """Whether the computer is shutting down."""
+        """Return whether the computer is shutting down."""
         ...
 
     def journal(self) -> Sequence[Mapping[str, str]]:
-        """The unit's journal entries since the last call, as raw fields."""
+        """Return the unit's journal entries since the last call, as raw fields."""
         ...
 
     def pressure(self) -> Pressure | Unknown:
-        """The computer's pressure now. Never raises."""
+        """Return the computer's pressure now. Never raises."""
         ...
 
     def progress(self) -> Progress:
-        """The newest tick in the engine's database."""
+        """Return the newest tick in the engine's database."""
         ...
 
     def rss_bytes(self, pid: int) -> int | None:
-        """Resident memory of a process; None when it is gone."""
+        """Return the resident memory of a process; None when it is gone."""
         ...
 
 
@@ -154,7 +154,7 @@ class Bounded:
         self._thread: threading.Thread | None = None
 
     def look(self, timeout_secs: float) -> Progress:
-        """What the look gives or raises. Raises LedgerUnreadable when it does not end in time."""
+        """Return what the look gives or raises. Raises LedgerUnreadable when it does not end in time."""
         if self._thread is not None and self._thread.is_alive():
             raise LedgerUnreadable(f"{self._name}: an earlier look at it has not come back")
         answer: Future[Progress] = Future()
@@ -175,7 +175,7 @@ class Bounded:
 
 
 def rss_bytes(pid: int) -> int | None:
-    """Resident memory of a process; None when it is gone."""
+    """Return the resident memory of a process; None when it is gone."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -184,7 +184,7 @@ def rss_bytes(pid: int) -> int | None:
 
 
 def show(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> UnitState:
-    """The state of a unit. Raises CommandFailed when systemd does not answer."""
+    """Return the state of a unit. Raises CommandFailed when systemd does not answer."""
     shown = _show(shell, unit_name, unit.PROPERTIES, timeout_secs)
     try:
         return unit.parse(shown.stdout)
@@ -193,7 +193,7 @@ def show(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> UnitS
 
 
 def working_directory(shell: Shell, unit_name: str, timeout_secs: float = LOOK_SECS) -> Path:
-    """Where the unit's process runs, which its relative paths start from; `/` for a unit that says nothing."""
+    """Return where the unit's process runs, which its relative paths start from; `/` for a unit that says nothing."""
     shown = _show(shell, unit_name, ("WorkingDirectory",), timeout_secs)
     # systemd marks a directory that may be missing with an exclamation mark.
     return Path(unit.properties(shown.stdout).get("WorkingDirectory", "").removeprefix("!") or "/")
@@ -216,7 +216,7 @@ def read_journal(shell: Shell, *matches: str, timeout_secs: float = LOOK_SECS) -
 
 
 def heartbeat(entries: Sequence[Mapping[str, str]], invocation_id: str) -> Entry | None:
-    """The last HEARTBEAT (G4) that this run of the engine logged; None when there is none."""
+    """Return the last HEARTBEAT (G4) that this run of the engine logged; None when there is none."""
     for raw in reversed(entries):
         if raw.get("_SYSTEMD_INVOCATION_ID") != invocation_id:
             continue
@@ -227,7 +227,7 @@ def heartbeat(entries: Sequence[Mapping[str, str]], invocation_id: str) -> Entry
 
 
 def read_pressure(directory: Path) -> Pressure | Unknown:
-    """The PSI files in `directory` (cpu, memory, io, as in /proc/pressure). Unknown when one cannot be read."""
+    """Return the PSI files in `directory` (cpu, memory, io, as in /proc/pressure). Unknown when one cannot be read."""
     texts = {}
     for resource in pressure.RESOURCES:
         try:

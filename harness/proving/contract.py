@@ -37,7 +37,7 @@ class Clause:
 
 
 def clauses(markdown: str) -> dict[ClauseId, str]:
-    """Clause id -> its text, white space folded, in the order of the contract.
+    """Return clause id -> its text, white space folded, in the order of the contract.
 
     A clause is a bullet that starts with its id and goes on while lines are indented, or a table row whose first
     cell is an id (guardrails, invariants, scenarios, limits). Raises ValueError when an id stands twice.
@@ -62,8 +62,8 @@ INTERFACE_HEADING = "## 10b. What proofs read of an engine"
 
 
 def interface(markdown: str) -> str:
-    """The page for whoever writes another engine: what proofs read of one, then the parts of the contract that say what
-    it is told and when it ends.
+    """Return the page for whoever writes another engine: what proofs read of one, then the parts of the contract that
+    say what it is told and when it ends.
 
     Raises ValueError when the contract has no such part.
     """
@@ -76,12 +76,12 @@ def interface(markdown: str) -> str:
 
 
 def digest(text: str) -> str:
-    """The digest that the list keeps of a clause's folded text."""
+    """Return the digest that the list keeps of a clause's folded text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def listed(table: Mapping[str, object]) -> dict[ClauseId, Clause]:
-    """The clauses of a parsed config/contract.toml: `ID = {digest = "...", planned = true, of = "harness"}`.
+    """Return the clauses of a parsed config/contract.toml: `ID = {digest = "...", planned = true, of = "harness"}`.
 
     Raises ValueError that names the entry when it has another form.
     """
@@ -95,17 +95,17 @@ def listed(table: Mapping[str, object]) -> dict[ClauseId, Clause]:
         ):
             raise ValueError(
                 f'{clause}: expected {{ digest = "..." }}, with `planned = true` where it is not built yet, and '
-                '`of = "harness"` where it is no promise of the engine\'s'
+                '`of = "harness"` where it is not a promise of the engine\'s'
             )
         found[clause] = Clause(clause, entry["digest"], bool(entry.get("planned", False)), "of" not in entry)
     return found
 
 
 def as_toml(texts: Mapping[ClauseId, str], planned: Collection[ClauseId], of_harness: Collection[ClauseId] = ()) -> str:
-    """The list for these clauses, as the text of config/contract.toml."""
+    """Return the list for these clauses, as the text of config/contract.toml."""
     lines = [
         "# Every clause of docs/contract.md. `planned`: not built yet, shown as such, counts as not proven.",
-        "# `of`: what is no promise of the engine's; --engine-cmd judges another engine by all the rest.",
+        "# `of`: what is not a promise of the engine's; --engine-cmd judges another engine by all the rest.",
         "# `python -m harness contract --update` takes over a text that was changed on purpose.",
     ]
     for clause, text in texts.items():
@@ -116,7 +116,7 @@ def as_toml(texts: Mapping[ClauseId, str], planned: Collection[ClauseId], of_har
 
 
 def disagreements(texts: Mapping[ClauseId, str], table: Mapping[ClauseId, Clause]) -> list[str]:
-    """How the contract's text and the list differ, one sentence each."""
+    """Return how the contract's text and the list differ, one sentence each."""
     found = [
         f"{clause} is in docs/contract.md but not in config/contract.toml" for clause in texts if clause not in table
     ]
@@ -137,14 +137,14 @@ def unproved(table: Mapping[ClauseId, Clause], claimed: Collection[ClauseId]) ->
 
 
 def unknown(table: Mapping[ClauseId, Clause], claimed: Iterable[ClauseId]) -> list[ClauseId]:
-    """Claims that are no clause."""
+    """Return the claims that are not clauses."""
     return sorted(set(claimed) - set(table))
 
 
 def judges_engine(
     table: Mapping[ClauseId, Clause], claimed: Iterable[ClauseId], kept: Collection[ClauseId] | None = None
 ) -> bool:
-    """Whether a proof of these clauses judges an engine: one of them is the engine's promise.
+    """Return whether a proof of these clauses judges an engine: one of them is the engine's promise.
 
     kept: the clauses that the engine claims to keep; a proof that asks for any other of an engine's does not judge it.
     """
@@ -184,7 +184,7 @@ def _marked(node: ast.AST) -> list[ClauseId]:
 
 
 def with_table(markdown: str, table: Mapping[ClauseId, Clause], sources: Mapping[str, str]) -> str:
-    """The contract's text with its generated part made anew.
+    """Return the contract's text with its generated part made anew.
 
     sources: test module's file name -> its text.
     """

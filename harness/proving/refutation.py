@@ -57,7 +57,7 @@ class Refutation:
 
 
 def block(found: Refutation) -> list[str]:
-    """The lines. A label begins in the first column, a text in column LABEL_COLUMNS, a command in column 2."""
+    """Return the lines. A label begins in the first column, a text in column LABEL_COLUMNS, a command in column 2."""
     ids = list(found.claims)
     quoted = ids if len(ids) <= CLAIMS_MAX else ids[: CLAIMS_MAX - 1]
     lines = [_labelled("REFUTED", found.proof)]
@@ -81,8 +81,8 @@ def block(found: Refutation) -> list[str]:
 
 
 def that_matter(entries: Sequence[Entry]) -> list[Entry]:
-    """The five that tell most, in their order: errors and ends before warnings and starts before the rest, and of the
-    same kind the latest, since the event that refuted was near the end."""
+    """Return the five that tell most, in their order: errors and ends before warnings and starts before the rest, and
+    of the same kind the latest, since the event that refuted was near the end."""
     ranked = sorted(range(len(entries)), key=lambda number: (_rank(entries[number]), -number))
     return [entries[number] for number in sorted(ranked[:JOURNAL_LINES])]
 
@@ -102,7 +102,8 @@ def _line(entry: Entry) -> str:
 
 
 def expectation(source: str, line: int) -> str:
-    """What the statement at a line of a proof asks for: the condition of an assert or an expect(), else its code.
+    """Return what the statement at a line of a proof asks for: the condition of an assert or an expect(), else its
+    code.
 
     source: the file's text. Empty when there is no statement.
     """

@@ -75,7 +75,7 @@ def outcomes(junit: str) -> tuple[frozenset[str], dict[str, str]]:
 def flakes(runs: Iterable[Outcome]) -> dict[str, list[Outcome]]:
     """Test -> the runs in which it did not pass, the most frequent first; of all that failed in any.
 
-    A test that fails in each of them is listed too: it is no flake, but nor is it what a green run promises.
+    A test that fails in each of them is listed too: it is not a flake, but nor is it what a green run promises.
     """
     found: dict[str, list[Outcome]] = {}
     for run in runs:
@@ -85,7 +85,7 @@ def flakes(runs: Iterable[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def report(runs: list[Outcome]) -> dict[str, Any]:
-    """What reports/stress.json holds."""
+    """Return what reports/stress.json holds."""
     return {
         "runs": [
             {

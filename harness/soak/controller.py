@@ -340,8 +340,8 @@ class Soak:
 # --- command line ------------------------------------------------------------------------------------------
 
 DESCRIPTION = """\
-Watches the running engine: restarts it when it stalls, throttles it under pressure, answers its exits, and records
-every decision. At the end the engine's config is what it was, and the engine runs if it ran before."""
+Watch the running engine: restart it when it stalls, throttle it under pressure, answer its exits, and record every
+decision. At the end the engine's config is what it was, and the engine runs if it ran before."""
 
 EPILOG = """\
 Exit status: 0 complete, 1 aborted (or nothing could be started), 2 wrong usage, 3 stopped before its time.
@@ -351,8 +351,8 @@ examples:
   hybrid-soak --seconds 180 --mode synthetic --psi-actions off --stall-threshold-sec 20
   hybrid-soak --psi-actions logonly --poll-sec 1       record pressure, do nothing about it
   hybrid-soak --recover-after-sec 300                  step down again after five calm minutes
-  touch data/ops/ABORT                                 abort the run that looks for this file
-  hybrid-soak --put-back                               what a soak that was killed could not put back any more
+  touch data/ops/ABORT                                 abort the run that watches for this file
+  hybrid-soak --put-back                               put back what a killed soak could not
 
 beside the decision log: soak_samples.jsonl, soak_record.jsonl (every command), soak_report_<run>.html
 """
@@ -389,7 +389,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recover-after-sec", type=_not_negative, default=0.0, metavar="N",
         help=f"one rung down after so long below the limits; 0: never{default}",
     )  # fmt: skip
-    parser.add_argument("--poll-sec", type=_positive, default=5.0, metavar="N", help=f"time between looks{default}")
+    parser.add_argument(
+        "--poll-sec", type=_positive, default=5.0, metavar="N", help=f"seconds between two polls{default}"
+    )
     parser.add_argument(
         "--decision-log", type=Path, default=Path("data/ops/soak_decisions.jsonl"), metavar="PATH",
         help=f"JSON lines, appended to{default}",

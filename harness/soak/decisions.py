@@ -24,12 +24,12 @@ KEPT_BYTES = 64 * 1024 * 1024
 
 
 def new_run_id() -> str:
-    """A random uuid4, as text."""
+    """Return a random uuid4, as text."""
     return str(uuid.uuid4())
 
 
 def timestamp(wall: float) -> str:
-    """Seconds since the epoch as RFC 3339, UTC, with microseconds."""
+    """Return seconds since the epoch as RFC 3339, UTC, with microseconds."""
     return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

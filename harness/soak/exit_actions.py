@@ -131,7 +131,7 @@ class ExitPolicy:
         self._network_row = 0
 
     def answer(self, ended: Exit, now: float) -> Answer:
-        """What to do about `ended`; now: monotonic seconds of the exit."""
+        """Return what to do about `ended`; now: monotonic seconds of the exit."""
         if ended.result == "watchdog":
             return Answer(ExitAction.RESTART, "systemd's watchdog found it stuck")
         match ended.exit_code:
@@ -164,22 +164,22 @@ class ExitPolicy:
 
 
 def is_down(state: UnitState) -> bool:
-    """Whether no process of the unit runs or is being started or stopped; systemd may be about to start one."""
+    """Return whether no process of the unit runs or is being started or stopped; systemd may be about to start one."""
     return state.active in ("failed", "inactive") or awaits_restart(state)
 
 
 def runs(state: UnitState) -> bool:
-    """Whether a process of the unit runs, or systemd is about to start one."""
+    """Return whether a process of the unit runs, or systemd is about to start one."""
     return not is_down(state) or awaits_restart(state)
 
 
 def awaits_restart(state: UnitState) -> bool:
-    """Whether systemd will start it again by itself, after its RestartSec."""
+    """Return whether systemd will start it again by itself, after its RestartSec."""
     return state.sub.startswith("auto-restart")
 
 
 def from_unit(state: UnitState) -> Exit | None:
-    """The end of the run that `systemctl show` tells of; None while it lives, or when the unit never ran."""
+    """Return the end of the run that `systemctl show` tells of; None while it lives, or when the unit never ran."""
     if not is_down(state) or not state.invocation_id or (state.active == "inactive" and state.exec_main_code == 0):
         return None
     code = _CODES.get(state.exec_main_code, "")

@@ -59,7 +59,7 @@ class Ladder:
         return self.index == len(RUNGS) - 1
 
     def read(self, pressured: bool | None, now: float, recover_after_secs: float) -> tuple[Ladder, Step]:
-        """The state after one reading, and what it asks for.
+        """Return the state after one reading, and what it asks for.
 
         pressured: whether a limit is exceeded; None when the pressure is unknown. now: monotonic seconds.
         recover_after_secs: calm for so long is one rung down; 0 never steps down (latch).
@@ -77,7 +77,7 @@ class Ladder:
         return Ladder(self.index, 0, calm_secs, now), Step.HOLD
 
     def overloaded(self) -> tuple[Ladder, Step]:
-        """The state after the engine ended with OVERLOAD (exit 13, K4): UP, or ABORT at the top."""
+        """Return the state after the engine ended with OVERLOAD (exit 13, K4): UP, or ABORT at the top."""
         if self.at_top:
             return self, Step.ABORT
         return Ladder(self.index + 1), Step.UP

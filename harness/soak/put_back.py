@@ -39,7 +39,7 @@ class DecisionWriter(Protocol):
 
 
 def found(computer: Computer) -> str:
-    """How the engine is now."""
+    """Return how the engine is now."""
     return RUNNING if runs(computer.unit()) else STOPPED
 
 

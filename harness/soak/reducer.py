@@ -208,20 +208,21 @@ class Reducer:
     # --- beginning -----------------------------------------------------------------------------------------
 
     def start(self, run_id: str, reading: Pressure | Unknown | None, *, restored: bool) -> Sequence[Effect]:
-        """The controller runs; nothing is touched yet. `restored`: it found the config changed by an earlier run."""
+        """Record that the controller runs, with nothing touched yet. `restored`: it found the config changed by an
+        earlier run."""
         self._reading = reading
         left = "; put back the config that an earlier run left changed" if restored else ""
         return [self.decision(Action.STARTUP, f"Run ID: {run_id}, Mode: {self._terms.mode}{left}", {})]
 
     def begin(self, engine_before: str) -> Sequence[Effect]:
-        """The engine, found running or stopped, is started on the config of the soak."""
+        """Start the engine, found running or stopped, on the config of the soak."""
         self._change({"sample_every": self._ladder.rung.sample_every, "ingest_mode": INGEST_MODES[self._mode]})
         self._restart(SOAK_START, None, {"engine_before": engine_before})
         return self._take()
 
     def judge_health(self, failed: Sequence[str], unit: UnitState, now: float, until: float) -> End | None:
-        """What the failed findings of a healthcheck before the soak come to: None when it is to be made again, which it
-        is until the given time."""
+        """Return what the failed findings of a healthcheck before the soak come to: None when it is to be made again,
+        which it is until the given time."""
         # A unit that has ended for good will not get well by waiting.
         if now >= until or (is_down(unit) and not awaits_restart(unit)):
             return End(Action.ABORT, f"Healthcheck failed: {'; '.join(failed)}{self._complained()}", EXIT_ABORT)
@@ -236,7 +237,7 @@ class Reducer:
     # --- one look ------------------------------------------------------------------------------------------
 
     def check(self, requests: Requests) -> End | None:
-        """Whether somebody wants the end."""
+        """Return whether somebody wants the end."""
         if requests.signal:
             return End(Action.STOP, f"Stopped by {requests.signal}", EXIT_STOPPED)
         if requests.abort_file:
@@ -244,13 +245,13 @@ class Reducer:
         return None
 
     def check_time(self, now: float) -> End | None:
-        """Whether the soak has lasted as long as it was to."""
+        """Return whether the soak has lasted as long as it was to."""
         if now - self._started_at >= self._terms.seconds:
             return End(Action.COMPLETE, "Soak duration reached", EXIT_COMPLETE)
         return None
 
     def look(self, seen: Seen, now: float) -> Sequence[Effect]:
-        """What is to be done about what was seen."""
+        """Return what is to be done about what was seen."""
         try:
             self._look(seen, now)
         except _Over as over:
@@ -275,12 +276,13 @@ class Reducer:
         return min([now + self._terms.poll_secs, *(at for at in due if at > now)])
 
     def stopped_by_others(self, entries: Sequence[Mapping[str, str]]) -> bool:
-        """Whether somebody else stopped the run of the engine that was last seen; `entries`: journal since then."""
+        """Return whether somebody else stopped the run of the engine that was last seen; `entries`: journal since
+        then."""
         self._endings.take(entries)
         return self._invocation in self._endings.stopped - self._ours
 
     def decision(self, action: Action, reason: str, facts: Mapping[str, object]) -> Decide:
-        """A decision of this moment, with the pressure that was last read."""
+        """Return a decision of this moment, with the pressure that was last read."""
         read = pressure.facts(self._reading) if self._reading is not None else {}
         return Decide(action, reason, self._mode, self._ladder.rung, {**facts, **read})
 

@@ -124,8 +124,8 @@ def _charts(samples: Sequence[SampleLine], begun: float, length: float, marks: S
 
 
 def _rate(samples: Sequence[SampleLine], begun: float, name: str, key: str) -> Series:
-    """A counter of the heartbeats as a rate. It changes only with a heartbeat, and begins anew with each run of the
-    engine, which is a gap."""
+    """Return a counter of the heartbeats as a rate. It changes only with a heartbeat, and begins anew with each run of
+    the engine, which is a gap."""
     points: list[tuple[float, float | None]] = []
     last: tuple[float, float] | None = None
     for sample in samples:

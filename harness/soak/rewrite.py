@@ -46,7 +46,7 @@ class ConfigFile:
         self.original = self.path.with_name(f"{self.path.name}.soak-original")
 
     def load(self) -> dict[str, Any]:
-        """The values as they are now. Raises ConfigTrouble."""
+        """Return the values as they are now. Raises ConfigTrouble."""
         return _parse(self._read(self.path), self.path)
 
     def change(self, values: Values) -> None:

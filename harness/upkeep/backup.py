@@ -22,9 +22,9 @@ from harness.evidence.shell import Shell
 from harness.observing import health, instances
 from harness.soak.rewrite import ConfigFile
 
-DESCRIPTION = "Copies the engine's database to a new file, whether the engine runs or not."
+DESCRIPTION = "Copy the engine's database to a new file, whether the engine runs or not."
 EPILOG = """\
-Exit status: 0 when the copy is there and has been checked, 1 otherwise: then there is no such file.
+Exit status: 0 when the copy is complete and has been checked; 1 otherwise, and then no file is left.
 
 examples:
   hybrid-backup /var/backups/bot.db

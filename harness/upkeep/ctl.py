@@ -32,7 +32,7 @@ AT_ONCE_MAX = 16
 CHECK_SECS = 30.0
 
 DESCRIPTION = """\
-Every engine of this computer, or those that are named. An engine has the name of its directory in /etc/hybrid-engine
+Control every engine of this computer, or the named ones. An engine has the name of its directory in /etc/hybrid-engine
 and runs as hybrid-engine@NAME.service; "default" is the one without a name, hybrid-engine.service."""
 EPILOG = """\
 Exit status: the worst of all. 0 well, 1 not, 2 wrong usage, 12 a configuration that the engine refuses.
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
     for name, what in (
-        ("list", "which engines there are, and what systemd says of them"),
+        ("list", "list the engines, and what systemd says of them"),
         ("health", "hybrid-healthcheck of each"),
         ("check-config", "whether each engine takes its configuration, and none wants what another has"),
     ):
@@ -121,7 +121,7 @@ def _each(chosen: Sequence[Instance], ask: Callable[[Instance], Any]) -> list[An
 
 
 def _act(shell: Shell, action: str, chosen: Sequence[Instance]) -> int:
-    """One job for each, begun together; systemd waits for none of them because of another."""
+    """Return one job for each, begun together; systemd waits for none of them because of another."""
 
     def act(one: Instance) -> str:
         done = shell.run("systemctl", action, one.unit, timeout_secs=observe.ACT_SECS)
@@ -152,7 +152,7 @@ def _list(shell: Shell, chosen: Sequence[Instance], *, as_json: bool) -> int:
 
 
 def _life(state: unit.UnitState) -> str:
-    """What there is to say of the present run, or of the last one's end."""
+    """Return what there is to say of the present run, or of the last one's end."""
     restarts = f", {state.n_restarts} restarts" if state.n_restarts else ""
     if state.main_pid:
         return f"pid {state.main_pid}{restarts}"

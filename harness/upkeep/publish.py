@@ -22,7 +22,7 @@ EVIDENCE = Instance().evidence
 """A directory of root's; what the dashboard's unit names as --reports."""
 
 DESCRIPTION = """\
-Copies verdicts.json and the buglog of that run to where the installed dashboard looks, for everybody to read."""
+Copy verdicts.json and the buglog of that run to the directory that the installed dashboard reads, readable by all."""
 EPILOG = """\
 examples:
   python -m harness buglog && python -m harness publish

@@ -12,6 +12,7 @@ import random
 import sqlite3
 from collections import Counter
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,16 @@ class Fleet:
         self.relay.end()
         self.collector.end()
 
+    def has_collected(self, sql: str, at_least: int) -> bool:
+        return bool(self.collected(sql)[0][0] >= at_least)
+
     def collected(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         if self._connection is None:
             self._connection = self.postgres.connect(self.database)
         try:
             self._connection.execute("SET search_path = hybrid")
-            return self._connection.execute(sql, values or None).fetchall()
+            rows: list[tuple[Any, ...]] = self._connection.execute(sql, values or None).fetchall()
+            return rows
         except psycopg.OperationalError:
             self._connection = None
             raise
@@ -126,7 +131,7 @@ class Fleet:
                 else:
                     ask, awaited = f"SELECT count(*) FROM {table}", len(due)
                 wait(
-                    lambda ask=ask, awaited=awaited: self.collected(ask)[0][0] >= awaited,
+                    partial(self.has_collected, ask, awaited),
                     f"all of {table}: {self.relay.said[-500:]} {self.collector.said[-500:]}",
                 )
                 found = self.collected(COLLECTED[table], self.instance)

@@ -390,7 +390,7 @@ def test_what_is_too_long_for_a_message_is_in_several(nats_server: NatsServer, t
 
     over(nats_server, work)
     messages = streamed(nats_server.url)[DECISIONS.name]
-    assert [json.loads(row[3])["n"] for one in messages for row in one.rows] == list(range(40))
+    assert [json.loads(str(row[3]))["n"] for one in messages for row in one.rows] == list(range(40))
     assert len(messages) > 5
     assert max(len(wire.encode(one)) for one in messages) <= 100_000
 

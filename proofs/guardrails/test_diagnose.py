@@ -35,13 +35,13 @@ def test_the_unit_that_presses_is_named(engine: EngineUnit) -> None:
     with nemesis.broken_pressure(engine.machine):
         blind = diagnosed(engine)
     said = found["conclusion"]
-    engine.expect("CPU presses: in " in said, f"{receipt.evidence}, and yet: {said}")
+    engine.expect("CPU is under pressure: in " in said, f"{receipt.evidence}, and yet: {said}")
     engine.expect(f"{nemesis.HOG} (used " in said and " it. " in said, f"the hog is not named: {said}")
     engine.expect("hybrid-engine.service itself used " in said, f"nothing is said of the engine: {said}")
     (hog,) = [unit for unit in found["units"] if unit["name"] == nemesis.HOG]
     engine.expect(hog["stalled"]["cpu"] > 20, f"six busy loops do not wait for each other: {hog}")
     engine.expect(blind["stalled"] is None, f"unreadable pressure was given a number: {blind['stalled']}")
-    engine.expect(blind["conclusion"].startswith("Whether anything presses is unknown: cpu"), blind["conclusion"])
+    engine.expect(blind["conclusion"].startswith("Pressure is unknown: cpu"), blind["conclusion"])
 
 
 PSI = "some avg10=1.00 avg60=1.00 avg300=0.50 total=2000000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
@@ -90,7 +90,7 @@ def test_text_is_plain_in_a_pipe() -> None:
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert done.stderr == ""
-    assert "What presses ---" in done.stdout
+    assert "Conclusion ---" in done.stdout
 
 
 @pytest.mark.parametrize("window", ["0", "-1", "nan", "abc", "1e9"])

@@ -96,9 +96,9 @@ def make_link(key: Path) -> None:
         (lambda key: key.chmod(0o604), "chmod 600"),
         (lambda key: key.unlink(), "keygen"),
         (make_link, "symbolic links"),
-        (lambda key: key.write_text("hunter2"), "no unencrypted private key"),
+        (lambda key: key.write_text("hunter2"), "not an unencrypted private key"),
         (lambda key: (key.unlink(), os.mkfifo(key, 0o600)), "not a regular file"),
-        (lambda key: key.write_bytes(RSA_KEY()), "no Ed25519 key"),
+        (lambda key: key.write_bytes(RSA_KEY()), "not an Ed25519 key"),
     ],
     ids=["group", "others", "missing", "link", "garbage", "pipe", "rsa"],
 )
@@ -167,7 +167,7 @@ def test_V5_verify_names_what_is_no_key(path: Path) -> None:
     private = path.with_name("a.key")
     bundle.keygen(private)
     for key in (str(private), "ed25519:", "ed25519:****", f"ed25519:{base64.b64encode(b'x' * 31).decode()}"):
-        with pytest.raises(BundleError, match="is no public key") as error:
+        with pytest.raises(BundleError, match="is not a public key") as error:
             bundle.verify(path, [key])
         assert private.read_text().splitlines()[1] not in str(error.value)
     with pytest.raises(BundleError, match="nor a file"):

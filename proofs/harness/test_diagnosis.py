@@ -79,7 +79,7 @@ def pressed_by_hog() -> Interval:
 @pytest.mark.claim("K2")
 def test_K2_the_unit_that_takes_and_the_units_that_wait_are_told_apart() -> None:
     said = words(pressed_by_hog())
-    assert "CPU presses: in 42.0 % of the last 10.0 s some task waited for a processor (limit 20 %)." in said
+    assert "CPU is under pressure: in 42.0 % of the last 10.0 s some task waited for a processor (limit 20 %)." in said
     assert "hog.service (used 3.00 of 4 cores, mostly sh, PID 7) causes it." in said
     assert "Waiting: hog.service 40.0 %, hybrid-engine.service 15.0 % of the time." in said
     assert "Nobody else had to wait" not in said
@@ -102,7 +102,9 @@ def quiet() -> Interval:
 
 def test_a_quiet_computer_is_said_to_be_quiet() -> None:
     said = words(quiet())
-    assert said.startswith("Nothing presses. Over 10.0 s, the time in which some task waited: CPU 1.0 % (limit 20 %)")
+    assert said.startswith(
+        "No resource is under pressure. Over 10.0 s, the time in which some task waited: CPU 1.0 % (limit 20 %)"
+    )
     assert "causes" not in said
 
 
@@ -111,13 +113,13 @@ def test_a_quiet_computer_is_said_to_be_quiet() -> None:
 def test_K1_a_limit_presses_only_above_it(resource: str, limit: float) -> None:
     at, above = (psi(**{resource: limit / 10 + more}) for more in (0.0, 0.001))
     for stalled, pressing in ((at, False), (above, True)):
-        assert ("presses: in" in words(compare(FACTS, look(0.0, psi()), look(10.0, stalled)))) == pressing
+        assert ("is under pressure: in" in words(compare(FACTS, look(0.0, psi()), look(10.0, stalled)))) == pressing
 
 
 def test_pressure_that_is_over_is_not_called_present() -> None:
     late = pressure.parse(dict.fromkeys(pressure.RESOURCES, "some avg10=41.08 avg60=43.33 avg300=44.73 total=5000000"))
     said = words(compare(FACTS, look(0.0, late), look(10.0, late)))
-    assert said.startswith("Nothing presses.")
+    assert said.startswith("No resource is under pressure.")
     assert "still remembers more: CPU 41.08 > 20" in said
 
 
@@ -127,8 +129,8 @@ def test_K2_unreadable_pressure_is_unknown_and_never_zero(looks: tuple[Pressure 
     units = {HOG: UnitCount(9.0, None, None, Unknown("cpu: missing"))}
     sample = compare(FACTS, look(0.0, looks[0]), look(10.0, looks[1], units=units))
     said = words(sample)
-    assert said.startswith("Whether anything presses is unknown: cpu: missing. Most processor time went to hog.service")
-    assert "Nothing presses" not in said
+    assert said.startswith("Pressure is unknown: cpu: missing. Most processor time went to hog.service")
+    assert "No resource is under pressure" not in said
     shown = diagnosis.as_json(sample)
     assert shown["stalled"] is None
     (hog,) = shown["units"]
@@ -246,7 +248,7 @@ def test_the_report_is_80_columns_wide_and_the_conclusion_last() -> None:
     assert "\x1b" not in shown
     sections = [line for line in shown.splitlines() if line.startswith("---")]
     assert len(sections) == 11
-    assert sections[-1] == "--- 11. What presses ---"
+    assert sections[-1] == "--- 11. Conclusion ---"
     assert "\x1b[1m--- 1. Time ---\x1b[0m" in diagnosis.text(pressed_by_hog(), colour=True)
     assert json.loads(json.dumps(diagnosis.as_json(pressed_by_hog())))["conclusion"] == words(pressed_by_hog())
 

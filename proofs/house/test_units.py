@@ -50,6 +50,18 @@ RESTARTS = service(
     WatchdogSec="30",
 )  # fmt: skip
 
+FLEET: Directives = {
+    "Unit.After": ("network.target",),
+    "Unit.StartLimitIntervalSec": ("0",),
+    **CAGE, **INTERNET, **UNPRIVILEGED, **RESTARTS, **PYTHON,
+    **service(
+        RestartSec="5", TimeoutStartSec="60", TimeoutStopSec="10", UMask="0077", AmbientCapabilities="",
+        PrivateMounts="yes", ProcSubset="pid", ProtectProc="invisible", RemoveIPC="yes",
+    ),
+    "Install.WantedBy": ("multi-user.target",),
+}  # fmt: skip
+"""Relay and collector: they wait for others as long as that takes."""
+
 DEMANDED: dict[str, Directives] = {
     "hybrid-engine.service": {
         "Unit.After": ("network.target",),
@@ -80,6 +92,22 @@ DEMANDED: dict[str, Directives] = {
             SystemCallFilter=("@system-service", "~@privileged @resources open_by_handle_at ptrace"),
         ),
         "Install.WantedBy": ("multi-user.target",),
+    },
+    "hybrid-relay.service": {
+        **FLEET,
+        **service(
+            WatchdogSec="120", ExecStart=f"{BIN}/hybrid-relay --config /etc/hybrid-engine/relay.toml", Nice="10",
+            MemoryMax="256M", User="hybrid-relay", Group="hybrid-relay",
+            SupplementaryGroups="hybrid-engine systemd-journal",
+        ),
+    },
+    "hybrid-collector.service": {
+        **FLEET,
+        **service(
+            WatchdogSec="120", ExecStart=f"{BIN}/hybrid-collector --config /etc/hybrid-engine/collector.toml",
+            LoadCredential="postgres-password:/etc/hybrid-engine/postgres-password",
+            MemoryMax="512M", User="hybrid-collector", Group="hybrid-collector",
+        ),
     },
     "hybrid-soak.service": {
         "Unit.After": ("network-online.target",),

@@ -189,7 +189,7 @@ def proof_run(pytestconfig: pytest.Config) -> Run:
 
 @pytest.fixture(scope="session")
 def proof_shell(proof_run: Run) -> Shell:
-    """Runs commands on this computer, each of them recorded."""
+    """Run commands on this computer, each of them recorded."""
     from harness.evidence.shell import Shell
 
     return Shell(proof_run.recorder)
@@ -197,7 +197,8 @@ def proof_shell(proof_run: Run) -> Shell:
 
 @pytest.fixture(scope="session")
 def proof_stage(proof_run: Run, proof_shell: Shell) -> Stage | None:
-    """What is installed in machines: what `make install` of a checkout of hybrid-engine makes, elsewhere nothing."""
+    """Return what is installed in machines: what `make install` of a checkout of hybrid-engine makes, elsewhere
+    nothing."""
     from harness.machines.stage import Stage
 
     stage = Stage(proof_run.options.checkout)
@@ -209,7 +210,7 @@ def proof_stage(proof_run: Run, proof_shell: Shell) -> Stage | None:
 
 @pytest.fixture(scope="session")
 def proof_machine(proof_run: Run, proof_shell: Shell, proof_stage: Stage | None) -> Iterator[Machine]:
-    """A booted machine of this worker's own; halted at the end of the session."""
+    """Yield a booted machine of this worker's own; halted at the end of the session."""
     from harness.machines import machine
 
     kind = machine.choose(proof_run.options.systemd)
@@ -223,7 +224,7 @@ def proof_machine(proof_run: Run, proof_shell: Shell, proof_stage: Stage | None)
 
 @pytest.fixture(scope="session")
 def proof_journal(proof_run: Run, proof_machine: Machine) -> Iterator[JournalStream]:
-    """The journal of the engine's unit in the machine, followed from before the first proof on."""
+    """Yield the journal of the engine's unit in the machine, followed from before the first proof on."""
     from harness.machines.machine import ENGINE_UNIT
     from harness.machines.systemd import METRONOME, JournalStream
 
