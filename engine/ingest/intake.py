@@ -21,10 +21,9 @@ Why so: docs/decisions/0004-trade-identity.md.
 
 Memory is bounded whatever the feed does (B1). Of a numbering's holes the newest 1024 are remembered; a hole that is
 forgotten stays in `gaps`, and a trade of it that arrives after all is taken for a duplicate, because losing a very
-late trade is better than storing one twice. Segments are kept as many as a numbering's share is of 16384, and 512 at
-least; the older ones are joined. A stream has at
-most 32 numberings; whatever fits none of them is remembered by the text of its id and time. Of such texts, and of
-textual ids with their times, the 65536 used last are remembered.
+late trade is better than storing one twice. A numbering keeps its share of 16384 segments, and 512 at least; the older
+ones are joined. A stream has at most 32 numberings; whatever fits none of them is remembered by the text of its id and
+time. Of such texts, and of textual ids with their times, the 65536 used last are remembered.
 
 After a restart the numberings on disk go on: ids up to their highest are duplicates if their time fits, which of the
 newest ticks on disk is known exactly; and the hole

@@ -387,8 +387,8 @@ def test_B1_N11_numberings_share_the_memory_of_their_times() -> None:
     assert books._streams["s99"].numberings[0].segments_max == SEGMENTS_MIN
     # Of those on disk the newest comes first.
     books = Intake(1, 1, [Numbering("a", 1, 1, 9, 100), Numbering("a", 2, 1, 9, 300), Numbering("b", 1, 1, 9, 200)])
-    rooms = [seen.segments_max for name in "ab" for seen in books._streams[name].numberings]
-    assert rooms == [intake.SEGMENTS_MAX // n for n in (1, 3, 2)]
+    shares = {seen.label: seen.segments_max for name in "ab" for seen in books._streams[name].numberings}
+    assert shares == {label: intake.SEGMENTS_MAX // n for n, label in enumerate(("a (numbering 2)", "b", "a"), start=1)}
 
 
 @pytest.mark.claim("N11")
