@@ -28,6 +28,14 @@ _CHARS_MAX: Final = 16_384
 _LEARNT_CHARS_MIN: Final = 4
 """A shorter secret would be found by chance everywhere."""
 
+_VOCABULARY: Final = frozenset({
+    "aggtrade", "book", "connect", "data", "events", "feed", "futures", "hist", "inverse", "linear", "live", "login",
+    "market", "marketdata", "markets", "options", "orders", "perp", "private", "public", "quote", "quotes",
+    "realtime", "spot", "stream", "streams", "swap", "ticker", "tickers", "trade", "trades", "user", "users",
+    "websocket",
+})  # fmt: skip
+"""What stands in a path of a venue's behind a telling name too (`/private/stream`), and in what the engine says."""
+
 _LEARNT_WITHIN_CHARS: Final = 8
 """From here on a secret is found within other words too."""
 
@@ -85,7 +93,9 @@ class _Learnt:
 
 def learn(url: str) -> None:
     """From now on, what is a secret in `url` is shown nowhere."""
-    found = {secret for secret in _secrets_of(url) if len(secret) >= _LEARNT_CHARS_MIN} - _Learnt.secrets
+    found = {
+        secret for secret in _secrets_of(url) if len(secret) >= _LEARNT_CHARS_MIN and secret.lower() not in _VOCABULARY
+    } - _Learnt.secrets
     if not found:
         return
     _Learnt.secrets |= found

@@ -21,9 +21,9 @@ Why so: docs/decisions/0004-trade-identity.md.
 
 Memory is bounded whatever the feed does (B1). Of a numbering's holes the newest 1024 are remembered; a hole that is
 forgotten stays in `gaps`, and a trade of it that arrives after all is taken for a duplicate, because losing a very
-late trade is better than storing one twice. A numbering keeps 512 segments; the older ones are joined. A stream has at
-most 32 numberings; whatever fits none of them is remembered by the text of its id and time. Of such texts, and of
-textual ids with their times, the 65536 used last at least are remembered (recent_ids.py).
+late trade is better than storing one twice. A numbering keeps its share of 16384 segments, and 512 at least; the older
+ones are joined. A stream has at most 32 numberings; whatever fits none of them is remembered by the text of its id and
+time. Of such texts, and of textual ids with their times, the 65536 used last at least are remembered (recent_ids.py).
 
 After a restart the numberings on disk go on: ids up to their highest are duplicates if their time fits, which of the
 newest ticks on disk is known exactly; and the hole
@@ -48,8 +48,12 @@ MISSING_INTERVALS_MAX: Final = 1024
 MISSING_STORED_MAX: Final = 64
 """Of these the newest so many go to disk, whenever they have changed."""
 
-SEGMENTS_MAX: Final = 512
-"""Segments of ids with their times, remembered per numbering."""
+SEGMENTS_MAX: Final = 16_384
+"""Segments of ids with their times, which the numberings share as they begin: 1.5 MB for the first one, half of that
+for the second. Where each trade has a read of its own, so many are known exactly."""
+
+SEGMENTS_MIN: Final = 512
+"""What each numbering may remember of them, however many there are."""
 
 NUMBERINGS_MAX: Final = 32
 """Numberings of one stream: two and a half years of a test network that is wiped each month."""
@@ -85,7 +89,9 @@ class _Seen:
         "since", "starts", "stream", "until", "upto",
     )  # fmt: skip
 
-    def __init__(self, stream: str, number: int, lowest: int, highest: int, since: int, until: int) -> None:
+    def __init__(
+        self, stream: str, number: int, lowest: int, highest: int, since: int, until: int, segments_max: int
+    ) -> None:
         """Everything in `lowest`..`highest`, inclusive, counts as seen between the times `since` and `until`."""
         self.stream = stream
         self.number = number
@@ -104,13 +110,13 @@ class _Seen:
         self.upto = [highest]
         self.since = [since]
         self.until = [until]
-        self.segments_max = SEGMENTS_MAX
+        self.segments_max = segments_max
 
     @classmethod
-    def restored(cls, stored: Numbering) -> _Seen:
+    def restored(cls, stored: Numbering, segments_max: int) -> _Seen:
         """As it was when it was last stored, or as the ticks tell it: those holes are on disk with the next move."""
         oldest_ts = stored.newest_ts if stored.oldest_ts is None else stored.oldest_ts
-        seen = cls(stored.stream, stored.number, stored.first, stored.last, oldest_ts, stored.newest_ts)
+        seen = cls(stored.stream, stored.number, stored.first, stored.last, oldest_ts, stored.newest_ts, segments_max)
         seen.starts = [start for start, _ in stored.missing or ()]
         seen.ends = [end for _, end in stored.missing or ()]
         seen.before = stored.last
@@ -247,10 +253,12 @@ class _Seen:
 class _Stream:
     """The numberings of one stream. One of them is in use: the one that the last new trade belongs to."""
 
-    __slots__ = ("floor_ts", "jump_max", "name", "now", "numberings", "sparse", "told")
+    __slots__ = ("_share", "floor_ts", "jump_max", "name", "now", "numberings", "sparse", "told")
 
-    def __init__(self, name: str, sparse: bool) -> None:
+    def __init__(self, name: str, sparse: bool, share: Callable[[], int]) -> None:
+        """`share`: how many segments one more numbering may keep."""
         self.name = name
+        self._share = share
         self.sparse = sparse
         self.jump_max = SPARSE_JUMP_MAX if sparse else JUMP_MAX
         self.numberings: list[_Seen] = []
@@ -261,7 +269,7 @@ class _Stream:
         self.floor_ts = -1
 
     def restore(self, stored: Numbering) -> None:
-        seen = _Seen.restored(stored)
+        seen = _Seen.restored(stored, self._share())
         self.numberings.append(seen)
         self._use(max(self.numberings, key=lambda one: one.newest_ts))
 
@@ -332,7 +340,7 @@ class _Stream:
 
     def _begin(self, trade_id: int, ts: int) -> _Seen:
         number = max((seen.number for seen in self.numberings), default=0) + 1
-        seen = _Seen(self.name, number, trade_id, trade_id, ts, ts)
+        seen = _Seen(self.name, number, trade_id, trade_id, ts, ts, self._share())
         self.numberings.append(seen)
         self._use(seen)
         return seen
@@ -387,7 +395,9 @@ class Intake:
         self._is_sparse = is_sparse
         self._predecessor = predecessor
         self._streams: dict[str, _Stream] = {}
-        for stored in numberings:
+        self._numberings = 0
+        # The newest first, which has most use for the times of its trades.
+        for stored in sorted(numberings, key=lambda one: one.newest_ts, reverse=True):
             self._stream(stored.stream).restore(stored)
         self._recent = {source: RecentIds(events) for source, events in (recent_event_ids or {}).items()}
         self._breaks: list[Break] = []
@@ -560,8 +570,12 @@ class Intake:
     def _stream(self, name: str) -> _Stream:
         stream = self._streams.get(name)
         if stream is None:
-            stream = self._streams[name] = _Stream(name, self._is_sparse(name))
+            stream = self._streams[name] = _Stream(name, self._is_sparse(name), self._share)
         return stream
+
+    def _share(self) -> int:
+        self._numberings += 1
+        return max(SEGMENTS_MIN, SEGMENTS_MAX // self._numberings)
 
     def _recent_of(self, stream: str) -> RecentIds:
         recent = self._recent.get(stream)

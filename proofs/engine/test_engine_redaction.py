@@ -209,6 +209,8 @@ def test_C8_a_secret_of_a_configured_url_is_shown_nowhere_else(url: str, secret:
     learn(url)
     assert not any(secret in redact(text) + redact_value(text) for text in said)
     learn("wss://host/key/7a")
+    learn("wss://host/private/stream?streams=btcusdt@trade")
+    learn("wss://host/auth/trades/btcusdt@trade")
     # In capital letters, and where it was cut.
     assert secret.upper() not in redact(f"unknown key {secret.upper()}.")
     if len(secret) >= 8:
@@ -216,7 +218,7 @@ def test_C8_a_secret_of_a_configured_url_is_shown_nowhere_else(url: str, secret:
             for text in (f"unknown key {secret[:length]}", f"unknown key {secret[:length]}...: closed"):
                 assert secret[:6] not in redact(text)
     # What is none stays: names of streams, hosts, options, and words of which a short secret is a part.
-    for text in ("host", "btcusdt@trade", "streams", "abcdef", "xhunter2x", "7a"):
+    for text in ("host", "btcusdt@trade", "streams", "abcdef", "xhunter2x", "7a", "trades of a stream"):
         assert redact(text) == text
 
 

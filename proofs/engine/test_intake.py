@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -18,7 +20,7 @@ from engine.ingest.intake import (
     MISSING_INTERVALS_MAX,
     MISSING_STORED_MAX,
     NUMBERINGS_MAX,
-    SEGMENTS_MAX,
+    SEGMENTS_MIN,
     Break,
     Intake,
 )
@@ -402,15 +404,57 @@ def test_N12_an_id_that_bears_no_trade_is_no_gap() -> None:
     assert (books.gaps, books.received, highest(books)) == (0, 4, {"a": 6})
 
 
+@pytest.fixture
+def few_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as a numbering has where there are many."""
+    monkeypatch.setattr(intake, "SEGMENTS_MAX", SEGMENTS_MIN)
+
+
 @pytest.mark.claim("B1", "N11")
-def test_B1_N11_times_are_remembered_in_bounded_memory() -> None:
+def test_B1_N11_numberings_share_the_memory_of_their_times() -> None:
+    books = fresh_intake(a=5)
+    for source in "bcd":
+        admitted(books, 1, source=source)
+    admitted(books, 1, source="b", ts=7)
+    rooms = [seen.segments_max for stream in books._streams.values() for seen in stream.numberings]
+    assert rooms == [intake.SEGMENTS_MAX // n for n in (1, 2, 5, 3, 4)]
+    for n in range(100):
+        admitted(books, 1, source=f"s{n}")
+    assert books._streams["s99"].numberings[0].segments_max == SEGMENTS_MIN
+    # Of those on disk the newest comes first.
+    books = Intake(1, 1, [Numbering("a", 1, 1, 9, 100), Numbering("a", 2, 1, 9, 300), Numbering("b", 1, 1, 9, 200)])
+    shares = {seen.label: seen.segments_max for name in "ab" for seen in books._streams[name].numberings}
+    assert shares == {label: intake.SEGMENTS_MAX // n for n, label in enumerate(("a (numbering 2)", "b", "a"), start=1)}
+
+
+@pytest.mark.claim("N11")
+@pytest.mark.parametrize("back", [0.1, 0.5, 0.9])
+def test_N11_in_a_quiet_market_ids_that_start_over_with_an_earlier_clock_are_all_new(back: float) -> None:
+    """Each trade has a read of its own, so that its time is known exactly, for as long as that matters."""
+    chance = random.Random(7)
+    times = list(itertools.accumulate(chance.randrange(0, 10) for _ in range(4000)))
+    books = fresh_intake()
+    for n, ts in enumerate(times):
+        assert admitted(books, n, ts=10**12 + ts) == [n]
+    late = 10**12 + times[-1] - int(back * times[-1])
+    again = [(n, late + ts) for n, ts in enumerate(times)]
+    new = set(again) - {(n, 10**12 + ts) for n, ts in enumerate(times)}
+    assert sum(len(admitted(books, n, ts=ts)) for n, ts in again) == len(new) == len(times)
+    assert len(books.take_breaks()) == 1
+    # And sent again, whichever of them, they are known.
+    assert not any(admitted(books, n, ts=ts) for n, ts in again[::7])
+    assert not any(admitted(books, n, ts=10**12 + ts) for n, ts in enumerate(times))
+
+
+@pytest.mark.claim("B1", "N11")
+def test_B1_N11_times_are_remembered_in_bounded_memory(few_segments: None) -> None:
     """Each tick of its own read, for long: of the newest the exact time is known, of the oldest roughly."""
     books = fresh_intake()
-    count = 20 * SEGMENTS_MAX
+    count = 20 * SEGMENTS_MIN
     for n in range(1, count + 1):
         admitted(books, n, ts=n * 10)
     [seen] = books._streams["a"].numberings
-    assert len(seen.upto) == len(seen.since) == len(seen.until) <= SEGMENTS_MAX
+    assert len(seen.upto) == len(seen.since) == len(seen.until) <= SEGMENTS_MIN
     assert seen.upto == sorted(seen.upto)
     assert all(admitted(books, n, ts=n * 10) == [] for n in range(1, count, 7))
     assert admitted(books, count - 5, ts=(count - 4) * 10) == [count - 5]
@@ -420,26 +464,26 @@ def test_B1_N11_times_are_remembered_in_bounded_memory() -> None:
 @pytest.mark.parametrize(
     "ids", [[1, 3000, *range(2, 3000, 2)], range(3000, 0, -1), range(6000, 0, -2)], ids=["late", "early", "early holes"]
 )
-def test_B1_N11_times_of_trades_that_come_out_of_order_are_bounded(ids: list[int]) -> None:
+def test_B1_N11_times_of_trades_that_come_out_of_order_are_bounded(few_segments: None, ids: list[int]) -> None:
     books = fresh_intake()
     assert all(admitted(books, n, ts=n) == [n] for n in ids)
     [seen] = books._streams["a"].numberings
-    assert len(seen.upto) == len(seen.since) == len(seen.until) <= SEGMENTS_MAX
+    assert len(seen.upto) == len(seen.since) == len(seen.until) <= SEGMENTS_MIN
     assert all(admitted(books, n, ts=n) == [] for n in ids)
 
 
 @pytest.mark.claim("B1", "N11")
-def test_B1_N11_the_times_that_the_disk_knows_exactly_are_not_joined_as_those_of_reads_are() -> None:
-    restored = SEGMENTS_MAX + 91
+def test_B1_N11_the_times_that_the_disk_knows_exactly_are_not_joined_as_those_of_reads_are(few_segments: None) -> None:
+    restored = SEGMENTS_MIN + 91
     times = [(n, 10 * n, 10 * n) for n in range(1, restored + 1)]
     books = Intake(1, 1, [Numbering("a", 1, 1, restored, 10 * restored, [], times, oldest_ts=10)])
-    for n in range(restored + 1, restored + SEGMENTS_MAX):
+    for n in range(restored + 1, restored + SEGMENTS_MIN):
         admitted(books, n, ts=10 * n)
     [seen] = books._streams["a"].numberings
     assert [*zip(seen.upto, seen.since, seen.until, strict=True)][:restored] == times
-    for n in range(restored + SEGMENTS_MAX, restored + 9 * SEGMENTS_MAX):
+    for n in range(restored + SEGMENTS_MIN, restored + 9 * SEGMENTS_MIN):
         admitted(books, n, ts=10 * n)
-    assert len(seen.upto) == len(seen.since) == len(seen.until) <= restored + SEGMENTS_MAX
+    assert len(seen.upto) == len(seen.since) == len(seen.until) <= restored + SEGMENTS_MIN
     assert all(
         since <= 10 * upto <= until for upto, since, until in zip(seen.upto, seen.since, seen.until, strict=True)
     )
