@@ -9,6 +9,7 @@ UNITDIR ?= /usr/lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 DESTDIR ?=
 FROM ?=
+FLEET ?=
 PURGE ?=
 ARGS ?=
 
@@ -28,8 +29,16 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .PHONY: help proofs test sabotage mutants canary nothing reference scale stress debian soak bench doctor \
   buglog lint format pure coverage docs lock dist release install uninstall clean
 
+# As wide as the terminal; a word is never cut.
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' -v columns="$${COLUMNS:-$$(stty size <&2 2>/dev/null | cut -d' ' -f2)}" ' \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { \
+	    line = sprintf("  make %-10s", $$1); number = split($$2, words, " "); \
+	    for (at = 1; at <= number; at++) { \
+	      if (length(line) + 1 + length(words[at]) > (columns ? columns : 80) && at > 1) { print line; line = sprintf("%17s", "") } \
+	      line = line " " words[at] } \
+	    print line }' $(MAKEFILE_LIST)
 
 DISTRIBUTIONS := . distributions/hybrid-harness distributions/pytest-hybrid-proofs
 LOCKED := -m pip install $(PIP_QUIET) --disable-pip-version-check --require-hashes
@@ -71,6 +80,15 @@ example-packages:
 	    { $(FETCH) >/dev/null 2>&1 || { $(SUDO) apt-get update $(APT_QUIET) && $(FETCH); } } && touch $(ARCHIVES)/.ready; } || \
 	  echo "redis-server could not be fetched: one proof will be unproven" >&2
 
+# What a fleet is made of beside our own. Without them its proofs are unproven.
+.PHONY: fleet-tools
+fleet-tools:  ## nats-server and PostgreSQL, for the proofs of proofs/fleet
+	@{ command -v nats-server && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || \
+	  { $(SUDO) apt-get update $(APT_QUIET) && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends \
+	      nats-server postgresql; } || \
+	  echo "nats-server and postgresql could not be installed" >&2
+
 # The dashboard's page is looked at in a real browser.
 .PHONY: browser
 browser:
@@ -79,11 +97,15 @@ browser:
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends chromium; } || \
 	  echo "chromium could not be installed: see 'make doctor'" >&2
 
+##@ Prove
+
 proofs: $(READY) machine-tools example-packages  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
 	$(BIN)/pytest proofs $(PARALLEL) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
 
 test: $(READY) machine-tools example-packages browser  ## The proofs and every other test (ARGS='-x')
 	$(BIN)/pytest proofs $(PARALLEL) -m 'not sabotage' $(ARGS)
+
+##@ Prove that proofs can fail
 
 sabotage: $(READY) machine-tools browser  ## Break each guarded thing on purpose: its proof must turn red
 	$(BIN)/pytest proofs $(PARALLEL) -m sabotage $(ARGS)
@@ -95,9 +117,6 @@ mutants: $(READY) machine-tools  ## Break a copy COUNT=200 times as SEED=1 draws
 
 canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it is
 	@$(BIN)/pytest -q proofs/canary.py; test $$? -eq 1 && echo "the canary is refuted, as it must be"
-
-scale: $(READY)  ## A million trades from a foreign server in each of four samplings, twenty cuts, twenty kills
-	PROOFS_SCALE_TICKS=1000000 PROOFS_SCALE_KILLS=20 $(BIN)/pytest proofs/engine/test_scale.py $(ARGS)
 
 # A program that says READY=1 and does nothing: proven in nothing, and refuted where the fault is the engine's.
 NOTHING := '{checkout}/proofs/fixtures/nothing {config}'
@@ -114,6 +133,11 @@ reference: $(READY) machine-tools  ## The engine in proofs/fixtures/reference_en
 	$(BIN)/pytest proofs/guardrails $(PARALLEL) --engine-cmd $(REFERENCE) --clauses '$(CLAIMED)' \
 	  -k 'not stuck_part and not is_not_as_it_must_be' $(ARGS)
 
+##@ Prove more
+
+scale: $(READY)  ## A million trades from a foreign server in each of four samplings, twenty cuts, twenty kills
+	PROOFS_SCALE_TICKS=1000000 PROOFS_SCALE_KILLS=20 $(BIN)/pytest proofs/engine/test_scale.py $(ARGS)
+
 SECONDS ?= 7200
 RUNS ?= 10
 stress: $(READY) machine-tools browser  ## The whole suite RUNS=10 times, shuffled, every other run on a busy computer
@@ -124,6 +148,8 @@ debian: $(READY)  ## Both commands of the README on Debian VERSION=13 or 12, mad
 	@command -v debootstrap >/dev/null || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && $(SUDO) apt-get install -y $(APT_QUIET) debootstrap; }
 	$(BIN)/python -m harness debian --release $(VERSION) $(or $(ARGS),sh -c 'make proofs && make test')
+
+##@ Operate
 
 soak: $(READY)  ## Watch the installed unit for SECONDS=7200, throttle and restart it (as root)
 	$(BIN)/python -m harness soak --seconds $(SECONDS) $(ARGS)
@@ -136,6 +162,8 @@ doctor: $(READY)  ## Say what this computer can prove, and what to install for t
 
 buglog: $(READY)  ## Render the last run's flight record and verdicts to reports/buglog/
 	$(BIN)/python -m harness buglog
+
+##@ Work on it
 
 pure: $(READY)  ## What needs an interpreter and no machine (PYTHON=python3.13 VENV=.cache/3.13)
 	$(BIN)/pytest proofs $(PARALLEL) -m 'not machine and not sabotage' $(ARGS)
@@ -169,6 +197,8 @@ docs: $(TOOLS)/.ready  ## The documents as a site, with an API reference, in .ca
 lock: $(TOOLS)/.ready  ## Choose the packages of requirements/ anew, with hashes (ARGS=develop.txt for one file)
 	$(TOOLS)/bin/python distributions/lock.py $(ARGS)
 
+##@ Give away and install
+
 dist: $(TOOLS)/.ready  ## Wheels, sdists, bill of materials and checksums in dist/, tried without the checkout
 	$(TOOLS)/bin/python distributions/dist.py
 
@@ -182,9 +212,10 @@ install uninstall: export PREFIX := $(PREFIX)
 install uninstall: export UNITDIR := $(UNITDIR)
 install uninstall: export SYSUSERSDIR := $(SYSUSERSDIR)
 install: export FROM := $(FROM)
+install: export FLEET := $(FLEET)
 uninstall: export PURGE := $(PURGE)
 
-install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, FROM=.cache/stage/opt/hybrid-engine)
+install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, FLEET=1, FROM=.cache/stage/opt/hybrid-engine)
 	$(PYTHON) systemd/installation.py install
 
 uninstall:  ## Stop and remove what was installed; configuration and data stay without PURGE=1

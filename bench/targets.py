@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench import floor, report, subject
+from bench import floor, limit, report, subject
 from bench.report import Figure, Target
 from bench.subject import Load, Run, SubjectFailed
 from engine.base.events import Tick
@@ -147,6 +147,10 @@ def _figures(found: dict[str, list[float]], rows: Sequence[tuple[str, str, str, 
 def throughput(plan: Plan) -> list[Figure]:
     """T1: from the WebSocket to SQLite, saturated."""
     full = Load(plan.ticks)
+    built = tempfile.TemporaryDirectory(prefix="hybrid-bench-")
+    binary = limit.build(Path(built.name))
+    if binary is None:
+        plan.tell("T1: no C compiler with SQLite's header, so the floor in C is left out")
 
     def one() -> dict[str, float]:
         ticks_floor_run = measure(plan, floor_argv(0, TRANSACTION_ROWS), full)
@@ -167,7 +171,13 @@ def throughput(plan: Plan) -> list[Figure]:
         other = measure(plan, engine_argv(), full, env={"HYBRID_TRANSPORT": "websockets"}).rate
         # A sixtieth of the ticks takes it as long.
         naive = measure(plan, naive_argv, Load(max(1, plan.ticks // 60))).rate
+        limits = {}
+        if binary is not None:
+            for name, every, run in (("ticks_limit", 0, ticks_run), ("orders_limit", SIGNAL_EVERY, orders_run)):
+                spent = measure(plan, limit.argv(binary, every, TRANSACTION_ROWS), full).cpu_secs
+                limits[name] = spent / run.cpu_secs
         return {
+            **limits,
             "ticks": ticks / ticks_floor,
             "ticks_large": ticks_large / ticks_unbounded,
             "orders": orders / orders_floor,
@@ -185,13 +195,17 @@ def throughput(plan: Plan) -> list[Figure]:
         }
 
     some, many = "an order every 1000 ticks", f"an order every {SIGNAL_EVERY} ticks"
+    with built:
+        found = _rounds(plan, "T1", one)
     return _figures(
-        _rounds(plan, "T1", one),
+        found,
         [
             ("ticks", "T1", f"engine / raw floor of ticks, {some}", "x", Target(">=", 0.6)),
             ("orders", "T1", f"engine / raw floor of the same rows, {many}", "x", Target(">=", 0.6)),
-            ("ticks_cpu", "T1p", f"processor time, floor / engine, {some}", "x", None),
-            ("orders_cpu", "T1p", f"processor time, floor / engine, {many}", "x", None),
+            ("ticks_cpu", "T1p", f"CPU time, floor / engine, {some}", "x", None),
+            ("orders_cpu", "T1p", f"CPU time, floor / engine, {many}", "x", None),
+            ("ticks_limit", "T1l", f"CPU time, C floor / engine, {some}", "x", None),
+            ("orders_limit", "T1l", f"CPU time, C floor / engine, {many}", "x", None),
             ("ticks_unbounded", "T1u", f"engine / floor without a bound, {some}", "x", None),
             ("orders_unbounded", "T1u", f"engine / floor without a bound, {many}", "x", None),
             ("ticks_large", "T1c", f"channels of 8192: the same, {some}", "x", None),

@@ -20,10 +20,10 @@ DISTRIBUTIONS = (".", "distributions/hybrid-harness", "distributions/pytest-hybr
 INSTALLED = ("hybrid-engine", "hybrid-harness")
 """What an operator installs."""
 
-SOURCES = ("engine", "harness", "distributions", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("engine", "fleet", "harness", "distributions", "pyproject.toml", "README.md", "LICENSE")
 IMPORT_ALL = """
 import importlib, pkgutil
-for name in ("engine", "harness"):
+for name in ("engine", "fleet", "harness"):
     for module in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}."):
         importlib.import_module(module.name)
 """
@@ -58,7 +58,8 @@ def install(environment: Path, wheels: Path) -> None:
     """
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     pip = [str(environment / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--require-hashes", "-r", str(ROOT / "requirements/install.txt")], check=True)
+    for lock in ("install.txt", "fleet.txt"):
+        subprocess.run([*pip, "--require-hashes", "-r", str(ROOT / "requirements" / lock)], check=True)
     subprocess.run([*pip, "--no-deps", "--no-index", "--find-links", str(wheels), *INSTALLED], check=True)
     # What the wheels say that they need must be what the lock has.
     subprocess.run([str(environment / "bin/python"), "-m", "pip", "check"], check=True, stdout=subprocess.DEVNULL)

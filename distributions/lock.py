@@ -1,9 +1,9 @@
 """`make lock`: the lock files in requirements/, with a hash for each file that may be installed.
 
-install.txt is what `make install` installs, develop.txt also what the proofs and the work on this repository need,
-build.txt what makes wheels of it, coverage.txt what counts the lines that ran, tools.txt what makes releases and the
-site. All hold for Python 3.11 and later. What is installed in production is what was developed with: develop.txt is
-made within the bounds of install.txt, and each other file within those of develop.txt.
+install.txt is what `make install` installs, fleet.txt what FLEET=1 adds to it, develop.txt also what the proofs and the
+work on this repository need, build.txt what makes wheels of it, coverage.txt what counts the lines that ran, tools.txt
+what makes releases and the site. All hold for Python 3.11 and later. What is installed in production is what was
+developed with: develop.txt is made within the bounds of install.txt, and each other file within those of develop.txt.
 """
 
 from __future__ import annotations
@@ -24,23 +24,27 @@ ENGINE, HARNESS, PROOFS = (
 OURS = ("hybrid-engine", "hybrid-harness", "pytest-hybrid-proofs")
 
 FILES = {
-    # lock file: (the distributions whose dependencies it has, the groups of the root's pyproject.toml)
-    "install.txt": ((ENGINE, HARNESS), ()),
-    "develop.txt": ((ENGINE, HARNESS, PROOFS), ("dev",)),
-    "build.txt": ((), ("build",)),
-    "coverage.txt": ((), ("coverage",)),
-    "tools.txt": ((), ("tools",)),
+    # lock file: (the distributions whose dependencies it has, the groups of the root's pyproject.toml, the extras of
+    # hybrid-harness)
+    "install.txt": ((ENGINE, HARNESS), (), ()),
+    "develop.txt": ((ENGINE, HARNESS, PROOFS), ("dev",), ("fleet",)),
+    "fleet.txt": ((), (), ("fleet",)),
+    "build.txt": ((), ("build",), ()),
+    "coverage.txt": ((), ("coverage",), ()),
+    "tools.txt": ((), ("tools",), ()),
 }
 
 
 def wanted(name: str) -> list[str]:
     """Return the requirements that a lock file is made of: everything but our own distributions."""
-    distributions, groups = FILES[name]
+    distributions, groups, extras = FILES[name]
     found = [
         line for path in distributions for line in tomllib.loads(path.read_text("utf-8"))["project"]["dependencies"]
     ]
     table = tomllib.loads(ENGINE.read_text("utf-8"))["dependency-groups"]
     found += [line for group in groups for line in table[group]]
+    optional = tomllib.loads(HARNESS.read_text("utf-8"))["project"]["optional-dependencies"]
+    found += [line for extra in extras for line in optional[extra]]
     return sorted({line for line in found if not line.startswith(OURS)})
 
 

@@ -57,10 +57,29 @@ def _status(argv: Sequence[str], signals: Signals) -> int:
         failure = error
     except Exception as error:
         failure = explain(error, "unexpected error")
-    logs.report(logging.getLogger("engine"), failure)
+    if not (failure.code == 12 and _tell_human(failure, 2 if "--check-config" in argv else 1, argv)):
+        logs.report(logging.getLogger("engine"), failure)
     if "--check-config" not in argv:
         _tell_systemd(failure)
     return failure.code
+
+
+def _tell_human(failure: EngineError, fd: int, argv: Sequence[str]) -> bool:
+    """Whether a human was told of a mistake, which is where somebody sits at a terminal."""
+    try:
+        columns = os.get_terminal_size(fd).columns
+    except OSError:
+        return False
+    import shlex
+
+    from engine.base import mistakes
+
+    checks = "--check-config" in argv
+    place = [word for at, word in enumerate(argv) if word.startswith("--config") or argv[at - 1 : at] == ["--config"]]
+    check = "" if checks else shlex.join(["hybrid-engine", *place, "--check-config"])
+    with suppress(OSError):
+        os.write(fd, mistakes.told(failure, columns or 80, check).encode("utf-8", "replace"))
+    return True
 
 
 def _tell_systemd(failure: EngineError) -> None:

@@ -45,6 +45,8 @@ _OVERRIDES = {
     "replay_file": "engine.replay_file",
 }
 
+_COMMANDS = ("venues", "record", "gaps")
+
 _HELP_COLUMNS = 78
 
 _DESCRIPTORS_MIN = 24
@@ -60,7 +62,7 @@ examples:
   hybrid-engine --ingest realws --sources config/ws_sources.toml
   hybrid-engine --ingest replay --replay-file ticks.jsonl --db /tmp/replay.db
   hybrid-engine venues
-  hybrid-engine gaps --db data/bot.db
+  hybrid-engine gaps --db data/bot.db --json
   hybrid-engine record --venue kraken --markets BTC/USD,ETH/USD --to recordings
   hybrid-engine --ingest replay --replay-file recordings/kraken-20261127T010203456Z-000001.jsonl.gz
 """
@@ -91,7 +93,11 @@ class _Parser(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [_flag_name(text) for text in unknown if text.startswith("-")]
-            self.error(f"unknown flag {flags[0]}" if flags else "takes flags only")
+            # What is no flag may be a password: it is compared, and not shown.
+            if flags:
+                known = [flag for action in self._actions for flag in action.option_strings]
+                self.error(f"unknown flag {flags[0]}{_nearest(flags[0], known)}")
+            self.error(f"takes flags, or a command: {', '.join(_COMMANDS)}{_nearest(unknown[0], _COMMANDS)}")
         return arguments
 
     def error(self, message: str) -> NoReturn:
@@ -100,6 +106,14 @@ class _Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: object = None) -> None:
         _print(message, self._signals)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    # Imported only here, for most starts have no use for it.
+    import difflib
+
+    found = difflib.get_close_matches(word, known, 1, 0.6)
+    return f"; the nearest known one is {found[0]}" if found else ""
 
 
 def _flag_name(text: str) -> str:
@@ -178,12 +192,13 @@ def _recorder_parser(signals: Signals) -> _Parser:
 
 def run(argv: Sequence[str], signals: Signals) -> int:
     """Does what the command line says; returns the exit status. Raises EngineError when it cannot be done."""
-    if list(argv) == ["venues"]:
-        return _list_venues(signals)
+    if argv and argv[0] == "venues" and set(argv[1:]) <= {"--json"}:
+        return _list_venues(signals, as_json="--json" in argv)
     if argv and argv[0] == "record":
         return _record(_recorder_parser(signals).read(argv[1:]), signals)
     if argv and argv[0] == "gaps":
-        return _list_gaps(_parser(signals).read(argv[1:]), signals)
+        rest = [word for word in argv[1:] if word != "--json"]
+        return _list_gaps(_parser(signals).read(rest), signals, as_json=len(rest) < len(argv) - 1)
     arguments = _parser(signals).read(argv)
     environment = settings.read_environment()
     logs.set_level(environment.log_level)
@@ -248,7 +263,7 @@ def _print(text: str, signals: Signals) -> None:
             raise Crash(f"stdout cannot be written: {error.strerror}") from None
 
 
-def _list_venues(signals: Signals) -> int:
+def _list_venues(signals: Signals, *, as_json: bool) -> int:
     """What an operator may write into the sources file."""
     from engine.ingest.venues import registry
 
@@ -256,11 +271,11 @@ def _list_venues(signals: Signals) -> int:
     for name in registry.names():
         venue = registry.find(name)
         rows.append((name, venue.example, venue.url, venue.documentation))
-    _print(_table(rows), signals)
+    _print(_json(rows) if as_json else _table(rows), signals)
     return ExitCode.COMPLETE
 
 
-def _list_gaps(arguments: argparse.Namespace, signals: Signals) -> int:
+def _list_gaps(arguments: argparse.Namespace, signals: Signals, *, as_json: bool) -> int:
     """The trades that were missed, with the times around them. Of the flags it heeds --db, --config and --sources."""
     from engine.ingest.venues import registry
     from engine.storage import gaps
@@ -282,7 +297,8 @@ def _list_gaps(arguments: argparse.Namespace, signals: Signals) -> int:
     for gap in missed:
         times = (_time(gap.after_ts), _time(gap.before_ts))
         rows.append((gap.source, gap.market, str(gap.first), str(gap.last), str(gap.last - gap.first + 1), *times))
-    _print(_table(rows) + f"{sum(gap.last - gap.first + 1 for gap in missed)} trades missed\n", signals)
+    missing = f"{sum(gap.last - gap.first + 1 for gap in missed)} trades missed\n"
+    _print(_json(rows) if as_json else _table(rows) + missing, signals)
     return ExitCode.COMPLETE
 
 
@@ -291,6 +307,12 @@ def _time(ms: int | None) -> str:
     if ms is None:
         return "?"
     return f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
+
+
+def _json(rows: Sequence[Sequence[str]]) -> str:
+    """A table for a script: an array of objects, whose members are named as the columns."""
+    names = [name.replace(" ", "_") for name in rows[0]]
+    return json.dumps([dict(zip(names, row, strict=True)) for row in rows[1:]], indent=1) + "\n"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -399,6 +421,7 @@ def _trade(
     signals: Signals,
 ) -> int:
     _check_descriptors()
+    from engine.base import notify
     from engine.storage import opening
     from engine.storage.ledger import Ledger
 
@@ -418,16 +441,20 @@ def _trade(
     store: Future[Ledger] = Future()
 
     def open_ledger() -> None:
+        extension = notify.Extension(environment.notify_socket, "migrating the database")
         try:
             store.set_result(
                 opening.open_ledger(
                     options.app.db_path,
                     busy_timeout_ms=options.persist.busy_timeout_ms,
                     replay=options.engine.ingest_mode == "REPLAY",
+                    going_on=extension,
                 )
             )
         except BaseException as error:
             store.set_exception(error)
+        finally:
+            extension.close()
 
     # The database waits for the disk meanwhile the pipeline and asyncio are imported. A daemon, because somebody else's
     # lock or a long migration, which is one transaction, must not hold up a stop.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import sys
@@ -11,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import scripts
-from harness.base import terminal
+from harness.base import arguments, terminal
 from harness.base.errors import HarnessError
+from harness.base.progress import shortened
 from harness.evidence import results, verify
 
 # Name -> where its arguments and its work are, and what it is for. Only what is asked for is imported: it takes longer
@@ -75,6 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+CLAUSE_CHARS = 90
+"""Of a clause's words in the list of clauses."""
+
 EPILOG = """\
 The proofs themselves run under pytest: `make proofs`, or `.venv/bin/pytest proofs -k exit12`.
 
@@ -87,7 +92,7 @@ examples:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         prog="python -m harness",
         description="Run, break, watch and judge a trading engine under a real systemd.",
         epilog=EPILOG,
@@ -98,21 +103,26 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command = commands.add_parser(
         "doctor", help="show what this computer can prove, and what to install for the rest",
         description="Print a line for each thing that a proof may need. Exit status 1 when a needed one is missing.",
-        epilog="examples:\n  python -m harness doctor\n  NO_COLOR=1 python -m harness doctor",
+        epilog="examples:\n  python -m harness doctor --json\n  NO_COLOR=1 python -m harness doctor",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    command.add_argument("--json", action="store_true", help="the same as one JSON array")
     command.set_defaults(run=_doctor)
 
     command = commands.add_parser(
-        "buglog", help="render the last run's flight record",
+        "buglog", help="render the last run's flight record, and the history of the runs",
         description="Render the flight record of the last proof run, and the table of the last sabotages, to Markdown "
-        "and one self-contained HTML file under reports/buglog.",
-        epilog="Example: make proofs ARGS='-k exit12' && python -m harness buglog && xdg-open reports/buglog/*.html",
+        "and one self-contained HTML file under reports/buglog; and the history of the runs to reports/history.html.",
+        epilog="examples:\n  python -m harness buglog && xdg-open reports/buglog/*.html\n"
+        "  python -m harness buglog --junit reports/junit.xml --allure reports/allure",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument("--reports", type=Path, default=Path("reports"), help="where runs report (default: reports)")
     command.add_argument(
         "--run", dest="run_id", metavar="ID", help="a run below reports/runs (default: the last that came to its end)"
     )
+    command.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML, for a CI server")
+    command.add_argument("--allure", type=Path, metavar="DIR", help="also write Allure results, for `allure generate`")
     command.set_defaults(run=_buglog)
 
     command = commands.add_parser(
@@ -169,37 +179,66 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help="take over clauses and digests from docs/contract.md, and list the proofs in it",
     )
     command.add_argument("--interface", action="store_true", help="print what the author of another engine has to know")
+    command.add_argument(
+        "--json", action="store_true", help="print the clauses as one JSON array, with all their words"
+    )
     command.set_defaults(run=_contract)
 
-    for name, (module, arguments, run, about) in _ELSEWHERE.items():
+    for name, (module, options, run, about) in _ELSEWHERE.items():
         command = commands.add_parser(name, help=about)
         if name in argv[:1]:
             home = importlib.import_module(module)
-            getattr(home, arguments)(command)
+            getattr(home, options)(command)
             command.set_defaults(run=getattr(home, run))
     return parser
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 # What proves comes with pytest-hybrid-proofs, and is imported where it is asked for: an installation that only operates
 # the engine has none of it.
 
 
-def _doctor(_options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     from harness.machines import doctor
 
     findings = doctor.examine()
-    print(doctor.report(findings, colour=terminal.coloured(sys.stdout)))
+    if options.json:
+        _print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        print(doctor.report(findings, colour=terminal.coloured(sys.stdout), columns=terminal.columns()))
     return int(any(finding.needed and not finding.ok for finding in findings))
 
 
 def _buglog(options: argparse.Namespace) -> int:
+    from harness.evidence import buglog, exports, history, trend
+
     record = verify.record_of(options.reports, options.run_id or _last_run(options.reports))
-    sabotage = _sabotage_record(options.reports)
-    target = options.reports / "buglog"
-    target.mkdir(exist_ok=True)
-    for name, text in verify.made(record, sabotage).items():
-        (target / name).write_bytes(verify.encoded(text))
-        print(target / name)
+    doc = verify.document(record, _sabotage_record(options.reports))
+    documents = options.reports / "buglog"
+    files = {documents / name: text for name, text in buglog.render(doc).items()}
+    if options.junit is not None:
+        files[options.junit] = exports.junit(doc)
+    if options.allure is not None:
+        files |= {options.allure / name: text for name, text in exports.allure(doc).items()}
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(verify.encoded(text))
+            if path.parent != options.allure:
+                print(path)
+        if options.allure is not None:
+            print(options.allure)
+        told = options.reports / history.FILE_NAME
+        if told.exists():
+            rendered = {path.name for path in documents.glob("BUG_*.html")}
+            page = trend.page(history.parse(told.read_text("utf-8", "replace")), rendered)
+            (options.reports / "history.html").write_bytes(verify.encoded(page))
+            print(options.reports / "history.html")
+    except OSError as error:
+        raise HarnessError(f"cannot write {error.filename}: {error.strerror}") from error
     return 0
 
 
@@ -267,8 +306,12 @@ def _contract(options: argparse.Namespace) -> int:
         sources = {path.name: path.read_text() for path in Path("proofs").rglob("test_*.py")}
         text.write_text(contract.with_table(text.read_text(), listed, sources))
         return 0
-    for clause, entry in listed.items():
-        print(f"{'planned' if entry.planned else 'built':<8} {clause:<12} {texts.get(clause, '')[:90]}")
+    if options.json:
+        _print_json([{**dataclasses.asdict(entry), "text": texts.get(clause, "")} for clause, entry in listed.items()])
+    else:
+        for clause, entry in listed.items():
+            words = " ".join(texts.get(clause, "").split())
+            print(f"{'planned' if entry.planned else 'built':<8} {clause:<12} {shortened(words, CLAUSE_CHARS)}")
     for line in (wrong := contract.disagreements(texts, listed)):
         print(f"harness: {line}", file=sys.stderr)
     return int(bool(wrong))

@@ -9,6 +9,9 @@ from collections.abc import Callable
 HOME = "pytest-hybrid-proofs"
 """The distribution of whatever is not in hybrid-harness."""
 
+FLEET = ("nats", "psycopg")
+"""What only relay and collector need: an extra of hybrid-harness."""
+
 
 def _script(name: str, module: str) -> Callable[[], int]:
     def script() -> int:
@@ -28,13 +31,17 @@ def missing(error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
     ours = package == "harness"
     lacks = error.name if ours else package
-    return f"{lacks} is not installed here: python -m pip install {HOME if ours else 'hybrid-harness'}"
+    home = HOME if ours else "'hybrid-harness[fleet]'" if package in FLEET else "hybrid-harness"
+    return f"{lacks} is not installed here: python -m pip install {home}"
 
 
 backup = _script("hybrid-backup", "harness.upkeep.backup")
+collector = _script("hybrid-collector", "fleet.collector.command")
 ctl = _script("hybrid-ctl", "harness.upkeep.ctl")
 dashboard = _script("hybrid-dashboard", "harness.dashboard.command")
 diagnose = _script("hybrid-diagnose", "harness.diagnosis.diagnose")
 healthcheck = _script("hybrid-healthcheck", "harness.observing.health")
+notice = _script("hybrid-notice", "harness.upkeep.notice")
 publish = _script("hybrid-publish", "harness.upkeep.publish")
+relay = _script("hybrid-relay", "fleet.relay.command")
 soak = _script("hybrid-soak", "harness.soak.controller")

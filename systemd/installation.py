@@ -30,8 +30,8 @@ DATA = tuple(Path("/var/lib", name) for name in ("hybrid-engine", "hybrid-soak",
 DISTRIBUTIONS = (".", "distributions/hybrid-harness")
 """What is installed: nothing that breaks an engine on purpose."""
 
-DOCUMENTS = ("operating.md", "live.md", "metrics.md")
-EXAMPLES = ("config.toml", "ws_sources.toml")
+DOCUMENTS = ("fleet.md", "operating.md", "live.md", "metrics.md")
+EXAMPLES = ("config.toml", "ws_sources.toml", "relay.toml", "collector.toml")
 
 MANIFEST = "share/hybrid-engine/installed.json"
 
@@ -86,8 +86,9 @@ class Target:
 # --- install -----------------------------------------------------------------------------------------------
 
 
-def install(target: Target, source: str) -> None:
-    """Install, also over an older installation. source: an installation to copy; empty to fetch the packages."""
+def install(target: Target, source: str, *, fleet: bool) -> None:
+    """Install, also over an older installation. source: an installation to copy; empty to fetch the packages, with
+    `fleet` also what relay and collector need."""
     # Others read and run what is installed, whatever this shell prefers.
     os.umask(0o022)
     home = target.place(target.prefix)
@@ -98,7 +99,7 @@ def install(target: Target, source: str) -> None:
     if source:
         _copy(Path(source), home, target.prefix, earlier.prefix)
     else:
-        _fetch(home, target)
+        _fetch(home, target, fleet)
     for name in DOCUMENTS:
         _put(CHECKOUT / "docs" / name, home / "share/doc/hybrid-engine" / name)
     elsewhere = [*_install_units(target), *_install_users(target)]
@@ -126,13 +127,14 @@ def _check(target: Target, home: Path) -> None:
         raise Refused(f"{home} is not empty, and not an installation of ours: PREFIX is a directory of its own")
 
 
-def _fetch(home: Path, target: Target) -> None:
+def _fetch(home: Path, target: Target, fleet: bool) -> None:
     _run(sys.executable, "-m", "venv", str(home))
     # The units cannot write where they are installed, so what pip compiles has to lie there.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
     pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     locked = [*pip, "--require-hashes", "--requirement"]
-    subprocess.run([*locked, "requirements/install.txt"], check=True, cwd=CHECKOUT, env=environment)
+    for lock in ("requirements/install.txt", *(["requirements/fleet.txt"] if fleet else [])):
+        subprocess.run([*locked, lock], check=True, cwd=CHECKOUT, env=environment)
     with tempfile.TemporaryDirectory() as backend:
         argv = [*locked, "requirements/build.txt", "--target", backend]
         subprocess.run(argv, check=True, cwd=CHECKOUT, env=environment)
@@ -191,7 +193,10 @@ def template(text: str) -> str:
 def _install_units(target: Target) -> Iterator[str]:
     for unit in sorted(UNITS.glob("hybrid-*")):
         text = unit.read_text()
-        for name, content in ((unit.name, text), (f"{unit.stem}@{unit.suffix}", template(text))):
+        made = {unit.name: text}
+        if "@" not in unit.stem:
+            made[f"{unit.stem}@{unit.suffix}"] = template(text)
+        for name, content in made.items():
             lines = []
             for line in content.splitlines(keepends=True):
                 space = "%%20" if line.startswith("Documentation=") else r"\x20"
@@ -334,7 +339,7 @@ def _loaded(*states: str) -> list[str]:
     argv = ["systemctl", "list-units", "--plain", "--no-legend", "--all", "hybrid-*"]
     argv += [f"--state={state}" for state in states]
     found = subprocess.run(argv, check=False, capture_output=True, text=True).stdout.splitlines()
-    shipped = {unit.name for unit in UNITS.glob("hybrid-*")}
+    shipped = {unit.name.replace("@", "") for unit in UNITS.glob("hybrid-*")}
     # hybrid-engine@alpha.service is one of hybrid-engine.service.
     return sorted(name for line in found if re.sub(r"@.*(?=\.)", "", name := line.split()[0]) in shipped)
 
@@ -353,7 +358,7 @@ def main() -> int:
     )
     try:
         if what == "install":
-            install(target, asked("FROM", ""))
+            install(target, asked("FROM", ""), fleet=asked("FLEET", "") not in ("", "0"))
         else:
             uninstall(target, purge=asked("PURGE", "") not in ("", "0"))
     except (Refused, OSError) as error:

@@ -23,6 +23,11 @@ logger = logging.getLogger("engine.base.notify")
 STATUS_CHARS_MAX = 500
 """How much of a reason STATUS= has; `systemctl status` cuts it where the terminal ends."""
 
+EXTEND_SECS = 60
+"""For so much longer a start may take, from each EXTEND_TIMEOUT_USEC on."""
+
+EXTEND_EVERY_SECS = 5.0
+
 _SEND_TIMEOUT_SECS = 0.1
 
 
@@ -57,6 +62,25 @@ class Notifier:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+class Extension:
+    """Asks for more time before READY=1, each time that it is called; at most every EXTEND_EVERY_SECS that is told."""
+
+    def __init__(self, address: str | None, what: str) -> None:
+        """`what` takes so long, for STATUS=."""
+        self._notifier = Notifier(address)
+        self._what = what
+        self._next_at = 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_at:
+            self._next_at = now + EXTEND_EVERY_SECS
+            self._notifier.send(EXTEND_TIMEOUT_USEC=EXTEND_SECS * 1_000_000, STATUS=self._what)
+
+    def close(self) -> None:
+        self._notifier.close()
 
 
 def reason(error: EngineError) -> str:

@@ -51,7 +51,8 @@ _KEY_IN_PATH: Final = r"[\w-]{32,}|(?<=/)(?![^/]*@)(?=[^/]*[0-9])(?=[^/]*[A-Za-z
 _TELLING_SEGMENT: Final = rf"(?i)((?:(?:{_TELLING})[^/]*|(?<=/)(?:pw|keys?))/)(?:\[redacted\]|[^/]+)"
 
 _TELLING_DIRECTORY: Final = (
-    r"(?i)((?:^(?=\S*$)|(?<=[/'\"]))(?:[\w.-]{0,64}[_.-])?"
+    # All in capital letters it is a pair: KEY/USDT.
+    r"(?i)((?:^(?=\S*$)|(?<=[/'\"]))(?!(?-i:[A-Z0-9]+/[A-Z0-9]+(?![\w~+!$*-])))(?:[\w.-]{0,64}[_.-])?"
     r"(?:secrets?|tokens?|pass(?:word|wd|phrase)s?|pwd|pw|api[_-]?keys?|keys?|auth|bearer|listen[_-]?keys?)/)"
     r"(?:\[redacted\]|[^\s/'\",;)\]]+)"
 )

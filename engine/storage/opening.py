@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -131,12 +132,15 @@ def _quick_check(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigError(f"{path}: damaged database: {verdict}", path=str(path), quick_check=verdict)
 
 
-def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False) -> Ledger:
+def open_ledger(
+    path: str | Path, *, busy_timeout_ms: int, replay: bool = False, going_on: Callable[[], None] = lambda: None
+) -> Ledger:
     """Open or create the database at `path`, verify and migrate it, and log what was found (S1, D1, D2).
 
     `busy_timeout_ms`: how long one attempt waits for another process's lock, at least BUSY_TIMEOUT_MS_MIN.
     `replay`: what this run derives is marked `replayed`, moves no position, and leaves what other runs derived
     from the same ticks as it is (I3); they in turn take over what only a replay had made.
+    `going_on` is called now and then while a migration takes.
     Missing parent directories are made. While it is open nobody else can open it so, not even by another name (D6);
     what a lost database has left beside it is set aside with a WARNING (D8). Then logs, in this order: "PRAGMA
     verification", "all PRAGMAs verified", "schema migrated" (only if it was), "initial database state" (the highest
@@ -156,7 +160,7 @@ def open_ledger(path: str | Path, *, busy_timeout_ms: int, replay: bool = False)
         for orphan, orphan_bytes in dbfile.set_aside_orphans(path):
             fields = {"path": str(path), "orphan": str(orphan), "bytes": orphan_bytes}
             log.warning("set aside what a database that is gone has left", extra={"fields": fields})
-        return _open_patiently(path, busy_timeout_ms, replay, files)
+        return _open_patiently(path, busy_timeout_ms, replay, files, going_on)
     except OSError as error:
         files.release()
         raise Crash(f"{path}: {error}", path=str(path)) from error
@@ -242,18 +246,22 @@ def _head(path: Path) -> bytes:
         return file.read(100)
 
 
-def _open_patiently(path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.DatabaseFile) -> Ledger:
+def _open_patiently(
+    path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.DatabaseFile, going_on: Callable[[], None]
+) -> Ledger:
     patience = time.monotonic() + OPEN_PATIENCE_SECS
     while True:
         try:
-            return _open(path, busy_timeout_ms, replay, files)
+            return _open(path, busy_timeout_ms, replay, files, going_on)
         except sqlite3.Error as error:
             if primary_code(error) not in BESIDE or time.monotonic() > patience:
                 refuse(path, error, "cannot be opened")
         time.sleep(OPEN_PAUSE_SECS)
 
 
-def _open(path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.DatabaseFile) -> Ledger:
+def _open(
+    path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.DatabaseFile, going_on: Callable[[], None]
+) -> Ledger:
     connection: sqlite3.Connection | None = None
     try:
         _set_aside_foreign(path, busy_timeout_ms)
@@ -267,7 +275,7 @@ def _open(path: Path, busy_timeout_ms: int, replay: bool, files: dbfile.Database
         if version < SCHEMA_VERSION or path.stat().st_size <= QUICK_CHECK_BYTES_MAX:
             _quick_check(connection, path)
         if version < SCHEMA_VERSION:
-            migrate(connection, path)
+            migrate(connection, path, going_on)
         highest = {
             f"{table}_id_max": connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0] or 0 for table in TABLES
         }

@@ -48,6 +48,9 @@ async def connect(settings: Nats, program: str, log: Log, stopping: asyncio.Even
     async def on_error(error: Exception) -> None:
         nonlocal last
         last = reason(error)
+        if "permissions violation" in last.lower():
+            # What was asked for gets no answer, and nobody else would say why.
+            log.state("NATS", last)
 
     while not stopping.is_set():
         client = Client()

@@ -94,7 +94,7 @@ def _number(low: float, high: float, *, whole: bool = True) -> Check:
     def check(value: Any) -> int | float:
         kind = int if whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-            raise ValueError(f"a {'whole ' if whole else ''}number from {low:g} to {high:g}")
+            raise ValueError(f"a {'whole ' if whole else ''}number from {low} to {high}")
         return value
 
     return check
@@ -148,7 +148,7 @@ _NATS: Keys = {
 }
 _STREAM: Keys = {
     "replicas": (_number(1, 5), 1),
-    "max_age_hours": (_number(1 / 60, 24 * 366, whole=False), 24 * 14),
+    "max_age_hours": (_number(0.1, 24 * 366, whole=False), 24 * 14),
     "max_bytes": (_number(1 << 20, 1 << 50), 8 << 30),
 }
 RELAY: dict[str, Keys] = {

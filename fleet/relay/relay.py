@@ -120,6 +120,7 @@ class Relay:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until it is time to stop. Raises ConfigError and LedgerChanged, which no restart heals."""
+        notify("READY=1")
         while not stopping.is_set():
             client = await link.connect(
                 self._settings.nats, f"hybrid-relay {self._settings.instance}", self._log, stopping
@@ -146,7 +147,7 @@ class Relay:
             slot.stale = True
         while not stopping.is_set() and not client.is_closed:
             more = await self.round(stream)
-            notify(f"READY=1\nWATCHDOG=1\nSTATUS={self.status()}")
+            notify(f"WATCHDOG=1\nSTATUS={self.status()}")
             if not more:
                 await pause(stopping, self._settings.poll_secs)
 

@@ -71,8 +71,12 @@ def waiting_line(worker: str, proof: str, what: str, secs: float, columns: int) 
 
 
 def shortened(text: str, chars: int) -> str:
-    """The text, with an ellipsis where it had to be cut."""
-    return text if len(text) <= chars else f"{text[: max(0, chars - 1)]}…"
+    """The text, with an ellipsis where it had to be cut: between two words, unless that would leave less than half."""
+    if len(text) <= chars:
+        return text
+    kept = text[: max(0, chars - 1)]
+    whole = kept if text[len(kept) : len(kept) + 1] == " " else kept.rpartition(" ")[0]
+    return f"{(whole if 2 * len(whole) >= len(kept) else kept).rstrip()}…"
 
 
 def duration(seconds: float) -> str:

@@ -29,17 +29,19 @@ from harness.dashboard.view_model import (
     PRICE_SECS,
     EngineConfig,
     Judged,
+    LogLine,
     LogSnapshot,
     Observation,
     Trouble,
     UnitSnapshot,
     Verdicts,
     config_of,
+    entry_at,
     thin,
 )
 from harness.evidence import results
-from harness.evidence.buglog import anchor
 from harness.evidence.shell import Shell
+from harness.evidence.verdict import anchor
 from harness.observing import health, ledger_view, observe
 from harness.observing.ledger_view import LedgerSnapshot, StoredTick, Tally
 
@@ -60,6 +62,9 @@ a run's beginning that are searched for its settings."""
 
 CATCH_UP_MAX = 2000
 """An engine that logs more entries than this between two refreshes is read from its end again."""
+
+TAIL_MAX, LINE_CHARS_MAX = 300, 500
+"""Journal lines that can be looked at, and how much of each."""
 
 DECISION_BYTES = 64 * 1024
 """How much of the decision log's end is read."""
@@ -133,14 +138,19 @@ class Journal:
         self._about = _Tail(Rule("UNIT", unit_name) & Rule("_PID", "1"), LIFECYCLE_MAX)
         self._own = _Tail(Rule("_SYSTEMD_UNIT", unit_name), LOG_MAX)
         self._logs: dict[str, LogSnapshot] = {}
+        self.tail: deque[LogLine] = deque(maxlen=TAIL_MAX)
         # The run whose beginning has been searched for.
         self._begun = ""
 
     def follow(self) -> None:
         """Take what has come since the last call."""
-        self.lifecycle.extend(self._about.take())
-        for raw in self._own.take():
+        told = self._about.take()
+        self.lifecycle.extend(told)
+        own = self._own.take()
+        for raw in own:
             self._note(raw)
+        lines = [*(_line("systemd", raw) for raw in told), *map(_engine_line, own)]
+        self.tail.extend(sorted(lines, key=lambda line: line.at))
 
     def log(self, invocation_id: str) -> LogSnapshot | Trouble:
         """What this run of the engine has logged; the last run that the journal knows for an empty id."""
@@ -177,6 +187,18 @@ class Journal:
         elif entry.level == "ERROR" and "exit_code" in entry.fields:
             seen = replace(seen, reason=jsontext.text(entry.fields.get("message"), ""))
         self._logs[entry.invocation_id] = seen
+
+
+def _line(by: str, raw: Mapping[str, str]) -> LogLine:
+    return LogLine(entry_at(raw), by, jsontext.text(raw.get("MESSAGE", ""))[:LINE_CHARS_MAX])
+
+
+def _engine_line(raw: Mapping[str, str]) -> LogLine:
+    entry = journal.parse(raw, int(raw["__REALTIME_TIMESTAMP"]))
+    if entry is None:
+        return _line("", raw)
+    more = " ".join(f"{name}={jsontext.text(value)}" for name, value in entry.fields.items() if name != "message")
+    return LogLine(entry_at(raw), entry.level, f"{entry.event} {more}".strip()[:LINE_CHARS_MAX])
 
 
 class _Tail:
@@ -245,6 +267,11 @@ class Collector:
         self._counts: deque[tuple[float, int]] = deque()
         self._rates: deque[float | None] = deque(maxlen=RATES_SHOWN)
 
+    @property
+    def database(self) -> Path | None:
+        """Where the engine's database was at the last refresh; None before the first."""
+        return self._database
+
     def collect(self) -> Observation:
         """Read every source once. Takes a few milliseconds, or COMMAND_SECS when systemd does not answer."""
         tables = self._tables.value()
@@ -267,6 +294,7 @@ class Collector:
             decisions=self._decisions.value(),
             verdicts=self._linked(self._verdicts.value()),
             rates=list(self._rates),
+            tail=[] if isinstance(journal, Trouble) else list(journal.tail),
         )
 
     @staticmethod

@@ -12,6 +12,7 @@ from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
 
+from harness.base import arguments
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError
 from harness.dashboard import view_model, web
@@ -192,7 +193,7 @@ def _wanted(config: Path | None) -> Listen:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-dashboard`."""
-    parser = argparse.ArgumentParser(prog="hybrid-dashboard")
+    parser = arguments.Parser(prog="hybrid-dashboard")
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

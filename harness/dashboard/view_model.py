@@ -57,6 +57,9 @@ unless a reader that never ends keeps the engine from it."""
 
 LINE_POINTS_MAX = 600
 
+FEED_COUNTS = ("gaps", "duplicates", "reconnects", "parse_errors", "foreign")
+"""Of a heartbeat: what the page tells of the feed."""
+
 _STARTED = "39f53479d3a045ac8e11786248231fbf"
 """Catalogue id of systemd's message that a unit has been started (systemd/sd-messages.h)."""
 
@@ -131,6 +134,17 @@ class LogSnapshot:
 
 
 @dataclass(frozen=True)
+class LogLine:
+    """One line of the journal."""
+
+    at: float
+    """Seconds since the Unix epoch."""
+    by: str
+    """systemd, or the level that the engine gave it."""
+    text: str
+
+
+@dataclass(frozen=True)
 class Judged:
     """One proof of the last run."""
 
@@ -177,6 +191,8 @@ class Observation:
     """Signals and fills of the price line's symbol and time."""
     still_secs: float | None = None
     """For how long the newest tick in the database has been the same; None when it cannot be read."""
+    tail: Sequence[LogLine] = ()
+    """The newest journal lines of the engine and of systemd about it, oldest first."""
 
 
 # --- the engine's configuration ----------------------------------------------------------------------------
@@ -348,11 +364,26 @@ def who_started(
         runs = [
             one.get("INVOCATION_ID")
             for one in lifecycle
-            if one.get("MESSAGE_ID") == _STARTED and asked < _at(one) <= asked + RESTART_SECS_MAX
+            if one.get("MESSAGE_ID") == _STARTED and asked < entry_at(one) <= asked + RESTART_SECS_MAX
         ]
         if runs[:1] == [state.invocation_id]:
             return "controller", f"restarted by the soak controller: {jsontext.text(restart.get('reason', ''))}"
     return "operator", "started by an operator, or at boot"
+
+
+_LIFECYCLE = {
+    _STARTED: "start",
+    "9d1aaa27d60140bd96365438aad20286": "stop",
+    "98e322203f7a4ed290d09fe03c09fe15": "crash",
+}
+"""systemd's messages that a unit was started or stopped, and that its process ended otherwise."""
+
+
+def lifecycle_event(entry: Mapping[str, str]) -> tuple[str, str]:
+    """What one of systemd's journal entries about the unit tells: start, stop or crash, and in its words; empty for
+    any other."""
+    kind = _LIFECYCLE.get(entry.get("MESSAGE_ID", ""), "")
+    return kind, jsontext.text(entry.get("MESSAGE", kind)) if kind else ""
 
 
 def host_allowed(header: str, names: Iterable[str], local_address: str) -> bool:
@@ -453,13 +484,13 @@ def _unit(seen: Observation) -> Json:
     state = seen.unit.state
     by, says = ("", _unit_says(seen.unit, seen.log))
     if state.active not in ("failed", "inactive") and not awaits_restart(state):
-        by, says = who_started(state, seen.unit.lifecycle, _lines(seen.decisions))
+        by, says = who_started(state, seen.unit.lifecycle, decided(seen))
     return {
         "word": _unit_word(seen.unit),
         "tone": _unit_tone(seen.unit),
         "says": says,
         # systemd forgets a unit that was stopped in order, its journal does not.
-        "since": seen.unit.changed_at or (_at(seen.unit.lifecycle[-1]) if seen.unit.lifecycle else None),
+        "since": seen.unit.changed_at or (entry_at(seen.unit.lifecycle[-1]) if seen.unit.lifecycle else None),
         "by": by,
         "restarts": state.n_restarts,
         "pid": state.main_pid,
@@ -581,12 +612,13 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _rung(seen: Observation) -> tuple[str, int | None]:
-    every = _sample_every(seen)
+    every = sample_every(seen)
     name = next((rung.name for rung in RUNGS if rung.sample_every == every), "off the ladder")
     return (name, every) if every is not None else ("?", None)
 
 
-def _sample_every(seen: Observation) -> int | None:
+def sample_every(seen: Observation) -> int | None:
+    """Of how many ticks the engine processes one; None while nobody tells."""
     logged = seen.log.sample_every if isinstance(seen.log, LogSnapshot) else None
     if logged is not None and _runs(seen):
         return logged
@@ -745,6 +777,28 @@ def _decisions(seen: Observation) -> Json:
             for line in reversed(seen.decisions[-DECISIONS_SHOWN:])
         ]
     }
+
+
+def feed(seen: Observation) -> Json:
+    """Where ticks come from and what is wrong with them, as the last heartbeat tells."""
+    beat = _beat(seen)
+    counts = {name: jsontext.whole(beat.get(name)) for name in FEED_COUNTS}
+    source = beat.get("source")
+    return {
+        "mode": _feed_word(seen), "source": jsontext.text(source) if isinstance(source, str) else None,
+        "clock_skew_ms": jsontext.whole(beat.get("clock_skew_ms")), **counts,
+    }  # fmt: skip
+
+
+def decision_rows(seen: Observation) -> list[Sequence[Any]]:
+    """(time in ms, action, state, reason) of each decision of the soak, the oldest first."""
+    return [
+        (
+            round(_seconds(line.get("timestamp")) * 1000), jsontext.text(line.get("action", "")), _state(line),
+            jsontext.text(line.get("reason", "")),
+        )
+        for line in decided(seen)
+    ]  # fmt: skip
 
 
 def _state(line: Mapping[str, Any]) -> str:
@@ -916,7 +970,7 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
 
     put("hybrid_dashboard_look_timestamp_seconds", seen.at)
     put("hybrid_database_readable", isinstance(seen.ledger, LedgerSnapshot))
-    put("hybrid_sample_every", _sample_every(seen))
+    put("hybrid_sample_every", sample_every(seen))
     put("hybrid_stored_ticks_per_second", seen.ticks_per_sec)
     if isinstance(seen.unit, UnitSnapshot):
         put("hybrid_engine_up", seen.unit.state.active == "active")
@@ -977,8 +1031,9 @@ def _config(seen: Observation) -> EngineConfig:
     return seen.config if isinstance(seen.config, EngineConfig) else EngineConfig()
 
 
-def _lines(decisions: Sequence[Mapping[str, Any]] | Trouble) -> Sequence[Mapping[str, Any]]:
-    return () if isinstance(decisions, Trouble) else decisions
+def decided(seen: Observation) -> Sequence[Mapping[str, Any]]:
+    """The soak's decisions, the oldest first; none where they cannot be read."""
+    return () if isinstance(seen.decisions, Trouble) else seen.decisions
 
 
 def _shown(value: float | None, digits: int) -> str:
@@ -1007,6 +1062,7 @@ def _run_seconds(run_id: str) -> float | None:
     return float(head) if re.fullmatch(r"[0-9]{1,11}", head) else None
 
 
-def _at(entry: Mapping[str, str]) -> float:
+def entry_at(entry: Mapping[str, str]) -> float:
+    """When a journal entry was made, seconds since the Unix epoch."""
     text = entry.get("__REALTIME_TIMESTAMP", "0")
     return int(text) / 1e6 if text.isdigit() else 0.0

@@ -8,8 +8,9 @@ uvicorn has no deadline for a request that does not come, and refuses everybody 
 here each connection has one (`Deadlines`), and where there are too many, the one that has waited for its client longest
 makes room for the new one: whoever asks is answered, however many there are who say nothing.
 
-Nothing a client sends reaches a query, a command or a path: there are no parameters, and the one name in an address,
-that of a buglog, is looked up among the files that are there.
+Nothing a client sends reaches a command or a path: the name of a buglog is looked up among the files that are there.
+What is asked about the past (harness/dashboard/query.py) reaches a query as numbers and bound values alone, and two
+questions are answered at a time.
 """
 
 from __future__ import annotations
@@ -45,9 +46,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from harness.base import jsontext
 from harness.base.clock import OsClock
-from harness.dashboard import view_model
+from harness.base.errors import HarnessError
+from harness.dashboard import query, view_model
+from harness.dashboard.archive import SEEN_TABLES, Archive
 from harness.dashboard.collector import Collector, read_buglog
+from harness.dashboard.telemetry import Telemetry
 from harness.dashboard.view_model import Observation
+from harness.observing import ledger_history
 
 WATCHERS_MAX = 50
 """Pages that may be open at once; one more is told to come back."""
@@ -75,6 +80,9 @@ FEED_SECS = 10.0
 GRACE_SECS = 2
 """How long answers may take to end when the dashboard is told to."""
 
+READS_MAX, READS_WAITING_MAX = 2, 64
+"""Questions about the past that are answered at once, and that wait for their turn."""
+
 BUGLOG_URL, EVENTS_URL = "/buglog/", "/events"
 
 CSP = (
@@ -98,6 +106,9 @@ STATIC = {
     "/dashboard.css": ("dashboard.css", "text/css; charset=utf-8"),
     "/dashboard.js": ("dashboard.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/history": ("history.html", "text/html; charset=utf-8"),
+    "/history.css": ("history.css", "text/css; charset=utf-8"),
+    "/history.js": ("history.js", "text/javascript; charset=utf-8"),
 }
 
 
@@ -112,6 +123,8 @@ class Broadcaster:
         self._seen: Observation | None = None
         self._text = ""
         self.watchers = 0
+        self.telemetry = Telemetry()
+        self.archive = Archive(self.telemetry, lambda: self.seen, lambda: collector.database)
 
     @property
     def seen(self) -> Observation:
@@ -139,6 +152,7 @@ class Broadcaster:
 
     def _publish(self, seen: Observation) -> None:
         self._seen = seen
+        self.telemetry.take(seen)
         self._text = jsontext.write(view_model.page(seen))
         news, self._news = self._news, asyncio.Event()
         news.set()
@@ -251,10 +265,59 @@ def application(broadcaster: Broadcaster, reports: Path, names: frozenset[str], 
             sending.discard(token)
             raise
 
+    # Questions about the past: those that are answered, and one token for each that waits or is answered.
+    turn = asyncio.Semaphore(READS_MAX)
+    asking: set[object] = set()
+
+    async def ask(question: Callable[[], Response]) -> Response:
+        if len(asking) >= READS_MAX + READS_WAITING_MAX:
+            busy = "Others are asking about the past.\n"
+            return PlainTextResponse(busy, status_code=503, headers={"Retry-After": "1"})
+        token = object()
+        asking.add(token)
+        try:
+            async with turn:
+                return await asyncio.to_thread(question)
+        except ValueError as error:
+            return PlainTextResponse(f"{error}\n", status_code=400)
+        except (HarnessError, OSError) as error:
+            return Response(jsontext.write({"trouble": str(error)}), media_type="application/json", status_code=503)
+        finally:
+            asking.discard(token)
+
+    async def span(request: Request) -> Response:
+        now_ms = round(broadcaster.seen.at * 1000)
+        return await ask(lambda: _json(broadcaster.archive.span(query.span_of(request.query_params, now_ms))))
+
+    async def equity(_: Request) -> Response:
+        return await ask(lambda: _json(broadcaster.archive.equity()))
+
+    async def table(request: Request) -> Response:
+        name, _, kind = request.path_params["name"].partition(".")
+        if name not in (*ledger_history.TABLES, *SEEN_TABLES) or kind not in ("json", "csv"):
+            raise HTTPException(404)
+
+        def answer() -> Response:
+            if kind == "json":
+                return _json(vars(broadcaster.archive.table(name, query.page_of(request.query_params))))
+            asked = query.page_of(request.query_params, ledger_history.CSV_ROWS_MAX)
+            page = broadcaster.archive.table(name, asked)
+            headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+            return Response(
+                query.csv_text(page.columns, page.rows), media_type="text/csv; charset=utf-8", headers=headers
+            )
+
+        return await ask(answer)
+
     routes = [Route(url, static) for url in files]
+    routes += [Route("/span", span), Route("/equity", equity), Route("/table/{name}", table)]
     routes += [Route(EVENTS_URL, events), Route("/healthz", healthz), Route("/metrics", metrics)]
     routes.append(Route(f"{BUGLOG_URL}{{name}}", buglog))
     return Guard(Starlette(routes=routes), names)
+
+
+def _json(value: object) -> Response:
+    return Response(jsontext.write(value), media_type="application/json")
 
 
 class _Document(StreamingResponse):

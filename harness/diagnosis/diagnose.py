@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from harness.base import pressure, terminal
+from harness.base import arguments, pressure, terminal
 from harness.base.clock import Clock, OsClock
 from harness.base.errors import HarnessError
 from harness.diagnosis import diagnosis
@@ -258,7 +258,7 @@ def _window(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-diagnose`."""
-    parser = argparse.ArgumentParser(prog="hybrid-diagnose")
+    parser = arguments.Parser(prog="hybrid-diagnose")
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

@@ -9,7 +9,6 @@ something was not proven; what does not fit is left out from the middle, with a 
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,13 +35,14 @@ from harness.evidence.lines import (
     RunLine,
     SabotageLine,
     ShortBytes,
+    SinceLine,
     UnitLine,
     VerdictLine,
     WriteLine,
 )
 from harness.evidence.rejudge import heartbeat, log_fields
 from harness.evidence.timeline import Span
-from harness.evidence.verdict import ClauseId, Verdict, claims_in_name, merge
+from harness.evidence.verdict import ClauseId, Verdict, anchor, claims_in_name, merge
 
 Lines = Iterable[RecordLine]
 
@@ -52,8 +52,9 @@ SIZE_MAX = 5_000_000
 STEPS_SIZE = 2_400_000
 """What all steps of all proofs may take, about."""
 
-ROWS_SIZE, SECTIONS_SIZE = 900_000, 600_000
-"""What the table of proofs may take, and what stands above the steps of each; proofs without room are counted."""
+ROWS_SIZE, SECTIONS_SIZE, GROUPS_SIZE = 1_250_000, 500_000, 150_000
+"""What the rows of proofs may take, what stands above the steps of each, and the lines of their files; proofs without
+room are counted."""
 
 SHARE_MAX = 150_000
 """What the steps of one proof may take."""
@@ -64,8 +65,11 @@ NOT_PROVEN_WEIGHT = 20
 STEP_SIZE = 420
 """What a step takes beside its texts: its markup, and its bar in the drawing."""
 
-ROW_SIZE = 300
-"""What a proof's row takes beside its texts."""
+ROW_SIZE, SECTION_SIZE = 300, 900
+"""What a proof's row takes beside its texts, and its section."""
+
+GROUP_SIZE = 600
+"""What a file of proofs takes beside its texts."""
 
 SHOWN_OUTPUT_CHARS = 6000
 """Longer outputs are cut in the document, with a note; the record holds them whole."""
@@ -75,7 +79,16 @@ SHOWN_TITLE_CHARS = 1200
 SHOWN_CELL_CHARS = 300
 """Of a text in a table."""
 
+HEADLINES_MAX = 6
+"""Proofs that are not proven, or newly broken, of which the summary tells."""
+
+PRINTED_STEPS = 20
+"""Of a proof on paper: its last ones."""
+
 CHARTS_MAX, HEARTBEATS_MAX = 60, 120
+
+CLAIMS_MAX = 12
+"""Clauses that a file's line names."""
 
 LANES_MAX, UNITS_MAX, SABOTAGES_MAX, WAITING_MAX = 16, 8, 400, 10_000
 
@@ -84,6 +97,9 @@ NUMBER_MAX = 1e15
 
 FIELDS_MAX = 8
 """A log line with more fields is shown without those that are 0."""
+
+NEWS = {"broken": "newly not proven", "mended": "newly proven", "added": "never run before", "flaky": "not steady"}
+"""In what a proof can differ from earlier runs, as a reader is told."""
 
 _SYMBOLS = {"proven": "✔", "refuted": "✘", "unproven": "?", "planned": "…", "not run": "–"}
 _GUARDRAILS = ("G0", "G1", "G2", "G3", "G4", "G5", "exit12", "stall", "sampling", "psi", "concurrency")
@@ -154,11 +170,6 @@ class Steps:
         return len(self._first) + len(self._last) + self.omitted
 
 
-def anchor(proof: str) -> str:
-    """The id in the document under which a proof is told of."""
-    return f"p-{hashlib.sha256(proof.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
-
-
 @dataclass
 class ProofLog:
     """One proof: its verdict, and what was done and seen on the way to it."""
@@ -174,6 +185,8 @@ class ProofLog:
     worker: str
     told: str = ""
     """All that pytest said of it when it ended, of one that is not proven."""
+    news: list[str] = field(default_factory=list)
+    """In what it differs from earlier runs: members of NEWS."""
     steps: Steps = field(default_factory=lambda: Steps(0))
     heartbeats: list[tuple[float, Mapping[str, object]]] = field(default_factory=list)
     shown: bool = False
@@ -187,9 +200,19 @@ class ProofLog:
         return _cut(self.reason.partition("\n")[0], SHOWN_CELL_CHARS)
 
     @property
+    def file(self) -> str:
+        """Where the test is."""
+        return self.proof.partition("::")[0]
+
+    @property
     def module(self) -> str:
         """The test module's name, without `test_`."""
-        return self.proof.partition("::")[0].rpartition("/")[2].removesuffix(".py").removeprefix("test_")
+        return self.file.rpartition("/")[2].removesuffix(".py").removeprefix("test_")
+
+    @property
+    def again(self) -> str:
+        """The command that runs it again."""
+        return shlex.join(["pytest", self.proof])
 
     @property
     def title(self) -> str:
@@ -244,6 +267,51 @@ class ProofLog:
         ]
         seconds = self.heartbeats[-1][0] - begun
         self.chart = Markup(figure("Ticks since the start", series, unit="by heartbeat", seconds=seconds))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The proofs of one file, worst first."""
+
+    file: str
+    proofs: list[ProofLog]
+
+    @property
+    def anchor(self) -> str:
+        """An id for links within the document."""
+        return f"g{anchor(self.file)[1:]}"
+
+    @property
+    def name(self) -> str:
+        return _cut(self.proofs[0].module, SHOWN_CELL_CHARS)
+
+    @property
+    def verdict(self) -> str:
+        return merge(Verdict(proof.verdict) for proof in self.proofs).value
+
+    @property
+    def proven(self) -> int:
+        return sum(proof.verdict == Verdict.PROVEN for proof in self.proofs)
+
+    @property
+    def seconds(self) -> float:
+        return sum(proof.seconds for proof in self.proofs)
+
+    @property
+    def claims(self) -> list[str]:
+        """The clauses that they claim, each once."""
+        return list(dict.fromkeys(claim for proof in self.proofs for claim in proof.claims))[:CLAIMS_MAX]
+
+
+@dataclass(frozen=True)
+class Since:
+    """What is new since earlier runs (harness/evidence/history.py)."""
+
+    before: str
+    """The run before; empty when there was none."""
+    counts: Mapping[str, int]
+    """By the words of NEWS."""
+    gone: int
 
 
 @dataclass(frozen=True)
@@ -324,12 +392,31 @@ class Document:
     """Clause -> its words."""
     proofs: list[ProofLog]
     """All of them, worst first."""
-    rows: list[ProofLog]
-    """Those that the table has room for."""
+    groups: list[Group]
+    """Those that there is room for, by their file; files with something that is not proven come first."""
+    left_out: int
+    """How many there is no room for."""
+    since: Since | None
+    """None where nobody kept a history."""
     setting_up: Steps
     """What happened between proofs: booting, installing."""
     overview: Markup
     sabotage: SabotageRun | None
+
+    @property
+    def headlines(self) -> list[ProofLog]:
+        """What the summary names: the worst proofs, those first that an earlier run had proven."""
+        worst = [proof for proof in self.proofs if proof.verdict != Verdict.PROVEN]
+        return sorted(worst, key=lambda proof: (proof.verdict != Verdict.REFUTED, "broken" not in proof.news))[
+            :HEADLINES_MAX
+        ]
+
+    @property
+    def clauses_judged(self) -> dict[str, int]:
+        """How many clauses, guardrails among them, are proven, refuted and so on."""
+        everything = [*self.guardrails, *(clause for members in self.clauses.values() for clause in members)]
+        found = {word: sum(clause.verdict == word for clause in everything) for word in _SYMBOLS}
+        return {word: count for word, count in found.items() if count}
 
 
 def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = None) -> Document:
@@ -347,10 +434,21 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
     between = Steps(SHARE_MAX)
     _second_pass(read(), pass_.run_id, proofs, between)
     ordered = sorted(proofs.values(), key=_worst_first)
-    rows = _within(ROWS_SIZE, ordered, lambda proof: (proof.title, proof.module, *proof.claims, proof.cell_reason))
-    busy = [proof for proof in ordered if len(proof.steps)]
+    rows = _within(
+        ROWS_SIZE,
+        ROW_SIZE,
+        ordered,
+        lambda proof: (proof.title, *2 * [" ".join(proof.claims)], *proof.news, proof.cell_reason),
+    )
+    groups = _groups(rows)
+    rows = [proof for group in groups for proof in group.proofs]
+    listed = set(map(id, rows))
+    busy = [proof for proof in ordered if id(proof) in listed and (len(proof.steps) or proof.reason)]
     for proof in _within(
-        SECTIONS_SIZE, busy, lambda proof: (proof.proof, proof.title, proof.reason, proof.about, proof.told)
+        SECTIONS_SIZE,
+        SECTION_SIZE,
+        busy,
+        lambda proof: (proof.proof, proof.title, proof.reason, proof.about, proof.told),
     ):
         proof.shown = True
     for proof in busy[:CHARTS_MAX]:
@@ -373,7 +471,7 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
             by_letter.setdefault(clause.id[:1], []).append(clause)
     day = datetime.fromtimestamp(pass_.started, UTC)
     return Document(
-        name=f"BUG_{day:%Y-%m-%d}_proofs-{pass_.run_id}",
+        name=name_of(pass_.run_id, pass_.started),
         run_id=pass_.run_id,
         sha256=pass_.sha256,
         lines=pass_.lines,
@@ -395,18 +493,44 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
         clauses=by_letter,
         texts=pass_.clauses,
         proofs=ordered,
-        rows=rows,
+        groups=groups,
+        left_out=len(ordered) - len(rows),
+        since=pass_.since,
         setting_up=between,
         overview=_overview(proofs.values(), pass_.started, pass_.ended),
         sabotage=_sabotage_run(broken) if broken is not None else None,
     )
 
 
-def _within(size: int, proofs: Iterable[ProofLog], texts: Callable[[ProofLog], Iterable[str]]) -> list[ProofLog]:
-    """The first proofs whose texts fit into `size`."""
+def name_of(run_id: str, started: float) -> str:
+    """What a run's document is called, without the ending. started: seconds since the epoch."""
+    return f"BUG_{datetime.fromtimestamp(started, UTC):%Y-%m-%d}_proofs-{run_id}"
+
+
+def _groups(proofs: Iterable[ProofLog]) -> list[Group]:
+    by_file: dict[str, list[ProofLog]] = {}
+    for proof in proofs:
+        by_file.setdefault(proof.file, []).append(proof)
+    groups = [Group(file, members) for file, members in by_file.items()]
+    groups.sort(key=lambda group: (list(Verdict).index(Verdict(group.verdict)), group.file))
+    room, found = GROUPS_SIZE, []
+    for group in groups:
+        room -= (
+            GROUP_SIZE + len(escape(group.file)) + len(escape(group.name)) + sum(map(len, map(escape, group.claims)))
+        )
+        if room < 0:
+            break
+        found.append(group)
+    return found
+
+
+def _within(
+    size: int, each: int, proofs: Iterable[ProofLog], texts: Callable[[ProofLog], Iterable[str]]
+) -> list[ProofLog]:
+    """The first proofs of which so many fit into `size`: each takes what its texts take, and `each` beside them."""
     found = []
     for proof in proofs:
-        size -= ROW_SIZE + sum(len(escape(text)) for text in texts(proof))
+        size -= each + sum(len(escape(text)) for text in texts(proof))
         if size < 0:
             break
         found.append(proof)
@@ -442,6 +566,8 @@ class _FirstPass:
         self.sizes: dict[str, int] = {}
         """Proof -> what all its steps would take, about; only of proofs that have some."""
         self.end: EndLine | None = None
+        self.since: Since | None = None
+        news: SinceLine | None = None
         unfinished: dict[str, RecordLine] = {}
         for line in lines:
             self.lines += 1
@@ -463,6 +589,9 @@ class _FirstPass:
                     self.units += [unit] if unit not in self.units and len(self.units) < UNITS_MAX else []
                 case SabotageLine() if len(self.sabotages) < SABOTAGES_MAX:
                     self.sabotages.append(_sabotage(line))
+                case SinceLine():
+                    counts = {word: line.counts.get(word, 0) for word in NEWS}
+                    self.since, news = Since(shown(line.before), counts, line.gone), line
                 case EndLine():
                     self.end = line
                 case _ if proof and proof not in self.proofs:
@@ -472,6 +601,10 @@ class _FirstPass:
                 self.sizes[proof] = self.sizes.get(proof, 0) + size
         for proof, line in unfinished.items():
             self.proofs[proof] = _unfinished(line)
+        for word in NEWS if news is not None else ():
+            for proof in getattr(news, word):
+                if proof in self.proofs and word not in self.proofs[proof].news:
+                    self.proofs[proof].news.append(word)
 
 
 def _all_shown(texts: Mapping[ClauseId, str] | Mapping[str, str]) -> dict[str, str]:
@@ -599,8 +732,9 @@ def _overview(proofs: Iterable[ProofLog], started: float, ended: float) -> Marku
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """What renders the templates beside this module; what is put into HTML is escaped."""
+    made = Environment(
         loader=PackageLoader("harness.evidence"),
         autoescape=lambda name: bool(name and ".html" in name),
         undefined=StrictUndefined,
@@ -608,16 +742,16 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"fence": _fence, "cell": _cell, "clause": _clause_cells}
-    return environment
+    made.filters |= {"fence": _fence, "cell": _cell, "clause": _clause_cells}
+    made.globals |= {"NEWS": NEWS, "PRINTED_STEPS": PRINTED_STEPS}
+    return made
 
 
 def render(doc: Document) -> dict[str, str]:
     """The document as {file name: text}, Markdown and HTML."""
-    environment = _environment()
     return {
-        f"{doc.name}.md": environment.get_template("buglog.md.j2").render(doc=doc),
-        f"{doc.name}.html": environment.get_template("buglog.html.j2").render(doc=doc),
+        f"{doc.name}.md": environment().get_template("buglog.md.j2").render(doc=doc),
+        f"{doc.name}.html": environment().get_template("buglog.html.j2").render(doc=doc),
     }
 
 

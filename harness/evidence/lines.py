@@ -254,6 +254,23 @@ class SabotageLine(_Recorded):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SinceLine(_Recorded):
+    """What is new in a run since earlier ones (harness/evidence/history.py)."""
+
+    before: Text
+    """The run before; empty when there was none."""
+    counts: dict[Text, Whole]
+    """How many proofs are new in each of the next respects."""
+    gone: Whole
+    """How many proofs of an earlier run are no more."""
+    broken: list[Text]
+    """Proofs that were proven and are not, as many as are named; likewise the next."""
+    mended: list[Text]
+    added: list[Text]
+    flaky: list[Text]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndLine(_Recorded):
     """The last line of a record that came to its end."""
 
@@ -283,7 +300,7 @@ class OtherLine(_Recorded):
 
 RecordLine: TypeAlias = (
     RunLine | EnvironmentLine | IntentLine | ResultLine | WriteLine | MachineLine | UnitLine | JournalLine | LedgerLine
-    | VerdictLine | SabotageLine | EndLine | OtherLine
+    | VerdictLine | SabotageLine | SinceLine | EndLine | OtherLine
 )  # fmt: skip
 """Any line of a record. Which class it is says `type`."""
 
@@ -299,6 +316,7 @@ KINDS: Mapping[str, type[RecordLine]] = {
     "ledger": LedgerLine,
     "verdict": VerdictLine,
     "sabotage": SabotageLine,
+    "since": SinceLine,
     "end": EndLine,
 }
 """`type` -> the class of its lines."""

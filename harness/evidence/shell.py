@@ -153,19 +153,21 @@ class Shell:
         *argv: str,
         timeout_secs: float = 60.0,
         cwd: Path | None = None,
+        stdin: str | None = None,
     ) -> CommandResult:
         """Run a command to its end. Never raises for its status: see CommandResult.expect.
 
-        timeout_secs: after this the command is killed and CommandFailed raised. Raises Unavailable when the program
-        is not installed.
+        timeout_secs: after this the command is killed and CommandFailed raised. stdin: what it may read; None for
+        nothing. Raises Unavailable when the program is not installed.
         """
         intent = self.recorder.intent(argv, str(cwd or Path.cwd()))
         started = self._clock.monotonic()
         overdue = False
         with _Killed(lambda running: running.communicate(timeout=KILL_SECS)) as spawned:
-            running = spawned.put(lambda: _spawn(argv, cwd))
+            running = spawned.put(lambda: _spawn(argv, cwd, subprocess.DEVNULL if stdin is None else subprocess.PIPE))
             try:
-                out, err = running.communicate(timeout=timeout_secs)
+                given = None if stdin is None else stdin.encode("utf-8", "replace")
+                out, err = running.communicate(given, timeout=timeout_secs)
             except subprocess.TimeoutExpired:
                 overdue = True
                 spawned.kill()
@@ -219,11 +221,11 @@ class Shell:
         return result
 
 
-def _spawn(argv: Sequence[str], cwd: Path | None) -> subprocess.Popen[bytes]:
+def _spawn(argv: Sequence[str], cwd: Path | None, stdin: int) -> subprocess.Popen[bytes]:
     """Start a command whose output is wanted at its end."""
     try:
         return subprocess.Popen(
-            argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+            argv, cwd=cwd, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
         )
     except (FileNotFoundError, PermissionError) as error:
         if error.filename != argv[0]:

@@ -1,4 +1,4 @@
-"""Who did what when -> SVG: bars on lanes over one axis of time, without a library and without a script.
+"""Who did what when, and how much of what each time -> SVG: bars, without a library and without a script.
 
 Colours come from the page's CSS (`.bar-<kind>`), so that a drawing follows light and dark.
 """
@@ -11,6 +11,7 @@ from html import escape
 
 WIDTH = 900
 LANE_HEIGHT = 22
+COLUMNS_HEIGHT = 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 98, 12, 6, 24
 _BAR_WIDTH_MIN = 2.0
 
@@ -58,6 +59,43 @@ def lanes(title: str, rows: Mapping[str, Sequence[Span]], *, seconds: float, pri
                 f'<rect class="bar-{escape(bar.kind)}" x="{x:.1f}" y="{y + 3}" width="{width:.1f}" '
                 f'height="{LANE_HEIGHT - 6}"><title>{escape(bar.text)}</title></rect>'
             )
+    return "\n".join([*parts, "</svg>"])
+
+
+@dataclass(frozen=True)
+class Column:
+    """One bar of several parts, one on the other."""
+
+    parts: Sequence[tuple[str, float]]
+    """(kind, value), from the bottom: a word for the CSS class `bar-<kind>`."""
+    text: str
+    """What a reader sees on pointing at it."""
+
+
+def columns(title: str, bars: Sequence[Column], *, unit: str) -> str:
+    """Bars side by side, in their order, as an `<svg>` element. unit: what the values are, named at the scale's top."""
+    height, bottom = COLUMNS_HEIGHT, COLUMNS_HEIGHT - 8
+    top = max((sum(value for _, value in bar.parts) for bar in bars), default=0.0) or 1.0
+    room = WIDTH - _LEFT - _RIGHT
+    step = room / max(len(bars), 12)
+    parts = [
+        f'<svg class="columns" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">',
+        f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>',
+        f'<text class="tick" x="{_LEFT - 8}" y="20" text-anchor="end">{top:.4g} {escape(unit)}</text>',
+        f'<text class="tick" x="{_LEFT - 8}" y="{bottom}" text-anchor="end">0</text>',
+    ]
+    for number, bar in enumerate(bars):
+        y, drawn = float(bottom), []
+        for kind, value in bar.parts:
+            # One of thousands is seen all the same.
+            tall = max(value / top * (bottom - 8), _BAR_WIDTH_MIN) if value > 0 else 0.0
+            y -= tall
+            if tall:
+                drawn.append(
+                    f'<rect class="bar-{escape(kind)}" x="{_LEFT + step * number:.1f}" y="{y:.1f}" '
+                    f'width="{max(step - 2, _BAR_WIDTH_MIN):.1f}" height="{tall:.1f}"/>'
+                )
+        parts.append(f"<g><title>{escape(bar.text)}</title>{''.join(drawn)}</g>")
     return "\n".join([*parts, "</svg>"])
 
 

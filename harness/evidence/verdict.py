@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
@@ -34,6 +35,11 @@ EXHAUSTED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, e
 
 _PRIORITY = {verdict: rank for rank, verdict in enumerate(Verdict)}
 _CLAUSE = re.compile(r"(?:[A-Z]\d{1,2}b?|exit12|stall|sampling|psi|concurrency)")
+
+
+def anchor(proof: str) -> str:
+    """The short name of a proof: its id in a document, and what a terminal prints."""
+    return f"p-{hashlib.sha256(proof.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def merge(verdicts: Iterable[Verdict]) -> Verdict:

@@ -27,10 +27,14 @@ def record_of(reports: Path, run_id: str) -> Path:
     return reports / "runs" / run_id / "record.jsonl"
 
 
+def document(record: Path, sabotage: Path | None) -> buglog.Document:
+    """What these records tell. Raises RecorderError for a record that does not stand up."""
+    return buglog.document(_lines(record), _lines(sabotage) if sabotage is not None else None)
+
+
 def made(record: Path, sabotage: Path | None) -> dict[str, str]:
-    """The buglog of these records, as {file name: text}. Raises RecorderError for a record that does not stand up."""
-    doc = buglog.document(_lines(record), _lines(sabotage) if sabotage is not None else None)
-    return buglog.render(doc)
+    """The buglog of these records, as {file name: text}; raises as document()."""
+    return buglog.render(document(record, sabotage))
 
 
 def story(record: Path, proof: str) -> tuple[bool, list[str]]:

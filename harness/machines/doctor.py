@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from harness.machines.machine import why_not_private
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 """Names under which distributions install a browser that playwright can drive."""
+
+
+_DETAIL_COLUMN = 32
+"""Where a finding's words begin."""
 
 
 @dataclass(frozen=True)
@@ -122,17 +127,30 @@ def _tools() -> Requirement:
     )
 
 
-def report(findings: list[Requirement], *, colour: bool) -> str:
-    """The findings as text, one line each, and a last line that says what follows."""
+def report(findings: list[Requirement], *, colour: bool, columns: int = 80) -> str:
+    """The findings as text within so many columns, and a last line that says what follows."""
+    # Words stand beside marks and subjects where there is room for it, else below them.
+    indent = " " * (_DETAIL_COLUMN if columns >= 2 * _DETAIL_COLUMN else 4)
     lines = []
+
+    def words(text: str, first: str = "") -> list[str]:
+        return textwrap.wrap(
+            first + text, max(columns - len(indent), 20), subsequent_indent=" " * len(first), break_long_words=False,
+            break_on_hyphens=False,
+        )  # fmt: skip
+
     for finding in findings:
         mark, code = ("ok", 32) if finding.ok else ("missing", 31) if finding.needed else ("absent", 33)
         shown = f"\x1b[{code}m{mark:<8}\x1b[0m" if colour else f"{mark:<8}"
-        lines.append(f"{shown} {finding.subject:<22} {finding.detail}")
-        if finding.remedy:
-            lines.append(f"{'':<8} {'':<22} -> {finding.remedy}")
+        told = [f"{indent}{line}" for line in words(finding.detail)]
+        if len(indent) == _DETAIL_COLUMN:
+            told[0] = f"{shown} {finding.subject:<22} {told[0].strip()}"
+        else:
+            lines.append(f"{shown} {finding.subject}")
+        lines += told + [f"{indent}{line}" for line in words(finding.remedy, "-> ") if finding.remedy]
     lacking = [finding.subject for finding in findings if finding.needed and not finding.ok]
-    lines.append(
+    end = (
         f"Proofs that need {', '.join(lacking)} will be unproven here." if lacking else "Everything can be proven here."
     )
+    lines += textwrap.wrap(end, columns)
     return "\n".join(lines)

@@ -16,9 +16,9 @@ from harness.base.waiting import awaiting
 from harness.evidence.shell import Shell
 
 SOURCES = (
-    "engine", "harness", "distributions/hybrid-harness/pyproject.toml", "requirements/install.txt",
-    "requirements/build.txt", "systemd", "config", "docs/operating.md", "docs/live.md", "docs/metrics.md",
-    "pyproject.toml", "Makefile",
+    "engine", "fleet", "harness", "distributions/hybrid-harness/pyproject.toml", "requirements/install.txt",
+    "requirements/build.txt", "systemd", "config", "docs/operating.md", "docs/fleet.md", "docs/live.md",
+    "docs/metrics.md", "pyproject.toml", "Makefile",
 )  # fmt: skip
 """What an installation is made from."""
 

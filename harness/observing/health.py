@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.base import jsontext, terminal, trusted
+from harness.base import arguments, jsontext, terminal, trusted
 from harness.base.clock import Clock, OsClock, poll
 from harness.base.errors import HarnessError
 from harness.evidence.recorder import Unrecorded
@@ -229,6 +229,7 @@ Exit status: 0 when every check passed, 1 otherwise.
 examples:
   hybrid-healthcheck
   hybrid-healthcheck --without-dashboard
+  hybrid-healthcheck --json | jq -r '.checks[] | select(.ok | not) | .detail'
   hybrid-healthcheck --instance alpha                  hybrid-engine@alpha.service
   hybrid-healthcheck --dashboard http://127.0.0.1:9000 --db /srv/engine/bot.db
 """
@@ -245,6 +246,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dashboard = parser.add_mutually_exclusive_group()
     dashboard.add_argument("--dashboard", metavar="URL", help="its dashboard (default: [dashboard] of the config)")
     dashboard.add_argument("--without-dashboard", action="store_true", help="this computer has no dashboard")
+    parser.add_argument("--json", action="store_true", help="the same as one JSON object")
     parser.add_argument(
         "--pressure-dir", type=Path, default=observe.PRESSURE_DIR, help="directory of PSI files (default: %(default)s)"
     )
@@ -259,7 +261,11 @@ def run(options: argparse.Namespace) -> int:
         findings = examine(checks(_target(options), shell, clock), clock)
     except HarnessError as error:
         findings = [Finding("config", False, str(error).splitlines()[0])]
-    print(report(findings, colour=terminal.coloured(sys.stdout)), flush=True)
+    if options.json:
+        told = {"ok": all(finding.ok for finding in findings), "checks": [vars(finding) for finding in findings]}
+        print(jsontext.write(told), flush=True)
+    else:
+        print(report(findings, colour=terminal.coloured(sys.stdout)), flush=True)
     return int(not all(finding.ok for finding in findings))
 
 
@@ -276,7 +282,7 @@ def _target(options: argparse.Namespace) -> HealthTarget:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-healthcheck`."""
-    parser = argparse.ArgumentParser(prog="hybrid-healthcheck")
+    parser = arguments.Parser(prog="hybrid-healthcheck")
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

@@ -194,7 +194,7 @@ def read_snapshot(path: Path, *, after_tick: int, ticks_max: int, markers_max: i
     values = ((after_tick, ticks_max), (markers_max,), (markers_max,), (), (OPEN_ORDERS_MAX,))
 
     def ask(connection: sqlite3.Connection) -> list[list[Row]]:
-        _expect_schema(path, connection)
+        expect_schema(path, connection)
         # Of one moment: fills and positions agree.
         connection.execute("BEGIN")
         rows = [connection.execute(sql, given).fetchall() for sql, given in zip(SNAPSHOT_QUERIES, values, strict=True)]
@@ -203,8 +203,8 @@ def read_snapshot(path: Path, *, after_tick: int, ticks_max: int, markers_max: i
 
     ticks, signals, fills, holdings, orders = query(path, ask)
     found = (
-        _understood(_tick, ticks[::-1]), _understood(_signal, signals[::-1]), _understood(_fill, fills[::-1]),
-        _understood(_holding, holdings), _understood(_open_order, orders),
+        understood(_tick, ticks[::-1]), understood(_signal, signals[::-1]), understood(_fill, fills[::-1]),
+        understood(_holding, holdings), understood(_open_order, orders),
     )  # fmt: skip
     odd = sum(len(rows) for rows in (ticks, signals, fills, holdings, orders)) - sum(len(rows) for rows in found)
     return LedgerSnapshot(*found, odd)
@@ -226,7 +226,8 @@ def read_tally(path: Path, *, symbol: str, since_ms: int) -> Tally:
     return query(path, ask)
 
 
-def _expect_schema(path: Path, connection: sqlite3.Connection) -> None:
+def expect_schema(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise LedgerUnreadable for a database whose tables are not of a version that is read here."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version not in SCHEMA_VERSIONS:
         old = version < min(SCHEMA_VERSIONS)
@@ -312,7 +313,7 @@ def _unreadable(path: Path, error: sqlite3.Error) -> LedgerUnreadable:
 # --- rows --------------------------------------------------------------------------------------------------
 
 
-def _understood(make: Callable[[Row], T], rows: Sequence[Row]) -> list[T]:
+def understood(make: Callable[[Row], T], rows: Sequence[Row]) -> list[T]:
     """What `make` makes of the rows, without those of which it says (ValueError) that the engine never writes them."""
     found = []
     for row in rows:
@@ -330,7 +331,7 @@ def _tick(row: Row) -> StoredTick:
 
 def _signal(row: Row) -> Marker:
     ts, symbol, side, price, veto = row
-    return Marker(_due(_ts(ts)), _text(symbol), _side(side), None if price is None else float(_exact(price)),
+    return Marker(_due(_ts(ts)), _text(symbol), _side(side), None if price is None else float(exact(price)),
                 "" if veto is None else _text(veto))  # fmt: skip
 
 
@@ -342,12 +343,12 @@ def _fill(row: Row) -> Marker:
 
 def _holding(row: Row) -> Holding:
     mode, symbol, qty, price = row
-    return Holding(_text(mode), _text(symbol), str(_exact(qty)), str(_exact(price)))
+    return Holding(_text(mode), _text(symbol), str(exact(qty)), str(exact(price)))
 
 
 def _open_order(row: Row) -> OpenOrder:
     mode, symbol, side, qty, filled = row
-    return OpenOrder(_text(mode), _text(symbol), _side(side), str(_exact(qty)), str(_exact(filled)))
+    return OpenOrder(_text(mode), _text(symbol), _side(side), str(exact(qty)), str(exact(filled)))
 
 
 def _due(value: T | None) -> T:
@@ -377,7 +378,7 @@ def _real(value: object) -> float:
     return float(_due(jsontext.number(value)))
 
 
-def _exact(value: object) -> Decimal:
+def exact(value: object) -> Decimal:
     """An exact decimal that the engine keeps as text, of a size that can be reckoned with."""
     try:
         found = Decimal(_text(value))

@@ -16,6 +16,7 @@ all append to one flight record, and each announces the run, since the controlle
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import inspect
 import json
 import linecache
@@ -41,7 +42,8 @@ from harness.base.clock import OsClock
 from harness.base.errors import HarnessError, RecorderError, Refuted, Unavailable
 from harness.base.escape import shown
 from harness.base.settings import ProofOptions
-from harness.evidence import host, results
+from harness.evidence import history, host, recorder, results
+from harness.evidence.lines import RunLine
 from harness.evidence.recorder import Recorder, Unrecorded, verify
 from harness.evidence.results import (
     JudgedEngine,
@@ -53,7 +55,7 @@ from harness.evidence.results import (
     counts,
 )
 from harness.evidence.shell import Shell
-from harness.evidence.verdict import ClauseId, Verdict, exit_status, is_accepted, judge, merge, run_state
+from harness.evidence.verdict import ClauseId, Verdict, anchor, exit_status, is_accepted, judge, merge, run_state
 from harness.machines.machine import ENGINE_UNIT, choose, sweep
 from harness.machines.stage import Stage
 from harness.proving import contract, live, refutation
@@ -136,6 +138,8 @@ class Run:
         """Why the flight record is no evidence; None as long as it is."""
         self.only_sabotage = True
         """Whether no proof ran but as the subject of a sabotage."""
+        self.entry: history.Entry | None = None
+        """What the history is to keep of this run; None until its record has its end."""
         self._recorder: Recorder | None = None
 
     @property
@@ -180,16 +184,33 @@ class Run:
             self.recorder.proof = ""
             for sabotage in self.sabotages:
                 self.recorder.write("sabotage", **dataclasses.asdict(sabotage))
+            entry = self._entry()
+            if not self.only_sabotage:
+                names = [one.proof for one in self.verdicts]
+                self.recorder.write("since", **history.changes(_remembered(self.options.reports), entry, names))
             self.recorder.end(
                 counts=counts(self.verdicts), interrupted=self.state == "interrupted", systemd=self.systemd,
                 planned=self.planned, accepted_unproven=self.accepted, state=self.state,
                 collected=len(self.known or {}), selected=len(self.chosen_proofs), never_ran=self.never_ran,
             )  # fmt: skip
             lines, digest = verify(self.record)
+            self.entry = dataclasses.replace(entry, sha256=digest)
         except RecorderError as error:
             self.fault = self.fault or str(error)
             return None
         return RecordIdentity(str(self.record.relative_to(self.options.reports)), lines, digest)
+
+    def _entry(self) -> history.Entry:
+        """What the history keeps of this run, but for the digest of its end. Raises RecorderError."""
+        first = next((line for line in recorder.read(self.record) if isinstance(line, RunLine)), None)
+        if first is None:
+            raise RecorderError(f"{self.record} does not say what ran")
+        facts, now = first.facts, self.clock.wall()
+        told = {
+            "run": self.id, "sha256": recorder.GENESIS, "state": self.state, "systemd": self.systemd,
+            "engine": self.options.engine_cmd or "", **{name: facts.get(name, "") for name in ("commit", "tree")},
+        }  # fmt: skip
+        return history.entry(told, self.verdicts, started=first.at, seconds=max(now - first.at, 0.0))
 
     @cached_property
     def judged(self) -> JudgedEngine:
@@ -415,9 +436,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if report.failed:
             told = [report.longreprtext, *(f"{title}\n{text}" for title, text in report.sections)]
             item.stash[_TOLD].append("\n".join(told))
-        if part is Verdict.REFUTED and raised is not None and item.config.getoption("tbstyle", "auto") == "auto":
-            report.longrepr = "\n".join(refutation.block(_refutation(item, raised, report)))
-            report.sections = []
+        if part is Verdict.REFUTED and raised is not None:
+            block = "\n".join(refutation.block(_refutation(item, raised, report)))
+            # Who reads of it later looks for the same as who watches: the cause, and the command to run it again.
+            item.stash[_TOLD].insert(0, f"{block}\n")
+            if item.config.getoption("tbstyle", "auto") == "auto":
+                report.longrepr, report.sections = block, []
         if report.when == "teardown":
             report.user_properties.append(("verdict", _verdict(item, claimed).as_json()))
     return report  # type: ignore[return-value]
@@ -449,9 +473,6 @@ def _proof_files(item: pytest.Item) -> set[str]:
 
 def _refutation(item: pytest.Item, raised: BaseException, report: pytest.TestReport) -> Refutation:
     """What a reader of a refuted proof asks for; without what the record must not know either."""
-    # Rendering takes longer to load than most proofs take to run.
-    from harness.evidence.buglog import anchor
-
     run, redact = item.config.stash[_RUN], item.config.stash[_RUN].recorder.redactor.text
     parts = raised if isinstance(raised, Refuted) else Refuted(_message(raised))
     found = refutation.innermost(raised, _proof_files(item))
@@ -647,6 +668,8 @@ def _report(run: Run) -> None:
         if of_proofs:
             summary = dataclasses.replace(_summary(run, run.state), record=record, proved=_proved(run))
             _write_report(reports / results.FILE, summary.as_json())
+            if run.entry is not None and not run.only_sabotage and run.fault is None:
+                _remember(reports, run.entry)
         if run.sabotages:
             of_record = None if record is None else dataclasses.asdict(record)
             sabotages = [dataclasses.asdict(one) for one in run.sabotages]
@@ -718,6 +741,29 @@ def _write_report(target: Path, content: Mapping[str, object]) -> None:
     partial = target.with_suffix(f".partial-{os.getpid()}")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(target)
+
+
+def _remembered(reports: Path) -> list[history.Entry]:
+    """The earlier runs, the oldest first; none where nothing was kept or what was cannot be read."""
+    try:
+        return history.parse((reports / history.FILE_NAME).read_text("utf-8", "replace"))
+    except OSError:
+        return []
+
+
+def _remember(reports: Path, one: history.Entry) -> None:
+    """Append a run to the history, and forget the oldest ones when there are twice as many as are kept."""
+    path = reports / history.FILE_NAME
+    with open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b") as file:
+        # Another run of this checkout may end at the same moment.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lines = file.read().splitlines(keepends=True)
+        if len(lines) >= 2 * history.KEPT:
+            file.truncate(0)
+            file.writelines(lines[1 - history.KEPT :])
+        elif lines and not lines[-1].endswith(b"\n"):
+            file.write(b"\n")
+        file.write(history.line(one).encode("utf-8", "replace"))
 
 
 def _forget_old_runs(reports: Path) -> None:

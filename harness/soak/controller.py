@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from harness.base import files, progress, terminal
+from harness.base import arguments, files, progress, terminal
 from harness.base.clock import Clock, OsClock
 from harness.base.errors import HarnessError, RecorderError
 from harness.base.pressure import Pressure, Unknown
@@ -612,7 +612,7 @@ def _not_negative(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-soak`."""
-    parser = argparse.ArgumentParser(prog="hybrid-soak")
+    parser = arguments.Parser(prog="hybrid-soak")
     add_arguments(parser)
     options = parser.parse_args(argv)
     try:

@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from harness.base import files
+from harness.base import arguments, files
 from harness.base.errors import HarnessError
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-backup`."""
-    parser = argparse.ArgumentParser(prog="hybrid-backup")
+    parser = arguments.Parser(prog="hybrid-backup")
     add_arguments(parser)
     try:
         return run(parser.parse_args(argv))

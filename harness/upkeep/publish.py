@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.base import files
+from harness.base import arguments, files
 from harness.base.errors import HarnessError
 from harness.evidence import results
 from harness.observing import instances
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-publish`."""
-    parser = argparse.ArgumentParser(prog="hybrid-publish")
+    parser = arguments.Parser(prog="hybrid-publish")
     add_arguments(parser)
     try:
         return run(parser.parse_args(argv))

@@ -507,6 +507,25 @@ def test_N19_venues_are_listed_with_what_they_need(tmp_path: Path) -> None:
         ["gemini", "btcusd", "wss://ws.gemini.com"],
         ["kraken", "BTC/USD", "wss://ws.kraken.com/v2"],
     ]
+    told = json.loads(call(tmp_path, "venues", "--json").stdout)
+    assert [[one[name] for name in header.split()] for one in told] == [row.split(maxsplit=3) for row in rows]
+
+
+@pytest.mark.claim("U1")
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--sampel-every", "3"], "unknown flag --sampel-every; the nearest known one is --sample-every"),
+        (["venuse"], "takes flags, or a command: venues, record, gaps; the nearest known one is venues"),
+        (["correct-horse"], "takes flags, or a command: venues, record, gaps"),
+    ],
+)
+def test_U1_what_is_mistyped_is_answered_with_the_nearest(tmp_path: Path, argv: list[str], says: str) -> None:
+    result = call(tmp_path, *argv)
+    assert result.returncode == 12
+    assert error_of(result) == f"command line: {says}"
+    # What is no flag may be a password (C8).
+    assert "horse" not in result.stdout
 
 
 @pytest.mark.claim("N9")
@@ -531,6 +550,7 @@ def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -
         streams = {"k": ("k", "BTC/USD"), "b": ("b", "BTCUSD")}
         store.write(Batch(ticks=ticks, numberings=found, streams=streams))
         listed = call(tmp_path, "gaps", "--db", str(tmp_path / "bot.db"), "--config", str(config))
+        as_json = call(tmp_path, "gaps", "--json", "--db", str(tmp_path / "bot.db"), "--config", str(config))
     finally:
         store.close()
     assert listed.returncode == 0, listed.stderr
@@ -538,6 +558,11 @@ def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -
         ["k", "BTC/USD", "3", "4", "2", "2025-11-24T16:00:00.002Z", "2025-11-24T16:00:00.005Z"],
         ["k", "BTC/USD", "6", "8", "3", "2025-11-24T16:00:00.005Z", "2025-11-24T16:00:00.009Z"],
         ["5", "trades", "missed"],
+    ]
+    told = json.loads(as_json.stdout)
+    assert [(one["source"], one["first_id"], one["trades"], one["before"]) for one in told] == [
+        ("k", "3", "2", "2025-11-24T16:00:00.005Z"),
+        ("k", "6", "3", "2025-11-24T16:00:00.009Z"),
     ]
     nothing = call(tmp_path, "gaps", "--db", str(tmp_path / "typo.db"), "--config", str(config))
     assert nothing.returncode == 12

@@ -300,6 +300,7 @@ def test_D2_the_earlier_engines_database_is_migrated_without_loss(
     caplog.set_level(logging.INFO, "engine.storage.ledger")
     store = opened(database)
     assert logged(caplog)["schema migrated"] == {"from_version": 0, "to_version": 5, "rows": 19_500}
+    assert store._connection.execute("PRAGMA temp_store").fetchone() == (2,)
     store.close()
 
     columns = {

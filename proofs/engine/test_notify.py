@@ -34,6 +34,25 @@ def test_M4_without_the_variable_nothing_happens() -> None:
 
 
 @pytest.mark.claim("M4")
+def test_M4_more_time_is_asked_for_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        extension = notify.Extension(str(tmp_path / "notify"), "migrating")
+        for _ in range(3):
+            extension()
+        assert systemd.recv(4096) == b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=migrating"
+        with pytest.raises(BlockingIOError):
+            systemd.recv(4096)
+        monkeypatch.setattr(notify, "EXTEND_EVERY_SECS", 0.0)
+        extension._next_at = 0.0
+        for _ in range(2):
+            extension()
+            assert systemd.recv(4096).startswith(b"EXTEND_TIMEOUT_USEC=")
+        extension.close()
+
+
+@pytest.mark.claim("M4")
 def test_M4_the_reason_comes_first_and_has_no_secret(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))

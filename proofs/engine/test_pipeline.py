@@ -35,6 +35,7 @@ from engine.storage.ledger import Ledger
 from engine.storage.opening import open_ledger
 from engine.storage.persistence import Persistence, flush_due_secs
 from engine.trading.desk import Desk
+from proofs.fixtures import seed_database
 from proofs.fixtures.engine_process import (
     DEADLINE_SECS,
     Server,
@@ -1074,6 +1075,19 @@ def test_N7_N1_a_second_synthetic_run_samples_a_walk_of_its_own(
         assert len(stored) == rows + final["tick_rows_written"]
         assert stored[rows : rows + 3] == stored[:3]
         rows = len(stored)
+
+
+@pytest.mark.claim("D2", "M4")
+def test_D2_M4_systemd_hears_that_a_migration_takes_longer(tmp_path: Path) -> None:
+    seed_database.build(tmp_path / "bot.db", ticks=20_000)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(DEADLINE_SECS)
+        with engine(tmp_path, "--ingest", "synthetic", NOTIFY_SOCKET=str(tmp_path / "notify")) as running:
+            asked = systemd.recv(4096).decode().splitlines()
+            assert asked == ["EXTEND_TIMEOUT_USEC=60000000", "STATUS=migrating the database"]
+            assert systemd.recv(4096).decode().startswith("READY=1")
+            assert running.stop() == 0
 
 
 @pytest.mark.claim("M4", "E5")

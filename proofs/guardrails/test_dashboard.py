@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import resource
@@ -32,9 +33,9 @@ from harness.base.errors import HarnessError
 from harness.dashboard import command as program
 from harness.dashboard import view_model, web
 from harness.dashboard.collector import Collector, Places
-from harness.evidence.buglog import anchor
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
+from harness.evidence.verdict import anchor
 from harness.faults import nemesis
 from proofs.fixtures import seed_database
 from proofs.fixtures.browser import Visit, check_readable
@@ -54,6 +55,9 @@ EVIDENCE = "/var/lib/hybrid-evidence"
 FAST = {"engine": {"tick_interval_ms": 20, "heartbeat_interval_secs": 0.5}, "persist": {"flush_interval_ms": 20}}
 
 REQUESTS = 1000
+
+RSS_MIB_MAX = 80
+"""Resident memory of the dashboard, with as many pages open as there may be."""
 
 
 def start(engine: EngineUnit, dashboard: DashboardUnit, **dashboard_table: object) -> None:
@@ -333,7 +337,7 @@ def newest(engine: EngineUnit) -> int:
 
 def test_a_thousand_requests_do_not_change_the_cadence_of_ticks(engine: EngineUnit, dashboard: DashboardUnit) -> None:
     start(engine, dashboard)
-    paths = ("/", "/healthz", "/metrics", "/dashboard.js")
+    paths = ("/", "/healthz", "/metrics", "/dashboard.js", "/span?range=1h", "/table/signals.json", "/equity")
     calm_from = newest(engine)
     engine.wait_rows(f"SELECT COUNT(*) FROM ticks WHERE id > {calm_from}", 75)
     calm = gaps_ms(engine, calm_from)
@@ -349,6 +353,31 @@ def test_a_thousand_requests_do_not_change_the_cadence_of_ticks(engine: EngineUn
     before, during = statistics.median(calm), statistics.median(loaded)
     engine.expect(abs(during - before) <= 2, f"a tick each {before:g} ms before the load, each {during:g} ms under it")
     engine.expect(engine.show().n_restarts == 0, "the engine was restarted")
+
+
+@pytest.mark.claim("W6", "W7")
+def test_the_past_is_what_the_database_holds(engine: EngineUnit, dashboard: DashboardUnit) -> None:
+    """Read by the shipped unit, which may write nowhere, from a database that the engine has just closed."""
+    start(engine, dashboard)
+    engine.wait_rows("SELECT COUNT(*) FROM trades", 3)
+    engine.stop()
+    counts = engine.query(
+        "SELECT (SELECT COUNT(*) FROM ticks), (SELECT COUNT(*) FROM signals), (SELECT COUNT(*) FROM trades)"
+    )
+    ticks, signals, trades = (int(str(count)) for count in counts[0])
+    span = json.loads(dashboard.get("/span?range=1h").body)
+    counted = sum(bucket[1] for bucket in span["buckets"])
+    dashboard.expect(counted == ticks, f"{ticks} ticks, shown are {counted}")
+    counted = sum(one["signals"] for one in span["vetoes"])
+    dashboard.expect(counted == signals, f"{signals} signals, counted by veto are {span['vetoes']}")
+    dashboard.expect("start" in [event["kind"] for event in span["events"]], f"no start among {span['events']}")
+    equity = json.loads(dashboard.get("/equity").body)
+    fills = {mode: line["fills"] for mode, line in equity["modes"].items()}
+    dashboard.expect((fills, equity["disagreements"]) == ({"SHADOW": trades}, []), f"{trades} fills, not {equity}")
+    lines = dashboard.get("/table/trades.csv").body.splitlines()
+    dashboard.expect(len(lines) == min(trades, 50) + 1, f"{len(lines)} lines of CSV for {trades} fills")
+    said = json.loads(dashboard.get("/table/journal.json").body)["rows"]
+    dashboard.expect(any("FINAL METRICS" in row[-1] for row in said), f"the journal's end is {said[:3]}")
 
 
 def test_the_engine_does_not_notice_when_the_dashboard_is_killed(engine: EngineUnit, dashboard: DashboardUnit) -> None:
@@ -373,6 +402,10 @@ def test_many_pages_are_served_and_one_too_many_is_refused(engine: EngineUnit, d
             stream.settimeout(5.0)
             seen.append(stream.recv(200))
         dashboard.expect(all(b"200 OK" in head for head in seen), f"not every page got events: {seen}")
+        status = dashboard.machine.run("cat", f"/proc/{dashboard.pid()}/status").stdout
+        (resident_kib,) = re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+        resident = int(resident_kib) / 1024
+        dashboard.expect(resident < RSS_MIB_MAX, f"{len(streams)} pages take {resident:.0f} MiB")
         one_more = dashboard.first_event().status
         dashboard.expect(one_more == 503, f"one more page than {len(streams)} is answered {one_more}")
         dashboard.expect(dashboard.get("/healthz").status == 200, "/healthz is not answered beside many pages")

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -21,10 +22,12 @@ from harness.faults.nemesis import Receipt
 from harness.machines import systemd
 from harness.machines.systemd import METRONOME
 from proofs.fixtures import soak_run
+from proofs.fixtures.browser import Visit
 from proofs.fixtures.dashboard_unit import DashboardUnit
 from proofs.fixtures.engine_process import Engine
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.soak_run import SOAK, WORK, SoakRun
+from proofs.guardrails.test_shipped_units import Shipped
 
 pytestmark = pytest.mark.claim("V4")
 
@@ -100,11 +103,41 @@ def test_judges_of_the_controller_say_no(engine: EngineUnit, monkeypatch: pytest
     soak.wait_end(SOON_SECS)
 
 
-def test_judges_of_the_dashboard_say_no(engine: EngineUnit) -> None:
+def test_judges_of_the_dashboard_say_no(engine: EngineUnit, monkeypatch: pytest.MonkeyPatch) -> None:
     dashboard = DashboardUnit(engine)
     says_no(lambda: dashboard.expect(False, "it is not so"), "it is not so")
     dashboard.expect(True, "never said")
     says_no(lambda: dashboard.get("/"), "the dashboard does not answer /")
+    monkeypatch.setattr(dashboard, "state", lambda: {"ticks": 3})
+    says_no(lambda: dashboard.wait("more", lambda state: state["ticks"] > 3, SOON_SECS), "does not show more within")
+    assert dashboard.wait("as many", lambda state: state["ticks"] >= 3, SOON_SECS) == {"ticks": 3}
+
+
+def test_judges_of_a_shipped_unit_say_no(engine: EngineUnit) -> None:
+    shipped = Shipped(engine.machine, SOAK)
+    says_no(lambda: shipped.expect(False, "it is not so"), "it is not so")
+    shipped.expect(True, "never said")
+    says_no(lambda: shipped.wait("anything", lambda: None, SOON_SECS), "anything has not come within 0.2 s")
+    assert shipped.wait("three", lambda: 3, SOON_SECS) == 3
+
+
+class Page:
+    """One on which nothing becomes true, and one thing is."""
+
+    def evaluate(self, expression: str, _argument: object) -> bool:
+        return expression == "so"
+
+    def inner_text(self, _selector: str) -> str:
+        return "what stands there"
+
+
+def test_judges_of_a_page_say_no() -> None:
+    visit = object.__new__(Visit)
+    visit.page = cast(Any, Page())
+    says_no(lambda: visit.wait("more", "not so", within_secs=SOON_SECS), "(?s)does not show more.*what stands there")
+    visit.wait("as much", "so", within_secs=SOON_SECS)
+    says_no(lambda: visit.expect(False, "it is not so"), "it is not so")
+    visit.expect(True, "never said")
 
 
 def test_judges_of_the_exchange_say_no(exchange: Exchange) -> None:

@@ -1,15 +1,16 @@
-"""The sandbox of the shipped unit, each directive tried from inside, and the way out that it leaves (contract E1)."""
+"""The sandboxes of the shipped units, each directive tried from inside, and the ways out that they leave (E1, O2)."""
 
 from __future__ import annotations
 
-import errno
 import json
+import re
 import socket
 from typing import Any
 
 import pytest
 
-from harness.base.errors import HarnessError, Unavailable
+from harness.base.errors import HarnessError, Refuted, Unavailable
+from harness.machines.machine import Machine
 from proofs.fixtures.engine_unit import PREFIX, EngineUnit, exchange_for
 
 PROBE_PATH = "/run/proof-probe.py"
@@ -67,7 +68,7 @@ CLONE_NEWUSER, CLONE_NEWNS, SCHED_FIFO, PER_LINUX32 = 0x10000000, 0x00020000, 1,
 
 attempt("AmbientCapabilities", lambda: dropped("CapAmb"))
 attempt("CapabilityBoundingSet", lambda: dropped("CapBnd"))
-attempt("DevicePolicy", lambda: os.mknod("device", 0o20600, os.makedev(1, 7)))
+attempt("DevicePolicy", lambda: os.mknod(f"device-{os.getpid()}", 0o20600, os.makedev(1, 7)))
 attempt("LockPersonality", lambda: call("personality", PER_LINUX32))
 attempt("MemoryDenyWriteExecute", lambda: mmap.mmap(-1, 4096, prot=7) and None)
 attempt("NoNewPrivileges", lambda: "set" if libc.prctl(39, 0, 0, 0, 0) == 1 else None)
@@ -77,7 +78,7 @@ attempt("PrivateUsers", mapped)
 attempt("ProcSubset", lambda: read("/proc/version"))
 attempt("ProtectClock", lambda: time.clock_settime(time.CLOCK_REALTIME, time.time()))
 attempt("ProtectControlGroups", lambda: write("/sys/fs/cgroup/cgroup.subtree_control"))
-attempt("ProtectHome", lambda: os.listdir("/root") and None)
+attempt("ProtectHome", lambda: read("/root/proof-outside"))
 attempt("ProtectHostname", lambda: socket.sethostname(socket.gethostname()))
 attempt("ProtectKernelLogs", lambda: call("klogctl", 10, None, 0))
 attempt("ProtectKernelModules", lambda: call("syscall", 175, b"", 0, b""))
@@ -99,39 +100,12 @@ attempt("RestrictNamespaces", lambda: call("unshare", CLONE_NEWUSER))
 print("PROBED " + json.dumps(found))
 """
 
-SANDBOX: dict[str, object] = {
-    "AmbientCapabilities": "none",
-    "CapabilityBoundingSet": "none",
-    "DevicePolicy": errno.EPERM,
-    "LimitCORE": "none",
-    "LockPersonality": errno.EPERM,
-    "MemoryDenyWriteExecute": errno.EPERM,
-    "NoNewPrivileges": "set",
-    "PrivateDevices": errno.ENOENT,
-    "PrivateTmp": errno.ENOENT,
-    "PrivateUsers": "its own",
-    "ProcSubset": errno.ENOENT,
-    "ProtectClock": errno.EPERM,
-    "ProtectControlGroups": errno.EACCES,
-    "ProtectHome": errno.EACCES,
-    "ProtectHostname": errno.EPERM,
-    "ProtectKernelLogs": errno.EPERM,
-    "ProtectKernelModules": errno.EPERM,
-    "ProtectKernelTunables": errno.ENOENT,
-    "ProtectProc": errno.ENOENT,
-    "ProtectSystem": errno.EROFS,
-    "RestrictAddressFamilies": errno.EAFNOSUPPORT,
-    "RestrictNamespaces": errno.EPERM,
-    "RestrictRealtime": errno.EPERM,
-    "RestrictSUIDSGID": errno.EPERM,
-    "SystemCallFilter": errno.EPERM,
-    "UMask": oct(0o100750),
-    "User": "another",
-}
-"""What comes of each attempt in the shipped unit."""
+UNITS = ("hybrid-engine", "hybrid-dashboard", "hybrid-soak", "hybrid-health-snapshot")
 
-ALLOWED = ("AF_INET", "AF_INET6", "AF_UNIX", "RemoveIPC")
-"""What an engine needs; RemoveIPC= takes away what was left, which can be made."""
+FAMILIES = ("AF_INET", "AF_INET6", "AF_UNIX")
+
+SOCKETS, REMOVAL, UMASK = "RestrictAddressFamilies", "RemoveIPC", "UMask"
+"""Directives of which not every value forbids the same, or not at once."""
 
 OPEN = """\
 User=root
@@ -162,6 +136,8 @@ SystemCallFilter=
 UMask=0022
 """
 
+CAPABILITIES = ("AmbientCapabilities", "CapabilityBoundingSet")
+
 OUT_OF_REACH = {
     "AmbientCapabilities", "PrivateDevices", "ProtectClock", "ProtectKernelLogs", "ProtectKernelModules",
     "ProtectKernelTunables",
@@ -169,51 +145,84 @@ OUT_OF_REACH = {
 """What not even root of a private machine can do: there the attempt shows nothing without the sandbox either."""
 
 
-def probed(unit: EngineUnit, directives: str = "") -> dict[str, Any]:
-    """What came of each attempt, with these lines on top of the unit."""
-    unit.machine.path(PROBE_PATH).write_text(PROBE)
-    unit.machine.path("/tmp/proof-outside").write_text("x")
-    start = f"Type=exec\nRestart=no\nExecStart=\nExecStart={PREFIX}/bin/python -I {PROBE_PATH}\n"
-    unit.drop_in("30-probe", f"[Service]\n{start}{directives}")
+def directives_of(text: str) -> dict[str, str]:
+    """What a unit file sets, the last value of each directive."""
+    lines = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
+    return {name: value for name, equals, value in lines if equals}
+
+
+def probed(machine: Machine, unit: str, directives: str = "") -> dict[str, Any]:
+    """What came of each attempt in a unit, with these lines on top of it."""
+    machine.path(PROBE_PATH).write_text(PROBE)
+    for place in ("/root", "/tmp"):
+        machine.path(f"{place}/proof-outside").write_text("x")
+    drop_in = machine.path(f"{machine.unit_dir}/{unit}.d/30-probe.conf")
+    drop_in.parent.mkdir(exist_ok=True)
+    program = f"{PREFIX}/bin/python -I {PROBE_PATH}"
+    drop_in.write_text(
+        "[Service]\nType=oneshot\nRestart=no\nWatchdogSec=0\nWorkingDirectory=/tmp\nExecStopPost=\n"
+        f"ExecStart=\nExecStart={program}\n{directives}"
+    )
+    machine.systemctl("daemon-reload").expect(0)
     try:
-        unit.try_start()
-        told = unit.wait("what the probe found", lambda entry: entry.message.startswith("PROBED "))
-        found: dict[str, Any] = json.loads(told.message.removeprefix("PROBED "))
+        started = machine.systemctl("start", unit)
+        machine.run("journalctl", "--sync").expect(0)
+        told = machine.run("journalctl", "--unit", unit, "--output", "cat", "--lines", "20", "--no-pager").stdout
+        if started.status != 0:
+            raise Refuted(f"{unit} does not run the probe: {started.stderr}{told}")
+        found: dict[str, Any] = json.loads(re.findall(r"^PROBED (.*)", told, re.MULTILINE)[-1])
         return found
     finally:
-        unit.down()
-        unit.remove_drop_in("30-probe")
+        machine.systemctl("stop", unit)
+        drop_in.unlink()
+        machine.systemctl("daemon-reload").expect(0)
 
 
-def shared_memory(unit: EngineUnit) -> list[str]:
+def shared_memory(machine: Machine) -> list[str]:
     """What is left of the probe's."""
     # In the machine: whoever reads it sees the memory of its own namespace.
-    lines = unit.machine.run("cat", "/proc/sysvipc/shm").expect(0).stdout.splitlines()
+    lines = machine.run("cat", "/proc/sysvipc/shm").expect(0).stdout.splitlines()
     return [line for line in lines if str(KEY) in line.split()]
 
 
-@pytest.mark.claim("E1")
-def test_what_the_sandbox_forbids_cannot_be_done(unit_with_short_times: EngineUnit) -> None:
-    """Each directive tried from inside, by a program in the engine's place; without any of them it is done."""
-    unit = unit_with_short_times
-    if unit.machine.kind != "private":
-        raise Unavailable("the unit is tried with another program, and without its sandbox", "use --systemd=private")
-    unit.wipe()
+@pytest.mark.claim("E1", "O2")
+@pytest.mark.parametrize("name", UNITS)
+def test_what_a_sandbox_forbids_cannot_be_done(unit_with_short_times: EngineUnit, name: str) -> None:
+    """Each directive tried from inside, by a program in the service's place; without any of them it is done."""
+    machine, unit = unit_with_short_times.machine, f"{name}.service"
+    if machine.kind != "private":
+        raise Unavailable("units are tried with another program, and without their sandboxes", "use --systemd=private")
+    unit_with_short_times.wipe()
+    here = directives_of(unit_with_short_times.stage.unit(unit).read_text())
     try:
-        found = probed(unit)
-        for name, outcome in SANDBOX.items():
-            unit.expect(found[name] == outcome, f"{name}: it came to {found[name]!r}, expected {outcome!r}", name)
-        for name in ALLOWED:
-            unit.expect(found[name] == "done", f"{name}: what an engine needs came to {found[name]!r}", name)
-        left = shared_memory(unit)
-        unit.expect(not left, f"shared memory is left behind: {left}", "RemoveIPC")
-        without = probed(unit, OPEN)
+        found = probed(machine, unit)
+        left = shared_memory(machine)
+        open_to_all = probed(machine, unit, OPEN) if name == UNITS[0] else {}
     finally:
-        unit.machine.run("ipcrm", "--shmem-key", str(KEY))
-        unit.wipe()
-    same = {name for name, outcome in SANDBOX.items() if without[name] == outcome}
-    if not same <= OUT_OF_REACH:
-        raise HarnessError(f"these attempts show nothing, they fail without the sandbox too: {same - OUT_OF_REACH}")
+        machine.run("ipcrm", "--shmem-key", str(KEY))
+        unit_with_short_times.wipe()
+    for directive, outcome in found.items():
+        # What is not set forbids nothing, and neither does a list of what is left.
+        if directive in FAMILIES:
+            is_due = directive not in here[SOCKETS].split()
+            word = "done" if is_due else "not done"
+            _expect((outcome != "done") is is_due, f"a socket of {directive} must not be {word}: {outcome!r}")
+        elif directive == UMASK:
+            mode = oct(0o100777 & ~int(here[UMASK], 8))
+            _expect(outcome == mode, f"UMask: a file has the mode {outcome}, expected {mode}")
+        elif directive == REMOVAL:
+            _expect(not (left and here.get(REMOVAL) == "yes"), f"shared memory is left behind: {left}")
+        elif here.get(directive) is not None and (directive not in CAPABILITIES or not here[directive]):
+            _expect(outcome != "done", f"{directive}: what it forbids was done")
+    shown = {directive for directive, outcome in open_to_all.items() if outcome == "done"}
+    lost = set(open_to_all) - shown - OUT_OF_REACH - {UMASK}
+    if lost:
+        raise HarnessError(f"these attempts show nothing, they fail without the sandbox too: {lost}")
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise Refuted(message)
 
 
 @pytest.mark.claim("E1", "N3")

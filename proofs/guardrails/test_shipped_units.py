@@ -21,6 +21,7 @@ from harness.machines.machine import Machine, PrivateMachine
 from harness.machines.stage import Stage
 from proofs.fixtures.dashboard_unit import DashboardUnit
 from proofs.fixtures.engine_unit import EngineUnit, toml
+from proofs.fixtures.hook import hook
 
 SOAK = "hybrid-soak.service"
 SNAPSHOT = "hybrid-health-snapshot.service"
@@ -270,3 +271,41 @@ def test_the_unit_is_caged(machine: Machine, name: str) -> None:
     overall = re.search(r"Overall exposure level for \S+: ([\d.]+)", shown)
     assert overall, shown
     unit.expect(float(overall[1]) <= EXPOSURES_MAX[name], f"exposure {overall[1]}, at most {EXPOSURES_MAX[name]}")
+
+
+@pytest.mark.claim("O11")
+def test_a_failed_engine_is_told_of_and_only_when_that_is_wanted(engine: EngineUnit) -> None:
+    """By the shipped template in its own sandbox, to a webhook that refuses the first attempt."""
+    machine, name = engine.machine, "hybrid-notice@hybrid-engine.service.service"
+    settings = machine.path("/etc/hybrid-engine/notice.toml")
+    credential = machine.path("/etc/credstore/hybrid-notice-url")
+    engine.configure_text("[engine]\nsample_every = 0\n")
+
+    def skipped() -> bool | None:
+        return machine.systemctl("show", "--property=ConditionResult", "--value", name).stdout == "no\n" or None
+
+    with hook(503) as there, Shipped(machine, "hybrid-notice@.service").shortened("[Service]\nRestartSec=50ms\n"):
+        engine.try_start()
+        engine.expect(poll(skipped, OsClock(), 5.0) is True, "a failure asks for no notice, or one that is not wanted")
+        engine.expect(there.got == [], f"nobody wanted to be told, and was: {there.got}")
+        try:
+            settings.write_text("webhook = true\n")
+            credential.parent.mkdir(mode=0o700, exist_ok=True)
+            credential.write_text(there.url)
+            credential.chmod(0o600)
+            engine.try_start()
+            poll(lambda: len(there.got) > 1 or None, OsClock(), 10.0)
+            journal = machine.run("journalctl", "-u", name, "-o", "cat", "--no-pager").stdout
+            engine.expect(
+                len(there.got) > 1, f"told {len(there.got)} times, after one refusal; its journal:\n{journal}"
+            )
+            told = there.got[1][1]
+            engine.expect((told["unit"], told["exit_status"]) == ("hybrid-engine.service", "12"), f"told of {told}")
+            engine.expect("engine.sample_every = 0" in told["reason"], f"the reason is {told['reason']!r}")
+            engine.expect(told["invocation_id"] == engine.show().invocation_id, f"told of another run: {told}")
+            engine.expect("127.0.0.1 answers HTTP 503" in journal, f"the refusal is not told: {journal}")
+            engine.expect("s3cr3t" not in journal, f"the URL is in the journal: {journal}")
+        finally:
+            settings.unlink(missing_ok=True)
+            credential.unlink(missing_ok=True)
+            machine.systemctl("stop", name)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import __main__, load, report, targets
+from bench import __main__, limit, load, report, subject, targets
 from bench.report import Figure, Target
 from bench.subject import Load
 
@@ -118,6 +121,33 @@ def test_a_tiny_run_measures_and_reports(
     figure = json.loads(written.read_text())["figures"][0]
     assert figure["min"] == figure["median"] == figure["max"] > 0
     assert written.with_suffix(".svg").exists()
+
+
+def test_the_floor_in_c_stores_what_the_floor_stores(tmp_path: Path) -> None:
+    binary = limit.build(tmp_path)
+    if binary is None:
+        assert not (shutil.which("cc") and Path("/usr/include/sqlite3.h").exists())
+        return
+    stored = []
+    for name, argv in (("c", limit.argv(binary, 10, 512)), ("python", targets.floor_argv(10, 512))):
+        directory = tmp_path / name
+        directory.mkdir()
+        subject.run(argv, subject.Load(1000), directory)
+        with contextlib.closing(sqlite3.connect(directory / "ticks.db")) as connection:
+            stored.append([connection.execute(sql).fetchall() for sql in (
+                "SELECT id, symbol, price, volume, trade_id FROM ticks",
+                "SELECT event_id, tick_id, kind, size, price FROM signals",
+                "SELECT id, order_id, qty, price, seq, status, reason, detail, mode, signal_id FROM orders",
+                "SELECT event_id, fill_qty, fill_price, fees_exact, cash_delta FROM trades",
+                "SELECT mode, symbol, qty, cash, fees, price FROM positions",
+            )])  # fmt: skip
+    assert stored[0] == stored[1]
+    assert [len(rows) for rows in stored[0]] == [1000, 100, 100, 100, 1]
+
+
+def test_without_a_compiler_there_is_no_floor_in_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert limit.build(tmp_path) is None
 
 
 def test_how_quickly_each_venue_is_read_is_measured(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 
 from harness.base import escape
 from harness.evidence import buglog, lines
+from harness.evidence import verdict as verdicts
 from harness.evidence.buglog import Document, Steps
 from harness.evidence.lines import EndLine, RecordLine, ResultLine, VerdictLine
+from proofs.fixtures import large_run
 
 pytestmark = pytest.mark.claim("V2")
 
@@ -243,7 +246,7 @@ def test_the_story_of_one_proof() -> None:
     refuted = RECORD[-3]
     assert isinstance(refuted, VerdictLine)
     told = [*RECORD[:-3], replace(refuted, told="E  all that pytest said"), *RECORD[-2:]]
-    for name in (PROOF, "stays_down", buglog.anchor(PROOF)[:10]):
+    for name in (PROOF, "stays_down", verdicts.anchor(PROOF)[:10]):
         found, lines = buglog.story(lambda: told, name)
         text = "\n".join(lines)
         assert found
@@ -365,6 +368,25 @@ def test_a_large_record_takes_bounded_memory() -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] + 5e6
+
+
+def test_thousands_of_proofs_are_rendered_fast() -> None:
+    """In CPU, which does not depend on who else is at work: 0.5 s on the computer of the author."""
+    record = list(large_run.record())
+    began = time.process_time()
+    texts = rendered(document(record))
+    assert time.process_time() - began < 3.0
+    assert sum("test_" in text for text in texts) == 2
+
+
+def test_files_with_something_not_proven_come_first_and_are_open() -> None:
+    doc = document(list(large_run.record()))
+    assert [group.verdict for group in doc.groups[:4]] == ["refuted", "refuted", "unproven", "proven"]
+    assert sum(len(group.proofs) for group in doc.groups) == 3000
+    assert doc.groups[0].proven == 20
+    opened = {attributes["id"] for tag, attributes in Page(rendered(doc)[1]).elements
+              if tag == "details" and attributes.get("class") == "group" and "open" in attributes}  # fmt: skip
+    assert opened == {group.anchor for group in doc.groups[:3]}
 
 
 def test_log_lines_of_any_form() -> None:

@@ -315,6 +315,11 @@ def test_the_whole_passes_and_fails(
     assert [line.split()[:2] for line in lines] == [
         ["PASS", "unit"], ["PASS", "database"], ["PASS", "heartbeat"], ["PASS", "pressure"], ["PASS"],
     ]  # fmt: skip
+    assert health.main([*argv, "--without-dashboard", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], [(one["name"], one["ok"]) for one in told["checks"]]) == (
+        True, [(name, True) for name in ("unit", "database", "heartbeat", "pressure")],
+    )  # fmt: skip
 
     assert health.main([*argv, "--dashboard", "http://127.0.0.1:1"]) == 1
     lines = capsys.readouterr().out.splitlines()

@@ -3,15 +3,20 @@ nobody for anything. The dashboard has tests of its own."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.evidence import buglog
+from harness.evidence import buglog, trend
+from harness.evidence.lines import VerdictLine
+from harness.evidence.verdict import Verdict
 from harness.soak import report as soak_report
+from proofs.fixtures import large_run
 from proofs.fixtures.browser import Visit, check_readable
 from proofs.harness.test_buglog import RECORD, SABOTAGE
+from proofs.harness.test_history import RUNS
 from proofs.harness.test_soak_report import DECISIONS, SAMPLES
 
 if TYPE_CHECKING:
@@ -39,7 +44,7 @@ def expect_alone(visit: Visit) -> None:
 def test_the_buglog_is_readable_and_accessible(browser: Browser, document: Path) -> None:
     visit = look(browser, document)
     visit.page.click("#open")
-    check_readable(visit, "all opened")
+    check_readable(visit, "all opened", WIDTHS)
     visit.page.emulate_media(media="print")
     check_readable(visit, "in print")
     expect_alone(visit)
@@ -53,14 +58,113 @@ def test_the_buglog_is_searched_and_opened(browser: Browser, document: Path) -> 
     visit.expect(visit.page.evaluate(opened) == total, "not all parts are open")
     visit.page.click("#close")
     visit.expect(visit.page.evaluate(opened) == 0, "a part is still open")
-    visit.page.fill("#filter", "STAYS e2")
-    shown = visit.page.locator("#table tbody tr:visible")
+    visit.page.keyboard.press("/")
+    visit.page.keyboard.type("STAYS e2")
+    shown = visit.page.locator(".proof:visible")
     visit.expect(shown.count() == 1 and "stays down" in shown.inner_text(), f"shown: {shown.all_inner_texts()}")
+    visit.page.keyboard.press("Escape")
+    visit.expect(visit.page.locator(".proof:not([hidden])").count() == 2, "the filter does not let go")
+    expect_alone(visit)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The buglog of a run of 3000 proofs, some of them refuted."""
+    texts = buglog.render(buglog.document(large_run.record))
+    path = tmp_path_factory.mktemp("buglog") / "large.html"
+    path.write_text(next(text for name, text in texts.items() if name.endswith(".html")))
+    return path
+
+
+WIDTHS = (390, 768, 1280, 1920)
+
+FITS = "(id => document.getElementById(id).getBoundingClientRect().bottom <= innerHeight)"
+
+
+def test_the_summary_of_a_large_run_is_one_screen(browser: Browser, large: Path) -> None:
+    """Verdict, counts, what is new, what is not proven and the guardrails, and a person scrolls for nothing of it."""
+    visit = look(browser, large)
+    for width in (1280, 1920):
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        visit.expect(visit.page.evaluate(f"{FITS}('summary')"), f"the summary is taller than {width} x 900")
+    summary = visit.page.inner_text("#summary")
+    for words in ("refuted Evidence", "20\nrefuted", "2972\nproven", "3 newly not proven", "22 more"):
+        visit.expect(words in summary, f"the summary does not say {words!r}: {summary}")
+    visit.expect(visit.page.locator(".parts").is_visible(), "there is no navigation")
+    for width in WIDTHS:
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        needed = visit.page.evaluate("document.documentElement.scrollWidth")
+        visit.expect(needed <= width, f"{needed} px wide in a window of {width} px")
+    height = visit.page.evaluate("document.documentElement.scrollHeight")
+    visit.expect(height < 12_000, f"{height} pixels tall")
+    expect_alone(visit)
+
+
+def test_cause_and_command_of_a_refutation_are_one_click_away(browser: Browser, large: Path) -> None:
+    visit = look(browser, large)
+    first = visit.page.locator(".headlines a").first
+    first.click()
+    proof = visit.page.locator(f"{first.get_attribute('href')}")
+    visit.wait("the proof", "() => document.querySelector(location.hash).open")
+    told = proof.inner_text()
+    for words in (
+        "observed  the unit restarted 307 times",
+        "pytest 'proofs/engine/test_part_07.py::",
+        "harness show p-",
+    ):
+        visit.expect(words in told, f"the refuted proof does not say {words!r}:\n{told[:1500]}")
+    expect_alone(visit)
+
+
+def test_filters_count_and_are_in_the_address(browser: Browser, large: Path) -> None:
+    """Against the record: what a filter counts is what the record holds."""
+    verdicts = [one for one in large_run.record() if isinstance(one, VerdictLine)]
+    refuted = [one for one in verdicts if one.verdict is Verdict.REFUTED]
+    visit = look(browser, large)
+    visit.page.select_option("#by-verdict", "refuted")
+    hits = "document.getElementById('hits').textContent"
+    visit.expect(visit.page.evaluate(hits) == f"{len(refuted)} of {len(verdicts)} proofs", visit.page.evaluate(hits))
+    claim = refuted[0].claims[0]
+    visit.page.select_option("#by-claim", claim)
+    wanted = sum(claim in one.claims for one in refuted)
+    visit.expect(visit.page.evaluate(hits) == f"{wanted} of {len(verdicts)} proofs", visit.page.evaluate(hits))
+    visit.page.fill("#filter", f"case-{large_run.REFUTED_EVERY + 7}] stays nowhere")
+    visit.expect(visit.page.evaluate(hits) == f"0 of {len(verdicts)} proofs", visit.page.evaluate(hits))
     visit.page.fill("#filter", "")
-    visit.expect(shown.count() == 2, "the filter does not let go")
-    # A link from the table opens what it leads to.
-    visit.page.click("#table a")
-    visit.wait("the proof that the link leads to", opened + " === 1")
+    again = Visit(browser, visit.page.url)
+    visit.expect(again.page.evaluate(hits) == visit.page.evaluate(hits), f"{visit.page.url} does not show the same")
+    visit.expect(f"verdict=refuted&claim={claim}" in visit.page.url, f"the address is {visit.page.url}")
+    # A link to a proof that the filter hides shows it all the same.
+    hidden = visit.page.locator(".proof[id][data-verdict=proven]").first.get_attribute("id")
+    visit.page.evaluate("id => { location.hash = id; }", hidden)
+    visit.wait(
+        "the hidden proof",
+        "id => { const one = document.getElementById(id); return one.open && !one.closest('[hidden]'); }",
+        hidden,
+    )
+    visit.page.click("#new a")
+    visit.expect(visit.page.evaluate(hits) == f"3 of {len(verdicts)} proofs", visit.page.evaluate(hits))
+    expect_alone(visit)
+
+
+def test_a_large_run_prints_with_an_outline(browser: Browser, large: Path) -> None:
+    """What is not proven with its steps, the rest by name, in less than 60 pages."""
+    visit = look(browser, large)
+    pdf = visit.page.pdf(format="A4", outline=True, tagged=True)
+    pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
+    titles = pdf.count(b"/Title")
+    visit.expect(20 < pages < 60, f"{pages} pages")
+    visit.expect(titles > large_run.FILES, f"the outline has {titles} entries for {large_run.FILES} files")
+    expect_alone(visit)
+
+
+def test_the_history_is_readable_and_accessible(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "history.html"
+    path.write_text(trend.page(RUNS, [f"{buglog.name_of(RUNS[0].run, RUNS[0].started)}.html"]))
+    visit = look(browser, path)
+    check_readable(visit, "the history", WIDTHS)
+    rows = visit.page.locator("#runs tbody tr")
+    visit.expect(rows.count() == len(RUNS), f"{rows.count()} rows of {len(RUNS)} runs")
     expect_alone(visit)
 
 

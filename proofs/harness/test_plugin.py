@@ -15,10 +15,14 @@ from typing import Any
 import pytest
 
 from harness.base.clock import OsClock, poll
+from harness.evidence import history
 from harness.evidence import recorder as flight
-from harness.evidence.lines import EndLine, RunLine, VerdictLine
+from harness.evidence.lines import EndLine, RunLine, SinceLine, VerdictLine
+from harness.evidence.verdict import anchor
 from harness.machines import machine as machines
+from harness.proving import plugin
 from proofs.fixtures.bytecode import QUICK, environ
+from proofs.harness.test_history import run as a_run
 
 HEADER = """
 import pytest
@@ -198,10 +202,14 @@ def test_an_end_is_what_it_is(tmp_path: Path, case: str) -> None:
         assert (end.state, end.never_ran, end.selected) == (state, report["never_ran"], report["selected"])
 
 
-@pytest.mark.claim("V1", "V3")
+@pytest.mark.claim("V1", "V3", "V14")
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_report(tmp_path: Path, workers: str) -> None:
-    """Every kind of verdict, reported and on a record that stands up."""
+    """Every kind of verdict, reported and on a record that stands up; what is new since a run in the history."""
+    wrong, before = "test_sample.py::test_wrong", tmp_path / "reports" / history.FILE_NAME
+    before.parent.mkdir()
+    earlier = a_run(1, {wrong: "proven", "test_sample.py::test_cannot": "unproven", "test_gone.py::test_x": "proven"})
+    before.write_text(f"{history.line(earlier)}torn by a cra")
     status, output, report = run(tmp_path, PROVEN + REFUTED + UNPROVEN, "-n", workers)
     assert status == 1
     by_name = {one["proof"].partition("::")[2]: one for one in report["verdicts"]}
@@ -228,6 +236,27 @@ def test_report(tmp_path: Path, workers: str) -> None:
     assert (end.counts, end.interrupted) == (report["counts"], False)
     recorded = {line.proof: line.verdict for line in lines if isinstance(line, VerdictLine)}
     assert recorded == {one["proof"]: one["verdict"] for one in report["verdicts"]}
+    (since,) = (line for line in lines if isinstance(line, SinceLine))
+    assert (since.before, since.broken, since.mended, since.gone) == (earlier.run, [wrong], [], 1)
+    assert since.counts == {"broken": 1, "mended": 0, "added": 4, "flaky": 0}
+    kept, entry = history.parse(before.read_text())
+    assert (kept, entry.run, entry.sha256) == (earlier, report["run_id"], report["record"]["sha256"])
+    assert entry.outcomes == {anchor(proof): verdict for proof, verdict in recorded.items()}
+    # Who reads of a refutation later finds the block that a terminal shows, with the command.
+    told = next(line.told for line in lines if isinstance(line, VerdictLine) and line.proof == wrong)
+    assert isinstance(told, str)
+    assert told.startswith(f"REFUTED   {wrong}\n")
+    assert f"pytest {wrong}" in told
+
+
+@pytest.mark.claim("V14")
+def test_a_history_does_not_grow_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / history.FILE_NAME
+    path.write_text("".join(history.line(a_run(number, {})) for number in range(2 * history.KEPT - 1)))
+    for number, kept in ((5000, 2 * history.KEPT), (5001, history.KEPT)):
+        plugin._remember(tmp_path, a_run(number, {}))
+        entries = history.parse(path.read_text())
+        assert (len(entries), entries[-1].run) == (kept, f"run-{number}")
 
 
 @pytest.mark.claim("V3")

@@ -62,7 +62,7 @@ def files(name: str) -> set[str]:
 def test_every_file_is_in_one_distribution() -> None:
     here = {
         path.relative_to(ROOT).as_posix()
-        for top in ("engine", "harness")
+        for top in ("engine", "fleet", "harness")
         for path in (ROOT / top).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
@@ -70,7 +70,7 @@ def test_every_file_is_in_one_distribution() -> None:
     assert sorted(shipped) == sorted(here)
     for package in sorted(set().union(*map(packages, PROJECTS))):
         place = ROOT / package.replace(".", "/")
-        if package.count(".") == 1 and package.startswith("harness"):
+        if package.count(".") == 1 and package.startswith(("fleet", "harness")):
             assert (place / "py.typed").is_file(), f"{package} has types, but does not say so"
     assert (ROOT / "engine/py.typed").is_file()
 
@@ -103,9 +103,13 @@ def test_what_a_distribution_imports_it_depends_on(name: str) -> None:
     """And what it depends on it imports."""
     whose = importlib.metadata.packages_distributions()
     modules = [ROOT / file for file in files(name) if file.endswith(".py") and (ROOT / file).exists()]
-    tops = set().union(*map(imported, modules)) - sys.stdlib_module_names - {"engine", "harness"}
+    tops = set().union(*map(imported, modules)) - sys.stdlib_module_names - {"engine", "fleet", "harness"}
     needed = {canonicalize_name(distribution) for top in tops for distribution in whose[top]}
-    declared = {canonicalize_name(Requirement(line).name) for line in project(name)["project"]["dependencies"]}
+    # The fleet's are an extra; the engine's own extra is other people's engines.
+    extra = project(name)["project"].get("optional-dependencies", {}).get("fleet", [])
+    declared = {
+        canonicalize_name(Requirement(line).name) for line in (*project(name)["project"]["dependencies"], *extra)
+    }
     assert needed <= declared, f"{name} needs {needed - declared} too"
     assert declared - needed <= INDIRECT, f"{name} imports no {declared - needed}"
 
@@ -204,7 +208,7 @@ if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
 
 
 @pytest.mark.claim("P3")
-@pytest.mark.parametrize("what", ["make install", "make .venv/.ready"])
+@pytest.mark.parametrize("what", ["make install", "make install FLEET=1", "make .venv/.ready"])
 def test_nothing_is_installed_but_what_is_locked(tmp_path: Path, what: str) -> None:
     """Whatever pip is told to install is a lock file with hashes, or sources of ours without anything else."""
     log, python = tmp_path / "log", tmp_path / "python"
@@ -213,13 +217,13 @@ def test_nothing_is_installed_but_what_is_locked(tmp_path: Path, what: str) -> N
     for name in ("distributions", "requirements", "systemd", "docs", "config", "pyproject.toml", "Makefile"):
         (tmp_path / name).symlink_to(ROOT / name)
     argv = ["make", f"PYTHON={python}", *what.split()[1:], f"DESTDIR={tmp_path}/root"]
-    if what == "make install":
-        argv = [sys.executable, "-c", INSTALL, str(ROOT / "systemd"), str(python), str(tmp_path)]
+    if what.startswith("make install"):
+        argv = [sys.executable, "-c", INSTALL, str(ROOT / "systemd"), str(python), str(tmp_path), *what.split()[2:]]
     subprocess.run(argv, cwd=tmp_path, check=True, timeout=60, capture_output=True)
     installs = [line.split() for line in log.read_text().splitlines() if "-m pip install" in line]
     locks = [line[line.index(flag) + 1] for line in installs for flag in ("-r", "--requirement") if flag in line]
-    wanted = "install.txt" if what == "make install" else "develop.txt"
-    assert sorted(locks) == ["requirements/build.txt", f"requirements/{wanted}"]
+    wanted = {"make install": ["install"], "make install FLEET=1": ["fleet", "install"]}.get(what, ["develop"])
+    assert sorted(locks) == sorted(f"requirements/{name}.txt" for name in ("build", *wanted))
     for line in installs:
         if set(locks).isdisjoint(line):
             assert {"--no-deps", "--no-build-isolation"} <= set(line)
@@ -236,7 +240,7 @@ sys.path.insert(0, sys.argv[1])
 import installation
 sys.executable = sys.argv[2]
 installation.CHECKOUT = Path(sys.argv[3])
-installation._fetch(Path(sys.argv[3], "home"), installation.Target("", "/opt/x", "", ""))
+installation._fetch(Path(sys.argv[3], "home"), installation.Target("", "/opt/x", "", ""), fleet=len(sys.argv) > 4)
 """
 
 

@@ -19,7 +19,7 @@ from harness.proving import contract
 from proofs.sabotages import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("engine", "harness", "proofs", "bench")
+PACKAGES = ("engine", "harness", "fleet", "proofs", "bench")
 
 IMPURE = {"asyncio", "socket", "subprocess", "time", "os", "threading", "pathlib", "shutil", "sqlite3", "signal"}
 """What a pure module may not import: see docs/architecture.md."""
@@ -43,8 +43,14 @@ SOLE_IMPORTERS = {
     "pydantic": (("engine",), {"engine/config/schema.py", "engine/config/settings.py"}, "Settings"),
     "pydantic_core": (("engine",), set(), "a pydantic model"),
     "sh": (("engine", "harness", "proofs"), {"harness/evidence/shell.py"}, "a Shell, which records"),
-    "subprocess": (("harness",), {"harness/evidence/shell.py"}, "a Shell, which records"),
-    "time": (("harness",), {"harness/base/clock.py"}, "a Clock"),
+    "nats": (
+        ("fleet",),
+        {f"fleet/{name}.py" for name in ("base/link", "relay/relay", "collector/collector")},
+        "a Relay",
+    ),
+    "psycopg": (("fleet",), {"fleet/collector/store.py", "fleet/collector/collector.py"}, "a Store"),
+    "subprocess": (("harness", "fleet"), {"harness/evidence/shell.py"}, "a Shell, which records"),
+    "time": (("harness", "fleet"), {"harness/base/clock.py"}, "a Clock"),
 }
 
 
@@ -78,7 +84,7 @@ def kinds() -> dict[str, str]:
     """Module -> P or I, from the tables of docs/architecture.md."""
     text = (ROOT / "docs" / "architecture.md").read_text()
     found = {}
-    for section, package in (("### engine/", "engine"), ("### harness/", "harness")):
+    for section, package in (("### engine/", "engine"), ("### harness/", "harness"), ("### fleet/", "fleet")):
         body = text.partition(section)[2].partition("\n#")[0]
         for match in re.finditer(r"^\| `([\w./]+)` \| ([PI]) \|", body, re.MULTILINE):
             found[f"{package}/{match[1]}"] = match[2]
@@ -86,7 +92,7 @@ def kinds() -> dict[str, str]:
 
 
 def test_every_module_is_on_the_map() -> None:
-    here = {name for name, _ in modules("engine", "harness") if not name.endswith("__init__.py")}
+    here = {name for name, _ in modules("engine", "harness", "fleet") if not name.endswith("__init__.py")}
     assert here == set(kinds()), "docs/architecture.md and the modules differ"
 
 
@@ -130,6 +136,8 @@ def test_pure_module(name: str) -> None:
 
 OPERATING = {f"harness/{room}" for room in ("observing", "soak", "dashboard", "upkeep", "diagnosis")}
 PROVING = {f"harness/{room}" for room in ("machines", "faults", "bundle", "proving")}
+FLEET_KNOWS = {"harness/base", "harness/evidence", "harness/observing", "fleet/base", "fleet/relay", "fleet/collector"}
+"""A ledger is looked at as any onlooker does."""
 
 
 def rooms() -> list[str]:
@@ -138,26 +146,29 @@ def rooms() -> list[str]:
 
 
 def arrows(name: str, path: Path) -> Iterator[str]:
-    """The modules of engine/ and harness/ that a module imports."""
+    """The modules of engine/, harness/ and fleet/ that a module imports."""
     for dotted in imports(path):
         file = f"{dotted.replace('.', '/')}.py"
-        if dotted.partition(".")[0] in ("engine", "harness") and (ROOT / file).exists():
+        if dotted.partition(".")[0] in ("engine", "harness", "fleet") and (ROOT / file).exists():
             yield file
 
 
 def test_rooms_know_only_the_rooms_before_them() -> None:
     rank = {room: number for number, room in enumerate(rooms())}
-    for name, path in modules("engine", "harness"):
+    for name, path in modules("engine", "harness", "fleet"):
         room = Path(name).parent.as_posix()
         for other in arrows(name, path):
             there = Path(other).parent.as_posix()
             assert rank[there] <= rank[room], f"{name} imports {other}, of a room that comes after its own"
             assert not (room in OPERATING and there in PROVING), f"{name} imports {other}: operating needs no proofs"
+            assert not (room.startswith("fleet") and there not in FLEET_KNOWS), (
+                f"{name} imports {other}: see FLEET_KNOWS"
+            )
             assert not (room in PROVING and there in OPERATING), f"{name} imports {other}: proving judges from outside"
 
 
 def test_no_module_imports_itself_by_others() -> None:
-    graph = {name: set(arrows(name, path)) for name, path in modules("engine", "harness")}
+    graph = {name: set(arrows(name, path)) for name, path in modules("engine", "harness", "fleet")}
     try:
         tuple(TopologicalSorter(graph).static_order())
     except CycleError as error:
@@ -166,9 +177,11 @@ def test_no_module_imports_itself_by_others() -> None:
 
 def test_engine_and_harness_do_not_know_each_other() -> None:
     for name, path in modules("engine"):
-        assert not tops(path) & {"harness", "proofs", "bench"}, f"{name}: the engine stands alone"
+        assert not tops(path) & {"harness", "fleet", "proofs", "bench"}, f"{name}: the engine stands alone"
+    for name, path in modules("fleet"):
+        assert not tops(path) & {"engine", "proofs", "bench"}, f"{name}: see a ledger as any onlooker does"
     for name, path in modules("harness"):
-        assert not tops(path) & {"engine", "proofs", "bench"}, (
+        assert not tops(path) & {"engine", "fleet", "proofs", "bench"}, (
             f"{name}: the harness judges any engine; see it as a unit, a socket, a database and a journal"
         )
 
@@ -206,6 +219,7 @@ WITHOUT_SABOTAGE = {
     "test_judges::test_judges_of_the_unit_say_no": "is itself what shows that judges can say no",
     "test_judges::test_judges_of_the_controller_say_no": "likewise",
     "test_judges::test_judges_of_the_dashboard_say_no": "likewise",
+    "test_judges::test_judges_of_a_shipped_unit_say_no": "likewise",
     "test_judges::test_a_fault_of_the_unit_that_did_not_land_has_no_receipt": "likewise",
     "test_another_engine::test_a_wait_says_first_that_the_unit_has_ended": "likewise",
 }
@@ -261,7 +275,7 @@ def calls(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_nobody_sleeps_but_the_clock() -> None:
-    for name, path in modules("harness", "proofs"):
+    for name, path in modules("harness", "fleet", "proofs"):
         for number, call in calls(path):
             if call in ("time.sleep", "sleep") and name != "harness/base/clock.py":
                 pytest.fail(
@@ -277,7 +291,7 @@ def test_nothing_is_skipped_silently() -> None:
 
 
 def test_nobody_signals_a_pid_it_did_not_check() -> None:
-    for name, path in modules("engine", "harness"):
+    for name, path in modules("engine", "harness", "fleet"):
         for number, call in calls(path):
             if call in ("os.kill", "os.killpg") and name not in {
                 "harness/machines/machine.py",
@@ -287,7 +301,7 @@ def test_nobody_signals_a_pid_it_did_not_check() -> None:
 
 
 def test_public_docstrings() -> None:
-    for name, path in modules("engine", "harness"):
+    for name, path in modules("engine", "harness", "fleet"):
         assert ast.get_docstring(tree(path)), f"{name} has no docstring"
         for node in tree(path).body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith(

@@ -50,11 +50,24 @@ RESTARTS = service(
     WatchdogSec="30",
 )  # fmt: skip
 
+FLEET: Directives = {
+    "Unit.After": ("network.target",),
+    "Unit.StartLimitIntervalSec": ("0",),
+    **CAGE, **INTERNET, **UNPRIVILEGED, **RESTARTS, **PYTHON,
+    **service(
+        RestartSec="5", TimeoutStartSec="60", TimeoutStopSec="10", UMask="0077", AmbientCapabilities="",
+        PrivateMounts="yes", ProcSubset="pid", ProtectProc="invisible", RemoveIPC="yes",
+    ),
+    "Install.WantedBy": ("multi-user.target",),
+}  # fmt: skip
+"""Relay and collector: they wait for others as long as that takes."""
+
 DEMANDED: dict[str, Directives] = {
     "hybrid-engine.service": {
         "Unit.After": ("network.target",),
         # A long outage must not end in a dead unit.
         "Unit.StartLimitIntervalSec": ("0",),
+        "Unit.OnFailure": ("hybrid-notice@%n.service",),
         **CAGE, **INTERNET, **UNPRIVILEGED, **RESTARTS,
         **service(
             ExecStart=f"{BIN}/python -I {BIN}/hybrid-engine --config /etc/hybrid-engine/config.toml",
@@ -68,6 +81,7 @@ DEMANDED: dict[str, Directives] = {
     },
     "hybrid-dashboard.service": {
         "Unit.After": ("network.target",),
+        "Unit.OnFailure": ("hybrid-notice@%n.service",),
         **CAGE, **INTERNET, **UNPRIVILEGED, **RESTARTS, **PYTHON,
         **service(
             ExecStart=f"{BIN}/hybrid-dashboard --decision-log /var/lib/hybrid-soak/data/ops/soak_decisions.jsonl "
@@ -79,8 +93,25 @@ DEMANDED: dict[str, Directives] = {
         ),
         "Install.WantedBy": ("multi-user.target",),
     },
+    "hybrid-relay.service": {
+        **FLEET,
+        **service(
+            WatchdogSec="120", ExecStart=f"{BIN}/hybrid-relay --config /etc/hybrid-engine/relay.toml", Nice="10",
+            MemoryMax="256M", User="hybrid-relay", Group="hybrid-relay",
+            SupplementaryGroups="hybrid-engine systemd-journal",
+        ),
+    },
+    "hybrid-collector.service": {
+        **FLEET,
+        **service(
+            WatchdogSec="120", ExecStart=f"{BIN}/hybrid-collector --config /etc/hybrid-engine/collector.toml",
+            LoadCredential="postgres-password:/etc/hybrid-engine/postgres-password",
+            MemoryMax="512M", User="hybrid-collector", Group="hybrid-collector",
+        ),
+    },
     "hybrid-soak.service": {
         "Unit.After": ("network-online.target",),
+        "Unit.OnFailure": ("hybrid-notice@%n.service",),
         **CAGE, **PYTHON,
         **service(
             Type="exec", ExecStart=f"{BIN}/hybrid-soak --seconds 7200 --mode realws",
@@ -98,6 +129,18 @@ DEMANDED: dict[str, Directives] = {
         "Timer.RandomizedDelaySec": ("10min",),
         "Timer.Persistent": ("false",),
         "Install.WantedBy": ("timers.target",),
+    },
+    "hybrid-notice@.service": {
+        "Unit.ConditionPathExists": ("/etc/hybrid-engine/notice.toml",),
+        "Unit.StartLimitIntervalSec": ("600",),
+        "Unit.StartLimitBurst": ("10",),
+        **CAGE, **INTERNET, **UNPRIVILEGED, **PYTHON,
+        **service(
+            Type="oneshot", ExecStart=f"{BIN}/hybrid-notice %i", Restart="on-failure", RestartSec="20",
+            RestartPreventExitStatus="12", TimeoutStartSec="150", LoadCredential="hybrid-notice-url",
+            DynamicUser="yes", SupplementaryGroups="systemd-journal", UMask="0077", AmbientCapabilities="",
+            ProcSubset="pid", ProtectProc="invisible", RemoveIPC="yes",
+        ),
     },
     "hybrid-health-snapshot.service": {
         "Unit.After": ("hybrid-engine.service hybrid-dashboard.service",),

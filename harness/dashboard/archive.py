@@ -1,0 +1,133 @@
+"""What was, for who asks: spans of time, equity, tables (contract W6, W7). The newest state is the collector's.
+
+Everything here is asked for by clients, so it is read in threads of its own, few at a time, with a deadline for each
+read (harness/observing/ledger_view.py), and neither the collector nor the engine waits for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.base.errors import HarnessError
+from harness.dashboard import query, view_model
+from harness.dashboard.equity import Equity, Line, Point
+from harness.dashboard.telemetry import Telemetry
+from harness.dashboard.view_model import Observation
+from harness.observing import ledger_history
+from harness.observing.ledger_history import Page
+
+READS_MAX = 10
+"""Reads of fills for one request; what is left the next one reads."""
+
+SEEN_TABLES = ("decisions", "journal")
+"""Tables of what the collector has seen, beside those of the database."""
+
+
+class Archive:
+    """Answers about the past. `seen` is the newest observation; `database` where the engine's database is."""
+
+    def __init__(
+        self, telemetry: Telemetry, seen: Callable[[], Observation], database: Callable[[], Path | None]
+    ) -> None:
+        self._telemetry = telemetry
+        self._seen = seen
+        self._database = database
+        # Guards the two below: fills are booked in order, once.
+        self._lock = threading.Lock()
+        self._equity = Equity()
+        self._file: tuple[str, int] | None = None
+
+    def span(self, asked: query.SpanQuery) -> Mapping[str, Any]:
+        """Price, ticks, what was observed, what happened, and why signals made no order. Raises HarnessError."""
+        now_ms = round(self._seen().at * 1000)
+        found = ledger_history.read_span(
+            self._path(), symbol=asked.symbol, from_ms=asked.from_ms, to_ms=asked.to_ms, buckets=asked.buckets,
+            now_ms=now_ms,
+        )  # fmt: skip
+        begin = found.first_ms if found.buckets or asked.from_ms is not None else now_ms - 3_600_000
+        end = found.last_ms if found.buckets or asked.to_ms is not None else now_ms
+        rows = [[one.at_ms, one.ticks, one.low, one.high, one.last] for one in found.buckets]
+        return {
+            "symbol": found.symbol, "symbols": found.symbols, "from": begin, "to": end, "step_ms": found.step_ms,
+            "buckets": rows, "sampled": found.sampled,
+            "vetoes": [{"reason": reason, "signals": number} for reason, number in found.vetoes],
+            "vetoes_from": found.vetoes_from_ms,
+            "feed": self._feed(now_ms),
+            "series": self._telemetry.span(begin, end),
+            "events": [vars(event) for event in self._telemetry.events(begin, end)],
+        }  # fmt: skip
+
+    def _feed(self, now_ms: int) -> Mapping[str, Any]:
+        bars = ledger_history.read_bars(self._path(), now_ms)
+        return {
+            **view_model.feed(self._seen()), "since": self._telemetry.source_since_ms,
+            "bars": [{"source": name, "until": until} for name, until in bars],
+        }  # fmt: skip
+
+    def equity(self) -> Mapping[str, Any]:
+        """Equity and what it is made of, of each mode, as JSON. Raises HarnessError."""
+        path = self._path()
+        with self._lock:
+            status = path.stat()
+            file = (str(path), status.st_ino)
+            if file != self._file:
+                self._file, self._equity = file, Equity()
+            for _ in range(READS_MAX):
+                read = ledger_history.read_fills(path, self._equity.last_id)
+                self._equity.take(read.fills, read.last_id)
+                if read.whole:
+                    break
+            last = self._equity.last_ms
+            return {
+                "whole": read.whole, "odd": read.odd,
+                "disagreements": self._equity.disagreements(read.positions) if read.whole else [],
+                "modes": {mode: _line(line, last) for mode, line in self._equity.lines.items()},
+            }  # fmt: skip
+
+    def table(self, name: str, asked: query.PageQuery) -> Page:
+        """Rows of a table. Raises HarnessError."""
+        if name not in SEEN_TABLES:
+            return ledger_history.read_page(
+                self._path(), table=name, at_id=asked.at_id, newest_first=asked.newest_first, rows=asked.rows,
+                filters=asked.filters,
+            )  # fmt: skip
+        columns, rows = self._observed(name)
+        numbered = [[number, *row] for number, row in enumerate(rows, start=1)]
+        ordered = numbered[::-1] if asked.newest_first else numbered
+        begin = next((at for at, row in enumerate(ordered) if row[0] == asked.at_id), 0)
+        following = ordered[begin + asked.rows :]
+        return Page(["id", *columns], ordered[begin : begin + asked.rows], following[0][0] if following else None)
+
+    def _observed(self, name: str) -> tuple[list[str], list[Sequence[Any]]]:
+        seen = self._seen()
+        if name == "journal":
+            return ["time", "by", "text"], [(round(line.at * 1000), line.by, line.text) for line in seen.tail]
+        return ["time", "action", "state", "reason"], view_model.decision_rows(seen)
+
+    def _path(self) -> Path:
+        path = self._database()
+        if path is None:
+            raise HarnessError("where the engine's database is cannot be told yet")
+        return path
+
+
+def _line(line: Line, last_ms: int) -> Mapping[str, Any]:
+    now = line.now(last_ms)
+    return {
+        "now": _point(now), "peak": str(line.peak), "drawdown": str(line.drawdown), "fills": line.fills,
+        "points": [_point(point) for point in (*line.points, now)],
+        "holdings": {
+            symbol: {"qty": str(held.qty), "cash": str(held.cash), "fees": str(held.fees), "price": str(held.price)}
+            for symbol, held in line.holdings.items()
+        },
+    }  # fmt: skip
+
+
+def _point(point: Point) -> Mapping[str, Any]:
+    return {
+        "at": point.ts_ms, "equity": str(point.equity), "realised": str(point.realised),
+        "unrealised": str(point.unrealised), "fees": str(point.fees),
+    }  # fmt: skip

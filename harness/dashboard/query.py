@@ -1,0 +1,114 @@
+"""What a client asks for -> what may be asked for, and rows -> CSV (contract W6, W7).
+
+Numbers, words of a list and short texts that go into a query as bound values: nothing else of an address gets further.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.observing import ledger_history
+from harness.observing.ledger_view import TEXT_MAX
+
+RANGES = {"5m": 300_000, "1h": 3_600_000, "24h": 86_400_000, "all": None}
+"""Name -> milliseconds up to now; None: all there is."""
+
+MS_MAX = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
+
+ID_MAX = 2**63 - 1
+
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class SpanQuery:
+    """A span of time, parted into buckets."""
+
+    symbol: str
+    from_ms: int | None
+    to_ms: int | None
+    buckets: int
+
+
+@dataclass(frozen=True)
+class PageQuery:
+    """Some rows of a table."""
+
+    at_id: int | None
+    newest_first: bool
+    rows: int
+    filters: Mapping[str, str]
+
+
+def span_of(asked: Mapping[str, str], now_ms: int) -> SpanQuery:
+    """`range` (one of RANGES) or `from` and `to` (milliseconds since the Unix epoch), `symbol`, `points`. ValueError
+    names what is wrong and what is allowed."""
+    _only(asked, ("range", "from", "to", "symbol", "points"))
+    buckets = _whole(asked, "points", ledger_history.BUCKETS_MAX, 10, ledger_history.BUCKETS_MAX)
+    symbol = _short(asked, "symbol")
+    if "from" in asked or "to" in asked:
+        begin, end = _whole(asked, "from", 0, 0, MS_MAX), _whole(asked, "to", now_ms, 0, MS_MAX)
+        if end <= begin:
+            raise ValueError(f"to = {end}: must be after from = {begin}")
+        return SpanQuery(symbol, begin, end, buckets)
+    name = asked.get("range", "1h")
+    if name not in RANGES:
+        raise ValueError(f"range = {name[:40]!r}: must be one of {', '.join(RANGES)}")
+    length = RANGES[name]
+    return SpanQuery(symbol, None if length is None else now_ms - length, None if length is None else now_ms, buckets)
+
+
+def page_of(asked: Mapping[str, str], rows_max: int = ledger_history.PAGE_MAX) -> PageQuery:
+    """`at` (an id to begin at), `order` (newest or oldest), `rows` and the filters. ValueError as span_of()."""
+    _only(asked, ("at", "order", "rows", *ledger_history.FILTERS))
+    order = asked.get("order", "newest")
+    if order not in ("newest", "oldest"):
+        raise ValueError(f"order = {order[:40]!r}: must be newest or oldest")
+    at_id = _whole(asked, "at", 0, 0, ID_MAX) if "at" in asked else None
+    filters = {name: _short(asked, name) for name in ledger_history.FILTERS if asked.get(name)}
+    return PageQuery(at_id, order == "newest", _whole(asked, "rows", min(50, rows_max), 1, rows_max), filters)
+
+
+def _only(asked: Mapping[str, str], allowed: Sequence[str]) -> None:
+    for name in asked:
+        if name not in allowed:
+            raise ValueError(f"{name[:40]!r}: unknown, allowed are {', '.join(allowed)}")
+
+
+def _whole(asked: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = asked.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
+        raise ValueError(f"{name} = {text[:40]!r}: must be a whole number from {least} to {most}")
+    return int(text)
+
+
+def _short(asked: Mapping[str, str], name: str) -> str:
+    text = asked.get(name, "")
+    if len(text) > TEXT_MAX:
+        raise ValueError(f"{name}: must be a text of at most {TEXT_MAX} characters")
+    return text
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table for a spreadsheet (RFC 4180). Text that one would take for a formula is quoted with an apostrophe:
+    symbols and reasons are a venue's words."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(columns)
+    writer.writerows([[_cell(value) for value in row] for row in rows])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return "" if value is None else value

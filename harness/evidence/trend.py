@@ -1,0 +1,95 @@
+"""The history of the runs -> a page: how verdicts and seconds went, and which proofs are not steady (contract V14)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+
+from harness.evidence import buglog, history, timeline
+from harness.evidence.history import Entry
+from harness.evidence.timeline import Column
+from harness.evidence.verdict import anchor
+
+FLAKES_MAX = 100
+"""Proofs that are named as not steady."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run, as the page shows it."""
+
+    entry: Entry
+    day: str
+    """When it started, UTC."""
+    document: str
+    """Where its evidence is, relative to the page; empty where it was not rendered."""
+    flaky: int
+    """How many of its proofs are not steady and were not proven here."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many proofs have which verdict."""
+        one = self.entry
+        return {"refuted": len(one.refuted), "unproven": len(one.unproven), "proven": len(one.proven)}
+
+
+@dataclass(frozen=True)
+class Flake:
+    """A proof that was proven in one run and not in another of the same sources."""
+
+    proof: str
+    proven: int
+    """In how many runs of such sources."""
+    failed: int
+    last: str
+    """The last run in which it was not proven."""
+
+
+def page(entries: Sequence[Entry], documents: Collection[str]) -> str:
+    """The page, for `reports/history.html`.
+
+    entries: the oldest first. documents: names of the files below reports/buglog.
+    """
+    unsteady = history.flaky(entries)
+    rows = []
+    for one in entries:
+        name = f"{buglog.name_of(one.run, one.started)}.html"
+        failed = {anchor(proof) for proof in (*one.refuted, *one.unproven)}
+        rows.append(
+            Row(
+                one, f"{datetime.fromtimestamp(one.started, UTC):%Y-%m-%d %H:%M}",
+                f"buglog/{name}" if name in documents else "", len(failed & unsteady.keys()),
+            )
+        )  # fmt: skip
+    verdicts = [
+        Column([(word, row.counts[word]) for word in ("proven", "unproven", "refuted")], _told(row)) for row in rows
+    ]
+    spans = [Column([("command", row.entry.seconds)], _told(row)) for row in rows]
+    return (
+        buglog.environment()
+        .get_template("history.html.j2")
+        .render(
+            rows=rows[::-1],
+            verdicts=Markup(timeline.columns("Verdicts of each run, the oldest first", verdicts, unit="proofs")),
+            spans=Markup(timeline.columns("Seconds of each run, the oldest first", spans, unit="s")),
+            flakes=_flakes(unsteady),
+            flakes_max=FLAKES_MAX,
+        )
+    )
+
+
+def _told(row: Row) -> str:
+    counts = ", ".join(f"{count} {word}" for word, count in row.counts.items() if count)
+    return f"{row.day} UTC, run {row.entry.run} ({row.entry.state}): {counts}; {row.entry.seconds:.0f} s"
+
+
+def _flakes(unsteady: Mapping[str, Sequence[Entry]]) -> list[Flake]:
+    found = []
+    for short, runs in unsteady.items():
+        failed = [(one.run, proof) for one in runs for proof in (*one.refuted, *one.unproven) if anchor(proof) == short]
+        last, name = failed[-1]
+        found.append(Flake(name, sum(short in one.proven for one in runs), len(failed), last))
+    return sorted(found, key=lambda flake: (-flake.failed, flake.proof))

@@ -1,0 +1,180 @@
+"""`hybrid-notice UNIT`: tells somebody that a unit has failed, by a webhook or a command (contract O11).
+
+`hybrid-notice@.service` runs it once for a unit that names it as OnFailure=, when there is
+/etc/hybrid-engine/notice.toml. What is secret is not in that file: the webhook's URL comes as a systemd credential, and
+is never shown. One call, one attempt: systemd makes it again when it failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from http.client import HTTPException, HTTPMessage
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from harness.base import arguments, journal, jsontext
+from harness.base.errors import HarnessError
+from harness.base.journal import Entry
+from harness.evidence.recorder import Unrecorded
+from harness.evidence.shell import Shell
+from harness.observing import health
+from harness.soak.exit_actions import EngineExitCode
+from harness.upkeep import failure
+from harness.upkeep.failure import Failure, Notice, Wanted
+
+CONFIG = Path("/etc/hybrid-engine/notice.toml")
+CREDENTIAL = "hybrid-notice-url"
+URL_BYTES_MAX = 4096
+
+DESCRIPTION = "Tells somebody that a unit has failed. Started by systemd, as OnFailure= of the unit."
+EPILOG = """\
+Exit status: 0 told, 1 could not be told (systemd tries again), 12 settings that cannot be used.
+
+/etc/hybrid-engine/notice.toml says how, and without it nobody is told:
+  webhook = true                                       POST, as JSON, to the URL in /etc/credstore/hybrid-notice-url
+  command = ["mail", "-s", "{subject}", "ops@example.org"]     gets the text on stdin
+  timeout_secs = 10
+
+examples:
+  systemctl start hybrid-notice@trial.service          tell on trial
+  hybrid-notice --config notice.toml trial
+"""
+
+
+class NoticeConfigError(HarnessError):
+    """Settings that no second attempt heals."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would be followed as a GET, without what is to be told."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:
+        return None
+
+
+def read_wanted(path: Path) -> Wanted:
+    """The settings. Raises NoticeConfigError, which names file, key and what is allowed."""
+    try:
+        return failure.wanted_of(health.load_tables(path))
+    except HarnessError as error:
+        raise NoticeConfigError(str(error)) from error
+    except ValueError as error:
+        raise NoticeConfigError(f"{path}: {error}") from error
+
+
+def read_url(directory: str | None) -> str:
+    """The webhook's URL. directory: of systemd's credentials. Raises NoticeConfigError, which never shows it."""
+    if directory is None:
+        raise NoticeConfigError(f"webhook = true, and no credentials: put the URL into /etc/credstore/{CREDENTIAL}")
+    path = Path(directory, CREDENTIAL)
+    try:
+        text = path.read_bytes()[:URL_BYTES_MAX].decode("ascii").strip()
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not any(map(str.isspace, text))
+    except OSError as error:
+        raise NoticeConfigError(f"credential {CREDENTIAL}: {error.strerror}") from error
+    except ValueError:
+        usable = False
+    if not usable:
+        raise NoticeConfigError(f"credential {CREDENTIAL}: must be one URL with http:// or https://")
+    return text
+
+
+def post(url: str, told: Notice, timeout_secs: float) -> None:
+    """Send a notice. Raises HarnessError, which names the host and what it answered, and no more of the URL."""
+    host = urlsplit(url).hostname
+    body = jsontext.write(told.payload).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json", "User-Agent": "hybrid-notice"})
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout_secs) as answer:
+            answer.read(URL_BYTES_MAX)
+    except urllib.error.HTTPError as error:
+        raise HarnessError(f"{host} answers HTTP {error.code}") from None
+    except urllib.error.URLError as error:
+        raise HarnessError(f"{host} cannot be told: {error.reason}") from None
+    except (OSError, HTTPException) as error:
+        # Its words may hold the address.
+        raise HarnessError(f"{host} cannot be told: {type(error).__name__}") from None
+
+
+def read_entries(shell: Shell, one: Failure) -> list[Entry]:
+    """The journal's last entries of the run that failed. None where it cannot be read: the notice goes out all the
+    same."""
+    of_unit = ["--unit", one.unit]
+    of_run = [f"_SYSTEMD_INVOCATION_ID={one.invocation_id}", "+", f"INVOCATION_ID={one.invocation_id}"]
+    argv = ["--output=json", "--no-pager", "--quiet", "-n", str(failure.LINES)]
+    try:
+        found = shell.run("journalctl", *argv, *(of_run if one.invocation_id else of_unit), timeout_secs=5.0)
+    except HarnessError:
+        return []
+    raws = journal.entries(found.stdout)
+    parsed = (journal.parse(raw, int(raw.get("__REALTIME_TIMESTAMP", "0"))) for raw in raws)
+    return [entry for entry in parsed if entry is not None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The notice's options."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("unit", metavar="UNIT", help="the unit that failed")
+    parser.add_argument("--config", type=Path, default=CONFIG, metavar="PATH", help="default: %(default)s")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tell, by every way that is wanted; returns the exit status."""
+    shell = Shell(Unrecorded())
+    try:
+        wanted = read_wanted(options.config)
+        url = read_url(os.environ.get("CREDENTIALS_DIRECTORY")) if wanted.webhook else ""
+    except NoticeConfigError as error:
+        _say(str(error))
+        return EngineExitCode.CONFIG
+    one = failure.failure_of(options.unit, platform.node() or socket.gethostname(), os.environ)
+    told = failure.notice(one, read_entries(shell, one))
+    ways: dict[str, Callable[[], None]] = {}
+    if wanted.webhook:
+        ways["webhook"] = lambda: post(url, told, wanted.timeout_secs)
+    if wanted.command:
+        ways["command"] = lambda: _hand_over(shell, wanted, told)
+    failed = False
+    for how, tell in ways.items():
+        try:
+            tell()
+            _say(f"{how}: told: {told.subject}")
+        except HarnessError as error:
+            failed = True
+            _say(f"{how}: {error}")
+    return int(failed)
+
+
+def _hand_over(shell: Shell, wanted: Wanted, told: Notice) -> None:
+    argv = failure.words_of(wanted.command, told.subject)
+    result = shell.run(*argv, timeout_secs=wanted.timeout_secs, stdin=told.text + "\n")
+    if result.status != 0:
+        said = (result.stderr or result.stdout).strip().splitlines()
+        raise HarnessError(f"{argv[0]} ends with {result.status}{f': {said[-1]}' if said else ''}")
+
+
+def _say(text: str) -> None:
+    print(f"hybrid-notice: {text}", file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`hybrid-notice`."""
+    parser = arguments.Parser(prog="hybrid-notice")
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""What is told of a unit that failed, and how (contract O11)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.base.escape import shown
+from harness.base.journal import Entry, parse
+from harness.upkeep import failure, notice
+from harness.upkeep.failure import Wanted
+from proofs.fixtures.hook import hook
+
+pytestmark = pytest.mark.claim("O11")
+
+RUN = "a" * 32
+ENVIRON = {
+    "MONITOR_SERVICE_RESULT": "exit-code", "MONITOR_EXIT_CODE": "exited", "MONITOR_EXIT_STATUS": "12",
+    "MONITOR_INVOCATION_ID": RUN,
+}  # fmt: skip
+ERROR = {"level": "ERROR", "fields": {"message": "config.toml: engine.sample_every = 0"}, "target": "engine"}
+
+
+def entry(identifier: str, message: str) -> Entry:
+    found = parse({"MESSAGE": message, "SYSLOG_IDENTIFIER": identifier}, 1)
+    assert found is not None
+    return found
+
+
+ENTRIES = [
+    entry("systemd", "Starting hybrid-engine.service"),
+    entry("hybrid-engine", json.dumps(ERROR)),
+    entry("systemd", "hybrid-engine.service: Main process exited, code=exited, status=12/n/a"),
+]
+
+
+def test_a_notice_says_who_where_how_and_why() -> None:
+    one = failure.failure_of("hybrid-engine.service", "box", ENVIRON)
+    told = failure.notice(one, ENTRIES)
+    assert told.subject == "hybrid-engine.service failed on box: exited 12"
+    assert told.text.splitlines()[:2] == [told.subject, "exit 12 after 0.0 s: config.toml: engine.sample_every = 0"]
+    assert told.text.endswith(f"Look further: journalctl --unit hybrid-engine.service _SYSTEMD_INVOCATION_ID={RUN}")
+    assert told.payload["reason"] == "config.toml: engine.sample_every = 0"
+    assert (told.payload["exit_status"], told.payload["result"], len(told.payload["lines"])) == ("12", "exit-code", 3)
+
+
+def test_on_trial_nothing_has_failed() -> None:
+    told = failure.notice(failure.failure_of("trial", "box", {}), [])
+    assert told.subject == "trial on box: a notice on trial, nothing failed"
+
+
+@given(st.text(), st.text(), st.lists(st.tuples(st.text(), st.text()), max_size=40))
+def test_whatever_was_logged_is_shown_and_not_obeyed(status: str, run: str, logged: list[tuple[str, str]]) -> None:
+    environ = {**ENVIRON, "MONITOR_EXIT_STATUS": status, "MONITOR_INVOCATION_ID": run}
+    told = failure.notice(failure.failure_of("u", "h", environ), [entry(*line) for line in logged])
+    assert shown(told.text) == told.text
+    assert len(told.payload["lines"]) <= failure.LINES
+    assert re.fullmatch("([0-9a-f]{32})?", told.payload["invocation_id"])
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ({}, "nobody to tell"),
+        ({"webhook": "yes"}, "webhook = 'yes': must be true or false"),
+        ({"command": "mail"}, "command = 'mail': must be a list of words"),
+        ({"command": ["mail", ""]}, "must be a list of words that are not empty"),
+        ({"webhook": True, "timeout_secs": 0}, "timeout_secs = 0: must be above 0 and at most 60"),
+        ({"webhook": True, "url": "http://x"}, "url: unknown key, allowed are webhook, command, timeout_secs"),
+    ],
+)
+def test_settings_that_cannot_be(tables: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        failure.wanted_of(tables)
+
+
+def test_settings() -> None:
+    assert failure.wanted_of({"webhook": True}) == Wanted(True, (), 10.0)
+    mail = {"command": ["mail", "{subject}"], "timeout_secs": 2}
+    assert failure.wanted_of(mail) == Wanted(False, ("mail", "{subject}"), 2.0)
+    assert failure.words_of(["mail", "-s", "{subject}", "x"], "it {failed}") == ["mail", "-s", "it {failed}", "x"]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Settings for a webhook, and a place for its credential."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "notice.toml"
+    path.write_text("webhook = true\n")
+    return path
+
+
+@pytest.mark.parametrize("status", [204, 302, 404, 503])
+def test_a_webhook_gets_it_or_the_exit_status_says_no(
+    config: Path, capfd: pytest.CaptureFixture[str], status: int
+) -> None:
+    with hook(status) as there:
+        (config.parent / notice.CREDENTIAL).write_text(f"{there.url}\n")
+        done = notice.main(["--config", str(config), "hybrid-engine.service"])
+    assert done == int(status != 204)
+    ((path, told),) = there.got
+    assert path == "/hook/s3cr3t-t0ken"
+    assert (told["unit"], told["exit_status"], told["invocation_id"]) == ("hybrid-engine.service", "12", RUN)
+    said = capfd.readouterr().err
+    assert ("webhook: told" if status == 204 else f"127.0.0.1 answers HTTP {status}") in said
+    assert "s3cr3t" not in said
+
+
+@pytest.mark.parametrize("url", ["ftp://x/s3cr3t", "http:///s3cr3t", "", "http://x/s3cr3t y", "http://\xff/s3cr3t"])
+def test_a_url_that_cannot_be_is_no_second_attempt(config: Path, capfd: pytest.CaptureFixture[str], url: str) -> None:
+    (config.parent / notice.CREDENTIAL).write_text(url, encoding="latin-1")
+    assert notice.main(["--config", str(config), "x"]) == 12
+    said = capfd.readouterr().err
+    assert "must be one URL with http:// or https://" in said
+    assert "s3cr3t" not in said
+
+
+def test_who_cannot_be_reached_is_named_without_the_url(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with hook() as there:
+        pass
+    (config.parent / notice.CREDENTIAL).write_text(there.url)
+    assert notice.main(["--config", str(config), "x"]) == 1
+    said = capfd.readouterr().err
+    assert "127.0.0.1 cannot be told" in said
+    assert "s3cr3t" not in said
+
+
+def test_a_command_gets_subject_and_text(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    letter, mailer = tmp_path / "letter", tmp_path / "mailer"
+    mailer.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$1\" > {letter}\ncat >> {letter}\n")
+    mailer.chmod(0o755)
+    config.write_text(f'command = ["{mailer}", "{{subject}}"]')
+    assert notice.main(["--config", str(config), "hybrid-engine.service"]) == 0
+    subject, *text = letter.read_text().splitlines()
+    assert subject == text[0]
+    assert subject.startswith("hybrid-engine.service failed on ")
+    config.write_text('command = ["sh", "-c", "echo no such user >&2; exit 67"]')
+    assert notice.main(["--config", str(config), "x"]) == 1
+    assert "command: sh ends with 67: no such user" in capfd.readouterr().err

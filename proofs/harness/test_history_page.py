@@ -1,0 +1,230 @@
+"""The page about the past in a real browser: what it shows is what SQL says of the same database (contract W6, W7)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from harness.dashboard.view_model import LogLine, LogSnapshot, UnitSnapshot
+from proofs.fixtures import traded_database
+from proofs.fixtures.browser import Visit, check_readable
+from proofs.fixtures.served_dashboard import served
+from proofs.fixtures.traded_database import PAUSE_MS, START_MS, STEP_MS
+from proofs.harness.test_view_model import BEAT, SEEN, STARTED, entry
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+TICKS = 6000
+END_MS = START_MS + TICKS * STEP_MS + PAUSE_MS
+NOW = END_MS / 1000
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "bot.db"
+    traded_database.build(path, TICKS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(database: Path) -> Iterator[str]:
+    """An engine that was started five minutes ago, and whose source has just changed."""
+    looks = iter(range(10**6))
+
+    def seen() -> Any:
+        number = next(looks)
+        beat = {**BEAT, "source": "binance" if number < 2 else "gemini", "loop_lag_ms_p99": 7.5, "gaps": 4}
+        started = [entry(STARTED, SEEN.unit.state.invocation_id, NOW - 300, MESSAGE="Started the engine.")]  # type: ignore[union-attr]
+        return replace(
+            SEEN, at=NOW + 0.2 * number, log=LogSnapshot("SHADOW", 5, beat, NOW),
+            tail=[LogLine(NOW, "INFO", "=1+1 a line")],
+            unit=replace(SEEN.unit, lifecycle=started) if isinstance(SEEN.unit, UnitSnapshot) else SEEN.unit,
+        )  # fmt: skip
+
+    with served(database, seen) as url:
+        yield url
+
+
+def ask(database: Path, sql: str) -> list[Any]:
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def fetched(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+def look(browser: Browser, site: str, address: str) -> Visit:
+    visit = Visit(browser, f"{site}/history?{address}")
+    visit.wait("the charts", "document.querySelectorAll('.plot svg').length > 2")
+    visit.wait("the table", "document.querySelectorAll('#table tbody tr').length > 0")
+    visit.wait("the equity", "document.querySelectorAll('#equity .tiles').length > 0")
+    return visit
+
+
+def expect_clean(visit: Visit, site: str) -> None:
+    visit.expect(visit.complaints == [], f"the browser complains: {visit.complaints}")
+    visit.expect(all(url.startswith(site) for url in visit.asked), f"others are asked: {visit.asked}")
+    visit.page.close()
+
+
+@pytest.mark.claim("W6")
+def test_the_page_fits_and_is_accessible(browser: Browser, site: str) -> None:
+    visit = look(browser, site, "range=all&table=orders")
+    check_readable(visit, "history", (390, 768, 1280, 1920))
+    visit.page.emulate_media(media="print")
+    visit.expect(not visit.page.locator(".tools").first.is_visible(), "buttons are printed")
+    expect_clean(visit, site)
+
+
+@pytest.mark.claim("W6")
+def test_the_charts_show_the_whole_span_its_gap_and_what_happened(browser: Browser, site: str, database: Path) -> None:
+    visit = look(browser, site, "range=all")
+    visit.wait("the change of source", "document.querySelector('#events').innerText.includes('binance -> gemini')")
+    (count,) = ask(database, "SELECT COUNT(*) FROM ticks")[0]
+    visit.expect(f"{count:,} ticks" in visit.page.inner_text("#span-says"), visit.page.inner_text("#span-says"))
+    pieces = visit.page.evaluate(
+        "[...document.querySelectorAll('.plot')].slice(0, 2).map(one => one.querySelectorAll('.line').length)"
+    )
+    visit.expect(pieces == [2, 2], f"price and ticks are drawn in {pieces} pieces, with one pause")
+    low, high = ask(database, "SELECT MIN(price), MAX(price) FROM ticks WHERE symbol = 'ETH/USD'")[0]
+    label = visit.page.locator(".plot svg").first.get_attribute("aria-label") or ""
+    visit.expect(f"between {low:g} and {high:g}" in label, f"the price is described as {label!r}")
+    told = visit.page.inner_text("#events")
+    visit.expect("start" in told and "started by an operator, or at boot" in told, f"what happened: {told}")
+    marks = visit.page.evaluate(
+        "[...document.querySelectorAll('.plot')].map(one => one.querySelectorAll('.event').length)"
+    )
+    visit.expect(marks[0] == 2, f"marks on the charts: {marks}")
+    feed = visit.page.inner_text("#feed")
+    visit.expect("source gemini" in feed and "gaps 4" in feed, f"the feed: {feed}")
+    rows = dict(ask(database, "SELECT COALESCE(veto, 'traded: no veto'), COUNT(*) FROM signals GROUP BY 1"))
+    shown = {
+        words: int(number.replace(",", ""))
+        for words, number in visit.page.evaluate(
+            "[...document.querySelectorAll('#vetoes li')].map(one =>"
+            " [one.querySelector('span').innerText, one.querySelector('b').innerText])"
+        )
+    }
+    visit.expect(shown == rows, f"vetoes are {shown}, in the database {rows}")
+    expect_clean(visit, site)
+
+
+@pytest.mark.claim("W6")
+def test_zoom_keys_and_address(browser: Browser, site: str) -> None:
+    visit = look(browser, site, "range=all&symbol=SOL/USDC")
+    visit.expect(visit.page.input_value("#symbol") == "SOL/USDC", "the address does not choose the market")
+    chart = visit.page.locator(".plot svg").first
+    box = chart.bounding_box()
+    assert box is not None
+    visit.page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + 60)
+    visit.page.mouse.down()
+    visit.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 60, steps=4)
+    visit.page.mouse.up()
+    visit.wait("a part of the span", "new URLSearchParams(location.search).has('from')")
+    asked = parse_qs(urlsplit(visit.page.url).query)
+    begin, end = int(asked["from"][0]), int(asked["to"][0])
+    whole = TICKS * STEP_MS + PAUSE_MS
+    visit.expect(
+        0.15 < (end - begin) / whole < 0.3, f"a fifth of the chart was chosen, {(end - begin) / whole:.2f} is shown"
+    )
+    span = fetched(f"{site}/span?from={begin}&to={end}&symbol=SOL/USDC")
+    ticks = sum(bucket[1] for bucket in span["buckets"])
+    visit.wait("its ticks", f"document.getElementById('span-says').innerText.includes('{ticks:,} ticks')")
+    visit.page.keyboard.press("+")
+    visit.wait(
+        "half of it",
+        "span => { const asked = new URLSearchParams(location.search);"
+        " return Number(asked.get('to')) - Number(asked.get('from')) < span; }",
+        (end - begin) * 0.6,
+    )
+    visit.page.go_back()
+    visit.wait("what was before", f"new URLSearchParams(location.search).get('from') === '{begin}'")
+    visit.page.keyboard.press("4")
+    visit.wait(
+        "all",
+        "location.search.includes('range=all') && !location.search.includes('from=')",
+    )
+    expect_clean(visit, site)
+
+
+@pytest.mark.claim("W7")
+def test_equity_and_tables_are_those_of_the_database(browser: Browser, site: str, database: Path) -> None:
+    visit = look(browser, site, "range=all")
+    visit.wait("that the books agree", "document.querySelector('#equity').innerText.includes('to the last digit')")
+    sums = ask(database, "SELECT qty, cash, fees, price FROM positions")
+    equity = sum(Decimal(cash) + Decimal(qty) * Decimal(price) for qty, cash, _, price in sums)
+    fees = sum(Decimal(fees) for _, _, fees, _ in sums)
+    tiles = dict(
+        visit.page.evaluate(
+            "[...document.querySelectorAll('#equity .tiles > div')].map(one =>"
+            " one.innerText.split('\\n').filter(Boolean))"
+        )
+    )
+    visit.expect(Decimal(tiles["equity"]) == equity, f"equity is {tiles['equity']}, by the positions {equity}")
+    visit.expect(Decimal(tiles["fees"]) == fees, f"fees are {tiles['fees']}, by the positions {fees}")
+    visit.expect(
+        Decimal(tiles["realised"]) + Decimal(tiles["unrealised"]) - fees == equity, f"profit does not add up: {tiles}"
+    )
+    cells = "[...document.querySelectorAll('#table tbody tr')].map(row => [...row.cells].map(cell => cell.innerText))"
+    rows = ask(
+        database,
+        "SELECT id, side, qty_exact, price_exact, fees_exact, cash_delta FROM trades ORDER BY id DESC LIMIT 50",
+    )
+    shown = [[row[at] for at in (0, 4, 5, 6, 7, 8)] for row in visit.page.evaluate(cells)]
+    visit.expect(
+        shown == [list(map(str, row)) for row in rows], f"the newest trades are shown as {shown[:2]}, not {rows[:2]}"
+    )
+    visit.page.click("#next")
+    visit.wait("the next page", f"document.querySelector('#table tbody td')?.innerText === '{rows[-1][0] - 1}'")
+    visit.page.click("[data-table=orders]")
+    visit.wait("orders", "document.querySelector('#table thead').innerText.includes('transitions')")
+    visit.page.fill("[data-filter=side]", "SELL")
+    visit.page.keyboard.press("Enter")
+    (newest,) = ask(database, "SELECT MAX(id) FROM orders WHERE side = 'SELL'")[0]
+    visit.wait("sold orders only", f"document.querySelector('#table tbody td')?.innerText === '{newest}'")
+    visit.expect(
+        "f_side=SELL" in visit.page.url and "table=orders" in visit.page.url, f"the address is {visit.page.url}"
+    )
+    visit.page.click("#table thead th button >> text=price")
+    prices = [float(row[8]) for row in visit.page.evaluate(cells)]
+    visit.expect(prices == sorted(prices), f"not sorted: {prices[:5]}")
+    with visit.page.expect_download() as download:
+        visit.page.click("#csv")
+    text = Path(download.value.path()).read_text()
+    (sold,) = ask(database, "SELECT COUNT(*) FROM orders WHERE side = 'SELL'")[0]
+    visit.expect(len(text.splitlines()) == sold + 1, f"{len(text.splitlines())} lines for {sold} orders")
+    visit.page.click("[data-table=journal]")
+    visit.wait("the journal", "document.querySelector('#table tbody').innerText.includes('=1+1 a line')")
+    expect_clean(visit, site)
+
+
+@pytest.mark.claim("W7")
+def test_what_nobody_may_ask(site: str) -> None:
+    answers = {
+        "/span?range=1y": 400,
+        "/span?from=5&to=1": 400,
+        "/table/trades.json?id=1": 400,
+        "/table/positions.json": 404,
+        "/table/trades.xml": 404,
+        "/table/..%2Ftrades.json": 404,
+    }
+    for address, status in answers.items():
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            fetched(site + address)
+        assert refused.value.code == status, address
+    # A filter is a value, whatever it looks like.
+    assert fetched(f"{site}/table/trades.json?symbol='%20OR%201=1%20--")["rows"] == []
