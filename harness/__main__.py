@@ -259,7 +259,7 @@ def _last_run(reports: Path) -> str:
 
 
 def _sabotage_record(reports: Path) -> Path | None:
-    """The record of the last sabotages, unless there were none or they were forgotten."""
+    """Return the record of the last sabotages, unless there were none or they were forgotten."""
     try:
         record = verify.record_of(reports, str(json.loads((reports / "sabotage.json").read_text())["run_id"]))
     except OSError:
