@@ -1,4 +1,4 @@
-"""What is run against what, and what follows from it: the targets T1 to T8.
+"""What is run against what, and what follows from it: the targets T1 to T9.
 
 A round runs every subject of a target once, one after the other, so that a neighbour who takes the processor for a
 while spoils a round and not a side. Figures are made of rounds; a round in which a subject failed is told and left out.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench import floor, limit, report, subject
+from bench import floor, limit, relaying, report, subject
 from bench.report import Figure, Target
 from bench.subject import Load, Run, SubjectFailed
 from engine.base.events import Tick
@@ -586,6 +586,29 @@ def recording(plan: Plan) -> list[Figure]:
     )
 
 
+def relaying_rows(plan: Plan) -> list[Figure]:
+    """T9: rows that a relay publishes in a second of one core."""
+    if relaying.server() is None:
+        plan.tell("T9: there is no nats-server: make fleet-tools")
+        return []
+
+    def one() -> dict[str, float]:
+        with _directory(plan) as directory:
+            _fill_table(plan, directory / "bench.db", plan.ticks)
+            found = relaying.relay(directory / "bench.db", directory)
+        if found.rows != plan.ticks:
+            raise SubjectFailed(f"{found.rows} of {plan.ticks} rows were published")
+        return {"core": found.rows / found.cpu_secs, "clock": found.rows / found.secs}
+
+    return _figures(
+        _rounds(plan, "T9", one),
+        [
+            ("core", "T9", "rows that a relay publishes, a second of its processor time", "/s", Target(">=", 20_000)),
+            ("clock", "T9s", "the same by the clock, with the server on this computer, today", "/s", None),
+        ],
+    )
+
+
 def _fill_table(plan: Plan, database: Path, rows: int) -> None:
     connection = floor.open_database(str(database))
     # In pieces, so that the write-ahead log stays small.
@@ -609,6 +632,7 @@ TARGETS: dict[str, list[Callable[[Plan], list[Figure]]]] = {
     "T6": [stall_check],
     "T7": [reading],
     "T8": [recording],
+    "T9": [relaying_rows],
 }
 
 

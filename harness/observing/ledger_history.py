@@ -22,6 +22,9 @@ from typing import Any
 from harness.observing import ledger_view
 from harness.observing.ledger_view import LedgerUnreadable
 
+ANSWER_SECS = 5.0
+"""A read is given up after so long: on a computer that is busy, the tenth of a second that it works may take that."""
+
 BUCKETS_MAX = 400
 """Of one span."""
 
@@ -137,7 +140,7 @@ def read_span(
         connection.execute("COMMIT")
         return Span(wanted, symbols, begin, end, step, found, sampled, vetoes, since)
 
-    return ledger_view.query(path, ask)
+    return ledger_view.query(path, ask, ANSWER_SECS)
 
 
 def _bounds(connection: sqlite3.Connection, table: str) -> tuple[int, int]:
@@ -282,7 +285,7 @@ def read_bars(path: Path, now_ms: int) -> list[tuple[str, int]]:
         sql = _of_version(_BARS, version)
         return connection.execute(sql, (now_ms,)).fetchall() if sql is not None else []
 
-    rows = ledger_view.query(path, ask)
+    rows = ledger_view.query(path, ask, ANSWER_SECS)
     return [(str(name)[: ledger_view.TEXT_MAX], until) for name, until in rows if isinstance(until, int)]
 
 
@@ -325,7 +328,7 @@ def read_page(
             following = high
         return Page([column.name for column in columns], [list(row) for row in found[:rows]], following)
 
-    return ledger_view.query(path, ask)
+    return ledger_view.query(path, ask, ANSWER_SECS)
 
 
 def _of_version(queries: Mapping[int, str], version: int) -> str | None:
@@ -387,7 +390,7 @@ def read_fills(path: Path, after_id: int) -> Fills:
         connection.execute("COMMIT")
         return fills, positions
 
-    rows, sums = ledger_view.query(path, ask)
+    rows, sums = ledger_view.query(path, ask, ANSWER_SECS)
     fills = ledger_view.understood(_fill, rows)
     positions = ledger_view.understood(_position, sums)
     odd = len(rows) + len(sums) - len(fills) - len(positions)

@@ -31,6 +31,9 @@ ARCHIVES = "/run/proof-archives"
 BEATS = 3
 """Restart delays after which a unit that was not restarted stays down."""
 
+MADE_BY_SYSTEMD = {"RuntimeDirectory": "/run", "StateDirectory": "/var/lib", "CacheDirectory": "/var/cache"}
+"""Directive -> where a directory is made of it that the service may write to."""
+
 API_FILE_SYSTEMS = ("/dev", "/proc", "/sys")
 """Not writable data, whoever may write to them: what ProtectSystem=strict leaves as it is."""
 
@@ -261,9 +264,11 @@ def writes_only_below(*directories: str) -> Promise:
         unit.expect(not found, f"may write to {found}", "ProtectSystem", "ReadWritePaths")
         unit.fresh()
 
+    # One more directory of its own, in a place that is not its own already.
+    others = (name for name, place in MADE_BY_SYSTEMD.items() if not _is_below(place, directories))
     return Promise(
-        f"writes only below {' '.join(directories) or 'nothing'}", prove, "RuntimeDirectory=proof-left-open",
-        r"may write to /run/proof-left-open",
+        f"writes only below {' '.join(directories) or 'nothing'}", prove,
+        f"{next(others, 'RuntimeDirectory')}=proof-left-open", r"may write to \S+/proof-left-open",
     )  # fmt: skip
 
 

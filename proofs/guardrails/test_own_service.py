@@ -102,6 +102,16 @@ def test_a_promise_that_cannot_fail_is_told(prove: Any, reason: str, raised: typ
     assert unit.deadline_secs == Sabotageable.deadline_secs, "a sabotage's short deadline stays"
 
 
+@pytest.mark.claim("V13", "V4")
+def test_what_is_left_open_on_purpose_is_open_to_nobody_otherwise() -> None:
+    for allowed, left_open in (
+        ((), "RuntimeDirectory"),
+        (("/run",), "StateDirectory"),
+        (("/run/a",), "RuntimeDirectory"),
+    ):
+        assert service.writes_only_below(*allowed).sabotage == f"{left_open}=proof-left-open"
+
+
 @pytest.mark.claim("V13")
 def test_where_a_process_may_write_is_read_from_its_mounts() -> None:
     mountinfo = (

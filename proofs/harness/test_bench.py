@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import __main__, limit, load, report, subject, targets
+from bench import __main__, limit, load, relaying, report, subject, targets
 from bench.report import Figure, Target
 from bench.subject import Load
+from harness.base.errors import Unavailable
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -101,7 +102,7 @@ def test_the_load_is_whole_frames_with_consecutive_ids(form: str) -> None:
 
 def test_an_unknown_target_is_a_mistake_in_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        __main__.main(["--only", "T9"])
+        __main__.main(["--only", "T99"])
     assert stopped.value.code == 2
     assert "T1" in capsys.readouterr().err
 
@@ -162,3 +163,12 @@ def test_how_quickly_each_venue_is_read_is_measured(tmp_path: Path) -> None:
         "okx",
     ]
     assert all(figure.median > 0 for figure in figures)
+
+
+def test_a_relay_is_measured(tmp_path: Path) -> None:
+    if relaying.server() is None:
+        raise Unavailable("there is no nats-server", "make fleet-tools")
+    plan = targets.Plan(1, 3000, 1, 1, tmp_path, "python", lambda _: None, lambda _: None)
+    core, clock = targets.relaying_rows(plan)
+    assert core.median > 0
+    assert clock.median > 0

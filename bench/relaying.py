@@ -1,0 +1,74 @@
+"""The relay with a stop watch: a ledger full of rows -> a real nats-server on loopback. Not an engine.
+
+What is measured is the relay's own processor time: on most hosts the server has another processor, or is elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from fleet.base import link
+from fleet.base.service import Log
+from fleet.base.settings import Nats, RelaySettings, Stream
+from fleet.relay.relay import Relay, make_stream
+from harness.base.clock import OsClock
+
+STREAM = Stream(replicas=1, max_age_hours=24, max_bytes=1 << 30)
+
+
+@dataclass(frozen=True)
+class Relayed:
+    """What a run came to."""
+
+    rows: int
+    secs: float
+    cpu_secs: float
+
+
+def server() -> str | None:
+    """The path of nats-server; None where there is none."""
+    return shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
+
+
+def relay(database: Path, directory: Path) -> Relayed:
+    """Publish all of `database`, which nobody writes to. Raises OSError without a nats-server."""
+    with closing(socket.socket()) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    config = directory / "nats.conf"
+    config.write_text(f'host: "127.0.0.1"\nport: {port}\njetstream {{ store_dir: "{directory}/jetstream" }}\n')
+    process = subprocess.Popen([server() or "nats-server", "--config", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        return asyncio.run(_relay(database, f"nats://127.0.0.1:{port}"))
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def _relay(database: Path, url: str) -> Relayed:
+    settings = RelaySettings(
+        instance="bench", database=database, decision_log=None, journal_unit="", tick_every=1, poll_secs=0.25,
+        batch_rows=500, metrics_port=0, nats=Nats((url,), "HYBRID", "", None, None), stream=STREAM,
+    )  # fmt: skip
+    registry = CollectorRegistry()
+    found = Relay(settings, [], OsClock(), Log("bench"), registry)
+    client = await link.connect(settings.nats, "bench", Log("bench"), asyncio.Event())
+    assert client is not None, "nobody has stopped it"
+    stream = link.jetstream(client)
+    await make_stream(stream, "HYBRID", STREAM)
+    started, cpu = time.perf_counter(), time.process_time()
+    while await found.round(stream):
+        pass
+    secs, cpu_secs = time.perf_counter() - started, time.process_time() - cpu
+    await client.close()
+    rows = registry.get_sample_value("hybrid_relay_rows_total", {"table": "ticks"}) or 0
+    return Relayed(int(rows), secs, cpu_secs)
