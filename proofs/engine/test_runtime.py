@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import os
@@ -76,7 +77,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 @pytest.mark.claim("R9", "V5")
 def test_gate_and_harness_see_the_same(place: Place) -> None:
     seen = place.describe()
-    assert seen == installed.runtime(Shell(Unrecorded()), place.prefix)
+    assert seen == dataclasses.asdict(installed.runtime(Shell(Unrecorded()), place.prefix))
     assert {name: it["version"] for name, it in seen["packages"].items()} == {"alpha": "1.0", "hybrid_engine": "0.1"}  # type: ignore[attr-defined]
 
 
@@ -101,7 +102,7 @@ def test_each_file_of_a_package_counts(place: Place, change: str) -> None:
         # A metadata directory of another name than its list says.
         assert change == "another version"
     else:
-        assert place.describe() == installed.runtime(Shell(Unrecorded()), place.prefix)
+        assert place.describe() == dataclasses.asdict(installed.runtime(Shell(Unrecorded()), place.prefix))
 
 
 @pytest.mark.claim("R9")
@@ -110,7 +111,7 @@ def test_what_differs_from_place_to_place_does_not_count(place: Place) -> None:
     place.write("alpha-1.0.dist-info/INSTALLER", "uv\n")
     place.write("alpha/__pycache__/__init__.cpython-311.pyc", "")
     place.write("engine/trading/risk.py", "# A subject of its own.\n")
-    assert place.describe() == before == installed.runtime(Shell(Unrecorded()), place.prefix)
+    assert place.describe() == before == dataclasses.asdict(installed.runtime(Shell(Unrecorded()), place.prefix))
 
 
 STRAYS: dict[str, tuple[Callable[[Place], object], str]] = {
