@@ -89,7 +89,7 @@ class _Parser(argparse.ArgumentParser):
         self._signals = signals
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The flags of a command line."""
+        """Return the flags of a command line."""
         arguments, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [_flag_name(text) for text in unknown if text.startswith("-")]
@@ -117,7 +117,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _flag_name(text: str) -> str:
-    """The name in `--name=value` or `-nvalue`."""
+    """Return the name in `--name=value` or `-nvalue`."""
     name = text.partition("=")[0] if text.startswith("--") else text[:2]
     return settings.shorten(redaction.redact(name))
 
@@ -191,7 +191,7 @@ def _recorder_parser(signals: Signals) -> _Parser:
 
 
 def run(argv: Sequence[str], signals: Signals) -> int:
-    """Does what the command line says; returns the exit status. Raises EngineError when it cannot be done."""
+    """Do what the command line says; returns the exit status. Raises EngineError when it cannot be done."""
     if argv and argv[0] == "venues" and set(argv[1:]) <= {"--json"}:
         return _list_venues(signals, as_json="--json" in argv)
     if argv and argv[0] == "record":
@@ -238,7 +238,7 @@ def run(argv: Sequence[str], signals: Signals) -> int:
 
 
 def _check_replayed(path: Path) -> None:
-    """Raises ConfigError for a replay file that no start could replay."""
+    """Raise ConfigError for a replay file that no start could replay."""
     from engine.ingest import playback, replay, tape
 
     recording = tape.find(path)
@@ -250,7 +250,7 @@ def _check_replayed(path: Path) -> None:
 
 
 def _print(text: str, signals: Signals) -> None:
-    """Writes `text` to stdout. A reader that has read enough is no error."""
+    """Write `text` to stdout. A reader that has read enough is no error."""
     # Whoever waits for a slow reader here is a command like any other: a signal ends it.
     signals.restore()
     try:
@@ -264,7 +264,7 @@ def _print(text: str, signals: Signals) -> None:
 
 
 def _list_venues(signals: Signals, *, as_json: bool) -> int:
-    """What an operator may write into the sources file."""
+    """Return what an operator may write into the sources file."""
     from engine.ingest.venues import registry
 
     rows = [("venue", "market", "url", "documentation")]
@@ -276,7 +276,8 @@ def _list_venues(signals: Signals, *, as_json: bool) -> int:
 
 
 def _list_gaps(arguments: argparse.Namespace, signals: Signals, *, as_json: bool) -> int:
-    """The trades that were missed, with the times around them. Of the flags it heeds --db, --config and --sources."""
+    """Return the trades that were missed, with the times around them. Of the flags it heeds --db, --config and
+    --sources."""
     from engine.ingest.venues import registry
     from engine.storage import gaps
 
@@ -303,14 +304,14 @@ def _list_gaps(arguments: argparse.Namespace, signals: Signals, *, as_json: bool
 
 
 def _time(ms: int | None) -> str:
-    """A venue's time in RFC 3339."""
+    """Return a venue's time in RFC 3339."""
     if ms is None:
         return "?"
     return f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
 
 
 def _json(rows: Sequence[Sequence[str]]) -> str:
-    """A table for a script: an array of objects, whose members are named as the columns."""
+    """Return a table for a script: an array of objects, whose members are named as the columns."""
     names = [name.replace(" ", "_") for name in rows[0]]
     return json.dumps([dict(zip(names, row, strict=True)) for row in rows[1:]], indent=1) + "\n"
 
@@ -323,7 +324,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _record(arguments: argparse.Namespace, signals: Signals) -> int:
-    """Writes down what a source says. Of the configuration it heeds how to connect, and what ticks are called."""
+    """Write down what a source says. Of the configuration it heeds how to connect, and what ticks are called."""
     environment = settings.read_environment()
     logs.set_level(environment.log_level)
     for flag, value, least, most in (
@@ -372,7 +373,7 @@ def _record(arguments: argparse.Namespace, signals: Signals) -> int:
 
 
 def _described_source(arguments: argparse.Namespace) -> Source:
-    """A source that stands in no file."""
+    """Return a source that stands in no file."""
     table: dict[str, object] = {"name": arguments.venue or "mock", "priority": 0}
     for key in ("venue", "url", "kind"):
         if getattr(arguments, key) is not None:
@@ -404,8 +405,8 @@ def _lift_bars(loaded: settings.Loaded) -> int:
 
 
 def _check_descriptors() -> None:
-    """Raises Crash while there are too few. Where the database gets none, SQLite calls it unusable; where the event
-    loop gets none, libuv aborts the process."""
+    """Raise Crash while there are too few. Where the database gets none, SQLite calls it unusable; where the event loop
+    gets none, libuv aborts the process."""
     try:
         with ExitStack() as opened:
             for _ in range(_DESCRIPTORS_MIN):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
 import json
 import sys
@@ -15,7 +14,6 @@ from harness import scripts
 from harness.base import arguments, terminal
 from harness.base.errors import HarnessError
 from harness.base.progress import shortened
-from harness.evidence import results, verify
 
 # Name -> where its arguments and its work are, and what it is for. Only what is asked for is imported: it takes longer
 # than the work of most commands.
@@ -197,11 +195,13 @@ def _print_json(value: object) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-# What proves comes with pytest-hybrid-proofs, and is imported where it is asked for: an installation that only operates
-# the engine has none of it.
+# Everything below imports what it needs where it needs it, so that `--help` takes 40 ms. What proves comes with
+# pytest-hybrid-proofs, of which an installation that only operates the engine has none.
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    import dataclasses
+
     from harness.machines import doctor
 
     findings = doctor.examine()
@@ -213,7 +213,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _buglog(options: argparse.Namespace) -> int:
-    from harness.evidence import buglog, exports, history, trend
+    from harness.evidence import buglog, exports, history, trend, verify
 
     record = verify.record_of(options.reports, options.run_id or _last_run(options.reports))
     doc = verify.document(record, _sabotage_record(options.reports))
@@ -243,6 +243,8 @@ def _buglog(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from harness.evidence import verify
+
     record = verify.record_of(options.reports, options.run_id or _last_run(options.reports))
     found, lines = verify.story(record, options.proof)
     print("\n".join(lines))
@@ -250,16 +252,22 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _last_evidence(reports: Path) -> list[Path]:
+    from harness.evidence import verify
+
     run = _last_run(reports)
     return [verify.record_of(reports, run), *sorted((reports / "buglog").glob(f"*{run}.*"))]
 
 
 def _last_run(reports: Path) -> str:
+    from harness.evidence import results
+
     return results.read(reports).run_id
 
 
 def _sabotage_record(reports: Path) -> Path | None:
-    """The record of the last sabotages, unless there were none or they were forgotten."""
+    """Return the record of the last sabotages, unless there were none or they were forgotten."""
+    from harness.evidence import verify
+
     try:
         record = verify.record_of(reports, str(json.loads((reports / "sabotage.json").read_text())["run_id"]))
     except OSError:
@@ -268,6 +276,8 @@ def _sabotage_record(reports: Path) -> Path | None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from harness.evidence import verify
+
     refused = 0
     for path in options.paths or _last_evidence(options.reports or Path("reports")):
         try:
@@ -285,6 +295,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _contract(options: argparse.Namespace) -> int:
+    import dataclasses
+
     from harness.proving import contract
 
     text, table = Path("docs/contract.md"), Path("config/contract.toml")

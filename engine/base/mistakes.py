@@ -13,7 +13,7 @@ _COUNTED = re.compile(r" \(and ([0-9]+) more\)$")
 
 
 def told(error: EngineError, columns: int, check: str = "") -> str:
-    """The mistake, and any others, within so many columns, and what to do.
+    """Return the mistake, and any others, within so many columns, and what to do.
 
     check: the command that only checks the configuration; empty when that is the one that has just run.
     """
@@ -44,5 +44,5 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _seen(text: str) -> str:
-    """What a stranger says may hold controls of terminals and text that runs backwards."""
+    """Spell out control characters and text that runs backwards, which what a stranger says may hold."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -121,7 +121,7 @@ def forget() -> None:
 
 
 def _secrets_of(url: str) -> Iterator[str]:
-    """What is taken out of a URL and may be said again, as it is written and as it is meant."""
+    """Yield what is taken out of a URL and may be said again, as it is written and as it is meant."""
     if not re.search(r"[^/][/?#;]", url.partition("://")[2]):
         return
     found = re.search(_URL, url[:_CHARS_MAX])

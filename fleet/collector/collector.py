@@ -184,7 +184,7 @@ class Collector:
     async def _fetch(self, subscription: JetStreamContext.PullSubscription) -> list[Msg]:
         """The next message as soon as there is one, and those that wait behind it. Raises nats.errors.TimeoutError."""
         # Asked for several, the server waits until it has all of them or the time is over.
-        messages = await subscription.fetch(1, timeout=FETCH_SECS)
+        messages: list[Msg] = await subscription.fetch(1, timeout=FETCH_SECS)
         more = min(self._settings.batch_messages - 1, messages[0].metadata.num_pending)
         if more:
             with contextlib.suppress(nats.errors.TimeoutError):

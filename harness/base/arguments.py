@@ -46,6 +46,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Ends a sentence about a word that is not known; empty when nothing known is like it."""
+    """End a sentence about a word that is not known; empty when nothing known is like it."""
     found = difflib.get_close_matches(word, sorted(set(known)), 1, 0.6)
     return f"; did you mean {found[0]}?" if found else ""

@@ -19,7 +19,7 @@ _COLOURS = {"NORMAL": "32", "THROTTLE1": "33", "THROTTLE2": "33", "THROTTLE3": "
 
 
 def line(sample: Mapping[str, object], seconds: float, *, colour: bool, columns: int | None) -> str:
-    """One sample (see harness/soak/controller.py) as one line.
+    """Return one sample (see harness/soak/controller.py) as one line.
 
     seconds: length of the whole soak. colour: with ANSI colours. columns: of the terminal the line is redrawn on, which
     it must not fill: it gets a bar and, when that is narrow, loses what matters least. None for a line that stays.
@@ -57,7 +57,7 @@ def _length(parts: Sequence[str]) -> int:
 
 
 def waiting_line(worker: str, proof: str, what: str, secs: float, columns: int) -> str:
-    """What a pytest process does, within a terminal of so many columns.
+    """Return what a pytest process does, within a terminal of so many columns.
 
     proof: its pytest id. what: is awaited; empty when the proof itself runs. secs: since when.
     """
@@ -71,7 +71,8 @@ def waiting_line(worker: str, proof: str, what: str, secs: float, columns: int) 
 
 
 def shortened(text: str, chars: int) -> str:
-    """The text, with an ellipsis where it had to be cut: between two words, unless that would leave less than half."""
+    """Return the text, with an ellipsis where it had to be cut: between two words, unless that would leave less than
+    half."""
     if len(text) <= chars:
         return text
     kept = text[: max(0, chars - 1)]
@@ -80,7 +81,7 @@ def shortened(text: str, chars: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Return seconds as h:mm:ss."""
     whole = round(max(0.0, seconds))
     return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
 

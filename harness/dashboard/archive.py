@@ -88,7 +88,7 @@ class Archive:
             }  # fmt: skip
 
     def table(self, name: str, asked: query.PageQuery) -> Page:
-        """Rows of a table. Raises HarnessError."""
+        """Return rows of a table. Raises HarnessError."""
         if name not in SEEN_TABLES:
             return ledger_history.read_page(
                 self._path(), table=name, at_id=asked.at_id, newest_first=asked.newest_first, rows=asked.rows,

@@ -153,7 +153,7 @@ class Journal:
         self.tail.extend(sorted(lines, key=lambda line: line.at))
 
     def log(self, invocation_id: str) -> LogSnapshot | Trouble:
-        """What this run of the engine has logged; the last run that the journal knows for an empty id."""
+        """Return what this run of the engine has logged; the last run that the journal knows for an empty id."""
         told = (raw["INVOCATION_ID"] for raw in reversed(self.lifecycle) if "INVOCATION_ID" in raw)
         invocation_id = invocation_id or next(told, "")
         if not self._logs and not self.lifecycle:
@@ -219,8 +219,8 @@ class _Tail:
             self._reader.skip_previous(self._back + 1)
 
     def take(self, most: int = CATCH_UP_MAX) -> list[dict[str, str]]:
-        """What has come since the last call, at most `most` entries; of what is more only the last `back` are taken by
-        the next call."""
+        """Return what has come since the last call, at most `most` entries; of what is more only the last `back` are
+        taken by the next call."""
         # Notices files that were added or rotated away.
         self._reader.process_events()
         found: list[dict[str, str]] = []
@@ -415,7 +415,8 @@ class Collector:
         return (last - first) / (now - begun) if now > begun else None
 
     def _linked(self, verdicts: Verdicts | Trouble) -> Verdicts | Trouble:
-        """The verdicts with links into the buglog of their run, which may be rendered later than they are written."""
+        """Return the verdicts with links into the buglog of their run, which may be rendered later than they are
+        written."""
         if isinstance(verdicts, Trouble):
             return verdicts
         name = next((one for one in buglogs(self._places.reports) if one.endswith(f"-{verdicts.run_id}.html")), "")
@@ -427,7 +428,7 @@ class Collector:
 
 
 def buglogs(reports: Path) -> list[str]:
-    """The file names of the rendered evidence documents: all that may be served of the reports."""
+    """Return the file names of the rendered evidence documents: all that may be served of the reports."""
     try:
         names = trusted.names(reports / "buglog")
     except (OSError, HarnessError):
@@ -436,7 +437,7 @@ def buglogs(reports: Path) -> list[str]:
 
 
 def read_buglog(reports: Path, name: str) -> bytes | None:
-    """An evidence document; None when there is none of that name, or when not root or this user put it there."""
+    """Return an evidence document; None when there is none of that name, or when not root or this user put it there."""
     if name not in buglogs(reports):
         return None
     try:
@@ -455,7 +456,7 @@ def _read_verdicts(path: Path) -> Verdicts:
 
 
 def _read_end(path: Path) -> list[dict[str, Any]]:
-    """The decisions in the last DECISION_BYTES of the log; the first and the last line may be cut."""
+    """Return the decisions in the last DECISION_BYTES of the log; the first and the last line may be cut."""
     found = []
     for line in trusted.read_end(path, DECISION_BYTES).split(b"\n"):
         try:

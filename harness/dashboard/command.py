@@ -61,7 +61,7 @@ def listen(wanted: Listen) -> socket.socket:
 
 
 def holder(port: int) -> str:
-    """Who listens on a TCP port, for a human."""
+    """Return who listens on a TCP port, for a human."""
     # Needed only when there is something to complain of.
     import psutil
 
@@ -81,7 +81,7 @@ def holder(port: int) -> str:
 
 
 def names_of(wanted: Listen, sock: socket.socket) -> frozenset[str]:
-    """What the dashboard may be called in a Host header, beside the address a connection comes to: what the
+    """Return what the dashboard may be called in a Host header, beside the address a connection comes to: what the
     configuration calls it, localhost, and on a network also this computer's name."""
     names = {"localhost", wanted.host.lower()}
     if not is_loopback(sock):
@@ -90,7 +90,7 @@ def names_of(wanted: Listen, sock: socket.socket) -> frozenset[str]:
 
 
 def is_loopback(sock: socket.socket) -> bool:
-    """Whether only this computer reaches the socket."""
+    """Return whether only this computer reaches the socket."""
     return ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 

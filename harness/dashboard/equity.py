@@ -102,7 +102,7 @@ class Line:
         self._fees += sign * holding.fees
 
     def now(self, ts_ms: int) -> Point:
-        """How it stands after the last fill."""
+        """Return how it stands after the last fill."""
         return Point(ts_ms, self._equity, self._unrealised, self._fees)
 
 
@@ -123,7 +123,7 @@ class Equity:
         self.last_id = last_id
 
     def disagreements(self, positions: Iterable[Position]) -> list[str]:
-        """What the engine's own sums say otherwise, in words; empty when they agree to the last digit."""
+        """Return what the engine's own sums say otherwise, in words; empty when they agree to the last digit."""
         found = []
         kept = {(one.mode, one.symbol): one for one in positions}
         ours = {(mode, symbol): held for mode, line in self.lines.items() for symbol, held in line.holdings.items()}

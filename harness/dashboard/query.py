@@ -99,7 +99,7 @@ def _short(asked: Mapping[str, str], name: str) -> str:
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table for a spreadsheet (RFC 4180). Text that one would take for a formula is quoted with an apostrophe:
+    """Return a table for a spreadsheet (RFC 4180). Text that one would take for a formula is quoted with an apostrophe:
     symbols and reasons are a venue's words."""
     out = io.StringIO()
     writer = csv.writer(out)

@@ -97,11 +97,11 @@ class Telemetry:
                 self._source, self.source_since_ms = source, round(seen.at * 1000)
 
     def events(self, from_ms: int, to_ms: int) -> list[Event]:
-        """What happened in a span, the oldest first."""
+        """Return what happened in a span, the oldest first."""
         return sorted((one for one in self._events if from_ms <= one.at_ms <= to_ms), key=lambda one: one.at_ms)
 
     def span(self, from_ms: int, to_ms: int) -> Mapping[str, Any]:
-        """The series of a span: `step_ms`, `at_ms` of the steps there are, and the values of each series."""
+        """Return the series of a span: `step_ms`, `at_ms` of the steps there are, and the values of each series."""
         now = max((key * TIERS[0][0] for key in self._tiers[0]), default=0)
         # The finest that reaches back to the span's beginning.
         fits = [at for at, (seconds, steps) in enumerate(TIERS) if (now - seconds * steps) * 1000 <= from_ms]

@@ -217,8 +217,8 @@ def listen_of(tables: Mapping[str, Any]) -> Listen:
 
 
 def config_of(tables: Mapping[str, Any]) -> EngineConfig:
-    """What the page needs of a parsed configuration. ValueError names what is wrong; judging the rest of it is the
-    engine's work."""
+    """Return what the page needs of a parsed configuration. ValueError names what is wrong; judging the rest of it is
+    the engine's work."""
     engine, caps = _table(tables, "engine"), _table(tables, "risk_caps")
     mode, feed = tables.get("mode", EngineConfig.mode), engine.get("ingest_mode", EngineConfig.feed)
     if not isinstance(mode, str):
@@ -259,8 +259,8 @@ def _number(table: Mapping[str, Any], name: str, key: str, default: float, allow
 
 
 def findings(seen: Observation) -> list[Finding]:
-    """The judgement of harness/observing/judgement.py on what was seen. What only follows from a unit that does not
-    run is not judged."""
+    """Return the judgement of harness/observing/judgement.py on what was seen. What only follows from a unit that does
+    not run is not judged."""
     found = []
     never = False
     if isinstance(seen.unit, Trouble):
@@ -291,12 +291,12 @@ def findings(seen: Observation) -> list[Finding]:
 
 
 def problems(seen: Observation) -> list[str]:
-    """Why an operator should look, one sentence each; empty when all is well. What /healthz answers 503 with."""
+    """Return why an operator should look, one sentence each; empty when all is well. What /healthz answers 503 with."""
     return [f"{one.name}: {one.detail}" for one in findings(seen) if not one.ok]
 
 
 def warnings(seen: Observation) -> list[str]:
-    """What an operator should know of although all is well; /healthz does not mind."""
+    """Return what an operator should know of although all is well; /healthz does not mind."""
     pressure = judgement.pressure(seen.pressure)
     found = []
     if pressure.ok and isinstance(seen.pressure, Pressure) and seen.pressure.exceeded():
@@ -317,7 +317,7 @@ def warnings(seen: Observation) -> list[str]:
 
 
 def health(seen: Observation) -> Json:
-    """What the page says above everything else."""
+    """Return what the page says above everything else."""
     wrong, odd = problems(seen), warnings(seen)
     if wrong and isinstance(seen.unit, UnitSnapshot) and (calm := _calm(seen.unit)) and len(wrong) == 1:
         return {"tone": "calm", "title": calm, "lines": [*wrong, *odd]}
@@ -344,14 +344,14 @@ def _calm(unit: UnitSnapshot) -> str:
 
 
 def is_stale(at: float, now: float, refresh_secs: float) -> bool:
-    """Whether an observation of the time `at` is too old to be believed. Seconds since the Unix epoch."""
+    """Return whether an observation of the time `at` is too old to be believed. Seconds since the Unix epoch."""
     return now - at > max(STALE_REFRESHES * refresh_secs, 3.0)
 
 
 def who_started(
     state: UnitState, lifecycle: Sequence[Mapping[str, str]], decisions: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str]:
-    """Who started the present run: controller, systemd, watchdog or operator, and a sentence."""
+    """Return who started the present run: controller, systemd, watchdog or operator, and a sentence."""
     endings = Endings().take(lifecycle)
     if state.n_restarts > 0:
         before = next((ended for ended in reversed(endings) if ended.invocation_id != state.invocation_id), None)
@@ -380,15 +380,15 @@ _LIFECYCLE = {
 
 
 def lifecycle_event(entry: Mapping[str, str]) -> tuple[str, str]:
-    """What one of systemd's journal entries about the unit tells: start, stop or crash, and in its words; empty for
-    any other."""
+    """Return what one of systemd's journal entries about the unit tells: start, stop or crash, and in its words; empty
+    for any other."""
     kind = _LIFECYCLE.get(entry.get("MESSAGE_ID", ""), "")
     return kind, jsontext.text(entry.get("MESSAGE", kind)) if kind else ""
 
 
 def host_allowed(header: str, names: Iterable[str], local_address: str) -> bool:
-    """Whether a Host header names this dashboard, so that a foreign page which rebinds its own name to our address
-    (DNS rebinding) gets nothing.
+    """Return whether a Host header names this dashboard, so that a foreign page which rebinds its own name to our
+    address (DNS rebinding) gets nothing.
 
     names: the names it goes by, in lower case. local_address: where the connection arrived; an address cannot be
     rebound. The port is not compared: a tunnel may use another.
@@ -430,7 +430,7 @@ def thin(ticks: Sequence[StoredTick], most: int) -> list[StoredTick]:
 
 
 def page(seen: Observation) -> Json:
-    """The page's whole state as JSON. `tone` is good, busy, bad or unknown, and never says what no word says."""
+    """Return the page's whole state as JSON. `tone` is good, busy, bad or unknown, and never says what no word says."""
     return {
         "at": seen.at,
         "refresh_secs": seen.refresh_secs,
@@ -472,7 +472,7 @@ def _mode_word(seen: Observation) -> str:
 
 
 def _feed_word(seen: Observation) -> str:
-    """Where the ticks come from; empty when nothing tells."""
+    """Return where the ticks come from; empty when nothing tells."""
     logged = seen.log.feed if isinstance(seen.log, LogSnapshot) else ""
     configured = seen.config.feed if isinstance(seen.config, EngineConfig) else ""
     return (logged or configured).upper()
@@ -525,7 +525,7 @@ def _unit_tone(unit: UnitSnapshot) -> str:
 
 
 def _unit_says(unit: UnitSnapshot, log: LogSnapshot | Trouble) -> str:
-    """How the unit does; of one that is down, how it ended and why, in words that tell a stop from a crash."""
+    """Return how the unit does; of one that is down, how it ended and why, in words that tell a stop from a crash."""
     state = unit.state
     if state.active == "active":
         return "the engine runs"
@@ -544,7 +544,7 @@ def _unit_says(unit: UnitSnapshot, log: LogSnapshot | Trouble) -> str:
 
 
 def _last_end(unit: UnitSnapshot) -> Exit | None:
-    """How its last run ended; None when it never ran. The journal remembers what systemd was told to forget."""
+    """Return how its last run ended; None when it never ran. The journal remembers what systemd was told to forget."""
     endings = Endings().take(unit.lifecycle)
     return from_unit(unit.state) or (endings[-1] if endings else None)
 
@@ -567,7 +567,7 @@ def _last_code(unit: UnitSnapshot) -> int | None:
 
 
 def _death(last: Exit) -> str:
-    """What killed it, as a human says it."""
+    """Return what killed it, as a human says it."""
     names = {"watchdog": "stuck, and killed by systemd's watchdog", "timeout": "killed by systemd, because it did not "
              "stop or start in time", "oom-kill": "killed by the kernel, because memory was short"}  # fmt: skip
     if last.result in names:
@@ -654,8 +654,8 @@ def _price(seen: Observation) -> Json:
 
 
 def stretches(line: Sequence[StoredTick]) -> list[list[StoredTick]]:
-    """The line, parted where no tick came for long. Ids are consecutive, so they tell how many ticks lie between two
-    points, all of which were thinned out of the line."""
+    """Return the line, parted where no tick came for long. Ids are consecutive, so they tell how many ticks lie between
+    two points, all of which were thinned out of the line."""
     usual = statistics.median([_stride_ms(*pair) for pair in pairwise(line)] or [0.0])
     longest = max(GAP_SECS * 1000, GAP_STRIDES * usual)
     found = [[line[0]]]
@@ -716,8 +716,8 @@ _LATER = ("foreign", "log_drops")
 
 
 def exposures(seen: Observation) -> dict[str, float]:
-    """Symbol -> exposure in quote currency, as R3 has it: how far the position of the present mode can get with the
-    open orders, whichever of them fill, at the latest price. Empty when the database cannot be read."""
+    """Return symbol -> exposure in quote currency, as R3 has it: how far the position of the present mode can get with
+    the open orders, whichever of them fill, at the latest price. Empty when the database cannot be read."""
     if isinstance(seen.ledger, Trouble):
         return {}
     mode = _mode_word(seen)
@@ -780,7 +780,7 @@ def _decisions(seen: Observation) -> Json:
 
 
 def feed(seen: Observation) -> Json:
-    """Where ticks come from and what is wrong with them, as the last heartbeat tells."""
+    """Return where ticks come from and what is wrong with them, as the last heartbeat tells."""
     beat = _beat(seen)
     counts = {name: jsontext.whole(beat.get(name)) for name in FEED_COUNTS}
     source = beat.get("source")
@@ -955,7 +955,7 @@ METRICS = (
 
 
 def metrics(seen: Observation) -> list[tuple[Metric, list[tuple[str, float]]]]:
-    """Each metric with its samples: (value of its label or "", value). What is not known has no sample."""
+    """Return each metric with its samples: (value of its label or "", value). What is not known has no sample."""
     found = _values(seen)
     return [(metric, found.get(metric.name, [])) for metric in METRICS]
 
@@ -1032,7 +1032,7 @@ def _config(seen: Observation) -> EngineConfig:
 
 
 def decided(seen: Observation) -> Sequence[Mapping[str, Any]]:
-    """The soak's decisions, the oldest first; none where they cannot be read."""
+    """Return the soak's decisions, the oldest first; none where they cannot be read."""
     return () if isinstance(seen.decisions, Trouble) else seen.decisions
 
 

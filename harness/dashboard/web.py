@@ -158,7 +158,7 @@ class Broadcaster:
         news.set()
 
     async def states(self) -> AsyncIterator[str]:
-        """The page's states as server-sent events, the newest first; ends when the dashboard does."""
+        """Yield the page's states as server-sent events, the newest first; ends when the dashboard does."""
         self.watchers += 1
         try:
             while not self._closing.is_set():
@@ -219,7 +219,8 @@ class Guard:
 
 
 def application(broadcaster: Broadcaster, reports: Path, names: frozenset[str], refresh_secs: float) -> ASGIApp:
-    """The whole site. reports: directory of the buglogs; names: what the dashboard may be called in Host headers."""
+    """Return the whole site. reports: directory of the buglogs; names: what the dashboard may be called in Host
+    headers."""
     registry = CollectorRegistry()
     registry.register(_Exporter(broadcaster))
     directory = importlib.resources.files("harness.dashboard") / "static"
@@ -337,7 +338,8 @@ class _Document(StreamingResponse):
 
 
 def _own_csp(html: bytes) -> str:
-    """A policy under which a self-contained document may use the styles and scripts that stand in it, and no other."""
+    """Return a policy under which a self-contained document may use the styles and scripts that stand in it, and no
+    other."""
     none = "'none'"
 
     def hashes(tag: bytes) -> str:
@@ -414,7 +416,7 @@ class Deadlines(H11Protocol):
 
 
 def options(app: ASGIApp) -> uvicorn.Config:
-    """How uvicorn serves the site."""
+    """Return how uvicorn serves the site."""
     return uvicorn.Config(
         app, http=Deadlines, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none",
         proxy_headers=False, backlog=BACKLOG, timeout_graceful_shutdown=GRACE_SECS,

@@ -104,7 +104,8 @@ def _process(process: psutil.Process) -> ProcessCount:
 
 
 def _waited(proc: Path) -> float | None:
-    """Seconds that the threads of a process were ready and did not run: sched-stats.rst, second field of schedstat."""
+    """Return the seconds that the threads of a process were ready and did not run: sched-stats.rst, second field of
+    schedstat."""
     try:
         texts = [(task / "schedstat").read_text() for task in (proc / "task").iterdir()]
         return sum(int(text.split()[1]) for text in texts) / 1e9
@@ -113,7 +114,7 @@ def _waited(proc: Path) -> float | None:
 
 
 def cgroup2(cgroups: Path) -> Path | None:
-    """Where cgroup v2 is mounted below `cgroups`: there itself, or beside v1 (hybrid); None when nowhere."""
+    """Return where cgroup v2 is mounted below `cgroups`: there itself, or beside v1 (hybrid); None when nowhere."""
     for root in (cgroups, cgroups / "unified"):
         if (root / "cgroup.controllers").exists():
             return root

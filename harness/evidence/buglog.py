@@ -420,7 +420,7 @@ class Document:
 
 
 def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = None) -> Document:
-    """The document of one run.
+    """Return the document of one run.
 
     read: gives the lines of its flight record, in file order, each time it is called (twice: what is shown of a proof
     depends on its verdict, which comes last). sabotage: likewise of the run that has the sabotages.
@@ -503,7 +503,7 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
 
 
 def name_of(run_id: str, started: float) -> str:
-    """What a run's document is called, without the ending. started: seconds since the epoch."""
+    """Return what a run's document is called, without the ending. started: seconds since the epoch."""
     return f"BUG_{datetime.fromtimestamp(started, UTC):%Y-%m-%d}_proofs-{run_id}"
 
 
@@ -527,7 +527,8 @@ def _groups(proofs: Iterable[ProofLog]) -> list[Group]:
 def _within(
     size: int, each: int, proofs: Iterable[ProofLog], texts: Callable[[ProofLog], Iterable[str]]
 ) -> list[ProofLog]:
-    """The first proofs of which so many fit into `size`: each takes what its texts take, and `each` beside them."""
+    """Return the first proofs of which so many fit into `size`: each takes what its texts take, and `each` beside
+    them."""
     found = []
     for proof in proofs:
         size -= each + sum(len(escape(text)) for text in texts(proof))
@@ -538,7 +539,8 @@ def _within(
 
 
 def _share(wanted: Sequence[tuple[int, int]]) -> float:
-    """What a proof of weight 1 may take, so that all together take STEPS_SIZE: what one does not need, others have.
+    """Return what a proof of weight 1 may take, so that all together take STEPS_SIZE: what one does not need, others
+    have.
 
     wanted: (size of all its steps, weight) of each proof.
     """
@@ -612,7 +614,7 @@ def _all_shown(texts: Mapping[ClauseId, str] | Mapping[str, str]) -> dict[str, s
 
 
 def _texts(line: RecordLine) -> Iterator[str]:
-    """What of a line a step shows, about."""
+    """Yield what of a line a step shows, about."""
     match line:
         case IntentLine():
             yield str(line.argv)
@@ -639,7 +641,7 @@ def _proof(line: VerdictLine) -> ProofLog:
 
 
 def _unfinished(line: RecordLine) -> ProofLog:
-    """A proof whose last line this is, and that has no verdict."""
+    """Return a proof whose last line this is, and that has no verdict."""
     return ProofLog(
         proof=shown(line.proof),
         claims=[],
@@ -733,7 +735,7 @@ def _overview(proofs: Iterable[ProofLog], started: float, ended: float) -> Marku
 
 @cache
 def environment() -> Environment:
-    """What renders the templates beside this module; what is put into HTML is escaped."""
+    """Return what renders the templates beside this module; what is put into HTML is escaped."""
     made = Environment(
         loader=PackageLoader("harness.evidence"),
         autoescape=lambda name: bool(name and ".html" in name),
@@ -748,7 +750,7 @@ def environment() -> Environment:
 
 
 def render(doc: Document) -> dict[str, str]:
-    """The document as {file name: text}, Markdown and HTML."""
+    """Return the document as {file name: text}, Markdown and HTML."""
     return {
         f"{doc.name}.md": environment().get_template("buglog.md.j2").render(doc=doc),
         f"{doc.name}.html": environment().get_template("buglog.html.j2").render(doc=doc),
@@ -791,7 +793,7 @@ def _finish(step: ProofStep, line: ResultLine) -> None:
 
 
 def _text(value: Kept) -> str:
-    """What the record keeps of a text, as far as a document shows it (harness/evidence/recorder.py)."""
+    """Return what the record keeps of a text, as far as a document shows it (harness/evidence/recorder.py)."""
     return shown(_kept(value))
 
 
@@ -834,7 +836,7 @@ def _one_line(message: str) -> tuple[str, str]:
 
 
 def _clause_cells(text: str) -> tuple[str, str]:
-    """What a clause is and what its proof is, from its row or bullet in the contract."""
+    """Return what a clause is and what its proof is, from its row or bullet in the contract."""
     if text.startswith("|"):
         cells = [cell.strip() for cell in text.strip("| ").split(" | ")]
         return cells[1] if len(cells) > 1 else "", cells[2] if len(cells) > 2 else ""
@@ -842,7 +844,7 @@ def _clause_cells(text: str) -> tuple[str, str]:
 
 
 def _cell(text: str) -> str:
-    """Text for a cell of a Markdown table, where neither markup nor the table's own signs may come from it."""
+    """Return text for a cell of a Markdown table, where neither markup nor the table's own signs may come from it."""
     entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "[": "\\[", "\n": " ", "\r": " "}
     return "".join(entities.get(char, char) for char in text)
 
@@ -858,7 +860,8 @@ def _fence(text: str) -> str:
 
 
 def story(read: Callable[[], Lines], wanted: str) -> tuple[bool, list[str]]:
-    """Whether one proof is named, and all that the record holds of it, as lines for a terminal; else those there are.
+    """Return whether one proof is named, and all that the record holds of it, as lines for a terminal; else those there
+    are.
 
     wanted: the proof's id, a part of it, or the beginning of its anchor().
     """

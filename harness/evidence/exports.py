@@ -24,7 +24,7 @@ _STATUS = {"proven": "passed", "refuted": "failed", "unproven": "broken"}
 
 
 def junit(doc: Document) -> str:
-    """The run as JUnit XML, a `testsuite` for each file of proofs."""
+    """Return the run as JUnit XML, a `testsuite` for each file of proofs."""
     root = ElementTree.Element("testsuites", name=doc.name, time=f"{doc.seconds:.3f}")
     by_file: dict[str, list[ProofLog]] = {}
     for proof in doc.proofs:
@@ -51,7 +51,7 @@ def junit(doc: Document) -> str:
 
 
 def allure(doc: Document) -> dict[str, str]:
-    """The run as Allure results, {file name: text}."""
+    """Return the run as Allure results, {file name: text}."""
     guardrails = {clause.id for clause in doc.guardrails}
     files = {}
     for proof in doc.proofs:
@@ -160,5 +160,5 @@ def _xml(text: str) -> str:
 
 
 def _property(text: str) -> str:
-    """Text as a key or value of java.util.Properties, in one line."""
+    """Return text as a key or value of java.util.Properties, in one line."""
     return re.sub(r"([\\\s=:#!])", lambda match: f"\\{match[1]}" if match[1] != "\n" else "\\n", text)

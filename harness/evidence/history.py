@@ -70,7 +70,7 @@ class Entry:
 
 
 def entry(run: Mapping[str, str], verdicts: Iterable[ProofResult], *, started: float, seconds: float) -> Entry:
-    """The entry of a run that has come to its end.
+    """Return the entry of a run that has come to its end.
 
     run: the members of an Entry that are texts.
     """
@@ -85,12 +85,13 @@ def entry(run: Mapping[str, str], verdicts: Iterable[ProofResult], *, started: f
 
 
 def line(one: Entry) -> str:
-    """An entry as its line."""
+    """Return an entry as its line."""
     return json.dumps(vars(one), separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
 def parse(text: str) -> list[Entry]:
-    """The entries of a history, the oldest first. What is no entry is passed over: a line may be torn, or another's."""
+    """Return the entries of a history, the oldest first. What is no entry is passed over: a line may be torn, or
+    another's."""
     return [found for one in text.splitlines() if (found := _entry(one)) is not None]
 
 
@@ -128,8 +129,8 @@ _MEMBERS: dict[str, Callable[[Any], bool]] = {
 
 
 def changes(earlier: Sequence[Entry], now: Entry, names: Iterable[str]) -> dict[str, Any]:
-    """What a record holds of what is new in its run: against the last earlier run of the same engine that has each
-    proof, whether that run had all of them or not.
+    """Return what a record holds of what is new in its run: against the last earlier run of the same engine that has
+    each proof, whether that run had all of them or not.
 
     earlier: the oldest first. names: of all proofs of this run. Returns `before` (the last earlier run, empty for
     none), the proofs that are `broken` (proven there, not here), `mended`, `added` (in no earlier run) and `flaky`, of
@@ -163,8 +164,8 @@ def changes(earlier: Sequence[Entry], now: Entry, names: Iterable[str]) -> dict[
 
 
 def flaky(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    """The proofs, by their anchor(), that were proven in one run and not in another of the very same sources, with the
-    runs of those sources.
+    """Return the proofs, by their anchor(), that were proven in one run and not in another of the very same sources,
+    with the runs of those sources.
 
     That is known of a commit whose tree was clean: of a modified one nobody can tell what was in it.
     """

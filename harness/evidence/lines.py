@@ -30,7 +30,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def is_digest(value: object) -> bool:
-    """Whether it is a SHA-256 in hex, and so the name of a long text's file and of nothing else."""
+    """Return whether it is a SHA-256 in hex, and so the name of a long text's file and of nothing else."""
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 

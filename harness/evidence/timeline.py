@@ -31,7 +31,7 @@ class Span:
 
 
 def lanes(title: str, rows: Mapping[str, Sequence[Span]], *, seconds: float, priority: Sequence[str] = ()) -> str:
-    """One drawing as an `<svg>` element, a lane for each row, in their order.
+    """Return one drawing as an `<svg>` element, a lane for each row, in their order.
 
     seconds: the right end of the axis. priority: kinds from the least to the most important. Bars that would lie within
     a bar's least width of each other are drawn once, so that the drawing's size is bounded by its width.

@@ -49,7 +49,7 @@ class Flake:
 
 
 def page(entries: Sequence[Entry], documents: Collection[str]) -> str:
-    """The page, for `reports/history.html`.
+    """Return the page, for `reports/history.html`.
 
     entries: the oldest first. documents: names of the files below reports/buglog.
     """

@@ -38,19 +38,19 @@ _CLAUSE = re.compile(r"(?:[A-Z]\d{1,2}b?|exit12|stall|sampling|psi|concurrency)"
 
 
 def anchor(proof: str) -> str:
-    """The short name of a proof: its id in a document, and what a terminal prints."""
+    """Return the short name of a proof: its id in a document, and what a terminal prints."""
     return f"p-{hashlib.sha256(proof.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def merge(verdicts: Iterable[Verdict]) -> Verdict:
-    """The verdict of a whole from those of its parts. Nothing at all proves nothing: unproven."""
+    """Return the verdict of a whole from those of its parts. Nothing at all proves nothing: unproven."""
     return min(verdicts, key=_PRIORITY.__getitem__, default=Verdict.UNPROVEN)
 
 
 def judge(
     outcome: str, *, raised: BaseException | None, when: str, proof_files: Collection[str], harness: str
 ) -> Verdict:
-    """The verdict of one test phase.
+    """Return the verdict of one test phase.
 
     outcome: pytest's "passed", "failed" or "skipped"; when: "setup", "call" or "teardown"; raised: what the
     phase raised, if anything. proof_files, harness: see refutes(). Only the call can refute: a fixture that fails and a
@@ -64,7 +64,7 @@ def judge(
 
 
 def refutes(raised: BaseException, proof_files: Collection[str], harness: str) -> bool:
-    """Whether what a proof's call raised means that a promise is broken, however the proof noticed it.
+    """Return whether what a proof's call raised means that a promise is broken, however the proof noticed it.
 
     proof_files: where the proof's own code is; harness: the directory of the harness's. What the proof's code meets
     (through whatever library) refutes. What comes from inside the harness or a fixture, what is missing, and what the
@@ -89,8 +89,8 @@ def refutes(raised: BaseException, proof_files: Collection[str], harness: str) -
 
 
 def _met_by_proof(raised: BaseException, proof_files: Collection[str], harness: str) -> bool | None:
-    """Whose the innermost frame is that is not a library's: the proof's, or that of the harness or a fixture. None:
-    neither's."""
+    """Return whose the innermost frame is that is not a library's: the proof's, or that of the harness or a fixture.
+    None: neither's."""
     files = []
     traceback = raised.__traceback__
     while traceback is not None:
@@ -108,7 +108,7 @@ def _met_by_proof(raised: BaseException, proof_files: Collection[str], harness: 
 def exit_status(
     pytests: int, verdicts: Sequence[Verdict], *, accepted: Sequence[bool], plain_failures: bool, missing: bool
 ) -> int:
-    """The exit status of a run (contract V7), from the one that pytest would give.
+    """Return the exit status of a run (contract V7), from the one that pytest would give.
 
     accepted: of each verdict, whether `--accept-unproven` waves it through. plain_failures: whether a test without
     claims failed. missing: whether a proof that was chosen never ran, or a file could not be collected.
@@ -125,19 +125,20 @@ def exit_status(
 
 
 def run_state(*, ended_early: bool, left_out: bool) -> str:
-    """How much a run has judged: all proofs there are, those that were chosen, or not even those."""
+    """Return how much a run has judged: all proofs there are, those that were chosen, or not even those."""
     if ended_early:
         return "interrupted"
     return "partial" if left_out else "complete"
 
 
 def is_accepted(verdict: Verdict, claims: Iterable[ClauseId], accepted: Iterable[ClauseId]) -> bool:
-    """Whether a verdict is one that `--accept-unproven` waves through: unproven, and about an accepted clause."""
+    """Return whether a verdict is one that `--accept-unproven` waves through: unproven, and about an accepted
+    clause."""
     return verdict is Verdict.UNPROVEN and not set(claims).isdisjoint(accepted)
 
 
 def claims_in_name(test_name: str) -> list[ClauseId]:
-    """The contract clauses a test's name starts with: `test_N7_N9_every_nth` is of N7 and N9.
+    """Return the contract clauses a test's name starts with: `test_N7_N9_every_nth` is of N7 and N9.
 
     For whoever reads the name: a claim is made by a mark, and the name only repeats it.
     """

@@ -23,22 +23,23 @@ POINTERS_BYTES = 4096
 
 
 def record_of(reports: Path, run_id: str) -> Path:
-    """The flight record of a run below a reports directory."""
+    """Return the flight record of a run below a reports directory."""
     return reports / "runs" / run_id / "record.jsonl"
 
 
 def document(record: Path, sabotage: Path | None) -> buglog.Document:
-    """What these records tell. Raises RecorderError for a record that does not stand up."""
+    """Return what these records tell. Raises RecorderError for a record that does not stand up."""
     return buglog.document(_lines(record), _lines(sabotage) if sabotage is not None else None)
 
 
 def made(record: Path, sabotage: Path | None) -> dict[str, str]:
-    """The buglog of these records, as {file name: text}; raises as document()."""
+    """Return the buglog of these records, as {file name: text}; raises as document()."""
     return buglog.render(document(record, sabotage))
 
 
 def story(record: Path, proof: str) -> tuple[bool, list[str]]:
-    """Whether one proof is named, and all that a record holds of it, as lines. Raises RecorderError as made()."""
+    """Return whether one proof is named, and all that a record holds of it, as lines. Raises RecorderError as
+    made()."""
     return buglog.story(_lines(record), proof)
 
 
@@ -115,5 +116,5 @@ def _check_buglog(path: Path, reports: Path) -> str:
 
 
 def encoded(text: str) -> bytes:
-    """A document's text as its file's bytes."""
+    """Return a document's text as its file's bytes."""
     return text.encode("utf-8", "replace")

@@ -108,7 +108,7 @@ class CoinbaseDialect(Dialect):
 
     @staticmethod
     def latest(market: str, number: int) -> str:
-        """A heartbeat that names the latest trade of a product."""
+        """Return a heartbeat that names the latest trade of a product."""
         return json.dumps(
             {
                 "type": "heartbeat",

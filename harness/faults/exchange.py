@@ -39,7 +39,7 @@ _STAMPS_MAX = 200_000
 
 
 def event_id(number: int) -> str:
-    """A UUID of its own for each number: text that any reading of N3 takes for an id, and none for a count."""
+    """Return a UUID of its own for each number: text that any reading of N3 takes for an id, and none for a count."""
     return f"{number >> 48:08x}-0000-4000-8000-{number & 0xFFFFFFFFFFFF:012x}"
 
 

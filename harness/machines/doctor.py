@@ -128,7 +128,7 @@ def _tools() -> Requirement:
 
 
 def report(findings: list[Requirement], *, colour: bool, columns: int = 80) -> str:
-    """The findings as text within so many columns, and a last line that says what follows."""
+    """Return the findings as text within so many columns, and a last line that says what follows."""
     # Words stand beside marks and subjects where there is room for it, else below them.
     indent = " " * (_DETAIL_COLUMN if columns >= 2 * _DETAIL_COLUMN else 4)
     lines = []

@@ -54,7 +54,7 @@ class HealthTarget:
 
 
 def checks(target: HealthTarget, shell: Shell, clock: Clock) -> dict[str, Check]:
-    """Every check for `target`, by name, in the order of their lines."""
+    """Return every check for `target`, by name, in the order of their lines."""
     found: dict[str, Check] = {
         "unit": lambda: check_unit(shell, target.unit),
         "database": lambda: check_database(placed(target.database, shell, target.unit), clock),
@@ -94,12 +94,12 @@ def examine(wanted: Mapping[str, Check], clock: Clock, deadline_secs: float = AL
 
 
 def check_unit(shell: Shell, unit_name: str) -> tuple[bool, str]:
-    """systemd calls the unit active."""
+    """Check that systemd calls the unit active."""
     return _answer(judgement.unit(observe.show(shell, unit_name, COMMAND_SECS)))
 
 
 def check_database(path: Path, clock: Clock, within_secs: float = PROGRESS_SECS) -> tuple[bool, str]:
-    """The database can be read, and its newest tick changes between two looks."""
+    """Check that the database can be read, and that its newest tick changes."""
     started, first = clock.monotonic(), ledger_view.read_progress(path)
 
     def grown() -> Progress | None:
@@ -113,7 +113,7 @@ def check_database(path: Path, clock: Clock, within_secs: float = PROGRESS_SECS)
 
 
 def check_heartbeat(shell: Shell, target: HealthTarget, clock: Clock) -> tuple[bool, str]:
-    """The run of the engine that is active now has logged a heartbeat lately, and its books balance."""
+    """Check that the engine's present run has logged a heartbeat lately, and that its books balance."""
     limit = judgement.HEARTBEAT_INTERVALS_MAX * target.heartbeat_interval_secs
     invocation = observe.show(shell, target.unit, COMMAND_SECS).invocation_id
     if not invocation:
@@ -129,7 +129,7 @@ def check_heartbeat(shell: Shell, target: HealthTarget, clock: Clock) -> tuple[b
 
 
 def check_dashboard(url: str) -> tuple[bool, str]:
-    """The dashboard answers `/healthz` with 200."""
+    """Check that the dashboard answers `/healthz` with 200."""
     # Here, because an HTTP library takes 25 ms, and few configurations have a dashboard.
     import urllib.error
     import urllib.request
@@ -147,7 +147,7 @@ def check_dashboard(url: str) -> tuple[bool, str]:
 
 
 def check_pressure(directory: Path) -> tuple[bool, str]:
-    """PSI is known, and the limits of K1 are not exceeded for long."""
+    """Check that PSI is known and the limits of K1 are not exceeded for long."""
     return _answer(judgement.pressure(observe.read_pressure(directory)))
 
 
@@ -156,7 +156,7 @@ def _answer(finding: Finding) -> tuple[bool, str]:
 
 
 def _problems(healthz: bytes) -> str:
-    """What the dashboard finds wrong, as far as it says so."""
+    """Return what the dashboard finds wrong, as far as it says so."""
     try:
         said = jsontext.parse(healthz)["problems"]
         return f": {'; '.join(map(jsontext.text, said))}"
@@ -165,7 +165,7 @@ def _problems(healthz: bytes) -> str:
 
 
 def report(findings: Sequence[Finding], *, colour: bool) -> str:
-    """One line a finding, and the whole's PASS or FAIL as the last line."""
+    """Return one line a finding, and the whole's PASS or FAIL as the last line."""
 
     def mark(ok: bool) -> str:
         word = "PASS" if ok else "FAIL"
@@ -179,7 +179,8 @@ def report(findings: Sequence[Finding], *, colour: bool) -> str:
 
 
 def load_tables(path: Path) -> dict[str, Any]:
-    """A configuration's tables. HarnessError, which names the file, for one that cannot be read or is no TOML."""
+    """Return a configuration's tables. HarnessError, which names the file, for one that cannot be read or is no
+    TOML."""
     try:
         return tomllib.loads(trusted.read_named(path, CONFIG_BYTES_MAX).decode("utf-8"))
     except OSError as error:
@@ -191,17 +192,17 @@ def load_tables(path: Path) -> dict[str, Any]:
 
 
 def database_of(tables: Mapping[str, Any]) -> Path:
-    """The engine's database: its config's `[app] db_path`, absolute or relative to the unit's working directory."""
+    """Return the config's `[app] db_path`, absolute or relative to the unit's working directory."""
     return Path(str(_table(tables, "app").get("db_path", "data/bot.db")))
 
 
 def placed(path: Path, shell: Shell, unit_name: str) -> Path:
-    """A path of the config as the unit's process understands it."""
+    """Return a path of the config as the unit's process understands it."""
     return path if path.is_absolute() else observe.working_directory(shell, unit_name, COMMAND_SECS) / path
 
 
 def dashboard_of(tables: Mapping[str, Any]) -> str:
-    """The base URL under which the config's `[dashboard]` listens, seen from this computer."""
+    """Return the base URL under which the config's `[dashboard]` listens, seen from this computer."""
     table = _table(tables, "dashboard")
     host = str(table.get("host", "127.0.0.1"))
     # A server that listens everywhere is asked at home.
@@ -210,7 +211,7 @@ def dashboard_of(tables: Mapping[str, Any]) -> str:
 
 
 def heartbeat_interval_of(tables: Mapping[str, Any]) -> float:
-    """The config's `heartbeat_interval_secs` (default 10, also for what is no number of seconds)."""
+    """Return the config's `heartbeat_interval_secs` (default 10, also for what is no number of seconds)."""
     return float(jsontext.number(_table(tables, "engine").get("heartbeat_interval_secs")) or 10)
 
 

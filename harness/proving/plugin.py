@@ -201,7 +201,7 @@ class Run:
         return RecordIdentity(str(self.record.relative_to(self.options.reports)), lines, digest)
 
     def _entry(self) -> history.Entry:
-        """What the history keeps of this run, but for the digest of its end. Raises RecorderError."""
+        """Return what the history keeps of this run, but for the digest of its end. Raises RecorderError."""
         first = next((line for line in recorder.read(self.record) if isinstance(line, RunLine)), None)
         if first is None:
             raise RecorderError(f"{self.record} does not say what ran")
@@ -273,7 +273,7 @@ class Run:
 
 
 def run_of(config: pytest.Config) -> Run:
-    """The run of proofs that this pytest session is."""
+    """Return the run of proofs that this pytest session is."""
     return config.stash[_RUN]
 
 
@@ -406,7 +406,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def claims(item: pytest.Item) -> list[ClauseId]:
-    """The clauses a test claims, from all its claim marks."""
+    """Return the clauses a test claims, from all its claim marks."""
     return sorted({ClauseId(str(clause)) for mark in item.iter_markers("claim") for clause in mark.args})
 
 
@@ -448,7 +448,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def _verdict(item: pytest.Item, claimed: list[ClauseId]) -> ProofResult:
-    """The verdict of a proof that has come to its end, as recorded."""
+    """Return the verdict of a proof that has come to its end, as recorded."""
     run, parts, told = item.config.stash[_RUN], item.stash[_PARTS], item.stash[_TOLD]
     if not item.stash[_CALLED]:
         parts = [*parts, (Verdict.UNPROVEN, "it was set up and not called")]
@@ -465,14 +465,14 @@ def _verdict(item: pytest.Item, claimed: list[ClauseId]) -> ProofResult:
 
 
 def _proof_files(item: pytest.Item) -> set[str]:
-    """Where a proof's own code is, as its frames name it."""
+    """Return where a proof's own code is, as its frames name it."""
     function = getattr(item, "function", None)
     code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
     return {str(item.path)} | ({code.co_filename} if code is not None else set())
 
 
 def _refutation(item: pytest.Item, raised: BaseException, report: pytest.TestReport) -> Refutation:
-    """What a reader of a refuted proof asks for; without what the record must not know either."""
+    """Return what a reader of a refuted proof asks for; without what the record must not know either."""
     run, redact = item.config.stash[_RUN], item.config.stash[_RUN].recorder.redactor.text
     parts = raised if isinstance(raised, Refuted) else Refuted(_message(raised))
     found = refutation.innermost(raised, _proof_files(item))
@@ -508,7 +508,7 @@ def _refutation(item: pytest.Item, raised: BaseException, report: pytest.TestRep
 
 
 def _about(item: pytest.Item) -> str:
-    """What the proof says of itself: the first paragraph of its docstring, else of its module's."""
+    """Return what the proof says of itself: the first paragraph of its docstring, else of its module's."""
     for thing in (getattr(item, "function", None), getattr(item, "module", None)):
         if text := inspect.getdoc(thing) if thing is not None else None:
             return " ".join(text.partition("\n\n")[0].split())
@@ -526,7 +526,7 @@ def _with_texts(result: ProofResult, change: Callable[[str], str]) -> ProofResul
 
 
 def _without_evidence(result: ProofResult, fault: str) -> ProofResult:
-    """A verdict of which no record stands up: what was proven is unproven (contract V1)."""
+    """Return a verdict of which no record stands up: what was proven is unproven (contract V1)."""
     if result.verdict is not Verdict.PROVEN:
         return dataclasses.replace(result, fault=fault)
     return dataclasses.replace(result, verdict=Verdict.UNPROVEN, reason=f"no evidence: {fault}", fault=fault)
@@ -682,7 +682,7 @@ def _report(run: Run) -> None:
 
 
 def _summary(run: Run, state: str) -> RunSummary:
-    """The content of verdicts.json, but for what is known at the end only."""
+    """Return the content of verdicts.json, but for what is known at the end only."""
     return RunSummary(
         run_id=run.id,
         state=state,
@@ -701,14 +701,14 @@ def _summary(run: Run, state: str) -> RunSummary:
 
 
 def _left_out(run: Run) -> dict[ClauseId, int]:
-    """Clause -> how many of its proofs were collected and have no verdict: deselected, or not reached."""
+    """Return clause -> how many of its proofs were collected and have no verdict: deselected, or not reached."""
     left = [claimed for proof, claimed in (run.known or {}).items() if proof not in run.ran]
     return dict(sorted(Counter(clause for claimed in left for clause in claimed).items()))
 
 
 def _proved(run: Run) -> ProvedEngine:
-    """What the proofs ran: digest of the staged engine's tree, what it ran on, and its unit file. Empty where nothing
-    is staged."""
+    """Return what the proofs ran: digest of the staged engine's tree, what it ran on, and its unit file. Empty where
+    nothing is staged."""
     # Here, because pydantic comes with it, which no worker needs to wait for.
     from harness.bundle import installed, statement
 
@@ -744,7 +744,7 @@ def _write_report(target: Path, content: Mapping[str, object]) -> None:
 
 
 def _remembered(reports: Path) -> list[history.Entry]:
-    """The earlier runs, the oldest first; none where nothing was kept or what was cannot be read."""
+    """Return the earlier runs, the oldest first; none where nothing was kept or what was cannot be read."""
     try:
         return history.parse((reports / history.FILE_NAME).read_text("utf-8", "replace"))
     except OSError:

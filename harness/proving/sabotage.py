@@ -28,7 +28,8 @@ class Patch:
     """What takes its place: an expression for an expression, any number of statements for statements."""
 
     def apply(self, source: str) -> str:
-        """The module's text with the replacement. ValueError when the name holds no such piece, or more than one."""
+        """Return the module's text with the replacement. ValueError when the name holds no such piece, or more than
+        one."""
         if not self.module.endswith(".py"):
             self._expect_one(source.count(self.old))
             return source.replace(self.old, self.new)
@@ -78,7 +79,7 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _named(tree: ast.Module, name: str) -> ast.AST | None:
-    """What bears a qualified name; None when nothing does, or several things do."""
+    """Return what bears a qualified name; None when nothing does, or several things do."""
     found: list[ast.AST] = [tree]
     for part in name.split(".") if name else ():
         found = [inner for outer in found for inner in _held(outer) if part in _names(inner)]
@@ -86,7 +87,8 @@ def _named(tree: ast.Module, name: str) -> ast.AST | None:
 
 
 def _held(node: ast.AST) -> Iterator[ast.AST]:
-    """The statements of a body, those of its conditions and loops included, but not those of definitions in it."""
+    """Yield the statements of a body, those of its conditions and loops included, but not those of definitions in
+    it."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             yield child
@@ -95,7 +97,7 @@ def _held(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _names(statement: ast.AST) -> set[str]:
-    """What a definition or an assignment gives a name to."""
+    """Return what a definition or an assignment gives a name to."""
     if isinstance(statement, _DEFINITIONS):
         return {statement.name}
     if isinstance(statement, ast.Assign):

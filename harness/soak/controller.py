@@ -170,7 +170,7 @@ class Soak:
         self._asked_to_stop = self._asked_to_stop or why
 
     def run(self) -> int:
-        """The whole soak; returns the exit status.
+        """Return the whole soak; returns the exit status.
 
         Raises RecorderError when something cannot be recorded: then nothing more is done to the unit, which goes
         on running, and the config is put back. Raises ConfigTrouble when that fails.
@@ -222,7 +222,7 @@ class Soak:
             )
 
     def _stopped_by_others(self) -> bool:
-        """Whether somebody else stopped the run of the engine that was last seen."""
+        """Return whether somebody else stopped the run of the engine that was last seen."""
         entries: Sequence[Mapping[str, str]] = ()
         try:
             entries = self._computer.journal()
@@ -411,7 +411,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """One soak, from lock to report. Returns the exit status; raises HarnessError when none can begin."""
+    """Return one soak, from lock to report. Returns the exit status; raises HarnessError when none can begin."""
     clock = OsClock()
     run_id = new_run_id()
     directory = options.decision_log.parent

@@ -32,7 +32,7 @@ class Wanted:
 
 
 def wanted_of(tables: Mapping[str, Any]) -> Wanted:
-    """The settings in a parsed notice.toml. ValueError names key, value and what is allowed."""
+    """Return the settings in a parsed notice.toml. ValueError names key, value and what is allowed."""
     allowed = {"webhook": "true or false", "command": "a list of words", "timeout_secs": "a number of seconds"}
     for key in tables:
         if key not in allowed:
@@ -66,7 +66,7 @@ class Failure:
 
 
 def failure_of(unit: str, host: str, environ: Mapping[str, str]) -> Failure:
-    """What the environment tells of a unit's failure; only that of a run is believed to have an id."""
+    """Return what the environment tells of a unit's failure; only that of a run is believed to have an id."""
     result, code, status = (
         shown(environ.get(f"MONITOR_{name}", "")) for name in ("SERVICE_RESULT", "EXIT_CODE", "EXIT_STATUS")
     )
@@ -85,7 +85,7 @@ class Notice:
 
 
 def notice(failure: Failure, entries: Sequence[Entry]) -> Notice:
-    """What to tell of a failure. entries: of the run that failed, and of systemd about it, the oldest first."""
+    """Return what to tell of a failure. entries: of the run that failed, and of systemd about it, the oldest first."""
     if failure.result:
         ended = f"{failure.code} {failure.status}".strip() or failure.result
         subject = f"{failure.unit} failed on {failure.host}: {ended}"
@@ -108,5 +108,5 @@ def notice(failure: Failure, entries: Sequence[Entry]) -> Notice:
 
 
 def words_of(command: Sequence[str], subject: str) -> list[str]:
-    """A command with the subject in its place."""
+    """Return a command with the subject in its place."""
     return [word.replace(SUBJECT, subject) for word in command]

@@ -63,7 +63,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def read_wanted(path: Path) -> Wanted:
-    """The settings. Raises NoticeConfigError, which names file, key and what is allowed."""
+    """Return the settings. Raises NoticeConfigError, which names file, key and what is allowed."""
     try:
         return failure.wanted_of(health.load_tables(path))
     except HarnessError as error:
@@ -73,7 +73,7 @@ def read_wanted(path: Path) -> Wanted:
 
 
 def read_url(directory: str | None) -> str:
-    """The webhook's URL. directory: of systemd's credentials. Raises NoticeConfigError, which never shows it."""
+    """Return the webhook's URL. directory: of systemd's credentials. Raises NoticeConfigError, which never shows it."""
     if directory is None:
         raise NoticeConfigError(f"webhook = true, and no credentials: put the URL into /etc/credstore/{CREDENTIAL}")
     path = Path(directory, CREDENTIAL)
@@ -108,8 +108,8 @@ def post(url: str, told: Notice, timeout_secs: float) -> None:
 
 
 def read_entries(shell: Shell, one: Failure) -> list[Entry]:
-    """The journal's last entries of the run that failed. None where it cannot be read: the notice goes out all the
-    same."""
+    """Return the journal's last entries of the run that failed. None where it cannot be read: the notice goes out all
+    the same."""
     of_unit = ["--unit", one.unit]
     of_run = [f"_SYSTEMD_INVOCATION_ID={one.invocation_id}", "+", f"INVOCATION_ID={one.invocation_id}"]
     argv = ["--output=json", "--no-pager", "--quiet", "-n", str(failure.LINES)]

@@ -29,6 +29,7 @@ from engine.trading.execution import (
     SeenIds,
     ShadowExecutor,
 )
+from harness.evidence.checkers import FillRow, LedgerRows, fills_balance
 from proofs.fixtures.recording_adapter import RecordingAdapter
 
 FEE = Decimal("0.001")
@@ -74,10 +75,12 @@ def statuses(events: Iterable[OrderEvent]) -> list[str]:
 
 
 def assert_balanced(fills: Iterable[Fill]) -> None:
-    for fill in fills:
-        signed = fill.qty if fill.side is Side.BUY else EXACT.minus(fill.qty)
-        books = EXACT.add(EXACT.add(fill.cash_delta, EXACT.multiply(signed, fill.price)), fill.fees)
-        assert books == 0
+    rows = [
+        FillRow(number, fill.symbol, fill.side.value, fill.qty, fill.price, fill.fees, fill.cash_delta)
+        for number, fill in enumerate(fills, start=1)
+    ]
+    judgement = fills_balance([LedgerRows(1, [], [], [], rows)])
+    assert not judgement.violations, judgement
 
 
 @pytest.mark.claim("R4", "S9")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.base.metrics import Counters, LagHistogram, broken_books, snapshot
+from proofs.fixtures.engine_process import assert_balanced
 
 M2_NAMES = [
     "tick_count",
@@ -96,6 +97,7 @@ def balanced(draw: st.DrawFn) -> tuple[dict[str, object], int]:
 @given(balanced())
 def test_M3_balanced_books_are_not_complained_about(books: tuple[dict[str, object], int]) -> None:
     assert broken_books(*books) == []
+    assert_balanced(*books)
 
 
 @pytest.mark.claim("M3")
@@ -122,7 +124,10 @@ def test_M3_one_lost_tick_anywhere_breaks_the_books(books: tuple[dict[str, objec
     fields, every = books
     number = fields[name]
     assert isinstance(number, int)
-    assert broken_books(fields | {name: number + lost}, every)
+    broken = fields | {name: number + lost}
+    assert broken_books(broken, every)
+    with pytest.raises(AssertionError, match=r"M3|N7"):
+        assert_balanced(broken, every)
 
 
 @pytest.mark.claim("M2")

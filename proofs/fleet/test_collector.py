@@ -83,7 +83,8 @@ async def locked(database: Store) -> None:
 def query(found: CollectorSettings, sql: str) -> list[tuple[Any, ...]]:
     conninfo = f"{found.conninfo} password='{PASSWORD}' options='-c search_path=hybrid'"
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        return connection.execute(sql).fetchall()
+        rows: list[tuple[Any, ...]] = connection.execute(sql).fetchall()
+        return rows
 
 
 @pytest.mark.claim("F3")

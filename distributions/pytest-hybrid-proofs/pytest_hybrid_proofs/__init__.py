@@ -242,7 +242,8 @@ def unit_under_proof(
     drop_in: str = "",
     serves: Sequence[str] = (),
 ) -> Callable[..., Iterator[ServiceUnit]]:
-    """A fixture: a unit of your own on a private machine of this worker, for the promises of harness.proving.service.
+    """Make a fixture: a unit of your own on a private machine of this worker, for the promises of
+    harness.proving.service.
 
         greeter = unit_under_proof("greeter.service", path="systemd/greeter.service")
 
