@@ -63,7 +63,7 @@ _ORDERS: Final = _Insert(
 _EARLIER: Final = _Insert(
     "INSERT INTO earlier_order_events(order_id, seq, status, reason, filled_qty, ts, detail)",
     7,
-    "",
+    "ON CONFLICT DO NOTHING",
 )
 _FILLS: Final = _Insert(
     "INSERT INTO trades(order_id, seq, symbol, side, ts, is_shadow, qty_exact, price_exact, fees_exact, cash_delta,"
@@ -319,7 +319,7 @@ class RowWriter:
         if new:
             execute(
                 "INSERT INTO earlier_order_events SELECT order_id, seq, status, reason, filled_qty, updated_ts, detail"
-                " FROM orders WHERE id = ?",
+                " FROM orders WHERE id = ? ON CONFLICT DO NOTHING",
                 (row_id,),
             )
             self._write_earlier(new[:-1])

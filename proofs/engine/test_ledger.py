@@ -658,6 +658,23 @@ def test_S10_every_transition_is_stored_and_the_order_shows_the_last(store: Ledg
     assert store.restore().open_orders == []
 
 
+@pytest.mark.claim("S10")
+def test_S10_an_order_that_somebody_deleted_is_stored_again(store: Ledger) -> None:
+    steps = [
+        order_event(1, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_SUBMITTED),
+        order_event(1, 1, OrderStatus.ACKNOWLEDGED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_ACKNOWLEDGED),
+        order_event(1, 2, OrderStatus.CANCELED, Decimal(0), Mode.PAPER, detail="requested"),
+    ]
+    for pieces in ([steps], [steps[:1], steps[1:2], steps[2:]]):
+        for piece in pieces:
+            store.write(Batch(orders=piece))
+        assert query(store.path, "SELECT seq, status FROM order_events ORDER BY seq") == [
+            (0, "SUBMITTED"), (1, "ACKNOWLEDGED"), (2, "CANCELED"),
+        ]  # fmt: skip
+        with contextlib.closing(sqlite3.connect(store.path)) as other, other:
+            other.execute("DELETE FROM orders")
+
+
 FILLS = st.lists(
     st.tuples(
         st.integers(1, 6),
