@@ -177,9 +177,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help="take over clauses and digests from docs/contract.md, and list the proofs in it",
     )
     command.add_argument("--interface", action="store_true", help="print what the author of another engine has to know")
-    command.add_argument(
-        "--json", action="store_true", help="print the clauses as one JSON array, with all their words"
-    )
+    command.add_argument("--json", action="store_true", help="print the clauses as one JSON array, words included")
     command.set_defaults(run=_contract)
 
     for name, (module, options, run, about) in _ELSEWHERE.items():

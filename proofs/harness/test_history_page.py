@@ -57,6 +57,12 @@ def site(database: Path) -> Iterator[str]:
         yield url
 
 
+OVERLAPPING = """[...document.querySelectorAll('.plot svg')].flatMap(svg => {
+  const boxes = [...svg.querySelectorAll('.axis')].map(one => one.getBoundingClientRect());
+  return boxes.slice(1).filter((box, at) => box.left < boxes[at].right);
+}).length"""
+
+
 def ask(database: Path, sql: str) -> list[Any]:
     with closing(sqlite3.connect(database)) as connection:
         return connection.execute(sql).fetchall()
@@ -85,6 +91,10 @@ def expect_clean(visit: Visit, site: str) -> None:
 def test_the_page_fits_and_is_accessible(browser: Browser, site: str) -> None:
     visit = look(browser, site, "range=all&table=orders")
     check_readable(visit, "history", (390, 768, 1280, 1920))
+    for width in (390, 768):
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        visit.wait("charts of that width", "document.querySelector('.plot svg').viewBox.baseVal.width < innerWidth")
+        visit.expect(visit.page.evaluate(OVERLAPPING) == 0, f"labels lie on each other in {width} px")
     visit.page.emulate_media(media="print")
     visit.expect(not visit.page.locator(".tools").first.is_visible(), "buttons are printed")
     expect_clean(visit, site)

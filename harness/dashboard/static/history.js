@@ -114,8 +114,11 @@ function plot(chart) {
     svg.append(draw("line", { class: "grid", x1: ROOM.left, x2: width - ROOM.right, y1: y(level), y2: y(level) }),
       draw("text", { x: width - ROOM.right + 6, y: y(level) + 4 }, number(level, digits)));
   }
-  for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]])
-    svg.append(draw("text", { x: ROOM.left + share * (width - ROOM.left - ROOM.right), y: height - 4, "text-anchor": anchor }, clock(begin + share * (end - begin), end - begin > 86_400_000)));
+  // The day stands at the page's head; of longer spans here too, where there is room.
+  const narrow = width < 600, long = end - begin > 86_400_000;
+  const label = (ms) => long ? narrow ? new Date(ms).toLocaleDateString() : clock(ms, true) : new Date(ms).toLocaleTimeString([], { hour12: false });
+  for (const [share, anchor] of narrow ? [[0, "start"], [1, "end"]] : [[0, "start"], [0.5, "middle"], [1, "end"]])
+    svg.append(draw("text", { class: "axis", x: ROOM.left + share * (width - ROOM.left - ROOM.right), y: height - 4, "text-anchor": anchor }, label(begin + share * (end - begin))));
   for (const limit of limits) svg.append(draw("line", { class: "limit", x1: ROOM.left, x2: width - ROOM.right, y1: y(limit), y2: y(limit) }));
   const longest = 2.5 * step;
   if (band) for (const piece of stretches(band.map((one) => [one[0], one[1], one[2]]), longest)) {
@@ -184,7 +187,7 @@ function drawSpan(found) {
   const steps = Math.max(series.step_ms, 1);
   plots = [
     { title: `Price of ${found.symbol || "?"}`, unit: "", tall: true, step, band: buckets.map(([at, , low, high]) => [at, low, high]), lines: [{ name: "last", points: buckets.map(([at, , , , last]) => [at, last]) }] },
-    { title: "Ticks stored", unit: "a second", step, low: 0, lines: [{ name: "ticks", points: buckets.map(([at, ticks]) => [at, ticks / step * 1000]) }] },
+    { title: "Ticks stored", unit: "a second", step, low: 0, lines: [{ name: "ticks", points: buckets.map(([at, ticks]) => [at, ticks / Math.max(1, Math.min(step, found.to - at)) * 1000]) }] },
     { title: "Memory", unit: "MiB", step: steps, low: 0, lines: [{ name: "resident", points: of("rss_mib") }] },
     { title: "Pressure", unit: "%", step: steps, low: 0, lines: ["cpu", "memory", "io"].map((name) => ({ name: `${name} (limit ${LIMITS[name]})`, points: of(name) })), limits: [] },
     { title: "Rung: one of so many ticks is processed", unit: "", step: steps, low: 0, lines: [{ name: "rung", points: of("sample_every"), stepped: true }] },
