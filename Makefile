@@ -70,7 +70,7 @@ machine-tools:
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) $(MACHINE_PACKAGES); } || \
 	  echo "$(MACHINE_PACKAGES) could not be installed: see 'make doctor'" >&2
 
-# The example of a service of somebody else's: proofs install it into a machine of their own, and nothing else does.
+# The example of a service of somebody else's: a test installs it into a machine of its own, and nothing else does.
 ARCHIVES := .cache/archives
 FETCH = $(SUDO) apt-get install -y $(APT_QUIET) --download-only --no-install-recommends \
   -o Dir::Cache::Archives="$(CURDIR)/$(ARCHIVES)" redis-server
@@ -78,7 +78,7 @@ FETCH = $(SUDO) apt-get install -y $(APT_QUIET) --download-only --no-install-rec
 example-packages:
 	@test -e $(ARCHIVES)/.ready || { mkdir -p $(ARCHIVES)/partial && \
 	    { $(FETCH) >/dev/null 2>&1 || { $(SUDO) apt-get update $(APT_QUIET) && $(FETCH); } } && touch $(ARCHIVES)/.ready; } || \
-	  echo "redis-server could not be fetched: one proof will be unproven" >&2
+	  echo "redis-server could not be fetched: the example in docs/hacking.md will be unproven" >&2
 
 # What a fleet is made of beside our own. Without them its proofs are unproven.
 .PHONY: fleet-tools
@@ -97,9 +97,13 @@ browser:
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends chromium; } || \
 	  echo "chromium could not be installed: see 'make doctor'" >&2
 
+<<<<<<< HEAD
 ##@ Prove
 
 proofs: $(READY) machine-tools example-packages  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
+=======
+proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
+>>>>>>> w-anyengine
 	$(BIN)/pytest proofs $(PARALLEL) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
 
 test: $(READY) machine-tools example-packages browser  ## The proofs and every other test (ARGS='-x')

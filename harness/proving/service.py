@@ -22,8 +22,9 @@ from harness.machines.machine import Machine
 from harness.machines.stage import UNITS
 from harness.machines.systemd import JournalStream, Metronome, Unit
 
-SABOTAGED_DEADLINE_SECS = 3.0
-"""What a sabotaged unit is waited for: without the sabotage it just did it in less."""
+SABOTAGED_SECS_MIN, SABOTAGED_TIMES = 1.0, 3.0
+"""A sabotaged unit is waited for so many times as long as the proof just took without the sabotage, and for so long at
+least."""
 
 ARCHIVES = "/run/proof-archives"
 """Where a machine's apt keeps packages."""
@@ -116,12 +117,14 @@ class Promise:
     def prove_it_can_fail(self, unit: ServiceUnit) -> None:
         """Prove it, break it on purpose, and expect the refutation. AssertionError when that does not come, or for
         another reason; HarnessError when the promise is not kept to begin with."""
+        clock = OsClock()
+        began = clock.monotonic()
         try:
             self.prove(unit)
         except Refuted as error:
             raise HarnessError(f"{self.name}: refuted without any sabotage: {error}") from error
         usual = unit.deadline_secs
-        unit.deadline_secs = SABOTAGED_DEADLINE_SECS
+        unit.deadline_secs = max(SABOTAGED_SECS_MIN, SABOTAGED_TIMES * (clock.monotonic() - began))
         try:
             with unit.drop_in("90-sabotage", self.sabotage):
                 self.prove(unit)
