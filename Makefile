@@ -97,13 +97,9 @@ browser:
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends chromium; } || \
 	  echo "chromium could not be installed: see 'make doctor'" >&2
 
-<<<<<<< HEAD
 ##@ Prove
 
-proofs: $(READY) machine-tools example-packages  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
-=======
 proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
->>>>>>> w-anyengine
 	$(BIN)/pytest proofs $(PARALLEL) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
 
 test: $(READY) machine-tools example-packages browser  ## The proofs and every other test (ARGS='-x')
