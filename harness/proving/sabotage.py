@@ -1640,6 +1640,14 @@ CATALOGUE: tuple[Sabotage, ...] = (
         ),
         reason=r"'connected' has not come",
     ),
+    Sabotage(
+        id="collector-begins-at-the-end",
+        guardrail="F3",
+        breaks="what came while the collector was down is never stored",
+        proof="test_fleet_units::test_a_fleets_units_carry_an_engine_into_a_database",
+        patch=Patch("fleet/collector/collector.py", "after = progress.sequence\n", "after = info.state.last_seq\n"),
+        reason=r"all \d+ ticks|rows after a kill",
+    ),
 )
 
 
