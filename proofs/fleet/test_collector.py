@@ -325,7 +325,7 @@ def test_a_delivery_that_did_not_arrive_is_not_acknowledged_by_the_next(given_se
     class Subscription:
         arrive = iter([delivered(1), delivered(3)])
 
-        async def fetch(self, batch: int, timeout: float) -> list[Any]:
+        async def fetch(self, batch: int, **deadline: float) -> list[Any]:
             return [next(self.arrive)]
 
     class Database:
