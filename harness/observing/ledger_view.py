@@ -99,7 +99,7 @@ def look(path: Path) -> Progress:
     """The newest tick of the database at `path`. Raises LedgerUnreadable, which names the file and the reason."""
     _expect_files(path)
     try:
-        with _connected(path, "mode=ro", TIMEOUT_SECS) as connection:
+        with _connected(path, "mode=ro", TIMEOUT_SECS, ANSWER_SECS) as connection:
             row = connection.execute(NEWEST).fetchone()
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
@@ -236,29 +236,31 @@ def _expect_schema(path: Path, connection: sqlite3.Connection) -> None:
         )
 
 
-def query(path: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
+def query(path: Path, ask: Callable[[sqlite3.Connection], T], answer_secs: float = ANSWER_SECS) -> T:
     """What `ask` learns from the database, which is opened so that not a byte is left behind.
 
-    Raises LedgerUnreadable as `glance`, also when the answers take longer than ANSWER_SECS.
+    Raises LedgerUnreadable as `glance`, also when the answers take longer than `answer_secs`.
     """
     has_wal = _expect_files(path)
     try:
         try:
-            return _ask(path, has_wal, ask)
+            return _ask(path, has_wal, ask, answer_secs)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorname != "SQLITE_READONLY_CANTINIT":
                 raise
             # Between a writer's first commit and its second the WAL's index has no mark that a reader could share, and
             # we make none. What was checkpointed before can be read.
-            return _ask(path, False, ask)
+            return _ask(path, False, ask, answer_secs)
     except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, answer_secs) from error
 
 
-def _ask(path: Path, has_wal: bool, ask: Callable[[sqlite3.Connection], T]) -> T:
+def _ask(path: Path, has_wal: bool, ask: Callable[[sqlite3.Connection], T], answer_secs: float) -> T:
     # A database whose last writer closed it has no WAL, and a reader that may not make one is refused; without a WAL
     # nobody is writing, so the file can be taken for immutable. If a writer comes in between, the next glance sees it.
-    with _connected(path, f"mode=ro&{'readonly_shm=1' if has_wal else 'immutable=1'}", GLANCE_SECS) as connection:
+    with _connected(
+        path, f"mode=ro&{'readonly_shm=1' if has_wal else 'immutable=1'}", GLANCE_SECS, answer_secs
+    ) as connection:
         return ask(connection)
 
 
@@ -289,9 +291,9 @@ def _expect_files(path: Path) -> bool:
 
 
 @contextmanager
-def _connected(path: Path, how: str, lock_secs: float) -> Iterator[sqlite3.Connection]:
+def _connected(path: Path, how: str, lock_secs: float, answer_secs: float) -> Iterator[sqlite3.Connection]:
     clock = OsClock()
-    end = clock.monotonic() + ANSWER_SECS
+    end = clock.monotonic() + answer_secs
     uri = f"file:{quote(bytes(path))}?{how}"
     with closing(sqlite3.connect(uri, uri=True, timeout=lock_secs, isolation_level=None)) as connection:
         # A table may be a view without end, or one that runs code.
@@ -302,9 +304,9 @@ def _connected(path: Path, how: str, lock_secs: float) -> Iterator[sqlite3.Conne
         yield connection
 
 
-def _unreadable(path: Path, error: sqlite3.Error) -> LedgerUnreadable:
+def _unreadable(path: Path, error: sqlite3.Error, answer_secs: float = ANSWER_SECS) -> LedgerUnreadable:
     late = getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT"
-    return LedgerUnreadable(f"{path}: {f'no answer within {ANSWER_SECS:g} s' if late else error}")
+    return LedgerUnreadable(f"{path}: {f'no answer within {answer_secs:g} s' if late else error}")
 
 
 # --- rows --------------------------------------------------------------------------------------------------
