@@ -1771,6 +1771,19 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch("engine/ingest/session.py", "CONNECT_TIMEOUT_SECS", "10.0", "0.5"),
         reason=r"'connected' has not come",
     ),
+    Sabotage(
+        id="collector-begins-at-the-end",
+        guardrail="F3",
+        breaks="what came while the collector was down is never stored",
+        proof="test_fleet_units::test_a_fleets_units_carry_an_engine_into_a_database",
+        patch=Patch(
+            "fleet/collector/collector.py",
+            "Collector._read_on",
+            "after = progress.sequence",
+            "after = info.state.last_seq",
+        ),
+        reason=r"all \d+ ticks|rows after a kill",
+    ),
 )
 
 

@@ -86,7 +86,7 @@ class Target:
 # --- install -----------------------------------------------------------------------------------------------
 
 
-def install(target: Target, source: str, *, fleet: bool) -> None:
+def install(target: Target, source: str, *, fleet: bool = False) -> None:
     """Install, also over an older installation. source: an installation to copy; empty to fetch the packages, with
     `fleet` also what relay and collector need."""
     # Others read and run what is installed, whatever this shell prefers.

@@ -31,7 +31,7 @@ async def serve(settings: RelaySettings, log: Log, stopping: asyncio.Event) -> N
     if settings.decision_log is not None:
         files.append(DecisionsTail(settings.decision_log))
     if settings.journal_unit:
-        files.append(HeartbeatsTail(Shell(Unrecorded(), clock), settings.journal_unit))
+        files.append(HeartbeatsTail(Shell(Unrecorded(), clock), settings.journal_unit, clock))
     await Relay(settings, files, clock, log, registry).run(stopping)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from fleet.base.tables import DECISIONS, HEARTBEATS, Row
 from fleet.relay.tails import NOTHING, Known, LedgerChanged, Read
 from harness.base import jsontext
+from harness.base.clock import Clock
 from harness.base.errors import HarnessError
 from harness.evidence.shell import Shell
 
@@ -18,6 +19,9 @@ READ_BYTES = 1 << 20
 """Of the decision log at a time; a longer line is not one of the controller's."""
 
 HEARTBEAT = "HEARTBEAT (G4)"
+
+HEARTBEATS_SECS = 86_400.0
+"""Older heartbeats are left where they are: what they say is what somebody watches now."""
 
 JOURNAL_SECS = 10.0
 """Deadline of a look at the journal."""
@@ -110,8 +114,9 @@ class HeartbeatsTail:
 
     table = HEARTBEATS
 
-    def __init__(self, shell: Shell, unit: str) -> None:
+    def __init__(self, shell: Shell, unit: str, clock: Clock) -> None:
         self._shell = shell
+        self._clock = clock
         self._unit = unit
 
     def read(self, known: Known | None, limit: int) -> Read:
@@ -120,6 +125,7 @@ class HeartbeatsTail:
         Journals forget, so a heartbeat that was published need not be there any more.
         """
         after = int(known.place["at_us"]) if known is not None else 0
+        after = max(after, int((self._clock.wall() - HEARTBEATS_SECS) * 1e6))
         since = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=after)).strftime("%Y-%m-%d %H:%M:%S UTC")
         result = self._shell.run(
             "journalctl", "--unit", self._unit, "--since", since, "--grep", "^HEARTBEAT|\"message\": ?\"HEARTBEAT",

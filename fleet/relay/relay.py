@@ -43,6 +43,10 @@ MESSAGE_BYTES = 512 * 1024
 
 DUPLICATE_WINDOW_SECS = 120.0
 
+LOOK_SECS = 20.0
+"""A look at the ledger is given up after this. It takes milliseconds, but for the first over what a replay has left, or
+after a migration that gave orders other ids."""
+
 FILES_SECS = 2.0
 """Between two looks at what is beside the ledger."""
 
@@ -196,7 +200,7 @@ class Relay:
             return found
 
         try:
-            found = ledger_view.query(path, ask)
+            found = ledger_view.query(path, ask, LOOK_SECS)
         except LedgerChanged:
             raise
         except HarnessError as error:

@@ -36,7 +36,7 @@ class Requirement:
 def examine() -> list[Requirement]:
     """Look at everything a proof may need. Changes nothing."""
     checks: tuple[Callable[[], Requirement], ...] = (
-        _python, _private, _host, _user, _journal, _pressure, _cgroup_controllers, _browser, _tools,
+        _python, _private, _host, _user, _journal, _pressure, _cgroup_controllers, _browser, _fleet, _tools,
     )  # fmt: skip
     return [check() for check in checks]
 
@@ -113,6 +113,21 @@ def _browser() -> Requirement:
         bool(found),
         found or f"none of {', '.join(BROWSERS)}",
         "" if found else "apt-get install chromium: the tests of the dashboard's page need it, no proof does",
+        needed=False,
+    )
+
+
+def _fleet() -> Requirement:
+    found = {
+        "nats-server": shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin"),
+        "PostgreSQL": next(iter(Path("/usr/lib/postgresql").glob("*/bin/postgres")), None) or shutil.which("postgres"),
+    }
+    missing = [name for name, place in found.items() if place is None]
+    return Requirement(
+        "fleet",
+        not missing,
+        f"missing: {', '.join(missing)}" if missing else "nats-server and PostgreSQL are here",
+        "make fleet-tools: the proofs in proofs/fleet need them, no other does" if missing else "",
         needed=False,
     )
 

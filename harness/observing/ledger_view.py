@@ -99,7 +99,7 @@ def read_progress(path: Path) -> Progress:
     """Read the newest tick of the database at `path`. Raises LedgerUnreadable, which names the file and the reason."""
     _expect_files(path)
     try:
-        with _connected(path, "mode=ro", TIMEOUT_SECS) as connection:
+        with _connected(path, "mode=ro", TIMEOUT_SECS, ANSWER_SECS) as connection:
             row = connection.execute(NEWEST).fetchone()
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
@@ -292,9 +292,7 @@ def _expect_files(path: Path) -> bool:
 
 
 @contextmanager
-def _connected(
-    path: Path, how: str, lock_secs: float, answer_secs: float = ANSWER_SECS
-) -> Iterator[sqlite3.Connection]:
+def _connected(path: Path, how: str, lock_secs: float, answer_secs: float) -> Iterator[sqlite3.Connection]:
     clock = OsClock()
     end = clock.monotonic() + answer_secs
     uri = f"file:{quote(bytes(path))}?{how}"

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nats
@@ -18,14 +19,18 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from fleet.base import wire
+from fleet.base.service import Log
 from fleet.base.settings import CollectorSettings, ConfigError, Nats
 from fleet.base.tables import FILLS, GAPS, SIGNALS, TABLES, TICKS, Table
 from fleet.base.wire import Message
 from fleet.collector import store
-from fleet.collector.intake import Arrived
+from fleet.collector.collector import Collector
+from fleet.collector.intake import Arrived, Batch
 from fleet.collector.store import Store
+from harness.base.clock import OsClock
 from proofs.fixtures.fleet_parts import PASSWORD, ROOT, NatsServer, Postgres, Program, wait
 
 AT = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -301,6 +306,41 @@ def test_views_say_why_nothing_was_traded_and_what_is_missing(given_settings: Co
     assert query(given_settings, "SELECT instance, source, market, first, last, trades FROM gaps_now") == [
         ("one", "a", "BTC", 5, 9, 5)
     ]
+
+
+@pytest.mark.claim("F3")
+def test_a_delivery_that_did_not_arrive_is_not_acknowledged_by_the_next(given_settings: CollectorSettings) -> None:
+    """The consumer has delivered a second message to nobody: everything is read again from what is stored."""
+    acknowledged, stored = [], []
+
+    def delivered(number: int) -> Any:
+        async def ack() -> None:
+            acknowledged.append(number)
+
+        about = SimpleNamespace(
+            sequence=SimpleNamespace(consumer=number, stream=number), num_pending=0, timestamp=AT, num_delivered=1
+        )
+        one = message(number, TICKS, None, tick(number))
+        return SimpleNamespace(metadata=about, ack=ack, subject=one.subject, data=one.data)
+
+    class Subscription:
+        arrive = iter([delivered(1), delivered(3)])
+
+        async def fetch(self, batch: int, **deadline: float) -> list[Any]:
+            return [next(self.arrive)]
+
+    class Database:
+        async def store(self, stream: str, found: list[Arrived]) -> Batch:
+            stored.extend(one.sequence for one in found)
+            return Batch()
+
+    async def work() -> None:
+        collector = Collector(given_settings, OsClock(), Log("collector"), CollectorRegistry())
+        parts: Any = (None, Subscription(), Database(), asyncio.Event())
+        await collector._deliver(*parts)
+
+    asyncio.run(work())
+    assert (stored, acknowledged) == ([1], [1])
 
 
 # --- the command ---------------------------------------------------------------------------------------------
