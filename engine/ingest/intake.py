@@ -85,8 +85,8 @@ class _Seen:
     """
 
     __slots__ = (
-        "before", "changed", "ends", "gaps", "highest", "label", "lowest", "newest_ts", "number", "segments_max",
-        "since", "starts", "stream", "until", "upto",
+        "before", "changed", "early_ts", "ends", "gaps", "highest", "label", "lowest", "newest_ts", "number",
+        "segments_max", "since", "starts", "stream", "until", "upto",
     )  # fmt: skip
 
     def __init__(
@@ -111,6 +111,8 @@ class _Seen:
         self.since = [since]
         self.until = [until]
         self.segments_max = segments_max
+        # What comes before the first ids is not later than they are.
+        self.early_ts = until
 
     @classmethod
     def restored(cls, stored: Numbering, segments_max: int) -> _Seen:
@@ -123,6 +125,7 @@ class _Seen:
         if stored.segments:
             upto, since, until = zip(*stored.segments, strict=True)
             seen.upto, seen.since, seen.until = list(upto), list(since), list(until)
+            seen.early_ts = until[0]
             # The disk knows better than this run will: its exact times are not to be joined as those of reads are.
             seen.segments_max += len(upto)
             if upto[-1] < stored.last:
@@ -178,13 +181,13 @@ class _Seen:
 
     def precede(self, trade_id: int, ts: int) -> bool:
         """Takes a trade from before the first one; False when its id or its time does not say that it is one."""
-        if not self.lowest - BREAK_FROM <= trade_id < self.lowest or ts > self.until[0]:
+        if not self.lowest - BREAK_FROM <= trade_id < self.lowest or ts > self.early_ts:
             return False
         # A feed that starts out of order, or resends more after a reconnect than we had. A segment of its own, for of
         # the ids that were the first until now the times are as they were.
         if trade_id < self.lowest - 1:
             self._open_hole(0, trade_id + 1, self.lowest - 1)
-            self._insert_segment(0, self.lowest - 1, ts, self.until[0])
+            self._insert_segment(0, self.lowest - 1, ts, self.early_ts)
         self._insert_segment(0, trade_id, ts, ts)
         self._join_oldest()
         self.lowest = trade_id

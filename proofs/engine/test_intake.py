@@ -582,6 +582,22 @@ def test_N9_N11_what_is_restored_of_a_numbering_goes_back_to_disk_as_it_was() ->
     assert len(books._streams["a"].numberings) == 3
 
 
+@pytest.mark.claim("N9", "N11")
+def test_N9_N11_a_feed_may_begin_in_any_order_of_ids_and_times() -> None:
+    """As long as nothing before the first trade is later than it was."""
+    for books in (
+        fresh_intake(),
+        Intake(1, 1, [Numbering("a", 1, 50, 60, 120, [], [(50, 105, 105), (60, 110, 120)], oldest_ts=105)]),
+    ):
+        admitted(books, 50, ts=105)
+        assert [admitted(books, n, ts=ts) for n, ts in ((49, 103), (48, 104), (46, 101), (47, 105), (45, 105))] == [
+            [49], [48], [46], [47], [45],
+        ]  # fmt: skip
+        assert books.take_breaks() == []
+        assert admitted(books, 44, ts=106) == [44]
+        assert len(books.take_breaks()) == 1
+
+
 @pytest.mark.claim("N11")
 def test_N11_a_numbering_without_a_time_of_its_first_id_begins_at_its_latest() -> None:
     books = Intake(1, 1, [Numbering("a", 1, 1, 100, 1000)])
