@@ -37,7 +37,7 @@ MANIFEST = "share/hybrid-engine/installed.json"
 
 OF_AN_INSTANCE = (
     (r"^(Description=.*)$", r"\1, instance %i"),
-    (r"/etc/hybrid-engine(/config\.toml)?(?=\s|$)", r"/etc/hybrid-engine/%i\1"),
+    (r"/etc/hybrid-engine(/[a-z]+\.toml)?(?=\s|$)", r"/etc/hybrid-engine/%i\1"),
     (r"^ConfigurationDirectory=hybrid-engine$", r"\g<0>/%i"),
     (r"(^StateDirectory=|%S/|/var/lib/)hybrid-(engine|soak|evidence)\b", r"\g<0>-%i"),
     (r"^SyslogIdentifier=hybrid-engine$", r"\g<0>@%i"),
@@ -45,7 +45,10 @@ OF_AN_INSTANCE = (
     (r"/bin/hybrid-(soak|dashboard|healthcheck)\b", r"\g<0> --instance %i"),
 )
 """(what a line of a unit says, what the same line of its template says): whatever is one engine's own. Users and groups
-are shared by all. The engine needs no --instance: its configuration is the instance's own."""
+are shared by all. The engine and the relay need no --instance: their configuration is the instance's own."""
+
+OF_A_FLEET = "hybrid-collector.service"
+"""Belongs to no engine, so that there is no template of it."""
 
 
 class Refused(Exception):
@@ -194,7 +197,7 @@ def _install_units(target: Target) -> Iterator[str]:
     for unit in sorted(UNITS.glob("hybrid-*")):
         text = unit.read_text()
         made = {unit.name: text}
-        if "@" not in unit.stem:
+        if "@" not in unit.stem and unit.name != OF_A_FLEET:
             made[f"{unit.stem}@{unit.suffix}"] = template(text)
         for name, content in made.items():
             lines = []
