@@ -90,7 +90,7 @@ examples:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = arguments.Parser(
+    parser = arguments.CommandParser(
         prog="python -m harness",
         description="Run, break, watch and judge a trading engine under a real systemd.",
         epilog=EPILOG,

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 _INVALID_CHOICE = re.compile(r"invalid choice: '(?P<word>[^']*)'")
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """argparse's, without abbreviations: a flag that is added later must not change what an old command line means."""
 
     def __init__(self, **options: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.base.errors import HarnessError
 from harness.dashboard import query, view_model
-from harness.dashboard.equity import Equity, Line, Point
+from harness.dashboard.equity import Equity, EquityLine, Point
 from harness.dashboard.telemetry import Telemetry
 from harness.dashboard.view_model import Observation
 from harness.observing import ledger_history
@@ -114,7 +114,7 @@ class Archive:
         return path
 
 
-def _line(line: Line, last_ms: int) -> Mapping[str, Any]:
+def _line(line: EquityLine, last_ms: int) -> Mapping[str, Any]:
     now = line.now(last_ms)
     return {
         "now": _point(now), "peak": str(line.peak), "drawdown": str(line.drawdown), "fills": line.fills,

@@ -193,7 +193,7 @@ def _wanted(config: Path | None) -> Listen:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-dashboard`."""
-    parser = arguments.Parser(prog="hybrid-dashboard")
+    parser = arguments.CommandParser(prog="hybrid-dashboard")
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

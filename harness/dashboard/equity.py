@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 
-from harness.observing.ledger_history import Fill, Position
+from harness.observing.ledger_history import FillAt, PositionAt
 
 POINTS_MAX = 2000
 """Of one mode's line; when there are more, every second goes."""
@@ -22,7 +22,7 @@ _ZERO = Decimal(0)
 
 
 @dataclass
-class Holding:
+class EquityHolding:
     """What the fills of one mode in one symbol add up to."""
 
     qty: Decimal = _ZERO
@@ -33,7 +33,7 @@ class Holding:
     price: Decimal = _ZERO
     """Of the last fill."""
 
-    def take(self, fill: Fill) -> None:
+    def take(self, fill: FillAt) -> None:
         """Book one fill."""
         signed = fill.qty if fill.buys else -fill.qty
         if self.qty == 0 or (self.qty > 0) == fill.buys:
@@ -65,10 +65,10 @@ class Point:
 
 
 @dataclass
-class Line:
+class EquityLine:
     """One mode's equity over time."""
 
-    holdings: dict[str, Holding] = field(default_factory=dict)
+    holdings: dict[str, EquityHolding] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     peak: Decimal = _ZERO
     """The highest equity there was; the beginning counts."""
@@ -80,9 +80,9 @@ class Line:
     _unrealised: Decimal = _ZERO
     _fees: Decimal = _ZERO
 
-    def take(self, fill: Fill) -> None:
+    def take(self, fill: FillAt) -> None:
         """Book one fill."""
-        holding = self.holdings.setdefault(fill.symbol, Holding())
+        holding = self.holdings.setdefault(fill.symbol, EquityHolding())
         self._add(holding, -1)
         holding.take(fill)
         self._add(holding, 1)
@@ -95,7 +95,7 @@ class Line:
             del self.points[::2]
             self._every *= 2
 
-    def _add(self, holding: Holding, sign: int) -> None:
+    def _add(self, holding: EquityHolding, sign: int) -> None:
         worth = holding.qty * holding.price
         self._equity += sign * (holding.cash + worth)
         self._unrealised += sign * (worth - holding.paid)
@@ -110,25 +110,25 @@ class Equity:
     """The lines of all modes. Fills are taken in the order of their ids, each once."""
 
     def __init__(self) -> None:
-        self.lines: dict[str, Line] = {}
+        self.lines: dict[str, EquityLine] = {}
         self.last_id = 0
         self.last_ms = 0
 
-    def take(self, fills: Iterable[Fill], last_id: int) -> None:
+    def take(self, fills: Iterable[FillAt], last_id: int) -> None:
         """Book fills behind those that were taken. last_id: of the last row that was read, a fill or not."""
         with localcontext(EXACT):
             for fill in fills:
-                self.lines.setdefault(fill.mode, Line()).take(fill)
+                self.lines.setdefault(fill.mode, EquityLine()).take(fill)
                 self.last_ms = fill.ts_ms
         self.last_id = last_id
 
-    def disagreements(self, positions: Iterable[Position]) -> list[str]:
+    def disagreements(self, positions: Iterable[PositionAt]) -> list[str]:
         """Return what the engine's own sums say otherwise, in words; empty when they agree to the last digit."""
         found = []
         kept = {(one.mode, one.symbol): one for one in positions}
         ours = {(mode, symbol): held for mode, line in self.lines.items() for symbol, held in line.holdings.items()}
         for key in sorted(kept.keys() | ours.keys()):
-            theirs, held = kept.get(key), ours.get(key, Holding())
+            theirs, held = kept.get(key), ours.get(key, EquityHolding())
             if theirs is None:
                 found.append(f"{' '.join(key)}: fills, and no position")
                 continue

@@ -43,7 +43,7 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class Event:
+class TelemetryEvent:
     """Something that happened, as a mark on every chart."""
 
     at_ms: int
@@ -57,7 +57,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self._tiers: list[OrderedDict[int, _Step]] = [OrderedDict() for _ in TIERS]
-        self._events: deque[Event] = deque(maxlen=EVENTS_MAX)
+        self._events: deque[TelemetryEvent] = deque(maxlen=EVENTS_MAX)
         # Up to when (microseconds since the Unix epoch) the journal has been taken: it is shown anew each time.
         self._told_us = 0
         self._source: str | None = None
@@ -87,16 +87,18 @@ class Telemetry:
                 if kind == "start" and entry.get("INVOCATION_ID") == seen.unit.state.invocation_id:
                     said = view_model.who_started(seen.unit.state, seen.unit.lifecycle, view_model.decided(seen))[1]
                 if kind:
-                    self._events.append(Event(at_us // 1000, kind, said))
+                    self._events.append(TelemetryEvent(at_us // 1000, kind, said))
         if isinstance(seen.log, LogSnapshot):
             source = seen.log.heartbeat.get("source")
             if isinstance(source, str) and source != self._source:
                 if self._source is not None:
                     was = jsontext.text(self._source)
-                    self._events.append(Event(round(seen.at * 1000), "source", f"{was} -> {jsontext.text(source)}"))
+                    self._events.append(
+                        TelemetryEvent(round(seen.at * 1000), "source", f"{was} -> {jsontext.text(source)}")
+                    )
                 self._source, self.source_since_ms = source, round(seen.at * 1000)
 
-    def events(self, from_ms: int, to_ms: int) -> list[Event]:
+    def events(self, from_ms: int, to_ms: int) -> list[TelemetryEvent]:
         """Return what happened in a span, the oldest first."""
         return sorted((one for one in self._events if from_ms <= one.at_ms <= to_ms), key=lambda one: one.at_ms)
 

@@ -259,7 +259,7 @@ def _window(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-diagnose`."""
-    parser = arguments.Parser(prog="hybrid-diagnose")
+    parser = arguments.CommandParser(prog="hybrid-diagnose")
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

@@ -30,7 +30,7 @@ _TEXTS = ("run", "state", "systemd", "commit", "tree", "engine")
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """One run."""
 
     run: str
@@ -69,33 +69,33 @@ class Entry:
         }
 
 
-def entry(run: Mapping[str, str], verdicts: Iterable[ProofResult], *, started: float, seconds: float) -> Entry:
+def entry(run: Mapping[str, str], verdicts: Iterable[ProofResult], *, started: float, seconds: float) -> RunEntry:
     """Return the entry of a run that has come to its end.
 
-    run: the members of an Entry that are texts.
+    run: the members of an RunEntry that are texts.
     """
     found: dict[Verdict, dict[str, float]] = {verdict: {} for verdict in Verdict}
     for one in verdicts:
         name = anchor(one.proof) if one.verdict is Verdict.PROVEN else one.proof
         found[one.verdict][name] = round(one.seconds, 3)
-    return Entry(
+    return RunEntry(
         sha256=run["sha256"], started=started, seconds=round(seconds, 3), proven=found[Verdict.PROVEN],
         refuted=found[Verdict.REFUTED], unproven=found[Verdict.UNPROVEN], **{name: run[name] for name in _TEXTS},
     )  # fmt: skip
 
 
-def line(one: Entry) -> str:
+def line(one: RunEntry) -> str:
     """Return an entry as its line."""
     return json.dumps(vars(one), separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
-def parse(text: str) -> list[Entry]:
+def parse(text: str) -> list[RunEntry]:
     """Return the entries of a history, the oldest first. What is no entry is passed over: a line may be torn, or
     another's."""
     return [found for one in text.splitlines() if (found := _entry(one)) is not None]
 
 
-def _entry(text: str) -> Entry | None:
+def _entry(text: str) -> RunEntry | None:
     try:
         told = jsontext.parse(text)
     except ValueError:
@@ -105,7 +105,7 @@ def _entry(text: str) -> Entry | None:
     made: dict[str, Any] = {name: told[name] for name in _MEMBERS}
     made |= {name: shown(made[name]) for name in (*_TEXTS, "sha256")}
     made |= {name: {shown(proof): secs for proof, secs in made[name].items()} for name in map(str, Verdict)}
-    return Entry(**made)
+    return RunEntry(**made)
 
 
 def _is_text(value: Any) -> bool:
@@ -128,7 +128,7 @@ _MEMBERS: dict[str, Callable[[Any], bool]] = {
 """What an entry's line holds."""
 
 
-def changes(earlier: Sequence[Entry], now: Entry, names: Iterable[str]) -> dict[str, Any]:
+def changes(earlier: Sequence[RunEntry], now: RunEntry, names: Iterable[str]) -> dict[str, Any]:
     """Return what a record holds of what is new in its run: against the last earlier run of the same engine that has
     each proof, whether that run had all of them or not.
 
@@ -163,17 +163,17 @@ def changes(earlier: Sequence[Entry], now: Entry, names: Iterable[str]) -> dict[
     }
 
 
-def flaky(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+def flaky(entries: Iterable[RunEntry]) -> dict[str, list[RunEntry]]:
     """Return the proofs, by their anchor(), that were proven in one run and not in another of the very same sources,
     with the runs of those sources.
 
     That is known of a commit whose tree was clean: of a modified one nobody can tell what was in it.
     """
-    by_sources: dict[tuple[str, str, str], list[Entry]] = {}
+    by_sources: dict[tuple[str, str, str], list[RunEntry]] = {}
     for one in entries:
         if one.tree == "clean":
             by_sources.setdefault((one.commit, one.engine, one.systemd), []).append(one)
-    unsteady: dict[str, list[Entry]] = {}
+    unsteady: dict[str, list[RunEntry]] = {}
     for runs in by_sources.values():
         proven = {short for one in runs for short in one.proven}
         others = {anchor(proof) for one in runs for proof in (*one.refuted, *one.unproven)}

@@ -63,7 +63,7 @@ def lanes(title: str, rows: Mapping[str, Sequence[Span]], *, seconds: float, pri
 
 
 @dataclass(frozen=True)
-class Column:
+class StackedBar:
     """One bar of several parts, one on the other."""
 
     parts: Sequence[tuple[str, float]]
@@ -72,7 +72,7 @@ class Column:
     """What a reader sees on pointing at it."""
 
 
-def columns(title: str, bars: Sequence[Column], *, unit: str) -> str:
+def columns(title: str, bars: Sequence[StackedBar], *, unit: str) -> str:
     """Bars side by side, in their order, as an `<svg>` element. unit: what the values are, named at the scale's top."""
     height, bottom = COLUMNS_HEIGHT, COLUMNS_HEIGHT - 8
     top = max((sum(value for _, value in bar.parts) for bar in bars), default=0.0) or 1.0

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 from harness.evidence import buglog, history, timeline
-from harness.evidence.history import Entry
-from harness.evidence.timeline import Column
+from harness.evidence.history import RunEntry
+from harness.evidence.timeline import StackedBar
 from harness.evidence.verdict import anchor
 
 FLAKES_MAX = 100
@@ -18,10 +18,10 @@ FLAKES_MAX = 100
 
 
 @dataclass(frozen=True)
-class Row:
+class TrendRow:
     """One run, as the page shows it."""
 
-    entry: Entry
+    entry: RunEntry
     day: str
     """When it started, UTC."""
     document: str
@@ -48,7 +48,7 @@ class Flake:
     """The last run in which it was not proven."""
 
 
-def page(entries: Sequence[Entry], documents: Collection[str]) -> str:
+def page(entries: Sequence[RunEntry], documents: Collection[str]) -> str:
     """Return the page, for `reports/history.html`.
 
     entries: the oldest first. documents: names of the files below reports/buglog.
@@ -59,15 +59,15 @@ def page(entries: Sequence[Entry], documents: Collection[str]) -> str:
         name = f"{buglog.name_of(one.run, one.started)}.html"
         failed = {anchor(proof) for proof in (*one.refuted, *one.unproven)}
         rows.append(
-            Row(
+            TrendRow(
                 one, f"{datetime.fromtimestamp(one.started, UTC):%Y-%m-%d %H:%M}",
                 f"buglog/{name}" if name in documents else "", len(failed & unsteady.keys()),
             )
         )  # fmt: skip
     verdicts = [
-        Column([(word, row.counts[word]) for word in ("proven", "unproven", "refuted")], _told(row)) for row in rows
+        StackedBar([(word, row.counts[word]) for word in ("proven", "unproven", "refuted")], _told(row)) for row in rows
     ]
-    spans = [Column([("command", row.entry.seconds)], _told(row)) for row in rows]
+    spans = [StackedBar([("command", row.entry.seconds)], _told(row)) for row in rows]
     return (
         buglog.environment()
         .get_template("history.html.j2")
@@ -81,12 +81,12 @@ def page(entries: Sequence[Entry], documents: Collection[str]) -> str:
     )
 
 
-def _told(row: Row) -> str:
+def _told(row: TrendRow) -> str:
     counts = ", ".join(f"{count} {word}" for word, count in row.counts.items() if count)
     return f"{row.day} UTC, run {row.entry.run} ({row.entry.state}): {counts}; {row.entry.seconds:.0f} s"
 
 
-def _flakes(unsteady: Mapping[str, Sequence[Entry]]) -> list[Flake]:
+def _flakes(unsteady: Mapping[str, Sequence[RunEntry]]) -> list[Flake]:
     found = []
     for short, runs in unsteady.items():
         failed = [(one.run, proof) for one in runs for proof in (*one.refuted, *one.unproven) if anchor(proof) == short]

@@ -283,7 +283,7 @@ def _target(options: argparse.Namespace) -> HealthTarget:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-healthcheck`."""
-    parser = arguments.Parser(prog="hybrid-healthcheck")
+    parser = arguments.CommandParser(prog="hybrid-healthcheck")
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

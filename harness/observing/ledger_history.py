@@ -81,7 +81,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Span:
+class TimeSpan:
     """A span of time, parted into buckets of equal length; those without a tick are left out: gaps are gaps."""
 
     symbol: str
@@ -102,7 +102,7 @@ class Span:
 
 def read_span(
     path: Path, *, symbol: str, from_ms: int | None, to_ms: int | None, buckets: int, now_ms: int = 0
-) -> Span:
+) -> TimeSpan:
     """Read a span of ticks and signals.
 
     symbol: empty for that of the newest tick. from_ms, to_ms: None for the first and the last tick there is. buckets:
@@ -111,14 +111,14 @@ def read_span(
     the file and the reason.
     """
 
-    def ask(connection: sqlite3.Connection) -> Span:
+    def ask(connection: sqlite3.Connection) -> TimeSpan:
         ledger_view.expect_schema(path, connection)
         # Of one moment.
         connection.execute("BEGIN")
         first_id, end_id = _bounds(connection, "ticks")
         symbols = [str(name) for (name,) in connection.execute(_LATEST, (SYMBOLS_MAX,))]
         if first_id == end_id:
-            return Span("", [], 0, 0, 1, [], False, [], 0)
+            return TimeSpan("", [], 0, 0, 1, [], False, [], 0)
         wanted = symbol or symbols[0]
         begin = _time(connection, "ticks", first_id) if from_ms is None else from_ms
         end = _time(connection, "ticks", end_id - 1) + 1 if to_ms is None else to_ms
@@ -138,7 +138,7 @@ def read_span(
                 found.append(_bucket(connection, begin + number * step, low_id, high_id, wanted))
         vetoes, since = _vetoes(connection, begin, end)
         connection.execute("COMMIT")
-        return Span(wanted, symbols, begin, end, step, found, sampled, vetoes, since)
+        return TimeSpan(wanted, symbols, begin, end, step, found, sampled, vetoes, since)
 
     return ledger_view.query(path, ask, ANSWER_SECS)
 
@@ -339,7 +339,7 @@ def _of_version(queries: Mapping[int, str], version: int) -> str | None:
 
 
 @dataclass(frozen=True)
-class Fill:
+class FillAt:
     """One execution, in exact decimals."""
 
     id: int
@@ -355,7 +355,7 @@ class Fill:
 
 
 @dataclass(frozen=True)
-class Position:
+class PositionAt:
     """The sums that the engine keeps of all fills of a mode and a symbol."""
 
     mode: str
@@ -369,8 +369,8 @@ class Position:
 class Fills:
     """Some fills, and the positions of the same moment."""
 
-    fills: list[Fill]
-    positions: list[Position]
+    fills: list[FillAt]
+    positions: list[PositionAt]
     last_id: int
     """Of the last row that was read."""
     whole: bool
@@ -398,14 +398,14 @@ def read_fills(path: Path, after_id: int) -> Fills:
     return Fills(fills, positions, last_id, len(rows) < FILLS_MAX, odd)
 
 
-def _fill(row: Sequence[Any]) -> Fill:
+def _fill(row: Sequence[Any]) -> FillAt:
     row_id, ts, mode, symbol, side, *amounts = row
     if not isinstance(row_id, int) or not isinstance(ts, int) or side not in ("BUY", "SELL"):
         raise ValueError("not a fill")
     qty, price, fees, cash = map(ledger_view.exact, amounts)
-    return Fill(row_id, ts, str(mode), str(symbol), side == "BUY", qty, price, fees, cash)
+    return FillAt(row_id, ts, str(mode), str(symbol), side == "BUY", qty, price, fees, cash)
 
 
-def _position(row: Sequence[Any]) -> Position:
+def _position(row: Sequence[Any]) -> PositionAt:
     mode, symbol, *amounts = row
-    return Position(str(mode), str(symbol), *map(ledger_view.exact, amounts))
+    return PositionAt(str(mode), str(symbol), *map(ledger_view.exact, amounts))

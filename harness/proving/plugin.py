@@ -138,7 +138,7 @@ class Run:
         """Why the flight record is no evidence; None as long as it is."""
         self.only_sabotage = True
         """Whether no proof ran but as the subject of a sabotage."""
-        self.entry: history.Entry | None = None
+        self.entry: history.RunEntry | None = None
         """What the history is to keep of this run; None until its record has its end."""
         self._recorder: Recorder | None = None
 
@@ -200,7 +200,7 @@ class Run:
             return None
         return RecordIdentity(str(self.record.relative_to(self.options.reports)), lines, digest)
 
-    def _entry(self) -> history.Entry:
+    def _entry(self) -> history.RunEntry:
         """Return what the history keeps of this run, but for the digest of its end. Raises RecorderError."""
         first = next((line for line in recorder.read(self.record) if isinstance(line, RunLine)), None)
         if first is None:
@@ -743,7 +743,7 @@ def _write_report(target: Path, content: Mapping[str, object]) -> None:
     partial.replace(target)
 
 
-def _remembered(reports: Path) -> list[history.Entry]:
+def _remembered(reports: Path) -> list[history.RunEntry]:
     """Return the earlier runs, the oldest first; none where nothing was kept or what was cannot be read."""
     try:
         return history.parse((reports / history.FILE_NAME).read_text("utf-8", "replace"))
@@ -751,7 +751,7 @@ def _remembered(reports: Path) -> list[history.Entry]:
         return []
 
 
-def _remember(reports: Path, one: history.Entry) -> None:
+def _remember(reports: Path, one: history.RunEntry) -> None:
     """Append a run to the history, and forget the oldest ones when there are twice as many as are kept."""
     path = reports / history.FILE_NAME
     with open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b") as file:

@@ -612,7 +612,7 @@ def _not_negative(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-soak`."""
-    parser = arguments.Parser(prog="hybrid-soak")
+    parser = arguments.CommandParser(prog="hybrid-soak")
     add_arguments(parser)
     options = parser.parse_args(argv)
     try:

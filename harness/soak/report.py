@@ -31,7 +31,7 @@ class _More(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Row:
+class DecisionRow:
     """One decision, ready to be shown."""
 
     at: str
@@ -153,7 +153,7 @@ def _mark(number: int, line: Decision, at: float) -> Mark | None:
     return None
 
 
-def _row(line: Decision) -> Row:
+def _row(line: Decision) -> DecisionRow:
     psi = {key for key in line.facts if key.endswith(("_raw", "_avg10")) or key in ("psi", "psi_error")}
     facts = {key: value for key, value in line.facts.items() if key not in psi}
     if "psi_error" in line.facts:
@@ -161,7 +161,7 @@ def _row(line: Decision) -> Row:
     else:
         known = [(name, _scaled(line.facts.get(f"{name}_some_avg10"), 1.0)) for name in RESOURCES]
         pressure = ", ".join(f"{name} {value:g}" for name, value in known if value is not None)
-    return Row(
+    return DecisionRow(
         at=line.timestamp[11:23],
         state=line.state,
         sample_every=line.current_sample_every,

@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-backup`."""
-    parser = arguments.Parser(prog="hybrid-backup")
+    parser = arguments.CommandParser(prog="hybrid-backup")
     add_arguments(parser)
     try:
         return run(parser.parse_args(argv))

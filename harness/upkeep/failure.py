@@ -75,7 +75,7 @@ def failure_of(unit: str, host: str, environ: Mapping[str, str]) -> Failure:
 
 
 @dataclass(frozen=True)
-class Notice:
+class FailureNotice:
     """What is told."""
 
     subject: str
@@ -84,7 +84,7 @@ class Notice:
     """For a webhook; `text` is what chat services show."""
 
 
-def notice(failure: Failure, entries: Sequence[Entry]) -> Notice:
+def notice(failure: Failure, entries: Sequence[Entry]) -> FailureNotice:
     """Return what to tell of a failure. entries: of the run that failed, and of systemd about it, the oldest first."""
     if failure.result:
         ended = f"{failure.code} {failure.status}".strip() or failure.result
@@ -104,7 +104,7 @@ def notice(failure: Failure, entries: Sequence[Entry]) -> Notice:
         "exit_code": failure.code, "exit_status": failure.status, "invocation_id": failure.invocation_id,
         "reason": shown(reason), "lines": lines,
     }  # fmt: skip
-    return Notice(subject, text, payload)
+    return FailureNotice(subject, text, payload)
 
 
 def words_of(command: Sequence[str], subject: str) -> list[str]:

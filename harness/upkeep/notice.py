@@ -28,7 +28,7 @@ from harness.evidence.shell import Shell
 from harness.observing import health
 from harness.soak.exit_actions import EngineExitCode
 from harness.upkeep import failure
-from harness.upkeep.failure import Failure, Notice, Wanted
+from harness.upkeep.failure import Failure, FailureNotice, Wanted
 
 CONFIG = Path("/etc/hybrid-engine/notice.toml")
 CREDENTIAL = "hybrid-notice-url"
@@ -90,7 +90,7 @@ def read_url(directory: str | None) -> str:
     return text
 
 
-def post(url: str, told: Notice, timeout_secs: float) -> None:
+def post(url: str, told: FailureNotice, timeout_secs: float) -> None:
     """Send a notice. Raises HarnessError, which names the host and what it answered, and no more of the URL."""
     host = urlsplit(url).hostname
     body = jsontext.write(told.payload).encode()
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _hand_over(shell: Shell, wanted: Wanted, told: Notice) -> None:
+def _hand_over(shell: Shell, wanted: Wanted, told: FailureNotice) -> None:
     argv = failure.words_of(wanted.command, told.subject)
     result = shell.run(*argv, timeout_secs=wanted.timeout_secs, stdin=told.text + "\n")
     if result.status != 0:
@@ -171,7 +171,7 @@ def _say(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-notice`."""
-    parser = arguments.Parser(prog="hybrid-notice")
+    parser = arguments.CommandParser(prog="hybrid-notice")
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

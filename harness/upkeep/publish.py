@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-publish`."""
-    parser = arguments.Parser(prog="hybrid-publish")
+    parser = arguments.CommandParser(prog="hybrid-publish")
     add_arguments(parser)
     try:
         return run(parser.parse_args(argv))

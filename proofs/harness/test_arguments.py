@@ -45,7 +45,7 @@ def test_a_script_of_its_own_answers_too(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_what_is_right_is_read_as_ever() -> None:
-    parser = arguments.Parser(prog="x")
+    parser = arguments.CommandParser(prog="x")
     parser.add_argument("--to")
     assert parser.parse_args(["--to", "--from"[2:]]).to == "from"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.dashboard import equity
 from harness.dashboard.equity import Equity, Point
 from harness.observing import ledger_history
-from harness.observing.ledger_history import Fill, Position
+from harness.observing.ledger_history import FillAt, PositionAt
 from proofs.fixtures import traded_database
 
 pytestmark = pytest.mark.claim("W7")
@@ -23,13 +23,13 @@ D = Decimal
 
 def fill(
     number: int, buys: bool, qty: str, price: str, fees: str = "0", symbol: str = "A/B", mode: str = "PAPER"
-) -> Fill:
+) -> FillAt:
     amount = D(qty) * D(price)
     cash = (-amount if buys else amount) - D(fees)
-    return Fill(number, 1000 * number, mode, symbol, buys, D(qty), D(price), D(fees), cash)
+    return FillAt(number, 1000 * number, mode, symbol, buys, D(qty), D(price), D(fees), cash)
 
 
-def taken(fills: Iterable[Fill]) -> Equity:
+def taken(fills: Iterable[FillAt]) -> Equity:
     made = Equity()
     for one in fills:
         made.take([one], one.id)
@@ -88,18 +88,18 @@ def test_the_four_always_add_up_and_equity_is_exact(drawn: list[tuple[bool, int,
     positions = []
     for symbol in prices:
         cash, fees = (sum(getattr(one, name) for one in fills if one.symbol == symbol) for name in ("cash", "fees"))
-        positions.append(Position("PAPER", symbol, D(held[symbol]), D(cash), D(fees)))
+        positions.append(PositionAt("PAPER", symbol, D(held[symbol]), D(cash), D(fees)))
     assert made.disagreements(positions) == []
 
 
 def test_a_position_that_is_not_the_sum_is_named() -> None:
     made = taken([fill(1, True, "2", "100")])
-    good = Position("PAPER", "A/B", D(2), D(-200), D(0))
+    good = PositionAt("PAPER", "A/B", D(2), D(-200), D(0))
     assert made.disagreements([good]) == []
     assert made.disagreements([]) == ["PAPER A/B: fills, and no position"]
-    off = Position("PAPER", "A/B", D(2), D("-200.000000000000000001"), D(0))
+    off = PositionAt("PAPER", "A/B", D(2), D("-200.000000000000000001"), D(0))
     assert made.disagreements([off]) == ["PAPER A/B: cash is -200.000000000000000001, fills add up to -200"]
-    assert made.disagreements([good, Position("LIVE", "A/B", D(1), D(0), D(0))]) == [
+    assert made.disagreements([good, PositionAt("LIVE", "A/B", D(1), D(0), D(0))]) == [
         "LIVE A/B: qty is 1, fills add up to 0"
     ]
 

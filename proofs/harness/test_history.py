@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.evidence import history
-from harness.evidence.history import Entry
+from harness.evidence.history import RunEntry
 from harness.evidence.lines import SinceLine, VerdictLine
 from harness.evidence.results import ProofResult
 from harness.evidence.verdict import Verdict, anchor
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.claim("V14")
 A, B, C, D = (f"proofs/test_x.py::test_{letter}" for letter in "abcd")
 
 
-def run(number: int, verdicts: dict[str, str], **changed: Any) -> Entry:
+def run(number: int, verdicts: dict[str, str], **changed: Any) -> RunEntry:
     """A complete run of a clean commit."""
     told = {"run": f"run-{number}", "sha256": f"{number:064x}", "state": "complete", "systemd": "private",
             "commit": "c" * 40, "tree": "clean", "engine": ""}  # fmt: skip

@@ -96,6 +96,23 @@ def test_every_module_is_on_the_map() -> None:
     assert here == set(kinds()), "docs/architecture.md and the modules differ"
 
 
+TWICE = {
+    "Recorder": "one writes down what a source says, the other what the harness does",
+    "Source": "one is what the file says, the other what the session makes of it",
+}
+"""Classes whose name stands twice, and why. What a venue calls its own messages is private to its module."""
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    homes: dict[str, list[str]] = {}
+    for name, path in modules("engine", "harness", "mutants"):
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(name)
+    twice = {name: places for name, places in homes.items() if len(places) > 1 and name not in TWICE}
+    assert not twice, f"a reader would take one for the other: {twice}"
+
+
 def guide() -> list[str]:
     """The rows of "Where to look" in docs/architecture.md."""
     text = (ROOT / "docs" / "architecture.md").read_text().partition("## Where to look")[2].partition("\n## ")[0]
