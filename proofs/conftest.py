@@ -21,6 +21,7 @@ pytest_plugins = [
     "proofs.fixtures.soak_run",
     "proofs.fixtures.dashboard_unit",
     "proofs.fixtures.browser",
+    "proofs.fixtures.fleet_servers",
 ]
 
 # Every run draws other examples, so that many short runs see as much as a long one; the night's is long.

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
-from importlib.metadata import distribution
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from harness.base.errors import Unavailable
 from harness.machines.machine import Machine
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.fleet_parts import PASSWORD, NatsServer, Postgres, streamed, toml, wait
@@ -23,27 +18,6 @@ EXPOSURE_MAX = 1.5
 """Of `systemd-analyze security`."""
 
 QUICK = "[Service]\nRestartSec=50ms\n"
-
-
-@pytest.fixture
-def with_extra(engine: EngineUnit) -> Iterator[Machine]:
-    """A machine whose installation has what FLEET=1 adds."""
-    machine = engine.machine
-    if machine.kind != "private":
-        raise Unavailable("the units are installed in a private machine only", "use --systemd=private")
-    (site,) = engine.stage.prefix.glob("lib/python3*/site-packages")
-    inside = machine.path(f"/opt/hybrid-engine/{site.relative_to(engine.stage.prefix)}")
-    put = []
-    for name in ("nats-py", "psycopg", "psycopg-binary"):
-        found = distribution(name)
-        for top in {Path(file).parts[0] for file in found.files or ()} - {".."}:
-            source = Path(str(found.locate_file(top)))
-            if source.is_dir() and not (inside / top).exists():
-                shutil.copytree(source, inside / top, ignore=shutil.ignore_patterns("__pycache__"))
-                put.append(inside / top)
-    yield machine
-    for path in put:
-        shutil.rmtree(path)
 
 
 @pytest.mark.claim("F1", "F3", "F6", "O2")
