@@ -311,7 +311,8 @@ def test_views_say_why_nothing_was_traded_and_what_is_missing(given_settings: Co
 @pytest.mark.claim("F3")
 def test_a_delivery_that_did_not_arrive_is_not_acknowledged_by_the_next(given_settings: CollectorSettings) -> None:
     """The consumer has delivered a second message to nobody: everything is read again from what is stored."""
-    acknowledged, stored = [], []
+    acknowledged: list[int] = []
+    stored: list[Any] = []
 
     def delivered(number: int) -> Any:
         async def ack() -> None:
