@@ -7,4 +7,17 @@ from types import ModuleType
 # configured. Nobody asked for one, and to load importlib.metadata and look takes a tenth of a start.
 _loader = ModuleType("pydantic.plugin._loader")
 vars(_loader)["get_plugins"] = tuple
+
+
+def _from_the_real_one(name: str) -> object:
+    """Whatever a later pydantic wants of that module beside `get_plugins` (PEP 562)."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    import importlib
+
+    sys.modules.pop(_loader.__name__, None)
+    return getattr(importlib.import_module(_loader.__name__), name)
+
+
+vars(_loader)["__getattr__"] = _from_the_real_one
 sys.modules[_loader.__name__] = _loader

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
@@ -241,3 +243,20 @@ def test_two_keys_of_one_table_are_held_against_each_other() -> None:
         Gate.model_validate({"trusted_keys": [key, key]})
     with pytest.raises(ValidationError, match=r"sma_short \(20\) should be less than sma_long \(20\)"):
         Settings.model_validate({"strategy": {"sma_short": 20}})
+
+
+def test_a_later_pydantic_finds_what_it_wants_of_its_loader_of_plugins() -> None:
+    """Only `get_plugins` is ours, and gives none."""
+    script = (
+        "import engine.config, pydantic\n"
+        "from pydantic.plugin._loader import get_plugins\n"
+        "assert get_plugins() == ()\n"
+        "from pydantic.plugin._loader import PYDANTIC_ENTRY_POINT_GROUP\n"
+        "assert PYDANTIC_ENTRY_POINT_GROUP\n"
+        "try:\n"
+        "    from pydantic.plugin._loader import nothing_of_this_name\n"
+        "except ImportError:\n"
+        "    print('as ever')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "as ever\n", done.stderr
