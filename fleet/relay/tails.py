@@ -20,8 +20,9 @@ from typing import Any, Protocol
 from fleet.base.tables import FILLS, GAPS, ORDER_EVENTS, ORDERS, POSITIONS, SIGNALS, TICKS, Row, Table
 from fleet.base.wire import Place
 from harness.base.errors import HarnessError
+from harness.observing import ledger_view
 
-SCHEMAS = (3, 4)
+SCHEMAS = tuple(version for version in ledger_view.SCHEMA_VERSIONS if version >= 3)
 """The values of `PRAGMA user_version` that this module reads."""
 
 OPEN = ("SUBMITTED", "ACKNOWLEDGED", "PARTIAL_FILL")
@@ -162,14 +163,15 @@ class OrderEventsTail:
     _of_order = "SELECT order_id, seq, updated_ts, status, reason, filled_qty, detail FROM orders WHERE id = ?"
 
     def read(self, connection: sqlite3.Connection, schema: int, known: Known | None, limit: int) -> Read:
+        once = _says_once(connection)
         after, open_orders = 0, dict[str, int]()
         if known is not None:
-            after, open_orders = self._find(connection, schema, known)
+            after, open_orders = self._find(connection, once, schema, known)
         raw: list[Sequence[Any]] = []
         ids: list[int] = []
         """Of the newest order that is seen once the row at the same place is published."""
-        for order_id, row_id in self._gone_on(connection, schema, open_orders):
-            raw += self._transitions(connection, schema, order_id, row_id, open_orders[order_id])
+        for order_id, row_id in self._gone_on(connection, once, open_orders):
+            raw += self._transitions(connection, once, order_id, row_id, open_orders[order_id])
             ids += [after] * (len(raw) - len(ids))
             if len(raw) >= limit:
                 break
@@ -181,7 +183,7 @@ class OrderEventsTail:
                 (top, limit - len(raw)),
             ).fetchall()
             for top, order_id in new:
-                raw += self._transitions(connection, schema, order_id, top, -1)
+                raw += self._transitions(connection, once, order_id, top, -1)
                 ids += [top] * (len(raw) - len(ids))
             if not new:
                 break
@@ -190,25 +192,27 @@ class OrderEventsTail:
         behind = max(len(rows), newest - top if len(raw) >= limit else 0)
         return Read(rows, lambda count: placed(rows[:count], ids[count - 1], open_orders), odd, behind)
 
-    def _find(self, connection: sqlite3.Connection, schema: int, known: Known) -> tuple[int, dict[str, int]]:
+    def _find(
+        self, connection: sqlite3.Connection, once: bool, schema: int, known: Known
+    ) -> tuple[int, dict[str, int]]:
         place, last = known.place, known.last
         after, open_orders, order_id = place.get("id"), place.get("open"), place.get("order")
         if not isinstance(after, int) or not isinstance(open_orders, dict) or last is None:
             raise LedgerChanged("order_events: the last message of the stream does not say how far it comes")
         if schema != known.schema:
-            moved = _order_row(connection, schema, order_id)
+            moved = _order_row(connection, once, order_id)
             if moved is None:
                 raise LedgerChanged(f"order_events: order {order_id}, which was published, is not there any more")
             after = moved
-        row_id = _order_row(connection, schema, last[0])
-        events = [] if row_id is None else self._transitions(connection, schema, last[0], row_id, int(last[1] or 0) - 1)
+        row_id = _order_row(connection, once, last[0])
+        events = [] if row_id is None else self._transitions(connection, once, last[0], row_id, int(last[1] or 0) - 1)
         found = _one(self.table, events[0]) if events else None
         if found != last:
             raise _changed(self.table, f"order {last[0]}, seq {last[1]}", last, found)
         return after, open_orders
 
     def _gone_on(
-        self, connection: sqlite3.Connection, schema: int, open_orders: dict[str, int]
+        self, connection: sqlite3.Connection, once: bool, open_orders: dict[str, int]
     ) -> list[tuple[str, int]]:
         """Of the orders that were open, those that have gone on since, with their row ids."""
         if not open_orders:
@@ -225,7 +229,7 @@ class OrderEventsTail:
         for order_id, published in open_orders.items():
             row_id, seq = now.get(order_id, (None, None))
             if row_id is None:
-                row_id = _order_row(connection, schema, order_id)
+                row_id = _order_row(connection, once, order_id)
                 if row_id is None:
                     raise LedgerChanged(f"order_events: order {order_id}, which was published, is not there any more")
             elif seq == published:
@@ -234,9 +238,9 @@ class OrderEventsTail:
         return found
 
     def _transitions(
-        self, connection: sqlite3.Connection, schema: int, order_id: Any, row_id: int, after: int
+        self, connection: sqlite3.Connection, once: bool, order_id: Any, row_id: int, after: int
     ) -> list[Sequence[Any]]:
-        if schema == 3:
+        if not once:
             return connection.execute(
                 f"{self._of_events} order_events WHERE order_id = ? AND seq > ? ORDER BY seq", (order_id, after)
             ).fetchall()
@@ -259,10 +263,17 @@ def placed(events: Sequence[Row], newest_id: int, open_before: dict[str, int]) -
     return {"id": newest_id, "order": events[-1][0], "open": open_now}
 
 
-def _order_row(connection: sqlite3.Connection, schema: int, order_id: Any) -> int | None:
+def _says_once(connection: sqlite3.Connection) -> bool:
+    """Whether the ledger keeps an order's latest transition in the order's row alone, and the orders' ids are made of
+    those of their signals."""
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'earlier_order_events'").fetchone()
+    return found is not None
+
+
+def _order_row(connection: sqlite3.Connection, once: bool, order_id: Any) -> int | None:
     """The row id of an order."""
     row = None
-    if schema > 3:
+    if once:
         # Made of its signal's, which has an index; an order has none.
         row = connection.execute(
             "SELECT orders.id FROM signals JOIN orders ON orders.id BETWEEN signals.id * 4 AND signals.id * 4 + 3"

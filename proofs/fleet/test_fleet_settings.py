@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.base.settings import ConfigError, load_collector, load_relay, read_secret
+from harness.base.errors import Unavailable
 from proofs.fixtures.bytecode import environ
-from proofs.fixtures.fleet_parts import PASSWORD, ROOT, NatsServer, Postgres, Program, growing, toml, wait
+from proofs.fixtures.fleet_parts import PASSWORD, ROOT, NatsServer, Postgres, Program, growing, toml, tool, wait
 
 RELAY: dict[str, Any] = {"instance": "acct-1", "nats": {"servers": ["tls://nats.example:4222"]}}
 COLLECTOR: dict[str, Any] = {"conninfo": "host=db dbname=hybrid user=collector", "nats": RELAY["nats"]}
@@ -218,3 +219,8 @@ def test_a_relay_may_do_what_it_must_and_no_more(tmp_path: Path) -> None:
         if other is not None:
             other.end()
         server.end()
+
+
+def test_what_is_not_installed_leaves_a_proof_unproven() -> None:
+    with pytest.raises(Unavailable, match=r"there is no nats-server-of-nobody \(make fleet-tools\)"):
+        tool("nats-server-of-nobody")
