@@ -21,7 +21,7 @@ from harness.machines.stage import Stage
 SEEN = "/mnt/checkout"
 SELECTION = "exit12 and (unknown or killed)"
 COPIED = (
-    ".venv", ".cache", "config", "distributions", "docs", "engine", "harness", "proofs", "requirements", "systemd",
+    ".venv", ".cache", "config", "distributions", "docs", "engine", "fleet", "harness", "proofs", "requirements", "systemd",
     "Makefile", "pyproject.toml",
 )  # fmt: skip
 
