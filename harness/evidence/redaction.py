@@ -113,8 +113,8 @@ _NAMED_RULES = (
     rf"(?P<keep>(?<!\\)(?P<n>\\{{0,15}}[\"']){_NAME}(?P=n)[ \t]{{0,4}},[ \t]{{0,4}})"
     rf"(?!\\*[\"'][\w-]{{1,64}}\\*[\"'][ \t]{{0,4}}:){_QUOTED}",
     rf"(?P<keep>{_START}(?:{_NAME}|{_SHORT}){_EQUALS}){_BARE}(?P<s>\S+)",
-    # YAML and headers: to the end of the line.
-    rf"(?P<keep>{_START}(?:{_NAME}|{_SHORT})\\*[\"']?{_COLON}){_BARE}(?P<s>\S.*)",
+    # YAML and headers: to the end of the line. systemd.exec(5) names a file with a credential, not the credential.
+    rf"(?P<keep>{_START}(?<!LoadCredential=)(?<!LoadCredentialEncrypted=)(?:{_NAME}|{_SHORT})\\*[\"']?{_COLON}){_BARE}(?P<s>\S.*)",
     rf"(?P<keep>{_START}(?=-){_NAME}[ \t]{{1,4}}){_QUOTED}",
     rf"(?P<keep>{_START}(?=-){_NAME}[ \t]{{1,4}})(?![\"'\\-])(?P<s>\S+)",
     # XML: elements, and the name in one attribute and its value in another, or between the tags.

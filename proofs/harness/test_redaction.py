@@ -123,6 +123,7 @@ RANDOM = st.from_regex(r"[A-Za-z][A-Za-z0-9]{4,20}[0-9][A-Za-z][A-Za-z0-9]{4,8}"
 """Secrets as generators make them."""
 
 PLACES = {
+    "a unit's own credential": "SetCredential=nats-password:X",
     # place: text, in which X is the secret
     "pwd:": "pwd: X",
     "pwd=": "user=u;pwd=X;database=d",
