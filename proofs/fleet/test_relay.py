@@ -6,9 +6,11 @@ import asyncio
 import itertools
 import json
 import random
+import re
 import shutil
 import signal
 import sqlite3
+import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
@@ -33,7 +35,7 @@ from fleet.relay.files import DecisionsTail, heartbeats
 from fleet.relay.relay import FileTail, Relay, make_stream
 from fleet.relay.tails import Known, LedgerChanged, Tail, ledger_tails
 from harness.base.clock import Clock, FakeClock, OsClock
-from proofs.fixtures.fleet_parts import NatsServer, Program, growing, streamed, wait
+from proofs.fixtures.fleet_parts import NatsServer, Program, free_port, growing, streamed, wait
 
 
 @pytest.fixture
@@ -451,3 +453,41 @@ def published(server: NatsServer) -> int:
         return sum(len(one.rows) for one in streamed(server.url).get("ticks", []))
     except nats.errors.Error:
         return -1
+
+
+@pytest.mark.claim("F4")
+def test_the_command_waits_for_ledger_and_stream_and_says_so(tmp_path: Path) -> None:
+    """Neither is there at first; the stream goes away and comes back."""
+    place = tmp_path / "nats"
+    place.mkdir()
+    server, port = NatsServer(place), free_port()
+    config = {"instance": "one", "database": str(tmp_path / "bot.db"), "metrics_port": port, "poll_secs": 0.02,
+              "stream": {"max_bytes": 1 << 26}, "nats": {"servers": [server.url]}}  # fmt: skip
+    relay = Program(tmp_path, "relay", config)
+
+    def metric(name: str) -> float | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                found = re.search(rf"^hybrid_relay_{name} (\S+)$", answer.read().decode(), re.MULTILINE)
+        except OSError:
+            return None
+        return float(found[1]) if found else None
+
+    relay.start()
+    try:
+        wait(lambda: "Connect call failed" in relay.said and metric("connected") == 0, relay.said)
+        server.start()
+        wait(lambda: "there is no such database" in relay.said and metric("connected") == 1, relay.said)
+        with growing(tmp_path / "bot.db", seed=5) as ledger:
+            ledger.grow(30)
+            wait(lambda: published(server) == 30 and metric("ledger_readable") == 1, "30 ticks")
+            server.end()
+            ledger.grow(30)
+            wait(lambda: metric("connected") == 0, "the loss is noticed")
+            server.start()
+            wait(lambda: published(server) == 60, "60 ticks")
+        assert relay.end(signal.SIGTERM) == 0
+    finally:
+        relay.end()
+        server.end()
+    assert relay.said.count("Connect call failed") < 5, "what is said again and again is said once"
