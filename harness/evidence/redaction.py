@@ -73,7 +73,8 @@ _WORD = (
 )
 # Bounded, and tried at the start of a word only: a long line without a secret costs no more than its length.
 _NAME = (
-    rf"(?:[\w.-]{{0,64}}?(?:{_WORD}|[-_](?:pass|pwd|pw)|listenkey)|x-[\w-]{{1,40}}-(?:payload|signature)"
+    # systemd.exec(5): such a line names a file with a credential, not the credential.
+    rf"(?!LoadCredential(?:Encrypted)?=)(?:[\w.-]{{0,64}}?(?:{_WORD}|[-_](?:pass|pwd|pw)|listenkey)|x-[\w-]{{1,40}}-(?:payload|signature)"
     r"|[\w-]{1,40}-sign)"
 )
 _START = r"(?<![\w.-])"
@@ -113,7 +114,7 @@ _NAMED_RULES = (
     rf"(?P<keep>(?<!\\)(?P<n>\\{{0,15}}[\"']){_NAME}(?P=n)[ \t]{{0,4}},[ \t]{{0,4}})"
     rf"(?!\\*[\"'][\w-]{{1,64}}\\*[\"'][ \t]{{0,4}}:){_QUOTED}",
     rf"(?P<keep>{_START}(?:{_NAME}|{_SHORT}){_EQUALS}){_BARE}(?P<s>\S+)",
-    # YAML and headers: to the end of the line. systemd.exec(5) names a file with a credential, not the credential.
+    # YAML and headers: to the end of the line.
     rf"(?P<keep>{_START}(?<!LoadCredential=)(?<!LoadCredentialEncrypted=)(?:{_NAME}|{_SHORT})\\*[\"']?{_COLON}){_BARE}(?P<s>\S.*)",
     rf"(?P<keep>{_START}(?=-){_NAME}[ \t]{{1,4}}){_QUOTED}",
     rf"(?P<keep>{_START}(?=-){_NAME}[ \t]{{1,4}})(?![\"'\\-])(?P<s>\S+)",
