@@ -365,7 +365,7 @@ def test_the_past_is_what_the_database_holds(engine: EngineUnit, dashboard: Dash
         "SELECT (SELECT COUNT(*) FROM ticks), (SELECT COUNT(*) FROM signals), (SELECT COUNT(*) FROM trades)"
     )
     ticks, signals, trades = (int(str(count)) for count in counts[0])
-    span = json.loads(dashboard.get("/span?range=1h").body)
+    span = json.loads(dashboard.get("/span?range=all").body)
     counted = sum(bucket[1] for bucket in span["buckets"])
     dashboard.expect(counted == ticks, f"{ticks} ticks, shown are {counted}")
     counted = sum(one["signals"] for one in span["vetoes"])
