@@ -11,6 +11,7 @@ import signal
 import sqlite3
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
@@ -20,6 +21,14 @@ from proofs.fixtures.fleet_parts import NatsServer, Program, free_port, growing,
 from proofs.fleet.test_relay import expect_once
 
 KILLS = int(os.environ.get("PROOFS_LEADER_KILLS", "20"))
+
+ONCE: dict[str, Any] = {
+    "allow_reconnect": False,
+    "connect_timeout": 2,
+    "max_reconnect_attempts": 1,
+    "reconnect_time_wait": 0,
+}
+"""Whoever is dead is not waited for."""
 
 
 def cluster(directory: Path) -> list[NatsServer]:
@@ -39,7 +48,7 @@ def stand(servers: list[NatsServer]) -> tuple[int, int] | None:
     """Who leads the stream, and how many messages it has; None while nobody leads."""
 
     async def ask(url: str) -> tuple[int, int] | None:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=2)
+        client = await nats.connect(url, **ONCE)
         try:
             info = await client.jetstream().stream_info("HYBRID")
         finally:
@@ -73,11 +82,11 @@ def test_killed_leaders_of_a_stream_lose_and_repeat_nothing(tmp_path: Path) -> N
         for _ in range(KILLS):
             leader, before = wait(lambda: stand(servers), f"a leader: {relay.said[-300:]}", 60)
             servers[leader].end()
-            servers[leader].start()
             wait(
                 lambda before=before: (stand(servers) or (0, 0))[1] > before + 5,
                 f"messages under another leader: {relay.said[-300:]}", 60,
             )  # fmt: skip
+            servers[leader].start()
         ledger.stop()
         with closing(sqlite3.connect(ledger.path)) as connection:
             (due,) = connection.execute("SELECT max(id) FROM ticks").fetchone()
@@ -90,7 +99,7 @@ def last_tick(servers: list[NatsServer]) -> str:
     """How far the stream has come with ticks, in words."""
 
     async def ask(url: str) -> str:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=2)
+        client = await nats.connect(url, **ONCE)
         try:
             found = await client.jetstream().get_last_msg("HYBRID", "hybrid.one.ticks")
         finally:
