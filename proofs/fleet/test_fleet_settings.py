@@ -168,7 +168,10 @@ def test_a_password_that_postgresql_refuses_is_12(postgres: Postgres, tmp_path: 
     }
     collector = Program(tmp_path, "collector", config)
     collector.start()
-    assert collector.status() == 12
+    try:
+        assert collector.status() == 12
+    finally:
+        collector.end()
     assert collector.said == "hybrid-collector: PostgreSQL refuses user or password: see conninfo and password_file\n"
 
 

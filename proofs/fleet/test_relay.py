@@ -434,17 +434,20 @@ def test_the_command_ends_with_12_over_a_ledger_that_was_put_back(
             found.market.batch(30)
         found.grow(30)
     relay = Program(tmp_path, "relay", config)
-    relay.start()
-    wait(lambda: published(nats_server) == 330, "330 ticks are published")
-    assert relay.end(signal.SIGTERM) == 0, relay.said
-    shutil.copy(backup, ledger)
-    relay.start()
-    assert relay.status() == 12, relay.said
-    assert (
-        "is not the ledger of which hybrid.one.ticks holds rows: ticks: the row with id 330, which was published"
-        in (relay.said.replace("\n", " "))
-    )
-    assert published(nats_server) == 330
+    try:
+        relay.start()
+        wait(lambda: published(nats_server) == 330, "330 ticks are published")
+        assert relay.end(signal.SIGTERM) == 0, relay.said
+        shutil.copy(backup, ledger)
+        relay.start()
+        assert relay.status() == 12, relay.said
+        assert (
+            "is not the ledger of which hybrid.one.ticks holds rows: ticks: the row with id 330, which was published"
+            in (relay.said.replace("\n", " "))
+        )
+        assert published(nats_server) == 330
+    finally:
+        relay.end()
 
 
 def published(server: NatsServer) -> int:
