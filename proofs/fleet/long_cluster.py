@@ -82,10 +82,11 @@ def test_killed_leaders_of_a_stream_lose_and_repeat_nothing(tmp_path: Path) -> N
         for _ in range(KILLS):
             leader, before = wait(lambda: stand(servers), f"a leader: {relay.said[-300:]}", 60)
             servers[leader].end()
-            wait(
-                lambda before=before: (stand(servers) or (0, 0))[1] > before + 5,
-                f"messages under another leader: {relay.said[-300:]}", 60,
-            )  # fmt: skip
+
+            def going_on(before: int = before) -> bool:
+                return (stand(servers) or (0, 0))[1] > before + 5
+
+            wait(going_on, f"messages under another leader: {relay.said[-300:]}", 60)
             servers[leader].start()
         ledger.stop()
         with closing(sqlite3.connect(ledger.path)) as connection:

@@ -21,8 +21,8 @@ from harness.machines.stage import Stage
 SEEN = "/mnt/checkout"
 SELECTION = "exit12 and (unknown or killed)"
 COPIED = (
-    ".venv", ".cache", "config", "distributions", "docs", "engine", "fleet", "harness", "proofs", "requirements", "systemd",
-    "Makefile", "pyproject.toml",
+    ".venv", ".cache", "config", "distributions", "docs", "engine", "fleet", "harness", "proofs", "requirements",
+    "systemd", "Makefile", "pyproject.toml",
 )  # fmt: skip
 
 
