@@ -924,10 +924,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_sampling::test_processed_is_received_over_n_across_reconnects",
         params={"every": 1},
         patch=Patch(
-            "engine/ingest/intake.py",
-            "_Seen.knows",
-            "self.since[segment] <= ts <= self.until[segment] and self._hole(trade_id) is None",
-            "False",
+            "engine/ingest/recent_ids.py", "RecentIds.add", "not self._trades.add(hash((text, ts)) or 1)", "False"
         ),
         reason=r"of 600 received|has not come",
     ),
@@ -1317,7 +1314,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="I3",
         breaks="after a restart, what the exchange sends again is taken for new",
         proof="test_invariants::test_the_same_events_again_change_nothing",
-        patch=Patch("engine/build.py", "make_ingest.intake", "() if replay else restored.numberings", "()"),
+        patch=Patch("engine/build.py", "make_ingest.intake", "{} if replay else restored.recent_event_ids", "{}"),
         reason=r"'HEARTBEAT \(G4\)' has not come",
     ),
     Sabotage(
