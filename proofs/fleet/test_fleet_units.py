@@ -25,6 +25,7 @@ def test_a_fleets_units_carry_an_engine_into_a_database(
     engine: EngineUnit, with_extra: Machine, nats_server: NatsServer, postgres: Postgres
 ) -> None:
     machine = with_extra
+    nats_server.begin_anew()
     engine.configure({"engine": {"tick_interval_ms": 20, "heartbeat_interval_secs": 0.5}})
     engine.start()
     etc = machine.path("/etc/hybrid-engine")
@@ -59,7 +60,7 @@ def test_a_fleets_units_carry_an_engine_into_a_database(
         collector.wait("a heartbeat in PostgreSQL", lambda: rows("heartbeats") > 0)
         for unit in (relay, collector):
             machine.systemctl("kill", "--signal=KILL", unit.name).expect(0)
-            unit.wait("a restart by systemd", lambda unit=unit: unit.show("NRestarts")["NRestarts"] == "1")
+            unit.wait("a restart by systemd", lambda unit=unit: unit.show("NRestarts")["NRestarts"] != "0")
             # What was on its way at the kill comes all the same.
             before = rows("ticks")
             unit.wait("rows after a kill", lambda before=before: rows("ticks") > before + 50)
