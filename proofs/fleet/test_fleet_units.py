@@ -64,6 +64,13 @@ def test_a_fleets_units_carry_an_engine_into_a_database(
             # What was on its way at the kill comes all the same.
             before = rows("ticks")
             unit.wait("rows after a kill", lambda before=before: rows("ticks") > before + 50)
+        machine.systemctl("stop", collector.name).expect(0)
+        stored = rows("ticks")
+        relay.wait(
+            "ticks while the collector is down",
+            lambda: sum(len(one.rows) for one in streamed(nats_server.url)["ticks"]) > stored + 20,
+        )
+        machine.systemctl("start", collector.name).expect(0)
         engine.stop()
         with closing(sqlite3.connect(machine.path(machine.layout.database))) as ledger:
             (due,) = ledger.execute("SELECT count(*) FROM ticks").fetchone()
