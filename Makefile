@@ -80,13 +80,15 @@ example-packages:
 	    { $(FETCH) >/dev/null 2>&1 || { $(SUDO) apt-get update $(APT_QUIET) && $(FETCH); } } && touch $(ARCHIVES)/.ready; } || \
 	  echo "redis-server could not be fetched: the example in docs/hacking.md will be unproven" >&2
 
-# What a fleet is made of beside our own. Without them its proofs are unproven.
+# What a fleet is made of beside our own. Without them its proofs are unproven. Debian starts what it installs; proofs start
+# their own, and whoever proves something wants no database at each boot.
 .PHONY: fleet-tools
 fleet-tools:  ## nats-server and PostgreSQL, for the proofs of proofs/fleet
 	@{ command -v nats-server && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends \
-	      nats-server postgresql; } || \
+	      nats-server postgresql && \
+	    { $(SUDO) systemctl disable --quiet --now nats-server postgresql 2>/dev/null || true; }; } || \
 	  echo "nats-server and postgresql could not be installed" >&2
 
 # The dashboard's page is looked at in a real browser.
@@ -99,15 +101,15 @@ browser:
 
 ##@ Prove
 
-proofs: $(READY) machine-tools  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
+proofs: $(READY) machine-tools fleet-tools browser  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
 	$(BIN)/pytest proofs $(PARALLEL) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
 
-test: $(READY) machine-tools example-packages browser  ## The proofs and every other test (ARGS='-x')
+test: $(READY) machine-tools example-packages fleet-tools browser  ## The proofs and every other test (ARGS='-x')
 	$(BIN)/pytest proofs $(PARALLEL) -m 'not sabotage' $(ARGS)
 
 ##@ Prove that proofs can fail
 
-sabotage: $(READY) machine-tools browser  ## Break each guarded thing on purpose: its proof must turn red
+sabotage: $(READY) machine-tools fleet-tools browser  ## Break each guarded thing on purpose: its proof must turn red
 	$(BIN)/pytest proofs $(PARALLEL) -m sabotage $(ARGS)
 
 SEED ?= 1
@@ -147,7 +149,7 @@ VERSION ?= 13
 debian: $(READY)  ## Both commands of the README on Debian VERSION=13 or 12, made in .cache (as root; ARGS='make canary')
 	@command -v debootstrap >/dev/null || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && $(SUDO) apt-get install -y $(APT_QUIET) debootstrap; }
-	$(BIN)/python -m harness debian --release $(VERSION) $(or $(ARGS),sh -c 'make proofs && make test')
+	env -u ARGS -u MAKEFLAGS -u MAKELEVEL $(BIN)/python -m harness debian --release $(VERSION) $(or $(ARGS),sh -c 'make proofs && make test')
 
 ##@ Operate
 

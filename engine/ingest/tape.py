@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import gzip
+import io
 import os
 import re
 import stat
@@ -108,6 +109,8 @@ class Tape:
         return self._bytes + (0 if self._raw.closed else self._raw.tell())
 
     def _lost(self, error: OSError) -> Crash:
+        # What is compressed and not written would be tried once more when the object goes, and the error told by Python.
+        self._packed.fileobj = io.BytesIO()
         return Crash(f"{self.path}: cannot be written: {error.strerror}", path=str(self.path))
 
     def _begin(self) -> None:

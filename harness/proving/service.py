@@ -285,6 +285,13 @@ def no_network() -> Promise:
         unit.start_serving()
         pid = unit.show().main_pid
         inodes = unit.machine.run("readlink", "/proc/1/ns/net", f"/proc/{pid}/ns/net").expect(0).stdout.split()
+        if len(set(inodes)) == 1 and any(
+            "PrivateNetwork=yes is configured, but" in entry.message for entry in unit.whole_journal()
+        ):
+            raise Unavailable(
+                "systemd could not make a network for the unit here, and went on without (see its journal)",
+                "a computer on which a private machine may make network namespaces",
+            )
         unit.expect(len(set(inodes)) == 2, "shares the computer's network", "PrivateNetwork")
         tables = unit.machine.run(
             "nsenter", f"--net=/proc/{pid}/ns/net", "cat", "/proc/net/route", "/proc/net/ipv6_route"

@@ -426,8 +426,8 @@ def test_N20_files_are_bounded_and_each_can_be_replayed_alone_and_all_together(t
     written = fill(tmp_path, 300, file_bytes=8192, files=100)
     files = sorted(tmp_path.glob("*.jsonl.gz"))
     assert len(files) == written.parts > 5
-    # One message at most, and what gzip has not written yet, is over the bound.
-    assert max(path.stat().st_size for path in files) < 3 * 8192
+    # One message at most, and what gzip has not written yet (32 KiB from Python 3.12 on), is over the bound.
+    assert max(path.stat().st_size for path in files) < 8192 + (32 << 10)
     each = [ids(asyncio.run(replay(path, options))[0]) for path in files]
     assert sorted(number for one in each for number in one) == list(range(300))
     assert all(each)
