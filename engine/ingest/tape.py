@@ -109,7 +109,7 @@ class Tape:
         return self._bytes + (0 if self._raw.closed else self._raw.tell())
 
     def _lost(self, error: OSError) -> Crash:
-        # What is compressed and not written would be tried once more when the object goes, and the error told by Python.
+        # What is not written yet would be tried once more when the object goes, and Python would tell the error.
         self._packed.fileobj = io.BytesIO()
         return Crash(f"{self.path}: cannot be written: {error.strerror}", path=str(self.path))
 
