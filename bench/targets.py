@@ -317,6 +317,10 @@ def latency(plan: Plan) -> list[Figure]:
     )
 
 
+PENDING_MAX = 10_000
+"""At the end of a run no more rows than this wait for their flush."""
+
+
 def endurance(plan: Plan) -> list[Figure]:
     """T4 and the memory half of T5: one long saturated run with default channels a round."""
     window = 100_000
@@ -326,7 +330,9 @@ def endurance(plan: Plan) -> list[Figure]:
         if run.ticks < 3 * window:
             raise SubjectFailed(f"{run.ticks} ticks: T4 compares the first and the last {window}")
         first = report.rate_between(run.progress, 0, window)
-        last = report.rate_between(run.progress, run.ticks - window, run.ticks)
+        # The rest of the last batch waits for flush_interval_ms, as nothing comes after it.
+        end = run.ticks - PENDING_MAX
+        last = report.rate_between(run.progress, end - window, end)
         warm_at = next(at for at, rows in run.progress if rows >= window)
         warm = [rss for at, rss in run.rss_bytes if at >= warm_at]
         few = max(1, len(warm) // 20)
@@ -345,7 +351,7 @@ def endurance(plan: Plan) -> list[Figure]:
             (
                 "steady",
                 "T4",
-                f"rate of the last 100 000 of {million:g} M ticks / of the first",
+                f"rate of 100 000 ticks at the end of {million:g} M / of the first",
                 "x",
                 Target(">=", 0.85),
             ),
