@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from harness.base.clock import OsClock, poll
 from harness.dashboard.view_model import LogLine, LogSnapshot, UnitSnapshot
 from proofs.fixtures import traded_database
 from proofs.fixtures.browser import Visit, check_readable
@@ -69,8 +70,20 @@ def ask(database: Path, sql: str) -> list[Any]:
 
 
 def fetched(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return json.loads(answer.read())
+    """What is answered, asked again while the dashboard says that others ask too: a page of an earlier proof may."""
+
+    def answered() -> Any:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return [json.loads(answer.read())]
+        except urllib.error.HTTPError as error:
+            if error.code == 503 and error.headers["Retry-After"]:
+                return None
+            raise
+
+    found = poll(answered, OsClock(), 20.0)
+    assert found is not None, f"{url}: others ask all the time"
+    return found[0]
 
 
 def look(browser: Browser, site: str, address: str) -> Visit:

@@ -47,8 +47,8 @@ async function ask(name, address) {
   asked.set(name, control);
   for (let trial = 0; ; trial += 1) {
     const answer = await fetch(address, { signal: control.signal });
-    if (answer.status === 503 && answer.headers.get("Retry-After") && trial < 5) {
-      await new Promise((after) => setTimeout(after, 200 * (trial + 1)));
+    if (answer.status === 503 && answer.headers.get("Retry-After") && trial < 20) {
+      await new Promise((after) => setTimeout(after, Math.min(2000, 200 * (trial + 1))));
       continue;
     }
     if (answer.status === 400) throw new Error((await answer.text()).trim());
