@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from engine import __version__
 from engine.base import logs, redaction
 from engine.base.exits import ConfigError, Crash, ExitCode
-from engine.config import settings
+from engine.config import schema, settings
 from engine.config.schema import Source
 from engine.signals import Signals
 
@@ -76,8 +76,6 @@ examples:
   hybrid-engine record --venue binance --url wss://stream.binance.us:9443/ws --markets BTCUSDT --to recordings
   hybrid-engine record --config config/config.toml --source coinbase --to recordings --seconds 3600
 """
-
-_MARKETS_RECORDED_MAX = 1024
 
 
 class _Parser(argparse.ArgumentParser):
@@ -379,7 +377,7 @@ def _described_source(arguments: argparse.Namespace) -> Source:
         if getattr(arguments, key) is not None:
             table[key] = getattr(arguments, key)
     if arguments.markets is not None:
-        names = [name.strip() for name in arguments.markets.split(",", _MARKETS_RECORDED_MAX)]
+        names = [name.strip() for name in arguments.markets.split(",", schema.MARKETS_MAX)]
         # They are called as the venue calls them.
         table["markets"] = {name: name for name in names if name}
     return settings.make_source(table, Path("command line"), {key: f"--{key}" for key in ("venue", "url", "kind")})

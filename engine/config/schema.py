@@ -13,6 +13,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from engine.ingest.venues import registry
 
+MARKETS_MAX: Final = 1024
+"""Markets of one source."""
+
 # Ten years: longer waits overflow the timers of some event loops, and mean a typo anyway.
 _MAX_SECS: Final = 10 * 365 * 86_400
 
@@ -293,7 +296,7 @@ class Source(Table):
     markets: dict[MarketName, Name] | None = Field(
         default=None,
         min_length=1,
-        max_length=1024,
+        max_length=MARKETS_MAX,
         description="Market, as the venue writes it -> what its ticks are called; absent: the URL's market (N12).",
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.base.events import Tick
@@ -17,7 +18,7 @@ from engine.config import schema, settings
 from engine.ingest import session
 from engine.ingest.messages import Messages
 from engine.ingest.ports import Inlet
-from engine.ingest.stepped import Bell
+from engine.ingest.stepped import Woken
 from engine.ingest.transport import SEND_BUFFER_BYTES, Connection
 from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Markets, Streams, host_of, upper
@@ -97,8 +98,8 @@ class FeedLine:
             self.closed(f"the peer reads nothing: over {SEND_BUFFER_BYTES} bytes of answers to its pings wait for it")
 
 
-class Connected:
-    """Does what the session says, and tells it what happened. A subclass has `_attempt`, `_abandon` and `_wake_at`."""
+class Connected(Woken, ABC):
+    """Does what the session says, and tells it what happened."""
 
     def __init__(
         self,
@@ -113,6 +114,7 @@ class Connected:
     ) -> None:
         """`sources`: at least one. `now`: monotonic seconds. `barred_secs`: for how long an earlier run was told to
         leave a host alone; told by the name of a source, its host. `streams`: the names of all streams."""
+        super().__init__(inlet)
         wanted: list[session.Source] = []
         self._streams: dict[str, Messages] = {}
         for source in sources:
@@ -151,12 +153,8 @@ class Connected:
         self._sources = wanted
         self._session = session.Session(wanted, policy, random.uniform, barred, now())
         self.connections_unbounded = 0
-        self._inlet = inlet
         self._now = now
         self._lines: dict[int, FeedLine] = {}
-        self._bell = Bell()
-        self._paused = False
-        self._stopped = False
         # Why `run` has to end; None while all is well.
         self._failure: EngineError | None = None
 
@@ -184,9 +182,6 @@ class Connected:
     @property
     def hindrance(self) -> str:
         return ""
-
-    def nudge(self) -> None:
-        self._bell.ring()
 
     def line_opened(self, line: FeedLine) -> None:
         logger.info("connected", extra={"fields": about(line.source)})
@@ -286,17 +281,17 @@ class Connected:
                         )
                     )
 
+    @abstractmethod
     def _attempt(self, line: FeedLine) -> None:
         """Begin to connect."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _abandon(self, line: FeedLine) -> None:
         """The attempt is no longer wanted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _wake_at(self, at: float) -> None:
         """Wake the session at this time, and no longer at an earlier one."""
-        raise NotImplementedError
 
     def _close(self, line: FeedLine, reason: str) -> None:
         self._forget(line)

@@ -106,12 +106,10 @@ class Ingest:
         return found
 
     def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
-        for stream, trade_id, ts in numbers:
-            self.intake.pass_number(stream, trade_id, ts)
+        self.intake.pass_numbers(numbers)
 
     def tell_latest(self, latest: dict[str, int]) -> None:
-        for stream, trade_id in latest.items():
-            self.intake.tell_latest(stream, trade_id)
+        self.intake.tell_all_latest(latest)
 
     def barred(self, source: str, host: str, secs: float) -> None:
         until_ms = self._wall_ms() + int(secs * 1000)

@@ -26,9 +26,8 @@ ones are joined. A stream has at most 32 numberings; whatever fits none of them 
 time. Of such texts, and of textual ids with their times, the 65536 used last at least are remembered (recent_ids.py).
 
 After a restart the numberings on disk go on: ids up to their highest are duplicates if their time fits, which of the
-newest ticks on disk is known exactly; and the hole
-between the highest and the first id after the restart is counted, for those trades were missed. A stream that is seen
-for the first time counts no gap for its first id.
+newest ticks on disk is known exactly; and the hole between the highest and the first id after the restart is counted,
+for those trades were missed. A stream that is seen for the first time counts no gap for its first id.
 """
 
 from __future__ import annotations
@@ -556,6 +555,16 @@ class Intake:
         found = self._streams.get(stream)
         if found is not None:
             found.tell_latest(trade_id)
+
+    def pass_numbers(self, numbers: Iterable[tuple[str, int, int]]) -> None:
+        """`pass_number` for each (stream, id, time)."""
+        for stream, trade_id, ts in numbers:
+            self.pass_number(stream, trade_id, ts)
+
+    def tell_all_latest(self, latest: Mapping[str, int]) -> None:
+        """`tell_latest` for each stream."""
+        for stream, trade_id in latest.items():
+            self.tell_latest(stream, trade_id)
 
     def readmit(self, ticks: list[Tick]) -> list[Tick]:
         """Like `admit`, for ticks that are rows of this database (REPLAY): they keep their ids and are all new,

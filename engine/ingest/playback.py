@@ -107,16 +107,8 @@ class PlaybackFeed(Connected):
         super().line_received(line, ticks)
 
     def stop(self) -> None:
-        self._stopped = True
+        super().stop()
         self._apply(self._session.stop(self._clock))
-        self._bell.ring()
-
-    def pause(self) -> None:
-        self._paused = True
-
-    def resume(self) -> None:
-        self._paused = False
-        self._bell.ring()
 
     def _attempt(self, line: FeedLine) -> None:
         self._pending = line

@@ -85,14 +85,14 @@ class RecentIds:
     begins the next. One of a single id is none, for then the venue gives each trade the same.
     """
 
-    __slots__ = ("_newest", "_of_round", "_trades", "_was_alone")
+    __slots__ = ("_is_alone", "_newest", "_of_round", "_trades")
 
     def __init__(self, trades: Iterable[tuple[str, int]] = ()) -> None:
         """`trades`: (id, time in Unix ms), oldest first."""
         self._trades = _Recent()
         # The ids of this round, and whether it has no more than one.
         self._of_round = _Recent()
-        self._was_alone = False
+        self._is_alone = False
         # The id that was new last.
         self._newest = ""
         for text, ts in trades:
@@ -109,12 +109,12 @@ class RecentIds:
             return False, None
         key = hash(text) or 1
         old_id = None
-        if key in self._of_round:
-            old_id = None if self._was_alone else self._newest
+        if self._of_round.add(key):
+            self._is_alone = not self._newest
+        elif not self._is_alone:
+            old_id = self._newest
             self._of_round = _Recent()
-            self._was_alone = True
-        else:
-            self._was_alone = not self._newest
-        self._of_round.add(key)
+            self._of_round.add(key)
+            self._is_alone = True
         self._newest = text
         return True, old_id

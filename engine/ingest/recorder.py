@@ -38,12 +38,10 @@ class Books(Inlet):
         return self.intake.received - known
 
     def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
-        for stream, trade_id, ts in numbers:
-            self.intake.pass_number(stream, trade_id, ts)
+        self.intake.pass_numbers(numbers)
 
     def tell_latest(self, latest: dict[str, int]) -> None:
-        for stream, trade_id in latest.items():
-            self.intake.tell_latest(stream, trade_id)
+        self.intake.tell_all_latest(latest)
 
     def answer(self) -> None:
         """No watchdog waits for it."""

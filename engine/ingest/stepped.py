@@ -1,4 +1,4 @@
-"""What feeds without a peer have in common: a task that makes ticks in steps, and the bell that wakes it."""
+"""What feeds have in common: a task that can be told to stop or to wait, and the bell that wakes it."""
 
 from __future__ import annotations
 
@@ -38,17 +38,10 @@ class Bell:
         self._rung = False
 
 
-class Stepped:
-    """What SYNTHETIC and REPLAY have in common: a task that makes ticks in steps."""
-
-    reconnects = 0
-    foreign = 0
-    connections_unbounded = 0
-    hindrance = ""
+class Woken:
+    """A feed whose task is told by flags, and waits for a bell."""
 
     def __init__(self, inlet: Inlet) -> None:
-        self.parse_errors = 0
-        self.ignored = 0
         self._inlet = inlet
         self._bell = Bell()
         self._stopped = False
@@ -67,3 +60,17 @@ class Stepped:
 
     def nudge(self) -> None:
         self._bell.ring()
+
+
+class Stepped(Woken):
+    """What SYNTHETIC and REPLAY have in common: a task that makes ticks in steps."""
+
+    reconnects = 0
+    foreign = 0
+    connections_unbounded = 0
+    hindrance = ""
+
+    def __init__(self, inlet: Inlet) -> None:
+        super().__init__(inlet)
+        self.parse_errors = 0
+        self.ignored = 0

@@ -83,14 +83,13 @@ class WebSocketFeed(Connected):
             await self._bell.wait()
 
     def stop(self) -> None:
-        self._stopped = True
+        super().stop()
         if self._timer is not None:
             self._timer.cancel()
         self._apply(self._session.stop(self._now()))
-        self._bell.ring()
 
     def pause(self) -> None:
-        self._paused = True
+        super().pause()
         for line in self._lines.values():
             if line.connection is not None:
                 line.connection.pause()
