@@ -78,12 +78,7 @@ async def _run(
         store.close()
         raise
 
-    def look_at_signals() -> None:
-        if signals.report():
-            pipeline.stop()
-
-    loop = asyncio.get_running_loop()
-    with signals.waking(lambda: loop.call_soon_threadsafe(look_at_signals)):
+    with signals.stopping(asyncio.get_running_loop(), pipeline.stop):
         return await pipeline.run()
 
 

@@ -116,13 +116,9 @@ async def _record(
                 told_at = loop.time()
                 tell()
 
-    def look_at_signals() -> None:
-        if signals.report():
-            feed.stop()
-
     failure: EngineError | None = None
     flushing = loop.create_task(flush())
-    with signals.waking(lambda: loop.call_soon_threadsafe(look_at_signals)):
+    with signals.stopping(loop, feed.stop):
         if seconds is not None:
             loop.call_later(seconds, feed.stop)
         try:

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from concurrent.futures import Future
 
     from engine.base.logs import RateLimited
@@ -95,6 +96,18 @@ class Signals:
             yield
         finally:
             self._wake = None
+
+    @contextmanager
+    def stopping(self, loop: AbstractEventLoop, stop: Callable[[], object]) -> Iterator[None]:
+        """Report each signal on `loop` inside this block, and call `stop` for one that asks for it. One that comes as
+        the block ends is not told any more: what ended has had its last word."""
+
+        def look() -> None:
+            if self._wake is not None and self.report():
+                stop()
+
+        with self.waking(lambda: loop.call_soon_threadsafe(look)):
+            yield
 
     def wait(self, work: Future[Any]) -> bool:
         """Wait until `work` is done, or for a signal that asks for a stop. Returns whether `work` is done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sqlite3
 import subprocess
@@ -186,3 +187,24 @@ def test_E6_signals_that_came_before_wake_at_once(installed: signals.Signals) ->
     assert woken == [1]
     with installed.waking(lambda: woken.append(2)):
         assert woken == [1, 2]
+
+
+@pytest.mark.claim("E6")
+def test_E6_what_comes_as_the_block_ends_has_no_line_after_the_last_one(
+    installed: signals.Signals, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is scheduled on the loop, which goes on for a moment when the run is over."""
+    stops: list[int] = []
+
+    async def run() -> None:
+        with installed.stopping(asyncio.get_running_loop(), lambda: stops.append(1)):
+            installed._note(signal.SIGUSR1, None)
+            await asyncio.sleep(0)
+            assert "signal ignored" in caplog.text
+            caplog.clear()
+            installed._note(signal.SIGTERM, None)
+        await asyncio.sleep(0)
+
+    caplog.set_level("INFO")
+    asyncio.run(run())
+    assert (stops, caplog.text) == ([], "")
