@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fleet.base.service import Log, notify, stop_on_signals
 from fleet.base.settings import EXIT_CONFIG, ConfigError
+from harness.base import arguments
 from harness.base.errors import HarnessError
 
 S = TypeVar("S")
@@ -17,7 +18,7 @@ S = TypeVar("S")
 
 def parser(program: str, about: str, default: Path) -> argparse.ArgumentParser:
     """The options that each command has."""
-    found = argparse.ArgumentParser(
+    found = arguments.CommandParser(
         prog=program, description=about, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"exit status: 0 stopped in order, 1 may be over at the next start, {EXIT_CONFIG} nothing that a restart"
         " heals\n\nexamples:\n"

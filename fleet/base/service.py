@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, start_http_server
+from cysystemd.daemon import sd_notify  # type: ignore[attr-defined]
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from fleet.base.settings import ConfigError
 
@@ -33,13 +35,10 @@ class Log:
 
 def notify(text: str) -> None:
     """Tell systemd (sd_notify(3)). Nobody may be listening."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.sendto(text.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
-        except OSError:
-            return
+    # Without a socket, and with one that nobody is at, cysystemd complains.
+    if "NOTIFY_SOCKET" in os.environ:
+        with suppress(ValueError):
+            sd_notify(text, False)
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -56,6 +55,23 @@ async def pause(stopping: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(stopping.wait(), seconds)
     except TimeoutError:
         return
+
+
+class Meters:
+    """Makes the metrics of one program, which bear its name."""
+
+    def __init__(self, program: str, registry: CollectorRegistry) -> None:
+        """program: `relay`, for hybrid_relay_..."""
+        self._prefix = f"hybrid_{program}_"
+        self._registry = registry
+
+    def gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+        """A value that goes up and down."""
+        return Gauge(f"{self._prefix}{name}", text, labels, registry=self._registry)
+
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        """A value that goes up."""
+        return Counter(f"{self._prefix}{name}", text, labels, registry=self._registry)
 
 
 def serve_metrics(registry: CollectorRegistry, port: int) -> None:

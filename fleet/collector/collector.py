@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import nats
@@ -18,10 +17,10 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
 from fleet.base import link, wire
-from fleet.base.service import Log, notify, pause
+from fleet.base.service import Log, Meters, notify, pause
 from fleet.base.settings import CollectorSettings
 from fleet.collector import store
 from fleet.collector.intake import Arrived
@@ -39,21 +38,18 @@ class Metrics:
     """What a collector counts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
-            return Gauge(f"hybrid_collector_{name}", text, labels, registry=registry)
-
-        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-            return Counter(f"hybrid_collector_{name}", text, labels, registry=registry)
-
-        self.rows = counter("rows", "Rows that came, those that were there already included.", ["table"])
-        self.messages = counter("messages", "Messages that were stored.")
-        self.refused = counter("refused", "Messages that are none of a relay's.")
-        self.breaks = counter("breaks", "Messages before which something was lost on the way.")
-        self.begun = counter("begun", "How often the stream was read on from where PostgreSQL says.")
-        self.pending = gauge("pending_messages", "Messages of the stream that were not delivered yet.")
-        self.lag = gauge("lag_seconds", "Age of the message that was stored last, while others wait.")
-        self.sequence = gauge("sequence", "Sequence number of the message that was stored last.")
-        self.working = gauge("working", "1 while stream and database can be had, and no other collector is at work.")
+        made = Meters("collector", registry)
+        self.rows = made.counter("rows", "Rows that came, those that were there already included.", ["table"])
+        self.messages = made.counter("messages", "Messages that were stored.")
+        self.refused = made.counter("refused", "Messages that are none of a relay's.")
+        self.breaks = made.counter("breaks", "Messages before which something was lost on the way.")
+        self.begun = made.counter("begun", "How often the stream was read on from where PostgreSQL says.")
+        self.pending = made.gauge("pending_messages", "Messages of the stream that were not delivered yet.")
+        self.lag = made.gauge("lag_seconds", "Age of the message that was stored last, while others wait.")
+        self.sequence = made.gauge("sequence", "Sequence number of the message that was stored last.")
+        self.working = made.gauge(
+            "working", "1 while stream and database can be had, and no other collector is at work."
+        )
 
 
 class Collector:

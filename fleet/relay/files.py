@@ -14,11 +14,10 @@ from harness.base import jsontext
 from harness.base.clock import Clock
 from harness.base.errors import HarnessError
 from harness.evidence.shell import Shell
+from harness.observing.observe import HEARTBEAT
 
 READ_BYTES = 1 << 20
 """Of the decision log at a time; a longer line is not one of the controller's."""
-
-HEARTBEAT = "HEARTBEAT (G4)"
 
 HEARTBEATS_SECS = 86_400.0
 """Older heartbeats are left where they are: what they say is what somebody watches now."""

@@ -21,10 +21,10 @@ from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, Header, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
 from fleet.base import link, wire
-from fleet.base.service import Log, notify, pause
+from fleet.base.service import Log, Meters, notify, pause
 from fleet.base.settings import ConfigError, RelaySettings, Stream
 from fleet.base.tables import Table
 from fleet.base.wire import Message, Place
@@ -87,21 +87,16 @@ class Metrics:
     """What a relay counts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
-            return Gauge(f"hybrid_relay_{name}", text, labels, registry=registry)
-
-        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-            return Counter(f"hybrid_relay_{name}", text, labels, registry=registry)
-
-        self.rows = counter("rows", "Rows that the stream has taken.", ["table"])
-        self.messages = counter("messages", "Messages that the stream has taken.", ["table"])
-        self.odd = counter("odd_rows", "Rows with values that the engine never writes.", ["table"])
-        self.asked = counter("asked", "How often the stream was asked how far it has come.", ["table"])
-        self.backlog = gauge("backlog_rows", "Rows, about, that the stream has not taken yet.", ["table"])
-        self.lag = gauge("lag_seconds", "Age of the oldest row that the stream has not taken yet.", ["table"])
-        self.connected = gauge("connected", "1 while there is a connection to NATS.")
-        self.readable = gauge("ledger_readable", "1 while the ledger can be read.")
-        self.full = gauge("stream_full", "1 while the stream refuses messages because its limits are reached.")
+        made = Meters("relay", registry)
+        self.rows = made.counter("rows", "Rows that the stream has taken.", ["table"])
+        self.messages = made.counter("messages", "Messages that the stream has taken.", ["table"])
+        self.odd = made.counter("odd_rows", "Rows with values that the engine never writes.", ["table"])
+        self.asked = made.counter("asked", "How often the stream was asked how far it has come.", ["table"])
+        self.backlog = made.gauge("backlog_rows", "Rows, about, that the stream has not taken yet.", ["table"])
+        self.lag = made.gauge("lag_seconds", "Age of the oldest row that the stream has not taken yet.", ["table"])
+        self.connected = made.gauge("connected", "1 while there is a connection to NATS.")
+        self.readable = made.gauge("ledger_readable", "1 while the ledger can be read.")
+        self.full = made.gauge("stream_full", "1 while the stream refuses messages because its limits are reached.")
 
 
 class Relay:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness.base import terminal, unit
+from harness.base import arguments, terminal, unit
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError
 from harness.evidence.recorder import Unrecorded
@@ -22,9 +22,7 @@ from harness.evidence.shell import Shell
 from harness.observing import health, instances, observe
 from harness.observing.instances import Instance
 from harness.observing.judgement import Finding
-
-CONFIG_REFUSED = 12
-"""As the engine's own exit status (contract section 3)."""
+from harness.soak.exit_actions import EngineExitCode
 
 AT_ONCE_MAX = 16
 """How many engines are asked at the same time."""
@@ -45,12 +43,12 @@ examples:
   hybrid-ctl health --json
 """
 
-ACTIONS = {"start": "start", "stop": "stop", "restart": "start, stopping before what runs"}
+ACTIONS = {"start": "start", "stop": "stop", "restart": "stop, then start"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-ctl`."""
-    parser = argparse.ArgumentParser(prog="hybrid-ctl")
+    parser = arguments.CommandParser(prog="hybrid-ctl")
     add_arguments(parser)
     try:
         return run(parser.parse_args(argv))
@@ -121,7 +119,7 @@ def _each(chosen: Sequence[Instance], ask: Callable[[Instance], Any]) -> list[An
 
 
 def _act(shell: Shell, action: str, chosen: Sequence[Instance]) -> int:
-    """Return one job for each, begun together; systemd waits for none of them because of another."""
+    """Begin the job of each at the same time, so that none waits for another, and return the exit status."""
 
     def act(one: Instance) -> str:
         done = shell.run("systemctl", action, one.unit, timeout_secs=observe.ACT_SECS)
@@ -224,7 +222,7 @@ def _check(shell: Shell, chosen: Sequence[Instance], *, as_json: bool) -> int:
         _print_table([(one.shown, refused.get(one.shown, "fine")) for one in chosen])
         for clash in clashes:
             print(clash)
-    return CONFIG_REFUSED if refused or clashes else 0
+    return int(EngineExitCode.CONFIG) if refused or clashes else 0
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
