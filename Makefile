@@ -81,15 +81,16 @@ example-packages:
 	  echo "redis-server could not be fetched: the example in docs/hacking.md will be unproven" >&2
 
 # What a fleet is made of beside our own. Without them its proofs are unproven. Debian starts what it installs; proofs start
-# their own, and whoever proves something wants no database at each boot.
+# their own, and whoever proves something wants no database at each boot. What was there before is somebody's, and is left.
+SERVERS_MISSING = $(shell command -v nats-server >/dev/null || echo nats-server; \
+  ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo postgresql)
 .PHONY: fleet-tools
 fleet-tools:  ## nats-server and PostgreSQL, for the proofs of proofs/fleet
-	@{ command -v nats-server && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || \
+	@missing="$(SERVERS_MISSING)"; test -z "$$missing" || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends \
-	      nats-server postgresql && \
-	    { $(SUDO) systemctl disable --quiet --now nats-server postgresql 2>/dev/null || true; }; } || \
-	  echo "nats-server and postgresql could not be installed" >&2
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends $$missing && \
+	    { $(SUDO) systemctl disable --quiet --now $$missing 2>/dev/null || true; }; } || \
+	  echo "$$missing could not be installed: see 'make doctor'" >&2
 
 # The dashboard's page is looked at in a real browser.
 .PHONY: browser

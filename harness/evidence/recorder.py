@@ -70,7 +70,7 @@ EXCERPT_CHARS = 4096
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """No writer of ours makes a line nearly as long; a reader need not hold more."""
 
-UNSYNCED = ("journal", "result")
+UNSYNCED = ("journal", "result", "verdict")
 """Lines that are not waited for on their way to the disk: the next other line takes them along, and that is the intent
 of the next command at the latest, before it runs."""
 
