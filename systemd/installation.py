@@ -26,7 +26,7 @@ PREFIX = "/opt/hybrid-engine"
 """What the unit files say."""
 
 CONFIGURATION = Path("/etc/hybrid-engine")
-DATA = tuple(Path("/var/lib", name) for name in ("hybrid-engine", "hybrid-soak", "hybrid-evidence"))
+DATA = tuple(Path("/var/lib", name) for name in ("hybrid-engine", "hybrid-soak", "hybrid-evidence", "hybrid-dashboard"))
 DISTRIBUTIONS = (".", "distributions/hybrid-harness")
 """What is installed: nothing that breaks an engine on purpose."""
 
@@ -39,7 +39,7 @@ OF_AN_INSTANCE = (
     (r"^(Description=.*)$", r"\1, instance %i"),
     (r"/etc/hybrid-engine(/[a-z]+\.toml)?(?=\s|$)", r"/etc/hybrid-engine/%i\1"),
     (r"^ConfigurationDirectory=hybrid-engine$", r"\g<0>/%i"),
-    (r"(^StateDirectory=|%S/|/var/lib/)hybrid-(engine|soak|evidence)\b", r"\g<0>-%i"),
+    (r"(^StateDirectory=|%S/|/var/lib/)hybrid-(engine|soak|evidence|dashboard)\b", r"\g<0>-%i"),
     (r"^SyslogIdentifier=hybrid-engine$", r"\g<0>@%i"),
     (r"\b(hybrid-[a-z-]+)\.service\b", r"\1@%i.service"),
     (r"/bin/hybrid-(soak|dashboard|healthcheck)\b", r"\g<0> --instance %i"),

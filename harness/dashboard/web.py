@@ -25,6 +25,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import ClassVar
@@ -50,7 +51,7 @@ from harness.base.errors import HarnessError
 from harness.dashboard import query, view_model
 from harness.dashboard.archive import SEEN_TABLES, Archive
 from harness.dashboard.collector import Collector, read_buglog
-from harness.dashboard.telemetry import Telemetry
+from harness.dashboard.telemetry_store import KEEP_SECS, KeptTelemetry
 from harness.dashboard.view_model import Observation
 from harness.observing import ledger_history
 
@@ -115,7 +116,7 @@ STATIC = {
 class Broadcaster:
     """Holds the newest observation and sends it to every open page."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, telemetry: KeptTelemetry | None = None) -> None:
         self._collector = collector
         self._news = asyncio.Event()
         self._closing = asyncio.Event()
@@ -123,7 +124,7 @@ class Broadcaster:
         self._seen: Observation | None = None
         self._text = ""
         self.watchers = 0
-        self.telemetry = Telemetry()
+        self.telemetry = telemetry or KeptTelemetry()
         self.archive = Archive(self.telemetry, lambda: self.seen, lambda: collector.database)
 
     @property
@@ -136,6 +137,7 @@ class Broadcaster:
         """Collect once a refresh until closed. An exception of the collector ends the process: better restarted than
         stale."""
         loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.telemetry.load)
         with ThreadPoolExecutor(1, "collector") as thread:
             while not self._closing.is_set():
                 due = loop.time() + refresh_secs
@@ -146,12 +148,22 @@ class Broadcaster:
                         await asyncio.wait_for(self._closing.wait(), min(left, FEED_SECS))
                     _tell_systemd(Notification.WATCHDOG)
 
+    async def keep(self) -> None:
+        """Keep what was observed, now and then and at the end. A disk that takes nothing holds up nobody else."""
+        clock = OsClock()
+        await self.first_state()
+        while not self._closing.is_set():
+            await asyncio.to_thread(self.telemetry.keep, clock.wall())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), KEEP_SECS)
+        await asyncio.to_thread(self.telemetry.close, clock.wall())
+
     async def first_state(self) -> None:
         """Return when the first observation is there."""
         await self._news.wait()
 
     def _publish(self, seen: Observation) -> None:
-        self._seen = seen
+        self._seen = seen = replace(seen, notices=self.telemetry.notices)
         self.telemetry.take(seen)
         self._text = jsontext.write(view_model.page(seen))
         news, self._news = self._news, asyncio.Event()
@@ -438,10 +450,11 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    collector: Collector, sock: socket.socket, *, refresh_secs: float, reports: Path, names: frozenset[str]
-) -> None:
+    collector: Collector, sock: socket.socket, *, refresh_secs: float, reports: Path, names: frozenset[str],
+    telemetry: KeptTelemetry,
+) -> None:  # fmt: skip
     """Serve on a listening socket until SIGTERM or SIGINT. reports, names: as of `application`."""
-    broadcaster = Broadcaster(collector)
+    broadcaster = Broadcaster(collector, telemetry)
     server = _Server(options(application(broadcaster, reports, names, refresh_secs)), broadcaster)
 
     async def answer() -> None:
@@ -452,4 +465,5 @@ async def serve(
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(broadcaster.run(refresh_secs))
+        tasks.create_task(broadcaster.keep())
         tasks.create_task(answer())

@@ -100,6 +100,10 @@ class TimeSpan:
     """From when on signals were counted."""
 
 
+NO_SPAN = TimeSpan("", [], 0, 0, 1, [], False, [], 0)
+"""Of a database without a tick."""
+
+
 def read_span(
     path: Path, *, symbol: str, from_ms: int | None, to_ms: int | None, buckets: int, now_ms: int = 0
 ) -> TimeSpan:
@@ -118,7 +122,7 @@ def read_span(
         first_id, end_id = _bounds(connection, "ticks")
         symbols = [str(name) for (name,) in connection.execute(_LATEST, (SYMBOLS_MAX,))]
         if first_id == end_id:
-            return TimeSpan("", [], 0, 0, 1, [], False, [], 0)
+            return NO_SPAN
         wanted = symbol or symbols[0]
         begin = _time(connection, "ticks", first_id) if from_ms is None else from_ms
         end = _time(connection, "ticks", end_id - 1) + 1 if to_ms is None else to_ms

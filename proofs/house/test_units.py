@@ -85,7 +85,8 @@ DEMANDED: dict[str, Directives] = {
         **CAGE, **INTERNET, **UNPRIVILEGED, **RESTARTS, **PYTHON,
         **service(
             ExecStart=f"{BIN}/hybrid-dashboard --decision-log /var/lib/hybrid-soak/data/ops/soak_decisions.jsonl "
-            "--reports /var/lib/hybrid-evidence",
+            "--reports /var/lib/hybrid-evidence --state-dir /var/lib/hybrid-dashboard",
+            StateDirectory="hybrid-dashboard", StateDirectoryMode="0700",
             RestartSec="5", TimeoutStopSec="10", Nice="5", User="hybrid-dashboard", Group="hybrid-dashboard",
             SupplementaryGroups="hybrid-engine systemd-journal", UMask="0077", LimitNOFILE="2048",
             AmbientCapabilities="", PrivateMounts="yes", RemoveIPC="yes",
