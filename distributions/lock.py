@@ -27,7 +27,7 @@ FILES = {
     # lock file: (the distributions whose dependencies it has, the groups of the root's pyproject.toml, the extras of
     # hybrid-harness)
     "install.txt": ((ENGINE, HARNESS), (), ()),
-    "develop.txt": ((ENGINE, HARNESS, PROOFS), ("dev",), ("fleet",)),
+    "develop.txt": ((ENGINE, HARNESS, PROOFS), ("dev",), ("fleet", "parquet")),
     "fleet.txt": ((), (), ("fleet",)),
     "build.txt": ((), ("build",), ()),
     "coverage.txt": ((), ("coverage",), ()),

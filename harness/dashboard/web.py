@@ -45,7 +45,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from harness.base import jsontext
+from harness.base import csvtext, jsontext
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError
 from harness.dashboard import query, view_model
@@ -317,7 +317,7 @@ def application(broadcaster: Broadcaster, reports: Path, names: frozenset[str], 
             page = broadcaster.archive.table(name, asked)
             headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
             return Response(
-                query.csv_text(page.columns, page.rows), media_type="text/csv; charset=utf-8", headers=headers
+                csvtext.csv_text(page.columns, page.rows), media_type="text/csv; charset=utf-8", headers=headers
             )
 
         return await ask(answer)

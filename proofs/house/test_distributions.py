@@ -105,8 +105,9 @@ def test_what_a_distribution_imports_it_depends_on(name: str) -> None:
     modules = [ROOT / file for file in files(name) if file.endswith(".py") and (ROOT / file).exists()]
     tops = set().union(*map(imported, modules)) - sys.stdlib_module_names - {"engine", "fleet", "harness"}
     needed = {canonicalize_name(distribution) for top in tops for distribution in whose[top]}
-    # The fleet's are an extra; the engine's own extra is other people's engines.
-    extra = project(name)["project"].get("optional-dependencies", {}).get("fleet", [])
+    # The engine's own extra is other people's engines.
+    extras = project(name)["project"].get("optional-dependencies", {})
+    extra = [*extras.get("fleet", []), *extras.get("parquet", [])]
     declared = {
         canonicalize_name(Requirement(line).name) for line in (*project(name)["project"]["dependencies"], *extra)
     }
