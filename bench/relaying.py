@@ -6,7 +6,6 @@ What is measured is the relay's own processor time: on most hosts the server has
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import subprocess
 import time
@@ -21,6 +20,7 @@ from fleet.base.service import Log
 from fleet.base.settings import Nats, RelaySettings, Stream
 from fleet.relay.relay import Relay, make_stream
 from harness.base.clock import OsClock
+from harness.machines import tools
 
 STREAM = Stream(replicas=1, max_age_hours=24, max_bytes=1 << 30)
 
@@ -34,19 +34,14 @@ class Relayed:
     cpu_secs: float
 
 
-def server() -> str | None:
-    """The path of nats-server; None where there is none."""
-    return shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
-
-
 def relay(database: Path, directory: Path) -> Relayed:
-    """Publish all of `database`, which nobody writes to. Raises OSError without a nats-server."""
+    """Publish all of `database`, which nobody writes to. Raises Unavailable without a nats-server."""
     with closing(socket.socket()) as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     config = directory / "nats.conf"
     config.write_text(f'host: "127.0.0.1"\nport: {port}\njetstream {{ store_dir: "{directory}/jetstream" }}\n')
-    process = subprocess.Popen([server() or "nats-server", "--config", str(config)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([tools.need("nats-server"), "--config", str(config)], stderr=subprocess.DEVNULL)
     try:
         return asyncio.run(_relay(database, f"nats://127.0.0.1:{port}"))
     finally:

@@ -29,6 +29,7 @@ from engine.ingest.venues.markets import Markets, Streams
 from harness.evidence.recorder import Recorder, Unrecorded
 from harness.evidence.shell import Shell
 from harness.faults.dialects import DIALECTS, Dialect
+from harness.machines import tools
 from harness.observing import ledger_view
 
 PYTHON = sys.executable
@@ -594,8 +595,8 @@ def recording(plan: Plan) -> list[Figure]:
 
 def relaying_rows(plan: Plan) -> list[Figure]:
     """T9: rows that a relay publishes in a second of one core."""
-    if relaying.server() is None:
-        plan.tell("T9: there is no nats-server: make fleet-tools")
+    if tools.find("nats-server") is None:
+        plan.tell(f"T9: there is no nats-server: {tools.REMEDY}")
         return []
 
     def one() -> dict[str, float]:

@@ -200,6 +200,7 @@ def run(argv: Sequence[str], signals: Signals) -> int:
     arguments = _parser(signals).read(argv)
     environment = settings.read_environment()
     logs.set_level(environment.log_level)
+    logs.set_instance(settings.unit_instance(arguments.config))
     if not arguments.check_config:
         logger.info(
             "engine starting",
@@ -211,6 +212,7 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         if (value := getattr(arguments, name)) is not None
     }
     loaded = settings.load(arguments.config, flags, arguments.sources)
+    logs.set_instance(loaded.settings.app.instance)
     for message, fields in loaded.warnings:
         logger.warning(message, extra={"fields": fields})
     if arguments.check_config:

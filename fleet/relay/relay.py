@@ -73,6 +73,8 @@ class Slot:
     """When that came, in seconds since the Unix epoch."""
     stale: bool = True
     """Whether the stream has to be asked."""
+    behind: bool = True
+    """Whether the ledger had rows at the last look that the stream has not taken."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ class Metrics:
         self.asked = made.counter("asked", "How often the stream was asked how far it has come.", ["table"])
         self.backlog = made.gauge("backlog_rows", "Rows, about, that the stream has not taken yet.", ["table"])
         self.lag = made.gauge("lag_seconds", "Age of the oldest row that the stream has not taken yet.", ["table"])
+        self.caught_up = made.gauge(
+            "caught_up_timestamp_seconds", "When the stream last had all rows of the ledger; at first, the start."
+        )
         self.connected = made.gauge("connected", "1 while there is a connection to NATS.")
         self.readable = made.gauge("ledger_readable", "1 while the ledger can be read.")
         self.full = made.gauge("stream_full", "1 while the stream refuses messages because its limits are reached.")
@@ -111,6 +116,7 @@ class Relay:
         self._clock = clock
         self._log = log
         self._metrics = Metrics(registry)
+        self._metrics.caught_up.set(clock.wall())
         tables = [tail.table for tail in self._tails] + [tail.table for tail in files]
         self._slots = {table.name: Slot(table) for table in tables}
         self._files_at = 0.0
@@ -134,6 +140,9 @@ class Relay:
                 await pause(stopping, link.RETRY_SECS)
             finally:
                 self._metrics.connected.set(0)
+                # What waits meanwhile is not known.
+                self._metrics.backlog.clear()
+                self._metrics.lag.clear()
                 await client.close()
 
     async def _carry(self, client: Client, stopping: asyncio.Event) -> None:
@@ -166,6 +175,8 @@ class Relay:
         for one in more:
             if isinstance(one, BaseException):
                 raise one
+        if not any(slot.behind for slot in self._slots.values()):
+            self._metrics.caught_up.set(self._clock.wall())
         return any(more)
 
     def status(self) -> str:
@@ -262,6 +273,7 @@ class Relay:
     async def _publish(self, stream: JetStreamContext, slot: Slot, read: Read, schema: int) -> bool:
         """One message of what was read. Returns whether there is more."""
         name = slot.table.name
+        slot.behind = bool(read.rows)
         if not read.rows:
             self._metrics.backlog.labels(name).set(0)
             self._metrics.lag.labels(name).set(0)
@@ -282,7 +294,8 @@ class Relay:
         self._metrics.rows.labels(name).inc(count)
         if read.odd:
             self._metrics.odd.labels(name).inc(read.odd)
-        return count < len(read.rows) or len(read.rows) >= self._settings.batch_rows
+        slot.behind = count < len(read.rows) or len(read.rows) >= self._settings.batch_rows
+        return slot.behind
 
     def _message(self, slot: Slot, rows: Sequence[Any], place: Place, schema: int) -> Message:
         known = slot.known

@@ -199,11 +199,13 @@ class _Exporter(MetricsCollector):
         self._broadcaster = broadcaster
 
     def collect(self) -> Iterable[Metric]:
-        for metric, samples in view_model.metrics(self._broadcaster.seen):
+        seen = self._broadcaster.seen
+        for metric, samples in view_model.metrics(seen):
             kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-            family = kind(metric.name, metric.help, labels=[metric.label] if metric.label else [])
+            # Not `instance`: to Prometheus that is the address it asks.
+            family = kind(metric.name, metric.help, labels=["engine", *([metric.label] if metric.label else [])])
             for label, value in samples:
-                family.add_metric([label] if metric.label else [], value)
+                family.add_metric([seen.engine, *([label] if metric.label else [])], value)
             yield family
 
 

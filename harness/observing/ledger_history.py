@@ -383,13 +383,13 @@ class Fills:
     """Rows that hold what the engine never writes."""
 
 
-def read_fills(path: Path, after_id: int) -> Fills:
-    """The fills behind an id, at most FILLS_MAX of them. Raises LedgerUnreadable."""
+def read_fills(path: Path, after_id: int, most: int = FILLS_MAX) -> Fills:
+    """The fills behind an id, at most so many of them. Raises LedgerUnreadable."""
 
     def ask(connection: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
         ledger_view.expect_schema(path, connection)
         connection.execute("BEGIN")
-        fills = connection.execute(_FILLS, (after_id, FILLS_MAX)).fetchall()
+        fills = connection.execute(_FILLS, (after_id, most)).fetchall()
         positions = connection.execute(_POSITIONS).fetchall()
         connection.execute("COMMIT")
         return fills, positions
@@ -399,7 +399,7 @@ def read_fills(path: Path, after_id: int) -> Fills:
     positions = ledger_view.understood(_position, sums)
     odd = len(rows) + len(sums) - len(fills) - len(positions)
     last_id = _whole(rows[-1][0]) if rows else after_id
-    return Fills(fills, positions, last_id, len(rows) < FILLS_MAX, odd)
+    return Fills(fills, positions, last_id, len(rows) < most, odd)
 
 
 def _fill(row: Sequence[Any]) -> FillAt:

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import __main__, limit, load, relaying, report, subject, targets
+from bench import __main__, limit, load, report, subject, targets
 from bench.report import Figure, Target
 from bench.subject import Load
-from harness.base.errors import Unavailable
+from harness.machines import tools
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -166,8 +166,7 @@ def test_how_quickly_each_venue_is_read_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_relay_is_measured(tmp_path: Path) -> None:
-    if relaying.server() is None:
-        raise Unavailable("there is no nats-server", "make fleet-tools")
+    tools.need("nats-server")
     plan = targets.Plan(1, 3000, 1, 1, tmp_path, "python", lambda _: None, lambda _: None)
     core, clock = targets.relaying_rows(plan)
     assert core.median > 0
