@@ -26,7 +26,7 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage mutants canary nothing reference scale stress debian soak bench doctor \
+.PHONY: help proofs test sabotage mutants canary nothing reference scale stress fleet-sim debian soak bench doctor \
   buglog lint format pure coverage docs lock dist release install uninstall clean
 
 # As wide as the terminal; a word is never cut.
@@ -145,6 +145,9 @@ SECONDS ?= 7200
 RUNS ?= 10
 stress: $(READY) machine-tools browser  ## The whole suite RUNS=10 times, shuffled, every other run on a busy computer
 	$(BIN)/python -m harness stress --runs $(RUNS) -- proofs $(PARALLEL) -m 'not sabotage' $(ARGS)
+
+fleet-sim: $(READY) fleet-tools  ## A fleet on four hosts of this computer, killed and cut off (ARGS='--kills 20 --cuts 4', as root)
+	$(BIN)/python -m proofs.simulation $(ARGS)
 
 VERSION ?= 13
 debian: $(READY)  ## Both commands of the README on Debian VERSION=13 or 12, made in .cache (as root; ARGS='make canary')

@@ -34,6 +34,7 @@ NEVER_INSIDE_ITSELF = (
     "make bench",
     "make debian",
     "make stress",
+    "make fleet-sim",
     "make lint",
     "make format",
     "make pure",
