@@ -10,6 +10,7 @@ SYSUSERSDIR ?= /usr/lib/sysusers.d
 DESTDIR ?=
 FROM ?=
 FLEET ?=
+CHARTS ?=
 PURGE ?=
 ARGS ?=
 
@@ -215,9 +216,10 @@ install uninstall: export UNITDIR := $(UNITDIR)
 install uninstall: export SYSUSERSDIR := $(SYSUSERSDIR)
 install: export FROM := $(FROM)
 install: export FLEET := $(FLEET)
+install: export CHARTS := $(CHARTS)
 uninstall: export PURGE := $(PURGE)
 
-install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, FLEET=1, FROM=.cache/stage/opt/hybrid-engine)
+install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, CHARTS=1, FLEET=1, FROM=.cache/stage/opt/hybrid-engine)
 	$(PYTHON) systemd/installation.py install
 
 uninstall:  ## Stop and remove what was installed; configuration and data stay without PURGE=1
