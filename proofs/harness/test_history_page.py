@@ -216,11 +216,16 @@ NEWFOUNDLAND_MS = -12_600_000
 
 @pytest.mark.claim("W6", "W9")
 def test_charts_are_plotlys_of_what_sql_says(browser: Browser, charted: str, database: Path) -> None:
-    visit = look(browser, charted, "range=all&symbol=SOL/USDC", "America/St_Johns")
+    # A span that stays as it is.
+    address = f"from={START_MS}&to={END_MS + 60_000}&symbol=SOL/USDC"
+    changed = poll(
+        lambda: [one for one in fetched(f"{charted}/span?{address}")["events"] if one["kind"] == "source"] or None,
+        OsClock(), 20.0,
+    )  # fmt: skip
+    assert changed, "no change of source is told"
+    visit = look(browser, charted, address, "America/St_Johns")
     visit.wait("the charts of plotly", "document.getElementById('charts').dataset.by === 'plotly'")
-    visit.wait("the change of source", "document.querySelector('#events').innerText.includes('binance -> gemini')")
-    begin, end, _ = visit.page.evaluate("document.getElementById('charts').dataset.shows").split(" ", 2)
-    span = fetched(f"{charted}/span?from={begin}&to={end}&symbol=SOL/USDC")
+    span = fetched(f"{charted}/span?{address}")
     price, ticks, *_, lag = visit.page.evaluate(DRAWN)
     bucket = f"{span['from']} + (ts - {span['from']}) / {span['step_ms']} * {span['step_ms']}"
     counted = ask(database, f"SELECT {bucket}, COUNT(*) FROM ticks GROUP BY 1 ORDER BY 1")
