@@ -138,8 +138,9 @@ reference: $(READY) machine-tools  ## The engine in proofs/fixtures/reference_en
 
 ##@ Prove more
 
-scale: $(READY)  ## A million trades from a foreign server in each of four samplings, twenty cuts, twenty kills
+scale: $(READY) browser  ## A million trades in each of four samplings, twenty cuts and kills; a page about ten million ticks
 	PROOFS_SCALE_TICKS=1000000 PROOFS_SCALE_KILLS=20 $(BIN)/pytest proofs/engine/test_scale.py $(ARGS)
+	PROOFS_HISTORY_TICKS=10000000 $(BIN)/pytest proofs/harness/test_history_scale.py $(ARGS)
 
 SECONDS ?= 7200
 RUNS ?= 10

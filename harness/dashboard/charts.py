@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class ChartLibrary:
     """For a page's `style-src`: the hashes of the style sheets that the script makes, and of no other. The empty one is
     filled by rules (CSSOM), which no policy minds."""
 
-    def plain(self) -> Iterator[bytes]:
+    async def plain(self) -> AsyncIterator[bytes]:
         """Yield the script uncompressed, piece by piece, for a client that takes nothing else."""
         inflating = zlib.decompressobj(wbits=31)
         for start in range(0, len(self.compressed), CHUNK_BYTES):

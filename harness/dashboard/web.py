@@ -23,7 +23,7 @@ import importlib.resources
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +85,9 @@ READS_MAX, READS_WAITING_MAX = 2, 64
 """Questions about the past that are answered at once, and that wait for their turn."""
 
 BUGLOG_URL, EVENTS_URL = "/buglog/", "/events"
+
+CSV_ROWS = 1000
+"""Rows of a sheet that are read at once: so few are in memory, however many there are."""
 
 FOR_EVER = "public, max-age=31536000, immutable"
 """Of what has another address when it is another: a year, the longest that is meant (RFC 9111)."""
@@ -350,11 +353,25 @@ def application(
             if kind == "json":
                 return _json(vars(broadcaster.archive.table(name, query.page_of(request.query_params))))
             asked = query.page_of(request.query_params, ledger_history.CSV_ROWS_MAX)
-            page = broadcaster.archive.table(name, asked)
+            first = broadcaster.archive.table(name, replace(asked, rows=min(asked.rows, CSV_ROWS)))
             headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
-            return Response(
-                query.csv_text(page.columns, page.rows), media_type="text/csv; charset=utf-8", headers=headers
-            )
+            body = sheet(asked, query.csv_text(first.columns, first.rows), first.next_id, len(first.rows))
+            return StreamingResponse(body, media_type="text/csv; charset=utf-8", headers=headers)
+
+        def more(asked: query.PageQuery, at_id: int, left: int) -> tuple[str, int | None, int]:
+            page = broadcaster.archive.table(name, replace(asked, at_id=at_id, rows=min(left, CSV_ROWS)))
+            return query.csv_text(None, page.rows), page.next_id, len(page.rows)
+
+        async def sheet(asked: query.PageQuery, text: str, at_id: int | None, rows: int) -> AsyncIterator[str]:
+            # While this waits for its turn, or for its client, it holds a page's text and no rows.
+            yield text
+            left = asked.rows - rows
+            # A page that is not full has looked through as much as one question may.
+            while left > 0 and at_id is not None and rows == CSV_ROWS:
+                async with turn:
+                    text, at_id, rows = await asyncio.to_thread(more, asked, at_id, left)
+                yield text
+                left -= rows
 
         return await ask(answer)
 
@@ -366,8 +383,10 @@ def application(
     return Guard(Starlette(routes=routes), names)
 
 
-def _pieces(body: bytes) -> Iterator[bytes]:
-    return (body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES))
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    # Asynchronous, since Starlette has a thread for each generator that is not.
+    for start in range(0, len(body), CHUNK_BYTES):
+        yield body[start : start + CHUNK_BYTES]
 
 
 def _json(value: object) -> Response:

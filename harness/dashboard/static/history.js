@@ -4,6 +4,7 @@
 const FILTERS = { trades: ["mode", "symbol", "side"], orders: ["mode", "symbol", "side", "status"], signals: ["symbol", "side", "veto"], decisions: [], journal: [] };
 const LIMITS = { cpu: 20, memory: 10, io: 15 };
 // How often the newest span is asked for again: no oftener than it shows anything new.
+const ADD_UP_MS = 250;
 const FOLLOW_MS = 2000, FOLLOW_MS_MAX = 30_000;
 
 const length = (ms) => ms < 120_000 ? `${(ms / 1000).toFixed(0)} s` : ms < 7_200_000 ? `${(ms / 60_000).toFixed(0)} min` : ms < 172_800_000 ? `${(ms / 3_600_000).toFixed(1)} h` : `${(ms / 86_400_000).toFixed(1)} days`;
@@ -22,6 +23,15 @@ function go(changes, record = true) {
 }
 
 addEventListener("popstate", () => { view = Object.fromEntries(new URLSearchParams(location.search)); show(); });
+
+// The server adds fills up part by part, a part for each time that it is asked.
+async function addUp() {
+  for (let whole = false; !whole;) {
+    whole = true;
+    await part("equity", "/equity", (found) => { whole = found.whole; drawEquity(found); }, "equity");
+    if (!whole) await new Promise((after) => setTimeout(after, ADD_UP_MS));
+  }
+}
 
 const pick = (names) => new URLSearchParams(names.filter((name) => view[name]).map((name) => [name, view[name]]));
 
@@ -58,7 +68,9 @@ function show() {
   const query = pick(["range", "from", "to", "symbol"]);
   for (const button of byId("ranges").children) button.setAttribute("aria-pressed", String(!view.from && (view.range ?? "1h") === button.dataset.range));
   byId("follow").checked = !view.from;
-  return Promise.all([part("span", `/span?${query}`, drawSpan, "charts"), part("equity", "/equity", drawEquity, "equity"), showTable()]);
+  const table = showTable();
+  // What takes longest comes last.
+  return part("span", `/span?${query}`, drawSpan, "charts").then(() => Promise.all([table, addUp()]));
 }
 
 // --- the span -----------------------------------------------------------------------------------------------
