@@ -10,6 +10,7 @@ SYSUSERSDIR ?= /usr/lib/sysusers.d
 DESTDIR ?=
 FROM ?=
 FLEET ?=
+CHARTS ?=
 PURGE ?=
 ARGS ?=
 
@@ -138,8 +139,9 @@ reference: $(READY) machine-tools  ## The engine in proofs/fixtures/reference_en
 
 ##@ Prove more
 
-scale: $(READY)  ## A million trades from a foreign server in each of four samplings, twenty cuts, twenty kills
+scale: $(READY) browser  ## A million trades in each of four samplings, twenty cuts and kills; a page about ten million ticks
 	PROOFS_SCALE_TICKS=1000000 PROOFS_SCALE_KILLS=20 $(BIN)/pytest proofs/engine/test_scale.py $(ARGS)
+	PROOFS_HISTORY_TICKS=10000000 $(BIN)/pytest proofs/harness/test_history_scale.py $(ARGS)
 
 SECONDS ?= 7200
 RUNS ?= 10
@@ -219,9 +221,10 @@ install uninstall: export UNITDIR := $(UNITDIR)
 install uninstall: export SYSUSERSDIR := $(SYSUSERSDIR)
 install: export FROM := $(FROM)
 install: export FLEET := $(FLEET)
+install: export CHARTS := $(CHARTS)
 uninstall: export PURGE := $(PURGE)
 
-install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, FLEET=1, FROM=.cache/stage/opt/hybrid-engine)
+install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, CHARTS=1, FLEET=1, FROM=.cache/stage/opt/hybrid-engine)
 	$(PYTHON) systemd/installation.py install
 
 uninstall:  ## Stop and remove what was installed; configuration and data stay without PURGE=1

@@ -19,8 +19,9 @@ from harness.dashboard.view_model import Observation
 from harness.observing import ledger_history
 from harness.observing.ledger_history import Page
 
-READS_MAX = 10
-"""Reads of fills for one request; what is left the next one reads."""
+READS_MAX = 4
+"""Reads of fills for one request, a seventh of a second: for so long every other answer is late. What is left the next
+request reads."""
 
 SEEN_TABLES = ("decisions", "journal")
 """Tables of what the collector has seen, beside those of the database."""

@@ -158,8 +158,14 @@ class Telemetry:
 
     def first_ms(self) -> int | None:
         """Return from when on something is known; None for nothing."""
-        return min((key * seconds * 1000 for (seconds, _), tier in zip(TIERS, self._tiers, strict=True)
-                    for key in list(tier)[:1]), default=None)  # fmt: skip
+        found: int | None = None
+        length = 0
+        for (seconds, _), tier in reversed(list(zip(TIERS, self._tiers, strict=True))):
+            at = next(iter(tier), None)
+            # The step of a finer tier says it better, where that reaches as far back.
+            if at is not None and (found is None or at * seconds < found + length):
+                found, length = at * seconds, seconds
+        return None if found is None else found * 1000
 
     def span(self, from_ms: int, to_ms: int) -> Mapping[str, Any]:
         """Return the series of a span: `step_ms`, `at_ms` of the steps there are, and the values of each series."""

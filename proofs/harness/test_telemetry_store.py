@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -24,7 +21,7 @@ from harness.dashboard.telemetry import EVENTS_MAX, TIERS, Telemetry, TelemetryE
 from harness.dashboard.telemetry_store import NAME, KeptTelemetry, TelemetryStore
 from harness.dashboard.view_model import LogSnapshot, Observation
 from proofs.fixtures import traded_database
-from proofs.fixtures.engine_unit import toml
+from proofs.fixtures.dashboard_process import running
 from proofs.harness.test_view_model import BEAT, NOW, SEEN
 
 pytestmark = pytest.mark.claim("W8")
@@ -221,30 +218,12 @@ def test_what_cannot_be_kept_now_is_told_and_kept_later(
     assert span(watched(directory, at(151)))["series"]["lag_ms"] == [5.0] * 152
 
 
-@contextmanager
-def dashboard(config: Path, port: int, state: Path) -> Iterator[subprocess.Popen[str]]:
-    """The program itself, until it says where it serves."""
-    command = [sys.executable, "-m", "harness", "dashboard", "--config", str(config), "--state-dir", str(state)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            assert f":{port}/" in process.stderr.readline()
-            yield process
-        finally:
-            process.kill()
-
-
 def test_a_sigkill_takes_the_last_seconds_at_most(tmp_path: Path) -> None:
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    config, state = tmp_path / "config.toml", tmp_path / "state"
+    state = tmp_path / "state"
     traded_database.build(tmp_path / "bot.db", 0)
-    listen = {"port": port, "refresh_seconds": 0.2}
-    config.write_text(toml({"app": {"db_path": str(tmp_path / "bot.db")}, "dashboard": listen}))
 
-    def series() -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/span?range=5m", timeout=10) as answer:
+    def series(url: str) -> Any:
+        with urllib.request.urlopen(f"{url}/span?range=5m", timeout=10) as answer:
             return json.loads(answer.read())
 
     def kept() -> list[int] | None:
@@ -255,11 +234,11 @@ def test_a_sigkill_takes_the_last_seconds_at_most(tmp_path: Path) -> None:
         except sqlite3.Error:
             return None
 
-    with dashboard(config, port, state) as process:
+    with running(tmp_path / "bot.db", tmp_path, 0.2) as first:
         before = poll(kept, OsClock(), 20.0)
         assert before, "nothing is kept"
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
-    with dashboard(config, port, state):
-        assert poll(lambda: set(before) <= set(series()["series"]["at_ms"]) or None, OsClock(), 20.0)
-        assert series()["known_from"] <= before[0]
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait(10)
+    with running(tmp_path / "bot.db", tmp_path, 0.2) as again:
+        assert poll(lambda: set(before) <= set(series(again.url)["series"]["at_ms"]) or None, OsClock(), 20.0)
+        assert series(again.url)["known_from"] <= before[0]
