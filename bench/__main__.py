@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from bench import report, targets
+from harness.base import arguments
 
 CLEAR = "\r\x1b[K"
 """Back to the beginning of the terminal's line, and empty it (ECMA-48)."""
@@ -25,11 +26,10 @@ A figure never fails the run: it ends with 0, or with 2 for a mistake in the com
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = arguments.CommandParser(
         prog="python -m bench",
         description="Measure the engine against the raw floor, a naive pipeline and other people's engines, as ratios.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of each target (default: 5)")
     parser.add_argument("--only", metavar="T1,...", help=f"some of {','.join(targets.TARGETS)} (default: all)")

@@ -115,7 +115,6 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The dashboard's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     instances.add_argument(
         parser, unit=lambda one: one.unit, config=lambda one: one.config, decision_log=lambda one: one.decision_log,
         reports=lambda one: one.evidence,

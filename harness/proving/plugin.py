@@ -134,6 +134,8 @@ class Run:
         self.signed = ""
         """What came of the proof bundle, in a line; empty when none was asked for."""
         self.systemd = options.systemd
+        self.pytest = ["pytest"]
+        """The words of a command that runs a proof of this run again, without the proof."""
         self.fault: str | None = None
         """Why the flight record is no evidence; None as long as it is."""
         self.only_sabotage = True
@@ -153,6 +155,7 @@ class Run:
             self._recorder = Recorder(self.record, self.id, self.worker)
             if self._recorder.began:
                 facts = host.facts(Shell(self._recorder), self.options.checkout)
+                facts["pytest"] = shlex.join(self.pytest)
                 # With the contract's words, for whoever reads the record without the checkout.
                 if self.options.engine_cmd is not None:
                     facts["engine"] = self.options.engine_cmd
@@ -297,6 +300,13 @@ def begin(config: pytest.Config, run_id: str) -> None:
         sweep()
     else:
         run = Run(options, worker["proof_run"], worker["workerid"])
+    # With links followed, a virtual environment's Python would be the system's.
+    binaries = os.path.relpath(os.path.dirname(sys.executable), config.invocation_params.dir)
+    run.pytest = [f"{binaries}/pytest"] + [
+        f"--proofs-{name}={value}"
+        for name in ("systemd", "engine-cmd", "clauses")
+        if (value := config.getoption(f"proofs_{name.replace('-', '_')}"))
+    ]
     run.accepted = config.getoption("proofs_accept_unproven")
     partial = config.getoption("ignore", None) or config.getoption("ignore_glob", None)
     # A project that names no paths has all its tests below its root.
@@ -473,7 +483,8 @@ def _proof_files(item: pytest.Item) -> set[str]:
 
 def _refutation(item: pytest.Item, raised: BaseException, report: pytest.TestReport) -> Refutation:
     """Return what a reader of a refuted proof asks for; without what the record must not know either."""
-    run, redact = item.config.stash[_RUN], item.config.stash[_RUN].recorder.redactor.text
+    run = item.config.stash[_RUN]
+    redact = run.recorder.redactor.text
     parts = raised if isinstance(raised, Refuted) else Refuted(_message(raised))
     found = refutation.innermost(raised, _proof_files(item))
     expected = where = ""
@@ -481,14 +492,8 @@ def _refutation(item: pytest.Item, raised: BaseException, report: pytest.TestRep
         file, line, function = found
         expected = refutation.expectation("".join(linecache.getlines(file)), line)
         where = f"{os.path.relpath(file, item.config.rootpath)}:{line}, {function}()"
-    # With links followed, a virtual environment's Python would be the system's.
-    binaries = os.path.relpath(os.path.dirname(sys.executable), item.config.invocation_params.dir)
-    options = [
-        f"--proofs-{name}={value}"
-        for name in ("systemd", "engine-cmd", "clauses")
-        if (value := item.config.getoption(f"proofs_{name.replace('-', '_')}"))
-    ]
     notes = getattr(raised, "__notes__", [])
+    short = anchor(shown(redact(item.nodeid)))[:10]
     return Refutation(
         proof=redact(item.nodeid),
         claims={clause: run.clauses.get(clause, "") for clause in claims(item)},
@@ -502,8 +507,8 @@ def _refutation(item: pytest.Item, raised: BaseException, report: pytest.TestRep
             for one in parts.journal
         ],
         printed=redact("\n".join(text for _, text in report.sections)),
-        again=redact(shlex.join([f"{binaries}/pytest", *options, item.nodeid])),
-        look=f"{binaries}/python -m harness show {anchor(shown(redact(item.nodeid)))[:10]} --run {run.id}",
+        again=redact(shlex.join([*run.pytest, item.nodeid])),
+        look=f"{os.path.dirname(run.pytest[0])}/python -m harness show {short} --run {run.id}",
     )
 
 

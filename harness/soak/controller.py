@@ -371,7 +371,6 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The soak controller's options (contract section 9)."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     default = " (default: %(default)s)"
     instances.add_argument(parser, unit=lambda one: one.unit, config=lambda one: one.config)
     parser.add_argument("--seconds", type=_positive, default=7200.0, metavar="N", help=f"how long{default}")
@@ -588,7 +587,6 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `soak-report`."""
     parser.description = "Render a soak's HTML report, with plots, from its decision log and the samples beside it."
     parser.epilog = REPORT_EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "log", type=Path, nargs="?", default=Path("data/ops/soak_decisions.jsonl"), metavar="LOG",
         help="decision log (default: %(default)s)",

@@ -15,7 +15,7 @@ from harness.evidence.verdict import Verdict
 from harness.soak import report as soak_report
 from harness.soak.reducer import Action
 from proofs.fixtures import large_run
-from proofs.fixtures.browser import Visit, check_readable
+from proofs.fixtures.browser import WIDTHS, Visit, check_readable
 from proofs.harness.test_buglog import RECORD, SABOTAGE
 from proofs.harness.test_history import RUNS
 from proofs.harness.test_soak_report import DECISIONS, SAMPLES, decision
@@ -77,9 +77,17 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-WIDTHS = (390, 768, 1280, 1920)
-
 FITS = "(id => document.getElementById(id).getBoundingClientRect().bottom <= innerHeight)"
+
+
+def test_what_a_large_run_has_more_of_is_readable_and_accessible(browser: Browser, tmp_path: Path) -> None:
+    """What is new, filters, folded files: as in the large one, of which axe would look at each proof."""
+    path = tmp_path / "some.html"
+    texts = buglog.render(buglog.document(lambda: large_run.record(60)))
+    path.write_text(next(text for name, text in texts.items() if name.endswith(".html")))
+    visit = look(browser, path)
+    check_readable(visit, "a run with news", WIDTHS)
+    expect_alone(visit)
 
 
 def test_the_summary_of_a_large_run_is_one_screen(browser: Browser, large: Path) -> None:

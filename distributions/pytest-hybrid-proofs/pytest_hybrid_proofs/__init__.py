@@ -111,6 +111,23 @@ class Activation:
             self.activate().pytest_testnodedown(node, error)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> Iterator[Any]:
+    """Afterwards every option is known: of one that is not, pytest's complaint names the nearest."""
+    result = yield
+    optparser = getattr(parser, "optparser", None)
+    if optparser is not None and early_config.getini(INI):
+        unknown = [word.partition("=")[0] for word in parser.parse_known_and_unknown_args(args)[1]]
+        flags = [word for word in unknown if word.startswith("--")]
+        if flags:
+            from harness.base.arguments import nearest
+
+            known = [flag for action in optparser._actions for flag in action.option_strings]
+            if meant := nearest(flags[0], known):
+                parser.extra_info[flags[0]] = meant.removeprefix("; ")
+    return result
+
+
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     parser.addini(
         INI,
