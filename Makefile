@@ -82,14 +82,16 @@ example-packages:
 
 # What a fleet is made of beside our own. Without them its proofs are unproven. Debian starts what it installs; proofs start
 # their own, and whoever proves something wants no database at each boot.
+FLEET_PACKAGES := nats-server postgresql prometheus prometheus-alertmanager
 .PHONY: fleet-tools
-fleet-tools:  ## nats-server and PostgreSQL, for the proofs of proofs/fleet
-	@{ command -v nats-server && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || \
+fleet-tools:  ## nats-server, PostgreSQL, Prometheus and Alertmanager, for the proofs of proofs/fleet
+	@{ command -v nats-server && ls /usr/lib/postgresql/*/bin/postgres && command -v promtool && \
+	    command -v prometheus-alertmanager; } >/dev/null 2>&1 || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends \
-	      nats-server postgresql && \
-	    { $(SUDO) systemctl disable --quiet --now nats-server postgresql 2>/dev/null || true; }; } || \
-	  echo "nats-server and postgresql could not be installed" >&2
+	      $(FLEET_PACKAGES) && \
+	    { $(SUDO) systemctl disable --quiet --now $(FLEET_PACKAGES) 2>/dev/null || true; }; } || \
+	  echo "$(FLEET_PACKAGES) could not be installed" >&2
 
 # The dashboard's page is looked at in a real browser.
 .PHONY: browser
