@@ -61,6 +61,15 @@ def test_each_rule_has_a_test_in_which_it_rings_and_one_moment_before_does_not()
     assert rung == set(alerts())
 
 
+@pytest.mark.claim("O13")
+def test_the_document_lists_each_rule_and_how_long_it_waits() -> None:
+    text = (ROOT / "docs/fleet.md").read_text()
+    listed = re.findall(r"^\| `(Hybrid\w+)` \|.*\| (\w*) ?\|.*\|$", text, re.MULTILINE)
+    rules = (PROMETHEUS / "hybrid.rules.yml").read_text().split("- alert: ")[1:]
+    waits = [re.search(r"^ +for: (\w+)$", rule, re.MULTILINE) for rule in rules]
+    assert listed == [(name, wait[1] if wait else "") for name, wait in zip(alerts(), waits, strict=True)]
+
+
 # --- pages ---------------------------------------------------------------------------------------------------
 
 
