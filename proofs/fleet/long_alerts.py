@@ -48,15 +48,6 @@ def test_the_tests_of_a_rule_pass_with_no_other(tmp_path: Path, name: str) -> No
         assert done.returncode == (variant != rule), f"{variant}{done.stdout}"
 
 
-@pytest.fixture
-def watched(
-    engine: EngineUnit, dashboard: DashboardUnit, nats_server: NatsServer, postgres: Postgres, tmp_path: Path
-) -> Iterator[Site]:
-    """A healthy fleet of one, and who watches it."""
-    with site(tmp_path, engine, dashboard, nats_server, postgres) as found:
-        yield found
-
-
 # --- faults --------------------------------------------------------------------------------------------------
 
 
@@ -202,15 +193,18 @@ FAULTS: dict[str, tuple[Callable[[Site], AbstractContextManager[None]], set[str]
 
 
 @pytest.mark.claim("O13")
-def test_each_alert_rings_by_its_fault(watched: Site) -> None:
+def test_each_alert_rings_by_its_fault(
+    engine: EngineUnit, dashboard: DashboardUnit, nats_server: NatsServer, postgres: Postgres, tmp_path: Path
+) -> None:
     assert FAULTS.keys() == set(alerts())
-    seen = watched.seen
-    seen.watch(WATCH_SECS)
-    assert seen.told.got == [], "a healthy fleet rings"
-    for name, (fault, also) in FAULTS.items():
-        with fault(watched):
-            told = seen.wait_rung(name)
-            assert seen.firing() <= {name, *also}, f"not only {name} rings"
-            assert "<error" not in json.dumps(told["annotations"]), told
-        if name != "HybridEngineRestartStorm":
-            seen.wait_silent()
+    with site(tmp_path, engine, dashboard, nats_server, postgres) as watched:
+        seen = watched.seen
+        seen.watch(WATCH_SECS)
+        assert seen.told.got == [], "a healthy fleet rings"
+        for name, (fault, also) in FAULTS.items():
+            with fault(watched):
+                told = seen.wait_rung(name)
+                assert seen.firing() <= {name, *also}, f"not only {name} rings"
+                assert "<error" not in json.dumps(told["annotations"]), told
+            if name != "HybridEngineRestartStorm":
+                seen.wait_silent()

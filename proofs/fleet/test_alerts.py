@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +21,6 @@ WATCH_SECS = 4.0
 """Four times as long as most alerts wait."""
 
 PAGES = sorted((ROOT / "config/grafana/dashboards").glob("*.json"))
-
-
-@pytest.fixture
-def watched(
-    engine: EngineUnit, dashboard: DashboardUnit, nats_server: NatsServer, postgres: Postgres, tmp_path: Path
-) -> Iterator[Site]:
-    """A healthy fleet of one, and who watches it."""
-    with site(tmp_path, engine, dashboard, nats_server, postgres) as found:
-        yield found
 
 
 # --- rules ---------------------------------------------------------------------------------------------------
@@ -68,6 +58,24 @@ def test_the_document_lists_each_rule_and_how_long_it_waits() -> None:
     rules = (PROMETHEUS / "hybrid.rules.yml").read_text().split("- alert: ")[1:]
     waits = [re.search(r"^ +for: (\w+)$", rule, re.MULTILINE) for rule in rules]
     assert listed == [(name, wait[1] if wait else "") for name, wait in zip(alerts(), waits, strict=True)]
+
+
+@pytest.mark.claim("O13")
+def test_what_the_document_installs_is_there_and_fits_together(tmp_path: Path) -> None:
+    """But for restarting Debian's services, below another root."""
+    section = (ROOT / "docs/fleet.md").read_text().partition("\n## Looking and ringing\n")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S) for line in block.splitlines()]
+    (tmp_path / "etc/prometheus").mkdir(parents=True)
+    for line in lines:
+        if not line.startswith("systemctl "):
+            inside = re.sub(r"(?<=[ =])/(etc|var)/", rf"{tmp_path}/\1/", line)
+            subprocess.run(["sh", "-ec", inside], cwd=ROOT, check=True, timeout=60)
+    for argv in (["promtool", "check", "config", "prometheus.yml"], ["amtool", "check-config", "alertmanager.yml"]):
+        checked = [tools.need(argv[0]), *argv[1:]]
+        assert subprocess.run(checked, cwd=tmp_path / "etc/prometheus", capture_output=True, timeout=60).returncode == 0
+    provisioned = (tmp_path / "etc/grafana/provisioning/dashboards/hybrid.yml").read_text()
+    (place,) = re.findall(r"^ +path: /(.*)$", provisioned, re.MULTILINE)
+    assert sorted(path.name for path in (tmp_path / place).iterdir()) == [path.name for path in PAGES]
 
 
 # --- pages ---------------------------------------------------------------------------------------------------
@@ -164,12 +172,19 @@ def test_a_page_is_one_that_grafana_can_show(path: Path) -> None:
 
 
 @pytest.mark.claim("O13", "O12")
-def test_a_healthy_fleet_is_silent_and_a_fault_rings(watched: Site) -> None:
+def test_a_healthy_fleet_is_silent_and_a_fault_rings(
+    engine: EngineUnit, dashboard: DashboardUnit, nats_server: NatsServer, postgres: Postgres, tmp_path: Path
+) -> None:
     """Through Prometheus and Alertmanager to a webhook; and all that is asked for is there while the engine runs."""
-    seen = watched.seen
-    seen.watch(WATCH_SECS)
-    assert seen.told.got == [], "a healthy fleet rings"
+    with site(tmp_path, engine, dashboard, nats_server, postgres) as watched:
+        watched.seen.watch(WATCH_SECS)
+        assert watched.seen.told.got == [], "a healthy fleet rings"
+        pressure_rings_and_everything_is_shown(watched)
+        exit_12_rings_once(watched)
 
+
+def pressure_rings_and_everything_is_shown(watched: Site) -> None:
+    seen = watched.seen
     watched.dashboard.inject_pressure(cpu=90.0, cpu_minute=90.0)
     told = seen.wait_rung("HybridPressure")
     assert told["labels"]["engine"] == "default"
@@ -190,6 +205,9 @@ def test_a_healthy_fleet_is_silent_and_a_fault_rings(watched: Site) -> None:
     watched.dashboard.inject_pressure()
     seen.wait_silent()
 
+
+def exit_12_rings_once(watched: Site) -> None:
+    seen = watched.seen
     watched.engine.configure_text("[engine]\nsample_every = 0\n")
     watched.engine.machine.systemctl("restart", watched.engine.name)
     told = seen.wait_rung("HybridEngineMisconfigured")
