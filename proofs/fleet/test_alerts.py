@@ -197,6 +197,10 @@ def pressure_rings_and_everything_is_shown(watched: Site) -> None:
                 own = f"127.0.0.1:{watched.dashboard.port}"
                 found = seen.query(query.expr.replace("$engine", "default").replace("$instance", own))
                 assert found, f"{panel.title} of {path.name} shows nothing: {query.expr}"
+                names = {one["metric"]["engine"] for one in found if "engine" in one["metric"]}
+                assert names <= {"default"}, f"{query.expr} is about {names}"
+    for expr in ("hybrid_engine_up", "hybrid_relay_connected", 'hybrid_collector_rows_total{table="ticks"}'):
+        assert [one["metric"]["engine"] for one in seen.query(expr)] == ["default"], expr
     printed = watched.printed()
     for name, query in asked.items():
         unknown = set(re.findall(r"\bhybrid_\w+", query)) - printed
