@@ -84,9 +84,10 @@ example-packages:
 # What a fleet is made of beside our own. Without them its proofs are unproven. Debian starts what it installs; proofs start
 # their own, and whoever proves something wants no database at each boot. What was there before is somebody's, and is left.
 SERVERS_MISSING = $(shell command -v nats-server >/dev/null || echo nats-server; \
-  ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo postgresql)
+  ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo postgresql; \
+  command -v promtool >/dev/null || echo prometheus; command -v prometheus-alertmanager >/dev/null || echo prometheus-alertmanager)
 .PHONY: fleet-tools
-fleet-tools:  ## nats-server and PostgreSQL, for the proofs of proofs/fleet
+fleet-tools:  ## nats-server, PostgreSQL, Prometheus and Alertmanager, for the proofs of proofs/fleet
 	@missing="$(SERVERS_MISSING)"; test -z "$$missing" || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends $$missing && \

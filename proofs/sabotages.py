@@ -1699,6 +1699,16 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"hybrid_engine_up is 0",
     ),
     Sabotage(
+        id="exit-status-untold",
+        guardrail="exit12",
+        breaks="nobody is rung for an engine that is misconfigured",
+        proof="test_alerts::test_a_healthy_fleet_is_silent_and_a_fault_rings",
+        patch=Patch(
+            "harness/dashboard/view_model.py", "_exit_status", "state.main_pid or not state.exec_main_code", "True"
+        ),
+        reason=r"HybridEngineMisconfigured rings: not within",
+    ),
+    Sabotage(
         id="any-host-will-do",
         guardrail="M5",
         breaks="a foreign page that rebinds its name reads the dashboard",

@@ -35,6 +35,9 @@ EXTRAS = ("charts", "fleet")
 collector need."""
 
 DOCUMENTS = ("fleet.md", "operating.md", "live.md", "metrics.md")
+WATCHERS = ("prometheus", "alertmanager", "grafana")
+"""Directories of configuration for whoever looks on: examples, beside the documents."""
+
 EXAMPLES = ("config.toml", "ws_sources.toml", "relay.toml", "collector.toml")
 
 MANIFEST = "share/hybrid-engine/installed.json"
@@ -109,6 +112,9 @@ def install(target: Target, source: str, extras: Sequence[str] = ()) -> None:
         _fetch(home, target, extras)
     for name in DOCUMENTS:
         _put(CHECKOUT / "docs" / name, home / "share/doc/hybrid-engine" / name)
+    for name in WATCHERS:
+        for example in sorted((CHECKOUT / "config" / name).rglob("*.*")):
+            _put(example, home / "share/doc/hybrid-engine" / example.relative_to(CHECKOUT))
     elsewhere = [*_install_units(target), *_install_users(target)]
     manifest = home / MANIFEST
     manifest.parent.mkdir(parents=True, exist_ok=True)

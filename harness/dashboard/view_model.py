@@ -939,7 +939,7 @@ METRICS = (
     Metric(
         "hybrid_engine_exit_status",
         "gauge",
-        "Of the last run, 128 more than its signal for one killed; absent in a run.",
+        "Exit status of the last run, 128 + its signal for one killed; absent in a run.",
     ),
     Metric("hybrid_engine_restarts", "gauge", "Automatic restarts since the engine was last started by hand."),
     Metric("hybrid_engine_mode", "gauge", "1 for the mode the engine runs in.", "mode"),
@@ -974,10 +974,11 @@ METRICS = (
     Metric(
         "hybrid_bundle_expires_timestamp_seconds",
         "gauge",
-        "When the bundle gets too old to start LIVE, where configured.",
+        "Unix time when the bundle gets too old for LIVE; absent where that is not configured.",
     ),
     Metric("hybrid_proofs", "gauge", "Proofs of the last proof run by verdict.", "verdict"),
     Metric("hybrid_dashboard_look_timestamp_seconds", "gauge", "Unix time of the dashboard's last observation."),
+    Metric("hybrid_dashboard_refresh_seconds", "gauge", "Time between two observations, as configured."),
     *(Metric(name, "counter", text) for name, text in _COUNTED.values()),
     Metric(
         "hybrid_market_ticks_duplicate",
@@ -1004,6 +1005,7 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
             found.setdefault(name, []).append((jsontext.text(label), float(known)))
 
     put("hybrid_dashboard_look_timestamp_seconds", seen.at)
+    put("hybrid_dashboard_refresh_seconds", seen.refresh_secs)
     put("hybrid_database_readable", isinstance(seen.ledger, LedgerSnapshot))
     put("hybrid_sample_every", sample_every(seen))
     put("hybrid_newest_tick_still_seconds", seen.still_secs)

@@ -33,6 +33,7 @@ from engine.config.settings import (
     read_environment,
     redact_url,
 )
+from engine.live import gate
 from proofs.engine.test_ed25519 import SMALL_ORDER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +86,10 @@ def test_O12_an_instance_of_the_template_has_its_directorys_name_and_no_other(
     for name in ("alpha", "default", "a.b"):
         (tmp_path / name).mkdir()
     (tmp_path / "alpha/config.toml").touch()
-    assert load(str(tmp_path / "alpha/config.toml"), {}).settings.app.instance == "alpha"
+    loaded = load(str(tmp_path / "alpha/config.toml"), {})
+    assert loaded.settings.app.instance == "alpha"
+    # Which is what a bundle is about.
+    assert gate.safety_part(loaded)["app"]["instance"] == "alpha"
     assert accepted(tmp_path, "").app.instance == ""
     assert accepted(tmp_path, "[app]\ninstance = 'one'").app.instance == "one"
     assert accepted(tmp_path / "alpha", "[app]\ninstance = 'alpha'").app.instance == "alpha"

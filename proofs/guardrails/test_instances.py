@@ -159,5 +159,9 @@ def test_configurations_are_checked_together(fleet: Fleet) -> None:
     fleet.expect("should be left out, or 'beta'" in said["refused"]["beta"], f"it says {said}")
     fleet.configure(BETA, 8602)
     fleet.ctl("check-config")
+    targets = [("alpha", "127.0.0.1:8601"), ("beta", "127.0.0.1:8602")]
+    said = json.loads(fleet.ctl("targets"))
+    due = [{"targets": [address], "labels": {"engine": name}} for name, address in targets]
+    fleet.expect(said == due, f"targets are {said}")
     said = fleet.machine.run(f"{BIN}/hybrid-ctl", "list", "gamma").stderr
     fleet.expect("there is no /etc/hybrid-engine/gamma/config.toml; configured: alpha, beta" in said, said)

@@ -133,7 +133,8 @@ def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
     assert "pressure: unknown: cpu: missing" in view_model.problems(seen)
     samples = {metric.name: samples for metric, samples in view_model.metrics(seen) if samples}
     assert set(samples) == {
-        "hybrid_dashboard_look_timestamp_seconds", "hybrid_database_readable", "hybrid_pressure_limit_ratio"
+        "hybrid_dashboard_look_timestamp_seconds", "hybrid_dashboard_refresh_seconds", "hybrid_database_readable",
+        "hybrid_pressure_limit_ratio",
     }  # fmt: skip
     assert samples["hybrid_database_readable"] == [("", 0.0)]
 
