@@ -30,7 +30,7 @@ DATA = tuple(Path("/var/lib", name) for name in ("hybrid-engine", "hybrid-soak",
 DISTRIBUTIONS = (".", "distributions/hybrid-harness")
 """What is installed: nothing that breaks an engine on purpose."""
 
-DOCUMENTS = ("fleet.md", "operating.md", "live.md", "metrics.md")
+DOCUMENTS = ("fleet.md", "fleet-growth.md", "operating.md", "live.md", "metrics.md")
 EXAMPLES = ("config.toml", "ws_sources.toml", "relay.toml", "collector.toml")
 
 MANIFEST = "share/hybrid-engine/installed.json"
