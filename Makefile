@@ -104,11 +104,11 @@ browser:
 
 ##@ Prove
 
-proofs: $(READY) machine-tools fleet-tools browser  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
-	$(BIN)/pytest proofs $(PARALLEL) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
+proofs: $(READY) machine-tools fleet-tools browser  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE, SHARD=2/4)
+	$(BIN)/pytest proofs $(PARALLEL) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(if $(SHARD),--shard $(SHARD)) $(ARGS)
 
 test: $(READY) machine-tools example-packages fleet-tools browser  ## The proofs and every other test (ARGS='-x')
-	$(BIN)/pytest proofs $(PARALLEL) -m 'not sabotage' $(ARGS)
+	$(BIN)/pytest proofs $(PARALLEL) -m 'not sabotage' $(if $(SHARD),--shard $(SHARD)) $(ARGS)
 
 ##@ Prove that proofs can fail
 

@@ -1,4 +1,4 @@
-"""What is run against what, and what follows from it: the targets T1 to T9.
+"""What is run against what, and what follows from it: the targets T1 to T10.
 
 A round runs every subject of a target once, one after the other, so that a neighbour who takes the processor for a
 while spoils a round and not a side. Figures are made of rounds; a round in which a subject failed is told and left out.
@@ -15,7 +15,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -616,6 +616,65 @@ def relaying_rows(plan: Plan) -> list[Figure]:
     )
 
 
+BESIDE_TICKS = 4
+"""Of T10's runs, as many times as long as the others': what a relay takes of an engine is little."""
+
+
+def beside_relay(plan: Plan) -> list[Figure]:
+    """T10: what T1 and T3 come to when a relay carries the ledger away meanwhile, to the same without one.
+
+    Each round has a second run without a relay: how far that is from the first is what counts as nothing.
+    """
+    if tools.find("nats-server") is None:
+        plan.tell(f"T10: there is no nats-server: {tools.REMEDY}")
+        return []
+
+    def saturated(*, with_relay: bool) -> Run:
+        with _directory(plan) as directory, ExitStack() as stack:
+            if with_relay:
+                stack.enter_context(relaying.beside(directory / "ticks.db", directory))
+            load = Load(BESIDE_TICKS * plan.ticks)
+            return subject.run(engine_argv(None, SIGNAL_EVERY), load, directory, watch=plan.doing)
+
+    def one() -> dict[str, float]:
+        without, beside, again = (saturated(with_relay=relay) for relay in (False, True, False))
+        quiet, busy, quiet_again = (_decided(plan, with_relay=relay) for relay in (False, True, False))
+        return {
+            "cpu": beside.cpu_secs / without.cpu_secs,
+            "cpu_noise": again.cpu_secs / without.cpu_secs,
+            "rate": beside.rate / without.rate,
+            "rate_noise": again.rate / without.rate,
+            "p50": report.quantile(busy, 0.5) / report.quantile(quiet, 0.5),
+            "p50_noise": report.quantile(quiet_again, 0.5) / report.quantile(quiet, 0.5),
+            "p99": report.quantile(busy, 0.99) / report.quantile(quiet, 0.99),
+            "p99_noise": report.quantile(quiet_again, 0.99) / report.quantile(quiet, 0.99),
+        }
+
+    rows: list[tuple[str, str, str, str, Target | None]] = []
+    for key, what, target in (
+        ("cpu", "CPU time of a saturated engine", Target("<=", 1.05)),
+        ("rate", "its ticks by the clock", None),
+        ("p50", "tick -> strategy at 25 000/s, median", None),
+        ("p99", "the same, p99", None),
+    ):
+        rows.append((key, "T10", f"{what}, beside a relay / without", "x", target))
+        rows.append((f"{key}_noise", "T10n", f"{what}, without / without", "x", None))
+    return _figures(_rounds(plan, "T10", one), rows)
+
+
+def _decided(plan: Plan, *, with_relay: bool) -> list[float]:
+    """Microseconds from each tick in the transport's callback to the strategy's answer, at T3's rate."""
+    with _directory(plan) as directory, ExitStack() as stack:
+        if with_relay:
+            stack.enter_context(relaying.beside(directory / "ticks.db", directory))
+        argv = engine_argv(module=("bench.latency", str(directory / "watch")))
+        subject.run(argv, Load(WARM_TICKS + 2 * RATE, RATE), directory)
+        arrived, decided = (array("q", (directory / f"watch.{name}").read_bytes()) for name in ("arrived", "decided"))
+    if len(arrived) != len(decided):
+        raise SubjectFailed(f"{len(arrived)} arrived, {len(decided)} decided")
+    return [(end - start) / 1000 for start, end in zip(arrived, decided, strict=True)][WARM_TICKS:]
+
+
 def _fill_table(plan: Plan, database: Path, rows: int) -> None:
     connection = floor.open_database(str(database))
     # In pieces, so that the write-ahead log stays small.
@@ -640,6 +699,7 @@ TARGETS: dict[str, list[Callable[[Plan], list[Figure]]]] = {
     "T7": [reading],
     "T8": [recording],
     "T9": [relaying_rows],
+    "T10": [beside_relay],
 }
 
 

@@ -34,7 +34,7 @@ EXTRAS = ("charts", "fleet")
 """What more may be asked for, by a variable of the same name: what draws the dashboard's charts, and what relay and
 collector need."""
 
-DOCUMENTS = ("fleet.md", "operating.md", "live.md", "metrics.md")
+DOCUMENTS = ("fleet.md", "fleet-growth.md", "operating.md", "live.md", "metrics.md")
 WATCHERS = ("prometheus", "alertmanager", "grafana")
 """Directories of configuration for whoever looks on: examples, beside the documents."""
 

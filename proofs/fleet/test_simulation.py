@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -105,6 +106,17 @@ def test_what_a_fleet_needs_is_what_its_rows_cost() -> None:
     # 150 000 rows at 30 us are 4.5 cores, of which 0.6 may be used each.
     assert (need.cores["postgres"], need.collectors) == (pytest.approx(7.5), 8)
     assert need.cores["engine"] == pytest.approx(5.0)
+
+
+def test_the_document_follows_from_what_was_measured() -> None:
+    text = (ROOT / "docs" / "fleet-growth.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.e+-]+) \|$", text.partition("| what a row costs |")[2], re.MULTILINE)
+    values = {name: float(value) for name, value in rows}
+    rows_a_tick, rows_a_message, stream_bytes, stored_bytes = list(values.values())[:4]
+    cpu_us = {name.partition(",")[0]: value for name, value in values.items() if ", us of a core" in name}
+    costs = Costs(rows_a_tick, rows_a_message, stream_bytes, stored_bytes, cpu_us)
+    assert "\n".join(page.costs_table(costs)) in text
+    assert "\n".join(figures.growth(costs)) in text
 
 
 @given(st.floats(1, 2000), st.integers(1, 1000))

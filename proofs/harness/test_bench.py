@@ -165,6 +165,18 @@ def test_how_quickly_each_venue_is_read_is_measured(tmp_path: Path) -> None:
     assert all(figure.median > 0 for figure in figures)
 
 
+def test_an_engine_is_measured_beside_a_relay(tmp_path: Path) -> None:
+    tools.need("nats-server")
+    told: list[str] = []
+    plan = targets.Plan(1, 5000, 1, 1, tmp_path, "python", told.append, lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "RATE", 2000)
+        patch.setattr(targets, "WARM_TICKS", 2000)
+        figures = targets.beside_relay(plan)
+    assert len(figures) == 8, told
+    assert all(figure.median > 0 for figure in figures)
+
+
 def test_a_relay_is_measured(tmp_path: Path) -> None:
     tools.need("nats-server")
     plan = targets.Plan(1, 3000, 1, 1, tmp_path, "python", lambda _: None, lambda _: None)

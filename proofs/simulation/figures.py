@@ -87,6 +87,12 @@ TABLES = 9
 KEPT_DAYS = 14
 """How long the stream keeps what it has (`max_age_hours`, as shipped)."""
 
+STORED_DAYS = 30
+"""How long PostgreSQL keeps it, on paper; nothing of the code removes a day."""
+
+CORE_EUR, TB_EUR = 15.0, 80.0
+"""A month of a processor and of a terabyte of SSD, about, where both are rented."""
+
 REPLICAS = 3
 
 BUSY = 0.6
@@ -112,11 +118,16 @@ class Need:
     """Streams, collectors and databases, each of some of the engines."""
     cores: Mapping[str, float]
     """Part -> processors, at BUSY."""
+    month_eur: float
+    """Of what is there beside the engines: processors, and disks for KEPT_DAYS in the stream and STORED_DAYS in
+    PostgreSQL."""
 
 
 def need(costs: Costs, engines: int, rate: float) -> Need:
     """What `engines` at `rate` ticks a second each need, if a row costs what it cost here."""
     ticks = engines * rate
+    per_day = DAY_SECS * rate * engines * costs.rows_a_tick / 1e12
+    disks_tb = per_day * (REPLICAS * KEPT_DAYS * costs.stream_bytes + STORED_DAYS * costs.stored_bytes)
     rows = ticks * costs.rows_a_tick
     cores = {part: (ticks if part == "engine" else rows) * us / 1e6 / BUSY for part, us in costs.cpu_us.items()}
     # A collector is one process on one connection, so neither it nor its backend has more than one core.
@@ -125,6 +136,7 @@ def need(costs: Costs, engines: int, rate: float) -> Need:
         engines, ticks, rows, rows / costs.rows_a_message, rows * costs.stream_bytes * 8 / 1e6,
         rows * costs.stream_bytes * DAY_SECS * KEPT_DAYS / 1e12, rows * costs.stored_bytes * DAY_SECS / 1e9,
         ticks * DAY_SECS / collectors, collectors, cores,
+        CORE_EUR * sum(cores[part] for part in cores if part != "engine") + TB_EUR * disks_tb,
     )  # fmt: skip
 
 
@@ -145,6 +157,7 @@ def growth(costs: Costs) -> list[str]:
         ("streams with a collector and a database each", [str(one.collectors) for one in needs]),
         ("rows in a day's partition of ticks", [_short(one.rows_a_partition) for one in needs]),
         *((f"cores: {part}", [_short(one.cores[part]) for one in needs]) for part in costs.cpu_us),
+        (f"EUR a month, rows kept {STORED_DAYS} days", [_short(one.month_eur) for one in needs]),
     ]
     head, *rest = [f"| {name} | {' | '.join(values)} |" for name, values in rows]
     return [head, "|---|" + "---:|" * len(needs), *rest]

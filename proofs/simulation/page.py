@@ -19,6 +19,20 @@ WHAT = {
 }
 
 
+def costs_table(costs: Costs) -> list[str]:
+    """What a row costs, as lines of Markdown."""
+    return [
+        "| what a row costs | measured |",
+        "|---|---:|",
+        f"| rows that a tick leaves behind, itself included | {costs.rows_a_tick:.4g} |",
+        f"| rows in a message | {costs.rows_a_message:.4g} |",
+        f"| bytes in the stream | {costs.stream_bytes:.4g} |",
+        f"| bytes in PostgreSQL, indexes included | {costs.stored_bytes:.4g} |",
+        f"| engine, us of a core a tick | {costs.cpu_us['engine']:.4g} |",
+        *(f"| {part}, us of a core | {us:.4g} |" for part, us in costs.cpu_us.items() if part != "engine"),
+    ]
+
+
 def markdown(found: Mapping[str, Any]) -> str:
     """The page. found: as course.run returns it."""
     asked, steady, outcome = found["asked"], found["steady"], found["outcome"]
@@ -66,10 +80,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     elsewhere = [one["elsewhere_secs"] for one in found["events"] if one["kind"] == "cut" and one["elsewhere_secs"]]
     if elsewhere:
         lines += ["", f"While a host was cut off, rows of all others flowed after {max(elsewhere):.1f} s at most."]
-    lines += [
-        "",
-        "What larger fleets need if a row costs there what it cost here:",
-        "",
-        *growth(Costs(**steady["costs"])),
-    ]
+    costs = Costs(**steady["costs"])
+    lines += ["", *costs_table(costs)]
+    lines += ["", "What larger fleets need if a row costs there what it cost here:", "", *growth(costs)]
     return "\n".join(lines) + "\n"
