@@ -550,7 +550,7 @@ def test_D7_D3_an_index_that_was_cut_off_costs_nothing_but_the_run(flowing: Ledg
 
 @pytest.mark.claim("D7", "D3")
 def test_D7_D3_an_index_that_is_cut_off_within_a_transaction_costs_that_transaction(database: Path) -> None:
-    """The kernel ends the process by SIGBUS: SQLite has the index mapped, and there is no error that it could return."""
+    """The kernel ends the process by SIGBUS: SQLite has the index mapped, and no error that it could return."""
     pid = os.fork()
     if pid == 0:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -211,6 +212,43 @@ def test_N12_N3_N9_N11_each_symbol_of_a_mock_feed_has_ids_of_its_own(
         )
         assert stored == [("A/B", 20, 20), ("C/D", 20, 19), ("E/F", 20, 20)]
         assert breaks == [("C/D", ids(20), ids(1))]
+
+
+@pytest.mark.claim("N12", "N11")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_N12_N11_a_source_that_brings_another_market_than_it_did_ends_with_what_to_do(
+    tmp_path: Path, transport: str
+) -> None:
+    """Nothing says which market is meant: neither its URL, nor `markets`, which then does."""
+    brings = ["BTCUSDT"]
+
+    def script(connection: ServerConnection, number: int) -> None:
+        for trade in itertools.count(1):
+            connection.send(json.dumps(json.loads(binance_trade(trade)) | {"s": brings[-1]}))
+            with suppress(TimeoutError):
+                connection.recv(timeout=0.02)
+
+    with server(script) as venue:
+        config = str(write_config(tmp_path, {"engine": {"feed_silence_secs": 0.4, "max_backoff_secs": 0.05}}))
+        write_sources(tmp_path, venue, venue="binance")
+        arguments = ["--config", config, "--ingest", "realws"]
+        with engine(tmp_path, *arguments, HYBRID_TRANSPORT=transport) as running:
+            running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 0)
+            assert running.stop() == 0
+        stored = running.query("SELECT count(*) FROM ticks")
+        brings.append("ETHUSDT")
+        with engine(tmp_path, *arguments, HYBRID_TRANSPORT=transport) as running:
+            assert running.wait_exit() == 12
+            last = running.messages("source s0 ")[-1]["message"]
+        assert "brings ETHUSDT, and nothing of BTCUSDT as in earlier runs" in last
+        assert "`markets` has to" in last
+        assert running.query("SELECT count(*) FROM ticks") == stored
+        with (tmp_path / "ws_sources.toml").open("a") as file:
+            file.write('markets = { ETHUSDT = "ETH/USDT" }\n')
+        with engine(tmp_path, *arguments, HYBRID_TRANSPORT=transport) as running:
+            running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 0)
+            assert running.stop() == 0
+        assert running.query("SELECT DISTINCT symbol FROM ticks ORDER BY id DESC LIMIT 1") == [("ETH/USDT",)]
 
 
 @pytest.mark.claim("N2", "N12")

@@ -233,8 +233,11 @@ class Markets:
         streams.ask(source, asked or ())
         self.guessed: str | None = None
         """The market that was taken because it came first; None while none was."""
+        self.awaited: str | None = None
+        """The market that came first in an earlier run, as long as no trade of it comes in this one; else None."""
         if asked is None and (market := streams.market_called(source, symbol)):
             self._guess(market)
+            self.awaited = market
 
     @property
     def is_single(self) -> bool:
@@ -254,6 +257,7 @@ class Markets:
         symbol = self._symbol if self.asked is None else self.asked.get(market)
         if symbol is None:
             return None
+        self.awaited = None
         key = f"{market}@{kind}" if kind == AGGREGATED else market
         return self._streams.name(self._source, key), symbol
 
