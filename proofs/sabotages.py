@@ -924,7 +924,10 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_sampling::test_processed_is_received_over_n_across_reconnects",
         params={"every": 1},
         patch=Patch(
-            "engine/ingest/recent_ids.py", "RecentIds.add", "not self._trades.add(hash((text, ts)) or 1)", "False"
+            "engine/ingest/recent_ids.py",
+            "RecentIds.add",
+            "not self._trades.add(hash((stream, text, ts)) or 1, least)",
+            "False",
         ),
         reason=r"of 600 received|has not come",
     ),
@@ -1257,8 +1260,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/ingest/venues/wire.py",
             "TickParser._reader.parse_into",
-            "Tick(source, symbol, tick.price, tick.volume, tick.ts, trade_id, event_id)",
-            "Tick(source, symbol, tick.volume, tick.price, tick.ts, trade_id, event_id)",
+            "Tick(*place, tick.price, tick.volume, tick.ts, trade_id, event_id)",
+            "Tick(*place, tick.volume, tick.price, tick.ts, trade_id, event_id)",
         ),
         reason=r"what was stored",
     ),

@@ -197,10 +197,16 @@ class RowWriter:
 
     def _source_ids(self, ticks: list[Tick]) -> dict[str, int]:
         execute = self._connection.execute
-        known = {}
-        for name in {tick.source for tick in ticks}:
-            row = execute("SELECT id FROM sources WHERE name = ?", (name,)).fetchone()
-            known[name] = (row or execute("INSERT INTO sources(name) VALUES (?) RETURNING id", (name,)).fetchone())[0]
+        names = {tick.source for tick in ticks}
+        # One statement for all: each hands the interpreter over to the event loop, and may wait to have it back.
+        known: dict[str, int] = dict(
+            execute(
+                "SELECT name, id FROM sources WHERE name IN (SELECT value FROM json_each(?))",
+                (msgspec.json.encode(list(names)).decode(),),
+            ).fetchall()
+        )
+        for name in names - known.keys():
+            known[name] = execute("INSERT INTO sources(name) VALUES (?) RETURNING id", (name,)).fetchone()[0]
         return known
 
     def _next_signal_id(self) -> int:
