@@ -274,11 +274,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/storage/rows.py",
             "RowWriter.write",
-            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)",
+            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, texts)",
             "self._connection.execute('COMMIT')\n"
             "__import__('time').sleep(1.0)\n"
             "self._connection.execute('BEGIN IMMEDIATE')\n"
-            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)",
+            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, texts)",
         ),
         reason=r"a batch is there by half",
     ),
