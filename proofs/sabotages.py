@@ -1146,7 +1146,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/trading/execution.py",
             "_cash_delta",
-            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
             "notional if side is _SELL else EXACT.minus(notional)",
         ),
         reason=r"I4: fill 1: cash",
@@ -1159,9 +1159,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/trading/execution.py",
             "_cash_delta",
-            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
             "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
-            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
         ),
         reason=r"connections of the engine",
     ),

@@ -145,8 +145,8 @@ class Book:
         `now_ms` is wall time, or replay time in REPLAY. A tick from further in the future than
         `max_staleness_ms` is as stale as one from that far in the past: one of the two clocks is wrong.
         """
-        age_ms, oldest_ms = now_ms - signal.ts, self._caps.max_staleness_ms
-        if not -oldest_ms <= age_ms <= oldest_ms:
+        age_ms = now_ms - signal.ts
+        if abs(age_ms) > self._caps.max_staleness_ms:
             return _veto(
                 signal,
                 Reason.STALE_DATA,
