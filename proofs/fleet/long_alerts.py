@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from harness.machines import tools
 from proofs.fixtures.dashboard_unit import DashboardUnit
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.fleet_parts import NatsServer, Postgres, wait
-from proofs.fixtures.monitoring import PROMETHEUS, Site, alerts, hastened, site
+from proofs.fixtures.monitoring import PROMETHEUS, Site, alerts, hastened, site, tampered_books
 from proofs.fixtures.true_bundle import Signer, made
 
 WATCH_SECS = 30.0
@@ -64,19 +63,6 @@ def clock_skew(at: Site) -> Iterator[None]:
     at.venue_time.ahead_secs = 60.0
     yield
     at.venue_time.ahead_secs = 0.0
-
-
-@contextmanager
-def tampered_books(at: Site) -> Iterator[None]:
-    """Somebody has moved a position in the database."""
-    at.engine.wait_rows("SELECT count(*) FROM positions", 1)
-    with closing(sqlite3.connect(at.engine.database, timeout=10)) as ledger, ledger:
-        (qty,) = ledger.execute("SELECT qty FROM positions").fetchone()
-        ledger.execute("UPDATE positions SET qty = ?", (str(Decimal(qty) + 1),))
-    yield
-    with closing(sqlite3.connect(at.engine.database, timeout=10)) as ledger, ledger:
-        (now,) = ledger.execute("SELECT qty FROM positions").fetchone()
-        ledger.execute("UPDATE positions SET qty = ?", (str(Decimal(now) - 1),))
 
 
 @contextmanager
