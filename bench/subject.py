@@ -49,6 +49,8 @@ class Load:
     """Trades a second; None: as fast as the subject takes them."""
     frames: str = "trade"
     """One of bench.load's FRAMES."""
+    markets: int = 1
+    """Whose trades come in turn; see bench.load.market_names."""
     stamps: Path | None = None
 
 
@@ -134,6 +136,7 @@ def run(
 def venue(load: Load) -> Iterator[tuple[int, Hear]]:
     """The load generator: its port, and a function that waits for it to say something (see bench/load.py)."""
     argv = [sys.executable, "-m", "bench.load", "--ticks", str(load.ticks), "--frames", load.frames]
+    argv += ["--markets", str(load.markets)]
     if load.rate is not None:
         argv += ["--rate", str(load.rate)]
     if load.stamps is not None:
@@ -258,6 +261,7 @@ def tail(log: Path) -> str:
 def start_up_secs(argv: Argv, directory: Path) -> float:
     """From exec to READY=1 (M4), with nobody at the other end of the feed. Raises SubjectFailed without READY."""
     path = directory / "notify"
+    path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox, (directory / "subject.log").open("wb") as output:
         inbox.bind(str(path))
         inbox.settimeout(END_SECS)

@@ -46,8 +46,10 @@ _OVERRIDES = {
 }
 
 _COMMANDS = ("venues", "record", "gaps")
+_JSON = ("--json",)
 
-_HELP_COLUMNS = 78
+_UNSEEN_COLUMNS = 78
+"""Of a formatter that formats no help: argparse asks one for every flag that it is told of."""
 
 _DESCRIPTORS_MIN = 24
 """More than database and event loop open; connections come on top."""
@@ -83,17 +85,25 @@ class _Parser(argparse.ArgumentParser):
     what it does not know: that may be a password behind a mistyped flag (C8)."""
 
     def __init__(self, signals: Signals, **options: Any) -> None:
-        super().__init__(**options)
+        # To ask for the terminal's width, argparse loads shutil and three libraries of compression, and it does so for
+        # every flag, asked for help or not.
+        super().__init__(**options, formatter_class=functools.partial(argparse.HelpFormatter, width=_UNSEEN_COLUMNS))
         self._signals = signals
 
-    def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Return the flags of a command line."""
+    def format_help(self) -> str:
+        from engine.base.helptext import HelpFormatter
+
+        self.formatter_class = HelpFormatter
+        return super().format_help()
+
+    def read(self, argv: Sequence[str], also: Sequence[str] = ()) -> argparse.Namespace:
+        """Return the flags of a command line. also: flags that somebody else has taken from it."""
         arguments, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [_flag_name(text) for text in unknown if text.startswith("-")]
             # What is no flag may be a password: it is compared, and not shown.
             if flags:
-                known = [flag for action in self._actions for flag in action.option_strings]
+                known = [*also, *(flag for action in self._actions for flag in action.option_strings)]
                 self.error(f"unknown flag {flags[0]}{_nearest(flags[0], known)}")
             self.error(f"takes flags, or a command: {', '.join(_COMMANDS)}{_nearest(unknown[0], _COMMANDS)}")
         return arguments
@@ -143,9 +153,6 @@ def _parser(signals: Signals) -> _Parser:
         prog="hybrid-engine",
         description="Asyncio trading engine. It trades nothing by default (SHADOW).",
         epilog=_EPILOG,
-        # To ask for the terminal's width, argparse loads shutil and three libraries of compression, and it does so for
-        # every flag, asked for help or not.
-        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=_HELP_COLUMNS),
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")
@@ -171,7 +178,6 @@ def _recorder_parser(signals: Signals) -> _Parser:
         prog="hybrid-engine record",
         description="Records what a source says, to be replayed by --ingest replay --replay-file.",
         epilog=_RECORD_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--to", metavar="DIR", help="where its files go; made if missing")
@@ -196,8 +202,8 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         return _record(_recorder_parser(signals).read(argv[1:]), signals)
     if argv and argv[0] == "gaps":
         rest = [word for word in argv[1:] if word != "--json"]
-        return _list_gaps(_parser(signals).read(rest), signals, as_json=len(rest) < len(argv) - 1)
-    arguments = _parser(signals).read(argv)
+        return _list_gaps(_parser(signals).read(rest, _JSON), signals, as_json=len(rest) < len(argv) - 1)
+    arguments = _parser(signals).read(argv, _JSON if argv[:1] == ["venues"] else ())
     environment = settings.read_environment()
     logs.set_level(environment.log_level)
     logs.set_instance(settings.unit_instance(arguments.config))

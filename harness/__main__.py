@@ -39,6 +39,9 @@ _ELSEWHERE = {
         "list, check, start and stop every engine of this computer, or the named ones",
     ),
     "bundle": ("harness.bundle.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
+    "merge": (
+        "harness.proving.merge", "add_arguments", "run", "make one run of those of several computers, to be signed",
+    ),
     "debian": (
         "harness.machines.debian", "add_arguments", "run",
         "run a command on another Debian, in a directory, on a fresh clone of this checkout",
@@ -89,12 +92,11 @@ examples:
 """
 
 
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> arguments.CommandParser:
     parser = arguments.CommandParser(
         prog="python -m harness",
         description="Run, break, watch and judge a trading engine under a real systemd.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -102,7 +104,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "doctor", help="show what this computer can prove, and what to install for the rest",
         description="Print a line for each thing that a proof may need. Exit status 1 when a needed one is missing.",
         epilog="examples:\n  python -m harness doctor --json\n  NO_COLOR=1 python -m harness doctor",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument("--json", action="store_true", help="the same as one JSON array")
     command.set_defaults(run=_doctor)
@@ -113,7 +114,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "and one self-contained HTML file under reports/buglog; and the history of the runs to reports/history.html.",
         epilog="examples:\n  python -m harness buglog && xdg-open reports/buglog/*.html\n"
         "  python -m harness buglog --junit reports/junit.xml --allure reports/allure",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument("--reports", type=Path, default=Path("reports"), help="where runs report (default: reports)")
     command.add_argument(
@@ -129,7 +129,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "effective unit, and what pytest said. Works when the run is over. Exit status 1 when not one proof is named.",
         epilog="examples:\n  python -m harness show test_crash_is_restarted\n"
         "  python -m harness show p-3fa2b81c --run 1795534996-fb890a86      as a refutation prints it",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument(
         "proof", metavar="PROOF", help="its id, a part of it, or the short name that a refutation prints"
@@ -149,7 +148,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "  python -m harness verify\n"
         "  python -m harness verify evidence/buglog/*.html\n"
         "  python -m harness verify reports/proof_bundle.json --trust ~/proof.key.pub",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a record, a buglog or a bundle")
     command.add_argument(
@@ -169,7 +167,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         description="Compare docs/contract.md with config/contract.toml. Exit status 1 when they disagree.",
         epilog="examples:\n  python -m harness contract | grep planned\n"
         "  python -m harness contract --update          after a change of docs/contract.md, or of a proof's claims",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument(
         "--update",

@@ -9,8 +9,8 @@ from collections.abc import Callable
 HOME = "pytest-hybrid-proofs"
 """The distribution of whatever is not in hybrid-harness."""
 
-FLEET = ("nats", "psycopg")
-"""What only relay and collector need: an extra of hybrid-harness."""
+EXTRAS = {"nats": "fleet", "psycopg": "fleet", "pyarrow": "parquet"}
+"""Package -> the extra of hybrid-harness that brings it: what few need."""
 
 
 def _script(name: str, module: str) -> Callable[[], int]:
@@ -31,7 +31,7 @@ def missing(error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
     ours = package == "harness"
     lacks = error.name if ours else package
-    home = HOME if ours else "'hybrid-harness[fleet]'" if package in FLEET else "hybrid-harness"
+    home = HOME if ours else f"'hybrid-harness[{EXTRAS[package]}]'" if package in EXTRAS else "hybrid-harness"
     return f"{lacks} is not installed here: python -m pip install {home}"
 
 

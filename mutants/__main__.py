@@ -28,6 +28,7 @@ from pathlib import Path
 import coverage
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from harness.base import arguments
 from harness.base.terminal import redraws
 from mutants import contexts, plan
 from mutants.operators import Mutant, mutants
@@ -86,12 +87,13 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser = arguments.CommandParser(prog="make mutants", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="which mutants are drawn")
     parser.add_argument("--count", type=int, default=200, help="how many")
     parser.add_argument("--only", action="append", default=[], metavar="GLOB", help="files, such as 'engine/trading/*'")
     parser.add_argument("--in-process", action="store_true", help="without the proofs that drive a machine")
-    return parser.parse_args()
+    options: argparse.Namespace = parser.parse_args()
+    return options
 
 
 def _tracked() -> Iterator[str]:

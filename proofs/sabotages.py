@@ -274,11 +274,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/storage/rows.py",
             "RowWriter.write",
-            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)",
+            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, texts)",
             "self._connection.execute('COMMIT')\n"
             "__import__('time').sleep(1.0)\n"
             "self._connection.execute('BEGIN IMMEDIATE')\n"
-            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)",
+            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, texts)",
         ),
         reason=r"a batch is there by half",
     ),
@@ -924,7 +924,10 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_sampling::test_processed_is_received_over_n_across_reconnects",
         params={"every": 1},
         patch=Patch(
-            "engine/ingest/recent_ids.py", "RecentIds.add", "not self._trades.add(hash((text, ts)) or 1)", "False"
+            "engine/ingest/recent_ids.py",
+            "RecentIds.add",
+            "not self._trades.add(hash((stream, text, ts)) or 1, least)",
+            "False",
         ),
         reason=r"of 600 received|has not come",
     ),
@@ -1146,7 +1149,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/trading/execution.py",
             "_cash_delta",
-            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
             "notional if side is _SELL else EXACT.minus(notional)",
         ),
         reason=r"I4: fill 1: cash",
@@ -1159,9 +1162,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/trading/execution.py",
             "_cash_delta",
-            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
             "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
-            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
         ),
         reason=r"connections of the engine",
     ),
@@ -1257,8 +1260,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/ingest/venues/wire.py",
             "TickParser._reader.parse_into",
-            "Tick(source, symbol, tick.price, tick.volume, tick.ts, trade_id, event_id)",
-            "Tick(source, symbol, tick.volume, tick.price, tick.ts, trade_id, event_id)",
+            "Tick(*place, tick.price, tick.volume, tick.ts, trade_id, event_id)",
+            "Tick(*place, tick.volume, tick.price, tick.ts, trade_id, event_id)",
         ),
         reason=r"what was stored",
     ),

@@ -19,7 +19,7 @@ S = TypeVar("S")
 def parser(program: str, about: str, default: Path) -> argparse.ArgumentParser:
     """The options that each command has."""
     found = arguments.CommandParser(
-        prog=program, description=about, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=program, description=about,
         epilog=f"exit status: 0 stopped in order, 1 may be over at the next start, {EXIT_CONFIG} nothing that a restart"
         " heals\n\nexamples:\n"
         f"  {program} --config {default} --check-config\n  {program} --config {default}",

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from fleet.base.settings import CollectorSettings, ConfigError, read_secret
 from fleet.base.tables import TABLES
@@ -22,6 +23,21 @@ SCHEMA = "hybrid"
 
 LOCK = 0x68796272
 """Whoever holds this advisory lock is the one collector of the database."""
+
+SILENT_SECS = 15
+"""A connection over which nothing came for so long is given up, by both sides."""
+
+ALIVE = {
+    "connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": SILENT_SECS // 5 - 1,
+    "tcp_user_timeout": SILENT_SECS * 1000,
+}  # fmt: skip
+"""libpq's parameters, unless conninfo says others."""
+
+ALIVE_THERE = {
+    "tcp_keepalives_idle": 5, "tcp_keepalives_interval": 5, "tcp_keepalives_count": SILENT_SECS // 5 - 1,
+    "tcp_user_timeout": SILENT_SECS * 1000,
+}  # fmt: skip
+"""Settings of our session in PostgreSQL."""
 
 
 @dataclass(frozen=True)
@@ -171,9 +187,14 @@ async def connect(settings: CollectorSettings) -> Store:
     """A connection. Raises ConfigError for a password that is refused, psycopg.OperationalError for what may pass."""
     secret = None if settings.password_file is None else read_secret(settings.password_file)
     try:
+        parameters: dict[str, Any] = {**ALIVE, **conninfo_to_dict(settings.conninfo)}
+        conninfo = make_conninfo(**parameters)
         connection = await psycopg.AsyncConnection.connect(
-            settings.conninfo, autocommit=True, application_name="hybrid-collector", connect_timeout=5, password=secret
+            conninfo, autocommit=True, application_name="hybrid-collector", password=secret
         )
+        # The server's side of the same: the lock of a collector whose host is gone would else be held for two hours.
+        for name, value in ALIVE_THERE.items():
+            await connection.execute("SELECT set_config(%s, %s, false)", (name, str(value)))
     except psycopg.OperationalError as error:
         said = str(error)
         if "authentication failed" in said or "no password supplied" in said:

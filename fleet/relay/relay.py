@@ -35,8 +35,10 @@ from harness.observing import ledger_view
 
 WRONG_LAST_SEQUENCE = 10071
 NAME_IN_USE = 10058
+NO_PEERS = 10005
 STREAM_IS_FULL = (10077, 10122)
-"""What JetStream's API says: another message came before, there is such a stream, the stream's limits are reached."""
+"""What JetStream's API says: another message came before, there is such a stream, too few servers can have its
+replicas, the stream's limits are reached."""
 
 MESSAGE_BYTES = 512 * 1024
 """No message is longer, by far; a server takes 1 MiB where nobody said otherwise."""
@@ -357,9 +359,12 @@ async def make_stream(stream: JetStreamContext, name: str, wanted: Stream) -> St
                 )
             )  # fmt: skip
         except APIError as error:
-            # Another relay may have made it at the same moment. A cluster without a leader says 503.
+            # Another relay may have made it at the same moment. A cluster without a leader says 503, and one of which
+            # not all servers are up yet, that it lacks peers.
             if error.err_code != NAME_IN_USE:
-                if error.code == 503:
+                said = error.description or ""
+                lacks_server = error.err_code == NO_PEERS and ("offline" in said or "storage" not in said)
+                if error.code == 503 or lacks_server:
                     raise
                 raise ConfigError(f"stream {name} cannot be made: {error.description}: see [stream]") from error
         info = await stream.stream_info(name)

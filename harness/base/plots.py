@@ -18,6 +18,8 @@ STRETCHED = 1000
 NUMBER_ROOM = 0.025
 """Of a figure's width, for one number at the top of a mark."""
 
+HIDDEN = ' hidden=""'
+
 Points = Sequence[tuple[float, float | None]]
 """(seconds since the start, value or None where it is not known), in order of time."""
 
@@ -61,14 +63,20 @@ def figure(
     limits: Mapping[str, float] | None = None,
     marks: Sequence[Mark] = (),
     ticks: Sequence[float] = (),
+    clock: Callable[[float], str] | None = None,
+    detail: int = 1,
 ) -> str:
     """Return one chart as a `<figure>`, for a page that includes templates/plots.css.
 
     unit: of the values, shown at the title. seconds: the right end of the time axis. limits: series name -> its limit.
-    ticks: values named at the left, default three. A mark with a number links to `#decision-<number>`. A value that is
-    not finite is a gap.
+    ticks: values named at the left, default three. A mark with a number links to `#decision-<number>`; of marks that
+    are close together all but the first have hidden numbers. clock: names a time of the axis, by default as seconds
+    since the start. detail: how many times a page may stretch the drawing until a peak is lost. A value that is not
+    finite is a gap.
     """
     seconds, limits = max(seconds, 1.0), limits or {}
+    clock = clock or (lambda at: _since_start(at, seconds))
+    digits = 1 if detail == 1 else 2
     values = [value for one in series for _, value in one.points if value is not None and math.isfinite(value)]
     top = _round_up(max([*values, *limits.values(), *ticks], default=1.0))
 
@@ -86,8 +94,8 @@ def figure(
             drawn.append(f'<path class="limit series-{index}" d="M0 {y(limits[one.name]):.1f}H{STRETCHED}"/>')
         # A line of no length with round ends is a dot, which does not stretch with the drawing as a circle would.
         drawn += [
-            f'<path class="line series-{index}" d="M{"L".join(f"{left:.1f} {up:.1f}" for left, up in places)}"/>'
-            for run in _runs(_thin(one.points, seconds))
+            f'<path class="line series-{index}" d="M{"L".join(f"{left:.{digits}f} {up:.1f}" for left, up in places)}"/>'
+            for run in _runs(_thin(one.points, seconds, STRETCHED * detail))
             for places in [_places(run, x, y, stepped=one.stepped)]
             for places in [places * 2 if len(places) == 1 else places]
         ]
@@ -100,11 +108,11 @@ def figure(
     )
     labels = [f'<span class="y" style="top:{y(value) / 10:.2f}%">{_short(value)}</span>' for value in named]
     labels += [
-        f'<a class="mark mark-{escape(mark.kind)}" style="left:{x(mark.at) / 10:.2f}%" href="#decision-{mark.number}" '
-        f'title="{escape(mark.text)}">{mark.number}</a>'
-        for mark in _apart(marks, seconds)
+        f'<a class="mark mark-{escape(mark.kind)}" style="left:{x(mark.at) / 10:.{digits + 1}f}%" '
+        f'href="#decision-{mark.number}" title="{escape(mark.text)}"{"" if apart else HIDDEN}>{mark.number}</a>'
+        for mark, apart in _apart(marks, seconds)
     ]
-    times = "".join(f"<span>{_clock(seconds * step / 4, seconds)}</span>" for step in range(5))
+    times = "".join(f"<span>{escape(clock(seconds * step / 4))}</span>" for step in range(5))
     return "\n".join(
         [
             f'<figure class="plot"><figcaption><b>{escape(title)}</b> <span>{escape(unit)}</span> {key}</figcaption>',
@@ -118,13 +126,15 @@ def figure(
     )
 
 
-def _apart(marks: Sequence[Mark], seconds: float) -> Iterator[Mark]:
-    """Yield the marks whose numbers have room, the first of those that are close together."""
+def _apart(marks: Sequence[Mark], seconds: float) -> Iterator[tuple[Mark, bool]]:
+    """Yield the marks that have numbers, and whether there is room for them: for the first of those that are close
+    together."""
     free_from = 0.0
     for mark in marks:
-        if mark.number is not None and mark.at >= free_from:
-            free_from = mark.at + seconds * NUMBER_ROOM
-            yield mark
+        if mark.number is not None:
+            apart = mark.at >= free_from
+            free_from = mark.at + seconds * NUMBER_ROOM if apart else free_from
+            yield mark, apart
 
 
 def _places(run: Run, x: Scale, y: Scale, *, stepped: bool) -> list[tuple[float, float]]:
@@ -136,10 +146,9 @@ def _places(run: Run, x: Scale, y: Scale, *, stepped: bool) -> list[tuple[float,
     return places
 
 
-def _thin(points: Points, seconds: float) -> Points:
+def _thin(points: Points, seconds: float, columns: int) -> Points:
     """At most the extremes of each pixel column, so that a day has no more to draw than an hour, and no peak is
     lost."""
-    columns = STRETCHED
     if len(points) <= 2 * columns:
         return points
     buckets: dict[int, list[tuple[float, float | None]]] = {}
@@ -186,7 +195,7 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-def _clock(at: float, length: float) -> str:
+def _since_start(at: float, length: float) -> str:
     """Return a time, as exact as the length of the axis asks for."""
     if length < 60:
         return f"{at:.1f} s"

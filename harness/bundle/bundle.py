@@ -347,7 +347,6 @@ def _statement(path: Path, envelope: Envelope) -> BundleStatement:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`keygen`, `sign`, `verify` and `show`."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "examples:\n"
         "  python -m harness bundle keygen ~/proof.key\n"

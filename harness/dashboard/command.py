@@ -17,6 +17,7 @@ from harness.base.clock import OsClock
 from harness.base.errors import HarnessError
 from harness.dashboard import view_model, web
 from harness.dashboard.collector import Collector, Places
+from harness.dashboard.telemetry_store import KeptTelemetry, TelemetryStore
 from harness.dashboard.view_model import Listen
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
@@ -114,7 +115,6 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The dashboard's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     instances.add_argument(
         parser, unit=lambda one: one.unit, config=lambda one: one.config, decision_log=lambda one: one.decision_log,
         reports=lambda one: one.evidence,
@@ -133,6 +133,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reports", type=Path, default=Path("reports"), metavar="DIR",
         help="verdicts.json and buglog/ of the last proof run; of root or the user who runs this, not behind links "
         "(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR",
+        help="where to keep what was observed (memory, pressure, rung, lag), so that a restart does not lose it "
+        "(default: nowhere, in memory)",
     )  # fmt: skip
     parser.add_argument(
         "--pressure-dir", type=Path, default=observe.PRESSURE_DIR, metavar="DIR",
@@ -161,9 +166,11 @@ def run(options: argparse.Namespace) -> int:
             collector = Collector(places, wanted.refresh_secs, Shell(Unrecorded()), clock)
             host, port = sock.getsockname()[:2]
             _say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+            store = TelemetryStore(options.state_dir.absolute()) if options.state_dir else None
             serving = web.serve(
-                collector, sock, refresh_secs=wanted.refresh_secs, reports=options.reports, names=names_of(wanted, sock)
-            )
+                collector, sock, refresh_secs=wanted.refresh_secs, reports=options.reports,
+                names=names_of(wanted, sock), telemetry=KeptTelemetry(store),
+            )  # fmt: skip
             asyncio.run(serving)
     except DashboardConfigError as error:
         _say(str(error))

@@ -1,16 +1,13 @@
-"""What a client asks for -> what may be asked for, and rows -> CSV (contract W6, W7).
+"""What a client asks for -> what may be asked for (contract W6, W7).
 
 Numbers, words of a list and short texts that go into a query as bound values: nothing else of an address gets further.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from harness.observing import ledger_history
 from harness.observing.ledger_view import TEXT_MAX
@@ -22,9 +19,6 @@ MS_MAX = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
 ID_MAX = 2**63 - 1
-
-_FORMULA = re.compile(r"[=+\-@\t\r]")
-_NUMBER = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -96,19 +90,3 @@ def _short(asked: Mapping[str, str], name: str) -> str:
     if len(text) > TEXT_MAX:
         raise ValueError(f"{name}: must be a text of at most {TEXT_MAX} characters")
     return text
-
-
-def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table for a spreadsheet (RFC 4180). Text that one would take for a formula is quoted with an apostrophe:
-    symbols and reasons are a venue's words."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(columns)
-    writer.writerows([[_cell(value) for value in row] for row in rows])
-    return out.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
-        return f"'{value}"
-    return "" if value is None else value

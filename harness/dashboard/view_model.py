@@ -200,6 +200,8 @@ class Observation:
     """For how long the newest tick in the database has been the same; None when it cannot be read."""
     tail: Sequence[LogLine] = ()
     """The newest journal lines of the engine and of systemd about it, oldest first."""
+    notices: Sequence[str] = ()
+    """What is wrong with the dashboard itself, a sentence each; the engine has nothing to do with it."""
     engine: str = NAMELESS
     """What it is called."""
     bars: Sequence[tuple[str, int]] = ()
@@ -331,7 +333,7 @@ def warnings(seen: Observation) -> list[str]:
         found.append(f"log: {dropped:.0f} lines of the engine were lost, because nobody took them")
     if foreign > 0:
         found.append(f"feed: {foreign:.0f} trades were of markets that nobody asked for, and are not stored")
-    return found
+    return [*found, *(f"dashboard: {notice}" for notice in seen.notices)]
 
 
 def health(seen: Observation) -> Json:

@@ -214,7 +214,6 @@ def _asked(question: Callable[[], str]) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The diagnosis's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--window", type=_window, default=10.0, metavar="SECONDS",
         help="how long to watch, 0.1 to 3600 (default: %(default)g)",

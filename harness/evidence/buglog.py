@@ -183,6 +183,8 @@ class ProofLog:
     """What the proof says of itself."""
     ended: float
     worker: str
+    run_with: str = "pytest"
+    """The command that runs proofs of this run, as far as it is the same for all."""
     told: str = ""
     """All that pytest said of it when it ended, of one that is not proven."""
     news: list[str] = field(default_factory=list)
@@ -212,7 +214,7 @@ class ProofLog:
     @property
     def again(self) -> str:
         """The command that runs it again."""
-        return shlex.join(["pytest", self.proof])
+        return f"{self.run_with} {shlex.quote(self.proof)}"
 
     @property
     def title(self) -> str:
@@ -404,6 +406,12 @@ class Document:
     sabotage: SabotageRun | None
 
     @property
+    def python(self) -> str:
+        """What runs the harness, where the run's own commands ran."""
+        binaries, _, name = self.facts.get("pytest", "").partition(" ")[0].rpartition("/")
+        return f"{binaries}/python" if name == "pytest" and binaries else "python"
+
+    @property
     def headlines(self) -> list[ProofLog]:
         """What the summary names: the worst proofs, those first that an earlier run had proven."""
         worst = [proof for proof in self.proofs if proof.verdict != Verdict.PROVEN]
@@ -431,6 +439,7 @@ def document(read: Callable[[], Lines], sabotage: Callable[[], Lines] | None = N
     share = _share([(size, weights[name]) for name, size in pass_.sizes.items() if name in weights])
     for name, proof in proofs.items():
         proof.steps = Steps(int(min(SHARE_MAX, share * weights[name])))
+        proof.run_with = pass_.facts.get("pytest", proof.run_with)
     between = Steps(SHARE_MAX)
     _second_pass(read(), pass_.run_id, proofs, between)
     ordered = sorted(proofs.values(), key=_worst_first)

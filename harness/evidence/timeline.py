@@ -70,11 +70,14 @@ class StackedBar:
     """(kind, value), from the bottom: a word for the CSS class `bar-<kind>`."""
     text: str
     """What a reader sees on pointing at it."""
+    pale: bool = False
+    """Whether it is less than the others, such as a part of a run."""
 
 
-def columns(title: str, bars: Sequence[StackedBar], *, unit: str) -> str:
-    """Bars side by side, in their order, as an `<svg>` element. unit: what the values are, named at the scale's top."""
-    height, bottom = COLUMNS_HEIGHT, COLUMNS_HEIGHT - 8
+def columns(title: str, bars: Sequence[StackedBar], *, unit: str, ends: tuple[str, str] = ("", "")) -> str:
+    """Bars side by side, in their order, as an `<svg>` element. unit: what the values are, named at the scale's top.
+    ends: what stands below the first and the last."""
+    height, bottom = COLUMNS_HEIGHT, COLUMNS_HEIGHT - _BOTTOM
     top = max((sum(value for _, value in bar.parts) for bar in bars), default=0.0) or 1.0
     room = WIDTH - _LEFT - _RIGHT
     step = room / max(len(bars), 12)
@@ -95,7 +98,12 @@ def columns(title: str, bars: Sequence[StackedBar], *, unit: str) -> str:
                     f'<rect class="bar-{escape(kind)}" x="{_LEFT + step * number:.1f}" y="{y:.1f}" '
                     f'width="{max(step - 2, _BAR_WIDTH_MIN):.1f}" height="{tall:.1f}"/>'
                 )
-        parts.append(f"<g><title>{escape(bar.text)}</title>{''.join(drawn)}</g>")
+        shade = ' class="pale"' if bar.pale else ""
+        parts.append(f"<g{shade}><title>{escape(bar.text)}</title>{''.join(drawn)}</g>")
+    last = _LEFT + step * max(len(bars), 1)
+    for x, anchor, end in ((_LEFT, "start", ends[0]), (last, "end", ends[1])):
+        if end and last - _LEFT > room / 2:
+            parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="{anchor}">{escape(end)}</text>')
     return "\n".join([*parts, "</svg>"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -64,17 +64,21 @@ def page(entries: Sequence[RunEntry], documents: Collection[str]) -> str:
                 f"buglog/{name}" if name in documents else "", len(failed & unsteady.keys()),
             )
         )  # fmt: skip
-    verdicts = [
-        StackedBar([(word, row.counts[word]) for word in ("proven", "unproven", "refuted")], _told(row)) for row in rows
-    ]
-    spans = [StackedBar([("command", row.entry.seconds)], _told(row)) for row in rows]
+
+    def drawn(title: str, unit: str, parts: Callable[[TrendRow], list[tuple[str, float]]]) -> Markup:
+        bars = [StackedBar(parts(row), _told(row), row.entry.state != "complete") for row in rows]
+        ends = (rows[0].day, rows[-1].day) if rows else ("", "")
+        return Markup(timeline.columns(f"{title} of each run, the oldest first", bars, unit=unit, ends=ends))
+
+    words = ("proven", "unproven", "refuted")
     return (
         buglog.environment()
         .get_template("history.html.j2")
         .render(
             rows=rows[::-1],
-            verdicts=Markup(timeline.columns("Verdicts of each run, the oldest first", verdicts, unit="proofs")),
-            spans=Markup(timeline.columns("Seconds of each run, the oldest first", spans, unit="s")),
+            verdicts=drawn("Verdicts", "proofs", lambda row: [(word, row.counts[word]) for word in words]),
+            spans=drawn("Seconds", "s", lambda row: [("command", row.entry.seconds)]),
+            unsteady=drawn("Proofs not steady", "proofs", lambda row: [("unproven", row.flaky)]),
             flakes=_flakes(unsteady),
             flakes_max=FLAKES_MAX,
         )
@@ -82,7 +86,7 @@ def page(entries: Sequence[RunEntry], documents: Collection[str]) -> str:
 
 
 def _told(row: TrendRow) -> str:
-    counts = ", ".join(f"{count} {word}" for word, count in row.counts.items() if count)
+    counts = ", ".join(f"{count} {word}" for word, count in [*row.counts.items(), ("not steady", row.flaky)] if count)
     return f"{row.day} UTC, run {row.entry.run} ({row.entry.state}): {counts}; {row.entry.seconds:.0f} s"
 
 

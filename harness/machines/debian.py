@@ -71,7 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n  python -m harness debian --release 13 make proofs\n  python -m harness debian --release 12 bash\n"
         "  make debian VERSION=13"
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--release", choices=RELEASES, required=True, help="version of Debian")
     parser.add_argument("--directory", type=Path, help="where it lies (default: .cache/debian-RELEASE)")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, such as `make proofs`")

@@ -239,7 +239,6 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The healthcheck's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     instances.add_argument(parser, unit=lambda one: one.unit, config=lambda one: one.config)
     parser.add_argument("--unit", default=UNIT, help="the engine's unit (default: %(default)s)")
     parser.add_argument("--config", type=Path, default=CONFIG, help="the engine's config (default: %(default)s)")
@@ -253,6 +252,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def told(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return what `--json` says of one engine, here and in hybrid-ctl."""
+    return {"ok": all(finding.ok for finding in findings), "checks": [vars(finding) for finding in findings]}
+
+
 def run(options: argparse.Namespace) -> int:
     """Examine, print, and return the exit status."""
     clock = OsClock()
@@ -263,8 +267,7 @@ def run(options: argparse.Namespace) -> int:
     except HarnessError as error:
         findings = [Finding("config", False, str(error).splitlines()[0])]
     if options.json:
-        told = {"ok": all(finding.ok for finding in findings), "checks": [vars(finding) for finding in findings]}
-        print(jsontext.write(told), flush=True)
+        print(jsontext.write(told(findings)), flush=True)
     else:
         print(report(findings, colour=terminal.coloured(sys.stdout)), flush=True)
     return int(not all(finding.ok for finding in findings))

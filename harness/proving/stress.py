@@ -116,7 +116,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n  make stress RUNS=10\n  python -m harness stress --runs 20 -- proofs -m sabotage -n 4\n"
         "  python -m harness stress --runs 1 --seed 1764221 -- proofs -n 4 -k exit12      that order again"
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--runs", type=int, default=10, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of the first run's order; the next have the following numbers")
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="where to report (default: reports)")

@@ -41,6 +41,7 @@ from harness.soak.decisions import (
     Decision,
     DecisionLog,
     Log,
+    SampleLine,
     new_run_id,
     read,
     read_samples,
@@ -363,13 +364,13 @@ examples:
   python -m harness soak-report
   python -m harness soak-report /var/lib/hybrid-soak/data/ops/soak_decisions.jsonl
   python -m harness soak-report --run 9d02287d-d9ba-4bee-8d6b-3941e0295fea
+  python -m harness soak-report --csv tables --parquet tables     decisions and samples, to compute with
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The soak controller's options (contract section 9)."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     default = " (default: %(default)s)"
     instances.add_argument(parser, unit=lambda one: one.unit, config=lambda one: one.config)
     parser.add_argument("--seconds", type=_positive, default=7200.0, metavar="N", help=f"how long{default}")
@@ -560,36 +561,60 @@ def write_report(decision_log: Path, run_id: str | None) -> Path:
     # jinja2 costs more to import than everything else here, and a soak needs it once.
     from harness.soak import report as soak_report
 
+    decisions, samples = _read_run(decision_log, run_id)
+    target = decision_log.parent / f"{soak_report.name_of(decisions)}.html"
+    _write(target, soak_report.render(decisions, samples).encode("utf-8", "replace"))
+    return target
+
+
+def _read_run(decision_log: Path, run_id: str | None) -> tuple[list[Decision], list[SampleLine]]:
     decisions = read(decision_log, run_id)
     if not decisions:
         raise RecorderError(f"{decision_log} holds no decisions{f' of run {run_id}' if run_id else ''}")
-    run_id = decisions[0].run_id
     samples = decision_log.parent / SAMPLES
-    text = soak_report.render(decisions, read_samples(samples, run_id) if samples.exists() else [])
-    target = decision_log.parent / f"soak_report_{decisions[0].timestamp[:10]}_{run_id[:8]}.html"
+    return decisions, read_samples(samples, decisions[0].run_id) if samples.exists() else []
+
+
+def _write(target: Path, data: bytes) -> None:
     try:
-        with files.found(target) as place:
-            place.replace(text.encode("utf-8", "replace"))
+        with files.found(target, make=True) as place:
+            place.replace(data)
     except OSError as error:
         raise RecorderError(f"{target}: cannot be written: {error.strerror}") from error
-    return target
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `soak-report`."""
     parser.description = "Render a soak's HTML report, with plots, from its decision log and the samples beside it."
     parser.epilog = REPORT_EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "log", type=Path, nargs="?", default=Path("data/ops/soak_decisions.jsonl"), metavar="LOG",
         help="decision log (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--run", dest="run_id", metavar="ID", help="run_id (default: the last run in the log)")
+    parser.add_argument("--csv", type=Path, metavar="DIR", help="also write decisions and samples as CSV there")
+    parser.add_argument("--parquet", type=Path, metavar="DIR", help="also write them as Parquet (needs pyarrow)")
 
 
 def run_report(options: argparse.Namespace) -> int:
-    """Render a report again, and print where it is."""
+    """Render a report again, with its tables where they are wanted, and print where it is. Raises ModuleNotFoundError
+    when there is nothing to write Parquet with."""
+    from harness.soak import report as soak_report
+    from harness.soak import table
+
+    decisions, samples = _read_run(options.log, options.run_id)
+    tables = {"decisions": table.decisions_table(decisions), "samples": table.samples_table(samples)}
+    made: dict[Path, bytes] = {}
+    for kind, one in tables.items():
+        name = f"{soak_report.name_of(decisions)}_{kind}"
+        if options.csv is not None:
+            made[options.csv / f"{name}.csv"] = table.as_csv(one).encode("utf-8", "replace")
+        if options.parquet is not None:
+            made[options.parquet / f"{name}.parquet"] = table.as_parquet(one)
     print(write_report(options.log, options.run_id))
+    for path, data in made.items():
+        _write(path, data)
+        print(path)
     return 0
 
 

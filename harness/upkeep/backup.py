@@ -85,7 +85,6 @@ def _copy(database: Path, target: Path) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The backup's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("target", type=Path, metavar="FILE", help="the copy; a file that does not exist yet")
     instances.add_argument(parser, unit=lambda one: one.unit, config=lambda one: one.config)
     parser.add_argument("--unit", default=health.UNIT, help="the engine's unit (default: %(default)s)")

@@ -61,7 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its commands and their options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
     for name, what in (
         ("list", "list the engines, and what systemd says of them"),
@@ -192,18 +191,7 @@ def _health(shell: Shell, chosen: Sequence[Instance], *, as_json: bool) -> int:
     found = dict(zip(chosen, _each(chosen, examine), strict=True))
     well = {one: all(finding.ok for finding in findings) for one, findings in found.items()}
     if as_json:
-        print(
-            json.dumps(
-                {
-                    one.shown: {
-                        "ok": well[one],
-                        "checks": {check.name: {"ok": check.ok, "detail": check.detail} for check in findings},
-                    }
-                    for one, findings in found.items()
-                },
-                indent=1,
-            )
-        )
+        print(json.dumps({one.shown: health.told(findings) for one, findings in found.items()}, indent=1))
     else:
         for one, findings in found.items():
             print(f"{one.shown} ({one.unit})")

@@ -125,7 +125,6 @@ def read_entries(shell: Shell, one: Failure) -> list[Entry]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The notice's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("unit", metavar="UNIT", help="the unit that failed")
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="PATH", help="default: %(default)s")
 

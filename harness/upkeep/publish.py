@@ -73,7 +73,6 @@ def _write(path: Path, content: bytes) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `publish`."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--reports", type=Path, default=Path("reports"), metavar="DIR", help="where runs report (default: reports)"
     )

@@ -7,6 +7,7 @@ import itertools
 import re
 import signal
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -136,6 +137,26 @@ def test_what_postgresql_does_not_take_is_refused_alone(given_settings: Collecto
     assert refused[0] == (2, "hybrid.one.ticks", "is no JSON object")
     assert refused[1][0] == 3
     assert query(given_settings, "SELECT qty::text FROM fills") == [(digits,)]
+
+
+@pytest.mark.claim("F3")
+def test_both_ends_give_up_a_connection_over_which_nothing_comes(given_settings: CollectorSettings) -> None:
+    """Else a collector whose host is gone would hold its lock for hours; `make fleet-sim` cuts such a host off."""
+
+    async def work() -> None:
+        ours = replace(given_settings, conninfo=f"{given_settings.conninfo} keepalives_idle=7")
+        database = await store.connect(ours)
+        connection = database._connection
+        found = connection.info.get_parameters()
+        assert (found["keepalives_idle"], found["keepalives_interval"], found["keepalives_count"]) == ("7", "5", "2")
+        assert found["tcp_user_timeout"] == "15000"
+        for name, value in (("idle", "5"), ("interval", "5"), ("count", "2")):
+            row = await (await connection.execute(f"SHOW tcp_keepalives_{name}")).fetchone()
+            assert row == (value,), name
+        assert await (await connection.execute("SHOW tcp_user_timeout")).fetchone() == ("15000",)
+        await database.close()
+
+    asyncio.run(work())
 
 
 @pytest.mark.claim("F3")

@@ -13,11 +13,12 @@ from harness.evidence import buglog, trend
 from harness.evidence.lines import VerdictLine
 from harness.evidence.verdict import Verdict
 from harness.soak import report as soak_report
+from harness.soak.reducer import Action
 from proofs.fixtures import large_run
-from proofs.fixtures.browser import Visit, check_readable
+from proofs.fixtures.browser import WIDTHS, Visit, check_readable
 from proofs.harness.test_buglog import RECORD, SABOTAGE
 from proofs.harness.test_history import RUNS
-from proofs.harness.test_soak_report import DECISIONS, SAMPLES
+from proofs.harness.test_soak_report import DECISIONS, SAMPLES, decision
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -76,9 +77,17 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-WIDTHS = (390, 768, 1280, 1920)
-
 FITS = "(id => document.getElementById(id).getBoundingClientRect().bottom <= innerHeight)"
+
+
+def test_what_a_large_run_has_more_of_is_readable_and_accessible(browser: Browser, tmp_path: Path) -> None:
+    """What is new, filters, folded files: as in the large one, of which axe would look at each proof."""
+    path = tmp_path / "some.html"
+    texts = buglog.render(buglog.document(lambda: large_run.record(60)))
+    path.write_text(next(text for name, text in texts.items() if name.endswith(".html")))
+    visit = look(browser, path)
+    check_readable(visit, "a run with news", WIDTHS)
+    expect_alone(visit)
 
 
 def test_the_summary_of_a_large_run_is_one_screen(browser: Browser, large: Path) -> None:
@@ -168,9 +177,79 @@ def test_the_history_is_readable_and_accessible(browser: Browser, tmp_path: Path
     expect_alone(visit)
 
 
-def test_the_soak_report_is_readable_and_accessible(browser: Browser, tmp_path: Path) -> None:
-    path = tmp_path / "soak.html"
-    path.write_text(soak_report.render(DECISIONS, SAMPLES))
-    visit = look(browser, path)
-    check_readable(visit, "a soak's report")
+@pytest.fixture(scope="module")
+def soaked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a soak in which the engine stalled five times in a row."""
+    stalls = [
+        decision(40 + 5 * number + after, action, reason)
+        for number in range(5)
+        for after, action, reason in ((0, Action.STALL, f"Stalled {number}"), (1, Action.ENGINE_RESTART, "Restarting"))
+    ]
+    path = tmp_path_factory.mktemp("soak") / "soak.html"
+    path.write_text(soak_report.render([*DECISIONS[:4], *stalls, *DECISIONS[4:]], SAMPLES))
+    return path
+
+
+def test_the_soak_report_is_readable_and_accessible(browser: Browser, soaked: Path) -> None:
+    visit = look(browser, soaked)
+    check_readable(visit, "a soak's report", WIDTHS)
+    visit.page.click("details summary")
+    visit.page.click("#closer")
+    check_readable(visit, "unfolded, zoomed", WIDTHS)
+    expect_alone(visit)
+
+
+AXES = "[...document.querySelectorAll('.x')].map(axis => [...axis.children].map(time => time.textContent))"
+
+
+def test_the_soak_report_is_zoomed(browser: Browser, soaked: Path) -> None:
+    """By a drag over one drawing all show the same span, its times on their axes; the address shows it again."""
+    visit = look(browser, soaked)
+    whole = visit.page.evaluate(AXES)
+    visit.expect({(times[0], times[-1]) for times in whole} == {("15:42:50", "15:44:21")}, f"the axes say {whole}")
+    area = visit.page.locator(".area").nth(2)
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    assert box is not None
+    across = [(box["x"] + part * box["width"], box["y"] + box["height"] / 2) for part in (0.25, 0.4, 0.5)]
+    visit.page.mouse.move(*across[0])
+    visit.page.mouse.down()
+    for place in across[1:]:
+        visit.page.mouse.move(*place)
+    visit.page.mouse.up()
+    zoomed = visit.page.evaluate(AXES)
+    visit.expect(
+        {(times[0], times[-1]) for times in zoomed} <= {(f"15:43:1{a}", f"15:43:3{b}") for a in "234" for b in "456"},
+        f"a drag over the second quarter shows {zoomed}",
+    )
+    boxes = visit.page.evaluate(
+        "[...new Set([...document.querySelectorAll('.area svg')].map(svg => svg.getAttribute('viewBox')))]"
+    )
+    visit.expect(len(boxes) == 1 and abs(float(boxes[0].split()[0]) - 250) < 5, f"the drawings show {boxes}")
+    # The numbers of marks stand where the marks are: the stall at 15:43:20 at (30 - 22.75) / 22.75 of the width.
+    number = visit.page.locator(".area").first.locator("a:visible").first
+    visit.expect(number.inner_text() == "3", f"the first number is {number.inner_text()}")
+    at = (30 / 91 * 1000 - float(boxes[0].split()[0])) / float(boxes[0].split()[2])
+    left = visit.page.evaluate("one => parseFloat(one.style.left)", number.element_handle())
+    visit.expect(abs(left - 100 * at) < 0.5, f"the number stands at {left} %, the mark at {100 * at} %")
+    again = Visit(browser, visit.page.url)
+    visit.expect(again.page.evaluate(AXES) == zoomed, f"{visit.page.url} does not show the same span")
+    visit.page.keyboard.press("+")
+    visit.expect(visit.page.evaluate(AXES) != zoomed, "+ does not look closer")
+    visit.page.keyboard.press("Escape")
+    visit.expect(visit.page.evaluate(AXES) == whole, "Escape does not show the whole")
+    visit.expect("?" not in visit.page.url, f"the address still has a span: {visit.page.url}")
+    expect_alone(visit)
+
+
+def test_a_mark_leads_to_its_decision_also_where_it_is_folded(browser: Browser, soaked: Path) -> None:
+    visit = look(browser, soaked)
+    visit.expect(not visit.page.locator("#decision-12").is_visible(), "nothing is folded")
+    visit.page.evaluate("location.hash = 'decision-12'")
+    visit.wait("the decision", "() => document.querySelector('details').open")
+    visit.expect(visit.page.locator("#decision-12").is_visible(), "the decision of a mark stays folded")
+    with visit.page.expect_download() as download:
+        visit.page.click("a[download$='samples.csv']")
+    lines = Path(download.value.path()).read_text().splitlines()
+    visit.expect(len(lines) == len(SAMPLES) + 1, f"{len(lines)} lines of CSV for {len(SAMPLES)} samples")
     expect_alone(visit)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from harness.dashboard import query
 
@@ -52,28 +48,3 @@ def test_what_is_no_span_is_named(asked: dict[str, str], says: str) -> None:
 def test_what_is_no_page_is_named(asked: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"must be|unknown"):
         query.page_of(asked)
-
-
-@given(
-    st.lists(
-        st.lists(
-            st.none() | st.integers() | st.text(st.characters(exclude_characters="\r\x00", codec="utf-8")),
-            min_size=2,
-            max_size=2,
-        )
-    )
-)
-def test_csv_comes_back_and_holds_no_formula(rows: list[list[object]]) -> None:
-    text = query.csv_text(["a", "b"], rows)
-    header, *read = list(csv.reader(io.StringIO(text)))
-    assert header == ["a", "b"]
-    for row, again in zip(rows, read, strict=True):
-        for value, cell in zip(row, again, strict=True):
-            assert cell.removeprefix("'") == ("" if value is None else str(value)).removeprefix("'")
-            assert not cell.startswith(("=", "@"))
-
-
-def test_negative_amounts_stay_numbers() -> None:
-    assert query.csv_text(["cash"], [["-10.3560"], ["+1e-8"], ["-cmd"], ["=1+1"]]).split() == [
-        "cash", "-10.3560", "+1e-8", "'-cmd", "'=1+1",
-    ]  # fmt: skip

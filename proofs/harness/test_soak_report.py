@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import re
+from datetime import UTC, datetime
+
 import pytest
 
-from harness.soak import decisions
+from harness.soak import decisions, table
 from harness.soak import report as soak_report
 from harness.soak.decisions import Decision, SampleLine
 from harness.soak.reducer import Action
@@ -73,8 +77,65 @@ def test_K7_the_page_is_self_contained_and_escaped() -> None:
     page = soak_report.render(DECISIONS, SAMPLES)
     assert "watchdog <b>" not in page
     assert "watchdog &lt;b&gt;" in page
-    for outside in ("<script", "src=", "http://", "https://", "@import"):
+    for outside in ("<script src", " src=", "http://", "https://", "@import"):
         assert outside not in page
+
+
+@pytest.mark.claim("K7")
+def test_K7_repeated_decisions_are_folded_and_none_is_lost() -> None:
+    """A stall and its restart, again and again, are one line; what differs in more than figures is not."""
+    rounds = [
+        one
+        for number in range(5)
+        for one in (
+            decision(100 + 50 * number, Action.STALL, f"Pipeline stalled for {45 + number}.5 s"),
+            decision(101 + 50 * number, Action.ENGINE_RESTART, "Restarting due to STALL"),
+        )
+    ]
+    lines = [*DECISIONS[:2], *rounds, *DECISIONS[2:4], *DECISIONS[4:]]
+    page = soak_report.render(lines, SAMPLES)
+    assert "STALL, ENGINE_RESTART: the same 4 more times, until 15:47:51" in page
+    assert [int(number) for number in re.findall(r'<tr id="decision-(\d+)">', page)] == [*range(1, len(lines) + 1)]
+    folded = re.findall(r"<details>.*?</details>", page, re.DOTALL)
+    assert len(folded) == 1
+    assert re.findall(r'id="decision-(\d+)"', folded[0]) == [str(number) for number in range(5, 13)]
+    # Twice is no habit.
+    assert "more times" not in soak_report.render([*DECISIONS[:2], *rounds[:4]], SAMPLES)
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize("begun", [BEGUN, datetime(2026, 1, 9, 23, 59, 30, tzinfo=UTC).timestamp()])
+def test_K7_every_time_on_the_page_is_told_by_one_clock(begun: float) -> None:
+    """Axis, marks, decisions and what the engine said of its last tick; over midnight all of them tell the day."""
+    moved = begun - BEGUN
+    lines = [
+        decision(datetime.fromisoformat(line.timestamp).timestamp() - BEGUN + moved, Action(line.action), line.reason,
+                 **{**line.facts, **({"last_tick_ts": round((begun + 7) * 1000)} if line.action == "STALL" else {})})
+        for line in DECISIONS
+    ]  # fmt: skip
+    page = soak_report.render(lines, [])
+    shown = re.sub(
+        r'(datetime|title)="\d{4}-[^"]*"|<title>.*?</title>|<dt>started.*?</dd>|<script.*', "", page, flags=re.DOTALL
+    )
+    whole = r"01-\d\d \d\d:\d\d:\d\d" if moved else r"\d\d:\d\d:\d\d"
+    times = re.findall(whole, shown)
+    # 6 axes of 5 times, a mark in each for restart, stall and watchdog, a row for each decision, a tick.
+    assert len(times) == 6 * (5 + 3) + len(lines) + 1
+    assert len(re.findall(r"\d\d?:\d\d", shown)) == len(times), "a time is told in another way"
+    said = {f"{datetime.fromtimestamp(begun + at, UTC):{'%m-%d %H:%M:%S' if moved else '%H:%M:%S'}}" for at in (0, 91)}
+    assert said <= set(times)
+    assert "Every time on this page is UTC" in page
+    assert f"last_tick_ts={datetime.fromtimestamp(begun + 7, UTC):{'%m-%d ' if moved else ''}%H:%M:%S}" in shown
+
+
+@pytest.mark.claim("K7")
+def test_K7_the_page_brings_its_data_along() -> None:
+    page = soak_report.render(DECISIONS, SAMPLES)
+    found = re.findall(r'download="([^"]+)" href="data:text/csv;charset=utf-8;base64,([^"]+)"', page)
+    assert {name: base64.b64decode(data).decode() for name, data in found} == {
+        "soak_report_2026-01-09_9d02287d_decisions.csv": table.as_csv(table.decisions_table(DECISIONS)),
+        "soak_report_2026-01-09_9d02287d_samples.csv": table.as_csv(table.samples_table(SAMPLES)),
+    }
 
 
 @pytest.mark.claim("K7")

@@ -35,6 +35,7 @@ NEVER_INSIDE_ITSELF = (
     "make bench",
     "make debian",
     "make stress",
+    "make fleet-sim",
     "make lint",
     "make format",
     "make pure",

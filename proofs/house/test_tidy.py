@@ -97,6 +97,7 @@ def test_every_module_is_on_the_map() -> None:
 
 
 TWICE = {
+    "HelpFormatter": "engine and harness share no code, and a proof holds that both lay out alike",
     "Recorder": "one writes down what a source says, the other what the harness does",
     "Source": "one is what the file says, the other what the session makes of it",
 }

@@ -11,6 +11,7 @@ until then it hands over.
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -111,6 +112,32 @@ class Activation:
             self.activate().pytest_testnodedown(node, error)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> Iterator[Any]:
+    """Afterwards every option is known: of one that is not, pytest's complaint names the nearest."""
+    result = yield
+    optparser = getattr(parser, "optparser", None)
+    if optparser is not None and early_config.getini(INI):
+        unknown = [word.partition("=")[0] for word in parser.parse_known_and_unknown_args(args)[1]]
+        flags = [word for word in unknown if word.startswith("--")]
+        if flags:
+            from harness.base.arguments import nearest
+
+            known = [flag for action in optparser._actions for flag in action.option_strings]
+            if meant := nearest(flags[0], known):
+                parser.extra_info[flags[0]] = meant.removeprefix("; ")
+    return result
+
+
+def _shard(text: str) -> tuple[int, int]:
+    from harness.proving import shards
+
+    try:
+        return shards.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     parser.addini(
         INI,
@@ -139,6 +166,14 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         metavar="CLAIM",
         help="for a computer that cannot show everything: let proofs of this clause be unproven without failing the "
         "run. Repeatable; printed, recorded, and no ground for a proof bundle.",
+    )
+    option(
+        "shard",
+        type=_shard,
+        default=None,
+        metavar="N/OF",
+        help="run the Nth of OF parts, that take equally long by reports/history.jsonl; each on a computer of its own, "
+        "and `python -m harness merge` makes one run of them",
     )
     option(
         "sign-key",
