@@ -5,23 +5,26 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from harness.base.clock import OsClock
+from harness.base.errors import Unavailable
 from harness.faults import nemesis
 from harness.machines import tools
+from harness.machines.machine import Machine
+from harness.observing.instances import Instance
 from proofs.fixtures.dashboard_unit import DashboardUnit
-from proofs.fixtures.engine_unit import EngineUnit
-from proofs.fixtures.fleet_parts import NatsServer, Postgres, wait
-from proofs.fixtures.monitoring import PROMETHEUS, Site, alerts, hastened, site
+from proofs.fixtures.engine_unit import EngineUnit, toml
+from proofs.fixtures.fleet_parts import NatsServer, Postgres, free_port, wait
+from proofs.fixtures.monitoring import PROMETHEUS, Site, alerts, hastened, monitoring, site, tampered_books
 from proofs.fixtures.true_bundle import Signer, made
 
 WATCH_SECS = 30.0
@@ -64,19 +67,6 @@ def clock_skew(at: Site) -> Iterator[None]:
     at.venue_time.ahead_secs = 60.0
     yield
     at.venue_time.ahead_secs = 0.0
-
-
-@contextmanager
-def tampered_books(at: Site) -> Iterator[None]:
-    """Somebody has moved a position in the database."""
-    at.engine.wait_rows("SELECT count(*) FROM positions", 1)
-    with closing(sqlite3.connect(at.engine.database, timeout=10)) as ledger, ledger:
-        (qty,) = ledger.execute("SELECT qty FROM positions").fetchone()
-        ledger.execute("UPDATE positions SET qty = ?", (str(Decimal(qty) + 1),))
-    yield
-    with closing(sqlite3.connect(at.engine.database, timeout=10)) as ledger, ledger:
-        (now,) = ledger.execute("SELECT qty FROM positions").fetchone()
-        ledger.execute("UPDATE positions SET qty = ?", (str(Decimal(now) - 1),))
 
 
 @contextmanager
@@ -208,3 +198,51 @@ def test_each_alert_rings_by_its_fault(
                 assert "<error" not in json.dumps(told["annotations"]), told
             if name != "HybridEngineRestartStorm":
                 seen.wait_silent()
+
+
+# --- several engines -----------------------------------------------------------------------------------------
+
+
+ALPHA, BETA = Instance("alpha"), Instance("beta")
+
+
+@contextmanager
+def two_engines(machine: Machine) -> Iterator[str]:
+    """Instances of the template units, with their dashboards. Gives what `hybrid-ctl targets` prints."""
+    if machine.kind != "private":
+        raise Unavailable("the template units are installed in a private machine only", "use --systemd=private")
+    machine.path(str(Instance().config)).unlink(missing_ok=True)
+    units = [f"hybrid-{what}@{one.name}.service" for one in (ALPHA, BETA) for what in ("engine", "dashboard")]
+    try:
+        for one in (ALPHA, BETA):
+            config = machine.path(str(one.config))
+            config.parent.mkdir(parents=True)
+            dashboard = {"port": free_port(), "refresh_seconds": 0.5}
+            config.write_text(toml({"engine": {"heartbeat_interval_secs": 2}, "dashboard": dashboard}))
+        machine.systemctl("start", *units).expect(0)
+        yield machine.run("/opt/hybrid-engine/bin/hybrid-ctl", "targets").expect(0).stdout
+    finally:
+        machine.systemctl("stop", *units)
+        for one in (ALPHA, BETA):
+            for place in (str(one.config.parent), f"/var/lib/hybrid-engine-{one.name}"):
+                shutil.rmtree(machine.path(place), ignore_errors=True)
+
+
+@pytest.mark.claim("O13", "O12", "O10")
+def test_of_several_engines_the_one_at_fault_is_named(machine: Machine, tmp_path: Path) -> None:
+    """By itself, and by the list of targets where nothing answers any more."""
+    with two_engines(machine) as targets, monitoring(tmp_path, targets) as seen:
+
+        def up() -> set[str]:
+            return {one["metric"]["engine"] for one in seen.query("hybrid_engine_up == 1")}
+
+        wait(lambda: up() == {"alpha", "beta"}, "both engines are seen")
+        seen.watch(WATCH_SECS / 6)
+        # Pressure is the computer's own here.
+        assert seen.rung().keys() <= {"HybridPressure"}
+        machine.systemctl("stop", ALPHA.unit).expect(0)
+        told = seen.wait_rung("HybridEngineDown")
+        assert told["annotations"]["summary"] == "alpha: the engine is down"
+        machine.systemctl("stop", "hybrid-dashboard@beta.service").expect(0)
+        assert seen.wait_rung("HybridUnwatched")["labels"]["engine"] == "beta"
+        assert seen.rung().keys() <= {"HybridPressure", "HybridEngineDown", "HybridUnwatched"}

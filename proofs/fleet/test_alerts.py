@@ -15,10 +15,10 @@ from harness.machines import tools
 from proofs.fixtures.dashboard_unit import DashboardUnit
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.fleet_parts import ROOT, NatsServer, Postgres, wait
-from proofs.fixtures.monitoring import ALERTMANAGER, PROMETHEUS, Site, alerts, site
+from proofs.fixtures.monitoring import ALERTMANAGER, PROMETHEUS, Site, alerts, site, tampered_books
 
 WATCH_SECS = 4.0
-"""Four times as long as most alerts wait."""
+"""Longer than all alerts but one wait."""
 
 PAGES = sorted((ROOT / "config/grafana/dashboards").glob("*.json"))
 
@@ -65,7 +65,8 @@ def test_what_the_document_installs_is_there_and_fits_together(tmp_path: Path) -
     """But for restarting Debian's services, below another root."""
     section = (ROOT / "docs/fleet.md").read_text().partition("\n## Looking and ringing\n")[2].partition("\n## ")[0]
     lines = [line for block in re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S) for line in block.splitlines()]
-    (tmp_path / "etc/prometheus").mkdir(parents=True)
+    for name in ("prometheus", "default"):
+        (tmp_path / "etc" / name).mkdir(parents=True)
     for line in lines:
         if not line.startswith("systemctl "):
             inside = re.sub(r"(?<=[ =])/(etc|var)/", rf"{tmp_path}/\1/", line)
@@ -179,16 +180,17 @@ def test_a_healthy_fleet_is_silent_and_a_fault_rings(
     with site(tmp_path, engine, dashboard, nats_server, postgres) as watched:
         watched.seen.watch(WATCH_SECS)
         assert watched.seen.told.got == [], "a healthy fleet rings"
-        pressure_rings_and_everything_is_shown(watched)
+        with tampered_books(watched):
+            books_ring_and_everything_is_shown(watched)
+        watched.seen.wait_silent()
         exit_12_rings_once(watched)
 
 
-def pressure_rings_and_everything_is_shown(watched: Site) -> None:
+def books_ring_and_everything_is_shown(watched: Site) -> None:
     seen = watched.seen
-    watched.dashboard.inject_pressure(cpu=90.0, cpu_minute=90.0)
-    told = seen.wait_rung("HybridPressure")
+    told = seen.wait_rung("HybridBooksBroken")
     assert told["labels"]["engine"] == "default"
-    assert told["annotations"]["summary"] == "default: its computer is under cpu pressure, 90%"
+    assert told["annotations"]["summary"] == "default: its books do not balance"
     asked = {rule["name"]: rule["query"] for rule in seen.rules()}
     for path in PAGES:
         for panel in page(path).panels:
@@ -205,9 +207,7 @@ def pressure_rings_and_everything_is_shown(watched: Site) -> None:
     for name, query in asked.items():
         unknown = set(re.findall(r"\bhybrid_\w+", query)) - printed
         assert not unknown, f"{name} asks for what nobody tells: {unknown}"
-    assert seen.firing() == {"HybridPressure"}
-    watched.dashboard.inject_pressure()
-    seen.wait_silent()
+    assert seen.firing() == {"HybridBooksBroken"}
 
 
 def exit_12_rings_once(watched: Site) -> None:
