@@ -1,7 +1,7 @@
 // Asks for spans of the past and shows them; plots.js draws the charts. What is looked at stands in the address.
 "use strict";
 
-const FILTERS = { trades: ["mode", "symbol", "side"], orders: ["mode", "symbol", "side", "status"], signals: ["symbol", "side", "veto"], decisions: [], journal: [] };
+const FILTERS = { trades: ["mode", "symbol", "side"], orders: ["mode", "symbol", "side", "status"], signals: ["symbol", "side", "veto"], decisions: ["contains"], journal: ["contains"] };
 const LIMITS = { cpu: 20, memory: 10, io: 15 };
 // How often the newest span is asked for again: no oftener than it shows anything new.
 const OF_SPAN = ["range", "from", "to", "symbol"];
@@ -143,7 +143,7 @@ function drawVetoes({ vetoes, vetoes_from: from }) {
     make("ul", { class: "bars" }, ...vetoes.map((one) => {
       const bar = make("div", { class: "bar", "aria-hidden": "true" }, make("i"));
       bar.firstChild.style.width = `${one.signals / most * 100}%`;
-      const words = make("span", {}, one.reason || "traded: no veto");
+      const words = make("span", {}, one.reason ? make("a", { href: `?${new URLSearchParams({ ...view, at: "", table: "signals", f_veto: one.reason })}#table-title` }, one.reason) : "traded: no veto");
       return make("li", { class: `meter${one.reason ? " over" : ""}` }, make("p", { class: "row" }, words, make("span", {}, make("b", {}, number(one.signals)), ` ${number(one.signals / total * 100, 1)} %`)), bar);
     })));
 }
