@@ -212,7 +212,7 @@ function drawTable() {
     const [one, two] = [a[sorted.at], b[sorted.at]], numeric = one !== null && two !== null && !isNaN(Number(one)) && !isNaN(Number(two));
     return sorted.sign * (numeric ? Number(one) - Number(two) : String(one ?? "").localeCompare(String(two ?? "")));
   });
-  const classes = (name) => NUMBERS.includes(name) ? "number" : LONG.includes(name) ? "long" : "";
+  const classes = (name) => NUMBERS.includes(name) ? "number" : LONG.includes(name) ? "long" : name === "order" ? "token" : "";
   byId("table").replaceChildren(
     make("thead", {}, make("tr", {}, ...columns.map((name, at) => {
       const button = make("button", { type: "button" }, name);
@@ -260,7 +260,8 @@ function redraw() {
   if (equity) drawEquity(equity);
 }
 
-addEventListener("resize", redraw);
+let resized = 0;
+addEventListener("resize", () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(redraw); });
 let followed = performance.now();
 setInterval(() => {
   const due = Math.min(Math.max(FOLLOW_MS, span?.step_ms ?? 0), FOLLOW_MS_MAX);
