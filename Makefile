@@ -10,6 +10,7 @@ SYSUSERSDIR ?= /usr/lib/sysusers.d
 DESTDIR ?=
 FROM ?=
 FLEET ?=
+CHARTS ?=
 PURGE ?=
 ARGS ?=
 
@@ -26,7 +27,7 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage mutants canary nothing reference scale stress debian soak bench doctor \
+.PHONY: help proofs test sabotage mutants canary nothing reference scale stress fleet-sim debian soak bench doctor \
   buglog lint format pure coverage docs pictures lock dist release install uninstall clean
 
 # As wide as the terminal; a word is never cut.
@@ -81,15 +82,17 @@ example-packages:
 	  echo "redis-server could not be fetched: the example in docs/own-service.md will be unproven" >&2
 
 # What a fleet is made of beside our own. Without them its proofs are unproven. Debian starts what it installs; proofs start
-# their own, and whoever proves something wants no database at each boot.
+# their own, and whoever proves something wants no database at each boot. What was there before is somebody's, and is left.
+SERVERS_MISSING = $(shell command -v nats-server >/dev/null || echo nats-server; \
+  ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo postgresql; \
+  command -v promtool >/dev/null || echo prometheus; command -v prometheus-alertmanager >/dev/null || echo prometheus-alertmanager)
 .PHONY: fleet-tools
-fleet-tools:  ## nats-server and PostgreSQL, for the proofs of proofs/fleet
-	@{ command -v nats-server && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || \
+fleet-tools:  ## nats-server, PostgreSQL, Prometheus and Alertmanager, for the proofs of proofs/fleet
+	@missing="$(SERVERS_MISSING)"; test -z "$$missing" || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends \
-	      nats-server postgresql && \
-	    { $(SUDO) systemctl disable --quiet --now nats-server postgresql 2>/dev/null || true; }; } || \
-	  echo "nats-server and postgresql could not be installed" >&2
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) --no-install-recommends $$missing && \
+	    { $(SUDO) systemctl disable --quiet --now $$missing 2>/dev/null || true; }; } || \
+	  echo "$$missing could not be installed: see 'make doctor'" >&2
 
 # The dashboard's page is looked at in a real browser.
 .PHONY: browser
@@ -101,11 +104,11 @@ browser:
 
 ##@ Prove
 
-proofs: $(READY) machine-tools fleet-tools browser  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE)
-	$(BIN)/pytest proofs $(PARALLEL) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(ARGS)
+proofs: $(READY) machine-tools fleet-tools browser  ## Prove every guardrail against a real systemd (ARGS='-k exit12', SIGN_KEY=FILE, SHARD=2/4)
+	$(BIN)/pytest proofs $(PARALLEL) -m 'claim and not sabotage' $(if $(SIGN_KEY),--sign-key $(SIGN_KEY)) $(if $(SHARD),--shard $(SHARD)) $(ARGS)
 
 test: $(READY) machine-tools example-packages fleet-tools browser  ## The proofs and every other test (ARGS='-x')
-	$(BIN)/pytest proofs $(PARALLEL) -m 'not sabotage' $(ARGS)
+	$(BIN)/pytest proofs $(PARALLEL) -m 'not sabotage' $(if $(SHARD),--shard $(SHARD)) $(ARGS)
 
 ##@ Prove that proofs can fail
 
@@ -137,13 +140,17 @@ reference: $(READY) machine-tools  ## The engine in proofs/fixtures/reference_en
 
 ##@ Prove more
 
-scale: $(READY)  ## A million trades from a foreign server in each of four samplings, twenty cuts, twenty kills
+scale: $(READY) browser  ## A million trades in each of four samplings, twenty cuts and kills; a page about ten million ticks
 	PROOFS_SCALE_TICKS=1000000 PROOFS_SCALE_KILLS=20 $(BIN)/pytest proofs/engine/test_scale.py $(ARGS)
+	PROOFS_HISTORY_TICKS=10000000 $(BIN)/pytest proofs/harness/test_history_scale.py $(ARGS)
 
 SECONDS ?= 7200
 RUNS ?= 10
 stress: $(READY) machine-tools browser  ## The whole suite RUNS=10 times, shuffled, every other run on a busy computer
 	$(BIN)/python -m harness stress --runs $(RUNS) -- proofs $(PARALLEL) -m 'not sabotage' $(ARGS)
+
+fleet-sim: $(READY) fleet-tools  ## A fleet on four hosts of this computer, killed and cut off (ARGS='--kills 20 --cuts 4', as root)
+	$(BIN)/python -m proofs.simulation $(ARGS)
 
 VERSION ?= 13
 debian: $(READY)  ## Both commands of the README on Debian VERSION=13 or 12, made in .cache (as root; ARGS='make canary')
@@ -218,9 +225,10 @@ install uninstall: export UNITDIR := $(UNITDIR)
 install uninstall: export SYSUSERSDIR := $(SYSUSERSDIR)
 install: export FROM := $(FROM)
 install: export FLEET := $(FLEET)
+install: export CHARTS := $(CHARTS)
 uninstall: export PURGE := $(PURGE)
 
-install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, FLEET=1, FROM=.cache/stage/opt/hybrid-engine)
+install:  ## Install engine, units and example configuration (DESTDIR, PREFIX, UNITDIR, CHARTS=1, FLEET=1, FROM=.cache/stage/opt/hybrid-engine)
 	$(PYTHON) systemd/installation.py install
 
 uninstall:  ## Stop and remove what was installed; configuration and data stay without PURGE=1

@@ -2,6 +2,7 @@
 
 Same transport (picows on uvloop), same decoder library, same schema, keys, PRAGMAs and multi-row INSERT as the engine;
 no dedupe, no gaps, no sampling, no strategy, no risk, no books, no backpressure, no reconnect, no clean stop.
+Each transaction also says how far the stream's ids have come, as the engine's do.
 With EVERY, each trade whose number that divides also brings the rows that a shadow order leaves: signal, order with its
 transition, fill, and what they sum up to. Texts are made of the trade, the money is reckoned in decimals: whoever
 decides about orders has to store them. With ROWS, no transaction has more rows than that, as the engine's have not: how
@@ -25,47 +26,46 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from engine.storage import ledger, opening
 
-ROWS_PER_STATEMENT = 128
-ORDERS_PER_STATEMENT = 32
+ROWS_PER_STATEMENT = (128, 32, 8, 4, 2, 1)
 ROWS_OF_ORDER = 3
 TICK_COLUMNS = 7
 
 
 class Insert:
-    """A multi-row INSERT, cut into statements of `many` rows and of one."""
+    """A multi-row INSERT, cut into statements of ever fewer rows."""
 
-    def __init__(self, head: str, columns: int, many: int) -> None:
+    def __init__(self, head: str, columns: int) -> None:
         row = f"({','.join('?' * columns)})"
-        self._one = f"INSERT INTO {head} VALUES {row}"
-        self._many = self._one + f",{row}" * (many - 1)
-        self._columns = columns
-        self._step = many * columns
+        self._texts = [(rows * columns, f"INSERT INTO {head} VALUES {','.join([row] * rows)}") for rows in
+                       ROWS_PER_STATEMENT]  # fmt: skip
 
     def __call__(self, connection: sqlite3.Connection, values: list[object]) -> None:
-        whole = len(values) - len(values) % self._step
-        for start in range(0, whole, self._step):
-            connection.execute(self._many, values[start : start + self._step])
-        for start in range(whole, len(values), self._columns):
-            connection.execute(self._one, values[start : start + self._columns])
+        start, end = 0, len(values)
+        for step, text in self._texts:
+            while end - start >= step:
+                connection.execute(text, values[start : start + step])
+                start += step
 
 
-TICKS = Insert("ticks(id, symbol, price, volume, ts, source, trade_id)", TICK_COLUMNS, ROWS_PER_STATEMENT)
-SIGNALS = Insert(
-    "signals(id, symbol, value, ts, event_id, tick_id, side, reason, size, price, replayed)", 11, ORDERS_PER_STATEMENT
-)
+TICKS = Insert("ticks(id, symbol, price, volume, ts, source, trade_id)", TICK_COLUMNS)
+SIGNALS = Insert("signals(id, symbol, value, ts, event_id, tick_id, side, reason, size, price, replayed)", 11)
 ORDERS = Insert(
     "orders(id, symbol, side, status, ts, order_id, is_shadow, qty_exact, price_exact, filled_qty, seq, reason,"
     " updated_ts, replayed, detail)",
     15,
-    ORDERS_PER_STATEMENT,
 )
 FILLS = Insert(
     "trades(order_id, seq, symbol, side, ts, is_shadow, qty_exact, price_exact, fees_exact, cash_delta, replayed)",
     11,
-    ORDERS_PER_STATEMENT,
+)
+# What is on disk of a stream's ids has to go on with its ticks, or a start would not know what was seen.
+WATERMARK = (
+    "INSERT OR REPLACE INTO sources(id, name, stream, number, first_trade_id, last_trade_id, first_ts, last_ts,"
+    " missing) VALUES (1, 'bench', 'bench', 1, ?, ?, ?, ?, '[]')"
 )
 POSITION = "INSERT OR REPLACE INTO positions(mode, symbol, qty, cash, fees, price) VALUES (?, ?, ?, ?, ?, ?)"
 
+TEXT = WSMsgType.TEXT
 SIZE, FEE_RATE, PLACES = Decimal("0.1"), Decimal("0.001"), Decimal("1e-12")
 
 
@@ -95,6 +95,7 @@ def write(connection: sqlite3.Connection, reads: queue.SimpleQueue[list[object]]
     ticks = sys.maxsize if not rows else rows * every // (every + ROWS_OF_ORDER) if every else rows
     most = ticks * TICK_COLUMNS
     waiting: list[object] = []
+    first: list[object] = []
     while True:
         if not waiting:
             waiting = reads.get()
@@ -103,6 +104,9 @@ def write(connection: sqlite3.Connection, reads: queue.SimpleQueue[list[object]]
         values, waiting = waiting[:most], waiting[most:]
         connection.execute("BEGIN")
         TICKS(connection, values)
+        # Ids and times of the first and the last tick.
+        first = first or [values[TICK_COLUMNS - 1], values[4]]
+        connection.execute(WATERMARK, (first[0], values[-1], first[1], values[-3]))
         if every:
             write_orders(connection, values, every, sums)
         connection.execute("COMMIT")
@@ -154,8 +158,8 @@ class Listener(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """One message."""
-        if frame.msg_type == WSMsgType.TEXT:
-            trade = self._decode(frame.get_payload_as_memoryview())
+        if frame.msg_type is TEXT:
+            trade = self._decode(frame.get_payload_as_bytes())
             self._id += 1
             self._values += (self._id, "SOL/USDC", trade.price, trade.volume, trade.ts, 1, trade.id)
         if frame.last_in_buffer and self._values:

@@ -55,12 +55,18 @@ static const char *decimal(__int128 units, char *into) {
     return into;
 }
 
-static sqlite3_stmt *begin, *commit, *tick, *signal_row, *order_row, *fill, *position;
+static sqlite3_stmt *begin, *commit, *tick, *signal_row, *order_row, *fill, *position, *watermark;
 static __int128 qty_sum, cash_sum, fees_sum;
 static char at[32]; /* The price of the last order. */
+static int64_t first_id, first_ts, last_id, last_ts; /* Of the trades until now. */
 
 static void end_transaction(void) {
     char sums[3][48];
+    sqlite3_bind_int64(watermark, 1, first_id);
+    sqlite3_bind_int64(watermark, 2, last_id);
+    sqlite3_bind_int64(watermark, 3, first_ts);
+    sqlite3_bind_int64(watermark, 4, last_ts);
+    step(watermark);
     if (qty_sum) {
         text(position, 1, decimal(qty_sum, sums[0]));
         text(position, 2, decimal(cash_sum, sums[1]));
@@ -123,7 +129,6 @@ int main(int count, char **words) {
     char pragma[100];
     sprintf(pragma, "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = %d", atoi(words[5]));
     run(pragma);
-    run("INSERT OR IGNORE INTO sources(name) VALUES ('bench')");
     begin = prepared("BEGIN");
     commit = prepared("COMMIT");
     tick = prepared("INSERT INTO ticks(id, symbol, price, volume, ts, source, trade_id)"
@@ -137,6 +142,8 @@ int main(int count, char **words) {
                     " cash_delta, replayed) VALUES (?, 0, 'SOL/USDC', 'SELL', ?, 1, '0.1', ?, ?, ?, 0)");
     position = prepared("INSERT OR REPLACE INTO positions(mode, symbol, qty, cash, fees, price)"
                         " VALUES ('SHADOW', 'SOL/USDC', ?, ?, ?, ?)");
+    watermark = prepared("INSERT OR REPLACE INTO sources(id, name, stream, number, first_trade_id, last_trade_id, first_ts,"
+                         " last_ts, missing) VALUES (1, 'bench', 'bench', 1, ?, ?, ?, ?, '[]')");
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(words[1]))};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int venue = socket(AF_INET, SOCK_STREAM, 0);
@@ -186,6 +193,12 @@ int main(int count, char **words) {
             sqlite3_bind_int64(tick, 5, trade_id);
             step(tick);
             rows++;
+            if (id == 1) {
+                first_id = trade_id;
+                first_ts = ts;
+            }
+            last_id = trade_id;
+            last_ts = ts;
             if (every && id % every == 0) {
                 write_order(id, trade_id, price, (size_t)(strchr(price, '"') - price), ts);
                 rows += ROWS_OF_ORDER;

@@ -4,7 +4,7 @@ It must never be the bottleneck, so there is no event loop and no WebSocket libr
 two lines, and a server's frames are a few bytes in front of the payload. Frames are made before the client comes and
 sent in blocks; with a rate, one frame a write, each at its time.
 
-    python -m bench.load --ticks 200000 [--rate 25000] [--frames combined] [--stamps FILE]
+    python -m bench.load --ticks 200000 [--rate 25000] [--frames combined] [--markets 10] [--stamps FILE]
 
 prints one JSON object a line: {"port": ...} once it listens, {"started": ...} when it sends the first frame. Times are
 nanoseconds of CLOCK_MONOTONIC, which all processes share. It ends when the client hangs up.
@@ -36,11 +36,11 @@ READY_FRAMES = 400_000
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 _PLAIN = (
-    b'{"e":"trade","E":%(now)d,"s":"SOLUSDT","t":%(id)d,"p":"142.%(cents)02d000000","q":"1.25000000",'
+    b'{"e":"trade","E":%(now)d,"s":"%(market)b","t":%(id)d,"p":"142.%(cents)02d000000","q":"1.25000000",'
     b'"T":%(now)d,"m":true,"M":true}'
 )
 _COMBINED = (
-    b'{"stream":"solusdt@aggTrade","data":{"e":"aggTrade","E":%(now)d,"s":"SOLUSDT","a":%(id)d,'
+    b'{"stream":"solusdt@aggTrade","data":{"e":"aggTrade","E":%(now)d,"s":"%(market)b","a":%(id)d,'
     b'"p":"142.%(cents)02d000000","q":"1.25000000","f":%(id)d,"l":%(id)d,"T":%(now)d,"m":true,"M":true}}'
 )
 
@@ -54,26 +54,35 @@ FRAMES = {"trade": _PLAIN, "combined": _COMBINED, "mock": _MOCK}
 """Binance's trades, its combined stream of aggTrade, and the ticks of MOCK_WS with textual ids (N3)."""
 
 
-def frame_template(form: str) -> bytes:
-    """A server's text frame (RFC 6455, section 5.2) with places for `now` (ms), `id` and `cents` (0..99)."""
+def market_names(count: int) -> list[str]:
+    """What the venue calls so many markets."""
+    return ["SOLUSDT"] if count == 1 else [f"M{number:04}USDT" for number in range(count)]
+
+
+def frame_template(form: str, market: str) -> bytes:
+    """A server's text frame (RFC 6455, section 5.2) with places for `now` (ms), `id`, `cents` (0..99) and `market`,
+    which is as long as the one given."""
     payload = FRAMES[form]
-    size = len(payload % {b"now": 10**12, b"id": FIRST_ID, b"cents": 0})
+    size = len(payload % {b"now": 10**12, b"id": FIRST_ID, b"cents": 0, b"market": market.encode()})
     if not 126 <= size < 2**16:
         raise ValueError(f"payload of {size} bytes: the two-byte length field takes 126 to 65535")
     return b"\x81\x7e" + size.to_bytes(2, "big").replace(b"%", b"%%") + payload
 
 
-def frames(ticks: int, form: str) -> Iterator[bytes]:
-    """`ticks` frames with consecutive trade ids, stamped with the time at which they are made."""
-    template = frame_template(form)
+def frames(ticks: int, form: str, markets: int = 1) -> Iterator[bytes]:
+    """`ticks` frames of so many markets in turn, each with consecutive trade ids, stamped with the time at which they
+    are made."""
+    names = [name.encode() for name in market_names(markets)]
+    template = frame_template(form, names[0].decode())
     for number in range(ticks):
+        turn, market = divmod(number, markets)
         now = time.time_ns() // 1_000_000
-        yield template % {b"now": now, b"id": FIRST_ID + number, b"cents": number * 7 % 100}
+        yield template % {b"now": now, b"id": FIRST_ID + turn, b"cents": number * 7 % 100, b"market": names[market]}
 
 
-def blocks(ticks: int, form: str) -> Iterator[bytes]:
+def blocks(ticks: int, form: str, markets: int = 1) -> Iterator[bytes]:
     """The same frames, joined for one write each."""
-    made = frames(ticks, form)
+    made = frames(ticks, form, markets)
     while block := b"".join(islice(made, BLOCK_FRAMES)):
         yield block
 
@@ -133,10 +142,11 @@ def main() -> None:
     parser.add_argument(
         "--frames", choices=FRAMES, default="trade", help="combined: as cryptofeed wants it; mock: as MOCK_WS does"
     )
+    parser.add_argument("--markets", type=int, default=1, help="of how many markets, in turn (default: 1)")
     parser.add_argument("--stamps", type=Path, help="with --rate: where to write the send times, as 64-bit integers")
     arguments = parser.parse_args()
     paced = bool(arguments.rate)
-    rest = (frames if paced else blocks)(arguments.ticks, arguments.frames)
+    rest = (frames if paced else blocks)(arguments.ticks, arguments.frames, arguments.markets)
     ready = list(rest if paced else islice(rest, READY_FRAMES // BLOCK_FRAMES))
     with socket.create_server(("127.0.0.1", 0)) as server:
         say(port=server.getsockname()[1])

@@ -6,21 +6,27 @@ What is measured is the relay's own processor time: on most hosts the server has
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import subprocess
+import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from bench import subject
 from fleet.base import link
 from fleet.base.service import Log
 from fleet.base.settings import Nats, RelaySettings, Stream
 from fleet.relay.relay import Relay, make_stream
 from harness.base.clock import OsClock
+from harness.machines import tools
+
+STUCK_SECS = 30.0
+"""A relay that has published nothing for so long has failed."""
 
 STREAM = Stream(replicas=1, max_age_hours=24, max_bytes=1 << 30)
 
@@ -34,24 +40,69 @@ class Relayed:
     cpu_secs: float
 
 
-def server() -> str | None:
-    """The path of nats-server; None where there is none."""
-    return shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
-
-
-def relay(database: Path, directory: Path) -> Relayed:
-    """Publish all of `database`, which nobody writes to. Raises OSError without a nats-server."""
+@contextmanager
+def _stream(directory: Path) -> Iterator[str]:
+    """A nats-server; its URL. Raises Unavailable without one."""
     with closing(socket.socket()) as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     config = directory / "nats.conf"
     config.write_text(f'host: "127.0.0.1"\nport: {port}\njetstream {{ store_dir: "{directory}/jetstream" }}\n')
-    process = subprocess.Popen([server() or "nats-server", "--config", str(config)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([tools.need("nats-server"), "--config", str(config)], stderr=subprocess.DEVNULL)
     try:
-        return asyncio.run(_relay(database, f"nats://127.0.0.1:{port}"))
+        yield f"nats://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()
+
+
+def relay(database: Path, directory: Path) -> Relayed:
+    """Publish all of `database`, which nobody writes to. Raises Unavailable without a nats-server."""
+    with _stream(directory) as url:
+        return asyncio.run(_relay(database, url))
+
+
+@contextmanager
+def beside(database: Path, directory: Path) -> Iterator[None]:
+    """`hybrid-relay` as its unit runs it, on a ledger that an engine is about to make, with a nats-server. Raises
+    OSError without one, and SubjectFailed at the end when it has published nothing."""
+    config, log = directory / "relay.toml", directory / "relay.log"
+    with _stream(directory) as url:
+        config.write_text(
+            f'instance = "bench"\ndatabase = "{database}"\nmetrics_port = 0\n[nats]\nservers = ["{url}"]\n'
+        )
+        argv = ["nice", "-n", "10", sys.executable, "-m", "fleet.relay.command", "--config", str(config)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(argv, cwd=subject.ROOT, env=subject.environment({}), stderr=output)
+        try:
+            _wait(url, 0, log)
+            yield
+            _wait(url, 1, log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _wait(url: str, messages: int, log: Path) -> None:
+    """Until the stream is there and has so many. Raises SubjectFailed."""
+    deadline = time.monotonic() + STUCK_SECS
+    while asyncio.run(_messages(url)) < messages:
+        if time.monotonic() > deadline:
+            raise subject.SubjectFailed(f"the relay published nothing: {subject.tail(log)}")
+        time.sleep(subject.LOOK_SECS)
+
+
+async def _messages(url: str) -> int:
+    """How many the stream has; -1 while there is none."""
+    settings = Nats((url,), "HYBRID", "", None, None)
+    client = await link.connect(settings, "bench", Log("bench"), asyncio.Event())
+    assert client is not None, "nobody has stopped it"
+    try:
+        return (await link.jetstream(client).stream_info("HYBRID")).state.messages
+    except link.TROUBLE:
+        return -1
+    finally:
+        await client.close()
 
 
 async def _relay(database: Path, url: str) -> Relayed:

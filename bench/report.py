@@ -16,7 +16,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Target:
-    """What docs/contract.md's companion, the performance targets T1 to T9, asks for."""
+    """What docs/contract.md's companion, the performance targets T1 to T11, asks for."""
 
     relation: Literal[">=", "<="]
     value: float

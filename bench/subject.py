@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -49,6 +50,8 @@ class Load:
     """Trades a second; None: as fast as the subject takes them."""
     frames: str = "trade"
     """One of bench.load's FRAMES."""
+    markets: int = 1
+    """Whose trades come in turn; see bench.load.market_names."""
     stamps: Path | None = None
 
 
@@ -134,6 +137,7 @@ def run(
 def venue(load: Load) -> Iterator[tuple[int, Hear]]:
     """The load generator: its port, and a function that waits for it to say something (see bench/load.py)."""
     argv = [sys.executable, "-m", "bench.load", "--ticks", str(load.ticks), "--frames", load.frames]
+    argv += ["--markets", str(load.markets)]
     if load.rate is not None:
         argv += ["--rate", str(load.rate)]
     if load.stamps is not None:
@@ -257,8 +261,13 @@ def tail(log: Path) -> str:
 
 def start_up_secs(argv: Argv, directory: Path) -> float:
     """From exec to READY=1 (M4), with nobody at the other end of the feed. Raises SubjectFailed without READY."""
-    path = directory / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox, (directory / "subject.log").open("wb") as output:
+    with (
+        # A socket's path is 107 bytes at most (unix(7)); `directory` may be anywhere.
+        tempfile.TemporaryDirectory() as place,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox,
+        (directory / "subject.log").open("wb") as output,
+    ):
+        path = Path(place, "notify")
         inbox.bind(str(path))
         inbox.settimeout(END_SECS)
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What is run against what, and what follows from it: the targets T1 to T9.
+"""What is run against what, and what follows from it: the targets T1 to T11.
 
 A round runs every subject of a target once, one after the other, so that a neighbour who takes the processor for a
 while spoils a round and not a side. Figures are made of rounds; a round in which a subject failed is told and left out.
@@ -15,12 +15,12 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench import floor, limit, relaying, report, subject
+from bench import floor, limit, load, relaying, report, subject
 from bench.report import Figure, Target
 from bench.subject import Load, Run, SubjectFailed
 from engine.base.events import Tick
@@ -29,6 +29,7 @@ from engine.ingest.venues.markets import Markets, Streams
 from harness.evidence.recorder import Recorder, Unrecorded
 from harness.evidence.shell import Shell
 from harness.faults.dialects import DIALECTS, Dialect
+from harness.machines import tools
 from harness.observing import ledger_view
 
 PYTHON = sys.executable
@@ -44,6 +45,9 @@ TRANSACTION_ROWS = 512
 WARM_TICKS = RATE
 """T3 leaves out the first second: connecting, and the first page of everything."""
 
+DAY_TICKS = 24 * 3600 * 1000
+"""A day at 1000 ticks a second, sent as fast as they are taken."""
+
 MIB = 1024 * 1024
 
 
@@ -58,6 +62,8 @@ class Plan:
     """Of a run of T4 and T5."""
     table_rows: int
     """Of the large table of T6."""
+    day_ticks: int
+    """Of a run of T10 that says whether memory grows; DAY_TICKS for a whole day."""
     directory: Path
     """On a real disk: T4 is about bytes that reach it."""
     peers: str
@@ -74,11 +80,14 @@ def engine_argv(
     module: tuple[str, ...] = ("engine",),
     mode: str = "REAL_WS",
     persist: str = "",
+    sources: int = 1,
+    markets: int = 1,
 ) -> subject.Argv:
     """The engine as it ships.
 
     channel: size of all three; None for the defaults. signal_every: ticks to a signal, each of which becomes an order
     and a fill with everything that is recorded of them. mode: REAL_WS or MOCK_WS. persist: lines of `[persist]`.
+    sources: how many it may choose from, all of the same venue. markets: how many each of them asks for.
     """
 
     def argv(url: str, directory: Path) -> list[str]:
@@ -92,8 +101,17 @@ def engine_argv(
             # processor for a while shall end the run, or make vetoes of its orders.
             f"overload_grace_ms = 10000\nmax_staleness_ms = 3600000\n[channels]\n{sizes}[persist]\n{persist}\n"
         )
+        asked = load.market_names(markets)
+        streams, table = "", ""
+        if markets > 1:
+            streams = "/ws/" + "/".join(f"{name.lower()}@trade" for name in asked)
+            table = "[source.markets]\n" + "".join(f'{name} = "{name[:-4]}/USDT"\n' for name in asked)
         (directory / "ws_sources.toml").write_text(
-            f'[[source]]\nname = "bench"\nurl = "{url}"\nkind = "trade"\npriority = 1\nvenue = "binance"\n'
+            "".join(
+                f'[[source]]\nname = "bench{"" if number == 1 else number}"\nurl = "{url}{streams}"\nkind = "trade"\n'
+                f'priority = {number}\nvenue = "binance"\n{table}'
+                for number in range(1, sources + 1)
+            )
         )
         return [PYTHON, "-m", *module, "--config", str(directory / "config.toml")]
 
@@ -123,17 +141,21 @@ def measure(
         return subject.run(argv, load, directory, env=env, counts=counts, watch=plan.doing)
 
 
-def _rounds(plan: Plan, name: str, one: Callable[[], dict[str, float]]) -> dict[str, list[float]]:
-    """Runs `one` for every round; the values of each key, of the rounds that came through."""
+def _rounds(
+    plan: Plan, name: str, one: Callable[[], dict[str, float]], rounds: int | None = None
+) -> dict[str, list[float]]:
+    """Runs `one` for every round; the values of each key, of the rounds that came through. `rounds`: other than
+    planned."""
     found: dict[str, list[float]] = {}
-    for number in range(1, plan.rounds + 1):
-        plan.doing(f"{name} round {number}/{plan.rounds}")
+    rounds = rounds or plan.rounds
+    for number in range(1, rounds + 1):
+        plan.doing(f"{name} round {number}/{rounds}")
         try:
             values = one()
         except SubjectFailed as error:
-            plan.tell(f"{name} round {number}/{plan.rounds} left out: {error}")
+            plan.tell(f"{name} round {number}/{rounds} left out: {error}")
             continue
-        plan.tell(f"{name} round {number}/{plan.rounds}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+        plan.tell(f"{name} round {number}/{rounds}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
         for key, value in values.items():
             found.setdefault(key, []).append(value)
     return found
@@ -333,14 +355,11 @@ def endurance(plan: Plan) -> list[Figure]:
         # The rest of the last batch waits for flush_interval_ms, as nothing comes after it.
         end = run.ticks - PENDING_MAX
         last = report.rate_between(run.progress, end - window, end)
-        warm_at = next(at for at, rows in run.progress if rows >= window)
-        warm = [rss for at, rss in run.rss_bytes if at >= warm_at]
-        few = max(1, len(warm) // 20)
         return {
             "bytes": run.disk_bytes / run.ticks,
             "steady": last / first,
             "rss": max(rss for _, rss in run.rss_bytes) / MIB,
-            "growth": (median(warm[-few:]) - median(warm[:few])) / MIB,
+            "growth": _growth(run, window) / MIB,
         }
 
     million = plan.long_ticks / 1e6
@@ -359,6 +378,14 @@ def endurance(plan: Plan) -> list[Figure]:
             ("growth", "T5", f"its growth from 100 000 to {million:g} M ticks", "MiB", Target("<=", 2)),
         ],
     )
+
+
+def _growth(run: Run, warm_ticks: int) -> float:
+    """Bytes by which resident memory grew after the first `warm_ticks`."""
+    warm_at = next(at for at, rows in run.progress if rows >= warm_ticks)
+    warm = [rss for at, rss in run.rss_bytes if at >= warm_at]
+    few = max(1, len(warm) // 20)
+    return median(warm[-few:]) - median(warm[:few])
 
 
 RATES = ((20, 30), (200, 20), (2_000, 8), (25_000, 4))
@@ -495,34 +522,103 @@ def _imports(command: Sequence[str]) -> list[tuple[float, str]]:
     return sorted(((secs, package) for package, secs in found.items() if package != "engine"), reverse=True)
 
 
-def stall_check(plan: Plan) -> list[Figure]:
-    """T6: what the stall check costs on a large table."""
-    looks = 2000
+SMALL_ROWS = 10_000
+
+
+def sizes(plan: Plan) -> list[Figure]:
+    """T6: what must cost the same however large the database is: a start, the stall check, a look of the dashboard."""
     with _directory(plan) as directory:
         small, large = directory / "small", directory / "large"
-        for database, rows in ((small, 1000), (large, plan.table_rows)):
-            _fill_table(plan, database, rows)
+        for place, rows in ((small, SMALL_ROWS), (large, plan.table_rows)):
+            place.mkdir()
+            _fill_table(plan, place / "ticks.db", rows)
+            # As many as a refresh of the dashboard looks at, in both.
+            _fill_orders(place / "ticks.db", max(rows // 1000, 2 * ledger_view.TALLY_ROWS))
 
-        def one() -> dict[str, float]:
-            # A look takes a tenth of a millisecond, and a neighbour a few of them: so both are looked at in turns, so
-            # often that their medians are those of an undisturbed look.
+        def look(read: Callable[[Path], object], looks: int) -> dict[Path, float]:
+            # A neighbour takes the processor for a few milliseconds: so both are looked at in turns, so often that
+            # their medians are those of an undisturbed look.
             times: dict[Path, list[float]] = {small: [], large: []}
             for _ in range(looks):
-                for database, found in times.items():
+                for place, found in times.items():
                     start = time.perf_counter()
-                    ledger_view.read_progress(database)
+                    read(place / "ticks.db")
                     found.append(time.perf_counter() - start)
-            return {"ratio": median(times[large]) / median(times[small]), "us": median(times[large]) * 1e6}
+            return {place: median(found) for place, found in times.items()}
+
+        def one() -> dict[str, float]:
+            stall, page = look(ledger_view.read_progress, 300), look(_read_page, 20)
+            starts: dict[Path, list[float]] = {small: [], large: []}
+            for _ in range(3):
+                for place, secs in starts.items():
+                    secs.append(subject.start_up_secs(engine_argv(), place))
+            return {
+                "stall": stall[large] / stall[small],
+                "page": page[large] / page[small],
+                "start": min(starts[large]) / min(starts[small]),
+                "us": stall[large] * 1e6,
+                "ms": min(starts[large]) * 1e3,
+            }
 
         found = _rounds(plan, "T6", one)
-    rows_text = f"{plan.table_rows / 1e6:g} M rows"
+    at = f"at {plan.table_rows / 1e6:g} M rows / at {SMALL_ROWS}"
     return _figures(
         found,
         [
-            ("ratio", "T6", f"stall check at {rows_text} / at 1000", "x", Target("<=", 1.2)),
-            ("us", "T6s", f"stall check at {rows_text}, on this computer and today", "us", None),
+            ("stall", "T6", f"stall check {at}", "x", Target("<=", 1.2)),
+            ("page", "T6", f"what the dashboard reads in a refresh {at}", "x", Target("<=", 1.2)),
+            ("start", "T6", f"READY=1 {at}", "x", Target("<=", 1.2)),
+            ("us", "T6s", "stall check of the large one, on this computer and today", "us", None),
+            ("ms", "T6s", "READY=1 with the large one, on this computer and today", "ms", None),
         ],
     )
+
+
+def _read_page(database: Path) -> None:
+    """What the dashboard asks of the database for a page that was just opened."""
+    ledger_view.read_snapshot(database, after_tick=0, ticks_max=200, markers_max=80)
+    ledger_view.read_tally(database, symbol="SOL/USDC", since_ms=0)
+
+
+def breadth(plan: Plan) -> list[Figure]:
+    """T10: many sources to choose from, many markets of one of them, at the same total rate; and whether memory grows.
+
+    Processor time is compared, since a neighbour must not make a source dear. A source more costs nothing but its
+    lines in the configuration, for one is read at a time; each market has trade ids of its own, whose place in the
+    index is another.
+    """
+    subjects = {f"sources {count}": (engine_argv(sources=count), Load(plan.ticks)) for count in (1, 5, 20)} | {
+        f"markets {count}": (engine_argv(markets=count), Load(plan.ticks, markets=count)) for count in (10, 1000)
+    }
+
+    def one() -> dict[str, float]:
+        runs = {name: measure(plan, *subject) for name, subject in subjects.items()}
+        base = runs.pop("sources 1")
+        found = {name: base.cpu_secs / run.cpu_secs for name, run in runs.items()}
+        for name in ("markets 10", "markets 1000"):
+            found[f"{name} rss"] = max(rss for _, rss in runs[name].rss_bytes) / MIB
+            found[f"{name} bytes"] = runs[name].disk_bytes / plan.ticks
+        return found
+
+    def day() -> dict[str, float]:
+        run = measure(plan, engine_argv(markets=10), Load(plan.day_ticks, markets=10))
+        return {"growth": _growth(run, min(100_000, plan.day_ticks // 4)) / MIB}
+
+    found = _rounds(plan, "T10", one)
+    # A day takes a quarter of an hour at least.
+    found |= _rounds(plan, "T10", day, rounds=1 if plan.day_ticks >= DAY_TICKS else None)
+    rows: list[tuple[str, str, str, str, Target | None]] = [
+        (f"sources {count}", "T10", f"CPU time, 1 source / {count} sources, the same ticks", "x", Target(">=", 0.9))
+        for count in (5, 20)
+    ]
+    for count in (10, 1000):
+        rows += [
+            (f"markets {count}", "T10m", f"CPU time, 1 market / {count} markets in turn", "x", None),
+            (f"markets {count} rss", "T10m", f"resident memory, {count} markets", "MiB", None),
+            (f"markets {count} bytes", "T10m", f"written to disk a tick, {count} markets in turn", "B", None),
+        ]
+    growth = f"growth of memory from 100 000 to {plan.day_ticks / 1e6:g} M ticks of 10 markets"
+    return _figures(found, [*rows, ("growth", "T10", growth, "MiB", Target("<=", 2))])
 
 
 def reading(plan: Plan) -> list[Figure]:
@@ -594,8 +690,8 @@ def recording(plan: Plan) -> list[Figure]:
 
 def relaying_rows(plan: Plan) -> list[Figure]:
     """T9: rows that a relay publishes in a second of one core."""
-    if relaying.server() is None:
-        plan.tell("T9: there is no nats-server: make fleet-tools")
+    if tools.find("nats-server") is None:
+        plan.tell(f"T9: there is no nats-server: {tools.REMEDY}")
         return []
 
     def one() -> dict[str, float]:
@@ -615,8 +711,68 @@ def relaying_rows(plan: Plan) -> list[Figure]:
     )
 
 
+BESIDE_TICKS = 4
+"""Of T11's runs, as many times as long as the others': what a relay takes of an engine is little."""
+
+
+def beside_relay(plan: Plan) -> list[Figure]:
+    """T11: what T1 and T3 come to when a relay carries the ledger away meanwhile, to the same without one.
+
+    Each round has a second run without a relay: how far that is from the first is what counts as nothing.
+    """
+    if tools.find("nats-server") is None:
+        plan.tell(f"T11: there is no nats-server: {tools.REMEDY}")
+        return []
+
+    def saturated(*, with_relay: bool) -> Run:
+        with _directory(plan) as directory, ExitStack() as stack:
+            if with_relay:
+                stack.enter_context(relaying.beside(directory / "ticks.db", directory))
+            load = Load(BESIDE_TICKS * plan.ticks)
+            return subject.run(engine_argv(None, SIGNAL_EVERY), load, directory, watch=plan.doing)
+
+    def one() -> dict[str, float]:
+        without, beside, again = (saturated(with_relay=relay) for relay in (False, True, False))
+        quiet, busy, quiet_again = (_decided(plan, with_relay=relay) for relay in (False, True, False))
+        return {
+            "cpu": beside.cpu_secs / without.cpu_secs,
+            "cpu_noise": again.cpu_secs / without.cpu_secs,
+            "rate": beside.rate / without.rate,
+            "rate_noise": again.rate / without.rate,
+            "p50": report.quantile(busy, 0.5) / report.quantile(quiet, 0.5),
+            "p50_noise": report.quantile(quiet_again, 0.5) / report.quantile(quiet, 0.5),
+            "p99": report.quantile(busy, 0.99) / report.quantile(quiet, 0.99),
+            "p99_noise": report.quantile(quiet_again, 0.99) / report.quantile(quiet, 0.99),
+        }
+
+    rows: list[tuple[str, str, str, str, Target | None]] = []
+    for key, what, target in (
+        ("cpu", "CPU time of a saturated engine", Target("<=", 1.05)),
+        ("rate", "its ticks by the clock", None),
+        ("p50", "tick -> strategy at 25 000/s, median", None),
+        ("p99", "the same, p99", None),
+    ):
+        rows.append((key, "T11", f"{what}, beside a relay / without", "x", target))
+        rows.append((f"{key}_noise", "T11n", f"{what}, without / without", "x", None))
+    return _figures(_rounds(plan, "T11", one), rows)
+
+
+def _decided(plan: Plan, *, with_relay: bool) -> list[float]:
+    """Microseconds from each tick in the transport's callback to the strategy's answer, at T3's rate."""
+    with _directory(plan) as directory, ExitStack() as stack:
+        if with_relay:
+            stack.enter_context(relaying.beside(directory / "ticks.db", directory))
+        argv = engine_argv(module=("bench.latency", str(directory / "watch")))
+        subject.run(argv, Load(WARM_TICKS + 2 * RATE, RATE), directory)
+        arrived, decided = (array("q", (directory / f"watch.{name}").read_bytes()) for name in ("arrived", "decided"))
+    if len(arrived) != len(decided):
+        raise SubjectFailed(f"{len(arrived)} arrived, {len(decided)} decided")
+    return [(end - start) / 1000 for start, end in zip(arrived, decided, strict=True)][WARM_TICKS:]
+
+
 def _fill_table(plan: Plan, database: Path, rows: int) -> None:
     connection = floor.open_database(str(database))
+    connection.execute("PRAGMA synchronous = OFF")
     # In pieces, so that the write-ahead log stays small.
     piece = 500_000
     for start in range(0, rows, piece):
@@ -629,16 +785,43 @@ def _fill_table(plan: Plan, database: Path, rows: int) -> None:
     connection.close()
 
 
+def _fill_orders(database: Path, orders: int) -> None:
+    """So many signals, orders and fills, and what is known of the ids of the ticks."""
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+    of_all, signal_id = "'SOL/USDC', 'SELL', 1767225600000 + i", "'periodic:' || i || '@bench'"
+    connection = floor.open_database(str(database))
+    for columns, values in (
+        (
+            "signals(symbol, side, ts, id, event_id, value, tick_id, reason, size, price)",
+            f"i, {signal_id}, 0.75, i, 'PERIODIC_TRIGGER', '0.1', '142.5'",
+        ),
+        (
+            "orders(symbol, side, ts, id, order_id, status, qty_exact, price_exact, filled_qty, seq, reason)",
+            f"4 * i, 'shadow-' || {signal_id}, 'FILLED', '0.1', '142.5', '0.1', 0, 'SHADOW_RECORDED'",
+        ),
+        (
+            "trades(symbol, side, ts, order_id, seq, qty_exact, price_exact, fees_exact, cash_delta)",
+            f"'shadow-' || {signal_id}, 0, '0.1', '142.5', '0.01425', '14.23575'",
+        ),
+    ):
+        connection.execute(f"{numbers} INSERT INTO {columns} SELECT {of_all}, {values} FROM n", (orders,))
+    [(newest,)] = connection.execute("SELECT max(id) FROM ticks")
+    connection.execute(floor.WATERMARK, (1, newest, 1767225600001, 1767225600000 + newest))
+    connection.close()
+
+
 TARGETS: dict[str, list[Callable[[Plan], list[Figure]]]] = {
     "T1": [throughput],
     "T2": [peers],
     "T3": [latency],
     "T4": [endurance, low_rates],
     "T5": [endurance, textual_ids, start_up],
-    "T6": [stall_check],
+    "T6": [sizes],
     "T7": [reading],
     "T8": [recording],
     "T9": [relaying_rows],
+    "T10": [breadth],
+    "T11": [beside_relay],
 }
 
 
@@ -651,5 +834,7 @@ def facts(plan: Plan) -> dict[str, object]:
         "rounds": plan.rounds,
         "ticks": plan.ticks,
         "long_ticks": plan.long_ticks,
+        "table_rows": plan.table_rows,
+        "day_ticks": plan.day_ticks,
         "directory": str(plan.directory),
     }

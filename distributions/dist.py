@@ -58,7 +58,7 @@ def install(environment: Path, wheels: Path) -> None:
     """
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     pip = [str(environment / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for lock in ("install.txt", "fleet.txt"):
+    for lock in ("install.txt", "fleet.txt", "charts.txt"):
         subprocess.run([*pip, "--require-hashes", "-r", str(ROOT / "requirements" / lock)], check=True)
     subprocess.run([*pip, "--no-deps", "--no-index", "--find-links", str(wheels), *INSTALLED], check=True)
     # What the wheels say that they need must be what the lock has.

@@ -1,9 +1,10 @@
 """`make lock`: the lock files in requirements/, with a hash for each file that may be installed.
 
-install.txt is what `make install` installs, fleet.txt what FLEET=1 adds to it, develop.txt also what the proofs and the
-work on this repository need, build.txt what makes wheels of it, coverage.txt what counts the lines that ran, tools.txt
-what makes releases and the site. All hold for Python 3.11 and later. What is installed in production is what was
-developed with: develop.txt is made within the bounds of install.txt, and each other file within those of develop.txt.
+install.txt is what `make install` installs, fleet.txt what FLEET=1 adds to it, charts.txt what CHARTS=1 does,
+develop.txt also what the proofs and the work on this repository need, build.txt what makes wheels of it, coverage.txt
+what counts the lines that ran, tools.txt what makes releases and the site. All hold for Python 3.11 and later. What is
+installed in production is what was developed with: develop.txt is made within the bounds of install.txt, and each other
+file within those of develop.txt.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ FILES = {
     # lock file: (the distributions whose dependencies it has, the groups of the root's pyproject.toml, the extras of
     # hybrid-harness)
     "install.txt": ((ENGINE, HARNESS), (), ()),
-    "develop.txt": ((ENGINE, HARNESS, PROOFS), ("dev",), ("fleet", "parquet")),
+    "develop.txt": ((ENGINE, HARNESS, PROOFS), ("dev",), ("charts", "fleet", "parquet")),
+    "charts.txt": ((), (), ("charts",)),
     "fleet.txt": ((), (), ("fleet",)),
     "build.txt": ((), ("build",), ()),
     "coverage.txt": ((), ("coverage",), ()),

@@ -206,6 +206,7 @@ def run(argv: Sequence[str], signals: Signals) -> int:
     arguments = _parser(signals).read(argv, _JSON if argv[:1] == ["venues"] else ())
     environment = settings.read_environment()
     logs.set_level(environment.log_level)
+    logs.set_instance(settings.unit_instance(arguments.config))
     if not arguments.check_config:
         logger.info(
             "engine starting",
@@ -217,6 +218,7 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         if (value := getattr(arguments, name)) is not None
     }
     loaded = settings.load(arguments.config, flags, arguments.sources)
+    logs.set_instance(loaded.settings.app.instance)
     for message, fields in loaded.warnings:
         logger.warning(message, extra={"fields": fields})
     if arguments.check_config:

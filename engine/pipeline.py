@@ -180,8 +180,7 @@ class Pipeline:
             failure = error
             logs.report(logger, error)
         self._watch.tell_clock_skew()
-        logger.info("FINAL METRICS", extra={"fields": self._watch.snapshot()})
-        self._watch.report_books()
+        self._watch.report("FINAL METRICS")
         if failure is not None:
             self._notifier.send(STATUS=notify.reason(failure))
         self._notifier.close()

@@ -59,8 +59,7 @@ class Watch:
         next_at = self._loop.time()
         while True:
             self.tell_clock_skew()
-            logger.info("HEARTBEAT (G4)", extra={"fields": self.snapshot()})
-            self.report_books()
+            self.report("HEARTBEAT (G4)")
             self._notifier.send(STATUS=self.status())
             # On the cadence of the start, whatever a late turn of the loop did to this one; and one interval on in
             # any case, because timers may fire a fraction of a millisecond early.
@@ -117,16 +116,24 @@ class Watch:
                 await asyncio.sleep(pause_secs)
             self._notifier.send(WATCHDOG=1)
 
+    def report(self, message: str) -> None:
+        """Log the snapshot (M2), and each equation of M3 that does not hold in it."""
+        fields = self.snapshot()
+        logger.info(message, extra={"fields": fields})
+        broken = metrics.broken_books(fields, self._options.engine.sample_every)
+        if broken:
+            logger.error("books do not balance", extra={"fields": {"broken": broken}})
+
     def snapshot(self) -> dict[str, object]:
         """Return the fields of HEARTBEAT and FINAL METRICS (M2)."""
-        counters, intake = self._counters, self._ingest.intake
+        counters, intake, by_market = self._counters, self._ingest.intake, self._ingest.by_market()
         counters.tick_count = self._ingest.tick_count
         counters.ticks_parsed = self._ingest.ticks_parsed
         counters.ingest_received = intake.received
         counters.ingest_processed = intake.processed
         counters.sampled_out = intake.sampled_out
         counters.duplicates = intake.duplicates
-        counters.gaps = intake.gaps
+        counters.gaps = sum(gaps or 0 for gaps, _ in by_market.values())
         counters.parse_errors = self._ingest.feed.parse_errors
         counters.foreign = self._ingest.feed.foreign
         counters.ignored = self._ingest.feed.ignored
@@ -135,19 +142,13 @@ class Watch:
         counters.log_drops = logs.drops()
         return metrics.snapshot(
             counters,
-            by_market=self._ingest.by_market(),
+            by_market=by_market,
             tick_rows_queued=self._tick_rows_queued(),
             loop_lag_ms_p99=self._lag.quantile_ms(0.99),
             wal_bytes=self._store.wal_bytes,
             source=self._ingest.feed.source,
             clock_skew_ms=None if self._ingest.clocks is None else self._ingest.clocks.skew_ms,
         )
-
-    def report_books(self) -> None:
-        """Log each equation of M3 that does not hold."""
-        broken = metrics.broken_books(self.snapshot(), self._options.engine.sample_every)
-        if broken:
-            logger.error("books do not balance", extra={"fields": {"broken": broken}})
 
     def status(self) -> str:
         """Return one line for `systemctl status` (M4)."""

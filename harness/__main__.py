@@ -39,6 +39,9 @@ _ELSEWHERE = {
         "list, check, start and stop every engine of this computer, or the named ones",
     ),
     "bundle": ("harness.bundle.bundle", "add_arguments", "run", "make keys, sign proof bundles, verify and show them"),
+    "merge": (
+        "harness.proving.merge", "add_arguments", "run", "make one run of those of several computers, to be signed",
+    ),
     "debian": (
         "harness.machines.debian", "add_arguments", "run",
         "run a command on another Debian, in a directory, on a fresh clone of this checkout",

@@ -37,6 +37,15 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"was restarted 0 times",
     ),
     Sabotage(
+        id="bus-error-is-final",
+        guardrail="exit12",
+        breaks="an engine whose mapped file was cut off stays down",
+        proof="test_exit12::test_engine_whose_mapped_file_was_cut_off_is_restarted",
+        directives="RestartPreventExitStatus=SIGBUS",
+        confirm={"RestartPreventExitStatus": "12 BUS"},
+        reason=r"was restarted 0 times",
+    ),
+    Sabotage(
         id="wrong-code-for-parse",
         guardrail="exit12",
         breaks="a changed protocol is reported as a lost network",
@@ -274,11 +283,11 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/storage/rows.py",
             "RowWriter.write",
-            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)",
+            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, texts)",
             "self._connection.execute('COMMIT')\n"
             "__import__('time').sleep(1.0)\n"
             "self._connection.execute('BEGIN IMMEDIATE')\n"
-            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)",
+            "orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, texts)",
         ),
         reason=r"a batch is there by half",
     ),
@@ -924,7 +933,10 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_sampling::test_processed_is_received_over_n_across_reconnects",
         params={"every": 1},
         patch=Patch(
-            "engine/ingest/recent_ids.py", "RecentIds.add", "not self._trades.add(hash((text, ts)) or 1)", "False"
+            "engine/ingest/recent_ids.py",
+            "RecentIds.add",
+            "not self._trades.add(hash((stream, text, ts)) or 1, least)",
+            "False",
         ),
         reason=r"of 600 received|has not come",
     ),
@@ -1146,7 +1158,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/trading/execution.py",
             "_cash_delta",
-            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
             "notional if side is _SELL else EXACT.minus(notional)",
         ),
         reason=r"I4: fill 1: cash",
@@ -1159,9 +1171,9 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/trading/execution.py",
             "_cash_delta",
-            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
             "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
-            "EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
         ),
         reason=r"connections of the engine",
     ),
@@ -1257,8 +1269,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/ingest/venues/wire.py",
             "TickParser._reader.parse_into",
-            "Tick(source, symbol, tick.price, tick.volume, tick.ts, trade_id, event_id)",
-            "Tick(source, symbol, tick.volume, tick.price, tick.ts, trade_id, event_id)",
+            "Tick(*place, tick.price, tick.volume, tick.ts, trade_id, event_id)",
+            "Tick(*place, tick.volume, tick.price, tick.ts, trade_id, event_id)",
         ),
         reason=r"what was stored",
     ),
@@ -1697,6 +1709,16 @@ CATALOGUE: tuple[Sabotage, ...] = (
         proof="test_dashboard::test_metrics_are_clean_in_both_formats",
         patch=Patch("harness/dashboard/view_model.py", "_values", "'active'", "'up'"),
         reason=r"hybrid_engine_up is 0",
+    ),
+    Sabotage(
+        id="exit-status-untold",
+        guardrail="exit12",
+        breaks="nobody is rung for an engine that is misconfigured",
+        proof="test_alerts::test_a_healthy_fleet_is_silent_and_a_fault_rings",
+        patch=Patch(
+            "harness/dashboard/view_model.py", "_exit_status", "state.main_pid or not state.exec_main_code", "True"
+        ),
+        reason=r"HybridEngineMisconfigured rings: not within",
     ),
     Sabotage(
         id="any-host-will-do",

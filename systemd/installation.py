@@ -16,7 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,18 @@ PREFIX = "/opt/hybrid-engine"
 """What the unit files say."""
 
 CONFIGURATION = Path("/etc/hybrid-engine")
-DATA = tuple(Path("/var/lib", name) for name in ("hybrid-engine", "hybrid-soak", "hybrid-evidence"))
+DATA = tuple(Path("/var/lib", name) for name in ("hybrid-engine", "hybrid-soak", "hybrid-evidence", "hybrid-dashboard"))
 DISTRIBUTIONS = (".", "distributions/hybrid-harness")
 """What is installed: nothing that breaks an engine on purpose."""
 
-DOCUMENTS = ("fleet.md", "operating.md", "live.md", "metrics.md")
+EXTRAS = ("charts", "fleet")
+"""What more may be asked for, by a variable of the same name: what draws the dashboard's charts, and what relay and
+collector need."""
+
+DOCUMENTS = ("fleet.md", "fleet-growth.md", "operating.md", "live.md", "metrics.md")
+WATCHERS = ("prometheus", "alertmanager", "grafana")
+"""Directories of configuration for whoever looks on: examples, beside the documents."""
+
 EXAMPLES = ("config.toml", "ws_sources.toml", "relay.toml", "collector.toml")
 
 MANIFEST = "share/hybrid-engine/installed.json"
@@ -39,7 +46,7 @@ OF_AN_INSTANCE = (
     (r"^(Description=.*)$", r"\1, instance %i"),
     (r"/etc/hybrid-engine(/[a-z]+\.toml)?(?=\s|$)", r"/etc/hybrid-engine/%i\1"),
     (r"^ConfigurationDirectory=hybrid-engine$", r"\g<0>/%i"),
-    (r"(^StateDirectory=|%S/|/var/lib/)hybrid-(engine|soak|evidence)\b", r"\g<0>-%i"),
+    (r"(^StateDirectory=|%S/|/var/lib/)hybrid-(engine|soak|evidence|dashboard)\b", r"\g<0>-%i"),
     (r"^SyslogIdentifier=hybrid-engine$", r"\g<0>@%i"),
     (r"\b(hybrid-[a-z-]+)\.service\b", r"\1@%i.service"),
     (r"/bin/hybrid-(soak|dashboard|healthcheck)\b", r"\g<0> --instance %i"),
@@ -89,9 +96,9 @@ class Target:
 # --- install -----------------------------------------------------------------------------------------------
 
 
-def install(target: Target, source: str, *, fleet: bool = False) -> None:
-    """Install, also over an older installation. source: an installation to copy; empty to fetch the packages, with
-    `fleet` also what relay and collector need."""
+def install(target: Target, source: str, extras: Sequence[str] = ()) -> None:
+    """Install, also over an older installation. source: an installation to copy; empty to fetch the packages, and those
+    of the EXTRAS that are named."""
     # Others read and run what is installed, whatever this shell prefers.
     os.umask(0o022)
     home = target.place(target.prefix)
@@ -102,9 +109,12 @@ def install(target: Target, source: str, *, fleet: bool = False) -> None:
     if source:
         _copy(Path(source), home, target.prefix, earlier.prefix)
     else:
-        _fetch(home, target, fleet)
+        _fetch(home, target, extras)
     for name in DOCUMENTS:
         _put(CHECKOUT / "docs" / name, home / "share/doc/hybrid-engine" / name)
+    for name in WATCHERS:
+        for example in sorted((CHECKOUT / "config" / name).rglob("*.*")):
+            _put(example, home / "share/doc/hybrid-engine" / example.relative_to(CHECKOUT))
     elsewhere = [*_install_units(target), *_install_users(target)]
     manifest = home / MANIFEST
     manifest.parent.mkdir(parents=True, exist_ok=True)
@@ -130,14 +140,14 @@ def _check(target: Target, home: Path) -> None:
         raise Refused(f"{home} is not empty, and not an installation of ours: PREFIX is a directory of its own")
 
 
-def _fetch(home: Path, target: Target, fleet: bool) -> None:
+def _fetch(home: Path, target: Target, extras: Sequence[str]) -> None:
     _run(sys.executable, "-m", "venv", str(home))
     # The units cannot write where they are installed, so what pip compiles has to lie there.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
     pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     locked = [*pip, "--require-hashes", "--requirement"]
-    for lock in ("requirements/install.txt", *(["requirements/fleet.txt"] if fleet else [])):
-        subprocess.run([*locked, lock], check=True, cwd=CHECKOUT, env=environment)
+    for name in ("install", *extras):
+        subprocess.run([*locked, f"requirements/{name}.txt"], check=True, cwd=CHECKOUT, env=environment)
     with tempfile.TemporaryDirectory() as backend:
         argv = [*locked, "requirements/build.txt", "--target", backend]
         subprocess.run(argv, check=True, cwd=CHECKOUT, env=environment)
@@ -361,7 +371,7 @@ def main() -> int:
     )
     try:
         if what == "install":
-            install(target, asked("FROM", ""), fleet=asked("FLEET", "") not in ("", "0"))
+            install(target, asked("FROM", ""), [name for name in EXTRAS if asked(name.upper(), "") not in ("", "0")])
         else:
             uninstall(target, purge=asked("PURGE", "") not in ("", "0"))
     except (Refused, OSError) as error:

@@ -34,6 +34,8 @@ _QUIET_LOGGERS = ("asyncio", "picows", "websockets")
 QUEUE_BYTES_MAX = 1024 * 1024
 """How much log may wait for a reader that does not read."""
 
+_instance = ""
+
 # More of them Python does not write out.
 _INTEGER_BITS_MAX = 4096
 
@@ -45,6 +47,8 @@ def format_record(record: logging.LogRecord) -> str:
     """Return one log record as one line of JSON, without the newline. What JSON cannot hold becomes text."""
     fields: dict[str, object] = {"message": _message(record)}
     extra = getattr(record, "fields", None)
+    if _instance:
+        fields["instance"] = _instance
     if isinstance(extra, dict):
         fields |= extra
     if record.exc_info and record.exc_info[1] is not None:
@@ -301,6 +305,12 @@ def configure(fd: int = 1) -> JsonLines:
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     return handler
+
+
+def set_instance(name: str) -> None:
+    """Say in each line from now on which engine this is; nothing for an empty name."""
+    global _instance
+    _instance = name
 
 
 def set_level(level: str) -> None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from engine.base.exits import EngineError
 from engine.base.logs import RateLimited
@@ -97,6 +95,22 @@ def tell_reason(address: str | None, error: EngineError) -> None:
     notifier.close()
 
 
+class _Waiting:
+    """A class, because a generator as a context manager takes as long as the channel's `put` inside it."""
+
+    __slots__ = ("_name", "_names")
+
+    def __init__(self, names: set[str], name: str) -> None:
+        self._names = names
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._names.add(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        self._names.discard(self._name)
+
+
 class Liveness:
     """Which tasks have answered the probe of the current epoch."""
 
@@ -112,14 +126,9 @@ class Liveness:
         """Called by task `name` at the top of its loop."""
         self._answered[name] = self._epoch
 
-    @contextmanager
-    def waiting(self, name: str) -> Iterator[None]:
+    def waiting(self, name: str) -> _Waiting:
         """Task `name` waits for room in a channel inside this block and cannot answer."""
-        self._waiting.add(name)
-        try:
-            yield
-        finally:
-            self._waiting.discard(name)
+        return _Waiting(self._waiting, name)
 
     def finished(self, name: str) -> None:
         """Task `name` has ended as it should and answers no more."""

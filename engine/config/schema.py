@@ -77,6 +77,15 @@ def _path(value: str) -> str:
     return value
 
 
+def _instance(value: str) -> str:
+    if value == "default" or not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]{0,31})?", value):
+        raise ValueError(
+            "should be 1 to 32 of A-Z a-z 0-9 _ -, the first a letter or a digit, and not `default`, which is what the"
+            " engine without a name is called"
+        )
+    return value
+
+
 def _venue(value: str) -> str:
     return registry.find(value).name
 
@@ -100,6 +109,7 @@ Mode = Annotated[_ModeName, BeforeValidator(_mode)]
 IngestMode = Annotated[_IngestModeName, BeforeValidator(_ingest_mode)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 MarketName = Annotated[str, Field(max_length=128, pattern=r"^[\w.\-/]+$")]
+InstanceName = Annotated[str, AfterValidator(_instance)]
 VenueName = Annotated[str, Field(max_length=128), AfterValidator(_venue)]
 FilePath = Annotated[str, AfterValidator(_path)]
 WsUrl = Annotated[str, AfterValidator(_ws_url)]
@@ -136,8 +146,11 @@ def keys(table: type[Table], prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 class App(Table):
-    """`[app]`: what is traded and where it is stored."""
+    """`[app]`: who this is, what is traded and where it is stored."""
 
+    instance: InstanceName = Field(
+        default="", description="What this engine is called in a fleet; default: its template unit's instance (O9)."
+    )
     symbol: Name = Field(default="SOL/USDC", description="What the ticks are called where a source names no symbol.")
     db_path: FilePath = Field(default="data/bot.db", description="SQLite database, relative to the working directory.")
 

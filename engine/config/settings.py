@@ -27,6 +27,9 @@ from engine.ingest.venues import markets, registry
 DEFAULT_CONFIG_PATH = Path("config/config.toml")
 SOURCES_FILE_NAME = "ws_sources.toml"
 
+INSTANCES = Path("/etc/hybrid-engine")
+"""Where instance NAME has its configuration: NAME/config.toml, by the template units."""
+
 # A config file is a few KB; reading at most this much keeps `--config /dev/zero` from filling the memory.
 MAX_FILE_BYTES = 1024 * 1024
 
@@ -127,6 +130,8 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
             value = "SHADOW"
         _override(table, key, value)
         origins[key] = flag
+    if path is not None:
+        _name(table, path, origins)
 
     settings = _validate(Settings, table, path or DEFAULT_CONFIG_PATH, origins)
     learn(settings.engine.ws_url)
@@ -139,6 +144,32 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
             learn(source.url)
             warnings += check_source(source, sources_path, settings.app.symbol)
     return Loaded(settings, found, path, tuple(warnings))
+
+
+def unit_instance(config: str | None) -> str:
+    """The instance whose template unit gives this path with --config; empty for every other path."""
+    path = Path(os.path.abspath(config)) if config else DEFAULT_CONFIG_PATH
+    return path.parent.name if path.parent.parent == INSTANCES else ""
+
+
+def _name(table: dict[str, Any], path: Path, origins: dict[str, str]) -> None:
+    """Gives an instance of the template unit its name. Raises ConfigError where the file says another (O9)."""
+    instance = unit_instance(str(path))
+    app = table.get("app", {})
+    if not instance or not isinstance(app, dict):
+        return
+    if "instance" not in app:
+        _override(table, "app.instance", instance)
+        origins["app.instance"] = f"the directory of {path}"
+    elif isinstance(said := app["instance"], str) and said != instance:
+        shown = _shown("app.instance", said, secret=False)
+        raise ConfigError(
+            f"{path}: app.instance = {shown}: should be left out, or {instance!r}, as its directory and its unit",
+            config_path=str(path),
+            key="app.instance",
+            value=shown,
+            allowed=instance,
+        )
 
 
 def _check_places(settings: Settings, path: Path, origins: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.base.events import Tick
-from engine.base.exits import EngineError, NetworkLost
+from engine.base.exits import ConfigError, EngineError, NetworkLost
 from engine.config import schema, settings
 from engine.ingest import session
 from engine.ingest.messages import Messages
@@ -116,6 +116,10 @@ class Connected(Woken, ABC):
         leave a host alone; told by the name of a source, its host. `streams`: the names of all streams."""
         super().__init__(inlet)
         wanted: list[session.Source] = []
+        self._patience_secs = policy.feed_silence_secs
+        self._markets: dict[str, Markets] = {}
+        # Source -> since when only trades of another market come than the one that came in earlier runs.
+        self._estranged: dict[str, float] = {}
         self._streams: dict[str, Messages] = {}
         for source in sources:
             venue = registry.venue_of(source.venue, source.url)
@@ -126,6 +130,7 @@ class Connected(Woken, ABC):
                 streams,
                 settings.asked_markets(source, default_symbol),
             )
+            self._markets[source.name] = its_markets
             self._streams[source.name] = Messages(
                 venue.parser(source.url, source.name, its_markets),
                 parse_error_limit,
@@ -204,6 +209,7 @@ class Connected(Woken, ABC):
         if parser.foreign != line.foreign:
             line.foreign = parser.foreign
             line.stream.check_foreign(self._now(), line.source.name)
+            self._check_estranged(line.source.name)
         effects = self._session.received(line.conn, self._now(), new)
         if effects:
             self._apply(effects)
@@ -213,6 +219,33 @@ class Connected(Woken, ABC):
             for control in controls:
                 if not line.dead:
                     self._heed(line, control)
+
+    def estrangement(self, name: str) -> str | None:
+        """What is wrong with a source that brings another market than in earlier runs; None when nothing is."""
+        awaited = self._markets[name].awaited
+        if awaited is None or name not in self._estranged:
+            return None
+        came = self._streams[name].parser.last_foreign.partition(":")[0]
+        return f"brings {came}, and nothing of {awaited} as in earlier runs"
+
+    def _check_estranged(self, name: str) -> None:
+        """End the run over trades of another market than in earlier runs, where nothing says which is meant: they
+        cannot be stored under the old one's name, and an engine that stores nothing is of no use to anybody (N12)."""
+        if self._markets[name].awaited is None:
+            return
+        since = self._estranged.setdefault(name, self._now())
+        secs = self._now() - since
+        if len(self._sources) > 1 or not 0 < self._patience_secs <= secs or self._failure is not None:
+            # Another source may do; this one is left as one that says nothing (N6).
+            return
+        what = self.estrangement(name)
+        self._fail(
+            ConfigError(
+                f"source {name} {what}, for {secs:.1f} s; its URL does not say which is meant, so `markets` has to, or"
+                " another `symbol` for the new one",
+                source=name,
+            )
+        )
 
     def _heed(self, line: FeedLine, control: Control) -> None:
         """Acts on what a venue says of the connection (N18)."""

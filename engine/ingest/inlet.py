@@ -126,7 +126,7 @@ class Ingest:
                 self._ticks.put_nowait(ticks, len(ticks))
                 batch = Batch(
                     ticks=ticks,
-                    labels=self.intake.moving() if self.rest else {},
+                    labels=self.intake.take_unnamed() if self.rest else {},
                     numberings=self.numberings(),
                     streams=self._streams.take_new(),
                 )

@@ -19,11 +19,12 @@ the same id can be stored for both; and the break is told. A jump too wide to be
 single absurd id moves nobody's highest. An id that goes on where an earlier numbering ended goes on there.
 Why so: docs/decisions/0004-trade-identity.md.
 
-Memory is bounded whatever the feed does (B1). Of a numbering's holes the newest 1024 are remembered; a hole that is
-forgotten stays in `gaps`, and a trade of it that arrives after all is taken for a duplicate, because losing a very
-late trade is better than storing one twice. A numbering keeps its share of 16384 segments, and 512 at least; the older
-ones are joined. A stream has at most 32 numberings; whatever fits none of them is remembered by the text of its id and
-time. Of such texts, and of textual ids with their times, the 65536 used last at least are remembered (recent_ids.py).
+Memory is bounded whatever the feed does (B1, B5), and the numberings share it. Each keeps its share of 16384 segments,
+and 32 at least: ids that came one by one at the same time are one; the older ones are joined. Of its holes it remembers
+as many, and no more than 1024: one that is forgotten stays in `gaps`, and a trade of it that arrives after all is taken
+for a duplicate, because losing a very late trade is better than storing one twice. A stream has at most 32 numberings,
+and all together 1024 beside their first; whatever fits none of them is remembered by the text of its id and time. Of
+such texts, and of textual ids with their times, the 65536 used last at least are remembered (recent_ids.py).
 
 After a restart the numberings on disk go on: ids up to their highest are duplicates if their time fits, which of the
 newest ticks on disk is known exactly; and the hole between the highest and the first id after the restart is counted,
@@ -42,7 +43,8 @@ from engine.base.events import Numbering, Tick, numbering_label
 from engine.ingest.recent_ids import RecentIds
 
 MISSING_INTERVALS_MAX: Final = 1024
-"""Holes remembered per numbering. Enough for one lost frame a second over a quarter of an hour, in 80 kB."""
+"""Holes remembered per numbering, or as many as it may have segments, where there are many numberings. Enough for one
+lost frame a second over a quarter of an hour, in 80 kB."""
 
 MISSING_STORED_MAX: Final = 64
 """Of these the newest so many go to disk, whenever they have changed."""
@@ -51,11 +53,15 @@ SEGMENTS_MAX: Final = 16_384
 """Segments of ids with their times, which the numberings share as they begin: 1.5 MB for the first one, half of that
 for the second. Where each trade has a read of its own, so many are known exactly."""
 
-SEGMENTS_MIN: Final = 512
-"""What each numbering may remember of them, however many there are."""
+SEGMENTS_MIN: Final = 32
+"""What each numbering may remember of them, however many there are: of the 4096 symbols that a MOCK source may name all
+together 20 MiB."""
 
 NUMBERINGS_MAX: Final = 32
 """Numberings of one stream: two and a half years of a test network that is wiped each month."""
+
+NUMBERINGS_SPARE: Final = 1024
+"""Numberings that all streams together may begin beside their first."""
 
 BREAK_FROM: Final = 10_000
 """A jump of more ids than this is told, and as many may lie before the first one seen."""
@@ -205,18 +211,33 @@ class _Seen:
         self._insert_segment(len(self.upto), upto, since, until)
         self._join_oldest()
 
+    def pass_run(self, upto: list[int], times: list[int], highest: int, ts: int) -> None:
+        """Ids above the highest came one by one: those up to each of `upto` at each of `times`, the rest at `ts`."""
+        self.highest = highest
+        latest = ts
+        if times:
+            latest = max(*times, ts)
+            self.upto += upto
+            self.since += times
+            self.until += times
+        self.newest_ts = max(latest, self.newest_ts)
+        self.upto.append(highest)
+        self.since.append(ts)
+        self.until.append(ts)
+        if len(self.upto) > self.segments_max:
+            self._join_oldest()
+
     def _insert_segment(self, index: int, upto: int, since: int, until: int) -> None:
         self.upto.insert(index, upto)
         self.since.insert(index, since)
         self.until.insert(index, until)
 
     def _join_oldest(self) -> None:
-        if len(self.upto) > self.segments_max:
+        while len(self.upto) > self.segments_max:
             # The older half becomes half as many, so that for ever some memory of all times is left.
             half = self.segments_max // 4 * 2
-            pairs = range(0, half, 2)
-            self.since[:half] = [min(self.since[i : i + 2]) for i in pairs]
-            self.until[:half] = [max(self.until[i : i + 2]) for i in pairs]
+            self.since[:half] = map(min, self.since[:half:2], self.since[1:half:2])
+            self.until[:half] = map(max, self.until[:half:2], self.until[1:half:2])
             self.upto[:half] = self.upto[1:half:2]
 
     def _hole(self, trade_id: int) -> int | None:
@@ -248,19 +269,64 @@ class _Seen:
 
     def _forget_oldest(self) -> None:
         self.changed = True
-        if len(self.starts) > MISSING_INTERVALS_MAX:
+        if len(self.starts) > min(MISSING_INTERVALS_MAX, self.segments_max):
             del self.starts[0], self.ends[0]
+
+
+class _Run:
+    """Of one stream in one read of a socket: ids that come one by one, which `Intake.admit` judges without a call."""
+
+    __slots__ = ("expected", "floor", "is_open", "label", "newest", "seen", "stream", "times", "upto")
+
+    def __init__(self, stream: _Stream) -> None:
+        self.stream = stream
+        # Whether it has begun in this read.
+        self.is_open = False
+        # What is not booked yet: the ids up to each of `upto` came at each of `times`, the rest at `newest`; below 0
+        # while there are none.
+        self.upto: list[int] = []
+        self.times: list[int] = []
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin where the stream goes on after all that is booked of it."""
+        # The numbering in use; the next id, the time after which it can belong to no other numbering, and the name that
+        # its tick gets. That is the very object that the tick has, while there is one numbering, so that `is` tells.
+        now = self.seen = self.stream.now
+        self.newest = -1
+        if now is None:
+            self.expected, self.floor, self.label = -1, -1, self.stream.name
+        else:
+            self.expected, self.floor = now.highest + 1, self.stream.floor_ts
+            self.label = self.stream.name if now.number == 1 else now.label
+
+
+class _Shares:
+    """What all numberings share: the memory of segments, and how many there may be."""
+
+    __slots__ = ("_given", "spare")
+
+    def __init__(self) -> None:
+        self._given = 0
+        # Numberings that may yet begin beside the first of their stream.
+        self.spare = NUMBERINGS_SPARE
+
+    def take(self, *, is_first: bool) -> int:
+        """How many segments one more numbering may keep. `is_first`: it is the first of its stream."""
+        self._given += 1
+        if not is_first:
+            self.spare = max(0, self.spare - 1)
+        return max(SEGMENTS_MIN, SEGMENTS_MAX // self._given)
 
 
 class _Stream:
     """The numberings of one stream. One of them is in use: the one that the last new trade belongs to."""
 
-    __slots__ = ("_share", "floor_ts", "jump_max", "name", "now", "numberings", "sparse", "told")
+    __slots__ = ("_shares", "floor_ts", "jump_max", "name", "now", "numberings", "sparse", "told")
 
-    def __init__(self, name: str, sparse: bool, share: Callable[[], int]) -> None:
-        """`share`: how many segments one more numbering may keep."""
+    def __init__(self, name: str, sparse: bool, shares: _Shares) -> None:
         self.name = name
-        self._share = share
+        self._shares = shares
         self.sparse = sparse
         self.jump_max = SPARSE_JUMP_MAX if sparse else JUMP_MAX
         self.numberings: list[_Seen] = []
@@ -271,7 +337,7 @@ class _Stream:
         self.floor_ts = -1
 
     def restore(self, stored: Numbering) -> None:
-        seen = _Seen.restored(stored, self._share())
+        seen = _Seen.restored(stored, self._shares.take(is_first=not self.numberings))
         self.numberings.append(seen)
         self._use(max(self.numberings, key=lambda one: one.newest_ts))
 
@@ -280,8 +346,10 @@ class _Stream:
         """Ids that were skipped and never seen; None where holes mean nothing."""
         if self.sparse:
             return None
-        ahead = 0 if self.now is None else max(0, self.told - self.now.highest)
-        return ahead + sum(seen.gaps for seen in self.numberings)
+        found = 0 if self.now is None or self.told < 0 else max(0, self.told - self.now.highest)
+        for seen in self.numberings:
+            found += seen.gaps
+        return found
 
     def tell_latest(self, trade_id: int) -> None:
         """The venue says that its latest trade has this id."""
@@ -291,15 +359,7 @@ class _Stream:
 
     @property
     def is_full(self) -> bool:
-        return len(self.numberings) >= NUMBERINGS_MAX
-
-    def next_expected(self) -> tuple[_Seen | None, int, int, str]:
-        """The numbering in use; the id that goes on there, if its time is later than the next; and its label."""
-        now = self.now
-        # The label is the very object that the ticks have, while there is one numbering, so that `is` tells.
-        if now is None:
-            return None, -1, -1, self.name
-        return now, now.highest + 1, self.floor_ts, self.name if now.number == 1 else now.label
+        return len(self.numberings) >= NUMBERINGS_MAX or (bool(self.numberings) and not self._shares.spare)
 
     def known(self, trade_id: int, ts: int) -> bool:
         """Whether a trade of this id and time was seen. Where one numbering only knows that the time may be right, and
@@ -342,7 +402,8 @@ class _Stream:
 
     def _begin(self, trade_id: int, ts: int) -> _Seen:
         number = max((seen.number for seen in self.numberings), default=0) + 1
-        seen = _Seen(self.name, number, trade_id, trade_id, ts, ts, self._share())
+        share = self._shares.take(is_first=not self.numberings)
+        seen = _Seen(self.name, number, trade_id, trade_id, ts, ts, share)
         self.numberings.append(seen)
         self._use(seen)
         return seen
@@ -397,16 +458,20 @@ class Intake:
         self._is_sparse = is_sparse
         self._predecessor = predecessor
         self._streams: dict[str, _Stream] = {}
-        self._numberings = 0
+        self._runs: dict[str, _Run] = {}
+        self._shares = _Shares()
         # The newest first, which has most use for the times of its trades.
         for stored in sorted(numberings, key=lambda one: one.newest_ts, reverse=True):
             self._stream(stored.stream).restore(stored)
-        self._recent = {source: RecentIds(events) for source, events in (recent_event_ids or {}).items()}
+        self._recent = RecentIds(recent_event_ids)
         self._breaks: list[Break] = []
         # By stream; without those that had none.
         self._duplicates: dict[str, int] = {}
         # Numberings with ids that are not on disk yet, by their label.
         self._moved: dict[str, _Seen] = {}
+        # Labels of which the disk knows whose they are, and of those that moved the others.
+        self._named: set[str] = set()
+        self._unnamed: list[_Seen] = []
 
     @property
     def sampled_out(self) -> int:
@@ -421,7 +486,7 @@ class Intake:
     def by_stream(self) -> dict[str, tuple[int | None, int]]:
         """Stream -> its gaps, None where holes mean nothing, and its duplicates: what `gaps`, `duplicates` sum up."""
         gaps = {stream.name: stream.gaps for stream in self._streams.values()}
-        return {name: (gaps.get(name), self._duplicates.get(name, 0)) for name in {**gaps, **self._recent}}
+        return {name: (gaps.get(name), self._duplicates.get(name, 0)) for name in (*gaps, *self._recent.streams)}
 
     def take_breaks(self) -> list[Break]:
         """What was found of breaks since the last call (N11)."""
@@ -431,12 +496,24 @@ class Intake:
     def take_moved(self) -> list[Numbering]:
         """The numberings that have moved since the last call: what goes to disk with the ticks that moved them."""
         moved, self._moved = self._moved, {}
+        self._named.update(seen.label for seen in self._unnamed)
+        self._unnamed.clear()
         return [seen.stored() for seen in moved.values()]
 
-    def moving(self) -> dict[str, tuple[str, int]]:
-        """Label -> (stream, number) of what `take_moved` would give: what has to be on disk before ticks that go there
-        without it, so that it is known whose they are."""
-        return {label: (seen.stream, seen.number) for label, seen in self._moved.items()}
+    def take_unnamed(self) -> dict[str, tuple[str, int]]:
+        """Label -> (stream, number) of what `take_moved` would give and the disk was not told of: it has to be there
+        before ticks that go there without the rest, so that it is known whose they are."""
+        named = {seen.label: (seen.stream, seen.number) for seen in self._unnamed}
+        self._named.update(named)
+        self._unnamed.clear()
+        return named
+
+    def _move(self, seen: _Seen) -> None:
+        label = seen.label
+        if label not in self._moved:
+            self._moved[label] = seen
+            if label not in self._named:
+                self._unnamed.append(seen)
 
     def admit(self, ticks: list[Tick]) -> list[Tick]:
         """The ticks of `ticks` to process, in order: new ones, every Nth of them, with `id` set, and `source` where a
@@ -447,13 +524,10 @@ class Intake:
         """
         fresh = []
         source: str | None = None
-        stream: _Stream | None = None
-        # Of the numbering in use, as long as its ids come one by one: the next id, the time after which it can belong
-        # to no other numbering, and the name that its ticks get.
-        seen: _Seen | None = None
-        expected, floor, label = -1, -1, ""
-        # The times of the ids since the last segment; both below 0 while there are none.
-        since = until = -1
+        # Of the stream that the last tick was of, and what stands in its run.
+        run: _Run | None = None
+        expected, floor, label, newest = -1, -1, "", -1
+        runs: list[_Run] = []
         for tick in ticks:
             trade_id = tick.trade_id
             if trade_id is None:
@@ -464,33 +538,41 @@ class Intake:
                 continue
             ts = tick.ts
             if tick.source != source:
-                self._pass(seen, expected - 1, since, until)
-                since = until = -1
+                if run is not None:
+                    run.expected, run.newest = expected, newest
                 source = tick.source
-                stream = self._stream(source)
-                seen, expected, floor, label = stream.next_expected()
+                run = self._runs.get(source) or self._run(source)
+                if not run.is_open:
+                    run.is_open = True
+                    run.go_on()
+                    runs.append(run)
+                expected, floor, label, newest = run.expected, run.floor, run.label, run.newest
             if trade_id == expected and ts > floor:
+                if ts != newest:
+                    if newest >= 0:
+                        assert run is not None
+                        run.upto.append(expected - 1)
+                        run.times.append(newest)
+                    newest = ts
                 expected += 1
-                # Mostly as late as the one before, or later.
-                if ts != until:
-                    if ts > until:
-                        since = ts if until < 0 else since
-                        until = ts
-                    elif ts < since:
-                        since = ts
                 if label is not source:
                     tick.source = label
                 fresh.append(tick)
                 continue
-            assert stream is not None
-            self._pass(seen, expected - 1, since, until)
-            since = until = -1
-            if self._admit_slowly(stream, tick):
+            assert run is not None
+            run.expected, run.newest = expected, newest
+            self._pass(run)
+            if self._admit_slowly(run.stream, tick):
                 fresh.append(tick)
             else:
-                self._note_duplicate(stream.name)
-            seen, expected, floor, label = stream.next_expected()
-        self._pass(seen, expected - 1, since, until)
+                self._note_duplicate(run.stream.name)
+            run.go_on()
+            expected, floor, label, newest = run.expected, run.floor, run.label, -1
+        if run is not None:
+            run.expected, run.newest = expected, newest
+        for run in runs:
+            self._pass(run)
+            run.is_open = False
         self.parsed += len(ticks)
         self.duplicates += len(ticks) - len(fresh)
         sampled = self._sample(fresh)
@@ -504,20 +586,23 @@ class Intake:
     def _note_duplicate(self, stream: str) -> None:
         self._duplicates[stream] = self._duplicates.get(stream, 0) + 1
 
-    def _pass(self, seen: _Seen | None, highest: int, since: int, until: int) -> None:
-        """Books ids that came one by one, up to `highest`, at these times; nothing when `until` is below 0."""
-        if seen is not None and until >= 0:
-            seen.highest = highest
-            seen.newest_ts = max(seen.newest_ts, until)
-            seen.pass_segment(highest, since, until)
-            self._moved[seen.label] = seen
+    def _pass(self, run: _Run) -> None:
+        """Book the ids of a run."""
+        if run.newest >= 0:
+            seen = run.seen
+            assert seen is not None
+            seen.pass_run(run.upto, run.times, run.expected - 1, run.newest)
+            self._move(seen)
+            if run.times:
+                run.upto.clear()
+                run.times.clear()
 
     def _admit_slowly(self, stream: _Stream, tick: Tick) -> bool:
         """Judges a tick that does not simply go on; returns whether it is new."""
         trade_id, ts = tick.trade_id, tick.ts
         assert trade_id is not None
         text = f"{trade_id}@{ts}"
-        if stream.known(trade_id, ts) or (stream.is_full and self._recent_of(stream.name).knows(text, ts)):
+        if stream.known(trade_id, ts) or (stream.is_full and self._recent.knows(stream.name, text, ts)):
             return False
         if stream.now is None:
             self._tell_of_another(stream.name, trade_id)
@@ -526,14 +611,14 @@ class Intake:
             self._breaks.append(told)
         if seen is None:
             tick.trade_id, tick.event_id = None, text
-            return self._recent_of(stream.name).add(text, ts)[0]
+            return self._recent.add(stream.name, text, ts)[0]
         tick.source = seen.label
-        self._moved[seen.label] = seen
+        self._move(seen)
         return True
 
     def _admit_text(self, source: str, event_id: str, ts: int) -> bool:
         """Judges a tick that has a textual id; returns whether it is new."""
-        is_new, old_id = self._recent_of(source).add(event_id, ts)
+        is_new, old_id = self._recent.add(source, event_id, ts)
         if old_id is not None:
             self._breaks.append(Break(source, old_id, event_id))
         return is_new
@@ -579,18 +664,12 @@ class Intake:
         self.processed += len(sampled)
         return sampled
 
+    def _run(self, name: str) -> _Run:
+        run = self._runs[name] = _Run(self._stream(name))
+        return run
+
     def _stream(self, name: str) -> _Stream:
         stream = self._streams.get(name)
         if stream is None:
-            stream = self._streams[name] = _Stream(name, self._is_sparse(name), self._share)
+            stream = self._streams[name] = _Stream(name, self._is_sparse(name), self._shares)
         return stream
-
-    def _share(self) -> int:
-        self._numberings += 1
-        return max(SEGMENTS_MIN, SEGMENTS_MAX // self._numberings)
-
-    def _recent_of(self, stream: str) -> RecentIds:
-        recent = self._recent.get(stream)
-        if recent is None:
-            recent = self._recent[stream] = RecentIds(())
-        return recent

@@ -7,12 +7,16 @@ remembered happens once in 10^14 trades, and loses that one; the texts themselve
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 RECENT_IDS_MAX: Final = 65_536
 """So many of the ids used last are remembered at least, and twice as many at most; what a feed sends again after a
 reconnect lies well within it."""
+
+SHARES_MAX: Final = 4
+"""Where several streams have textual ids, so many times as many, in 32 MiB at most. Of Bybit's markets, which have no
+other ids, a source may have hundreds."""
 
 _SLOTS_MIN: Final = 64
 
@@ -67,54 +71,72 @@ class _Recent:
     def __contains__(self, key: int) -> bool:
         return key in self._now or key in self._before
 
-    def add(self, key: int) -> bool:
-        """Whether `key` is new; from now on it is not, until RECENT_IDS_MAX others at least were used after it."""
+    def add(self, key: int, least: int) -> bool:
+        """Whether `key` is new; from now on it is not, until `least` others at least were used after it."""
         if key in self._now:
             return False
         new = key not in self._before
         self._now.add(key)
-        if self._now.count >= RECENT_IDS_MAX:
+        if self._now.count >= least:
             self._before, self._now = self._now, _Hashes()
         return new
 
 
-class RecentIds:
-    """The textual ids used last of one source, and when: an id that comes at another time is of another trade (N11).
+class _Round:
+    """Of one stream: which of its rounds it is, whether that has one id only, and the id that was new last."""
 
-    A **round** is what came from where ids started over until they do so again: an id that was in this one already
-    begins the next. One of a single id is none, for then the venue gives each trade the same.
+    __slots__ = ("is_alone", "newest", "number")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.is_alone = False
+        self.newest = ""
+
+
+class RecentIds:
+    """The textual ids used last of all streams, and when: an id that comes at another time is of another trade (N11).
+
+    The streams share the room, for a peer may name thousands of them (B5). A **round** is what came of a stream from
+    where its ids started over until they do so again: an id that was in this one already begins the next. One of a
+    single id is none, for then the venue gives each trade the same.
     """
 
-    __slots__ = ("_is_alone", "_newest", "_of_round", "_trades")
+    __slots__ = ("_of_round", "_rounds", "_trades")
 
-    def __init__(self, trades: Iterable[tuple[str, int]] = ()) -> None:
-        """`trades`: (id, time in Unix ms), oldest first."""
+    def __init__(self, trades: Mapping[str, Iterable[tuple[str, int]]] | None = None) -> None:
+        """`trades`: stream -> (id, time in Unix ms), oldest first."""
         self._trades = _Recent()
-        # The ids of this round, and whether it has no more than one.
         self._of_round = _Recent()
-        self._is_alone = False
-        # The id that was new last.
-        self._newest = ""
-        for text, ts in trades:
-            self.add(text, ts)
+        self._rounds: dict[str, _Round] = {}
+        for stream, known in (trades or {}).items():
+            for text, ts in known:
+                self.add(stream, text, ts)
 
-    def knows(self, text: str, ts: int) -> bool:
+    @property
+    def streams(self) -> Iterable[str]:
+        """Those of which ids were seen."""
+        return self._rounds.keys()
+
+    def knows(self, stream: str, text: str, ts: int) -> bool:
         """Whether a trade of this id and time was seen lately."""
-        return (hash((text, ts)) or 1) in self._trades
+        return (hash((stream, text, ts)) or 1) in self._trades
 
-    def add(self, text: str, ts: int) -> tuple[bool, str | None]:
+    def add(self, stream: str, text: str, ts: int) -> tuple[bool, str | None]:
         """Whether a trade is new: from now on it is not, until RECENT_IDS_MAX others at least were used after it; and
-        where the ids start over with it the one before, else None."""
-        if not self._trades.add(hash((text, ts)) or 1):
+        where the ids of its stream start over with it the one before, else None."""
+        current = self._rounds.get(stream)
+        if current is None:
+            current = self._rounds[stream] = _Round()
+        least = RECENT_IDS_MAX * min(len(self._rounds), SHARES_MAX)
+        if not self._trades.add(hash((stream, text, ts)) or 1, least):
             return False, None
-        key = hash(text) or 1
         old_id = None
-        if self._of_round.add(key):
-            self._is_alone = not self._newest
-        elif not self._is_alone:
-            old_id = self._newest
-            self._of_round = _Recent()
-            self._of_round.add(key)
-            self._is_alone = True
-        self._newest = text
+        if self._of_round.add(hash((stream, current.number, text)) or 1, least):
+            current.is_alone = not current.newest
+        elif not current.is_alone:
+            old_id = current.newest
+            current.number += 1
+            self._of_round.add(hash((stream, current.number, text)) or 1, least)
+            current.is_alone = True
+        current.newest = text
         return True, old_id

@@ -86,7 +86,8 @@ class FileReplayFeed(ReplayFeed):
 
     async def _parse(self, file: IO[bytes], by_line: str) -> AsyncGenerator[list[Tick], None]:
         loop = asyncio.get_running_loop()
-        parser = TickParser(f"{by_line}:ids", Markets("", "", Streams()), replayed=True)
+        by_id = f"{by_line}:ids"
+        parser = TickParser(by_id, Markets(by_id, "", Streams()), replayed=True)
         stream = Messages(parser, self._limit)
         number = 0  # of the line
         found = False  # a tick

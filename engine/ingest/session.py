@@ -1,7 +1,7 @@
 """Which source to be connected to, and when: failover, backoff, keepalive (N4, N5, N6, exit 10).
 
-A state machine without I/O. The caller (websocket.py) tells it what happened, each time with the monotonic time,
-and carries out the effects it gets back, in order:
+A state machine without I/O. The caller (connected.py, or playback.py for a recording) tells it what happened, each time
+with the monotonic time, and carries out the effects it gets back, in order:
 `Connect`, `Ping`, `Beat`, `Close`, `Wake`, `GiveUp`.
 
 A connection number is never used twice. Events of a connection that the session has closed, or that has

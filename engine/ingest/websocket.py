@@ -58,6 +58,7 @@ class WebSocketFeed(Connected):
     def hindrance(self) -> str:
         bars = [f"{source.name} {bar}" for source in self._sources if (bar := self._bar(source)) is not None]
         bars += [f"{name}: {stream.rejection}" for name, stream in self._streams.items() if stream.rejection]
+        bars += [f"{name} {what}" for name in self._streams if (what := self.estrangement(name)) is not None]
         more = len(bars) - _HINDRANCES_SHOWN
         return "; ".join(bars[:_HINDRANCES_SHOWN]) + (f"; {more} more" if more > 0 else "")
 

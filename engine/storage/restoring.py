@@ -44,7 +44,7 @@ def restore(connection: sqlite3.Connection) -> Restored:
         connection.execute(
             "SELECT name, symbol FROM sources JOIN ticks ON ticks.id ="
             " (SELECT id FROM ticks WHERE source = sources.id AND trade_id IS NOT NULL ORDER BY trade_id DESC LIMIT 1)"
-            " WHERE number = 1 AND market <> '' ORDER BY sources.id DESC"
+            " WHERE number = 1 AND market IS NOT '' ORDER BY sources.id DESC"
         )
     )
     barred = dict(

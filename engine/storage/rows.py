@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from engine.base.events import EXACT, Fill, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
+from engine.base.events import EXACT, Fill, Numbering, OrderEvent, Side, Signal, Tick
 from engine.storage.batch import Batch, Written
 from engine.storage.migrations import OPEN_STATUSES, ORDER_OF_MODE, ORDERS_PER_SIGNAL
 
@@ -73,10 +73,6 @@ _FILLS: Final = _Insert(
 )
 
 
-_PLAIN: Final[dict[str, str]] = {str(one): str.__str__(one) for kind in (Side, OrderStatus, Reason) for one in kind}
-"""Members of enumerations as texts of type str."""
-
-
 @cache
 def _insert_text(insert: _Insert, rows: int) -> str:
     row = "(" + ",".join("?" * insert.width) + ")"
@@ -91,21 +87,14 @@ def _text(value: Decimal) -> str:
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
-Text: TypeAlias = Callable[[Decimal], str]
+Texts: TypeAlias = dict[int, str]
+"""Texts of amounts by the object's id. A signal, its order and its fill share the objects of their amounts, which have
+to be there as long as this is used: for one batch."""
 
 
-def _texts() -> Text:
-    """`_text` that remembers. A signal, its order and its fill share the objects of their amounts, which have to be
-    there as long as this is used."""
-    known: dict[int, str] = {}
-
-    def of(value: Decimal) -> str:
-        text = known.get(id(value))
-        if text is None:
-            text = known[id(value)] = _text(value)
-        return text
-
-    return of
+def _remember(texts: Texts, value: Decimal) -> str:
+    text = texts[id(value)] = _text(value)
+    return text
 
 
 class RowWriter:
@@ -142,13 +131,13 @@ class RowWriter:
         if batch.ticks:
             ticks = self._write_ticks(batch.ticks)
         signal_ids: dict[str, int] = {}
-        text = _texts()
+        texts: Texts = {}
         if batch.signals:
-            signals = self._write_signals(batch.signals, signal_ids, text)
+            signals = self._write_signals(batch.signals, signal_ids, texts)
         if batch.orders or batch.fills:
-            orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, text)
+            orders, new_fills = self._write_orders(batch.orders, batch.fills, signal_ids, texts)
             fills = len(new_fills)
-            self._write_fills(new_fills, text)
+            self._write_fills(new_fills, texts)
         return Written(ticks, len(batch.ticks) - ticks, signals, orders, fills)
 
     def _insert(self, insert: _Insert, values: Sequence[Any]) -> int:
@@ -164,20 +153,21 @@ class RowWriter:
         return self._connection.total_changes - before
 
     def _write_ticks(self, ticks: list[Tick]) -> int:
-        source_ids = self._source_ids(ticks)
         values: list[Any] = []
-        if all(tick.event_id is None for tick in ticks):
-            for tick in ticks:
-                values += (
-                    tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_ids[tick.source], tick.trade_id,
-                )  # fmt: skip
-            return self._insert(_TICKS, values)
+        known: dict[str, int] = {}
+        source, source_id = None, 0
+        has_texts = bool([1 for tick in ticks if tick.event_id is not None])
         for tick in ticks:
-            values += (
-                tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_ids[tick.source], tick.trade_id,
-                tick.event_id,
-            )  # fmt: skip
-        return self._insert(_TICKS_WITH_EVENT_IDS, values)
+            if tick.source is not source:
+                source = tick.source
+                if source not in known:
+                    # Mostly all are of one.
+                    known = self._source_ids({one.source for one in ticks} if known else {source})
+                source_id = known[source]
+            values += (tick.id, tick.symbol, tick.price, tick.volume, tick.ts, source_id, tick.trade_id)
+            if has_texts:
+                values.append(tick.event_id)
+        return self._insert(_TICKS_WITH_EVENT_IDS if has_texts else _TICKS, values)
 
     def _write_numberings(self, numberings: Mapping[str, Numbering]) -> None:
         self._connection.executemany(
@@ -195,12 +185,17 @@ class RowWriter:
             ],
         )  # fmt: skip
 
-    def _source_ids(self, ticks: list[Tick]) -> dict[str, int]:
+    def _source_ids(self, names: set[str]) -> dict[str, int]:
         execute = self._connection.execute
-        known = {}
-        for name in {tick.source for tick in ticks}:
-            row = execute("SELECT id FROM sources WHERE name = ?", (name,)).fetchone()
-            known[name] = (row or execute("INSERT INTO sources(name) VALUES (?) RETURNING id", (name,)).fetchone())[0]
+        # One statement for all: each hands the interpreter over to the event loop, and may wait to have it back.
+        known: dict[str, int] = dict(
+            execute(
+                "SELECT name, id FROM sources WHERE name IN (SELECT value FROM json_each(?))",
+                (msgspec.json.encode(list(names)).decode(),),
+            ).fetchall()
+        )
+        for name in names - known.keys():
+            known[name] = execute("INSERT INTO sources(name) VALUES (?) RETURNING id", (name,)).fetchone()[0]
         return known
 
     def _next_signal_id(self) -> int:
@@ -210,25 +205,29 @@ class RowWriter:
         ).fetchone()
         return max(signals or 0, (orders or 0) // ORDERS_PER_SIGNAL) + 1
 
-    def _write_signals(self, signals: list[Signal], ids: dict[str, int], text: Text) -> int:
+    def _write_signals(self, signals: list[Signal], ids: dict[str, int], texts: Texts) -> int:
         """Store signals, and enter their row ids by event id into `ids`; returns how many rows changed."""
         values: list[Any] = []
-        vetoes = any(signal.veto is not None for signal in signals)
-        insert = _SIGNALS_WITH_VETOES if vetoes else _SIGNALS
-        row_id = first = self._next_signal_id()
+        vetoes = bool([1 for signal in signals if signal.veto is not None])
+        row_id = self._next_signal_id()
+        replay = self._replay
         for signal in signals:
+            size, price = signal.size, signal.price
             values += (
                 row_id, signal.symbol, signal.confidence, signal.ts, signal.event_id, signal.tick_id,
-                _PLAIN[signal.side], _PLAIN[signal.reason], text(signal.size), text(signal.price), self._replay,
+                signal.side._value_, signal.reason._value_, texts.get(id(size)) or _remember(texts, size),
+                texts.get(id(price)) or _remember(texts, price), replay,
             )  # fmt: skip
             if vetoes:
                 values += (signal.veto, signal.veto_detail)
+            ids[signal.event_id] = row_id
             row_id += 1
-        written = self._insert(insert, values)
-        if written == len(signals):
-            ids.update(zip((signal.event_id for signal in signals), range(first, row_id), strict=True))
-        elif not self._replay:
-            written += sum(self._take_over(signal) for signal in signals)
+        written = self._insert(_SIGNALS_WITH_VETOES if vetoes else _SIGNALS, values)
+        if written != len(signals):
+            # Which of them were stored before only the table can tell.
+            ids.clear()
+            if not self._replay:
+                written += sum(self._take_over(signal) for signal in signals)
         return written
 
     def _take_over(self, signal: Signal) -> int:
@@ -260,7 +259,7 @@ class RowWriter:
         return self._next_signal_id() * ORDERS_PER_SIGNAL + ORDER_OF_MODE[event.mode]
 
     def _write_orders(
-        self, events: list[OrderEvent], fills: list[Fill], signal_ids: Mapping[str, int], text: Text
+        self, events: list[OrderEvent], fills: list[Fill], signal_ids: Mapping[str, int], texts: Texts
     ) -> tuple[int, list[Fill]]:
         """Store transitions. Returns how many were new, and the fills that came with those: a fill is known by the
         transition that reports it. Raises ValueError for a fill without one."""
@@ -277,7 +276,7 @@ class RowWriter:
                 raise ValueError(f"fill {fill.event_id} came without the transition that reports it")
             reported.setdefault(fill.event_id, fill)
         # Mostly all orders and their signals are new; if not, each is asked.
-        if self._begin_orders(chains, signal_ids, text):
+        if self._begin_orders(chains, signal_ids, texts):
             return sum(map(len, chains.values())), list(reported.values())
         written = 0
         for chain in chains.values():
@@ -287,14 +286,16 @@ class RowWriter:
                 reported.pop(f"{event.order_id}/{event.seq}", None)
         return written, list(reported.values())
 
-    def _begin_orders(self, chains: Mapping[str, list[OrderEvent]], signal_ids: Mapping[str, int], text: Text) -> bool:
+    def _begin_orders(
+        self, chains: Mapping[str, list[OrderEvent]], signal_ids: Mapping[str, int], texts: Texts
+    ) -> bool:
         """Store orders of signals that were stored just now; False, and nothing stored, where there are others."""
         values: list[Any] = []
         for chain in chains.values():
             signal_id = signal_ids.get(chain[0].signal_id)
             if signal_id is None:
                 return False
-            self._add_order(values, signal_id * ORDERS_PER_SIGNAL + ORDER_OF_MODE[chain[0].mode], chain, text)
+            self._add_order(values, signal_id * ORDERS_PER_SIGNAL + ORDER_OF_MODE[chain[0].mode], chain, texts)
         self._insert(_ORDERS, values)
         self._write_earlier([event for chain in chains.values() if len(chain) > 1 for event in chain[:-1]])
         return True
@@ -311,7 +312,7 @@ class RowWriter:
             row = None
         if row is None:
             values: list[Any] = []
-            self._add_order(values, row_id, chain, _text)
+            self._add_order(values, row_id, chain, {})
             self._insert(_ORDERS, values)
             self._write_earlier(chain[:-1])
             return []
@@ -337,15 +338,16 @@ class RowWriter:
         execute("DELETE FROM earlier_order_events WHERE order_id = ?", (order_id,))
         execute("DELETE FROM orders WHERE id = ?", (row_id,))
 
-    def _add_order(self, values: list[Any], row_id: int, chain: list[OrderEvent], text: Text) -> None:
+    def _add_order(self, values: list[Any], row_id: int, chain: list[OrderEvent], texts: Texts) -> None:
         """Add an order's row to `values`: when it began, and its latest transition."""
         event = chain[-1]
-        qty = text(event.qty)
-        filled = qty if event.filled_qty is event.qty else text(event.filled_qty)
+        qty, price = event.qty, event.price
+        qty_text = texts.get(id(qty)) or _remember(texts, qty)
         values += (
-            row_id, event.symbol, _PLAIN[event.side], _PLAIN[event.status], chain[0].ts, event.order_id,
-            int(event.is_shadow), qty, text(event.price), filled, event.seq,
-            _PLAIN[event.reason], event.ts, self._replay, event.detail,
+            row_id, event.symbol, event.side._value_, event.status._value_, chain[0].ts, event.order_id,
+            1 if event.is_shadow else 0, qty_text, texts.get(id(price)) or _remember(texts, price),
+            qty_text if event.filled_qty is qty else _text(event.filled_qty), event.seq,
+            event.reason._value_, event.ts, self._replay, event.detail,
         )  # fmt: skip
 
     def _write_earlier(self, events: list[OrderEvent]) -> None:
@@ -356,14 +358,15 @@ class RowWriter:
             )  # fmt: skip
         self._insert(_EARLIER, values)
 
-    def _write_fills(self, fills: list[Fill], text: Text) -> None:
+    def _write_fills(self, fills: list[Fill], texts: Texts) -> None:
         values: list[Any] = []
+        replay = self._replay
         for fill in fills:
-            order_id = fill.order_id
+            order_id, qty, price = fill.order_id, fill.qty, fill.price
             values += (
-                order_id, fill.event_id[len(order_id) + 1 :], fill.symbol, _PLAIN[fill.side], fill.ts,
-                int(fill.is_shadow), text(fill.qty), text(fill.price), _text(fill.fees), _text(fill.cash_delta),
-                self._replay,
+                order_id, fill.event_id[len(order_id) + 1 :], fill.symbol, fill.side._value_, fill.ts,
+                1 if fill.is_shadow else 0, texts.get(id(qty)) or _remember(texts, qty),
+                texts.get(id(price)) or _remember(texts, price), _text(fill.fees), _text(fill.cash_delta), replay,
             )  # fmt: skip
         self._insert(_FILLS, values)
         if not self._replay:

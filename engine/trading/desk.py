@@ -173,20 +173,21 @@ class Desk:
         """Counts what was booked, and logs of it what somebody has to know."""
         self._counters.trade_count += fills
         debug = logger.isEnabledFor(logging.DEBUG)
+        recorded = 0
         for event in events:
             if event.status is _REJECTED:
                 # L4: what execution could not do is never silent.
                 fields = {"order_id": event.order_id, "detail": event.detail, "reason": event.reason}
                 logger.error("order rejected", extra={"fields": fields})
+            elif event.reason is _RECORDED:
+                recorded += 1
+                if debug:
+                    fields = {"order_id": event.order_id, "signal_id": event.signal_id, "symbol": event.symbol}
+                    logger.debug("shadow order executed", extra={"fields": fields})
             elif event.reason is _ADAPTER_ERROR:
                 fields = {"order_id": event.order_id, "detail": event.detail, "status": event.status}
                 logger.error("execution error", extra={"fields": fields})
-            elif event.is_shadow and event.reason is _RECORDED:
-                self._counters.shadow_orders += 1
-                if not debug:
-                    continue
-                fields = {"order_id": event.order_id, "signal_id": event.signal_id, "symbol": event.symbol}
-                logger.debug("shadow order executed", extra={"fields": fields})
+        self._counters.shadow_orders += recorded
 
     def _count_veto(self, vetoed: Signal) -> None:
         if vetoed.veto is Reason.STALE_DATA:

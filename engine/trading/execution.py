@@ -49,6 +49,9 @@ by the database's unique keys: it moves the position in memory until the next st
 _ROUND: Final = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 _CUT: Final = Context(prec=60, rounding=ROUND_DOWN, traps=[InvalidOperation])
 
+_multiply, _subtract = EXACT.multiply, EXACT.subtract
+_multiply_round, _quantize_round = _ROUND.multiply, _ROUND.quantize
+
 # To look a member up in its enumeration takes as long as to add two decimals.
 _SELL: Final = Side.SELL
 _FILLED: Final = OrderStatus.FILLED
@@ -152,7 +155,7 @@ def _unusable(name: str, value: Decimal) -> str | None:
 
 
 def _cash_delta(side: Side, notional: Decimal, fees: Decimal) -> Decimal:
-    return EXACT.subtract(notional if side is _SELL else EXACT.minus(notional), fees)
+    return _subtract(notional if side is _SELL else EXACT.minus(notional), fees)
 
 
 def _order(signal: Signal, order_id: str, qty: Decimal, price: Decimal, now_ms: int) -> Order:
@@ -205,7 +208,7 @@ class _Executor:
         problem = self._size_problem
         if not (price.is_finite() and PLACES <= price < MAGNITUDE_MAX):
             problem = problem or _unusable("price", price)
-        if problem is None and (rounded := _ROUND.quantize(price, PLACES)) != price:
+        if problem is None and (rounded := _quantize_round(price, PLACES)) != price:
             price = rounded
         return self._place(signal, f"{self._prefix}{signal.event_id}", qty, price, problem, now_ms)
 
@@ -299,13 +302,14 @@ class _Simulator(_Executor):
             Side.BUY: _ROUND.add(Decimal(1), slippage),
             Side.SELL: _ROUND.subtract(Decimal(1), slippage),
         }
+        self._has_slippage = bool(slippage)
         self._assumptions = f"fee_rate={fee_rate} slippage_bps={slippage_bps}"
 
     def _fill_price(self, side: Side, price: Decimal) -> Decimal:
         return _ROUND.multiply(price, self._price_factor[side]).quantize(PLACES, context=_ROUND)
 
     def _fees(self, notional: Decimal) -> Decimal:
-        return _ROUND.quantize(_ROUND.multiply(notional, self._fee_rate), PLACES)
+        return _quantize_round(_multiply_round(notional, self._fee_rate), PLACES)
 
     def _simulated_fill(self, order: Order, qty: Decimal, price: Decimal, now_ms: int) -> Fill:
         return self._fill(order, qty, price, self._fees(EXACT.multiply(qty, price)), now_ms)
@@ -330,14 +334,14 @@ class ShadowExecutor(_Simulator):
     ) -> Outcome:
         side, symbol = signal.side, signal.symbol
         fill_price = price
-        if problem is None and self._price_factor[side] != 1:
+        if problem is None and self._has_slippage:
             fill_price = self._fill_price(side, price)
             problem = _unusable("price after slippage", fill_price)
         if problem is not None:
             order = _order(signal, order_id, qty, price, now_ms)
             return [self._transition(order, OrderStatus.REJECTED, Reason.SHADOW_RECORDED, now_ms, problem)], []
         # By position, and without an Order, which would be over at once: this is done for every tenth tick by default.
-        notional = EXACT.multiply(qty, fill_price)
+        notional = _multiply(qty, fill_price)
         fees = self._fees(notional)
         filled = OrderEvent(
             order_id, 0, signal.event_id, symbol, side, qty, price, qty, _FILLED, _RECORDED,

@@ -39,6 +39,9 @@ HOLDINGS_MAX: Final = 16_384
 # Exposure is compared, not booked: a price too long for exact arithmetic is rounded up, against us.
 _UP: Final = Context(prec=60, rounding=ROUND_CEILING)
 
+_add, _subtract = EXACT.add, EXACT.subtract
+_add_up, _subtract_up, _multiply_up = _UP.add, _UP.subtract, _UP.multiply
+
 _ZERO: Final = Decimal(0)
 
 # To look a member up in its enumeration takes as long as to add two decimals.
@@ -67,6 +70,7 @@ class _Holding(msgspec.Struct):
     # Stale between a change of the others and `move` or `Book._reckon`.
     up: Decimal = _ZERO  # the furthest that the position can get, and the furthest that it can get below
     down: Decimal = _ZERO
+    reach: Decimal = _ZERO  # the greater of both
     exposure: Decimal = _ZERO
 
     @property
@@ -75,14 +79,9 @@ class _Holding(msgspec.Struct):
 
     def move(self) -> None:
         """Follow a change of position or open orders."""
-        self.up = _UP.add(self.position, self.buys)
-        self.down = _UP.subtract(self.sells, self.position)
-
-    def reach_with(self, side: Side, size: Decimal) -> Decimal:
-        """The exposure with an order more."""
-        if side is _BUY:
-            return _UP.multiply(max(_UP.add(self.up, size), self.down), self.price)
-        return _UP.multiply(max(self.up, _UP.add(self.down, size)), self.price)
+        self.up = up = _add_up(self.position, self.buys)
+        self.down = down = _subtract_up(self.sells, self.position)
+        self.reach = up if up >= down else down
 
 
 class Book:
@@ -102,6 +101,8 @@ class Book:
                 self._holdings[symbol] = holding = _Holding(position=qty, price=price)
                 holding.move()
                 self._reckon(holding)
+        # The size that was last seen to be an amount.
+        self._size = _ZERO
         # The symbol assessed last: it keeps its price until its order is recorded, although it may be flat.
         self._assessed = ""
         self._open: dict[str, OrderEvent] = {}  # by order id; the latest transition
@@ -151,7 +152,9 @@ class Book:
                 Reason.STALE_DATA,
                 f"tick is {age_ms} ms old, allowed are {self._caps.max_staleness_ms} in either direction",
             )
-        if (name := _not_positive(signal)) is not None:
+        size, price = signal.size, signal.price
+        # Mostly of the same size as the signal before, which is then looked at once.
+        if (size is not self._size or not price.is_finite() or price <= _ZERO) and (name := self._not_positive(signal)):
             return _veto(signal, Reason.RISK_CAP, f"{name} {getattr(signal, name)} is not a positive number")
         if len(self._open) >= self._caps.max_open_orders:
             return _veto(
@@ -167,22 +170,25 @@ class Book:
         touched: set[str] = set()
         for event in events:
             touched.add(event.symbol)
-            self._record_event(event)
+            # Of an order that is over with its first transition nothing rests, as long as it was not known before.
+            if event.seq or event.status is not _FILLED or event.order_id in self._open:
+                self._record_event(event)
         for fill in fills:
             if self._seen_fills.add(fill.event_id):
                 touched.add(fill.symbol)
-                holding = self._holding(fill.symbol)
-                move = EXACT.add if fill.side is _BUY else EXACT.subtract
+                holding = self._holdings.get(fill.symbol) or self._holding(fill.symbol)
+                move = _add if fill.side is _BUY else _subtract
                 holding.position = move(holding.position, fill.qty)
                 if not holding.price:
                     holding.price = fill.price
         # Only now: a fill that closes an order comes after the order's last transition, and needs the price it had.
+        holdings = self._holdings
         for symbol in touched:
-            holding = self._holding(symbol)
+            holding = holdings.get(symbol) or self._holding(symbol)
             holding.move()
             self._reckon(holding)
-            if holding.is_flat:
-                del self._holdings[symbol]
+            if not holding.reach and holding.is_flat:
+                del holdings[symbol]
 
     def _holding(self, symbol: str) -> _Holding:
         holding = self._holdings.get(symbol)
@@ -197,13 +203,19 @@ class Book:
             total = WIDE.add(self._others, self._current.exposure)
             self._others = WIDE.normalize(WIDE.subtract(total, holding.exposure))
             self._current = holding
-        up, down = holding.up, holding.down
-        holding.exposure = _UP.multiply(up if up >= down else down, holding.price)
+        holding.exposure = _multiply_up(holding.reach, holding.price)
 
     def _forget_flat(self, symbol: str) -> None:
         holding = self._holdings.get(symbol)
         if holding is not None and holding.is_flat:
             del self._holdings[symbol]
+
+    def _not_positive(self, signal: Signal) -> str | None:
+        size, price = signal.size, signal.price
+        if not size.is_finite() or size <= _ZERO:
+            return "size"
+        self._size = size
+        return "price" if not price.is_finite() or price <= _ZERO else None
 
     def _excess(self, signal: Signal) -> str | None:
         """Mark the signal's symbol; name the cap its full fill could break, or None."""
@@ -217,9 +229,11 @@ class Book:
         self._assessed = signal.symbol
         holding.price = signal.price
         self._reckon(holding)
-        before = holding.exposure
-        after = holding.reach_with(signal.side, signal.size)
-        if after <= before:
+        reach = _add_up(holding.up if signal.side is _BUY else holding.down, signal.size)
+        if reach <= holding.reach:
+            return None
+        after = _multiply_up(reach, signal.price)
+        if after <= holding.exposure:
             return None
         cap = self._caps.max_symbol_exposure_usd
         if after > cap:
@@ -256,13 +270,6 @@ class Book:
             holding.sells = WIDE.add(holding.sells, change)
         if not holding.price:
             holding.price = event.price
-
-
-def _not_positive(signal: Signal) -> str | None:
-    size, price = signal.size, signal.price
-    if not size.is_finite() or size <= _ZERO:
-        return "size"
-    return "price" if not price.is_finite() or price <= _ZERO else None
 
 
 def _veto(signal: Signal, reason: Reason, detail: str) -> Signal:

@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from cysystemd.daemon import sd_notify  # type: ignore[attr-defined]
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, start_http_server
+from prometheus_client.registry import Collector
 
 from fleet.base.settings import ConfigError
 
@@ -74,10 +75,30 @@ class Meters:
         return Counter(f"{self._prefix}{name}", text, labels, registry=self._registry)
 
 
-def serve_metrics(registry: CollectorRegistry, port: int) -> None:
-    """Serve /metrics on loopback; nothing for port 0. Raises ConfigError for a port that cannot be had."""
+class _Named(Collector):
+    """What a registry holds, with the engine's name as the label `engine` of each sample."""
+
+    def __init__(self, registry: CollectorRegistry, engine: str) -> None:
+        self._registry = registry
+        self._label = {"engine": engine}
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [one._replace(labels={**one.labels, **self._label}) for one in metric.samples]
+            yield metric
+
+
+def serve_metrics(registry: CollectorRegistry, port: int, engine: str = "") -> None:
+    """Serve /metrics on loopback; nothing for port 0. engine: whom all of them are about, if it is one.
+
+    Raises ConfigError for a port that cannot be had.
+    """
     if port:
+        shown = registry
+        if engine:
+            shown = CollectorRegistry()
+            shown.register(_Named(registry, engine))
         try:
-            start_http_server(port, "127.0.0.1", registry)
+            start_http_server(port, "127.0.0.1", shown)
         except OSError as error:
             raise ConfigError(f"metrics_port = {port}: {error.strerror}") from error

@@ -13,7 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fleet.base.wire import INSTANCE
+from harness.base import trusted
 from harness.base.errors import HarnessError
+from harness.observing import instances
 
 EXIT_CONFIG = 12
 """What no restart heals, as the engine's (docs/contract.md, section 3)."""
@@ -153,7 +155,7 @@ _STREAM: Keys = {
 }
 RELAY: dict[str, Keys] = {
     "": {
-        "instance": (_text(INSTANCE.pattern, "1 to 64 letters, digits, _ and -"), ...),
+        "instance": (_text(INSTANCE.pattern, "1 to 64 letters, digits, _ and -"), None),
         "database": (_path, Path("/var/lib/hybrid-engine/data/bot.db")),
         "decision_log": (_path, None),
         "journal_unit": (_text(r"([\w@:.-]{1,240}\.service)?", "a unit, such as hybrid-engine.service"), ""),
@@ -178,9 +180,27 @@ COLLECTOR: dict[str, Keys] = {
 
 
 def load_relay(path: Path) -> RelaySettings:
-    """The relay's configuration. Raises ConfigError, which names file, key, value and what is allowed."""
+    """The relay's configuration. Raises ConfigError, which names file, key, value and what is allowed.
+
+    The engine's name is what its own configuration says, which lies beside the relay's; where that says nothing, or
+    lies elsewhere, it is the relay's to say.
+    """
     found = _load(path, RELAY)
+    engine = path.with_name("config.toml")
+    named = instances.name_of(engine, _engine_tables(engine))
+    said = found[""]["instance"] or named
+    if named not in (said, instances.NAMELESS):
+        raise ConfigError(f"{path}: instance = {said!r}: must be left out, or {named!r}, as {engine} says")
+    found[""]["instance"] = said
     return RelaySettings(**found[""], nats=Nats(**found["nats"]), stream=Stream(**found["stream"]))
+
+
+def _engine_tables(path: Path) -> dict[str, Any]:
+    """What an engine's configuration says; nothing where there is none to be read: the engine itself complains."""
+    try:
+        return tomllib.loads(trusted.read_named(path, 1 << 20).decode())
+    except (OSError, HarnessError, ValueError, RecursionError):
+        return {}
 
 
 def load_collector(path: Path) -> CollectorSettings:

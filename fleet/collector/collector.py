@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from datetime import UTC, datetime
 
 import nats
@@ -39,13 +40,16 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         made = Meters("collector", registry)
-        self.rows = made.counter("rows", "Rows that came, those that were there already included.", ["table"])
+        self.rows = made.counter("rows", "Rows that came, those that were there already included.", ["engine", "table"])
         self.messages = made.counter("messages", "Messages that were stored.")
         self.refused = made.counter("refused", "Messages that are none of a relay's.")
-        self.breaks = made.counter("breaks", "Messages before which something was lost on the way.")
+        self.breaks = made.counter("breaks", "Messages before which something was lost on the way.", ["engine"])
         self.begun = made.counter("begun", "How often the stream was read on from where PostgreSQL says.")
         self.pending = made.gauge("pending_messages", "Messages of the stream that were not delivered yet.")
         self.lag = made.gauge("lag_seconds", "Age of the message that was stored last, while others wait.")
+        self.caught_up = made.gauge(
+            "caught_up_timestamp_seconds", "When the database last had all of the stream; at first, the start."
+        )
         self.sequence = made.gauge("sequence", "Sequence number of the message that was stored last.")
         self.working = made.gauge(
             "working", "1 while stream and database can be had, and no other collector is at work."
@@ -60,6 +64,7 @@ class Collector:
         self._clock = clock
         self._log = log
         self._metrics = Metrics(registry)
+        self._metrics.caught_up.set(clock.wall())
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until it is time to stop. Raises ConfigError, which no restart heals."""
@@ -154,6 +159,7 @@ class Collector:
                 # A consumer that somebody has deleted, and a stream that lost its end, say nothing either.
                 if not await self._is_whole(stream, database):
                     return
+                self._metrics.caught_up.set(self._clock.wall())
                 continue
             numbers = [message.metadata.sequence.consumer for message in messages]
             if numbers != list(range(delivered + 1, delivered + 1 + len(messages))):
@@ -164,16 +170,20 @@ class Collector:
             await messages[-1].ack()
             last = messages[-1].metadata
             for table, rows in batch.rows.items():
-                self._metrics.rows.labels(table).inc(len(rows))
+                # The first column of each is the engine's name.
+                for engine, count in Counter(row[0] for row in rows).items():
+                    self._metrics.rows.labels(engine, table).inc(count)
             self._metrics.messages.inc(len(messages))
             self._metrics.refused.inc(len(batch.refused))
-            self._metrics.breaks.inc(len(batch.breaks))
             for one, reason in batch.refused:
                 self._log.say(f"message {one.sequence} on {one.subject} is refused: {reason}")
             for gap in batch.breaks:
+                self._metrics.breaks.labels(gap.instance).inc()
                 self._log.say(f"before message {gap.sequence}, {gap.table} of {gap.instance}: something was lost")
             self._metrics.sequence.set(last.sequence.stream)
             self._metrics.pending.set(last.num_pending)
+            if not last.num_pending:
+                self._metrics.caught_up.set(self._clock.wall())
             self._metrics.lag.set(max(0.0, self._clock.wall() - last.timestamp.timestamp()) if last.num_pending else 0)
             notify(f"STATUS=message {last.sequence.stream} of {name} is stored, {last.num_pending} wait")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from fleet.base.settings import CollectorSettings, ConfigError, read_secret
 from fleet.base.tables import TABLES
@@ -22,6 +23,21 @@ SCHEMA = "hybrid"
 
 LOCK = 0x68796272
 """Whoever holds this advisory lock is the one collector of the database."""
+
+SILENT_SECS = 15
+"""A connection over which nothing came for so long is given up, by both sides."""
+
+ALIVE = {
+    "connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": SILENT_SECS // 5 - 1,
+    "tcp_user_timeout": SILENT_SECS * 1000,
+}  # fmt: skip
+"""libpq's parameters, unless conninfo says others."""
+
+ALIVE_THERE = {
+    "tcp_keepalives_idle": 5, "tcp_keepalives_interval": 5, "tcp_keepalives_count": SILENT_SECS // 5 - 1,
+    "tcp_user_timeout": SILENT_SECS * 1000,
+}  # fmt: skip
+"""Settings of our session in PostgreSQL."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,8 @@ class Store:
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
         self._partitions: set[str] = set()
+        self._divided: set[str] = set()
+        """Tables that have partitions of PostgreSQL's own; an operator may have made others of them."""
         self.stands: dict[Key, Stand] = {}
         """How far each table of each instance has come."""
 
@@ -63,6 +81,12 @@ class Store:
             (SCHEMA,),
         )
         self._partitions = {name for (name,) in await found.fetchall()}
+        found = await self._connection.execute(
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relkind = 'p'",
+            (SCHEMA,),
+        )
+        self._divided = {name for (name,) in await found.fetchall()}
         found = await self._connection.execute("SELECT instance, tab, place, sequence, ledger_schema FROM places")
         self.stands = {
             (instance, table): Stand(place, sequence, schema)
@@ -115,6 +139,8 @@ class Store:
         made: list[str] = []
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             for name, days in batch.days.items():
+                if name not in self._divided:
+                    continue
                 made += await self._make_partitions(cursor, name, days)
             for name, rows in batch.rows.items():
                 if rows:
@@ -171,9 +197,14 @@ async def connect(settings: CollectorSettings) -> Store:
     """A connection. Raises ConfigError for a password that is refused, psycopg.OperationalError for what may pass."""
     secret = None if settings.password_file is None else read_secret(settings.password_file)
     try:
+        parameters: dict[str, Any] = {**ALIVE, **conninfo_to_dict(settings.conninfo)}
+        conninfo = make_conninfo(**parameters)
         connection = await psycopg.AsyncConnection.connect(
-            settings.conninfo, autocommit=True, application_name="hybrid-collector", connect_timeout=5, password=secret
+            conninfo, autocommit=True, application_name="hybrid-collector", password=secret
         )
+        # The server's side of the same: the lock of a collector whose host is gone would else be held for two hours.
+        for name, value in ALIVE_THERE.items():
+            await connection.execute("SELECT set_config(%s, %s, false)", (name, str(value)))
     except psycopg.OperationalError as error:
         said = str(error)
         if "authentication failed" in said or "no password supplied" in said:

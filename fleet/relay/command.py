@@ -25,7 +25,7 @@ ABOUT = "Publishes what is new in one engine's ledger to NATS JetStream, each ro
 async def serve(settings: RelaySettings, log: Log, stopping: asyncio.Event) -> None:
     """Relay until it is time to stop. Raises ConfigError and LedgerChanged."""
     registry = CollectorRegistry()
-    serve_metrics(registry, settings.metrics_port)
+    serve_metrics(registry, settings.metrics_port, settings.instance)
     clock = OsClock()
     files: list[FileTail] = []
     if settings.decision_log is not None:

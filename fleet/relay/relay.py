@@ -35,8 +35,10 @@ from harness.observing import ledger_view
 
 WRONG_LAST_SEQUENCE = 10071
 NAME_IN_USE = 10058
+NO_PEERS = 10005
 STREAM_IS_FULL = (10077, 10122)
-"""What JetStream's API says: another message came before, there is such a stream, the stream's limits are reached."""
+"""What JetStream's API says: another message came before, there is such a stream, too few servers can have its
+replicas, the stream's limits are reached."""
 
 MESSAGE_BYTES = 512 * 1024
 """No message is longer, by far; a server takes 1 MiB where nobody said otherwise."""
@@ -73,6 +75,8 @@ class Slot:
     """When that came, in seconds since the Unix epoch."""
     stale: bool = True
     """Whether the stream has to be asked."""
+    behind: bool = True
+    """Whether the ledger had rows at the last look that the stream has not taken."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,9 @@ class Metrics:
         self.asked = made.counter("asked", "How often the stream was asked how far it has come.", ["table"])
         self.backlog = made.gauge("backlog_rows", "Rows, about, that the stream has not taken yet.", ["table"])
         self.lag = made.gauge("lag_seconds", "Age of the oldest row that the stream has not taken yet.", ["table"])
+        self.caught_up = made.gauge(
+            "caught_up_timestamp_seconds", "When the stream last had all rows of the ledger; at first, the start."
+        )
         self.connected = made.gauge("connected", "1 while there is a connection to NATS.")
         self.readable = made.gauge("ledger_readable", "1 while the ledger can be read.")
         self.full = made.gauge("stream_full", "1 while the stream refuses messages because its limits are reached.")
@@ -111,6 +118,7 @@ class Relay:
         self._clock = clock
         self._log = log
         self._metrics = Metrics(registry)
+        self._metrics.caught_up.set(clock.wall())
         tables = [tail.table for tail in self._tails] + [tail.table for tail in files]
         self._slots = {table.name: Slot(table) for table in tables}
         self._files_at = 0.0
@@ -134,6 +142,9 @@ class Relay:
                 await pause(stopping, link.RETRY_SECS)
             finally:
                 self._metrics.connected.set(0)
+                # What waits meanwhile is not known.
+                self._metrics.backlog.clear()
+                self._metrics.lag.clear()
                 await client.close()
 
     async def _carry(self, client: Client, stopping: asyncio.Event) -> None:
@@ -166,6 +177,8 @@ class Relay:
         for one in more:
             if isinstance(one, BaseException):
                 raise one
+        if not any(slot.behind for slot in self._slots.values()):
+            self._metrics.caught_up.set(self._clock.wall())
         return any(more)
 
     def status(self) -> str:
@@ -262,6 +275,7 @@ class Relay:
     async def _publish(self, stream: JetStreamContext, slot: Slot, read: Read, schema: int) -> bool:
         """One message of what was read. Returns whether there is more."""
         name = slot.table.name
+        slot.behind = bool(read.rows)
         if not read.rows:
             self._metrics.backlog.labels(name).set(0)
             self._metrics.lag.labels(name).set(0)
@@ -282,7 +296,8 @@ class Relay:
         self._metrics.rows.labels(name).inc(count)
         if read.odd:
             self._metrics.odd.labels(name).inc(read.odd)
-        return count < len(read.rows) or len(read.rows) >= self._settings.batch_rows
+        slot.behind = count < len(read.rows) or len(read.rows) >= self._settings.batch_rows
+        return slot.behind
 
     def _message(self, slot: Slot, rows: Sequence[Any], place: Place, schema: int) -> Message:
         known = slot.known
@@ -344,9 +359,12 @@ async def make_stream(stream: JetStreamContext, name: str, wanted: Stream) -> St
                 )
             )  # fmt: skip
         except APIError as error:
-            # Another relay may have made it at the same moment. A cluster without a leader says 503.
+            # Another relay may have made it at the same moment. A cluster without a leader says 503, and one of which
+            # not all servers are up yet, that it lacks peers.
             if error.err_code != NAME_IN_USE:
-                if error.code == 503:
+                said = error.description or ""
+                lacks_server = error.err_code == NO_PEERS and ("offline" in said or "storage" not in said)
+                if error.code == 503 or lacks_server:
                     raise
                 raise ConfigError(f"stream {name} cannot be made: {error.description}: see [stream]") from error
         info = await stream.stream_info(name)

@@ -12,12 +12,13 @@ _FORMULA = re.compile(r"[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?")
 
 
-def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table for a spreadsheet (RFC 4180). Text that one would take for a formula is quoted with an apostrophe:
-    symbols and reasons are a venue's words."""
+def csv_text(columns: Sequence[str] | None, rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table for a spreadsheet (RFC 4180); columns: None for one that goes on. Text that one would take for a
+    formula is quoted with an apostrophe: symbols and reasons are a venue's words."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(columns)
+    if columns is not None:
+        writer.writerow(columns)
     writer.writerows([[_cell(value) for value in row] for row in rows])
     return out.getvalue()
 

@@ -14,13 +14,14 @@ from typing import Any
 from harness.base.errors import HarnessError
 from harness.dashboard import query, view_model
 from harness.dashboard.equity import Equity, EquityLine, Point
-from harness.dashboard.telemetry import Telemetry
+from harness.dashboard.telemetry_store import KeptTelemetry
 from harness.dashboard.view_model import Observation
 from harness.observing import ledger_history
 from harness.observing.ledger_history import Page
 
-READS_MAX = 10
-"""Reads of fills for one request; what is left the next one reads."""
+READS_MAX = 4
+"""Reads of fills for one request, a seventh of a second: for so long every other answer is late. What is left the next
+request reads."""
 
 SEEN_TABLES = ("decisions", "journal")
 """Tables of what the collector has seen, beside those of the database."""
@@ -30,7 +31,7 @@ class Archive:
     """Answers about the past. `seen` is the newest observation; `database` where the engine's database is."""
 
     def __init__(
-        self, telemetry: Telemetry, seen: Callable[[], Observation], database: Callable[[], Path | None]
+        self, telemetry: KeptTelemetry, seen: Callable[[], Observation], database: Callable[[], Path | None]
     ) -> None:
         self._telemetry = telemetry
         self._seen = seen
@@ -41,29 +42,39 @@ class Archive:
         self._file: tuple[str, int] | None = None
 
     def span(self, asked: query.SpanQuery) -> Mapping[str, Any]:
-        """Price, ticks, what was observed, what happened, and why signals made no order. Raises HarnessError."""
+        """Price, ticks, what was observed, what happened, and why signals made no order. What the database does not
+        tell is empty, and `ledger` says why: what was observed does not depend on it."""
         now_ms = round(self._seen().at * 1000)
-        found = ledger_history.read_span(
-            self._path(), symbol=asked.symbol, from_ms=asked.from_ms, to_ms=asked.to_ms, buckets=asked.buckets,
-            now_ms=now_ms,
-        )  # fmt: skip
-        begin = found.first_ms if found.buckets or asked.from_ms is not None else now_ms - 3_600_000
-        end = found.last_ms if found.buckets or asked.to_ms is not None else now_ms
+        trouble = ""
+        try:
+            found = ledger_history.read_span(
+                self._path(), symbol=asked.symbol, from_ms=asked.from_ms, to_ms=asked.to_ms, buckets=asked.buckets,
+                now_ms=now_ms,
+            )  # fmt: skip
+        except HarnessError as error:
+            trouble, found = str(error), ledger_history.NO_SPAN
+        if found.symbol:
+            begin, end = found.first_ms, found.last_ms
+        else:
+            begin = (self._telemetry.first_ms() or now_ms) if asked.from_ms is None else asked.from_ms
+            end = now_ms if asked.to_ms is None else asked.to_ms
         rows = [[one.at_ms, one.ticks, one.low, one.high, one.last] for one in found.buckets]
         return {
             "symbol": found.symbol, "symbols": found.symbols, "from": begin, "to": end, "step_ms": found.step_ms,
             "buckets": rows, "sampled": found.sampled,
             "vetoes": [{"reason": reason, "signals": number} for reason, number in found.vetoes],
             "vetoes_from": found.vetoes_from_ms,
-            "feed": self._feed(now_ms),
-            "series": self._telemetry.span(begin, end),
-            "events": [vars(event) for event in self._telemetry.events(begin, end)],
+            "ledger": trouble, "feed": self._feed(now_ms), **self._telemetry.span(begin, end),
         }  # fmt: skip
 
     def _feed(self, now_ms: int) -> Mapping[str, Any]:
-        bars = ledger_history.read_bars(self._path(), now_ms)
+        try:
+            bars = ledger_history.read_bars(self._path(), now_ms)
+        except HarnessError:
+            # Told with the span.
+            bars = []
         return {
-            **view_model.feed(self._seen()), "since": self._telemetry.source_since_ms,
+            **view_model.feed(self._seen()), "since": self._telemetry.source_since_ms(),
             "bars": [{"source": name, "until": until} for name, until in bars],
         }  # fmt: skip
 

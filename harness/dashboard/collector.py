@@ -24,6 +24,7 @@ from harness.base import journal, jsontext, trusted, unit
 from harness.base.clock import Clock
 from harness.base.errors import HarnessError
 from harness.base.unit import UnitState
+from harness.dashboard.equity import Equity
 from harness.dashboard.view_model import (
     LINE_POINTS_MAX,
     PRICE_SECS,
@@ -42,7 +43,7 @@ from harness.dashboard.view_model import (
 from harness.evidence import results
 from harness.evidence.shell import Shell
 from harness.evidence.verdict import anchor
-from harness.observing import health, ledger_view, observe
+from harness.observing import bundle_time, health, instances, ledger_history, ledger_view, observe
 from harness.observing.ledger_view import LedgerSnapshot, StoredTick, Tally
 
 T = TypeVar("T")
@@ -52,6 +53,9 @@ COMMAND_SECS = 2.0
 
 TICKS_PER_REFRESH_MAX, POINTS_PER_REFRESH_MAX = 200, 6
 """Ticks read, and points of the price line made of them, for each refresh after the first."""
+
+FILLS_PER_REFRESH_MAX = 5000
+"""Fills that are added up for each refresh, in 50 ms."""
 
 MARKERS_MAX = 80
 """Signals and fills that are marked on the price line."""
@@ -266,6 +270,11 @@ class Collector:
         # (monotonic seconds, id of the newest tick) of the last refreshes.
         self._counts: deque[tuple[float, int]] = deque()
         self._rates: deque[float | None] = deque(maxlen=RATES_SHOWN)
+        # None before LIVE was configured.
+        self._bundle: _File[float] | None = None
+        # Of which file (path, inode) the fills were booked.
+        self._booked: tuple[Path, int] | None = None
+        self._equity = Equity()
 
     @property
     def database(self) -> Path | None:
@@ -280,10 +289,11 @@ class Collector:
         ledger = self._ledger(tables, shown)
         still_secs = self._still_secs(ledger)
         self._rates.append(self._rate(ledger))
+        config = self._config(tables)
         return Observation(
             at=self._clock.wall(),
             refresh_secs=self._refresh_secs,
-            config=self._config(tables),
+            config=config,
             unit=shown if isinstance(shown, Trouble) else self._unit(shown, journal),
             log=self._log(shown, journal),
             ledger=ledger,
@@ -295,6 +305,10 @@ class Collector:
             verdicts=self._linked(self._verdicts.value()),
             rates=list(self._rates),
             tail=[] if isinstance(journal, Trouble) else list(journal.tail),
+            engine=instances.name_of(self._places.config, {} if isinstance(tables, Trouble) else tables),
+            bars=self._bars(ledger),
+            differing=self._differing(ledger),
+            bundle_made_at=self._bundle_made_at(config, shown),
         )
 
     @staticmethod
@@ -413,6 +427,38 @@ class Collector:
             self._counts.popleft()
         (begun, first), (now, last) = self._counts[0], self._counts[-1]
         return (last - first) / (now - begun) if now > begun else None
+
+    def _bars(self, ledger: LedgerSnapshot | Trouble) -> list[tuple[str, int]]:
+        if isinstance(ledger, Trouble) or self._database is None:
+            return []
+        try:
+            return ledger_history.read_bars(self._database, round(self._clock.wall() * 1000))
+        except HarnessError:
+            # As with the tally.
+            return []
+
+    def _differing(self, ledger: LedgerSnapshot | Trouble) -> int | None:
+        """Book what fills have come, a bounded number of them, and compare their sums with the engine's."""
+        if isinstance(ledger, Trouble) or self._database is None:
+            return None
+        try:
+            file = (self._database, self._database.stat().st_ino)
+            if file != self._booked:
+                self._booked, self._equity = file, Equity()
+            read = ledger_history.read_fills(self._database, self._equity.last_id, FILLS_PER_REFRESH_MAX)
+            self._equity.take(read.fills, read.last_id)
+        except (HarnessError, OSError):
+            return None
+        return len(self._equity.disagreements(read.positions)) + read.odd if read.whole else None
+
+    def _bundle_made_at(self, config: EngineConfig | Trouble, shown: _Shown | Trouble) -> float | None:
+        if isinstance(config, Trouble) or isinstance(shown, Trouble) or config.mode != "LIVE":
+            return None
+        path = shown.directory / config.bundle
+        if self._bundle is None or self._bundle.path != path:
+            self._bundle = _File(path, bundle_time.read, os.stat)
+        made_at = self._bundle.value()
+        return None if isinstance(made_at, Trouble) else made_at
 
     def _linked(self, verdicts: Verdicts | Trouble) -> Verdicts | Trouble:
         """Return the verdicts with links into the buglog of their run, which may be rendered later than they are

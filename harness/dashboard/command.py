@@ -17,6 +17,7 @@ from harness.base.clock import OsClock
 from harness.base.errors import HarnessError
 from harness.dashboard import view_model, web
 from harness.dashboard.collector import Collector, Places
+from harness.dashboard.telemetry_store import KeptTelemetry, TelemetryStore
 from harness.dashboard.view_model import Listen
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
@@ -134,6 +135,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR",
+        help="where to keep what was observed (memory, pressure, rung, lag), so that a restart does not lose it "
+        "(default: nowhere, in memory)",
+    )  # fmt: skip
+    parser.add_argument(
         "--pressure-dir", type=Path, default=observe.PRESSURE_DIR, metavar="DIR",
         help="directory of PSI files (default: %(default)s)",
     )  # fmt: skip
@@ -160,9 +166,11 @@ def run(options: argparse.Namespace) -> int:
             collector = Collector(places, wanted.refresh_secs, Shell(Unrecorded()), clock)
             host, port = sock.getsockname()[:2]
             _say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+            store = TelemetryStore(options.state_dir.absolute()) if options.state_dir else None
             serving = web.serve(
-                collector, sock, refresh_secs=wanted.refresh_secs, reports=options.reports, names=names_of(wanted, sock)
-            )
+                collector, sock, refresh_secs=wanted.refresh_secs, reports=options.reports,
+                names=names_of(wanted, sock), telemetry=KeptTelemetry(store),
+            )  # fmt: skip
             asyncio.run(serving)
     except DashboardConfigError as error:
         _say(str(error))

@@ -12,7 +12,7 @@ from decimal import Context, Decimal, localcontext
 
 from harness.observing.ledger_history import FillAt, PositionAt
 
-POINTS_MAX = 2000
+POINTS_MAX = 1000
 """Of one mode's line; when there are more, every second goes."""
 
 EXACT = Context(prec=60)

@@ -29,6 +29,7 @@ from harness.base.unit import UnitState
 from harness.evidence.checkers import equations
 from harness.evidence.verdict import Verdict, merge
 from harness.observing import judgement
+from harness.observing.instances import NAMELESS
 from harness.observing.judgement import Finding
 from harness.observing.ledger_view import LedgerSnapshot, Marker, StoredTick, Tally
 from harness.soak.exit_actions import Endings, Exit, awaits_restart, from_unit
@@ -59,6 +60,9 @@ LINE_POINTS_MAX = 600
 
 FEED_COUNTS = ("gaps", "duplicates", "reconnects", "parse_errors", "foreign")
 """Of a heartbeat: what the page tells of the feed."""
+
+_CLD_EXITED = 1
+"""UnitState.exec_main_code of a process that ended by itself."""
 
 _STARTED = "39f53479d3a045ac8e11786248231fbf"
 """Catalogue id of systemd's message that a unit has been started (systemd/sd-messages.h)."""
@@ -92,6 +96,9 @@ class EngineConfig:
     caps: RiskLimits = RiskLimits()
     feed: str = "SYNTHETIC"
     """`[engine] ingest_mode`."""
+    bundle: str = "data/proof_bundle.json"
+    """`[gate] proof_bundle`, absolute or relative to the unit's working directory."""
+    bundle_max_age_hours: float = 24.0
 
 
 @dataclass(frozen=True)
@@ -193,6 +200,17 @@ class Observation:
     """For how long the newest tick in the database has been the same; None when it cannot be read."""
     tail: Sequence[LogLine] = ()
     """The newest journal lines of the engine and of systemd about it, oldest first."""
+    notices: Sequence[str] = ()
+    """What is wrong with the dashboard itself, a sentence each; the engine has nothing to do with it."""
+    engine: str = NAMELESS
+    """What it is called."""
+    bars: Sequence[tuple[str, int]] = ()
+    """(host, until when it may not be contacted, in ms since the Unix epoch) of each venue that said so."""
+    differing: int | None = None
+    """Sums of the engine's positions that its fills do not add up to; None while not all fills are read."""
+    bundle_made_at: float | None = None
+    """Seconds since the Unix epoch: when the proofs ended that the bundle is of; None where that is not known, or no
+    LIVE is configured."""
 
 
 # --- the engine's configuration ----------------------------------------------------------------------------
@@ -219,7 +237,7 @@ def listen_of(tables: Mapping[str, Any]) -> Listen:
 def config_of(tables: Mapping[str, Any]) -> EngineConfig:
     """Return what the page needs of a parsed configuration. ValueError names what is wrong; judging the rest of it is
     the engine's work."""
-    engine, caps = _table(tables, "engine"), _table(tables, "risk_caps")
+    engine, caps, gate = _table(tables, "engine"), _table(tables, "risk_caps"), _table(tables, "gate")
     mode, feed = tables.get("mode", EngineConfig.mode), engine.get("ingest_mode", EngineConfig.feed)
     if not isinstance(mode, str):
         raise ValueError(f"mode = {mode!r}: must be SHADOW, PAPER or LIVE")
@@ -237,6 +255,8 @@ def config_of(tables: Mapping[str, Any]) -> EngineConfig:
             _number(caps, "risk_caps", "max_symbol_exposure_usd", RiskLimits.symbol_exposure_usd, "a number"),
             int(_number(caps, "risk_caps", "max_open_orders", RiskLimits.open_orders, "a whole number")),
         ),
+        bundle=jsontext.text(gate.get("proof_bundle"), EngineConfig.bundle),
+        bundle_max_age_hours=_number(gate, "gate", "max_age_hours", EngineConfig.bundle_max_age_hours, "a number"),
     )
 
 
@@ -313,7 +333,7 @@ def warnings(seen: Observation) -> list[str]:
         found.append(f"log: {dropped:.0f} lines of the engine were lost, because nobody took them")
     if foreign > 0:
         found.append(f"feed: {foreign:.0f} trades were of markets that nobody asked for, and are not stored")
-    return found
+    return [*found, *(f"dashboard: {notice}" for notice in seen.notices)]
 
 
 def health(seen: Observation) -> Json:
@@ -916,6 +936,11 @@ METRICS = (
     Metric(
         "hybrid_engine_up", "gauge", "1 while the engine's unit is active, else 0; absent when systemd does not answer."
     ),
+    Metric(
+        "hybrid_engine_exit_status",
+        "gauge",
+        "Exit status of the last run, 128 + its signal for one killed; absent in a run.",
+    ),
     Metric("hybrid_engine_restarts", "gauge", "Automatic restarts since the engine was last started by hand."),
     Metric("hybrid_engine_mode", "gauge", "1 for the mode the engine runs in.", "mode"),
     Metric("hybrid_engine_resident_memory_bytes", "gauge", "Resident memory of the engine's main process."),
@@ -923,13 +948,18 @@ METRICS = (
     Metric("hybrid_stored_ticks_per_second", "gauge", "Ticks that reached the database, over the last ten seconds."),
     Metric("hybrid_newest_tick_id", "gauge", "Id of the newest tick in the database."),
     Metric("hybrid_newest_tick_timestamp_seconds", "gauge", "Unix time of the newest tick in the database."),
+    Metric("hybrid_newest_tick_still_seconds", "gauge", "For how long no newer tick has come to the database."),
     Metric("hybrid_database_readable", "gauge", "1 while the engine's database can be read, else 0."),
     Metric("hybrid_heartbeat_timestamp_seconds", "gauge", "Unix time of the engine's last heartbeat."),
+    Metric("hybrid_heartbeat_interval_seconds", "gauge", "Time between two heartbeats, as configured."),
     Metric("hybrid_books_balanced", "gauge", "1 if the last heartbeat's books balance, else 0."),
+    Metric("hybrid_positions_differing", "gauge", "Sums of positions in the database that the fills do not add up to."),
     Metric("hybrid_event_loop_lag_seconds", "gauge", "99th percentile of the engine's event-loop lag in this run."),
     Metric(
         "hybrid_clock_skew_seconds", "gauge", "How far the venue's clock is ahead of this computer's; negative: behind."
     ),
+    Metric("hybrid_staleness_limit_seconds", "gauge", "A signal on an older tick is vetoed, as configured."),
+    Metric("hybrid_venue_barred_seconds", "gauge", "How long a venue still wants to be left alone.", "host"),
     Metric("hybrid_wal_bytes", "gauge", "Length of the database's write-ahead log at the engine's last heartbeat."),
     Metric(
         "hybrid_ticks_missing", "gauge", "Trade ids that the venue has given in this run and that have not arrived."
@@ -941,8 +971,14 @@ METRICS = (
     Metric("hybrid_open_orders_limit", "gauge", "Cap on open orders."),
     Metric("hybrid_pressure_ratio", "gauge", "PSI: share of the last 10 s in which some task waited.", "resource"),
     Metric("hybrid_pressure_limit_ratio", "gauge", "Above this pressure the soak controller throttles.", "resource"),
+    Metric(
+        "hybrid_bundle_expires_timestamp_seconds",
+        "gauge",
+        "Unix time when the bundle gets too old for LIVE; absent where that is not configured.",
+    ),
     Metric("hybrid_proofs", "gauge", "Proofs of the last proof run by verdict.", "verdict"),
     Metric("hybrid_dashboard_look_timestamp_seconds", "gauge", "Unix time of the dashboard's last observation."),
+    Metric("hybrid_dashboard_refresh_seconds", "gauge", "Time between two observations, as configured."),
     *(Metric(name, "counter", text) for name, text in _COUNTED.values()),
     Metric(
         "hybrid_market_ticks_duplicate",
@@ -969,11 +1005,17 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
             found.setdefault(name, []).append((jsontext.text(label), float(known)))
 
     put("hybrid_dashboard_look_timestamp_seconds", seen.at)
+    put("hybrid_dashboard_refresh_seconds", seen.refresh_secs)
     put("hybrid_database_readable", isinstance(seen.ledger, LedgerSnapshot))
     put("hybrid_sample_every", sample_every(seen))
+    put("hybrid_newest_tick_still_seconds", seen.still_secs)
+    put("hybrid_positions_differing", seen.differing)
+    for host, until_ms in seen.bars:
+        put("hybrid_venue_barred_seconds", max(0.0, until_ms / 1000 - seen.at), host)
     put("hybrid_stored_ticks_per_second", seen.ticks_per_sec)
     if isinstance(seen.unit, UnitSnapshot):
         put("hybrid_engine_up", seen.unit.state.active == "active")
+        put("hybrid_engine_exit_status", _exit_status(seen.unit.state))
         put("hybrid_engine_restarts", seen.unit.state.n_restarts)
         put("hybrid_engine_resident_memory_bytes", seen.unit.rss_bytes)
     if _runs(seen) and (mode := _mode_word(seen)) != "unknown":
@@ -989,6 +1031,11 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
         put("hybrid_exposure_limit_usd", seen.config.caps.exposure_usd, "total")
         put("hybrid_exposure_limit_usd", seen.config.caps.symbol_exposure_usd, "symbol")
         put("hybrid_open_orders_limit", seen.config.caps.open_orders)
+        put("hybrid_heartbeat_interval_seconds", seen.config.heartbeat_interval_secs)
+        put("hybrid_staleness_limit_seconds", seen.config.max_staleness_ms / 1000)
+        if seen.bundle_made_at is not None:
+            expires_at = seen.bundle_made_at + seen.config.bundle_max_age_hours * 3600
+            put("hybrid_bundle_expires_timestamp_seconds", expires_at)
     if isinstance(seen.log, LogSnapshot) and seen.log.heartbeat:
         put("hybrid_heartbeat_timestamp_seconds", seen.log.heartbeat_at)
         balance = [line.ok for line in equations(seen.log.heartbeat)]
@@ -1014,6 +1061,13 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
         for verdict in Verdict:
             put("hybrid_proofs", sum(row.verdict is verdict for row in seen.verdicts.rows), verdict.value)
     return found
+
+
+def _exit_status(state: UnitState) -> int | None:
+    """As a shell has it; None while a run goes on, and before the first one has ended."""
+    if state.main_pid or not state.exec_main_code:
+        return None
+    return state.exec_main_status + (128 if state.exec_main_code != _CLD_EXITED else 0)
 
 
 # --- small things ------------------------------------------------------------------------------------------

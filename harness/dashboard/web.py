@@ -25,6 +25,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import ClassVar
@@ -39,7 +40,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -47,10 +48,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from harness.base import csvtext, jsontext
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError
-from harness.dashboard import query, view_model
+from harness.dashboard import charts, query, view_model
 from harness.dashboard.archive import SEEN_TABLES, Archive
 from harness.dashboard.collector import Collector, read_buglog
-from harness.dashboard.telemetry import Telemetry
+from harness.dashboard.telemetry_store import KEEP_SECS, KeptTelemetry
 from harness.dashboard.view_model import Observation
 from harness.observing import ledger_history
 
@@ -85,6 +86,12 @@ READS_MAX, READS_WAITING_MAX = 2, 64
 
 BUGLOG_URL, EVENTS_URL = "/buglog/", "/events"
 
+CSV_ROWS = 1000
+"""Rows of a sheet that are read at once: so few are in memory, however many there are."""
+
+FOR_EVER = "public, max-age=31536000, immutable"
+"""Of what has another address when it is another: a year, the longest that is meant (RFC 9111)."""
+
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -106,16 +113,16 @@ STATIC = {
     "/dashboard.css": ("dashboard.css", "text/css; charset=utf-8"),
     "/dashboard.js": ("dashboard.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
-    "/history": ("history.html", "text/html; charset=utf-8"),
     "/history.css": ("history.css", "text/css; charset=utf-8"),
     "/history.js": ("history.js", "text/javascript; charset=utf-8"),
+    "/plots.js": ("plots.js", "text/javascript; charset=utf-8"),
 }
 
 
 class Broadcaster:
     """Holds the newest observation and sends it to every open page."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, telemetry: KeptTelemetry | None = None) -> None:
         self._collector = collector
         self._news = asyncio.Event()
         self._closing = asyncio.Event()
@@ -123,7 +130,7 @@ class Broadcaster:
         self._seen: Observation | None = None
         self._text = ""
         self.watchers = 0
-        self.telemetry = Telemetry()
+        self.telemetry = telemetry or KeptTelemetry()
         self.archive = Archive(self.telemetry, lambda: self.seen, lambda: collector.database)
 
     @property
@@ -136,6 +143,7 @@ class Broadcaster:
         """Collect once a refresh until closed. An exception of the collector ends the process: better restarted than
         stale."""
         loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.telemetry.load)
         with ThreadPoolExecutor(1, "collector") as thread:
             while not self._closing.is_set():
                 due = loop.time() + refresh_secs
@@ -146,12 +154,22 @@ class Broadcaster:
                         await asyncio.wait_for(self._closing.wait(), min(left, FEED_SECS))
                     _tell_systemd(Notification.WATCHDOG)
 
+    async def keep(self) -> None:
+        """Keep what was observed, now and then and at the end. A disk that takes nothing holds up nobody else."""
+        clock = OsClock()
+        await self.first_state()
+        while not self._closing.is_set():
+            await asyncio.to_thread(self.telemetry.keep, clock.wall())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), KEEP_SECS)
+        await asyncio.to_thread(self.telemetry.close, clock.wall())
+
     async def first_state(self) -> None:
         """Return when the first observation is there."""
         await self._news.wait()
 
     def _publish(self, seen: Observation) -> None:
-        self._seen = seen
+        self._seen = seen = replace(seen, notices=self.telemetry.notices)
         self.telemetry.take(seen)
         self._text = jsontext.write(view_model.page(seen))
         news, self._news = self._news, asyncio.Event()
@@ -187,11 +205,13 @@ class _Exporter(MetricsCollector):
         self._broadcaster = broadcaster
 
     def collect(self) -> Iterable[Metric]:
-        for metric, samples in view_model.metrics(self._broadcaster.seen):
+        seen = self._broadcaster.seen
+        for metric, samples in view_model.metrics(seen):
             kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-            family = kind(metric.name, metric.help, labels=[metric.label] if metric.label else [])
+            # Not `instance`: to Prometheus that is the address it asks.
+            family = kind(metric.name, metric.help, labels=["engine", *([metric.label] if metric.label else [])])
             for label, value in samples:
-                family.add_metric([label] if metric.label else [], value)
+                family.add_metric([seen.engine, *([label] if metric.label else [])], value)
             yield family
 
 
@@ -218,7 +238,10 @@ class Guard:
             await refusal(scope, receive, send_guarded)
 
 
-def application(broadcaster: Broadcaster, reports: Path, names: frozenset[str], refresh_secs: float) -> ASGIApp:
+def application(
+    broadcaster: Broadcaster, reports: Path, names: frozenset[str], refresh_secs: float,
+    load_library: Callable[[], charts.ChartLibrary | None] = charts.load,
+) -> ASGIApp:  # fmt: skip
     """Return the whole site. reports: directory of the buglogs; names: what the dashboard may be called in Host
     headers."""
     registry = CollectorRegistry()
@@ -226,6 +249,36 @@ def application(broadcaster: Broadcaster, reports: Path, names: frozenset[str], 
     directory = importlib.resources.files("harness.dashboard") / "static"
     # Read once: what is served does not depend on what an address says.
     files = {url: ((directory / name).read_bytes(), kind) for url, (name, kind) in STATIC.items()}
+
+    history_page = (directory / "history.html").read_text("utf-8")
+    library: list[charts.ChartLibrary | None] = []
+    loading = asyncio.Lock()
+
+    async def drawing() -> charts.ChartLibrary | None:
+        # Looked for once, when it is first asked for.
+        async with loading:
+            if not library:
+                library.append(await asyncio.to_thread(load_library))
+        return library[0]
+
+    async def history(_: Request) -> Response:
+        found = await drawing()
+        body = history_page.replace("{{charts}}", found.url if found is not None else "")
+        headers = {}
+        if found is not None:
+            headers["Content-Security-Policy"] = CSP.replace("style-src 'self'", f"style-src 'self' {found.styles}")
+        return HTMLResponse(body, headers=headers)
+
+    async def chart_library(request: Request) -> Response:
+        found = await drawing()
+        if found is None or request.url.path != found.url:
+            raise HTTPException(404)
+        headers = {"Cache-Control": FOR_EVER, "Vary": "Accept-Encoding"}
+        pieces = found.plain()
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            pieces = _pieces(found.compressed)
+        return StreamingResponse(pieces, media_type="text/javascript; charset=utf-8", headers=headers)
 
     # One token for each buglog that is on its way.
     sending: set[object] = set()
@@ -302,19 +355,40 @@ def application(broadcaster: Broadcaster, reports: Path, names: frozenset[str], 
             if kind == "json":
                 return _json(vars(broadcaster.archive.table(name, query.page_of(request.query_params))))
             asked = query.page_of(request.query_params, ledger_history.CSV_ROWS_MAX)
-            page = broadcaster.archive.table(name, asked)
+            first = broadcaster.archive.table(name, replace(asked, rows=min(asked.rows, CSV_ROWS)))
             headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
-            return Response(
-                csvtext.csv_text(page.columns, page.rows), media_type="text/csv; charset=utf-8", headers=headers
-            )
+            body = sheet(asked, csvtext.csv_text(first.columns, first.rows), first.next_id, len(first.rows))
+            return StreamingResponse(body, media_type="text/csv; charset=utf-8", headers=headers)
+
+        def more(asked: query.PageQuery, at_id: int, left: int) -> tuple[str, int | None, int]:
+            page = broadcaster.archive.table(name, replace(asked, at_id=at_id, rows=min(left, CSV_ROWS)))
+            return csvtext.csv_text(None, page.rows), page.next_id, len(page.rows)
+
+        async def sheet(asked: query.PageQuery, text: str, at_id: int | None, rows: int) -> AsyncIterator[str]:
+            # While this waits for its turn, or for its client, it holds a page's text and no rows.
+            yield text
+            left = asked.rows - rows
+            # A page that is not full has looked through as much as one question may.
+            while left > 0 and at_id is not None and rows == CSV_ROWS:
+                async with turn:
+                    text, at_id, rows = await asyncio.to_thread(more, asked, at_id, left)
+                yield text
+                left -= rows
 
         return await ask(answer)
 
     routes = [Route(url, static) for url in files]
+    routes += [Route("/history", history), Route(f"{charts.URL}{{name}}", chart_library)]
     routes += [Route("/span", span), Route("/equity", equity), Route("/table/{name}", table)]
     routes += [Route(EVENTS_URL, events), Route("/healthz", healthz), Route("/metrics", metrics)]
     routes.append(Route(f"{BUGLOG_URL}{{name}}", buglog))
     return Guard(Starlette(routes=routes), names)
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    # Asynchronous, since Starlette has a thread for each generator that is not.
+    for start in range(0, len(body), CHUNK_BYTES):
+        yield body[start : start + CHUNK_BYTES]
 
 
 def _json(value: object) -> Response:
@@ -326,8 +400,9 @@ class _Document(StreamingResponse):
     has been sent or its client has gone."""
 
     def __init__(self, body: bytes, policy: str, ended: Callable[[], None]) -> None:
-        pieces = (body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES))
-        super().__init__(pieces, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+        super().__init__(
+            _pieces(body), media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy}
+        )
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -438,10 +513,11 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    collector: Collector, sock: socket.socket, *, refresh_secs: float, reports: Path, names: frozenset[str]
-) -> None:
+    collector: Collector, sock: socket.socket, *, refresh_secs: float, reports: Path, names: frozenset[str],
+    telemetry: KeptTelemetry,
+) -> None:  # fmt: skip
     """Serve on a listening socket until SIGTERM or SIGINT. reports, names: as of `application`."""
-    broadcaster = Broadcaster(collector)
+    broadcaster = Broadcaster(collector, telemetry)
     server = _Server(options(application(broadcaster, reports, names, refresh_secs)), broadcaster)
 
     async def answer() -> None:
@@ -452,4 +528,5 @@ async def serve(
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(broadcaster.run(refresh_secs))
+        tasks.create_task(broadcaster.keep())
         tasks.create_task(answer())

@@ -38,20 +38,21 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from harness.base import files
 from harness.base.clock import Clock, OsClock
 from harness.base.errors import RecorderError
 from harness.base.escape import shown
 from harness.evidence import lines
-from harness.evidence.lines import EndLine, RecordLine
+from harness.evidence.lines import EndLine, RecordLine, RunLine, SinceLine
 from harness.evidence.redaction import Redactor
 from harness.evidence.verdict import ClauseId
 
@@ -70,7 +71,7 @@ EXCERPT_CHARS = 4096
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """No writer of ours makes a line nearly as long; a reader need not hold more."""
 
-UNSYNCED = ("journal", "result")
+UNSYNCED = ("journal", "result", "verdict")
 """Lines that are not waited for on their way to the disk: the next other line takes them along, and that is the intent
 of the next command at the latest, before it runs."""
 
@@ -274,9 +275,78 @@ def read(path: Path) -> Iterator[RecordLine]:
     with _opened(path, f"cannot read the flight record {path}") as file:
         previous = GENESIS
         for number, raw in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), start=1):
-            line = _checked(raw, previous, f"{path}:{number}")
+            _, line = _checked(raw, previous, f"{path}:{number}")
             previous = line.sha256
             yield line
+
+
+class Copy:
+    """A record of one run that is made of the lines of others, each under a worker's name of its own. What they had in
+    their first and last lines is for the maker to say.
+
+    A context manager: what is not whole at its end is removed.
+    """
+
+    def __init__(self, path: Path, run_id: str) -> None:
+        """path: of the record, in a directory that is not there. Raises RecorderError."""
+        self._path = path
+        self._run_id = run_id
+        self._lines = 0
+        self._head = GENESIS
+        try:
+            path.parent.mkdir(parents=True)
+            self._file = path.open("xb")
+        except OSError as error:
+            raise RecorderError(f"cannot write the flight record {path}: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._file.close()
+        if error is not None:
+            shutil.rmtree(self._path.parent)
+            if isinstance(error, OSError):
+                raise RecorderError(f"cannot write the flight record {self._path}: {error.strerror}") from error
+
+    def line(self, kind: str, at: float, **facts: object) -> None:
+        """A line of the maker's. at: seconds since the Unix epoch."""
+        made = {"run": self._run_id, "worker": "main", "seq": self._lines + 1, "at": at, "proof": "", "type": kind}
+        self._put({**made, **facts})
+
+    def take(self, source: Path, prefix: str) -> None:
+        """All lines of a record but those that say what ran and how it ended, with prefix before each worker's name.
+        Raises RecorderError for a record that does not stand up."""
+        with _opened(source, f"cannot read the flight record {source}") as file:
+            previous = GENESIS
+            for number, raw in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), start=1):
+                entry, line = _checked(raw, previous, f"{source}:{number}")
+                previous = line.sha256
+                if isinstance(line, RunLine | SinceLine | EndLine):
+                    continue
+                for name, digest in lines.long_texts(line):
+                    self._take_blob(source, digest, f"{source}:{number} {shown(name)}")
+                kept = {name: value for name, value in entry.items() if name != "prev"}
+                self._put({**kept, "run": self._run_id, "worker": f"{prefix}{line.worker}"})
+
+    def end(self, at: float, **facts: object) -> None:
+        """The last line (harness/evidence/lines.py: EndLine), with all on disk then."""
+        self.line("end", at, lines=self._lines, **facts)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _put(self, line: Mapping[str, object]) -> None:
+        body = _ENCODER.encode({**line, "prev": self._head}).encode()
+        self._head = hashlib.sha256(body).hexdigest()
+        self._file.write(body[:-1] + _SUFFIX % self._head.encode())
+        self._lines += 1
+
+    def _take_blob(self, source: Path, digest: object, where: str) -> None:
+        _check_blob(source, digest, where)
+        target = blob(self._path, str(digest))
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(blob(source, str(digest)), target)
 
 
 @contextmanager
@@ -292,7 +362,7 @@ def _opened(path: Path, what: str) -> Iterator[BufferedReader]:
         raise RecorderError(f"{what}: {error.strerror}") from error
 
 
-def _checked(raw: bytes, previous: str, where: str) -> RecordLine:
+def _checked(raw: bytes, previous: str, where: str) -> tuple[dict[str, object], RecordLine]:
     digest = _digest_in(raw[-_SUFFIX_BYTES:])
     if digest is None:
         half = "" if raw.endswith(b"\n") else ", it is cut off"
@@ -307,7 +377,7 @@ def _checked(raw: bytes, previous: str, where: str) -> RecordLine:
         raise RecorderError(f"{where} is not a line of a flight record: {error}") from error
     if entry.get("prev") != previous:
         raise RecorderError(f"{where} does not follow the line before: a line was removed, inserted or moved")
-    return line
+    return entry, line
 
 
 def verify(path: Path) -> tuple[int, str]:

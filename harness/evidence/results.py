@@ -123,6 +123,17 @@ class ProvedEngine:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """A part of the proofs, of which several computers run one each."""
+
+    number: int
+    """From 1."""
+    of: int
+    split: str
+    """SHA-256 of which test is in which part: parts of the same whole have the same."""
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """All that verdicts.json says."""
 
@@ -148,6 +159,8 @@ class RunSummary:
     """None while the run goes on, and when there is no whole record of it."""
     proved: ProvedEngine | None = None
     """None while the run goes on."""
+    shard: Shard | None = None
+    """None for a run that was no part of several."""
 
     def as_json(self) -> dict[str, object]:
         """Make it what verdicts.json holds."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.machines import tools
 from harness.machines.machine import why_not_private
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -118,16 +119,16 @@ def _browser() -> Requirement:
 
 
 def _fleet() -> Requirement:
-    found = {
-        "nats-server": shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin"),
-        "PostgreSQL": next(iter(Path("/usr/lib/postgresql").glob("*/bin/postgres")), None) or shutil.which("postgres"),
-    }
-    missing = [name for name, place in found.items() if place is None]
+    wanted = {
+        "nats-server": "nats-server", "PostgreSQL": "postgres", "Prometheus": "prometheus",
+        "Alertmanager": "prometheus-alertmanager",
+    }  # fmt: skip
+    missing = [name for name, command in wanted.items() if tools.find(command) is None]
     return Requirement(
         "fleet",
         not missing,
-        f"missing: {', '.join(missing)}" if missing else "nats-server and PostgreSQL are here",
-        "make fleet-tools: the proofs in proofs/fleet need them, no other does" if missing else "",
+        f"missing: {', '.join(missing)}" if missing else f"{', '.join(wanted)} are here",
+        f"{tools.REMEDY}: the proofs in proofs/fleet need them, no other does" if missing else "",
         needed=False,
     )
 

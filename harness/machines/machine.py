@@ -124,9 +124,16 @@ class PrivateMachine:
     unit_dir = "/run/systemd/system"
     base_drop_in = ""
 
-    def __init__(self, shell: Shell, binds: Sequence[tuple[Path, str]], name: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        binds: Sequence[tuple[Path, str]],
+        name: str,
+        clock: Clock | None = None,
+        network: Path | None = None,
+    ) -> None:
         """binds: (directory or file of this computer, where the machine sees it, read-only). Unit files are copied, and
-        the users that files of sysusers.d(5) name are made."""
+        the users that files of sysusers.d(5) name are made. network: a network namespace, instead of the computer's."""
         self.name = name
         self.layout = Layout()
         self._shell = shell
@@ -134,6 +141,7 @@ class PrivateMachine:
         self._users = [source for source, target in binds if Path(target).parent == SYSUSERS]
         self._binds = [(source, target) for source, target in binds if source not in self._units + self._users]
         self._clock = clock or OsClock()
+        self._network = [] if network is None else [f"--network-namespace-path={network}"]
         self._work = RUN_DIR / name
         self._leader = 0
         self._nspawn: Process | None = None
@@ -206,7 +214,7 @@ class PrivateMachine:
             f"--directory={self._work / 'root'}", "--volatile=overlay", "--link-journal=no",
             "--resolv-conf=off", "--timezone=off", "--console=pipe", "--notify-ready=yes",
             f"--setenv=SYSTEMD_GENERATOR_PATH={NO_GENERATORS}",
-            *binds, "--boot", "systemd.unit=proofs.target",
+            *self._network, *binds, "--boot", "systemd.unit=proofs.target",
         ]  # fmt: skip
 
     def _complete(self) -> None:

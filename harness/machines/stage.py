@@ -17,8 +17,8 @@ from harness.evidence.shell import Shell
 
 SOURCES = (
     "engine", "fleet", "harness", "distributions/hybrid-harness/pyproject.toml", "requirements/install.txt",
-    "requirements/build.txt", "systemd", "config", "docs/operating.md", "docs/fleet.md", "docs/live.md",
-    "docs/metrics.md", "pyproject.toml", "Makefile",
+    "requirements/build.txt", "systemd", "config", "docs/operating.md", "docs/fleet.md", "docs/fleet-growth.md",
+    "docs/live.md", "docs/metrics.md", "pyproject.toml", "Makefile",
 )  # fmt: skip
 """What an installation is made from."""
 

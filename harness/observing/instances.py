@@ -8,6 +8,7 @@ without a name is `hybrid-engine.service`, as ever. What a template differs in i
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ NAMELESS = "default"
 
 CONFIGURATION = Path("/etc/hybrid-engine")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
-"""What systemd.unit(5) takes as the name of an instance without escaping it, and a file system as that of a file."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+"""What systemd.unit(5) takes as the name of an instance without escaping it, a file system as that of a file, and NATS
+as a part of a subject."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,21 @@ def named(text: str) -> Instance:
     if text == NAMELESS:
         return Instance()
     if not _NAME.fullmatch(text):
-        raise ValueError(f"{text!r} cannot be an instance: 1 to 32 of A-Z a-z 0-9 _ . -, the first a letter or a digit")
+        raise ValueError(f"{text!r} cannot be an instance: 1 to 32 of A-Z a-z 0-9 _ -, the first a letter or a digit")
     return Instance(text)
 
 
-def of_unit(unit: str) -> Instance | None:
-    """Return the instance whose engine a unit is; None for every other unit."""
-    match = re.fullmatch(r"hybrid-engine(?:@(.+))?\.service", unit)
-    if match is None or (match[1] is not None and not _NAME.fullmatch(match[1])):
-        return None
-    return Instance(match[1] or "")
+def name_of(config: Path, tables: Mapping[str, Any]) -> str:
+    """Return what an engine is called, by where its configuration is and what that says; NAMELESS for none.
+
+    A configuration that says another name than its place is one that the engine refuses; the place counts then.
+    """
+    place = Path(os.path.abspath(config)).parent
+    if place.parent == CONFIGURATION and _NAME.fullmatch(place.name):
+        return place.name
+    app = tables.get("app")
+    said = app.get("instance") if isinstance(app, Mapping) else None
+    return said if isinstance(said, str) and _NAME.fullmatch(said) else NAMELESS
 
 
 def configured(directory: Path = CONFIGURATION) -> list[Instance]:
@@ -84,7 +91,7 @@ def configured(directory: Path = CONFIGURATION) -> list[Instance]:
 
 
 def conflicts(configurations: Mapping[str, Mapping[str, Any]], place: Callable[[str, Path], Path]) -> list[str]:
-    """Return what two engines of one computer cannot both have: a database, a dashboard's address.
+    """Return what two engines of one computer cannot both have: a name, a database, a dashboard's address.
 
     configurations: the effective configuration of each, by the name to show. place: where a relative path of one leads.
     """
@@ -94,9 +101,12 @@ def conflicts(configurations: Mapping[str, Mapping[str, Any]], place: Callable[[
         dashboard = config["dashboard"]
         database = place(name, Path(str(config["app"]["db_path"])))
         for what, value in (
+            ("[app] instance", config["app"]["instance"]),
             ("[app] db_path", str(database)),
             ("[dashboard] host and port", f"{dashboard['host']}:{dashboard['port']}"),
         ):
+            if not value:
+                continue
             other = taken.setdefault((what, value), name)
             if other != name:
                 found.append(f"{other} and {name} have the same {what}: {value}")

@@ -47,6 +47,17 @@ SYMBOLS_MAX = 50
 """Markets that are named, of those the newest ticks are of."""
 
 _TS_AT = "SELECT ts FROM {table} WHERE id >= ? ORDER BY id LIMIT 1"
+# In one statement: between two, whatever else Python does in this process would have its turn.
+_HALVED = """
+WITH RECURSIVE half(low, high) AS (
+  SELECT :low, :high UNION ALL
+  SELECT
+    CASE WHEN (SELECT ts FROM {table} WHERE id >= (low + high) / 2 ORDER BY id LIMIT 1) < :at
+      THEN (low + high) / 2 + 1 ELSE low END,
+    CASE WHEN (SELECT ts FROM {table} WHERE id >= (low + high) / 2 ORDER BY id LIMIT 1) < :at
+      THEN high ELSE (low + high) / 2 END
+  FROM half WHERE low < high)
+SELECT MAX(low) FROM half"""
 _WHOLE = "SELECT COUNT(*), MIN(price), MAX(price) FROM ticks WHERE id >= ? AND id < ? AND symbol = ?"
 _LAST = "SELECT price FROM ticks WHERE id >= ? AND id < ? AND symbol = ? ORDER BY id DESC LIMIT 1"
 _LOOKED = """
@@ -100,6 +111,10 @@ class TimeSpan:
     """From when on signals were counted."""
 
 
+NO_SPAN = TimeSpan("", [], 0, 0, 1, [], False, [], 0)
+"""Of a database without a tick."""
+
+
 def read_span(
     path: Path, *, symbol: str, from_ms: int | None, to_ms: int | None, buckets: int, now_ms: int = 0
 ) -> TimeSpan:
@@ -118,7 +133,7 @@ def read_span(
         first_id, end_id = _bounds(connection, "ticks")
         symbols = [str(name) for (name,) in connection.execute(_LATEST, (SYMBOLS_MAX,))]
         if first_id == end_id:
-            return TimeSpan("", [], 0, 0, 1, [], False, [], 0)
+            return NO_SPAN
         wanted = symbol or symbols[0]
         begin = _time(connection, "ticks", first_id) if from_ms is None else from_ms
         end = _time(connection, "ticks", end_id - 1) + 1 if to_ms is None else to_ms
@@ -162,19 +177,8 @@ def _whole(value: Any) -> int:
 
 def _find(connection: sqlite3.Connection, table: str, at_ms: int, low: int, high: int) -> int:
     """The first id of [low, high) whose row is not before a time; `high` when there is none."""
-    # Galloping: the next edge is mostly near.
-    stride = 1024
-    while low + stride < high and _time(connection, table, low + stride) < at_ms:
-        low += stride
-        stride *= 2
-    high = min(high, low + stride)
-    while low < high:
-        middle = (low + high) // 2
-        if _time(connection, table, middle) < at_ms:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    (found,) = connection.execute(_HALVED.format(table=table), {"low": low, "high": high, "at": at_ms}).fetchone()
+    return _whole(found)
 
 
 def _bucket(connection: sqlite3.Connection, at_ms: int, low_id: int, high_id: int, symbol: str) -> Bucket:
@@ -249,8 +253,8 @@ TABLES: Mapping[str, Sequence[Column]] = {
 }  # fmt: skip
 """What may be asked for, and no other column."""
 
-FILLS_MAX = 20_000
-"""Fills of one read."""
+FILLS_MAX = 4_000
+"""Fills of one read: a kilobyte each, while they are looked at."""
 
 _FILLS = (
     "SELECT id, ts, mode, symbol, side, qty_exact, price_exact, fees_exact, cash_delta FROM trades"
@@ -379,13 +383,13 @@ class Fills:
     """Rows that hold what the engine never writes."""
 
 
-def read_fills(path: Path, after_id: int) -> Fills:
-    """The fills behind an id, at most FILLS_MAX of them. Raises LedgerUnreadable."""
+def read_fills(path: Path, after_id: int, most: int = FILLS_MAX) -> Fills:
+    """The fills behind an id, at most so many of them. Raises LedgerUnreadable."""
 
     def ask(connection: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
         ledger_view.expect_schema(path, connection)
         connection.execute("BEGIN")
-        fills = connection.execute(_FILLS, (after_id, FILLS_MAX)).fetchall()
+        fills = connection.execute(_FILLS, (after_id, most)).fetchall()
         positions = connection.execute(_POSITIONS).fetchall()
         connection.execute("COMMIT")
         return fills, positions
@@ -395,7 +399,7 @@ def read_fills(path: Path, after_id: int) -> Fills:
     positions = ledger_view.understood(_position, sums)
     odd = len(rows) + len(sums) - len(fills) - len(positions)
     last_id = _whole(rows[-1][0]) if rows else after_id
-    return Fills(fills, positions, last_id, len(rows) < FILLS_MAX, odd)
+    return Fills(fills, positions, last_id, len(rows) < most, odd)
 
 
 def _fill(row: Sequence[Any]) -> FillAt:

@@ -16,7 +16,6 @@ all append to one flight record, and each announces the run, since the controlle
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import inspect
 import json
 import linecache
@@ -42,7 +41,7 @@ from harness.base.clock import OsClock
 from harness.base.errors import HarnessError, RecorderError, Refuted, Unavailable
 from harness.base.escape import shown
 from harness.base.settings import ProofOptions
-from harness.evidence import history, host, recorder, results
+from harness.evidence import history, host, past, recorder, results
 from harness.evidence.lines import RunLine
 from harness.evidence.recorder import Recorder, Unrecorded, verify
 from harness.evidence.results import (
@@ -52,13 +51,14 @@ from harness.evidence.results import (
     RecordIdentity,
     RunSummary,
     SabotageResult,
+    Shard,
     counts,
 )
 from harness.evidence.shell import Shell
 from harness.evidence.verdict import ClauseId, Verdict, anchor, exit_status, is_accepted, judge, merge, run_state
 from harness.machines.machine import ENGINE_UNIT, choose, sweep
 from harness.machines.stage import Stage
-from harness.proving import contract, live, refutation
+from harness.proving import contract, live, refutation, shards
 from harness.proving.refutation import Refutation
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ class Run:
         """Tests that say nothing about the engine of --engine-cmd, and were left out."""
         self.chosen: set[str] = set()
         """Every test that is to run, by its id."""
+        self.shard: Shard | None = None
+        """Which part of the proofs this run is; None for all, and until they were divided."""
         self.ran: set[str] = set()
         """The proofs that have a verdict, by the ids they have in `known`: a verdict's own is redacted."""
         self.crashed: list[str] = []
@@ -160,6 +162,8 @@ class Run:
                 if self.options.engine_cmd is not None:
                     facts["engine"] = self.options.engine_cmd
                     facts |= {f"sha256 of {path}": digest for path, digest in self.judged.files.items()}
+                if self.shard is not None:
+                    facts["shard"] = f"{self.shard.number}/{self.shard.of} of {self.shard.split}"
                 self._recorder.write("run", systemd=self.options.systemd, facts=facts, clauses=self.clauses)
         return self._recorder
 
@@ -190,7 +194,7 @@ class Run:
             entry = self._entry()
             if not self.only_sabotage:
                 names = [one.proof for one in self.verdicts]
-                self.recorder.write("since", **history.changes(_remembered(self.options.reports), entry, names))
+                self.recorder.write("since", **history.changes(past.remembered(self.options.reports), entry, names))
             self.recorder.end(
                 counts=counts(self.verdicts), interrupted=self.state == "interrupted", systemd=self.systemd,
                 planned=self.planned, accepted_unproven=self.accepted, state=self.state,
@@ -294,6 +298,8 @@ def begin(config: pytest.Config, run_id: str) -> None:
         )  # fmt: skip
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
+    if config.getoption("proofs_shard") is not None and config.getoption("proofs_sign_key") is not None:
+        raise pytest.UsageError("--shard: a part of the proofs is not signed; sign what `harness merge` makes of all")
     worker = getattr(config, "workerinput", None)
     if worker is None:
         run = Run(options, run_id, "main")
@@ -344,11 +350,12 @@ def pytest_testnodedown(node: Node, error: object) -> None:
         return
     if told["known"] is not None:
         run.known, run.foreign = told["known"], told["foreign"]
+        run.shard = None if told["shard"] is None else Shard(**told["shard"])
     run.refusal = run.refusal or told["refusal"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     # Before -k and -m take proofs away. Those marked sabotage are proofs about the proofs, and have runs of their own.
     run = config.stash[_RUN]
     run.known = {
@@ -362,6 +369,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _check_claims(config, items, listed)
     if run.options.engine_cmd is not None and items:
         _leave_out_foreign(config, items)
+    yield
+    if (wanted := config.getoption("proofs_shard")) is not None and items:
+        _take_shard(config, items, *wanted)
+
+
+def _take_shard(config: pytest.Config, items: list[pytest.Item], number: int, of: int) -> None:
+    """Keep what this computer runs, of all that is to run."""
+    run = config.stash[_RUN]
+    # A run is named after the second in which it began.
+    known = shards.durations(
+        past.remembered(run.options.reports), float(run.id.partition("-")[0]), run.options.engine_cmd or ""
+    )
+    parts = shards.split((item.nodeid for item in items), known, of)
+    run.shard = shards.made(number, of, parts)
+    others = [item for item in items if parts[item.nodeid] != number]
+    items[:] = [item for item in items if parts[item.nodeid] == number]
+    config.hook.pytest_deselected(items=others)
 
 
 def _leave_out_foreign(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -614,7 +638,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash[_RUN]
     if hasattr(session.config, "workerinput"):
-        told = {"known": run.known, "refusal": run.refusal, "foreign": run.foreign}
+        shard = None if run.shard is None else dataclasses.asdict(run.shard)
+        told = {"known": run.known, "refusal": run.refusal, "foreign": run.foreign, "shard": shard}
         session.config.workeroutput[_TOLD_BY_WORKER] = told  # type: ignore[attr-defined]
         return
     if run.refusal:
@@ -674,7 +699,7 @@ def _report(run: Run) -> None:
             summary = dataclasses.replace(_summary(run, run.state), record=record, proved=_proved(run))
             _write_report(reports / results.FILE, summary.as_json())
             if run.entry is not None and not run.only_sabotage and run.fault is None:
-                _remember(reports, run.entry)
+                past.remember(reports, run.entry)
         if run.sabotages:
             of_record = None if record is None else dataclasses.asdict(record)
             sabotages = [dataclasses.asdict(one) for one in run.sabotages]
@@ -702,6 +727,7 @@ def _summary(run: Run, state: str) -> RunSummary:
         judged=run.judged,
         complete=run.complete and state in ("complete", "partial"),
         left_out=_left_out(run),
+        shard=run.shard,
     )
 
 
@@ -746,29 +772,6 @@ def _write_report(target: Path, content: Mapping[str, object]) -> None:
     partial = target.with_suffix(f".partial-{os.getpid()}")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(target)
-
-
-def _remembered(reports: Path) -> list[history.RunEntry]:
-    """Return the earlier runs, the oldest first; none where nothing was kept or what was cannot be read."""
-    try:
-        return history.parse((reports / history.FILE_NAME).read_text("utf-8", "replace"))
-    except OSError:
-        return []
-
-
-def _remember(reports: Path, one: history.RunEntry) -> None:
-    """Append a run to the history, and forget the oldest ones when there are twice as many as are kept."""
-    path = reports / history.FILE_NAME
-    with open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b") as file:
-        # Another run of this checkout may end at the same moment.
-        fcntl.flock(file, fcntl.LOCK_EX)
-        lines = file.read().splitlines(keepends=True)
-        if len(lines) >= 2 * history.KEPT:
-            file.truncate(0)
-            file.writelines(lines[1 - history.KEPT :])
-        elif lines and not lines[-1].endswith(b"\n"):
-            file.write(b"\n")
-        file.write(history.line(one).encode("utf-8", "replace"))
 
 
 def _forget_old_runs(reports: Path) -> None:
@@ -852,6 +855,9 @@ def _sum_up(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"partial: {len(run.chosen_proofs)} of {len(run.known)} proofs were chosen", yellow=True
         )
+    if run.shard is not None:
+        told = f"shard {run.shard.number} of {run.shard.of}: `python -m harness merge` makes one run of all of them"
+        terminalreporter.write_line(told, yellow=True)
     terminalreporter.write_line(f"record: {run.record.relative_to(run.options.checkout)}")
 
 

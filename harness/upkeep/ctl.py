@@ -41,6 +41,7 @@ examples:
   hybrid-ctl start alpha beta
   hybrid-ctl restart --all
   hybrid-ctl health --json
+  hybrid-ctl targets > /etc/prometheus/hybrid-dashboards.json
 """
 
 ACTIONS = {"start": "start", "stop": "stop", "restart": "stop, then start"}
@@ -64,11 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, what in (
         ("list", "list the engines, and what systemd says of them"),
         ("health", "hybrid-healthcheck of each"),
+        ("targets", "where the dashboards have their /metrics, as Prometheus' file_sd_configs reads it"),
         ("check-config", "whether each engine takes its configuration, and none wants what another has"),
     ):
         command = commands.add_parser(name, help=what, description=what)
         command.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-        command.add_argument("--json", action="store_true", help="as one JSON object")
+        if name != "targets":
+            command.add_argument("--json", action="store_true", help="as one JSON object")
     for name, what in ACTIONS.items():
         command = commands.add_parser(name, help=f"{what} engines", description=f"{what} engines")
         which = command.add_mutually_exclusive_group(required=True)
@@ -84,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
         return _act(shell, options.action, chosen)
     if options.action == "list":
         return _list(shell, chosen, as_json=options.json)
+    if options.action == "targets":
+        return _targets(chosen)
     if options.action == "health":
         return _health(shell, chosen, as_json=options.json)
     return _check(shell, chosen, as_json=options.json)
@@ -154,6 +159,17 @@ def _life(state: unit.UnitState) -> str:
     if state.main_pid:
         return f"pid {state.main_pid}{restarts}"
     return f"{state.result}{restarts}"
+
+
+def _targets(chosen: Sequence[Instance]) -> int:
+    """Print a target for each, which bears the engine's name also while nothing answers there."""
+    found = []
+    for one in chosen:
+        tables = health.load_tables(one.config)
+        address = health.dashboard_of(tables).removeprefix("http://")
+        found.append({"targets": [address], "labels": {"engine": instances.name_of(one.config, tables)}})
+    print(json.dumps(found, indent=1))
+    return 0
 
 
 def _health(shell: Shell, chosen: Sequence[Instance], *, as_json: bool) -> int:

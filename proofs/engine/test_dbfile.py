@@ -5,6 +5,7 @@ Each fault is done to real files, by a process that is not the one that has the 
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import logging
 import os
@@ -544,6 +545,34 @@ def test_D7_D3_an_index_that_was_cut_off_costs_nothing_but_the_run(flowing: Ledg
     store = opened(flowing.path)
     assert store.restore().next_tick_id == 83011
     assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    store.close()
+
+
+@pytest.mark.claim("D7", "D3")
+def test_D7_D3_an_index_that_is_cut_off_within_a_transaction_costs_that_transaction(database: Path) -> None:
+    """The kernel ends the process by SIGBUS: SQLite has the index mapped, and no error that it could return."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            faulthandler.disable()
+            store = opened(database)
+            store.write(ticks(1))
+            write = store._rows.write
+
+            def cut_off(batch: Batch) -> Written:
+                written = write(batch)
+                os.truncate(database.with_name("bot.db-shm"), 0)
+                return written
+
+            store._rows.write = cut_off  # type: ignore[method-assign]
+            store.write(ticks(11))
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGBUS
+    store = opened(database)
+    assert store.restore().next_tick_id == 11
+    assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert store.write(ticks(1, 20)) == Written(10, 10, 0, 0, 0)
     store.close()
 
 

@@ -116,6 +116,17 @@ def test_M1_N17_a_number_that_python_does_not_write_out_costs_no_line(value: obj
     assert len(str(fields["value"])) < 100
 
 
+@pytest.mark.claim("O12")
+def test_O12_a_named_engine_says_so_in_each_line() -> None:
+    assert "instance" not in json.loads(logs.format_record(record("a")))["fields"]
+    logs.set_instance("alpha")
+    try:
+        fields = json.loads(logs.format_record(record("a", b=1)))["fields"]
+        assert fields == {"message": "a", "instance": "alpha", "b": 1}
+    finally:
+        logs.set_instance("")
+
+
 @pytest.mark.claim("M1")
 def test_M1_exceptions_are_fields() -> None:
     try:

@@ -352,6 +352,18 @@ def test_N12_a_restart_finds_the_streams_by_their_names() -> None:
     assert streams.take_new() == {"a SOLUSDT (2)": ("a", "SOLUSDT"), "old": ("old", "BTCUSDT")}
 
 
+@pytest.mark.claim("N12", "N9")
+def test_N12_N9_what_a_mock_source_stored_under_one_name_goes_on_as_that_of_its_newest_symbol() -> None:
+    """Of a database that was written when all symbols of a source had the same ids."""
+    streams = Streams({"m": None, "other": None}, ["m"], {"m": "A/B", "other": "X"})
+    assert streams.of_symbol("m", "C/D") == "m C/D"
+    assert streams.of_symbol("m", "A/B") == "m"
+    assert streams.take_new() == {"m": ("m", "A/B"), "m C/D": ("m", "C/D")}
+    # No symbol that comes for the first time takes the place of another.
+    streams = Streams({"m": ("m", "A/B")}, ["m"], {"m": "A/B"})
+    assert streams.predecessor(streams.of_symbol("m", "C/D")) is None
+
+
 @pytest.mark.claim("N11")
 def test_N11_a_stream_that_takes_the_place_of_another_is_told_which() -> None:
     stored: dict[str, tuple[str, str] | None] = {"a": ("a", "BTCUSDT"), "b": ("b", "BTCUSDT"), "old": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -59,6 +60,9 @@ def walk(ticks: int, price: float = 100.0, step: float = 0.05) -> list[float]:
         price = max(1.0, price + step * (1.0 if number % 5 in (0, 2, 3) else -0.5))
         prices.append(price)
     return prices
+
+
+NOT_GOING_ON = "trade ids do not go on from where they were"
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -169,6 +173,94 @@ def test_N3_N7_N9_S3_sampling_is_exact_across_reconnects_with_overlap(
             assert final["reconnects"] == 2
             stored = [trade for (trade,) in running.query("SELECT trade_id FROM ticks ORDER BY id")]
             assert stored == list(range(every - 1, 103, every))
+
+
+@pytest.mark.claim("N12", "N3", "N9", "N11")
+@pytest.mark.parametrize("ids", [int, "t{}".format])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_N12_N3_N9_N11_each_symbol_of_a_mock_feed_has_ids_of_its_own(
+    tmp_path: Path, transport: str, ids: Callable[[int], object]
+) -> None:
+    """Two symbols that number from 1, at the same times; after a restart all of it again, the other way round, and
+    more; then one symbol starts over."""
+    symbols = ["A/B", "C/D"]
+
+    def script(connection: ServerConnection, number: int) -> None:
+        if number == 2:
+            symbols.append("E/F")
+        for tick in range(1, 11 + 5 * number):
+            for symbol in symbols[:: -1 if number else 1]:
+                if (tick, symbol) != (7, "C/D"):
+                    connection.send(mock_tick(tick, event_id=ids(tick), symbol=symbol))
+        if number == 2:
+            connection.send(mock_tick(10**6, event_id=ids(1), symbol="C/D"))
+        until_closed(connection)
+
+    with server(script) as exchange:
+        config = write_config(tmp_path, {"engine": {"ws_url": exchange.url}})
+        breaks = []
+        for received, duplicates in ((19, 0), (10, 19), (31, 29)):
+            with engine(tmp_path, "--config", str(config), "--ingest", "mockws", HYBRID_TRANSPORT=transport) as running:
+                running.wait_heartbeat(parsed_are(received + duplicates))
+                assert running.stop() == 0
+                final = running.final()
+            assert (final["ingest_received"], final["duplicates"]) == (received, duplicates)
+            assert final["gaps"] == (ids is int and not duplicates)
+            breaks += [(told["market"], told["old_id"], told["new_id"]) for told in running.messages(NOT_GOING_ON)]
+        stored = running.query(
+            "SELECT symbol, count(*), count(DISTINCT coalesce(trade_id, event_id)) FROM ticks GROUP BY 1"
+        )
+        assert stored == [("A/B", 20, 20), ("C/D", 20, 19), ("E/F", 20, 20)]
+        assert breaks == [("C/D", ids(20), ids(1))]
+
+
+@pytest.mark.claim("N12", "N11")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_N12_N11_a_source_that_brings_another_market_than_it_did_ends_with_what_to_do(
+    tmp_path: Path, transport: str
+) -> None:
+    """Nothing says which market is meant: neither its URL, nor `markets`, which then does."""
+    brings = ["BTCUSDT"]
+
+    def script(connection: ServerConnection, number: int) -> None:
+        for trade in itertools.count(1):
+            connection.send(json.dumps(json.loads(binance_trade(trade)) | {"s": brings[-1]}))
+            with suppress(TimeoutError):
+                connection.recv(timeout=0.02)
+
+    with server(script) as venue:
+        config = str(write_config(tmp_path, {"engine": {"feed_silence_secs": 0.4, "max_backoff_secs": 0.05}}))
+        write_sources(tmp_path, venue, venue="binance")
+        arguments = ["--config", config, "--ingest", "realws"]
+        with engine(tmp_path, *arguments, HYBRID_TRANSPORT=transport) as running:
+            running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 0)
+            assert running.stop() == 0
+        stored = running.query("SELECT count(*) FROM ticks")
+        brings.append("ETHUSDT")
+        with engine(tmp_path, *arguments, HYBRID_TRANSPORT=transport) as running:
+            assert running.wait_exit() == 12
+            last = running.messages("source s0 ")[-1]["message"]
+        assert "brings ETHUSDT, and nothing of BTCUSDT as in earlier runs" in last
+        assert "`markets` has to" in last
+        assert running.query("SELECT count(*) FROM ticks") == stored
+        with (tmp_path / "ws_sources.toml").open("a") as file:
+            file.write('markets = { ETHUSDT = "ETH/USDT" }\n')
+        with engine(tmp_path, *arguments, HYBRID_TRANSPORT=transport) as running:
+            running.wait_heartbeat(lambda beat: beat["tick_rows_written"] > 0)
+            assert running.stop() == 0
+        assert running.query("SELECT DISTINCT symbol FROM ticks ORDER BY id DESC LIMIT 1") == [("ETH/USDT",)]
+
+
+@pytest.mark.claim("N2", "N12")
+def test_N2_N12_each_symbol_of_a_replay_has_ids_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """However often it is replayed, each line is stored once."""
+    file = tmp_path / "ticks.jsonl"
+    file.write_text("\n".join(mock_tick(n, symbol=symbol, ts=10**12) for n in range(1, 6) for symbol in ("A/B", "C/D")))
+    for known in (0, 10):
+        code, final = run_here(tmp_path, caplog, {"engine": {"ingest_mode": "REPLAY", "replay_file": str(file)}})
+        assert (code, final["tick_count"], final["duplicates"], final["tick_rows_known"]) == (0, 10, 0, known)
+    stored = query(tmp_path, "SELECT symbol, group_concat(trade_id, ' ') FROM ticks GROUP BY symbol")
+    assert stored == [("A/B", "1 2 3 4 5"), ("C/D", "1 2 3 4 5")]
 
 
 @pytest.mark.claim("N8", "N8b", "S5", "L3")
@@ -336,7 +428,7 @@ def test_B5_memory_is_bounded_however_many_symbols_a_peer_names(
 
     tables: dict[str, dict[str, object]] = {
         "strategy": strategy,
-        "engine": {"signal_every_n_ticks": 1, "overload_grace_ms": 60_000},
+        "engine": {"signal_every_n_ticks": 1, "overload_grace_ms": 60_000, "heartbeat_interval_secs": 0.5},
         "risk_caps": {"max_exposure_usd": 1e12, "max_symbol_exposure_usd": 1e11, "max_open_orders": 1_000_000},
     }
     with server(script) as venue:

@@ -22,21 +22,22 @@ def test_N9_an_id_is_known_until_enough_others_were_used_and_not_much_longer(ids
         used: list[int] = []
         for one in ids:
             since = used[len(used) - used[::-1].index(one) :] if one in used else None
-            known = recent.knows(str(one), 7)
-            assert recent.add(str(one), 7)[0] is not known
+            known = recent.knows("s", str(one), 7)
+            assert recent.add("s", str(one), 7)[0] is not known
             if since is None or known:
                 assert (since is not None) is known
             else:
                 assert len(set(since)) >= most
             used.append(one)
-            assert recent.knows(str(one), 7)
-            assert not recent.knows(str(one), 8)
+            assert recent.knows("s", str(one), 7)
+            assert not recent.knows("s", str(one), 8)
+            assert not recent.knows("another", str(one), 7)
 
 
 @pytest.mark.claim("B1", "N9")
 def test_B1_N9_ids_cost_few_bytes_each_however_many_come() -> None:
-    recent = RecentIds((f"trade-{n}", n) for n in range(3 * RECENT_IDS_MAX - 1))
+    recent = RecentIds({"s": ((f"trade-{n}", n) for n in range(3 * RECENT_IDS_MAX - 1))})
     tables = [turn._slots for kept in (recent._trades, recent._of_round) for turn in (kept._now, kept._before)]
     assert sum(map(sys.getsizeof, tables)) <= 2 * 20 * 2 * RECENT_IDS_MAX
-    assert all(recent.knows(f"trade-{n}", n) for n in range(RECENT_IDS_MAX, 3 * RECENT_IDS_MAX - 1, 997))
-    assert not any(recent.knows(f"trade-{n}", n) for n in range(0, RECENT_IDS_MAX, 997))
+    assert all(recent.knows("s", f"trade-{n}", n) for n in range(RECENT_IDS_MAX, 3 * RECENT_IDS_MAX - 1, 997))
+    assert not any(recent.knows("s", f"trade-{n}", n) for n in range(0, RECENT_IDS_MAX, 997))

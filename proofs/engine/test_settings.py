@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import engine.config.settings
 from engine.base.exits import ConfigError
 from engine.config import schema
 from engine.config.schema import INGEST_MODES, MODES, Settings
@@ -32,6 +33,7 @@ from engine.config.settings import (
     read_environment,
     redact_url,
 )
+from engine.live import gate
 from proofs.engine.test_ed25519 import SMALL_ORDER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +78,30 @@ def accepted(tmp_path: Path, text: str, **flags: object) -> Settings:
     return load(str(path), {key.replace("__", "."): (f"--{key}", value) for key, value in flags.items()}).settings
 
 
+@pytest.mark.claim("O12")
+def test_O12_an_instance_of_the_template_has_its_directorys_name_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.config.settings, "INSTANCES", tmp_path)
+    for name in ("alpha", "default", "a.b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "alpha/config.toml").touch()
+    loaded = load(str(tmp_path / "alpha/config.toml"), {})
+    assert loaded.settings.app.instance == "alpha"
+    # Which is what a bundle is about.
+    assert gate.safety_part(loaded)["app"]["instance"] == "alpha"
+    assert accepted(tmp_path, "").app.instance == ""
+    assert accepted(tmp_path, "[app]\ninstance = 'one'").app.instance == "one"
+    assert accepted(tmp_path / "alpha", "[app]\ninstance = 'alpha'").app.instance == "alpha"
+    said = "app.instance = 'beta': should be left out, or 'alpha', as its directory and its unit"
+    assert said in str(refused(tmp_path / "alpha", "[app]\ninstance = 'beta'"))
+    for text in ("app = 3", "[app]\ninstance = 3"):
+        assert "app" in str(refused(tmp_path / "alpha", text))
+    for name in ("default", "a.b"):
+        said = f"the directory of {tmp_path}/{name}/config.toml = '{name}': should be 1 to 32 of"
+        assert said in str(refused(tmp_path / name, ""))
+
+
 @pytest.mark.claim("C5")
 def test_C5_the_config_of_an_older_deployment_loads_unchanged(tmp_path: Path) -> None:
     assert accepted(tmp_path, SEED_CONFIG) == Settings()
@@ -84,7 +110,7 @@ def test_C5_the_config_of_an_older_deployment_loads_unchanged(tmp_path: Path) ->
 def test_the_example_config_shows_every_key_at_its_default(tmp_path: Path) -> None:
     text = (ROOT / "config" / "config.toml").read_text()
     assert accepted(tmp_path, text) == Settings()
-    shown = tomllib.loads(text.replace("# run_seconds", "run_seconds").replace("# replay_file", "replay_file"))
+    shown = tomllib.loads(re.sub(r"^# (instance|run_seconds|replay_file)", r"\1", text, flags=re.MULTILINE))
     assert flatten(shown).keys() == {key for key, _ in schema.keys(Settings)} - shown.keys() | {"mode", "live_armed"}
 
 

@@ -479,19 +479,17 @@ def mock_of(symbol: str, event_id: int = 1) -> bytes:
 def test_B5_a_source_names_so_many_symbols_and_no_more() -> None:
     ticks, parser = parse(Kind.MOCK, *(mock_of(f"S{n}", n) for n in range(SYMBOLS_MAX)))
     assert (len(ticks), parser.foreign, parser.last_foreign) == (SYMBOLS_MAX, 0, "")
-    parser.numbers.clear()
     parser.refuse("an error, whose streak a foreign trade neither ends nor prolongs")
     for n in range(1, 4):
         parser.parse_into(mock_of(f"more\n{n}\u202e"), ticks)
     assert (len(ticks), parser.foreign, parser.ignored, parser.errors) == (SYMBOLS_MAX, 3, 0, 1)
     assert parser.error_streak == 1
     assert parser.last_foreign == "more\\n3\\u202e: beyond the 4096 symbols that one run takes from a source"
-    # Their ids are used up all the same.
-    assert [number for _, number, _ in parser.numbers] == [1, 1, 1]
     # Those that it named before go on, and share their strings.
     parser.parse_into(mock_of("S7", 9_999), ticks)
     assert (ticks[-1].symbol, parser.error_streak) == ("S7", 0)
     assert ticks[-1].symbol is ticks[7].symbol
+    assert ticks[-1].source is ticks[7].source
 
 
 @pytest.mark.claim("B5")
@@ -527,3 +525,8 @@ def test_B5_texts_are_bounded_in_bytes_too(kind: Kind, field: str, text: str, fi
 def test_B5_a_replay_may_have_any_number_of_symbols() -> None:
     ticks, parser = parse(Kind.REPLAY, *(mock_of(f"S{n}", n) for n in range(SYMBOLS_MAX + 10)))
     assert (len(ticks), parser.foreign) == (SYMBOLS_MAX + 10, 0)
+    # Each has ids of its own, also those that have no stream of their own.
+    ticks, parser = parse(Kind.REPLAY, *(mock_of(f"S{n}", 7) for n in range(SYMBOLS_MAX + 10) for _ in "ab"))
+    assert len({(t.source, t.trade_id, t.event_id) for t in ticks}) == SYMBOLS_MAX + 10
+    assert all(t.symbol == t.event_id.partition("@")[2] for t in ticks if t.event_id is not None)
+    assert len({t.source for t in ticks}) == SYMBOLS_MAX + 1

@@ -7,6 +7,7 @@ import itertools
 import re
 import signal
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -139,6 +140,26 @@ def test_what_postgresql_does_not_take_is_refused_alone(given_settings: Collecto
 
 
 @pytest.mark.claim("F3")
+def test_both_ends_give_up_a_connection_over_which_nothing_comes(given_settings: CollectorSettings) -> None:
+    """Else a collector whose host is gone would hold its lock for hours; `make fleet-sim` cuts such a host off."""
+
+    async def work() -> None:
+        ours = replace(given_settings, conninfo=f"{given_settings.conninfo} keepalives_idle=7")
+        database = await store.connect(ours)
+        connection = database._connection
+        found = connection.info.get_parameters()
+        assert (found["keepalives_idle"], found["keepalives_interval"], found["keepalives_count"]) == ("7", "5", "2")
+        assert found["tcp_user_timeout"] == "15000"
+        for name, value in (("idle", "5"), ("interval", "5"), ("count", "2")):
+            row = await (await connection.execute(f"SHOW tcp_keepalives_{name}")).fetchone()
+            assert row == (value,), name
+        assert await (await connection.execute("SHOW tcp_user_timeout")).fetchone() == ("15000",)
+        await database.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.claim("F3")
 def test_one_collector_is_at_work(given_settings: CollectorSettings) -> None:
     async def work(database: Store) -> None:
         other = await store.connect(given_settings)
@@ -166,6 +187,31 @@ def test_each_day_is_a_partition_and_what_came_before_its_day_moves_there(given_
         ]  # fmt: skip
 
     over(given_settings, work)
+
+
+@pytest.mark.claim("F5")
+def test_a_table_that_an_operator_keeps_otherwise_gets_no_partitions(
+    given_settings: CollectorSettings, postgres: Postgres
+) -> None:
+    """As docs/fleet.md says of hypertables, which are none of PostgreSQL's own."""
+
+    async def before(database: Store) -> None:
+        """The schema is there when it is begun."""
+
+    async def after(database: Store) -> None:
+        await database.begin_stream(STREAM, AT)
+        await database.store(STREAM, [message(1, TICKS, None, tick(1), tick(2))])
+        await database.store(STREAM, [message(1, TICKS, None, tick(1), tick(2))])
+
+    over(given_settings, before)
+    name = given_settings.conninfo.split("dbname=")[1].split()[0]
+    with postgres.connect(name) as connection:
+        connection.execute("SET search_path = hybrid; SET ROLE collector")
+        connection.execute("ALTER TABLE ticks RENAME TO ticks_partitioned")
+        connection.execute("CREATE TABLE ticks (LIKE ticks_partitioned INCLUDING ALL)")
+        over(given_settings, after)
+        assert connection.execute("SELECT id FROM ticks ORDER BY id").fetchall() == [(1,), (2,)]
+        assert connection.execute("SELECT 1 FROM pg_class WHERE relname LIKE 'ticks_2%'").fetchall() == []
 
 
 @pytest.mark.claim("F5")

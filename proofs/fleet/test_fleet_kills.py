@@ -1,7 +1,7 @@
 """Relay, collector, nats-server and PostgreSQL are killed in full flow: every row of the ledger is in PostgreSQL once,
 and positions are equal to the last digit.
 
-PROOFS_FLEET_KILLS says how often each is killed (3; the night's 20).
+PROOFS_FLEET_KILLS says how often each is killed (3). The night does it to a whole fleet: `make fleet-sim`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from proofs.fixtures import fleet_books
+from proofs.fixtures.fleet_books import LEDGER
 from proofs.fixtures.fleet_parts import (
     PASSWORD,
     Growing,
@@ -34,33 +36,6 @@ from proofs.fixtures.fleet_parts import (
 KILLS = int(os.environ.get("PROOFS_FLEET_KILLS", "3"))
 
 STREAM = {"max_bytes": 1 << 28}
-
-LEDGER = {
-    "ticks": "SELECT id, ts, symbol, price, volume, trade_id FROM ticks ORDER BY id",
-    "signals": "SELECT id, ts, symbol, event_id, tick_id, side, reason, value, size, price, veto FROM signals"
-    " ORDER BY id",
-    "orders": "SELECT id, ts, order_id, signal_id, mode, symbol, side, qty_exact, price_exact FROM orders ORDER BY id",
-    "order_events": "SELECT order_id, seq, ts, status, reason, filled_qty, detail FROM order_events ORDER BY 1, 2",
-    "fills": "SELECT id, ts, event_id, order_id, mode, symbol, side, qty_exact, price_exact, fees_exact, cash_delta"
-    " FROM trades ORDER BY id",
-    "positions": "SELECT mode, symbol, qty, cash, fees, price FROM positions ORDER BY 1, 2",
-}
-"""What a ledger has, as it has it."""
-
-COLLECTED = {
-    "ticks": "SELECT id, ts, symbol, price, volume, trade_id FROM ticks WHERE instance = %s ORDER BY id",
-    "signals": "SELECT id, ts, symbol, event_id, tick_id, side, reason, confidence, size::text, price::text, veto"
-    " FROM signals WHERE instance = %s ORDER BY id",
-    "orders": "SELECT id, ts, order_id, signal_id, mode, symbol, side, qty::text, price::text FROM orders"
-    " WHERE instance = %s ORDER BY id",
-    "order_events": "SELECT order_id, seq, ts, status, reason, filled_qty::text, detail FROM order_events"
-    ' WHERE instance = %s ORDER BY order_id COLLATE "C", seq',
-    "fills": "SELECT id, ts, event_id, order_id, mode, symbol, side, qty::text, price::text, fees::text,"
-    " cash_delta::text FROM fills WHERE instance = %s ORDER BY id",
-    "positions": "SELECT mode, symbol, qty::text, cash::text, fees::text, price::text FROM positions_now"
-    ' WHERE instance = %s ORDER BY mode COLLATE "C", symbol COLLATE "C"',
-}
-"""The same from PostgreSQL: exact decimals as texts, so that each digit counts."""
 
 
 class Fleet:
@@ -121,36 +96,24 @@ class Fleet:
 
     def expect_equal(self) -> dict[str, int]:
         """All of the ledger is in PostgreSQL, once, and nothing else. Returns the number of rows of each table."""
-        counts = {}
         with closing(sqlite3.connect(self.ledger)) as ledger:
-            for table, sql in LEDGER.items():
-                due = ledger.execute(sql).fetchall()
-                if table == "positions":
-                    ask = "SELECT max(fill_id) FROM positions"
-                    awaited = ledger.execute("SELECT max(id) FROM trades").fetchone()[0]
-                else:
-                    ask, awaited = f"SELECT count(*) FROM {table}", len(due)
-                wait(
-                    partial(self.has_collected, ask, awaited),
-                    f"all of {table}: {self.relay.said[-500:]} {self.collector.said[-500:]}",
-                )
-                found = self.collected(COLLECTED[table], self.instance)
-                assert found == due, (
-                    f"{table}: {[one for one in zip(found, due, strict=False) if one[0] != one[1]][:2]}"
-                )
-                counts[table] = len(due)
-        assert self.collected("SELECT * FROM positions_differing") == []
-        summed = self.collected(COLLECTED["positions"].replace("positions_now", "positions_by_fills"), self.instance)
-        said = self.collected(COLLECTED["positions"], self.instance)
-        assert [normal(row) for row in summed] == [normal(row) for row in said]
+            due = {table: len(ledger.execute(sql).fetchall()) for table, sql in LEDGER.items()}
+            (last,) = ledger.execute("SELECT max(id) FROM trades").fetchone()
+        for table, count in due.items():
+            ask, awaited = f"SELECT count(*) FROM {table}", count
+            if table == "positions":
+                ask, awaited = "SELECT max(fill_id) FROM positions", last
+            wait(
+                partial(self.has_collected, ask, awaited),
+                f"all of {table}: {self.relay.said[-500:]} {self.collector.said[-500:]}",
+            )
+        with self.postgres.connect(self.database) as connection:
+            books = fleet_books.of_ledger(self.ledger, connection, self.instance)
+            assert [one for one in books if one.lost or one.foreign] == []
+            assert fleet_books.sums_that_differ(connection, self.instance) == []
         assert self.collected("SELECT * FROM breaks") == []
         assert self.collected("SELECT * FROM refused") == []
-        return counts
-
-
-def normal(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """With decimals that do not say how many zeros they end with."""
-    return tuple(one.rstrip("0").rstrip(".") if isinstance(one, str) and "." in one else one for one in row)
+        return {one.table: one.due for one in books}
 
 
 @pytest.mark.claim("F1", "F3")

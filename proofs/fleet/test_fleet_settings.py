@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fleet.base.settings import ConfigError, load_collector, load_relay, read_secret
 from harness.base.errors import Unavailable
+from harness.observing import instances
 from proofs.fixtures.bytecode import environ
 from proofs.fixtures.fleet_parts import PASSWORD, ROOT, NatsServer, Postgres, Program, growing, toml, tool, wait
 
@@ -31,7 +32,7 @@ def test_what_nobody_says_has_a_default(tmp_path: Path) -> None:
     assert (relay.instance, relay.nats.stream, relay.tick_every, relay.metrics_port) == ("acct-1", "HYBRID", 1, 9464)
     assert (relay.stream.replicas, relay.nats.password_file) == (1, None)
     assert load_collector(tmp_path / "c.toml").consumer == "collector"
-    assert load_relay(ROOT / "config/relay.toml").instance == "one"
+    assert load_relay(ROOT / "config/relay.toml").instance == "default"
     with pytest.raises(ConfigError, match=r"collector.toml: password_file = .*CREDENTIALS_DIRECTORY"):
         load_collector(ROOT / "config/collector.toml")
 
@@ -60,6 +61,27 @@ def test_what_cannot_be_meant_is_named(tmp_path: Path, change: dict[str, Any], s
     with pytest.raises(ConfigError, match=f"^{path}: {said}") as error:
         load_relay(path)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.claim("O12")
+def test_a_relay_has_the_name_of_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instances, "CONFIGURATION", tmp_path)
+    place, nameless = tmp_path / "alpha", {"nats": RELAY["nats"]}
+    place.mkdir()
+    for directory, engine, said, name in (
+        (place, "", {}, "alpha"),
+        (place, "[app]\ninstance = 'alpha'", {"instance": "alpha"}, "alpha"),
+        (tmp_path, "", {}, "default"),
+        (tmp_path, "x = [", {}, "default"),
+        (tmp_path, "[app]\ninstance = 'acct-1'", {}, "acct-1"),
+        (tmp_path, "", {"instance": "acct-1"}, "acct-1"),
+    ):
+        (directory / "config.toml").write_text(engine)
+        (directory / "relay.toml").write_text(toml({**said, **nameless}))
+        assert load_relay(directory / "relay.toml").instance == name, (directory, engine, said)
+    (place / "relay.toml").write_text(toml({"instance": "beta", **nameless}))
+    with pytest.raises(ConfigError, match=r"'beta': must be left out, or 'alpha', as .*/alpha/config.toml says"):
+        load_relay(place / "relay.toml")
 
 
 @pytest.mark.claim("F6")

@@ -12,7 +12,7 @@ import pytest
 from harness.machines.machine import Machine
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.fleet_parts import PASSWORD, NatsServer, Postgres, streamed, toml, wait
-from proofs.guardrails.test_shipped_units import Shipped
+from proofs.fixtures.shipped import Shipped
 
 EXPOSURE_MAX = 1.5
 """Of `systemd-analyze security`."""

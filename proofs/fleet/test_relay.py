@@ -458,7 +458,7 @@ def published(server: NatsServer) -> int:
         return -1
 
 
-@pytest.mark.claim("F4")
+@pytest.mark.claim("F4", "O12")
 def test_the_command_waits_for_ledger_and_stream_and_says_so(tmp_path: Path) -> None:
     """Neither is there at first; the stream goes away and comes back."""
     place = tmp_path / "nats"
@@ -471,7 +471,7 @@ def test_the_command_waits_for_ledger_and_stream_and_says_so(tmp_path: Path) -> 
     def metric(name: str) -> float | None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                found = re.search(rf"^hybrid_relay_{name} (\S+)$", answer.read().decode(), re.MULTILINE)
+                found = re.search(rf'^hybrid_relay_{name}{{engine="one"}} (\S+)$', answer.read().decode(), re.MULTILINE)
         except OSError:
             return None
         return float(found[1]) if found else None
@@ -483,12 +483,19 @@ def test_the_command_waits_for_ledger_and_stream_and_says_so(tmp_path: Path) -> 
         wait(lambda: "there is no such database" in relay.said and metric("connected") == 1, relay.said)
         with growing(tmp_path / "bot.db", seed=5) as ledger:
             ledger.grow(30)
+            before = OsClock().wall()
             wait(lambda: published(server) == 30 and metric("ledger_readable") == 1, "30 ticks")
+            wait(lambda: (metric("caught_up_timestamp_seconds") or 0) > before, "that it has caught up")
             server.end()
             ledger.grow(30)
+            grown = OsClock().wall()
             wait(lambda: metric("connected") == 0, "the loss is noticed")
+            behind = metric("caught_up_timestamp_seconds")
+            assert behind is not None, relay.said
+            assert before < behind <= grown
             server.start()
             wait(lambda: published(server) == 60, "60 ticks")
+            wait(lambda: (metric("caught_up_timestamp_seconds") or 0) > grown, "that it has caught up again")
         assert relay.end(signal.SIGTERM) == 0
     finally:
         relay.end()

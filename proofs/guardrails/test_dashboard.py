@@ -491,6 +491,7 @@ def test_every_answer_has_the_security_headers(engine: EngineUnit, dashboard: Da
             dashboard.expect(b" 405 " in client.recv(200), f"{method} is answered")
 
 
+@pytest.mark.claim("O12")
 def test_metrics_are_clean_in_both_formats(engine: EngineUnit, dashboard: DashboardUnit) -> None:
     start(engine, dashboard)
     dashboard.wait("a heartbeat with ticks", lambda state: state["books"].get("lines", [{}])[0].get("number", 0) > 0)
@@ -500,8 +501,10 @@ def test_metrics_are_clean_in_both_formats(engine: EngineUnit, dashboard: Dashbo
     for metric in view_model.METRICS:
         family = families[metric.name]
         labels = {label for sample in family.samples for label in sample.labels}
-        told = (family.type, family.documentation, labels - {metric.label})
+        told = (family.type, family.documentation, labels - {metric.label, "engine"})
         dashboard.expect(told == (metric.kind, metric.help, set()), f"{metric.name}: {told}")
+    names = {sample.labels.get("engine") for family in families.values() for sample in family.samples}
+    dashboard.expect(names == {"default"}, f"an engine without a name is called {names}")
     for name in ("hybrid_engine_up", "hybrid_database_readable", "hybrid_books_balanced", "hybrid_ticks_received"):
         dashboard.expect(families[name].samples[0].value > 0, f"{name} is 0 beside a healthy engine")
     with closing(socket.create_connection(("127.0.0.1", dashboard.port))) as client:

@@ -172,10 +172,21 @@ def test_overload_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
 @pytest.mark.claim("exit12", "E3")
 def test_killed_engine_is_restarted(engine: EngineUnit) -> None:
     """SIGKILL, as the kernel's out-of-memory killer sends it."""
+    prove_restarted_after(engine, "KILL")
+
+
+@pytest.mark.claim("D7", "E3")
+def test_engine_whose_mapped_file_was_cut_off_is_restarted(engine: EngineUnit) -> None:
+    """SIGBUS, as the kernel sends it."""
+    prove_restarted_after(engine, "BUS")
+
+
+def prove_restarted_after(engine: EngineUnit, signal: str) -> None:
+    """Killed by a signal, the unit runs anew."""
     engine.configure({"engine": {"tick_interval_ms": 5}})
     engine.start()
     before = engine.show()
-    engine.kill("KILL")
+    engine.kill(signal)
     engine.wait_restarts(1)
     engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.pid != before.main_pid)
     state = engine.show()

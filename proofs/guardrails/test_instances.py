@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from harness.base.clock import OsClock, poll
-from harness.base.errors import Refuted, Unavailable
 from harness.machines.machine import Machine
 from harness.machines.stage import UNITS
 from harness.observing import instances
 from harness.observing.instances import Instance
 from proofs.fixtures.engine_unit import toml
+from proofs.fixtures.shipped import Shipped
 
 BIN = "/opt/hybrid-engine/bin"
 
@@ -24,16 +22,13 @@ ALPHA, BETA = Instance("alpha"), Instance("beta")
 
 FAST = {"tick_interval_ms": 10, "heartbeat_interval_secs": 0.5}
 
-DEADLINE_SECS = 20.0
 
-
-class Fleet:
+class Fleet(Shipped):
     """Instances on a private machine, and what belongs to them."""
 
     def __init__(self, machine: Machine) -> None:
-        if machine.kind != "private":
-            raise Unavailable("the template units are installed in a private machine only", "use --systemd=private")
-        self.machine = machine
+        # To journalctl the units of all of them.
+        super().__init__(machine, "hybrid-*@*")
 
     def configure(self, one: Instance, port: int, **engine: object) -> str:
         """Write an instance's configuration; returns its text."""
@@ -63,20 +58,15 @@ class Fleet:
     def invocation(self, one: Instance) -> str:
         return self.machine.systemctl("show", one.unit, "--property=InvocationID", "--value").expect(0).stdout.strip()
 
-    def wait(self, what: str, look: Any) -> Any:
-        found = poll(lambda: look() or None, OsClock(), DEADLINE_SECS)
-        self.expect(found is not None, f"{what} has not come within {DEADLINE_SECS:g} s")
-        return found
+    def logged(self, one: Instance) -> list[dict[str, Any]]:
+        """The fields of each line of the present run."""
+        argv = ("journalctl", "--quiet", "-o", "cat", f"_SYSTEMD_INVOCATION_ID={self.invocation(one)}")
+        lines = self.machine.run(*argv).stdout.splitlines()
+        return [json.loads(line)["fields"] for line in lines if line.startswith("{")]
 
     def beats(self, one: Instance) -> bool:
         """Whether the present run has logged a heartbeat."""
-        argv = ("journalctl", "--quiet", "-o", "cat", f"_SYSTEMD_INVOCATION_ID={self.invocation(one)}")
-        return "HEARTBEAT (G4)" in self.machine.run(*argv).stdout
-
-    def expect(self, condition: bool, message: str) -> None:
-        if not condition:
-            journal = self.machine.run("journalctl", "-u", "hybrid-*@*", "-n", "15", "-o", "cat", "--no-pager").stdout
-            raise Refuted(f"{message}\n  their journal:\n{journal}")
+        return "HEARTBEAT (G4)" in [fields["message"] for fields in self.logged(one)]
 
 
 @pytest.fixture
@@ -99,32 +89,20 @@ def fleet(machine: Machine) -> Iterator[Fleet]:
                 shutil.rmtree(machine.path(place), ignore_errors=True)
 
 
-@contextmanager
-def drop_in(fleet: Fleet, name: str, text: str) -> Iterator[None]:
-    place = fleet.machine.path(f"{fleet.machine.unit_dir}/{name}.d/10-proof.conf")
-    place.parent.mkdir(parents=True)
-    place.write_text(text)
-    fleet.machine.systemctl("daemon-reload").expect(0)
-    try:
-        yield
-    finally:
-        fleet.machine.systemctl("stop", name)
-        shutil.rmtree(place.parent)
-        fleet.machine.systemctl("daemon-reload").expect(0)
-
-
-@pytest.mark.claim("O9", "O10", "U1")
+@pytest.mark.claim("O9", "O10", "O12", "U1")
 def test_two_engines_leave_each_other_alone(fleet: Fleet) -> None:
     """Files, users' rights, watchdog, restart and stop of one are not the other's; hybrid-ctl tells them apart."""
     fleet.configure(ALPHA, 8601)
     fleet.configure(BETA, 8602)
-    with drop_in(fleet, ALPHA.unit, "[Service]\nWatchdogSec=1s\nRestartSec=100ms\n"):
+    with Shipped(fleet.machine, ALPHA.unit).shortened("[Service]\nWatchdogSec=1s\nRestartSec=100ms\n"):
         said = fleet.ctl("start", "alpha", "beta")
         fleet.expect("alpha  active" in said and "beta   active" in said, f"hybrid-ctl start says {said!r}")
         for one in (ALPHA, BETA):
             fleet.wait(f"a heartbeat of {one.name}", lambda one=one: fleet.beats(one))
             database = fleet.machine.path(f"/var/lib/hybrid-engine-{one.name}/data/bot.db")
             fleet.expect(database.exists(), f"{one.name} has no database in a state directory of its own")
+            names = {fields.get("instance") for fields in fleet.logged(one)}
+            fleet.expect(names == {one.name}, f"the lines of {one.name} say that they are of {names}")
         health = fleet.health()
         fleet.expect(health == {"alpha": True, "beta": True}, f"they are not both well: {health}")
 
@@ -158,14 +136,14 @@ def test_a_soak_of_one_leaves_the_other_alone(fleet: Fleet) -> None:
     texts: Mapping[Instance, str] = {one: fleet.configure(one, 8601 + n) for n, one in enumerate((ALPHA, BETA))}
     fleet.ctl("start", "--all")
     before = {one: fleet.invocation(one) for one in (ALPHA, BETA)}
-    soak = "hybrid-soak@alpha.service"
+    soak = Shipped(fleet.machine, "hybrid-soak@alpha.service")
     shipped = fleet.machine.path(f"{UNITS}/hybrid-soak@.service").read_text()
     fleet.expect("ReadWritePaths=/etc/hybrid-engine/%i -/var/lib/hybrid-engine-%i\n" in shipped, "it may write more")
     flags = "--instance %i --seconds 1 --mode synthetic --poll-sec 0.2 --psi-actions off"
-    with drop_in(fleet, soak, f"[Service]\nExecStart=\nExecStart={BIN}/hybrid-soak {flags}\n"):
-        fleet.machine.systemctl("start", soak).expect(0)
+    with soak.shortened(f"[Service]\nExecStart=\nExecStart={BIN}/hybrid-soak {flags}\n"):
+        fleet.machine.systemctl("start", soak.name).expect(0)
         log = fleet.machine.path(str(ALPHA.decision_log))
-        fleet.wait("the end of the soak", lambda: log.exists() and '"PUT_BACK"' in log.read_text())
+        soak.wait("its end", lambda: log.exists() and '"PUT_BACK"' in log.read_text())
     for one in (ALPHA, BETA):
         fleet.expect(
             fleet.machine.path(str(one.config)).read_text() == texts[one], f"{one.name} has another config now"
@@ -174,7 +152,7 @@ def test_a_soak_of_one_leaves_the_other_alone(fleet: Fleet) -> None:
     fleet.expect(fleet.invocation(BETA) == before[BETA], "the soak of alpha has restarted beta")
 
 
-@pytest.mark.claim("O10")
+@pytest.mark.claim("O10", "O12")
 def test_configurations_are_checked_together(fleet: Fleet) -> None:
     """What the engine refuses, and what two engines cannot both have."""
     fleet.configure(ALPHA, 8601)
@@ -184,7 +162,15 @@ def test_configurations_are_checked_together(fleet: Fleet) -> None:
     fleet.configure(BETA, 8602, sample_every=0)
     said = json.loads(fleet.ctl("check-config", "--json", status=12))
     fleet.expect("engine.sample_every" in said["refused"]["beta"] and said["fine"] == ["alpha"], f"it says {said}")
+    place = fleet.machine.path(str(BETA.config))
+    place.write_text(fleet.configure(BETA, 8602) + "[app]\ninstance = 'alpha'\n")
+    said = json.loads(fleet.ctl("check-config", "--json", status=12))
+    fleet.expect("should be left out, or 'beta'" in said["refused"]["beta"], f"it says {said}")
     fleet.configure(BETA, 8602)
     fleet.ctl("check-config")
+    targets = [("alpha", "127.0.0.1:8601"), ("beta", "127.0.0.1:8602")]
+    said = json.loads(fleet.ctl("targets"))
+    due = [{"targets": [address], "labels": {"engine": name}} for name, address in targets]
+    fleet.expect(said == due, f"targets are {said}")
     said = fleet.machine.run(f"{BIN}/hybrid-ctl", "list", "gamma").stderr
     fleet.expect("there is no /etc/hybrid-engine/gamma/config.toml; configured: alpha, beta" in said, said)

@@ -26,8 +26,8 @@ from proofs.fixtures.browser import Visit
 from proofs.fixtures.dashboard_unit import DashboardUnit
 from proofs.fixtures.engine_process import Engine
 from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.shipped import Shipped
 from proofs.fixtures.soak_run import SOAK, WORK, SoakRun
-from proofs.guardrails.test_shipped_units import Shipped
 
 pytestmark = pytest.mark.claim("V4")
 

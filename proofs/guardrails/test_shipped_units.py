@@ -6,15 +6,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.base.clock import OsClock, poll
-from harness.base.errors import Refuted, Unavailable
 from harness.evidence.shell import Shell
 from harness.faults.exchange import Exchange
 from harness.machines.machine import Machine, PrivateMachine
@@ -22,6 +20,7 @@ from harness.machines.stage import Stage
 from proofs.fixtures.dashboard_unit import DashboardUnit
 from proofs.fixtures.engine_unit import EngineUnit, toml
 from proofs.fixtures.hook import hook
+from proofs.fixtures.shipped import Shipped
 
 SOAK = "hybrid-soak.service"
 SNAPSHOT = "hybrid-health-snapshot.service"
@@ -41,46 +40,6 @@ SHUTDOWN_TEXT = "[Unit]\nDefaultDependencies=no\nRequires=shutdown.target\nAfter
 
 FAST = {"tick_interval_ms": 20, "heartbeat_interval_secs": 0.5, "sample_every": 3}
 CONFIG = {"engine": FAST, "persist": {"flush_interval_ms": 20}}
-
-
-class Shipped:
-    """A shipped unit on a machine: with other times, watched, and as it was afterwards."""
-
-    def __init__(self, machine: Machine, name: str) -> None:
-        if machine.kind != "private":
-            raise Unavailable("the units are installed in a private machine only", "use --systemd=private")
-        self.machine = machine
-        self.name = name
-
-    @contextmanager
-    def shortened(self, text: str) -> Iterator[None]:
-        """With a drop-in, and without a trace of it afterwards."""
-        place = self.machine.path(f"{self.machine.unit_dir}/{self.name}.d/10-proof.conf")
-        place.parent.mkdir(exist_ok=True)
-        place.write_text(text)
-        self.machine.systemctl("daemon-reload").expect(0)
-        try:
-            yield
-        finally:
-            self.machine.systemctl("stop", self.name)
-            place.unlink()
-            self.machine.systemctl("daemon-reload").expect(0)
-            self.machine.systemctl("reset-failed", self.name)
-
-    def show(self, *names: str) -> dict[str, str]:
-        shown = self.machine.systemctl("show", self.name, f"--property={','.join(names)}").expect(0).stdout
-        return dict(line.split("=", 1) for line in shown.splitlines())
-
-    def wait(self, what: str, look: Any, within_secs: float = 20.0) -> Any:
-        """What `look` gives once it gives something. Refuted with the unit's journal when it does not."""
-        found = poll(lambda: look() or None, OsClock(), within_secs)
-        self.expect(found is not None, f"{self.name}: {what} has not come within {within_secs:g} s")
-        return found
-
-    def expect(self, condition: bool, message: str) -> None:
-        if not condition:
-            said = self.machine.run("journalctl", "-u", self.name, "-n", "15", "-o", "cat", "--no-pager").stdout
-            raise Refuted(f"{message}\n  its journal:\n{said}")
 
 
 class ShippedSoak(Shipped):

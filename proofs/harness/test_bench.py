@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import __main__, limit, load, relaying, report, subject, targets
+from bench import __main__, limit, load, report, subject, targets
 from bench.report import Figure, Target
 from bench.subject import Load
-from harness.base.errors import Unavailable
+from engine.config import settings
+from harness.machines import tools
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -87,6 +88,16 @@ def trade_id(form: str, message: dict[str, Any]) -> int:
     return int(message["data"]["a"] if form == "combined" else message["t"])
 
 
+def test_markets_come_in_turn_and_each_counts_for_itself() -> None:
+    stream = b"".join(load.blocks(5, "trade", 2))
+    size = int.from_bytes(stream[2:4], "big") + 4
+    told = [json.loads(stream[at + 4 : at + size]) for at in range(0, len(stream), size)]
+    first = load.FIRST_ID
+    assert [(one["s"], one["t"] - first) for one in told] == [
+        ("M0000USDT", 0), ("M0001USDT", 0), ("M0000USDT", 1), ("M0001USDT", 1), ("M0000USDT", 2),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("form", load.FRAMES)
 def test_the_load_is_whole_frames_with_consecutive_ids(form: str) -> None:
     ticks = load.BLOCK_FRAMES + 3
@@ -141,9 +152,10 @@ def test_the_floor_in_c_stores_what_the_floor_stores(tmp_path: Path) -> None:
                 "SELECT id, order_id, qty, price, seq, status, reason, detail, mode, signal_id FROM orders",
                 "SELECT event_id, fill_qty, fill_price, fees_exact, cash_delta FROM trades",
                 "SELECT mode, symbol, qty, cash, fees, price FROM positions",
+                "SELECT name, stream, number, first_trade_id, last_trade_id, missing FROM sources",
             )])  # fmt: skip
     assert stored[0] == stored[1]
-    assert [len(rows) for rows in stored[0]] == [1000, 100, 100, 100, 1]
+    assert [len(rows) for rows in stored[0]] == [1000, 100, 100, 100, 1, 1]
 
 
 def test_without_a_compiler_there_is_no_floor_in_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +164,7 @@ def test_without_a_compiler_there_is_no_floor_in_c(tmp_path: Path, monkeypatch: 
 
 
 def test_how_quickly_each_venue_is_read_is_measured(tmp_path: Path) -> None:
-    plan = targets.Plan(1, 1, 1, 1, tmp_path, "python", lambda _: None, lambda _: None)
+    plan = targets.Plan(1, 1, 1, 1, 1, tmp_path, "python", lambda _: None, lambda _: None)
     figures = targets.reading(plan)
     assert [figure.what.split()[1] for figure in figures] == [
         "bitstamp",
@@ -165,10 +177,41 @@ def test_how_quickly_each_venue_is_read_is_measured(tmp_path: Path) -> None:
     assert all(figure.median > 0 for figure in figures)
 
 
+def test_an_engine_is_measured_beside_a_relay(tmp_path: Path) -> None:
+    tools.need("nats-server")
+    told: list[str] = []
+    plan = targets.Plan(1, 5000, 1, 1, 1, tmp_path, "python", told.append, lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "RATE", 2000)
+        patch.setattr(targets, "WARM_TICKS", 2000)
+        figures = targets.beside_relay(plan)
+    assert len(figures) == 8, told
+    assert all(figure.median > 0 for figure in figures)
+
+
 def test_a_relay_is_measured(tmp_path: Path) -> None:
-    if relaying.server() is None:
-        raise Unavailable("there is no nats-server", "make fleet-tools")
-    plan = targets.Plan(1, 3000, 1, 1, tmp_path, "python", lambda _: None, lambda _: None)
+    tools.need("nats-server")
+    plan = targets.Plan(1, 3000, 1, 1, 1, tmp_path, "python", lambda _: None, lambda _: None)
     core, clock = targets.relaying_rows(plan)
     assert core.median > 0
     assert clock.median > 0
+
+
+def test_what_must_not_grow_with_the_database_is_measured(tmp_path: Path) -> None:
+    plan = targets.Plan(1, 1, 1, 20_000, 1, tmp_path, "python", lambda _: None, lambda _: None)
+    stall, page, start, *_ = targets.sizes(plan)
+    assert {figure.id for figure in (stall, page, start)} == {"T6"}
+    assert min(figure.median for figure in (stall, page, start)) > 0
+
+
+def test_an_engine_of_many_sources_and_markets_is_configured(tmp_path: Path) -> None:
+    argv = targets.engine_argv(sources=3, markets=2)("ws://127.0.0.1:9", tmp_path)
+    loaded = settings.load(argv[argv.index("--config") + 1], {})
+    assert [source.name for source in loaded.sources] == ["bench", "bench2", "bench3"]
+    assert loaded.sources[2].markets == {"M0000USDT": "M0000/USDT", "M0001USDT": "M0001/USDT"}
+
+
+def test_memory_grows_from_where_the_run_is_warm() -> None:
+    rss = [(at / 10, 1000 + (500 if at < 20 else 600 + at)) for at in range(100)]
+    run = subject.Run(ticks=100, seconds=10, progress=[(2.0, 20), (10.0, 100)], rss_bytes=rss)
+    assert targets._growth(run, 20) == pytest.approx(96 - 21, abs=2)

@@ -170,6 +170,13 @@ def test_commands_show_status_output_and_interruption() -> None:
     assert steps[5].title.endswith("ingest_received=10 ingest_processed=5 tick_rows_written=1 (0: 9 others)")
 
 
+@pytest.mark.claim("O12")
+def test_a_line_of_a_named_engine_says_which() -> None:
+    said = json.dumps({"level": "INFO", "fields": {"message": "HEARTBEAT (G4)", "instance": "alpha"}, "target": "x"})
+    (step,) = document([RECORD[0], line(2, "journal", by="x", message=said), *RECORD[-3:]]).proofs[0].steps
+    assert step.title.endswith("HEARTBEAT (G4) instance=alpha")
+
+
 def test_pictures() -> None:
     """When each proof ran, what happened in one, and its ticks."""
     proof = document().proofs[0]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 import json
 import sqlite3
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from harness.base.clock import OsClock, poll
+from harness.dashboard import charts
 from harness.dashboard.view_model import LogLine, LogSnapshot, UnitSnapshot
 from proofs.fixtures import traded_database
 from proofs.fixtures.browser import Visit, check_readable
@@ -41,6 +45,20 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(database: Path) -> Iterator[str]:
+    """Where nobody has installed what draws the charts."""
+    with watching(database, charts_of="no_package_of_this_name") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def charted(database: Path) -> Iterator[str]:
+    """Where the charts are plotly's."""
+    with watching(database) as url:
+        yield url
+
+
+@contextmanager
+def watching(database: Path, charts_of: str = charts.PACKAGE) -> Iterator[str]:
     """An engine that was started five minutes ago, and whose source has just changed."""
     looks = iter(range(10**6))
 
@@ -54,7 +72,7 @@ def site(database: Path) -> Iterator[str]:
             unit=replace(SEEN.unit, lifecycle=started) if isinstance(SEEN.unit, UnitSnapshot) else SEEN.unit,
         )  # fmt: skip
 
-    with served(database, seen) as url:
+    with served(database, seen, charts_of=charts_of) as url:
         yield url
 
 
@@ -86,8 +104,8 @@ def fetched(url: str) -> Any:
     return found[0]
 
 
-def look(browser: Browser, site: str, address: str) -> Visit:
-    visit = Visit(browser, f"{site}/history?{address}")
+def look(browser: Browser, site: str, address: str, timezone: str | None = None) -> Visit:
+    visit = Visit(browser, f"{site}/history?{address}", timezone)
     visit.wait("the charts", "document.querySelectorAll('.plot svg').length > 2")
     visit.wait("the table", "document.querySelectorAll('#table tbody tr').length > 0")
     visit.wait("the equity", "document.querySelectorAll('#equity .tiles').length > 0")
@@ -102,12 +120,14 @@ def expect_clean(visit: Visit, site: str) -> None:
 
 @pytest.mark.claim("W6")
 def test_the_page_fits_and_is_accessible(browser: Browser, site: str) -> None:
-    visit = look(browser, site, "range=all&table=orders")
+    visit = look(browser, site, "range=all&table=orders&f_symbol=ETH/USD")
     check_readable(visit, "history", (390, 768, 1280, 1920))
     for width in (390, 768):
         visit.page.set_viewport_size({"width": width, "height": 900})
         visit.wait("charts of that width", "document.querySelector('.plot svg').viewBox.baseVal.width < innerWidth")
         visit.expect(visit.page.evaluate(OVERLAPPING) == 0, f"labels lie on each other in {width} px")
+    how = visit.page.inner_text("#charts-note")
+    visit.expect("make install CHARTS=1" in how, f"nobody is told how to have other charts: {how}")
     visit.page.emulate_media(media="print")
     visit.expect(not visit.page.locator(".tools").first.is_visible(), "buttons are printed")
     expect_clean(visit, site)
@@ -182,6 +202,115 @@ def test_zoom_keys_and_address(browser: Browser, site: str) -> None:
         "location.search.includes('range=all') && !location.search.includes('from=')",
     )
     expect_clean(visit, site)
+
+
+DRAWN = """[...document.querySelectorAll('#charts .canvas')].map(one => ({
+  says: one.getAttribute('aria-label'),
+  lines: one.data.map(line => [...line.x].map((x, at) => [x, line.y[at]])),
+  marks: one.layout.shapes.map(mark => mark.x0)}))"""
+"""What plotly was given to draw."""
+
+NEWFOUNDLAND_MS = -12_600_000
+"""Half an hour beside everybody else's clock."""
+
+
+@pytest.mark.claim("W6", "W9")
+def test_charts_are_plotlys_of_what_sql_says(browser: Browser, charted: str, database: Path) -> None:
+    # A span that stays as it is.
+    address = f"from={START_MS}&to={END_MS + 60_000}&symbol=SOL/USDC"
+    changed = poll(
+        lambda: [one for one in fetched(f"{charted}/span?{address}")["events"] if one["kind"] == "source"] or None,
+        OsClock(), 20.0,
+    )  # fmt: skip
+    assert changed, "no change of source is told"
+    visit = look(browser, charted, address, "America/St_Johns")
+    visit.wait("the charts of plotly", "document.getElementById('charts').dataset.by === 'plotly'")
+    span = fetched(f"{charted}/span?{address}")
+    price, ticks, *_, lag = visit.page.evaluate(DRAWN)
+    bucket = f"{span['from']} + (ts - {span['from']}) / {span['step_ms']} * {span['step_ms']}"
+    counted = ask(database, f"SELECT {bucket}, COUNT(*) FROM ticks GROUP BY 1 ORDER BY 1")
+    closing_prices = ask(
+        database,
+        f"SELECT {bucket}, price, MAX(id) FROM ticks WHERE symbol = 'SOL/USDC' GROUP BY 1 ORDER BY 1",
+    )
+    shown = [[at - NEWFOUNDLAND_MS, value] for at, value in price["lines"][1] if value is not None]
+    visit.expect(shown == [[at, value] for at, value, _ in closing_prices], f"the price is drawn as {shown[:3]}")
+    rates = {at - NEWFOUNDLAND_MS: value for at, value in ticks["lines"][0] if value is not None}
+    last = max(rates)
+    expected = {at: number / span["step_ms"] * 1000 for at, number in counted if at != last}
+    visit.expect({at: rates[at] for at in rates if at != last} == pytest.approx(expected), "ticks are drawn otherwise")
+    gaps = [sum(value is None for _, value in line) for line in (*price["lines"], *ticks["lines"])]
+    visit.expect(gaps == [1, 1, 1], f"there was one pause, and there are {gaps} gaps in outline, price and ticks")
+    marks = [round(at - NEWFOUNDLAND_MS) for at in price["marks"]]
+    visit.expect(marks == [event["at_ms"] for event in span["events"]], f"marks at {marks}, of {span['events']}")
+    visit.expect("Event-loop lag, p99: between" in lag["says"], f"the lag is described as {lag['says']!r}")
+    expect_clean(visit, charted)
+
+
+@pytest.mark.claim("W6", "W9")
+def test_charts_are_zoomed_and_printed(browser: Browser, charted: str) -> None:
+    visit = look(browser, charted, "range=all&table=journal")
+    by = "document.getElementById('charts').dataset.by"
+    visit.wait("the charts of plotly", f"{by} === 'plotly'")
+    check_readable(visit, "history with plotly's charts", (390, 768, 1280, 1920), "#charts")
+    visit.page.set_viewport_size({"width": 1280, "height": 900})
+    visit.wait("charts of that width", "document.querySelector('#charts .canvas').layout.width > 1000")
+    box = visit.page.locator("#charts .canvas").first.bounding_box()
+    assert box is not None
+    visit.page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + 60)
+    visit.wait("its value there", "document.querySelector('#charts .says').innerText.includes(': 1')")
+    visit.page.mouse.down()
+    visit.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 60, steps=4)
+    visit.page.mouse.up()
+    visit.wait("a part of the span", "new URLSearchParams(location.search).has('from')")
+    asked = parse_qs(urlsplit(visit.page.url).query)
+    begin, end = int(asked["from"][0]), int(asked["to"][0])
+    share = (end - begin) / (TICKS * STEP_MS + PAUSE_MS)
+    visit.expect(0.15 < share < 0.3, f"a fifth of the chart was chosen, {share:.2f} is shown")
+    shows = "document.getElementById('charts').dataset.shows"
+    visit.wait("that part", f"{shows}.startsWith('{begin} {end} ')")
+    visit.page.mouse.dblclick(box["x"] + box["width"] * 0.5, box["y"] + 60)
+    visit.wait("all again", f"!location.search.includes('from=') && !{shows}.startsWith('{begin} ')")
+    visit.page.keyboard.press("1")
+    visit.wait("five minutes", "location.search.includes('range=5m')")
+    visit.page.click("[data-table=orders]")
+    visit.wait("orders", "document.querySelector('#table thead').innerText.includes('transitions')")
+    visit.page.emulate_media(media="print")
+    visit.page.set_viewport_size({"width": 700, "height": 900})
+    visit.wait("plain charts on paper", f"{by} === 'plain' && document.querySelectorAll('#charts svg').length > 4")
+    needed = visit.page.evaluate("document.documentElement.scrollWidth")
+    visit.expect(needed <= 700, f"{needed} px of 700 are printed")
+    visit.page.emulate_media(media="screen")
+    visit.wait("plotly's again", f"{by} === 'plotly'")
+    expect_clean(visit, charted)
+
+
+@pytest.mark.claim("W9")
+def test_the_library_comes_from_its_package_and_may_be_kept(site: str, charted: str) -> None:
+    found = charts.load()
+    assert found is not None
+    package = importlib.util.find_spec(charts.PACKAGE)
+    assert package is not None
+    assert package.origin is not None
+    script = Path(package.origin).with_name("package_data").joinpath("plotly.min.js").read_bytes()
+    for encoding in ("identity", "gzip"):
+        request = urllib.request.Request(charted + found.url, headers={"Accept-Encoding": encoding})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            body = answer.read()
+            assert "immutable" in answer.headers["Cache-Control"]
+            assert answer.headers["Content-Type"].startswith("text/javascript")
+            assert (gzip.decompress(body) if encoding == "gzip" else body) == script
+    for address in (f"{charted}/charts/plotly.js", f"{charted}/charts/..%2Fhistory.js", f"{site}{found.url}"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(address, timeout=30)
+        assert refused.value.code == 404, address
+    for url, address in ((charted, found.url), (site, "")):
+        with urllib.request.urlopen(f"{url}/history", timeout=30) as answer:
+            assert f'<meta name="charts" content="{address}">' in answer.read().decode()
+            policy = answer.headers["Content-Security-Policy"]
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+    assert charts.PACKAGE not in sys.modules, "its Python is loaded, which needs more memory than the dashboard"
 
 
 @pytest.mark.claim("W7")

@@ -16,26 +16,27 @@ from harness.observing.instances import Instance
 from proofs.harness.test_installation import installation
 from proofs.house.test_units import DEMANDED, UNITS, directives
 
-NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", fullmatch=True).filter(lambda name: name != "default")
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", fullmatch=True).filter(lambda name: name != "default")
 
 
 @pytest.mark.claim("O9")
 @given(NAMES)
 def test_what_belongs_to_an_instance_belongs_to_no_other(name: str) -> None:
     one, nameless = instances.named(name), Instance()
-    assert instances.of_unit(one.unit) == one
-    assert instances.of_unit(nameless.unit) == nameless == instances.named(instances.NAMELESS)
+    assert nameless == instances.named(instances.NAMELESS)
+    assert instances.name_of(one.config, {}) == instances.name_of(nameless.config, {"app": {"instance": name}}) == name
+    assert instances.name_of(nameless.config, {}) == instances.NAMELESS
     for place in ("unit", "config", "decision_log", "evidence", "shown"):
         assert getattr(one, place) != getattr(nameless, place)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "a/b", "..", ".", "-a", "a@b", "%i", "ä", "a" * 33, "a\n", "/etc", "a\\x2db", "$HOME"]
+    "name", ["", "a b", "a/b", "..", ".", "-a", "a@b", "%i", "ä", "a" * 33, "a\n", "/etc", "a\\x2db", "$HOME", "a.b"]
 )
 def test_what_cannot_be_a_name(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be an instance"):
         instances.named(name)
-    assert instances.of_unit(f"hybrid-engine@{name}.service") is None
+    assert instances.name_of(Path("config/config.toml"), {"app": {"instance": name}}) == instances.NAMELESS
 
 
 def test_only_directories_that_can_be_instances_are_listed(tmp_path: Path) -> None:
@@ -48,8 +49,8 @@ def test_only_directories_that_can_be_instances_are_listed(tmp_path: Path) -> No
     assert instances.configured(tmp_path)[0] == Instance()
 
 
-def configuration(db: str, port: int, host: str = "127.0.0.1") -> dict[str, Any]:
-    return {"app": {"db_path": db}, "dashboard": {"host": host, "port": port}}
+def configuration(db: str, port: int, host: str = "127.0.0.1", instance: str = "") -> dict[str, Any]:
+    return {"app": {"db_path": db, "instance": instance}, "dashboard": {"host": host, "port": port}}
 
 
 @pytest.mark.claim("O10")
@@ -63,6 +64,8 @@ def test_what_two_engines_cannot_both_have() -> None:
         "a and c have the same [dashboard] host and port: 127.0.0.1:1",
     ]
     assert instances.conflicts({"a": configuration("x", 1), "b": configuration("x", 1, "::1")}, place) == []
+    named = {"default": configuration("x", 1, instance="a"), "a": configuration("x", 2, instance="a")}
+    assert instances.conflicts(named, place) == ["default and a have the same [app] instance: a"]
 
 
 def test_the_option_stands_for_others_which_may_follow_it() -> None:

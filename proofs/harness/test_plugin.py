@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 
 from harness.base.clock import OsClock, poll
-from harness.evidence import history
+from harness.evidence import history, past
 from harness.evidence import recorder as flight
 from harness.evidence.lines import EndLine, RunLine, SinceLine, VerdictLine
 from harness.evidence.verdict import anchor
 from harness.machines import machine as machines
-from harness.proving import plugin
 from proofs.fixtures.bytecode import QUICK, environ
 from proofs.harness.test_history import run as a_run
 
@@ -254,7 +253,7 @@ def test_a_history_does_not_grow_for_ever(tmp_path: Path) -> None:
     path = tmp_path / history.FILE_NAME
     path.write_text("".join(history.line(a_run(number, {})) for number in range(2 * history.KEPT - 1)))
     for number, kept in ((5000, 2 * history.KEPT), (5001, history.KEPT)):
-        plugin._remember(tmp_path, a_run(number, {}))
+        past.remember(tmp_path, a_run(number, {}))
         entries = history.parse(path.read_text())
         assert (len(entries), entries[-1].run) == (kept, f"run-{number}")
 

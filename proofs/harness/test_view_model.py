@@ -124,7 +124,7 @@ def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
     lost = Trouble("gone")
     seen = replace(
         SEEN, config=lost, unit=lost, log=lost, ledger=lost, decisions=lost, verdicts=lost, ticks_per_sec=None,
-        pressure=pressure.Unknown("cpu: missing"),
+        still_secs=None, pressure=pressure.Unknown("cpu: missing"),
     )  # fmt: skip
     page = view_model.page(seen)
     assert page["mode"]["word"] == "unknown"
@@ -133,7 +133,8 @@ def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
     assert "pressure: unknown: cpu: missing" in view_model.problems(seen)
     samples = {metric.name: samples for metric, samples in view_model.metrics(seen) if samples}
     assert set(samples) == {
-        "hybrid_dashboard_look_timestamp_seconds", "hybrid_database_readable", "hybrid_pressure_limit_ratio"
+        "hybrid_dashboard_look_timestamp_seconds", "hybrid_dashboard_refresh_seconds", "hybrid_database_readable",
+        "hybrid_pressure_limit_ratio",
     }  # fmt: skip
     assert samples["hybrid_database_readable"] == [("", 0.0)]
 
@@ -575,7 +576,23 @@ def test_metrics_have_what_was_seen() -> None:
     assert found["hybrid_exposure_usd"] == {"SOL/USDC": 206.0}
     assert found["hybrid_ticks_received"] == {"": 10.0}
     assert found["hybrid_books_balanced"] == {"": 1.0}
+    assert found["hybrid_heartbeat_interval_seconds"] == {"": 10.0}
+    assert found["hybrid_staleness_limit_seconds"] == {"": 5.0}
+    unknown = ("engine_exit_status", "positions_differing", "venue_barred_seconds", "bundle_expires_timestamp_seconds")
+    assert [found[f"hybrid_{name}"] for name in unknown] == [{}] * 4
     assert (found["hybrid_market_ticks_missing"], found["hybrid_market_ticks_duplicate"]) == ({}, {})
+    assert isinstance(SEEN.unit, UnitSnapshot)
+    for code, status, shown in ((1, 12, 12.0), (2, 9, 137.0), (3, 11, 139.0)):
+        ended = replace(SEEN.unit.state, main_pid=0, exec_main_code=code, exec_main_status=status)
+        down = replace(
+            SEEN, unit=replace(SEEN.unit, state=ended), differing=2, bundle_made_at=NOW - 3600,
+            bars=[("a.example", round(NOW * 1000) + 90_000), ("b.example", round(NOW * 1000) - 1)],
+        )  # fmt: skip
+        found = {metric.name: dict(samples) for metric, samples in view_model.metrics(down)}
+        assert found["hybrid_engine_exit_status"] == {"": shown}
+    assert found["hybrid_positions_differing"] == {"": 2.0}
+    assert found["hybrid_venue_barred_seconds"] == {"a.example": pytest.approx(90, abs=0.01), "b.example": 0.0}
+    assert found["hybrid_bundle_expires_timestamp_seconds"] == {"": NOW + 23 * 3600}
     # What is no number has no sample, and an engine that has another shape of it no figures.
     beat = {**BEAT, "gaps_by_market": {"a BTC-USD": 3, "b": 0, "c": "x"}, "duplicates_by_market": [1]}
     by_market = {

@@ -209,7 +209,7 @@ if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
 
 
 @pytest.mark.claim("P3")
-@pytest.mark.parametrize("what", ["make install", "make install FLEET=1", "make .venv/.ready"])
+@pytest.mark.parametrize("what", ["make install", "make install CHARTS=1 FLEET=1", "make .venv/.ready"])
 def test_nothing_is_installed_but_what_is_locked(tmp_path: Path, what: str) -> None:
     """Whatever pip is told to install is a lock file with hashes, or sources of ours without anything else."""
     log, python = tmp_path / "log", tmp_path / "python"
@@ -223,7 +223,8 @@ def test_nothing_is_installed_but_what_is_locked(tmp_path: Path, what: str) -> N
     subprocess.run(argv, cwd=tmp_path, check=True, timeout=60, capture_output=True)
     installs = [line.split() for line in log.read_text().splitlines() if "-m pip install" in line]
     locks = [line[line.index(flag) + 1] for line in installs for flag in ("-r", "--requirement") if flag in line]
-    wanted = {"make install": ["install"], "make install FLEET=1": ["fleet", "install"]}.get(what, ["develop"])
+    extras = map(str.lower, re.findall("(CHARTS|FLEET)=1", what))
+    wanted = [*extras, "install"] if what.startswith("make install") else ["develop"]
     assert sorted(locks) == sorted(f"requirements/{name}.txt" for name in ("build", *wanted))
     for line in installs:
         if set(locks).isdisjoint(line):
@@ -241,7 +242,9 @@ sys.path.insert(0, sys.argv[1])
 import installation
 sys.executable = sys.argv[2]
 installation.CHECKOUT = Path(sys.argv[3])
-installation._fetch(Path(sys.argv[3], "home"), installation.Target("", "/opt/x", "", ""), fleet=len(sys.argv) > 4)
+installation._fetch(Path(sys.argv[3], "home"), installation.Target("", "/opt/x", "", ""), [
+    word.partition("=")[0].lower() for word in sys.argv[4:]
+])
 """
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.evidence.recorder import Recorder
+from harness.machines import tools
 from harness.machines.machine import why_not_private
 from proofs.fixtures.proven_run import ProvenRun
 
@@ -34,6 +35,7 @@ NEVER_INSIDE_ITSELF = (
     "make bench",
     "make debian",
     "make stress",
+    "make fleet-sim",
     "make lint",
     "make format",
     "make pure",
@@ -97,6 +99,8 @@ def test_documented_command(command: str, tmp_path: Path) -> None:
             make_report(tmp_path / "reports")
         if "--lift-bars" in command or "hybrid-engine gaps" in command:
             run(shlex.split(".venv/bin/hybrid-engine --config config/config.toml --seconds 0.1"), tmp_path)
+        if command.startswith(("promtool", "amtool")):
+            tools.need(command.partition(" ")[0])
         if "harness bundle" in command:
             (tmp_path / "reports").unlink(missing_ok=True)
             ProvenRun(tmp_path).sign()

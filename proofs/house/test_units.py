@@ -82,10 +82,12 @@ DEMANDED: dict[str, Directives] = {
     "hybrid-dashboard.service": {
         "Unit.After": ("network.target",),
         "Unit.OnFailure": ("hybrid-notice@%n.service",),
-        **CAGE, **INTERNET, **UNPRIVILEGED, **RESTARTS, **PYTHON,
+        **CAGE, **INTERNET, **UNPRIVILEGED, **RESTARTS,
         **service(
             ExecStart=f"{BIN}/hybrid-dashboard --decision-log /var/lib/hybrid-soak/data/ops/soak_decisions.jsonl "
-            "--reports /var/lib/hybrid-evidence",
+            "--reports /var/lib/hybrid-evidence --state-dir /var/lib/hybrid-dashboard",
+            StateDirectory="hybrid-dashboard", StateDirectoryMode="0700",
+            Environment="PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MALLOC_ARENA_MAX=2",
             RestartSec="5", TimeoutStopSec="10", Nice="5", User="hybrid-dashboard", Group="hybrid-dashboard",
             SupplementaryGroups="hybrid-engine systemd-journal", UMask="0077", LimitNOFILE="2048",
             AmbientCapabilities="", PrivateMounts="yes", RemoveIPC="yes",

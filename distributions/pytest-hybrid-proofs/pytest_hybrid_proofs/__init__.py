@@ -11,6 +11,7 @@ until then it hands over.
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -128,6 +129,15 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
     return result
 
 
+def _shard(text: str) -> tuple[int, int]:
+    from harness.proving import shards
+
+    try:
+        return shards.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     parser.addini(
         INI,
@@ -156,6 +166,14 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         metavar="CLAIM",
         help="for a computer that cannot show everything: let proofs of this clause be unproven without failing the "
         "run. Repeatable; printed, recorded, and no ground for a proof bundle.",
+    )
+    option(
+        "shard",
+        type=_shard,
+        default=None,
+        metavar="N/OF",
+        help="run the Nth of OF parts, that take equally long by reports/history.jsonl; each on a computer of its own, "
+        "and `python -m harness merge` makes one run of them",
     )
     option(
         "sign-key",

@@ -5,7 +5,8 @@ market that it brings. A trade of another market is foreign: counted, never stor
 
 Each market of a source numbers its trades for itself, and so do a venue's single and aggregated trades. What shares one
 sequence of ids is a **stream**; its name is what `Tick.source` says and what the table `sources` keeps. The first
-stream of a source has the source's own name.
+stream of a source has the source's own name. Of a source whose messages bring their own symbols, MOCK_WS and the lines
+of a replay, each symbol is a market.
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ class Streams:
         self._taken = set(stored) | set(sources)
         self._used: set[str] = set()  # in this run
         self._asked: dict[str, frozenset[str]] = {}  # source -> markets, where they are known
+        self._open: set[str] = set()  # sources that may bring any market at any time
         self._new: dict[str, tuple[str, str]] = {}
 
     def ask(self, source: str, markets: Iterable[str]) -> None:
@@ -165,8 +167,11 @@ class Streams:
 
     def predecessor(self, name: str) -> str | None:
         """The stream of an earlier run in whose place a new one has come: of the same source, not heard in this run,
-        and of no other market that is asked for. None when there is none, or several."""
+        and of no other market that is asked for. None when there is none, or several, or the source brings what it
+        likes."""
         source, key = self.owner(name)
+        if source in self._open:
+            return None
         others = self._asked.get(source, frozenset()) - {_market(key)}
         gone = [
             other
@@ -185,12 +190,24 @@ class Streams:
                 number = 2
                 while name in self._taken:
                     name, number = f"{wanted} ({number})", number + 1
-            name = intern(name)
-            self._names[source, key] = name
-            self._owners[name] = self._new[name] = (source, key)
-            self._taken.add(name)
+            name = self._claim(name, source, key)
         self._used.add(name)
         return name
+
+    def _claim(self, name: str, source: str, key: str) -> str:
+        name = intern(name)
+        self._names[source, key] = name
+        self._owners[name] = self._new[name] = (source, key)
+        self._taken.add(name)
+        return name
+
+    def of_symbol(self, source: str, symbol: str) -> str:
+        """The name of the stream of a symbol, as the messages of `source` spell it, which may bring any."""
+        self._open.add(source)
+        if self._owners.get(source) is None and self._symbols.get(source) is not None:
+            # What was stored when all symbols of a source still had one stream.
+            self._claim(source, source, self._symbols[source])
+        return self.name(source, symbol)
 
     def owner(self, name: str) -> tuple[str, str]:
         """(source, key) of a stream; that of a name that nobody claimed is itself."""
@@ -216,8 +233,11 @@ class Markets:
         streams.ask(source, asked or ())
         self.guessed: str | None = None
         """The market that was taken because it came first; None while none was."""
+        self.awaited: str | None = None
+        """The market that came first in an earlier run, as long as no trade of it comes in this one; else None."""
         if asked is None and (market := streams.market_called(source, symbol)):
             self._guess(market)
+            self.awaited = market
 
     @property
     def is_single(self) -> bool:
@@ -237,8 +257,13 @@ class Markets:
         symbol = self._symbol if self.asked is None else self.asked.get(market)
         if symbol is None:
             return None
+        self.awaited = None
         key = f"{market}@{kind}" if kind == AGGREGATED else market
         return self._streams.name(self._source, key), symbol
+
+    def place_symbol(self, symbol: str) -> str:
+        """The stream of a trade whose message brings the symbol of its tick."""
+        return self._streams.of_symbol(self._source, symbol)
 
     def find(self, market: str, kind: str) -> tuple[str, str] | None:
         """Like `place`, for what is no trade: it does not tell which market is meant."""

@@ -226,7 +226,8 @@ class Parser:
     def note_foreign(self, market: str, why: str = "") -> None:
         self.foreign += 1
         if not why and self._markets.guessed is not None:
-            why = f"that of its source is {self._markets.guessed}, which came first; others are named by `markets`"
+            came = "as in earlier runs" if self._markets.awaited else "which came first"
+            why = f"that of its source is {self._markets.guessed}, {came}; others are named by `markets`"
         # ascii() keeps control characters of a hostile peer out of the log.
         self.last_foreign = ascii(market)[1:-1][:MAX_TEXT_CHARS] + (f": {ascii(why)[1:-1]}" if why else "")
 

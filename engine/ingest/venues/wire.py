@@ -21,7 +21,6 @@ from engine.ingest.venues.port import (
     MAX_TEXT_CHARS,
     MAX_TRADE_ID,
     MICROSECONDS_FROM,
-    NUMBERS_MAX,
     UNREADABLE,
     Message,
     Millis,
@@ -36,7 +35,8 @@ from engine.ingest.venues.port import (
 
 SYMBOLS_MAX: Final = 4096
 """So many symbols one run takes from a MOCK source, which names them as it likes (B5): positions, averages and orders
-are kept for each. A trade of one more is `foreign`. A replay has no such limit: nobody else chooses what is in it."""
+are kept for each. A trade of one more is `foreign`. A replay has no such limit: nobody else chooses what is in it. So
+many of its symbols have a stream each."""
 
 
 class _MockTick(Struct, gc=False):
@@ -67,16 +67,16 @@ class TickParser(Parser):
     def __init__(self, source: str, markets: Markets, *, replayed: bool = False) -> None:
         """`replayed`: whether they are lines of a replay."""
         super().__init__(source, markets)
-        self.parse_into = self._reader(_REPLAY_TICK, None) if replayed else self._reader(_MOCK_TICK, SYMBOLS_MAX)
+        self.parse_into = self._reader(_REPLAY_TICK if replayed else _MOCK_TICK)
 
-    def _reader(
-        self, decoder: msgspec.json.Decoder[_MockTick] | msgspec.json.Decoder[_ReplayTick], symbols_max: int | None
-    ) -> ParseInto:
-        source = self._source
+    def _reader(self, decoder: msgspec.json.Decoder[_MockTick] | msgspec.json.Decoder[_ReplayTick]) -> ParseInto:
+        markets = self._markets
+        # All symbols of a replay beyond those that are remembered: their trades are told apart by text.
+        rest = f"{self._source} *"
         # A recording is whoever's; of an exchange whose clock is far off one hears otherwise (N14).
         is_replay = decoder is _REPLAY_TICK
-        # Each symbol taken so far -> itself, so that its ticks share one string.
-        symbols: dict[str, str] = {}
+        # Each symbol taken so far -> its stream and itself, so that its ticks share the strings.
+        symbols: dict[str, tuple[str, str]] = {}
         decode: Callable[[Message], _MockTick | _ReplayTick] = decoder.decode
 
         def parse_into(message: Message, out: list[Tick]) -> None:
@@ -103,20 +103,22 @@ class TickParser(Parser):
                 if event_id is not None and is_too_long(event_id):
                     self.refuse(f"event_id over {MAX_TEXT_CHARS} bytes", message)
                     return
-            symbol = symbols.get(tick.symbol)
-            if symbol is None:
+            place = symbols.get(tick.symbol)
+            if place is None:
                 symbol = tick.symbol
                 if is_too_long(symbol):
                     self.refuse(f"symbol over {MAX_TEXT_CHARS} bytes", message)
                     return
-                if symbols_max is not None:
-                    if len(symbols) >= symbols_max:
-                        self.note_foreign(symbol, f"beyond the {symbols_max} symbols that one run takes from a source")
-                        if trade_id is not None and len(self.numbers) < NUMBERS_MAX:
-                            self.numbers.append((source, trade_id, tick.ts))
-                        return
-                    symbols[symbol] = symbol
-            out.append(Tick(source, symbol, tick.price, tick.volume, tick.ts, trade_id, event_id))
+                if len(symbols) < SYMBOLS_MAX:
+                    place = symbols[symbol] = (markets.place_symbol(symbol), symbol)
+                elif is_replay:
+                    place = (rest, symbol)
+                    if (known := event_id if trade_id is None else trade_id) is not None:
+                        trade_id, event_id = None, f"{known}@{symbol}"
+                else:
+                    self.note_foreign(symbol, f"beyond the {SYMBOLS_MAX} symbols that one run takes from a source")
+                    return
+            out.append(Tick(*place, tick.price, tick.volume, tick.ts, trade_id, event_id))
             self.error_streak = 0
 
         return parse_into

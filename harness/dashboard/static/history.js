@@ -1,25 +1,12 @@
-// Asks for spans of the past and draws them. Text is set as text, never as HTML. What is looked at stands in the address.
+// Asks for spans of the past and shows them; plots.js draws the charts. What is looked at stands in the address.
 "use strict";
 
-const byId = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
 const FILTERS = { trades: ["mode", "symbol", "side"], orders: ["mode", "symbol", "side", "status"], signals: ["symbol", "side", "veto"], decisions: [], journal: [] };
 const LIMITS = { cpu: 20, memory: 10, io: 15 };
-const FOLLOW_MS = 2000;
+// How often the newest span is asked for again: no oftener than it shows anything new.
+const ADD_UP_MS = 250;
+const FOLLOW_MS = 2000, FOLLOW_MS_MAX = 30_000;
 
-const element = (make) => (tag, attributes = {}, ...children) => {
-  const made = make(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-};
-const make = element((tag) => document.createElement(tag));
-const draw = element((tag) => document.createElementNS(SVG, tag));
-const number = (value, digits = 2) => value === null || value === undefined ? "?" : Number(value).toLocaleString("en", { maximumFractionDigits: digits });
-const clock = (ms, long) => {
-  const date = new Date(ms), time = date.toLocaleTimeString([], { hour12: false });
-  return long || date.toDateString() !== new Date().toDateString() ? `${date.toLocaleDateString()} ${time}` : time;
-};
 const length = (ms) => ms < 120_000 ? `${(ms / 1000).toFixed(0)} s` : ms < 7_200_000 ? `${(ms / 60_000).toFixed(0)} min` : ms < 172_800_000 ? `${(ms / 3_600_000).toFixed(1)} h` : `${(ms / 86_400_000).toFixed(1)} days`;
 
 // --- what is looked at --------------------------------------------------------------------------------------
@@ -36,6 +23,15 @@ function go(changes, record = true) {
 }
 
 addEventListener("popstate", () => { view = Object.fromEntries(new URLSearchParams(location.search)); show(); });
+
+// The server adds fills up part by part, a part for each time that it is asked.
+async function addUp() {
+  for (let whole = false; !whole;) {
+    whole = true;
+    await part("equity", "/equity", (found) => { whole = found.whole; drawEquity(found); }, "equity");
+    if (!whole) await new Promise((after) => setTimeout(after, ADD_UP_MS));
+  }
+}
 
 const pick = (names) => new URLSearchParams(names.filter((name) => view[name]).map((name) => [name, view[name]]));
 
@@ -72,111 +68,17 @@ function show() {
   const query = pick(["range", "from", "to", "symbol"]);
   for (const button of byId("ranges").children) button.setAttribute("aria-pressed", String(!view.from && (view.range ?? "1h") === button.dataset.range));
   byId("follow").checked = !view.from;
-  return Promise.all([part("span", `/span?${query}`, drawSpan, "charts"), part("equity", "/equity", drawEquity, "equity"), showTable()]);
+  const table = showTable();
+  // What takes longest comes last.
+  return part("span", `/span?${query}`, drawSpan, "charts").then(() => Promise.all([table, addUp()]));
 }
 
-// --- charts -------------------------------------------------------------------------------------------------
-
-const ROOM = { left: 4, right: 74, top: 8, bottom: 18 };
-
-// Parts of a line between gaps: longer than `longest` without a point.
-function stretches(points, longest) {
-  const found = [];
-  let before = null;
-  for (const point of points) {
-    if (point[1] === null || point[1] === undefined) { before = null; continue; }
-    if (before === null || point[0] - before > longest) found.push([]);
-    found[found.length - 1].push(point);
-    before = point[0];
-  }
-  return found;
-}
-
-function plot(chart) {
-  const { title, unit, lines, tall, band, limits = [], step, low: floor } = chart;
-  const figure = make("figure", { class: `plot${tall ? " tall" : ""}` });
-  const says = make("span", { class: "says" });
-  figure.append(make("figcaption", {}, make("b", {}, title), ...(lines.length > 1 ? lines.map((line, at) => make("span", {}, make("i", { class: `key-line c${at}` }), line.name)) : []), says));
-  const values = [...lines.flatMap((line) => line.points.map((point) => point[1])), ...(band ?? []).flatMap((one) => [one[1], one[2]])].filter((one) => one !== null && one !== undefined);
-  if (!values.length) {
-    says.textContent = "nothing known of this span";
-    return { figure, cursor() {} };
-  }
-  const width = Math.max(byId("charts").clientWidth, 280), height = tall ? 240 : 120;
-  let low = floor ?? Math.min(...values), high = Math.max(...values, ...limits);
-  if (high === low) { high += Math.abs(high) * 1e-3 || 1; low -= floor === undefined ? Math.abs(low) * 1e-3 || 1 : 0; }
-  const begin = span.from, end = Math.max(span.to, begin + 1);
-  const x = (ms) => ROOM.left + (ms - begin) / (end - begin) * (width - ROOM.left - ROOM.right);
-  const y = (value) => ROOM.top + (high - value) / (high - low) * (height - ROOM.top - ROOM.bottom);
-  const digits = high - low < 1 ? 4 : 2;
-  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}: between ${number(Math.min(...values), digits)} and ${number(Math.max(...values), digits)} ${unit}` });
-  for (const level of [low, (low + high) / 2, high]) {
-    svg.append(draw("line", { class: "grid", x1: ROOM.left, x2: width - ROOM.right, y1: y(level), y2: y(level) }),
-      draw("text", { x: width - ROOM.right + 6, y: y(level) + 4 }, number(level, digits)));
-  }
-  // The day stands at the page's head; of longer spans here too, where there is room.
-  const narrow = width < 600, long = end - begin > 86_400_000;
-  const label = (ms) => long ? narrow ? new Date(ms).toLocaleDateString() : clock(ms, true) : new Date(ms).toLocaleTimeString([], { hour12: false });
-  for (const [share, anchor] of narrow ? [[0, "start"], [1, "end"]] : [[0, "start"], [0.5, "middle"], [1, "end"]])
-    svg.append(draw("text", { class: "axis", x: ROOM.left + share * (width - ROOM.left - ROOM.right), y: height - 4, "text-anchor": anchor }, label(begin + share * (end - begin))));
-  for (const limit of limits) svg.append(draw("line", { class: "limit", x1: ROOM.left, x2: width - ROOM.right, y1: y(limit), y2: y(limit) }));
-  const longest = 2.5 * step;
-  if (band) for (const piece of stretches(band.map((one) => [one[0], one[1], one[2]]), longest)) {
-    const upper = piece.map((one) => `${x(one[0]).toFixed(1)} ${y(one[2]).toFixed(1)}`), lower = piece.map((one) => `${x(one[0]).toFixed(1)} ${y(one[1]).toFixed(1)}`).reverse();
-    svg.append(draw("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z` }));
-  }
-  lines.forEach((line, at) => {
-    for (const piece of stretches(line.points, longest)) {
-      const points = piece.length > 1 ? piece : [piece[0], [piece[0][0] + step / 2, piece[0][1]]];
-      const d = points.map((one, index) => line.stepped && index ? `H${x(one[0]).toFixed(1)}V${y(one[1]).toFixed(1)}` : `${index ? "L" : "M"}${x(one[0]).toFixed(1)} ${y(one[1]).toFixed(1)}`).join("");
-      svg.append(draw("path", { class: `line c${at}`, d }));
-    }
-  });
-  for (const event of span.events)
-    svg.append(draw("line", { class: `event event-${event.kind}`, x1: x(event.at_ms), x2: x(event.at_ms), y1: ROOM.top, y2: height - ROOM.bottom }, draw("title", {}, `${clock(event.at_ms)} ${event.kind}: ${event.text}`)));
-  const cursor = draw("line", { class: "cursor", x1: -9, x2: -9, y1: ROOM.top, y2: height - ROOM.bottom });
-  const chosen = draw("rect", { class: "chosen", y: ROOM.top, height: height - ROOM.top - ROOM.bottom, x: -9, width: 0 });
-  svg.append(cursor, chosen);
-  figure.append(svg);
-  const at = (event) => {
-    const box = svg.getBoundingClientRect(), share = ((event.clientX - box.left) / box.width * width - ROOM.left) / (width - ROOM.left - ROOM.right);
-    return begin + Math.min(1, Math.max(0, share)) * (end - begin);
-  };
-  let from = null;
-  svg.addEventListener("pointerdown", (event) => { if (event.button === 0) { from = at(event); svg.setPointerCapture(event.pointerId); } });
-  svg.addEventListener("pointermove", (event) => {
-    const now = at(event);
-    for (const one of plots) one.cursor(now);
-    if (from !== null) {
-      chosen.setAttribute("x", x(Math.min(from, now)));
-      chosen.setAttribute("width", Math.abs(x(now) - x(from)));
-    }
-  });
-  svg.addEventListener("pointerup", (event) => {
-    const now = at(event), start = from;
-    from = null;
-    chosen.setAttribute("width", 0);
-    if (start !== null && Math.abs(x(now) - x(start)) > 6) zoom(Math.min(start, now), Math.max(start, now));
-  });
-  svg.addEventListener("pointerleave", () => { if (from === null) for (const one of plots) one.cursor(null); });
-  svg.addEventListener("dblclick", () => go({ from: null, to: null }));
-  return {
-    figure,
-    cursor(ms) {
-      const there = ms !== null;
-      cursor.setAttribute("x1", there ? x(ms) : -9);
-      cursor.setAttribute("x2", there ? x(ms) : -9);
-      if (!there) { says.textContent = ""; return; }
-      const near = lines.map((line) => {
-        const found = line.points.findLast((point) => point[0] <= ms);
-        return found && found[1] !== null && ms - found[0] <= longest ? `${lines.length > 1 ? `${line.name} ` : ""}${number(found[1], digits)}` : "–";
-      });
-      says.textContent = `${clock(ms)}: ${near.join(", ")} ${unit}`;
-    },
-  };
-}
+// --- the span -----------------------------------------------------------------------------------------------
 
 let plots = [];
+let equity = null;
+// The time that the pointer is at; the charts of the next answer show it too.
+let pointed = null;
 
 function drawSpan(found) {
   span = found;
@@ -185,18 +87,30 @@ function drawSpan(found) {
   const symbols = found.symbols.includes(found.symbol) || !found.symbol ? found.symbols : [found.symbol, ...found.symbols];
   byId("symbol").replaceChildren(...symbols.map((symbol) => make("option", symbol === found.symbol ? { selected: "" } : {}, symbol)));
   const steps = Math.max(series.step_ms, 1);
+  const shown = { from: found.from, to: found.to, events: found.events, chosen: zoom, back: () => go({ from: null, to: null }), pointed: (ms) => { pointed = ms; for (const one of plots) one.cursor(ms); } };
   plots = [
     { title: `Price of ${found.symbol || "?"}`, unit: "", tall: true, step, band: buckets.map(([at, , low, high]) => [at, low, high]), lines: [{ name: "last", points: buckets.map(([at, , , , last]) => [at, last]) }] },
     { title: "Ticks stored", unit: "a second", step, low: 0, lines: [{ name: "ticks", points: buckets.map(([at, ticks]) => [at, ticks / Math.max(1, Math.min(step, found.to - at)) * 1000]) }] },
     { title: "Memory", unit: "MiB", step: steps, low: 0, lines: [{ name: "resident", points: of("rss_mib") }] },
-    { title: "Pressure", unit: "%", step: steps, low: 0, lines: ["cpu", "memory", "io"].map((name) => ({ name: `${name} (limit ${LIMITS[name]})`, points: of(name) })), limits: [] },
+    { title: "Pressure", unit: "%", step: steps, low: 0, lines: ["cpu", "memory", "io"].map((name) => ({ name: `${name} (limit ${LIMITS[name]})`, points: of(name) })) },
     { title: "Rung: one of so many ticks is processed", unit: "", step: steps, low: 0, lines: [{ name: "rung", points: of("sample_every"), stepped: true }] },
     { title: "Event-loop lag, p99", unit: "ms", step: steps, low: 0, lines: [{ name: "lag", points: of("lag_ms") }] },
-  ].map(plot);
-  byId("charts").replaceChildren(...plots.map((one) => one.figure));
+  ].map((chart) => plot({ ...shown, ...chart }));
+  const box = byId("charts");
+  place(box, plots.map((one) => one.figure));
+  for (const one of plots) one.paint();
+  if (pointed !== null) for (const one of plots) one.cursor(pointed);
+  Object.assign(box.dataset, { shows: `${found.from} ${found.to} ${found.symbol}`, by: library && !paper.matches ? "plotly" : "plain" });
+  byId("ledger").textContent = found.ledger ? `The engine's database: ${found.ledger}` : "";
   const ticks = buckets.reduce((sum, one) => sum + one[1], 0);
   byId("span-says").textContent = `${clock(found.from, true)} to ${clock(found.to, true)} (${length(found.to - found.from)}), ${number(ticks)} ticks`;
-  byId("charts-note").textContent = `${found.sampled ? "Lows and highs are of a sample of the ticks; zoom in for all of them. " : ""}Of memory, pressure, rung and lag is known what was seen since the dashboard started.`;
+  byId("charts-note").textContent = [
+    found.sampled ? "Lows and highs are of a sample of the ticks; zoom in for all of them." : "",
+    `Memory, pressure, rung and lag are known since ${found.known_from === null ? "now" : clock(found.known_from, true)}, where the dashboard ran.`,
+    found.kept || found.notices.length ? "" : "They are forgotten with the dashboard's next restart: it was started without --state-dir.",
+    document.querySelector("meta[name=charts]").content ? "" : "These charts are plain; make install CHARTS=1, or pip install 'hybrid-harness[charts]', brings plotly's.",
+  ].filter(Boolean).join(" ");
+  byId("notices").replaceChildren(...found.notices.map((notice) => make("p", { class: "trouble" }, notice)));
   byId("events").replaceChildren(found.events.length ? make("ul", { class: "events" }, ...found.events.slice(-60).reverse().map((event) =>
     make("li", {}, make("time", { datetime: new Date(event.at_ms).toISOString() }, clock(event.at_ms)), make("b", {}, event.kind), make("span", {}, event.text))))
     : make("p", { class: "note" }, "Nothing that is known of in this span."));
@@ -226,23 +140,26 @@ function drawVetoes({ vetoes, vetoes_from: from }) {
 }
 
 function drawEquity(found) {
+  equity = found;
   const modes = Object.entries(found.modes);
   if (!modes.length) return byId("equity").replaceChildren(make("p", { class: "note" }, "There is no fill yet."));
   const tile = (name, value) => make("div", {}, make("p", { class: "note" }, name), make("p", { class: `big${Number(value) < 0 ? " bad" : ""}` }, value));
   const says = !found.whole ? "Fills are still being added up." : found.disagreements.length ? found.disagreements.join("; ") : "The fills add up to the engine's positions, to the last digit.";
-  const shown = span;
+  const paints = [];
   const parts = modes.flatMap(([mode, line]) => {
     const { now, points } = line;
     const parts = [make("p", { class: "mode-of" }, `${mode}, ${number(line.fills)} fills`), make("div", { class: "tiles" }, tile("equity", now.equity), tile("realised", now.realised), tile("unrealised", now.unrealised), tile("fees", now.fees), tile("deepest drawdown", line.drawdown))];
     if (points.length > 1) {
-      span = { from: points[0].at, to: points[points.length - 1].at, events: [] };
       const of = (name) => points.map((point) => [point.at, Number(point[name])]);
-      parts.push(plot({ title: `Equity of ${mode}`, unit: "", step: Infinity, lines: [{ name: "equity", points: of("equity") }, { name: "realised", points: of("realised") }, { name: "unrealised", points: of("unrealised") }] }).figure);
-      span = shown;
+      const shown = { from: points[0].at, to: points[points.length - 1].at, events: [], chosen: zoom, back: () => go({ from: null, to: null }), pointed: (ms) => one.cursor(ms) };
+      const one = plot({ ...shown, title: `Equity of ${mode}`, unit: "", step: Infinity, lines: ["equity", "realised", "unrealised"].map((name) => ({ name, points: of(name) })) });
+      paints.push(one.paint);
+      parts.push(one.figure);
     }
     return parts;
   });
-  return byId("equity").replaceChildren(make("p", { class: found.disagreements.length ? "trouble" : "note" }, says), ...parts);
+  byId("equity").replaceChildren(make("p", { class: found.disagreements.length ? "trouble" : "note" }, says), ...parts);
+  for (const paint of paints) paint();
 }
 
 // --- tables -------------------------------------------------------------------------------------------------
@@ -253,8 +170,16 @@ const LONG = ["text", "reason", "detail", "transitions"];
 const cell = (name, value) => {
   if (value === null || value === undefined) return "";
   if (name === "time") return clock(value, true);
-  return name === "transitions" ? String(value).replace(/at (\d+)/g, (_, ms) => `at ${clock(Number(ms))}`) : String(value);
+  return name === "transitions" ? transitions(String(value)) : String(value);
 };
+
+// "SUBMITTED 0 at 1764000000000, FILLED 0.3 at 1764000000002": of all but the first only how much later they came.
+function transitions(text) {
+  const first = Number(text.match(/ at (\d+)/)?.[1]);
+  return text.replace(/ at (\d+)/g, (_, ms) => Number(ms) === first ? "" : ` +${later(Number(ms) - first)}`).replaceAll(", ", " \u2192 ");
+}
+
+const later = (ms) => ms < 10_000 ? `${number(ms, 0)} ms` : length(ms);
 
 function showTable() {
   const name = view.table in FILTERS ? view.table : "trades";
@@ -321,6 +246,17 @@ addEventListener("keydown", (event) => {
   const keys = { 1: () => range("5m"), 2: () => range("1h"), 3: () => range("24h"), 4: () => range("all"), "+": () => move(0, 0.5), "-": () => move(0, 2), ArrowLeft: () => move(-0.5), ArrowRight: () => move(0.5) };
   if (Object.hasOwn(keys, event.key) && !event.target.closest?.(".scroll")) { event.preventDefault(); keys[event.key](); }
 });
-addEventListener("resize", () => { if (span) drawSpan(span); });
-setInterval(() => { if (!document.hidden && !view.from) part("span", `/span?${pick(["range", "symbol"])}`, drawSpan, "charts"); }, FOLLOW_MS);
-show();
+function redraw() {
+  if (span) drawSpan(span);
+  if (equity) drawEquity(equity);
+}
+
+addEventListener("resize", redraw);
+let followed = performance.now();
+setInterval(() => {
+  const due = Math.min(Math.max(FOLLOW_MS, span?.step_ms ?? 0), FOLLOW_MS_MAX);
+  if (document.hidden || view.from || performance.now() - followed < due) return;
+  followed = performance.now();
+  part("span", `/span?${pick(["range", "symbol"])}`, drawSpan, "charts");
+}, FOLLOW_MS / 4);
+show().then(() => requestAnimationFrame(() => setTimeout(() => fetchLibrary(redraw))));

@@ -1,0 +1,1 @@
+"""A fleet on one computer: hosts that are network namespaces, everything on them real (`make fleet-sim`)."""
