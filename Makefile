@@ -28,7 +28,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help proofs test sabotage mutants canary nothing reference scale stress fleet-sim debian soak bench doctor \
-  buglog lint format pure coverage docs lock dist release install uninstall clean
+  buglog lint format pure coverage docs pictures lock dist release install uninstall clean
 
 # As wide as the terminal; a word is never cut.
 help:  ## List the targets
@@ -79,7 +79,7 @@ FETCH = $(SUDO) apt-get install -y $(APT_QUIET) --download-only --no-install-rec
 example-packages:
 	@test -e $(ARCHIVES)/.ready || { mkdir -p $(ARCHIVES)/partial && \
 	    { $(FETCH) >/dev/null 2>&1 || { $(SUDO) apt-get update $(APT_QUIET) && $(FETCH); } } && touch $(ARCHIVES)/.ready; } || \
-	  echo "redis-server could not be fetched: the example in docs/hacking.md will be unproven" >&2
+	  echo "redis-server could not be fetched: the example in docs/own-service.md will be unproven" >&2
 
 # What a fleet is made of beside our own. Without them its proofs are unproven. Debian starts what it installs; proofs start
 # their own, and whoever proves something wants no database at each boot. What was there before is somebody's, and is left.
@@ -202,6 +202,9 @@ $(TOOLS)/.ready: requirements/tools.txt
 
 docs: $(TOOLS)/.ready  ## The documents as a site, with an API reference, in .cache/site
 	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --strict --quiet
+
+pictures: $(READY) browser  ## Take the pictures in docs/pictures anew (ARGS='-k dashboard')
+	$(BIN)/pytest proofs/house/test_pictures.py --take-pictures -q $(ARGS)
 
 lock: $(TOOLS)/.ready  ## Choose the packages of requirements/ anew, with hashes (ARGS=develop.txt for one file)
 	$(TOOLS)/bin/python distributions/lock.py $(ARGS)

@@ -25,6 +25,9 @@ from fleet.relay.relay import Relay, make_stream
 from harness.base.clock import OsClock
 from harness.machines import tools
 
+STUCK_SECS = 30.0
+"""A relay that has published nothing for so long has failed."""
+
 STREAM = Stream(replicas=1, max_age_hours=24, max_bytes=1 << 30)
 
 
@@ -72,23 +75,32 @@ def beside(database: Path, directory: Path) -> Iterator[None]:
         with log.open("wb") as output:
             process = subprocess.Popen(argv, cwd=subject.ROOT, env=subject.environment({}), stderr=output)
         try:
+            _wait(url, 0, log)
             yield
-            if not asyncio.run(_messages(url)):
-                raise subject.SubjectFailed(f"the relay published nothing: {subject.tail(log)}")
+            _wait(url, 1, log)
         finally:
             process.kill()
             process.wait()
 
 
+def _wait(url: str, messages: int, log: Path) -> None:
+    """Until the stream is there and has so many. Raises SubjectFailed."""
+    deadline = time.monotonic() + STUCK_SECS
+    while asyncio.run(_messages(url)) < messages:
+        if time.monotonic() > deadline:
+            raise subject.SubjectFailed(f"the relay published nothing: {subject.tail(log)}")
+        time.sleep(subject.LOOK_SECS)
+
+
 async def _messages(url: str) -> int:
-    """How many the stream has."""
+    """How many the stream has; -1 while there is none."""
     settings = Nats((url,), "HYBRID", "", None, None)
     client = await link.connect(settings, "bench", Log("bench"), asyncio.Event())
     assert client is not None, "nobody has stopped it"
     try:
         return (await link.jetstream(client).stream_info("HYBRID")).state.messages
     except link.TROUBLE:
-        return 0
+        return -1
     finally:
         await client.close()
 

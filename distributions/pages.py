@@ -7,11 +7,13 @@ import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("engine", "harness")
+PACKAGES = ("engine", "harness", "fleet")
 
 
 def on_config(config: Any) -> Any:
@@ -25,12 +27,46 @@ def on_config(config: Any) -> Any:
     return config
 
 
+_CODE = re.compile(r"(^```.*?^```$|\[[^]]*\]\([^)]*\))", re.MULTILINE | re.DOTALL)
+"""Blocks of code, and what is a link already."""
+_DOCUMENT = re.compile(r"`?\bdocs/((?:decisions/)?[\w-]+\.md)\b`?")
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Make a link of each document that a text names."""
+    up = "../" * page.file.src_uri.count("/")
+
+    def linked(match: re.Match[str]) -> str:
+        return f"[{match[0]}]({up}{match[1]})" if files.get_file_from_path(match[1]) else match[0]
+
+    parts = _CODE.split(markdown)
+    return "".join(part if number % 2 else _DOCUMENT.sub(linked, part) for number, part in enumerate(parts))
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that no file in docs/ is."""
     files.append(File.generated(config, "index.md", content=first_page((ROOT / "README.md").read_text("utf-8"))))
     for room, modules in rooms().items():
         files.append(File.generated(config, f"reference/{room}.md", content=page(room, modules)))
     return files
+
+
+def on_post_build(config: Any) -> None:
+    """Follow each link of the site that leads within it. Raises PluginError where one leads nowhere."""
+    site = Path(config.site_dir)
+    missing = sorted(
+        f"{page.relative_to(site)}: {address}"
+        for page in site.rglob("*.html")
+        if page.name != "404.html"
+        for address in re.findall(r'(?:href|src)="([^"#?:]+)[^":]*"', page.read_text("utf-8"))
+        if not _leads_somewhere(page.parent / unquote(address))
+    )
+    if missing:
+        raise PluginError("links lead nowhere:\n" + "\n".join(missing))
+
+
+def _leads_somewhere(path: Path) -> bool:
+    return (path / "index.html").exists() if path.is_dir() else path.exists()
 
 
 def rooms() -> dict[str, list[str]]:
@@ -50,5 +86,8 @@ def page(room: str, modules: list[str]) -> str:
 
 
 def first_page(readme: str) -> str:
-    """README.md, with its links as they are from within docs/."""
-    return re.sub(r"(\]\()docs/", r"\1", readme)
+    """README.md, with its links as they are from within docs/, and one to the reference, which only the site has."""
+    linked = re.sub(r"(\]\()docs/", r"\1", readme)
+    decisions = "[decisions](decisions/0001-transport.md)"
+    assert decisions in linked
+    return linked.replace(decisions, f"{decisions} | [reference](reference/engine.md)", 1)

@@ -13,13 +13,10 @@ from engine.base.channels import Channel
 from engine.base.events import Mode, Tick
 from engine.config.schema import Settings, Source
 from engine.config.settings import Environment, Loaded, redact_url
-from engine.ingest import replay as replay_feed
-from engine.ingest import websocket
 from engine.ingest.clock_skew import VenueClocks
 from engine.ingest.inlet import Ingest
 from engine.ingest.intake import Intake
 from engine.ingest.ports import Feed, Inlet
-from engine.ingest.synthetic import SyntheticFeed
 from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Streams
 from engine.storage.batch import Batch, Restored
@@ -89,7 +86,10 @@ def make_ingest(
     )
 
     def make_feed(inlet: Inlet) -> Feed:
+        # A run has one feed, and a start is not to wait for the others.
         if live:
+            from engine.ingest import websocket
+
             connect = websocket.CONNECTS[environment.transport]
             # A clock that was set back since those times were written would make the waits longer by as much.
             now_ms = max(_wall_ms(), store.written_ms())
@@ -98,9 +98,13 @@ def make_ingest(
                 inlet, live, options.engine, options.app.symbol, connect, clock, barred_secs, streams
             )
         if not replay:
+            from engine.ingest.synthetic import SyntheticFeed
+
             return SyntheticFeed(inlet, options.engine, options.app.symbol, _wall_ms)
         if recording is not None:
             return playback.PlaybackFeed(inlet, recording, sources[0], options.engine, streams)
+        from engine.ingest import replay as replay_feed
+
         if path is not None:
             return replay_feed.FileReplayFeed(inlet, path, options.engine.parse_error_limit)
         return replay_feed.ReplayFeed(inlet, store.read_ticks(), str(store.path))

@@ -31,7 +31,9 @@ settings.load_profile("quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("proofs").addoption("--shuffle", type=int, metavar="SEED", help="run in the order that SEED makes")
+    group = parser.getgroup("proofs")
+    group.addoption("--shuffle", type=int, metavar="SEED", help="run in the order that SEED makes")
+    group.addoption("--take-pictures", action="store_true", help="take the pictures in docs/pictures anew")
 
 
 MACHINES = {"machine", "stage", "proof_machine", "proof_stage"}

@@ -55,6 +55,8 @@ class Store:
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
         self._partitions: set[str] = set()
+        self._divided: set[str] = set()
+        """Tables that have partitions of PostgreSQL's own; an operator may have made others of them."""
         self.stands: dict[Key, Stand] = {}
         """How far each table of each instance has come."""
 
@@ -79,6 +81,12 @@ class Store:
             (SCHEMA,),
         )
         self._partitions = {name for (name,) in await found.fetchall()}
+        found = await self._connection.execute(
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relkind = 'p'",
+            (SCHEMA,),
+        )
+        self._divided = {name for (name,) in await found.fetchall()}
         found = await self._connection.execute("SELECT instance, tab, place, sequence, ledger_schema FROM places")
         self.stands = {
             (instance, table): Stand(place, sequence, schema)
@@ -131,6 +139,8 @@ class Store:
         made: list[str] = []
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             for name, days in batch.days.items():
+                if name not in self._divided:
+                    continue
                 made += await self._make_partitions(cursor, name, days)
             for name, rows in batch.rows.items():
                 if rows:

@@ -35,6 +35,9 @@ rounds on they are folded."""
 CSV_EMBEDDED_MAX = 4_000_000
 """Bytes of CSV that a page brings along; who wants more asks the command for it."""
 
+STILL_SECS = 30.0
+"""A counter that has not changed for so long stands still; in less time there may have been no heartbeat."""
+
 TIME_MS_MAX = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
@@ -227,8 +230,8 @@ def _charts(
 
 
 def _rate(samples: Sequence[SampleLine], begun: float, name: str, key: str) -> Series:
-    """Return a counter of the heartbeats as a rate. It changes only with a heartbeat, and begins anew with each run of
-    the engine, which is a gap."""
+    """Return a counter of the heartbeats as a rate. It changes only with a heartbeat, if anything comes at all, and
+    begins anew with each run of the engine, which is a gap."""
     points: list[tuple[float, float | None]] = []
     last: tuple[float, float] | None = None
     for sample in samples:
@@ -241,6 +244,9 @@ def _rate(samples: Sequence[SampleLine], begun: float, name: str, key: str) -> S
             points.append((at, None))
         elif count > last[1]:
             points.append((at, (count - last[1]) / (at - last[0])))
+            last = (at, float(count))
+        elif at - last[0] >= STILL_SECS:
+            points.append((at, 0.0))
             last = (at, float(count))
     return Series(name, points)
 

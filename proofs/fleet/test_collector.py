@@ -190,6 +190,31 @@ def test_each_day_is_a_partition_and_what_came_before_its_day_moves_there(given_
 
 
 @pytest.mark.claim("F5")
+def test_a_table_that_an_operator_keeps_otherwise_gets_no_partitions(
+    given_settings: CollectorSettings, postgres: Postgres
+) -> None:
+    """As docs/fleet.md says of hypertables, which are none of PostgreSQL's own."""
+
+    async def before(database: Store) -> None:
+        """The schema is there when it is begun."""
+
+    async def after(database: Store) -> None:
+        await database.begin_stream(STREAM, AT)
+        await database.store(STREAM, [message(1, TICKS, None, tick(1), tick(2))])
+        await database.store(STREAM, [message(1, TICKS, None, tick(1), tick(2))])
+
+    over(given_settings, before)
+    name = given_settings.conninfo.split("dbname=")[1].split()[0]
+    with postgres.connect(name) as connection:
+        connection.execute("SET search_path = hybrid; SET ROLE collector")
+        connection.execute("ALTER TABLE ticks RENAME TO ticks_partitioned")
+        connection.execute("CREATE TABLE ticks (LIKE ticks_partitioned INCLUDING ALL)")
+        over(given_settings, after)
+        assert connection.execute("SELECT id FROM ticks ORDER BY id").fetchall() == [(1,), (2,)]
+        assert connection.execute("SELECT 1 FROM pg_class WHERE relname LIKE 'ticks_2%'").fetchall() == []
+
+
+@pytest.mark.claim("F5")
 def test_the_schema_goes_forward_and_a_newer_one_is_left_alone(
     given_settings: CollectorSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

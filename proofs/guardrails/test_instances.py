@@ -89,7 +89,7 @@ def fleet(machine: Machine) -> Iterator[Fleet]:
                 shutil.rmtree(machine.path(place), ignore_errors=True)
 
 
-@pytest.mark.claim("O9", "O10", "O12")
+@pytest.mark.claim("O9", "O10", "O12", "U1")
 def test_two_engines_leave_each_other_alone(fleet: Fleet) -> None:
     """Files, users' rights, watchdog, restart and stop of one are not the other's; hybrid-ctl tells them apart."""
     fleet.configure(ALPHA, 8601)
@@ -119,6 +119,15 @@ def test_two_engines_leave_each_other_alone(fleet: Fleet) -> None:
         fleet.expect(fleet.invocation(BETA) == before[BETA], "beta was restarted")
         health = fleet.health()
         fleet.expect(health == {"alpha": False, "beta": True}, f"it is not beta alone that is well: {health}")
+        of_one = fleet.machine.run(
+            f"{BIN}/hybrid-healthcheck", "--instance", "alpha", "--without-dashboard", "--json"
+        ).stdout
+        of_all = fleet.machine.run(f"{BIN}/hybrid-ctl", "health", "alpha", "--json").stdout
+        shapes = [
+            [sorted(told), [(sorted(check), check["name"]) for check in told["checks"]]]
+            for told in (json.loads(of_one), json.loads(of_all)["alpha"])
+        ]
+        fleet.expect(shapes[0] == shapes[1], f"healthcheck and hybrid-ctl say it in two ways:\n{of_one}\n{of_all}")
 
 
 @pytest.mark.claim("O9")

@@ -161,3 +161,14 @@ def test_K7_counters_are_shown_as_rates_and_a_new_run_of_the_engine_as_a_gap() -
     assert [(at, value) for at, value in rate.points] == [
         (0, None), (5, None), (15, 5.0), (20, 10.0), (30, None), (35, 4.0), (40, None), (45, None),
     ]  # fmt: skip
+
+
+@pytest.mark.claim("K7")
+def test_K7_a_feed_that_stands_still_is_shown_as_nothing_and_not_as_a_slope() -> None:
+    counts = [0, 100, *[100] * 13, 200]
+    samples = [
+        SampleLine(decisions.timestamp(BEGUN + 5 * n), RUN, {"ingest_received": count})
+        for n, count in enumerate(counts)
+    ]
+    rate = soak_report._rate(samples, BEGUN, "received", "ingest_received")
+    assert list(rate.points) == [(0, None), (5, 20.0), (35, 0.0), (65, 0.0), (75, 10.0)]

@@ -41,6 +41,7 @@ NEVER_INSIDE_ITSELF = (
     "make pure",
     "make coverage",
     "make docs",
+    "make pictures",
     "make lock",
     "make fleet-tools",
     "make install",
@@ -131,12 +132,12 @@ def make_report(reports: Path) -> None:
 
 
 def example_of(name: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """Run an example of docs/hacking.md, as it stands there, in a project that has nothing else."""
+    """Run an example of docs/own-service.md, as it stands there, in a project that has nothing else."""
     reason = why_not_private()
     if reason:
         raise reason
     (example,) = re.findall(
-        rf"^```python\n# {name}.py\n(.*?)^```", (ROOT / "docs" / "hacking.md").read_text(), re.MULTILINE | re.DOTALL
+        rf"^```python\n# {name}.py\n(.*?)^```", (ROOT / "docs" / "own-service.md").read_text(), re.MULTILINE | re.DOTALL
     )
     (tmp_path / f"{name}.py").write_text(example)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
@@ -180,6 +181,15 @@ def test_every_command_shows_examples() -> None:
     assert "examples:" in whole
     for argv in [*(("harness", name) for name in subcommands), *((module,) for module in modules)]:
         assert re.search(r"^examples?:", shown_help(*argv), re.MULTILINE | re.IGNORECASE), f"{argv}: no example"
+
+
+def test_each_document_is_in_the_site_and_the_start_page_leads_to_what_people_want() -> None:
+    """That the links lead somewhere, `make docs` finds out."""
+    nav = re.findall(r"- (?:[\w ]+: )?([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(nav) == sorted(["index.md", *(path.name for path in (ROOT / "docs").glob("*.md"))])
+    start = (ROOT / "README.md").read_text().partition("\n## ")[0]
+    wanted = ["operating", "own-service", "venues", "fleet", "live", "contract", "decisions/0001-transport"]
+    assert re.findall(r"\]\(docs/([\w/-]+)\.md\)", start)[1:] == wanted
 
 
 def test_there_are_commands() -> None:
