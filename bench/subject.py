@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -260,9 +261,13 @@ def tail(log: Path) -> str:
 
 def start_up_secs(argv: Argv, directory: Path) -> float:
     """From exec to READY=1 (M4), with nobody at the other end of the feed. Raises SubjectFailed without READY."""
-    path = directory / "notify"
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox, (directory / "subject.log").open("wb") as output:
+    with (
+        # A socket's path is 107 bytes at most (unix(7)); `directory` may be anywhere.
+        tempfile.TemporaryDirectory() as place,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox,
+        (directory / "subject.log").open("wb") as output,
+    ):
+        path = Path(place, "notify")
         inbox.bind(str(path))
         inbox.settimeout(END_SECS)
         started = time.monotonic()

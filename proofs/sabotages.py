@@ -37,6 +37,15 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"was restarted 0 times",
     ),
     Sabotage(
+        id="bus-error-is-final",
+        guardrail="exit12",
+        breaks="an engine whose mapped file was cut off stays down",
+        proof="test_exit12::test_engine_whose_mapped_file_was_cut_off_is_restarted",
+        directives="RestartPreventExitStatus=SIGBUS",
+        confirm={"RestartPreventExitStatus": "12 BUS"},
+        reason=r"was restarted 0 times",
+    ),
+    Sabotage(
         id="wrong-code-for-parse",
         guardrail="exit12",
         breaks="a changed protocol is reported as a lost network",

@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  python -m harness merge shard-1/reports shard-2/reports\n"
         "  python -m harness merge shards/* --reports merged && python -m harness bundle sign --reports merged --help"
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="the reports of a run: verdicts.json with runs/ beside it"
     )

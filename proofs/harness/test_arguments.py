@@ -98,7 +98,7 @@ COLUMNS = 40
 
 SHIPPED = tomllib.loads((ROOT / "distributions/hybrid-harness/pyproject.toml").read_text())["project"]["scripts"]
 BELOW = {
-    "ctl": ["list", "health", "check-config", "start", "stop", "restart"],
+    "ctl": ["list", "health", "targets", "check-config", "start", "stop", "restart"],
     "bundle": ["keygen", "sign", "verify", "show"],
 }
 OF_HARNESS = ["doctor", "buglog", "show", "verify", "contract", *harness_main._ELSEWHERE]

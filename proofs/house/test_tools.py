@@ -40,16 +40,23 @@ def installed(root: Path, commands: Path) -> list[str]:
 
 
 POSTGRESQL_MISSING = not list(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+COMMANDS = {
+    "nats-server": "nats-server",
+    "prometheus": "promtool",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+}
+"""Package -> the command by which it is there."""
 
 
-@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("there", [[], ["nats-server"], ["prometheus"], list(COMMANDS)], ids="+".join)
 def test_a_server_that_was_there_before_is_left_as_it_is(
-    pytestconfig: pytest.Config, computer: Path, there: bool
+    pytestconfig: pytest.Config, computer: Path, there: list[str]
 ) -> None:
-    if there:
-        (computer / "nats-server").write_text("#!/bin/sh\n")
-        (computer / "nats-server").chmod(0o755)
-    missing = " ".join(["nats-server"] * (not there) + ["postgresql"] * POSTGRESQL_MISSING)
+    for package in there:
+        (computer / COMMANDS[package]).write_text("#!/bin/sh\n")
+        (computer / COMMANDS[package]).chmod(0o755)
+    order = ["nats-server", "postgresql", "prometheus", "prometheus-alertmanager"]
+    missing = " ".join(one for one in order if one not in there and (one != "postgresql" or POSTGRESQL_MISSING))
     told = installed(pytestconfig.rootpath, computer)
     if missing:
         assert told[-2].startswith("apt-get install ")
