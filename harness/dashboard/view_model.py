@@ -456,6 +456,7 @@ def page(seen: Observation) -> Json:
     return {
         "at": seen.at,
         "refresh_secs": seen.refresh_secs,
+        "engine": "" if seen.engine == NAMELESS else seen.engine,
         "health": health(seen),
         "mode": _mode(seen),
         "unit": _unit(seen),

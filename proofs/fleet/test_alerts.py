@@ -192,12 +192,23 @@ def books_ring_and_everything_is_shown(watched: Site) -> None:
     assert told["labels"]["engine"] == "default"
     assert told["annotations"]["summary"] == "default: its books do not balance"
     asked = {rule["name"]: rule["query"] for rule in seen.rules()}
+    own = f"127.0.0.1:{watched.dashboard.port}"
+
+    def filled(expr: str) -> str:
+        return expr.replace("$engine", "default").replace("$instance", own)
+
     for path in PAGES:
+        for variable in page(path).templating["list"]:
+            if variable["type"] == "query":
+                (chosen,) = re.findall(r"^label_values\((.*), (\w+)\)$", variable["query"]["query"])
+                offered = seen.ask(f"label/{chosen[1]}/values", **{"match[]": filled(chosen[0])})
+                assert offered == [filled(f"${variable['name']}")], f"{path.name} offers {offered}"
+        for mark in page(path).annotations["list"]:
+            assert seen.query(filled(mark["expr"])), f"{mark['name']} of {path.name} marks nothing"
         for panel in page(path).panels:
             for query in panel.targets:
                 asked[f"{path.stem}: {panel.title} {query.refId}"] = query.expr
-                own = f"127.0.0.1:{watched.dashboard.port}"
-                found = seen.query(query.expr.replace("$engine", "default").replace("$instance", own))
+                found = seen.query(filled(query.expr))
                 assert found, f"{panel.title} of {path.name} shows nothing: {query.expr}"
                 names = {one["metric"]["engine"] for one in found if "engine" in one["metric"]}
                 assert names <= {"default"}, f"{query.expr} is about {names}"

@@ -396,3 +396,12 @@ def test_what_nobody_may_ask(site: str) -> None:
         assert refused.value.code == status, address
     # A filter is a value, whatever it looks like.
     assert fetched(f"{site}/table/trades.json?symbol='%20OR%201=1%20--")["rows"] == []
+
+
+@pytest.mark.claim("O12")
+def test_the_live_page_of_a_named_engine_bears_its_name(database: Path, browser: Browser) -> None:
+    with served(database, lambda: replace(SEEN, engine="alpha")) as url:
+        visit = Visit(browser, url)
+        visit.wait("its name", "document.getElementById('engine').textContent === 'hybrid-engine alpha'")
+        assert visit.page.title().endswith(" – hybrid-engine alpha")
+        visit.page.close()

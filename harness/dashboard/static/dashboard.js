@@ -227,7 +227,9 @@ function render() {
   part("books", state.books, books);
   part("decisions", state.decisions, decisions);
   part("verdicts", state.verdicts, verdicts);
-  document.title = `${MARKS[state.unit.tone]} ${state.mode.word}${state.mode.feed ? ` on ${state.mode.feed}` : ""} ${state.unit.word} – hybrid-engine`;
+  const engine = `hybrid-engine ${state.engine}`.trim();
+  text("engine", engine);
+  document.title = `${MARKS[state.unit.tone]} ${state.mode.word}${state.mode.feed ? ` on ${state.mode.feed}` : ""} ${state.unit.word} – ${engine}`;
 }
 
 function age() {
