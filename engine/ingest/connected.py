@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.base.events import Tick
-from engine.base.exits import ConfigError, EngineError, NetworkLost
+from engine.base.exits import ConfigError, EngineError, NetworkLost, explain
 from engine.config import schema, settings
 from engine.ingest import session
 from engine.ingest.messages import Messages
@@ -77,7 +77,11 @@ class FeedLine:
             # They would be taken for those of the source's next connection.
             self.parser.controls.clear()
         else:
-            self._feed.line_received(self, ticks)
+            try:
+                self._feed.line_received(self, ticks)
+            except Exception as error:
+                # Raised into a transport it would be taken for a failure of the network.
+                self._feed.line_crashed(self, error)
 
     def pong(self) -> None:
         if not self.dead:
@@ -272,6 +276,14 @@ class Connected(Woken, ABC):
         line.stream.check(self._now(), source=line.source.name)
         if line.stream.broken is not None and self._failure is None:
             self._fail(line.stream.broken)
+
+    def line_crashed(self, line: FeedLine, error: Exception) -> None:
+        """End the run: ticks that came are in no book."""
+        self._forget(line)
+        if line.connection is not None:
+            line.connection.close()
+        if self._failure is None:
+            self._fail(explain(error, "ingest failed", source=line.source.name))
 
     def line_pong(self, line: FeedLine) -> None:
         self._apply(self._session.pong(line.conn, self._now()))
