@@ -1234,3 +1234,17 @@ def test_C7_N2_a_row_that_is_no_tick_is_not_replayed(store: Ledger, put: str) ->
 
     with pytest.raises(ConfigError, match="holds what the engine never writes"):
         asyncio.run(replay())
+
+
+@pytest.mark.claim("D1", "C7")
+@pytest.mark.parametrize("name", ["file:x.db", "file:x.db?mode=memory", "a?b#c%20d.db"])
+def test_D1_C7_a_name_that_looks_like_a_uri_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = opened(Path(name))
+    store.write(Batch(ticks=[Tick("feed", "A/B", 1.0, 1.0, 1, 1, None, 1)]))
+    store.close()
+    assert {path.name.removesuffix(".lock") for path in tmp_path.iterdir()} == {name}
+    with contextlib.closing(sqlite3.connect(tmp_path / name)) as connection:
+        assert connection.execute("SELECT count(*) FROM ticks").fetchone() == (1,)
