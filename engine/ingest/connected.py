@@ -193,6 +193,7 @@ class Connected(Woken, ABC):
         return ""
 
     def line_opened(self, line: FeedLine) -> None:
+        """Subscribe on a new connection, and tell the session (N18)."""
         logger.info("connected", extra={"fields": about(line.source)})
         assert line.connection is not None
         if self._paused:
@@ -202,6 +203,7 @@ class Connected(Woken, ABC):
         self._apply(self._session.connected(line.conn, self._now()))
 
     def line_received(self, line: FeedLine, ticks: list[Tick]) -> None:
+        """Deliver the ticks of one read, then act on whatever else it said: ids used up, foreign trades, controls."""
         new = self._inlet.deliver(ticks) if ticks else 0
         parser = line.parser
         if parser.numbers:
@@ -252,7 +254,7 @@ class Connected(Woken, ABC):
         )
 
     def _heed(self, line: FeedLine, control: Control) -> None:
-        """Acts on what a venue says of the connection (N18)."""
+        """Act on what a venue says of the connection (N18)."""
         match control:
             case Ack(market, of):
                 line.acks += not market
@@ -273,6 +275,7 @@ class Connected(Woken, ABC):
                 line.stream.tell_lost(self._now(), line.source.name, messages)
 
     def line_troubled(self, line: FeedLine) -> None:
+        """Tell of unusable messages, and end the run where there were too many in a row (N8)."""
         line.stream.check(self._now(), source=line.source.name)
         if line.stream.broken is not None and self._failure is None:
             self._fail(line.stream.broken)
@@ -286,9 +289,11 @@ class Connected(Woken, ABC):
             self._fail(explain(error, "ingest failed", source=line.source.name))
 
     def line_pong(self, line: FeedLine) -> None:
+        """Let the session know that the peer is alive (N6)."""
         self._apply(self._session.pong(line.conn, self._now()))
 
     def line_closed(self, line: FeedLine, reason: str) -> None:
+        """Tell of a connection that the peer or the network ended, and let the session decide what is next."""
         self._forget(line)
         logger.warning("connection lost", extra={"fields": {**about(line.source), "reason": reason}})
         self._apply(self._session.closed(line.conn, self._now(), reason))
