@@ -149,7 +149,7 @@ RUNS ?= 10
 stress: $(READY) machine-tools browser  ## The whole suite RUNS=10 times, shuffled, every other run on a busy computer
 	$(BIN)/python -m harness stress --runs $(RUNS) -- proofs $(PARALLEL) -m 'not sabotage' $(ARGS)
 
-fleet-sim: $(READY) fleet-tools  ## A fleet on four hosts of this computer, killed and cut off (ARGS='--kills 20 --cuts 4', as root)
+fleet-sim: $(READY) machine-tools fleet-tools  ## A fleet on four hosts of this computer, killed and cut off (ARGS='--kills 20 --cuts 4', as root)
 	$(BIN)/python -m proofs.simulation $(ARGS)
 
 VERSION ?= 13

@@ -71,6 +71,7 @@ class CollectorSettings:
     """What a collector is told."""
 
     consumer: str
+    """What the names of its consumers begin with."""
     conninfo: str
     """libpq's, without a password."""
     password_file: Path | None

@@ -1,14 +1,18 @@
 """The collector: the stream -> PostgreSQL, each row once.
 
-PostgreSQL says how far the stream was read, in the transaction that stores the rows. The durable consumer is made anew
-from there whenever there is doubt: at a start, when a connection was lost, when PostgreSQL was restored from a backup,
-when a delivery did not arrive. What comes twice is known by its key.
+PostgreSQL says how far the stream was read, in the transaction that stores the rows: what is durable is there. A
+consumer is made anew from there whenever there is doubt: at a start, when a connection was lost, when PostgreSQL was
+restored from a backup, when a delivery did not arrive. What comes twice is known by its key.
+
+Each is of one server, in memory, and under a name of its own. A replicated one of the same name, deleted and made again
+while a server was away, lives on there as a member of a group that is no more, and the new one waits for elections.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -30,6 +34,9 @@ from harness.base.clock import Clock
 
 FETCH_SECS = 1.0
 """How long a fetch waits for a message."""
+
+FORGOTTEN_SECS = 60.0
+"""A consumer that nobody has asked for so long is gone: that of a collector which was killed."""
 
 ACK_SECS = 60.0
 """A batch that is not stored after this is delivered again."""
@@ -110,7 +117,7 @@ class Collector:
 
     async def _read_on(self, stream: JetStreamContext, database: Store, stopping: asyncio.Event) -> None:
         """From where the database says, for as long as every delivery arrives."""
-        name, consumer = self._settings.nats.stream, self._settings.consumer
+        name, consumer = self._settings.nats.stream, f"{self._settings.consumer}-{secrets.token_hex(4)}"
         info = await stream.stream_info(name)
         made = info.created or datetime.fromtimestamp(0, UTC)
         progress = await database.progress(name)
@@ -121,27 +128,26 @@ class Collector:
             after = 0
         else:
             after = progress.sequence
-        with contextlib.suppress(NotFoundError):
-            await stream.delete_consumer(name, consumer)
         await stream.add_consumer(
             name,
             ConsumerConfig(
-                durable_name=consumer, deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=after + 1,
+                name=consumer, deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=after + 1,
                 ack_policy=AckPolicy.ALL, ack_wait=ACK_SECS, max_ack_pending=4 * self._settings.batch_messages,
-                filter_subject=f"{wire.PREFIX}.>",
+                filter_subject=f"{wire.PREFIX}.>", num_replicas=1, mem_storage=True, inactive_threshold=FORGOTTEN_SECS,
             ),
         )  # fmt: skip
         self._metrics.begun.inc()
         self._log.state("the stream", "")
         subscription = await stream.pull_subscribe_bind(consumer=consumer, stream=name)
         try:
-            await self._deliver(stream, subscription, database, stopping)
+            await self._deliver(stream, consumer, subscription, database, stopping)
         finally:
             await subscription.unsubscribe()
 
     async def _deliver(
         self,
         stream: JetStreamContext,
+        consumer: str,
         subscription: JetStreamContext.PullSubscription,
         database: Store,
         stopping: asyncio.Event,
@@ -157,7 +163,7 @@ class Collector:
                 self._metrics.pending.set(0)
                 self._metrics.lag.set(0)
                 # A consumer that somebody has deleted, and a stream that lost its end, say nothing either.
-                if not await self._is_whole(stream, database):
+                if not await self._is_whole(stream, consumer, database):
                     return
                 self._metrics.caught_up.set(self._clock.wall())
                 continue
@@ -197,15 +203,15 @@ class Collector:
                 messages += await subscription.fetch(more, timeout=FETCH_SECS)
         return messages
 
-    async def _is_whole(self, stream: JetStreamContext, database: Store) -> bool:
+    async def _is_whole(self, stream: JetStreamContext, consumer: str, database: Store) -> bool:
         name = self._settings.nats.stream
         try:
-            consumer = await stream.consumer_info(name, self._settings.consumer)
+            about = await stream.consumer_info(name, consumer)
             info = await stream.stream_info(name)
         except NotFoundError:
             return False
         progress = await database.progress(name)
-        delivered = consumer.delivered.stream_seq if consumer.delivered is not None else 0
+        delivered = about.delivered.stream_seq if about.delivered is not None else 0
         return progress is not None and delivered <= progress.sequence <= info.state.last_seq
 
 

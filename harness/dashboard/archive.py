@@ -106,17 +106,25 @@ class Archive:
                 filters=asked.filters,
             )  # fmt: skip
         columns, rows = self._observed(name)
-        numbered = [[number, *row] for number, row in enumerate(rows, start=1)]
+        wanted = asked.filters.get(query.CONTAINS, "").lower()
+        numbered = [list(row) for row in rows if any(wanted in str(cell).lower() for cell in row[2:])]
+        if asked.at_id is not None:
+            at_id, newest = asked.at_id, asked.newest_first
+            # The row itself may have gone meanwhile.
+            numbered = [row for row in numbered if (row[0] <= at_id if newest else row[0] >= at_id)]
         ordered = numbered[::-1] if asked.newest_first else numbered
-        begin = next((at for at, row in enumerate(ordered) if row[0] == asked.at_id), 0)
-        following = ordered[begin + asked.rows :]
-        return Page(["id", *columns], ordered[begin : begin + asked.rows], following[0][0] if following else None)
+        following = ordered[asked.rows :]
+        return Page(columns, ordered[: asked.rows], following[0][0] if following else None)
 
     def _observed(self, name: str) -> tuple[list[str], list[Sequence[Any]]]:
         seen = self._seen()
         if name == "journal":
-            return ["time", "by", "text"], [(round(line.at * 1000), line.by, line.text) for line in seen.tail]
-        return ["time", "action", "state", "reason"], view_model.decision_rows(seen)
+            return ["id", "time", "by", "text"], [
+                (line.number, round(line.at * 1000), line.by, line.text) for line in seen.tail
+            ]
+        return ["id", "time", "action", "state", "reason"], [
+            (number, *row) for number, row in enumerate(view_model.decision_rows(seen), start=1)
+        ]
 
     def _path(self) -> Path:
         path = self._database()

@@ -143,6 +143,7 @@ class Journal:
         self._own = _Tail(Rule("_SYSTEMD_UNIT", unit_name), LOG_MAX)
         self._logs: dict[str, LogSnapshot] = {}
         self.tail: deque[LogLine] = deque(maxlen=TAIL_MAX)
+        self._taken = 0
         # The run whose beginning has been searched for.
         self._begun = ""
 
@@ -154,7 +155,9 @@ class Journal:
         for raw in own:
             self._note(raw)
         lines = [*(_line("systemd", raw) for raw in told), *map(_engine_line, own)]
-        self.tail.extend(sorted(lines, key=lambda line: line.at))
+        for line in sorted(lines, key=lambda line: line.at):
+            self._taken += 1
+            self.tail.append(replace(line, number=self._taken))
 
     def log(self, invocation_id: str) -> LogSnapshot | Trouble:
         """Return what this run of the engine has logged; the last run that the journal knows for an empty id."""

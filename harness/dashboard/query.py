@@ -20,6 +20,11 @@ MS_MAX = 253_402_300_799_999
 
 ID_MAX = 2**63 - 1
 
+CONTAINS = "contains"
+"""The filter of tables that the database does not hold: rows in which the text stands, in any case."""
+
+FILTERS = (*ledger_history.FILTERS, CONTAINS)
+
 
 @dataclass(frozen=True)
 class SpanQuery:
@@ -61,12 +66,12 @@ def span_of(asked: Mapping[str, str], now_ms: int) -> SpanQuery:
 
 def page_of(asked: Mapping[str, str], rows_max: int = ledger_history.PAGE_MAX) -> PageQuery:
     """`at` (an id to begin at), `order` (newest or oldest), `rows` and the filters. ValueError as span_of()."""
-    _only(asked, ("at", "order", "rows", *ledger_history.FILTERS))
+    _only(asked, ("at", "order", "rows", *FILTERS))
     order = asked.get("order", "newest")
     if order not in ("newest", "oldest"):
         raise ValueError(f"order = {order[:40]!r}: must be newest or oldest")
     at_id = _whole(asked, "at", 0, 0, ID_MAX) if "at" in asked else None
-    filters = {name: _short(asked, name) for name in ledger_history.FILTERS if asked.get(name)}
+    filters = {name: _short(asked, name) for name in FILTERS if asked.get(name)}
     return PageQuery(at_id, order == "newest", _whole(asked, "rows", min(50, rows_max), 1, rows_max), filters)
 
 

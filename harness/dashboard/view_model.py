@@ -149,6 +149,8 @@ class LogLine:
     by: str
     """systemd, or the level that the engine gave it."""
     text: str
+    number: int = 0
+    """Of all that were taken, in their order."""
 
 
 @dataclass(frozen=True)

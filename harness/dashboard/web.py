@@ -238,12 +238,28 @@ class Guard:
             await refusal(scope, receive, send_guarded)
 
 
+class Drawing:
+    """What draws the charts, loaded once."""
+
+    def __init__(self, package: str = charts.PACKAGE) -> None:
+        self._package = package
+        self._loading = asyncio.Lock()
+        self._found: list[charts.ChartLibrary | None] = []
+
+    async def library(self) -> charts.ChartLibrary | None:
+        """Return it; None where its package is not installed."""
+        async with self._loading:
+            if not self._found:
+                self._found.append(await asyncio.to_thread(charts.load, self._package))
+        return self._found[0]
+
+
 def application(
     broadcaster: Broadcaster, reports: Path, names: frozenset[str], refresh_secs: float,
-    load_library: Callable[[], charts.ChartLibrary | None] = charts.load,
+    drawing: Drawing,
 ) -> ASGIApp:  # fmt: skip
     """Return the whole site. reports: directory of the buglogs; names: what the dashboard may be called in Host
-    headers."""
+    headers; drawing: what draws its charts."""
     registry = CollectorRegistry()
     registry.register(_Exporter(broadcaster))
     directory = importlib.resources.files("harness.dashboard") / "static"
@@ -251,18 +267,9 @@ def application(
     files = {url: ((directory / name).read_bytes(), kind) for url, (name, kind) in STATIC.items()}
 
     history_page = (directory / "history.html").read_text("utf-8")
-    library: list[charts.ChartLibrary | None] = []
-    loading = asyncio.Lock()
-
-    async def drawing() -> charts.ChartLibrary | None:
-        # Looked for once, when it is first asked for.
-        async with loading:
-            if not library:
-                library.append(await asyncio.to_thread(load_library))
-        return library[0]
 
     async def history(_: Request) -> Response:
-        found = await drawing()
+        found = await drawing.library()
         body = history_page.replace("{{charts}}", found.url if found is not None else "")
         headers = {}
         if found is not None:
@@ -270,7 +277,7 @@ def application(
         return HTMLResponse(body, headers=headers)
 
     async def chart_library(request: Request) -> Response:
-        found = await drawing()
+        found = await drawing.library()
         if found is None or request.url.path != found.url:
             raise HTTPException(404)
         headers = {"Cache-Control": FOR_EVER, "Vary": "Accept-Encoding"}
@@ -518,11 +525,14 @@ async def serve(
 ) -> None:  # fmt: skip
     """Serve on a listening socket until SIGTERM or SIGINT. reports, names: as of `application`."""
     broadcaster = Broadcaster(collector, telemetry)
-    server = _Server(options(application(broadcaster, reports, names, refresh_secs)), broadcaster)
+    drawing = Drawing()
+    server = _Server(options(application(broadcaster, reports, names, refresh_secs, drawing)), broadcaster)
 
     async def answer() -> None:
         await broadcaster.first_state()
         _tell_systemd(Notification.READY)
+        # Before the first page asks for it.
+        tasks.create_task(drawing.library())
         await server.serve([sock])
         broadcaster.close()
 

@@ -28,10 +28,10 @@ ANSWER_SECS = 15.0
 BUCKETS_MAX = 400
 """Of one span."""
 
-WHOLE_ROWS, LOOKS = 256, 48
+WHOLE_ROWS, LOOKS = 256, 32
 """A bucket of more rows is not summed up but looked at in so many places."""
 
-VETO_ROWS = 200_000
+VETO_ROWS = 100_000
 """So many of a span's newest signals are counted, at most."""
 
 PAGE_MAX = 200
@@ -47,17 +47,18 @@ SYMBOLS_MAX = 50
 """Markets that are named, of those the newest ticks are of."""
 
 _TS_AT = "SELECT ts FROM {table} WHERE id >= ? ORDER BY id LIMIT 1"
-# In one statement: between two, whatever else Python does in this process would have its turn.
-_HALVED = """
-WITH RECURSIVE half(low, high) AS (
-  SELECT :low, :high UNION ALL
+# In one statement: between two, whatever else Python does in this process would have its turn. A stride of rows is
+# passed when its last is before the time, then half of it, a quarter, down to one.
+_PASSED = """
+WITH RECURSIVE passed(low, stride) AS (
+  SELECT :low, :stride UNION ALL
   SELECT
-    CASE WHEN (SELECT ts FROM {table} WHERE id >= (low + high) / 2 ORDER BY id LIMIT 1) < :at
-      THEN (low + high) / 2 + 1 ELSE low END,
-    CASE WHEN (SELECT ts FROM {table} WHERE id >= (low + high) / 2 ORDER BY id LIMIT 1) < :at
-      THEN high ELSE (low + high) / 2 END
-  FROM half WHERE low < high)
-SELECT MAX(low) FROM half"""
+    CASE WHEN low + stride <= :high
+      AND (SELECT ts FROM {table} WHERE id >= low + stride - 1 ORDER BY id LIMIT 1) < :at
+      THEN low + stride ELSE low END,
+    stride / 2
+  FROM passed WHERE stride > 0)
+SELECT MAX(low) FROM passed"""
 _WHOLE = "SELECT COUNT(*), MIN(price), MAX(price) FROM ticks WHERE id >= ? AND id < ? AND symbol = ?"
 _LAST = "SELECT price FROM ticks WHERE id >= ? AND id < ? AND symbol = ? ORDER BY id DESC LIMIT 1"
 _LOOKED = """
@@ -177,7 +178,8 @@ def _whole(value: Any) -> int:
 
 def _find(connection: sqlite3.Connection, table: str, at_ms: int, low: int, high: int) -> int:
     """The first id of [low, high) whose row is not before a time; `high` when there is none."""
-    (found,) = connection.execute(_HALVED.format(table=table), {"low": low, "high": high, "at": at_ms}).fetchone()
+    places = {"low": low, "high": high, "at": at_ms, "stride": 1 << (high - low).bit_length()}
+    (found,) = connection.execute(_PASSED.format(table=table), places).fetchone()
     return _whole(found)
 
 

@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Exit status: 0 all proven, 1 something refuted or nothing merged, 3 something unproven or left out.\n\n"
         "examples:\n"
         "  python -m harness merge shard-1/reports shard-2/reports\n"
-        "  python -m harness merge shards/* --reports merged && python -m harness bundle sign --reports merged --help"
+        "  python -m harness merge shards/* --reports merged\n"
+        "  python -m harness bundle sign --reports merged --key ~/proof.key --config live.toml"
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="the reports of a run: verdicts.json with runs/ beside it"

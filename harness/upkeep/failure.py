@@ -91,6 +91,8 @@ def notice(failure: Failure, entries: Sequence[Entry]) -> FailureNotice:
         subject = f"{failure.unit} failed on {failure.host}: {ended}"
     else:
         subject = f"{failure.unit} on {failure.host}: a notice on trial, nothing failed"
+    # It becomes a header of a letter, say: one line, of which all is seen.
+    subject = " ".join(shown(subject).split())
     how = how_it_ended(entries)
     reason = next((entry.event for entry in reversed(entries) if entry.level == "ERROR"), "")
     said = (shown(" ".join(f"{entry.identifier}: {entry.event}".split())) for entry in entries[-LINES:])

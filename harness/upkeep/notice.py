@@ -2,7 +2,7 @@
 
 `hybrid-notice@.service` runs it once for a unit that names it as OnFailure=, when there is
 /etc/hybrid-engine/notice.toml. What is secret is not in that file: the webhook's URL comes as a systemd credential, and
-is never shown. One call, one attempt: systemd makes it again when it failed.
+is never shown. One call, one attempt: systemd makes it again when it failed, and who was told is not told twice.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import queue
 import socket
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO
@@ -80,31 +83,52 @@ def read_url(directory: str | None) -> str:
     try:
         text = path.read_bytes()[:URL_BYTES_MAX].decode("ascii").strip()
         parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not any(map(str.isspace, text))
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+        # A port that is none is a ValueError as well.
+        usable = usable and text.isprintable() and " " not in text and parts.port != 0
     except OSError as error:
         raise NoticeConfigError(f"credential {CREDENTIAL}: {error.strerror}") from error
     except ValueError:
         usable = False
     if not usable:
-        raise NoticeConfigError(f"credential {CREDENTIAL}: must be one URL with http:// or https://")
+        raise NoticeConfigError(
+            f"credential {CREDENTIAL}: must be one URL with http:// or https://, without a user in it"
+        )
     return text
 
 
 def post(url: str, told: FailureNotice, timeout_secs: float) -> None:
-    """Send a notice. Raises HarnessError, which names the host and what it answered, and no more of the URL."""
+    """Send a notice. Raises HarnessError, which names the host and what it answered, and no more of the URL.
+
+    timeout_secs: for all of it. A resolver that is silent and a server that sends its answer byte by byte know of no
+    other limit, so it is sent by a thread that ends with the process.
+    """
     host = urlsplit(url).hostname
-    body = jsontext.write(told.payload).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json", "User-Agent": "hybrid-notice"})
+    answered: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answered.put(_sent(url, told, timeout_secs)), daemon=True).start()
     try:
+        trouble = answered.get(timeout=timeout_secs)
+    except queue.Empty:
+        trouble = f"cannot be told: no answer within {timeout_secs:g} s"
+    if trouble:
+        raise HarnessError(f"{host} {trouble}")
+
+
+def _sent(url: str, told: FailureNotice, timeout_secs: float) -> str:
+    """Return what was in the way, without the URL; empty when it was taken."""
+    body = jsontext.write(told.payload).encode()
+    try:
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json", "User-Agent": "hybrid-notice"})
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout_secs) as answer:
             answer.read(URL_BYTES_MAX)
     except urllib.error.HTTPError as error:
-        raise HarnessError(f"{host} answers HTTP {error.code}") from None
+        return f"answers HTTP {error.code}"
     except urllib.error.URLError as error:
-        raise HarnessError(f"{host} cannot be told: {error.reason}") from None
-    except (OSError, HTTPException) as error:
+        return f"cannot be told: {error.reason}"
+    except (OSError, HTTPException, ValueError) as error:
         # Its words may hold the address.
-        raise HarnessError(f"{host} cannot be told: {type(error).__name__}") from None
+        return f"cannot be told: {type(error).__name__}"
+    return ""
 
 
 def read_entries(shell: Shell, one: Failure) -> list[Entry]:
@@ -147,13 +171,35 @@ def run(options: argparse.Namespace) -> int:
         ways["command"] = lambda: _hand_over(shell, wanted, told)
     failed = False
     for how, tell in ways.items():
+        if _already(how, one):
+            continue
         try:
             tell()
+            _remember(how, one)
             _say(f"{how}: told: {told.subject}")
         except HarnessError as error:
             failed = True
             _say(f"{how}: {error}")
     return int(failed)
+
+
+def _already(how: str, one: Failure) -> bool:
+    """Whether an earlier attempt has told of this failure that way: of two ways, the one that works is not taken again
+    because the other one does not."""
+    try:
+        return bool(one.invocation_id) and (_memory() / how).read_text() == one.invocation_id
+    except OSError:
+        return False
+
+
+def _remember(how: str, one: Failure) -> None:
+    with suppress(OSError):
+        (_memory() / how).write_text(one.invocation_id)
+
+
+def _memory() -> Path:
+    """Return the directory that systemd keeps for the attempts of one notice."""
+    return Path(os.environ.get("RUNTIME_DIRECTORY") or os.devnull)
 
 
 def _hand_over(shell: Shell, wanted: Wanted, told: FailureNotice) -> None:

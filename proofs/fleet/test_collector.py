@@ -383,7 +383,7 @@ def test_a_delivery_that_did_not_arrive_is_not_acknowledged_by_the_next(given_se
 
     async def work() -> None:
         collector = Collector(given_settings, OsClock(), Log("collector"), CollectorRegistry())
-        parts: Any = (None, Subscription(), Database(), asyncio.Event())
+        parts: Any = (None, "collector-1", Subscription(), Database(), asyncio.Event())
         await collector._deliver(*parts)
 
     asyncio.run(work())

@@ -518,7 +518,7 @@ def test_metrics_are_clean_in_both_formats(engine: EngineUnit, dashboard: Dashbo
     dashboard.expect(len(found) == len(view_model.METRICS), f"as OpenMetrics: {body}")
 
 
-@pytest.mark.claim("O2")
+@pytest.mark.claim("O2", "W8")
 def test_the_unit_is_caged(engine: EngineUnit, dashboard: DashboardUnit) -> None:
     """As it ships, with nothing on top, it does its work: it shows what is the engine's, the soak's and root's."""
     dashboard.as_shipped()
@@ -548,6 +548,12 @@ def test_the_unit_is_caged(engine: EngineUnit, dashboard: DashboardUnit) -> None
     # Among the mounts that it sees there is no place to write, even for root.
     for place in ("/var/lib/hybrid-engine/x", "/etc/hybrid-engine/x", "/var/lib/x", "/usr/x"):
         assert "Read-only file system" in machine.run("nsenter", "-t", pid, "-m", "touch", place).stderr, place
+    # But for its own memory, which nobody else reads.
+    kept = machine.path("/var/lib/hybrid-dashboard/telemetry.db")
+    dashboard.expect(poll(lambda: kept.exists() or None, OsClock(), 10.0) is True, "what it observes is not kept")
+    span = json.loads(dashboard.get("/span?range=5m").body)
+    dashboard.expect(span["kept"] and not span["notices"], f"what it observes is not kept: {span['notices']}")
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
 
 
 # --- the program alone -------------------------------------------------------------------------------------
@@ -629,7 +635,7 @@ def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
     async def serve() -> None:
         broadcaster = web.Broadcaster(collector)
-        app = web.application(broadcaster, tmp_path, frozenset({"localhost"}), 60.0)
+        app = web.application(broadcaster, tmp_path, frozenset({"localhost"}), 60.0, web.Drawing())
         server = web._Server(web.options(app), broadcaster)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(broadcaster.run(60.0))

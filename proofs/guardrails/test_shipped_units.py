@@ -234,7 +234,7 @@ def test_the_unit_is_caged(machine: Machine, name: str) -> None:
 
 @pytest.mark.claim("O11")
 def test_a_failed_engine_is_told_of_and_only_when_that_is_wanted(engine: EngineUnit) -> None:
-    """By the shipped template in its own sandbox, to a webhook that refuses the first attempt."""
+    """By the shipped template in its own sandbox, to a webhook that refuses it first, and once to a command."""
     machine, name = engine.machine, "hybrid-notice@hybrid-engine.service.service"
     settings = machine.path("/etc/hybrid-engine/notice.toml")
     credential = machine.path("/etc/credstore/hybrid-notice-url")
@@ -243,18 +243,21 @@ def test_a_failed_engine_is_told_of_and_only_when_that_is_wanted(engine: EngineU
     def skipped() -> bool | None:
         return machine.systemctl("show", "--property=ConditionResult", "--value", name).stdout == "no\n" or None
 
+    def said() -> str:
+        return machine.run("journalctl", "-u", name, "-o", "cat", "--no-pager").stdout
+
     with hook(503) as there, Shipped(machine, "hybrid-notice@.service").shortened("[Service]\nRestartSec=50ms\n"):
         engine.try_start()
         engine.expect(poll(skipped, OsClock(), 5.0) is True, "a failure asks for no notice, or one that is not wanted")
         engine.expect(there.got == [], f"nobody wanted to be told, and was: {there.got}")
         try:
-            settings.write_text("webhook = true\n")
+            settings.write_text('webhook = true\ncommand = ["cat"]\n')
             credential.parent.mkdir(mode=0o700, exist_ok=True)
             credential.write_text(there.url)
             credential.chmod(0o600)
             engine.try_start()
             poll(lambda: len(there.got) > 1 or None, OsClock(), 10.0)
-            journal = machine.run("journalctl", "-u", name, "-o", "cat", "--no-pager").stdout
+            journal = said()
             engine.expect(
                 len(there.got) > 1, f"told {len(there.got)} times, after one refusal; its journal:\n{journal}"
             )
@@ -262,6 +265,8 @@ def test_a_failed_engine_is_told_of_and_only_when_that_is_wanted(engine: EngineU
             engine.expect((told["unit"], told["exit_status"]) == ("hybrid-engine.service", "12"), f"told of {told}")
             engine.expect("engine.sample_every = 0" in told["reason"], f"the reason is {told['reason']!r}")
             engine.expect(told["invocation_id"] == engine.show().invocation_id, f"told of another run: {told}")
+            journal = poll(lambda: text if "webhook: told" in (text := said()) else None, OsClock(), 10.0) or said()
+            engine.expect(journal.count("command: told") == 1, f"the command is not taken once: {journal}")
             engine.expect("127.0.0.1 answers HTTP 503" in journal, f"the refusal is not told: {journal}")
             engine.expect("s3cr3t" not in journal, f"the URL is in the journal: {journal}")
         finally:

@@ -185,6 +185,33 @@ def test_pictures() -> None:
     assert sum(tag == "svg" for tag, _ in Page(rendered()[1]).elements) == 3
 
 
+def test_each_proof_has_a_timeline_of_its_own_length() -> None:
+    """A proof of a quarter of a second is as wide as one of a minute: the axis ends where the proof does."""
+
+    def steps(proof: str, first: int, apart: float) -> list[RecordLine]:
+        return [
+            replace(
+                line(first + n, "journal", proof, by="systemd", message=f"{n}"), at=1795423000.0 + first + apart * n
+            )
+            for n in range(5)
+        ]
+
+    def ended(proof: str, at: float, seconds: float) -> RecordLine:
+        return replace(verdict(90, proof, ["G0"], "proven", seconds=seconds), at=at)
+
+    quick, slow = "proofs/test_a.py::test_quick", "proofs/test_a.py::test_slow"
+    record = [
+        RECORD[0], *steps(quick, 100, 0.05), ended(quick, 1795423100.25, 0.25),
+        *steps(slow, 200, 15.0), ended(slow, 1795423260.0, 60.0), RECORD[-1],
+    ]  # fmt: skip
+    ends = {}
+    for proof in document(record).proofs:
+        labels = re.findall(r'<text class="tick"[^>]*text-anchor="end">([^<]+ m?s)</text>', proof.timeline)
+        bars = [float(x) for x in re.findall(r'<rect class="bar-systemd" x="([\d.]+)"', proof.timeline)]
+        ends[proof.proof] = (labels, max(bars) > 700)
+    assert ends == {quick: (["250 ms"], True), slow: (["60 s"], True)}
+
+
 def test_unit_and_sabotages() -> None:
     for text in rendered(document(sabotage=SABOTAGE)):
         assert "Restart=on-failure" in text

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.base.clock import OsClock
 from harness.base.escape import shown
 from harness.base.journal import Entry, parse
 from harness.upkeep import failure, notice
@@ -114,7 +118,23 @@ def test_a_webhook_gets_it_or_the_exit_status_says_no(
     assert "s3cr3t" not in said
 
 
-@pytest.mark.parametrize("url", ["ftp://x/s3cr3t", "http:///s3cr3t", "", "http://x/s3cr3t y", "http://\xff/s3cr3t"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x/s3cr3t",
+        "http:///s3cr3t",
+        "",
+        "http://x/s3cr3t y",
+        "http://\xff/s3cr3t",
+        "http://x/\ns3cr3t",
+        "http://x/s3cr3t\x01",
+        "http://x:99999/s3cr3t",
+        "http://x:0/s3cr3t",
+        "http://x:port/s3cr3t",
+        "http://[x/s3cr3t",
+        "http://me:s3cr3t@x/",
+    ],
+)
 def test_a_url_that_cannot_be_is_no_second_attempt(config: Path, capfd: pytest.CaptureFixture[str], url: str) -> None:
     (config.parent / notice.CREDENTIAL).write_text(url, encoding="latin-1")
     assert notice.main(["--config", str(config), "x"]) == 12
@@ -145,3 +165,91 @@ def test_a_command_gets_subject_and_text(config: Path, tmp_path: Path, capfd: py
     config.write_text('command = ["sh", "-c", "echo no such user >&2; exit 67"]')
     assert notice.main(["--config", str(config), "x"]) == 1
     assert "command: sh ends with 67: no such user" in capfd.readouterr().err
+
+
+def test_what_is_no_host_is_told_without_the_url(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (config.parent / notice.CREDENTIAL).write_text(f"http://{'a' * 80}.example/s3cr3t")
+    assert notice.main(["--config", str(config), "x"]) == 1
+    said = capfd.readouterr().err
+    assert "cannot be told: UnicodeError" in said
+    assert "s3cr3t" not in said
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n"])
+def test_a_server_that_does_not_come_to_an_end_is_left(
+    config: Path, capfd: pytest.CaptureFixture[str], answer: bytes
+) -> None:
+    """It says nothing, or a byte now and then, so that no read is ever late."""
+    over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.sendall(answer)
+            while not over.wait(0.05):
+                if answer:
+                    connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        (config.parent / notice.CREDENTIAL).write_text(f"http://127.0.0.1:{server.getsockname()[1]}/s3cr3t")
+        config.write_text("webhook = true\ntimeout_secs = 0.4\n")
+        begun = OsClock().monotonic()
+        assert notice.main(["--config", str(config), "x"]) == 1
+        took = OsClock().monotonic() - begun
+        over.set()
+        thread.join()
+    said = capfd.readouterr().err
+    assert "127.0.0.1 cannot be told: " in said
+    assert "s3cr3t" not in said
+    assert took < 8, f"it took {took:.1f} s"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ('["no-such-mailer"]', "no-such-mailer"),
+        ('["sh", "-c", "exec sleep 60"]', "0.4 s"),
+        ('["sh", "-c", "sleep 60 & exit 1"]', "0.4 s"),
+        ('["sh", "-c", "kill -9 $$"]', "sh ends with -9"),
+    ],
+)  # fmt: skip
+def test_a_command_that_fails_is_told_in_a_line(
+    config: Path, capfd: pytest.CaptureFixture[str], command: str, says: str
+) -> None:
+    config.write_text(f"command = {command}\ntimeout_secs = 0.4\n")
+    assert notice.main(["--config", str(config), "x"]) == 1
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if "command: " in line)
+    assert says in line
+
+
+def test_who_was_told_is_not_told_again_because_another_one_was_not(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A webhook that is down for ten minutes does not make ten letters of one; the next failure makes one again."""
+    letters = tmp_path / "letters"
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    config.write_text(f'webhook = true\ncommand = ["sh", "-c", "echo x >> {letters}"]\n')
+    with hook(503, 503) as there:
+        (config.parent / notice.CREDENTIAL).write_text(there.url)
+        assert [notice.main(["--config", str(config), "x"]) for _ in range(3)] == [1, 1, 0]
+        assert (len(there.got), letters.read_text()) == (3, "x\n")
+        monkeypatch.setenv("MONITOR_INVOCATION_ID", "b" * 32)
+        assert notice.main(["--config", str(config), "x"]) == 0
+        assert (len(there.got), letters.read_text()) == (4, "x\nx\n")
+
+
+@pytest.mark.parametrize("unit", ["-.mount", "--config", "a%n%s@50%.service", "srv-my\\x20disk.mount", "{subject}"])
+def test_units_of_any_name_are_told_of(config: Path, unit: str) -> None:
+    with hook() as there:
+        (config.parent / notice.CREDENTIAL).write_text(there.url)
+        assert notice.main(["--config", str(config), "--", unit]) == 0
+    ((_, told),) = there.got
+    assert told["unit"] == unit
+    assert told["subject"].startswith(f"{unit} failed on ")
+
+
+def test_a_subject_is_one_line() -> None:
+    told = failure.notice(failure.failure_of("x\nBcc: all@example.org\u202e", "box", ENVIRON), [])
+    assert told.subject.startswith("x Bcc: all@example.org\\u202e failed on box")

@@ -68,7 +68,7 @@ def watching(database: Path, charts_of: str = charts.PACKAGE) -> Iterator[str]:
         started = [entry(STARTED, SEEN.unit.state.invocation_id, NOW - 300, MESSAGE="Started the engine.")]  # type: ignore[union-attr]
         return replace(
             SEEN, at=NOW + 0.2 * number, log=LogSnapshot("SHADOW", 5, beat, NOW),
-            tail=[LogLine(NOW, "INFO", "=1+1 a line")],
+            tail=[LogLine(NOW, "INFO", f"{'=1+1 a line' if one == 70 else 'another'}", one) for one in range(1, 101)],
             unit=replace(SEEN.unit, lifecycle=started) if isinstance(SEEN.unit, UnitSnapshot) else SEEN.unit,
         )  # fmt: skip
 
@@ -363,7 +363,20 @@ def test_equity_and_tables_are_those_of_the_database(browser: Browser, site: str
     (sold,) = ask(database, "SELECT COUNT(*) FROM orders WHERE side = 'SELL'")[0]
     visit.expect(len(text.splitlines()) == sold + 1, f"{len(text.splitlines())} lines for {sold} orders")
     visit.page.click("[data-table=journal]")
-    visit.wait("the journal", "document.querySelector('#table tbody').innerText.includes('=1+1 a line')")
+    first = "Number(document.querySelector('#table tbody td')?.innerText)"
+    visit.wait("the journal", f"{first} === 100")
+    visit.page.click("#next")
+    visit.wait("its next page", f"{first} === 50")
+    visit.page.fill("[data-filter=contains]", "A LINE")
+    visit.page.keyboard.press("Enter")
+    visit.wait("one line", f"{first} === 70 && document.querySelectorAll('#table tbody tr').length === 1")
+    with visit.page.expect_download() as download:
+        visit.page.click("#csv")
+    sheet = Path(download.value.path()).read_text()
+    visit.expect("'=1+1 a line" in sheet, f"the journal as CSV has a formula, or no line: {sheet}")
+    visit.page.click("#vetoes a >> text=RISK_CAP")
+    (capped,) = ask(database, "SELECT MAX(id) FROM signals WHERE veto = 'RISK_CAP'")[0]
+    visit.wait("the signals behind a veto", f"{first} === {capped} && location.search.includes('f_veto=RISK_CAP')")
     expect_clean(visit, site)
 
 

@@ -42,6 +42,7 @@ def expect_alone(visit: Visit) -> None:
     visit.expect(all(url.startswith("file://") for url in visit.asked), f"the page asks elsewhere: {visit.asked}")
 
 
+@pytest.mark.claim("V2")
 def test_the_buglog_is_readable_and_accessible(browser: Browser, document: Path) -> None:
     visit = look(browser, document)
     visit.page.click("#open")
@@ -51,6 +52,7 @@ def test_the_buglog_is_readable_and_accessible(browser: Browser, document: Path)
     expect_alone(visit)
 
 
+@pytest.mark.claim("V2")
 def test_the_buglog_is_searched_and_opened(browser: Browser, document: Path) -> None:
     visit = look(browser, document)
     opened = "[...document.querySelectorAll('details')].filter(one => one.open).length"
@@ -80,6 +82,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FITS = "(id => document.getElementById(id).getBoundingClientRect().bottom <= innerHeight)"
 
 
+@pytest.mark.claim("V2")
 def test_what_a_large_run_has_more_of_is_readable_and_accessible(browser: Browser, tmp_path: Path) -> None:
     """What is new, filters, folded files: as in the large one, of which axe would look at each proof."""
     path = tmp_path / "some.html"
@@ -90,6 +93,7 @@ def test_what_a_large_run_has_more_of_is_readable_and_accessible(browser: Browse
     expect_alone(visit)
 
 
+@pytest.mark.claim("V2")
 def test_the_summary_of_a_large_run_is_one_screen(browser: Browser, large: Path) -> None:
     """Verdict, counts, what is new, what is not proven and the guardrails, and a person scrolls for nothing of it."""
     visit = look(browser, large)
@@ -109,6 +113,7 @@ def test_the_summary_of_a_large_run_is_one_screen(browser: Browser, large: Path)
     expect_alone(visit)
 
 
+@pytest.mark.claim("V2")
 def test_cause_and_command_of_a_refutation_are_one_click_away(browser: Browser, large: Path) -> None:
     visit = look(browser, large)
     first = visit.page.locator(".headlines a").first
@@ -125,6 +130,7 @@ def test_cause_and_command_of_a_refutation_are_one_click_away(browser: Browser, 
     expect_alone(visit)
 
 
+@pytest.mark.claim("V2")
 def test_filters_count_and_are_in_the_address(browser: Browser, large: Path) -> None:
     """Against the record: what a filter counts is what the record holds."""
     verdicts = [one for one in large_run.record() if isinstance(one, VerdictLine)]
@@ -156,6 +162,7 @@ def test_filters_count_and_are_in_the_address(browser: Browser, large: Path) -> 
     expect_alone(visit)
 
 
+@pytest.mark.claim("V2")
 def test_a_large_run_prints_with_an_outline(browser: Browser, large: Path) -> None:
     """What is not proven with its steps, the rest by name, in less than 60 pages."""
     visit = look(browser, large)
@@ -167,6 +174,7 @@ def test_a_large_run_prints_with_an_outline(browser: Browser, large: Path) -> No
     expect_alone(visit)
 
 
+@pytest.mark.claim("V14")
 def test_the_history_is_readable_and_accessible(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "history.html"
     path.write_text(trend.page(RUNS, [f"{buglog.name_of(RUNS[0].run, RUNS[0].started)}.html"]))
@@ -190,6 +198,7 @@ def soaked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.claim("K7")
 def test_the_soak_report_is_readable_and_accessible(browser: Browser, soaked: Path) -> None:
     visit = look(browser, soaked)
     check_readable(visit, "a soak's report", WIDTHS)
@@ -202,6 +211,7 @@ def test_the_soak_report_is_readable_and_accessible(browser: Browser, soaked: Pa
 AXES = "[...document.querySelectorAll('.x')].map(axis => [...axis.children].map(time => time.textContent))"
 
 
+@pytest.mark.claim("K7")
 def test_the_soak_report_is_zoomed(browser: Browser, soaked: Path) -> None:
     """By a drag over one drawing all show the same span, its times on their axes; the address shows it again."""
     visit = look(browser, soaked)
@@ -242,6 +252,7 @@ def test_the_soak_report_is_zoomed(browser: Browser, soaked: Path) -> None:
     expect_alone(visit)
 
 
+@pytest.mark.claim("K7")
 def test_a_mark_leads_to_its_decision_also_where_it_is_folded(browser: Browser, soaked: Path) -> None:
     visit = look(browser, soaked)
     visit.expect(not visit.page.locator("#decision-12").is_visible(), "nothing is folded")

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 STREAM = "HYBRID"
 DATABASE = "fleet"
-DEADLINE_SECS = 180.0
+DEADLINE_SECS = 300.0
 """Until rows flow again, whatever was done."""
 
 SILENCE = 'ping_interval: "5s"\nping_max: 2\nwrite_deadline: "5s"\n'

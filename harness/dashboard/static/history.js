@@ -1,9 +1,10 @@
 // Asks for spans of the past and shows them; plots.js draws the charts. What is looked at stands in the address.
 "use strict";
 
-const FILTERS = { trades: ["mode", "symbol", "side"], orders: ["mode", "symbol", "side", "status"], signals: ["symbol", "side", "veto"], decisions: [], journal: [] };
+const FILTERS = { trades: ["mode", "symbol", "side"], orders: ["mode", "symbol", "side", "status"], signals: ["symbol", "side", "veto"], decisions: ["contains"], journal: ["contains"] };
 const LIMITS = { cpu: 20, memory: 10, io: 15 };
 // How often the newest span is asked for again: no oftener than it shows anything new.
+const OF_SPAN = ["range", "from", "to", "symbol"];
 const ADD_UP_MS = 250;
 const FOLLOW_MS = 2000, FOLLOW_MS_MAX = 30_000;
 
@@ -19,13 +20,15 @@ let sorted = null;
 function go(changes, record = true) {
   view = Object.fromEntries(Object.entries({ ...view, ...changes }).filter(([, value]) => value !== null && value !== undefined && value !== ""));
   history[record ? "pushState" : "replaceState"](null, "", `${location.pathname}?${new URLSearchParams(view)}`);
-  return show();
+  return show(Object.keys(changes));
 }
 
 addEventListener("popstate", () => { view = Object.fromEntries(new URLSearchParams(location.search)); show(); });
 
 // The server adds fills up part by part, a part for each time that it is asked.
+let added = 0;
 async function addUp() {
+  added = performance.now();
   for (let whole = false; !whole;) {
     whole = true;
     await part("equity", "/equity", (found) => { whole = found.whole; drawEquity(found); }, "equity");
@@ -64,13 +67,17 @@ async function part(name, address, build, box) {
   }
 }
 
-function show() {
-  const query = pick(["range", "from", "to", "symbol"]);
+// changed: what of the address, so that a part that looks the same is not asked for; all of it for none.
+function show(changed = []) {
+  const spanned = !changed.length || changed.some((name) => OF_SPAN.includes(name));
+  const tabled = !changed.length || changed.some((name) => !OF_SPAN.includes(name));
+  const table = tabled ? showTable() : null;
+  if (!spanned) return table;
+  const query = pick(OF_SPAN);
   for (const button of byId("ranges").children) button.setAttribute("aria-pressed", String(!view.from && (view.range ?? "1h") === button.dataset.range));
   byId("follow").checked = !view.from;
-  const table = showTable();
   // What takes longest comes last.
-  return part("span", `/span?${query}`, drawSpan, "charts").then(() => Promise.all([table, addUp()]));
+  return part("span", `/span?${query}`, drawSpan, "charts").then(() => changed.length ? table : Promise.all([table, addUp()]));
 }
 
 // --- the span -----------------------------------------------------------------------------------------------
@@ -85,11 +92,13 @@ function drawSpan(found) {
   const { series, buckets, step_ms: step } = found;
   const of = (name) => series.at_ms.map((at, index) => [at, series[name][index]]);
   const symbols = found.symbols.includes(found.symbol) || !found.symbol ? found.symbols : [found.symbol, ...found.symbols];
-  byId("symbol").replaceChildren(...symbols.map((symbol) => make("option", symbol === found.symbol ? { selected: "" } : {}, symbol)));
+  // A list that somebody has open is left alone.
+  if (symbols.join("\n") !== [...byId("symbol").options].map((one) => one.value).join("\n")) byId("symbol").replaceChildren(...symbols.map((symbol) => make("option", { value: symbol }, symbol)));
+  byId("symbol").value = found.symbol;
   const steps = Math.max(series.step_ms, 1);
   const shown = { from: found.from, to: found.to, events: found.events, chosen: zoom, back: () => go({ from: null, to: null }), pointed: (ms) => { pointed = ms; for (const one of plots) one.cursor(ms); } };
   plots = [
-    { title: `Price of ${found.symbol || "?"}`, unit: "", tall: true, step, band: buckets.map(([at, , low, high]) => [at, low, high]), lines: [{ name: "last", points: buckets.map(([at, , , , last]) => [at, last]) }] },
+    { key: "price", title: `Price of ${found.symbol || "?"}`, unit: "", tall: true, step, band: buckets.map(([at, , low, high]) => [at, low, high]), lines: [{ name: "last", points: buckets.map(([at, , , , last]) => [at, last]) }] },
     { title: "Ticks stored", unit: "a second", step, low: 0, lines: [{ name: "ticks", points: buckets.map(([at, ticks]) => [at, ticks / Math.max(1, Math.min(step, found.to - at)) * 1000]) }] },
     { title: "Memory", unit: "MiB", step: steps, low: 0, lines: [{ name: "resident", points: of("rss_mib") }] },
     { title: "Pressure", unit: "%", step: steps, low: 0, lines: ["cpu", "memory", "io"].map((name) => ({ name: `${name} (limit ${LIMITS[name]})`, points: of(name) })) },
@@ -134,7 +143,7 @@ function drawVetoes({ vetoes, vetoes_from: from }) {
     make("ul", { class: "bars" }, ...vetoes.map((one) => {
       const bar = make("div", { class: "bar", "aria-hidden": "true" }, make("i"));
       bar.firstChild.style.width = `${one.signals / most * 100}%`;
-      const words = make("span", {}, one.reason || "traded: no veto");
+      const words = make("span", {}, one.reason ? make("a", { href: `?${new URLSearchParams({ ...view, at: "", table: "signals", f_veto: one.reason })}#table-title` }, one.reason) : "traded: no veto");
       return make("li", { class: `meter${one.reason ? " over" : ""}` }, make("p", { class: "row" }, words, make("span", {}, make("b", {}, number(one.signals)), ` ${number(one.signals / total * 100, 1)} %`)), bar);
     })));
 }
@@ -203,7 +212,7 @@ function drawTable() {
     const [one, two] = [a[sorted.at], b[sorted.at]], numeric = one !== null && two !== null && !isNaN(Number(one)) && !isNaN(Number(two));
     return sorted.sign * (numeric ? Number(one) - Number(two) : String(one ?? "").localeCompare(String(two ?? "")));
   });
-  const classes = (name) => NUMBERS.includes(name) ? "number" : LONG.includes(name) ? "long" : "";
+  const classes = (name) => NUMBERS.includes(name) ? "number" : LONG.includes(name) ? "long" : name === "order" ? "token" : "";
   byId("table").replaceChildren(
     make("thead", {}, make("tr", {}, ...columns.map((name, at) => {
       const button = make("button", { type: "button" }, name);
@@ -251,12 +260,14 @@ function redraw() {
   if (equity) drawEquity(equity);
 }
 
-addEventListener("resize", redraw);
+let resized = 0;
+addEventListener("resize", () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(redraw); });
 let followed = performance.now();
 setInterval(() => {
   const due = Math.min(Math.max(FOLLOW_MS, span?.step_ms ?? 0), FOLLOW_MS_MAX);
   if (document.hidden || view.from || performance.now() - followed < due) return;
   followed = performance.now();
   part("span", `/span?${pick(["range", "symbol"])}`, drawSpan, "charts");
+  if (performance.now() - added > FOLLOW_MS_MAX) addUp();
 }, FOLLOW_MS / 4);
 show().then(() => requestAnimationFrame(() => setTimeout(() => fetchLibrary(redraw))));

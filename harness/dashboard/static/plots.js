@@ -149,7 +149,7 @@ let library = null;
 const paper = matchMedia("print");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-// Title -> the figure that is on the page: to change one is cheaper than to make one.
+// Key -> the figure that is on the page: to change one is cheaper than to make one.
 const kept = new Map();
 
 // plotly shows every time as that of UTC, so it is given the browser's own time as if it were.
@@ -184,13 +184,13 @@ function layout(chart, size, colour) {
 }
 
 function withLibrary(chart, size, says) {
-  let one = kept.get(chart.title);
+  let one = kept.get(chart.key ?? chart.title);
   if (!one) {
     one = { canvas: make("div", { class: "canvas", role: "img" }), line: make("div", { class: "pointed", hidden: "" }), figure: make("figure", {}), drawn: false };
     one.box = make("div", { class: "drawing" }, one.canvas, one.line);
     one.box.addEventListener("pointermove", (event) => one.chart.pointed(one.size.at(event, one.box.getBoundingClientRect())));
     one.box.addEventListener("pointerleave", () => one.chart.pointed(null));
-    kept.set(chart.title, one);
+    kept.set(chart.key ?? chart.title, one);
   }
   one.chart = chart;
   one.size = size;
