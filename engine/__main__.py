@@ -92,7 +92,7 @@ def _tell_systemd(failure: EngineError) -> None:
 
 
 def _fail_early(error: Exception, fd: int) -> int:
-    """Tells of an error as M1 says, with nothing but the standard library: what else does it could not be imported."""
+    """Tell of an error as M1 says, with nothing but the standard library: what else does it could not be imported."""
     # Built in, both of these: an import that needs a file may fail for the same reason.
     import time
 

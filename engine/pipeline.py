@@ -246,7 +246,7 @@ class Pipeline:
         return len(self._ingest.rest) + sum(len(batch.ticks) for batch in self._persistence.unwritten())
 
     def _count_lost(self) -> int:
-        """Books what the shutdown deadline left unwritten as dropped; returns how many rows."""
+        """Book what the shutdown deadline left unwritten as dropped; returns how many rows."""
         counters, unwritten = self._counters, self._persistence.unwritten()
         counters.bp_drops_tick += len(self._ingest.rest)
         counters.bp_drops_persist += sum(len(batch.ticks) for batch in unwritten)

@@ -28,6 +28,15 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"was restarted 0 times",
     ),
     Sabotage(
+        id="a-bus-error-is-final",
+        guardrail="D7",
+        breaks="an engine that the kernel ended over a file that was cut off stays dead",
+        proof="test_exit12::test_engine_whose_mapped_file_was_cut_off_is_restarted",
+        directives="Restart=no",
+        confirm={"Restart": "no"},
+        reason=r"was restarted 0 times",
+    ),
+    Sabotage(
         id="network-loss-is-final",
         guardrail="exit12",
         breaks="an engine that lost its network stays down",

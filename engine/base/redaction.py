@@ -105,7 +105,7 @@ def learn(url: str) -> None:
 
 
 def _said_again(secret: str) -> str:
-    """Finds a secret, also the beginning of one where a text was cut."""
+    """Find a secret, also the beginning of one where a text was cut."""
     if len(secret) < _LEARNT_WITHIN_CHARS:
         return rf"(?<!\w){re.escape(secret)}(?!\w)"
     sure, rest = secret[: _LEARNT_WITHIN_CHARS - 2], secret[_LEARNT_WITHIN_CHARS - 2 : _LEARNT_CUT_CHARS_MAX]

@@ -71,7 +71,7 @@ TRANSPORTS = ("picows", "websockets")
 
 
 def read_environment(environ: Mapping[str, str] | None = None, pid: int | None = None) -> Environment:
-    """Reads HYBRID_LOG, HYBRID_TRANSPORT and systemd's variables. Raises ConfigError for a value that is
+    """Read HYBRID_LOG, HYBRID_TRANSPORT and systemd's variables. Raises ConfigError for a value that is
     none of the allowed ones."""
     environ = os.environ if environ is None else environ
     pid = os.getpid() if pid is None else pid

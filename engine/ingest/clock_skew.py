@@ -40,6 +40,7 @@ class Notice(Struct, frozen=True):
 
     @property
     def text(self) -> str:
+        """What the log says of it, in seconds."""
         if self.over:
             return "the venue's clock agrees with ours again"
         secs = abs(self.skew_ms) / 1000

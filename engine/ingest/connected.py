@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.base.events import Tick
-from engine.base.exits import ConfigError, EngineError, NetworkLost
+from engine.base.exits import ConfigError, EngineError, NetworkLost, explain
 from engine.config import schema, settings
 from engine.ingest import session
 from engine.ingest.messages import Messages
@@ -77,7 +77,11 @@ class FeedLine:
             # They would be taken for those of the source's next connection.
             self.parser.controls.clear()
         else:
-            self._feed.line_received(self, ticks)
+            try:
+                self._feed.line_received(self, ticks)
+            except Exception as error:
+                # Raised into a transport it would be taken for a failure of the network.
+                self._feed.line_crashed(self, error)
 
     def pong(self) -> None:
         if not self.dead:
@@ -189,6 +193,7 @@ class Connected(Woken, ABC):
         return ""
 
     def line_opened(self, line: FeedLine) -> None:
+        """Subscribe on a new connection, and tell the session (N18)."""
         logger.info("connected", extra={"fields": about(line.source)})
         assert line.connection is not None
         if self._paused:
@@ -198,6 +203,7 @@ class Connected(Woken, ABC):
         self._apply(self._session.connected(line.conn, self._now()))
 
     def line_received(self, line: FeedLine, ticks: list[Tick]) -> None:
+        """Deliver the ticks of one read, then act on whatever else it said: ids used up, foreign trades, controls."""
         new = self._inlet.deliver(ticks) if ticks else 0
         parser = line.parser
         if parser.numbers:
@@ -248,7 +254,7 @@ class Connected(Woken, ABC):
         )
 
     def _heed(self, line: FeedLine, control: Control) -> None:
-        """Acts on what a venue says of the connection (N18)."""
+        """Act on what a venue says of the connection (N18)."""
         match control:
             case Ack(market, of):
                 line.acks += not market
@@ -269,14 +275,25 @@ class Connected(Woken, ABC):
                 line.stream.tell_lost(self._now(), line.source.name, messages)
 
     def line_troubled(self, line: FeedLine) -> None:
+        """Tell of unusable messages, and end the run where there were too many in a row (N8)."""
         line.stream.check(self._now(), source=line.source.name)
         if line.stream.broken is not None and self._failure is None:
             self._fail(line.stream.broken)
 
+    def line_crashed(self, line: FeedLine, error: Exception) -> None:
+        """End the run: ticks that came are in no book."""
+        self._forget(line)
+        if line.connection is not None:
+            line.connection.close()
+        if self._failure is None:
+            self._fail(explain(error, "ingest failed", source=line.source.name))
+
     def line_pong(self, line: FeedLine) -> None:
+        """Let the session know that the peer is alive (N6)."""
         self._apply(self._session.pong(line.conn, self._now()))
 
     def line_closed(self, line: FeedLine, reason: str) -> None:
+        """Tell of a connection that the peer or the network ended, and let the session decide what is next."""
         self._forget(line)
         logger.warning("connection lost", extra={"fields": {**about(line.source), "reason": reason}})
         self._apply(self._session.closed(line.conn, self._now(), reason))

@@ -118,7 +118,7 @@ class Ingest:
         self._rows.nudge()
 
     def _push(self) -> None:
-        """Puts as much of the rest into both channels as fits into both; pauses the feed over what does not."""
+        """Put as much of the rest into both channels as fits into both; pause the feed over what does not."""
         if self.rest:
             room = min(self._ticks.room(), self._rows.room())
             if room:

@@ -164,7 +164,7 @@ class _Seen:
         return self.highest < trade_id <= self.highest + BREAK_FROM and ts >= self.newest_ts
 
     def fill(self, trade_id: int, ts: int) -> bool:
-        """Takes a late trade into the hole it left; False when there is none, or its time is not that of one."""
+        """Take a late trade into the hole it left; False when there is none, or its time is not that of one."""
         if not self.lowest < trade_id < self.highest:
             return False
         hole = self._hole(trade_id)
@@ -185,7 +185,7 @@ class _Seen:
         return True
 
     def precede(self, trade_id: int, ts: int) -> bool:
-        """Takes a trade from before the first one; False when its id or its time does not say that it is one."""
+        """Take a trade from before the first one; False when its id or its time does not say that it is one."""
         if not self.lowest - BREAK_FROM <= trade_id < self.lowest or ts > self.early_ts:
             return False
         # A feed that starts out of order, or resends more after a reconnect than we had. A segment of its own, for of
@@ -199,7 +199,7 @@ class _Seen:
         return True
 
     def extend(self, trade_id: int, ts: int) -> None:
-        """Takes a trade above the highest."""
+        """Take a trade above the highest."""
         if trade_id > self.highest + 1:
             self._open_hole(len(self.starts), self.highest + 1, trade_id - 1)
         self.highest = trade_id
@@ -598,7 +598,7 @@ class Intake:
                 run.times.clear()
 
     def _admit_slowly(self, stream: _Stream, tick: Tick) -> bool:
-        """Judges a tick that does not simply go on; returns whether it is new."""
+        """Judge a tick that does not simply go on; returns whether it is new."""
         trade_id, ts = tick.trade_id, tick.ts
         assert trade_id is not None
         text = f"{trade_id}@{ts}"
@@ -617,7 +617,7 @@ class Intake:
         return True
 
     def _admit_text(self, source: str, event_id: str, ts: int) -> bool:
-        """Judges a tick that has a textual id; returns whether it is new."""
+        """Judge a tick that has a textual id; returns whether it is new."""
         is_new, old_id = self._recent.add(source, event_id, ts)
         if old_id is not None:
             self._breaks.append(Break(source, old_id, event_id))

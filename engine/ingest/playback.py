@@ -129,7 +129,7 @@ class PlaybackFeed(Connected):
         self._wake_due = at
 
     def _advance(self, at: int) -> None:
-        """Lets time go by up to `at`, in microseconds; 0 where an event does not say."""
+        """Let time go by up to `at`, in microseconds; 0 where an event does not say."""
         if not at:
             return
         passed = 0.0 if self._at is None else min((at - self._at) / 1e6, _STEP_SECS_MAX)

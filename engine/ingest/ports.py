@@ -15,7 +15,7 @@ class Inlet(Protocol):
     """What a feed delivers to. Implemented by the pipeline."""
 
     def deliver(self, ticks: list[Tick]) -> int:
-        """Takes all of `ticks`; returns how many were new. May call the feed's `pause` before it returns."""
+        """Take all of `ticks`; returns how many were new. May call the feed's `pause` before it returns."""
 
     def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
         """These ids were used up by what is no trade: stream, id, time (N12)."""
@@ -62,10 +62,10 @@ class Feed(Protocol):
         """What keeps the feed from its sources, for humans; empty when nothing does."""
 
     async def run(self) -> None:
-        """Feeds until `stop`, or until the source is at its end. Raises EngineError when it cannot go on."""
+        """Feed until `stop`, or until the source is at its end. Raises EngineError when it cannot go on."""
 
     def stop(self) -> None:
-        """Ends `run`. What has been received has been delivered."""
+        """End `run`. What has been received has been delivered."""
 
     def pause(self) -> None:
         """Receive no more until `resume`: ingest has no room."""
@@ -74,4 +74,4 @@ class Feed(Protocol):
         """Ingest has room again."""
 
     def nudge(self) -> None:
-        """Makes `run` pass the top of its loop: the probe that it still answers (E5)."""
+        """Make `run` pass the top of its loop: the probe that it still answers (E5)."""

@@ -69,11 +69,26 @@ class FileReplayFeed(ReplayFeed):
 
     async def _read(self) -> AsyncGenerator[list[Tick], None]:
         with self._file as file:
+            before = os.fstat(file.fileno())
             by_line = f"replay:{await self._digest(file)}"
             if not self._stopped:
                 async with aclosing(self._parse(file, by_line)) as chunks:
                     async for ticks in chunks:
                         yield ticks
+                self._compare(before, os.fstat(file.fileno()))
+
+    def _compare(self, before: os.stat_result, after: os.stat_result) -> None:
+        """Tell of a file that was changed meanwhile; raise ConfigError for one that was cut off: what was replayed of
+        it is neither the one nor the other."""
+        if after.st_size < before.st_size:
+            raise ConfigError(
+                f"{self._origin}: was cut off while it was replayed, from {before.st_size} to {after.st_size} bytes",
+                key="engine.replay_file",
+            )
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            logger.warning(
+                "the replay file was changed while it was replayed", extra={"fields": {"replay": self._origin}}
+            )
 
     async def _digest(self, file: IO[bytes]) -> str:
         """What tells the file from others; a stop may come while it is made."""

@@ -12,19 +12,20 @@ STEP_TICKS = 2000
 
 
 class Bell:
-    """Wakes one waiting task, early or at a given time."""
+    """What wakes one waiting task, early or at a given time."""
 
     def __init__(self) -> None:
         self._rung = False
         self._waiter: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
+        """Wake who waits, or whoever waits next."""
         self._rung = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self, until: float | None = None) -> None:
-        """Waits for `ring`, at most until the loop's time `until`. A ring before the wait counts."""
+        """Wait for `ring`, at most until the loop's time `until`. A ring before the wait counts."""
         if not self._rung:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()

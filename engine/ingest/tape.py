@@ -96,7 +96,7 @@ class Tape:
             raise self._lost(error) from None
 
     def close(self) -> None:
-        """Ends the recording well. Raises Crash when the disk does not take the rest."""
+        """End the recording well. Raises Crash when the disk does not take the rest."""
         try:
             self._end()
         except OSError as error:
@@ -168,6 +168,7 @@ class Recording:
         return found
 
     def close(self) -> None:
+        """Let go of the file; what was read stays good."""
         self._file.close()
 
     def _next(self) -> Header | Event | None:
@@ -322,7 +323,7 @@ class _Lines:
         return b""
 
     def _refill(self) -> bool:
-        """Reads on; whether there was anything. NULs are kept back until something follows them: a file that was being
+        """Read on; whether there was anything. NULs are kept back until something follows them: a file that was being
         written when the power failed ends in NULs, and unpacked they would be anything."""
         while more := self._file.read(_READ_BYTES):
             self._raw = more.rstrip(b"\0")

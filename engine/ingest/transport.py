@@ -32,16 +32,20 @@ _SAID_CHARS: Final = 500
 class Connection(Protocol):
     """An open WebSocket, whichever library carries it."""
 
-    def ping(self) -> None: ...
+    def ping(self) -> None:
+        """Ask for a sign of life; the answer comes as the line's `pong` (N6)."""
 
     def send(self, text: str) -> None:
-        """Sends a text message."""
+        """Send a text message."""
 
-    def pause(self) -> None: ...
+    def pause(self) -> None:
+        """Read no more from the socket, so that TCP slows the peer down (B2)."""
 
-    def resume(self) -> None: ...
+    def resume(self) -> None:
+        """Read again."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Say goodbye, and end within CLOSE_GRACE_SECS whether the peer answers or not; `closed` does not follow."""
 
 
 class ConnectFailed(Exception):
@@ -79,7 +83,8 @@ class Line(Protocol):
     errors: int
     """As far as the feed has been told of them."""
 
-    def opened(self, connection: Connection) -> None: ...
+    def opened(self, connection: Connection) -> None:
+        """The upgrade is done; `connection` is what the feed acts on from now on."""
 
     def text(self, payload: bytes | memoryview) -> None:
         """One whole text message."""
@@ -93,9 +98,11 @@ class Line(Protocol):
     def flush(self) -> None:
         """The messages of one read have been handed over."""
 
-    def pong(self) -> None: ...
+    def pong(self) -> None:
+        """The peer has answered a ping."""
 
-    def closed(self, reason: str) -> None: ...
+    def closed(self, reason: str) -> None:
+        """The connection has ended without our asking. `reason`: for the log, with control characters as they came."""
 
     def unread(self) -> None:
         """The peer leaves unread what it makes us say; the transport closes the connection."""

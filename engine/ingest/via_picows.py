@@ -56,7 +56,7 @@ class _PicowsConnection:
         self._watch = asyncio.get_running_loop().create_task(self._wait_for_end(line))
 
     async def _wait_for_end(self, line: Line) -> None:
-        """Tells how the connection ended, unless it is known already."""
+        """Tell how the connection ended, unless it is known already."""
         try:
             await self._transport.wait_disconnected()
         except WSProtocolError as error:

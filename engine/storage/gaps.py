@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from engine.storage.sqlite_codes import refuse, uri
+from engine.storage.restoring import NotOurs, read_holes
+from engine.storage.sqlite_codes import refuse, refuse_contents, uri
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -36,7 +37,7 @@ def read_gaps(path: str | Path) -> list[Gap]:
                 " ORDER BY id"
             ).fetchall()
             for row_id, source, market, missing in rows:
-                for first, last in msgspec.json.decode(missing, type=list[tuple[int, int]]):
+                for first, last in read_holes(missing):
                     around = [
                         connection.execute(f"SELECT ts FROM ticks WHERE source = ? AND {edge} LIMIT 1", (row_id, at))
                         for edge, at in (
@@ -47,4 +48,6 @@ def read_gaps(path: str | Path) -> list[Gap]:
                     gaps.append(Gap(source, market or "", first, last, after, before))
     except sqlite3.Error as error:
         refuse(path, error, "cannot be read")
+    except NotOurs as error:
+        refuse_contents(path, error)
     return gaps

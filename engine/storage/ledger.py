@@ -25,7 +25,7 @@ from engine.base.exits import ConfigError
 from engine.storage import dbfile, restoring
 from engine.storage.batch import Batch, Busy, DiskTrouble, Restored, Unwritten, Written
 from engine.storage.rows import RowWriter
-from engine.storage.sqlite_codes import DAMAGED, DISK, LOCKED, primary_code, refuse, uri
+from engine.storage.sqlite_codes import DAMAGED, DISK, LOCKED, primary_code, refuse, refuse_contents, uri
 
 log = logging.getLogger("engine.storage.ledger")
 
@@ -74,6 +74,14 @@ def plan_checkpoint(left_bytes: int, wal_bytes: int) -> str | None:
 def wal_alarm_level(wal_bytes: int) -> int:
     """0 below WAL_ALARM_BYTES, 1 from there on, one more with each doubling."""
     return (wal_bytes // WAL_ALARM_BYTES).bit_length()
+
+
+_IS_TICK: Final = (
+    "(typeof(coalesce(name, '')) = 'text' AND typeof(symbol) = 'text' AND typeof(price) IN ('real', 'integer')"
+    " AND typeof(volume) IN ('real', 'integer') AND typeof(ts) = 'integer' AND abs(price) < 9e999"
+    " AND abs(volume) < 9e999 AND typeof(trade_id) IN ('integer', 'null') AND typeof(event_id) IN ('text', 'null'))"
+)
+"""Whether a row of `ticks` has the types of a tick: SQLite keeps any value in any column."""
 
 
 class Ledger:
@@ -330,6 +338,8 @@ class Ledger:
             return restoring.restore(self._connection)
         except sqlite3.Error as error:
             refuse(self.path, error, "cannot be read")
+        except restoring.NotOurs as error:
+            refuse_contents(self.path, error)
 
     def written_ms(self) -> int:
         """When the files were last written, by the clock of then. To be asked before this run writes."""
@@ -354,7 +364,7 @@ class Ledger:
         Sees the database as it is at the first read: ticks written meanwhile do not show up. Its connection
         is read-only and keeps temp_store at FILE, so that sorting a large table spills to disk instead of
         memory; the WAL cannot shrink until the generator is exhausted or closed. A tick of the earlier engine
-        has the source "". Raises ConfigError or Crash like `open_ledger`.
+        has the source "". Raises ConfigError or Crash like `open_ledger`, and ConfigError for a row that is no tick.
         """
         import aiosqlite
 
@@ -363,13 +373,22 @@ class Ledger:
                 aiosqlite.connect(uri(self.path), uri=True) as connection,
                 connection.execute(
                     "SELECT coalesce(sources.name, ''), symbol, price, volume, ts, trade_id, event_id,"
-                    " ticks.id FROM ticks LEFT JOIN sources ON sources.id = ticks.source"
+                    f" ticks.id, {_IS_TICK} FROM ticks LEFT JOIN sources ON sources.id = ticks.source"
                     " ORDER BY ts, ticks.id"
                 ) as rows,
             ):
                 while found := await rows.fetchmany(chunk):
-                    yield [Tick(*row) for row in found]
+                    ticks = []
+                    for *row, is_tick in found:
+                        if not is_tick:
+                            what = restoring.NotOurs(f"ticks: the row with id {row[-1]} is no tick")
+                            refuse_contents(self.path, what)
+                        ticks.append(Tick(*row))
+                    yield ticks
         except sqlite3.Error as error:
+            if not primary_code(error):
+                # Python's own word for a text that is not UTF-8.
+                refuse_contents(self.path, error)
             refuse(self.path, error, "cannot be read")
 
     def close(self) -> None:

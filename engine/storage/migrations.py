@@ -367,11 +367,13 @@ def _rebuild(connection: sqlite3.Connection, path: Path, table: str, body: str, 
 
 def find_edge(connection: sqlite3.Connection, row_id: int, order: str) -> tuple[int, int] | None:
     """Trade id and time of a stream's tick with the highest ("DESC") or lowest ("ASC") id."""
-    found: tuple[int, int] | None = connection.execute(
-        f"SELECT trade_id, ts FROM ticks WHERE source = ? AND trade_id IS NOT NULL ORDER BY trade_id {order} LIMIT 1",
-        (row_id,),
-    ).fetchone()
+    found: tuple[int, int] | None = connection.execute(ask_edge(order), (row_id,)).fetchone()
     return found
+
+
+def ask_edge(order: str) -> str:
+    """The query of `find_edge`, about the id of a row of `sources`."""
+    return f"SELECT trade_id, ts FROM ticks WHERE source = ? AND trade_id IS NOT NULL ORDER BY trade_id {order} LIMIT 1"
 
 
 _MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection, Path], int], ...]] = (

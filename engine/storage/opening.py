@@ -267,9 +267,10 @@ def _open(
         _set_aside_foreign(path, busy_timeout_ms)
         version = _stored_version(path, busy_timeout_ms)
         refuse_version(path, version)
-        # The writer thread is not the one that opens; `Ledger` is never used by two at once.
+        # By URI, for Debian's SQLite takes a path that begins with "file:" for one. The writer thread is not the one
+        # that opens; `Ledger` is never used by two at once.
         connection = sqlite3.connect(
-            path, timeout=busy_timeout_ms / 1000, isolation_level=None, check_same_thread=False
+            uri(path, "rw"), uri=True, timeout=busy_timeout_ms / 1000, isolation_level=None, check_same_thread=False
         )
         _apply_pragmas(connection, path, busy_timeout_ms)
         if version < SCHEMA_VERSION or path.stat().st_size <= QUICK_CHECK_BYTES_MAX:

@@ -53,7 +53,7 @@ class Writer:
         self._batches.put(batch)
 
     def stop(self, timeout_secs: float) -> bool:
-        """Ends the thread; False when it is still in a write after `timeout_secs`."""
+        """End the thread; False when it is still in a write after `timeout_secs`."""
         self._batches.put(None)
         self._thread.join(timeout_secs)
         return not self._thread.is_alive()

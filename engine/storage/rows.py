@@ -19,6 +19,10 @@ from engine.storage.migrations import OPEN_STATUSES, ORDER_OF_MODE, ORDERS_PER_S
 _ROWS_PER_STATEMENT: Final = (32, 16, 8, 4, 2, 1)
 
 
+_NAMES_PER_STATEMENT: Final = 16
+"""Sources that one SELECT finds, unless there are fewer."""
+
+
 class _Insert(msgspec.Struct, frozen=True):
     """A multi-row INSERT: the text before VALUES, the number of columns, the text after the rows.
 
@@ -77,6 +81,11 @@ _FILLS: Final = _Insert(
 def _insert_text(insert: _Insert, rows: int) -> str:
     row = "(" + ",".join("?" * insert.width) + ")"
     return f"{insert.head} VALUES {','.join([row] * rows)} {insert.tail}"
+
+
+@cache
+def _names_text(names: int) -> str:
+    return f"SELECT name, id FROM sources WHERE name IN ({','.join('?' * names)})"
 
 
 def _text(value: Decimal) -> str:
@@ -187,13 +196,12 @@ class RowWriter:
 
     def _source_ids(self, names: set[str]) -> dict[str, int]:
         execute = self._connection.execute
-        # One statement for all: each hands the interpreter over to the event loop, and may wait to have it back.
-        known: dict[str, int] = dict(
-            execute(
-                "SELECT name, id FROM sources WHERE name IN (SELECT value FROM json_each(?))",
-                (msgspec.json.encode(list(names)).decode(),),
-            ).fetchall()
-        )
+        asked, known = list(names), dict[str, int]()
+        # Few statements: each hands the interpreter over to the event loop, and may wait to have it back.
+        while asked:
+            some = asked[-_NAMES_PER_STATEMENT:] if len(asked) >= _NAMES_PER_STATEMENT else asked[-1:]
+            del asked[-len(some) :]
+            known.update(execute(_names_text(len(some)), some).fetchall())
         for name in names - known.keys():
             known[name] = execute("INSERT INTO sources(name) VALUES (?) RETURNING id", (name,)).fetchone()[0]
         return known

@@ -19,6 +19,9 @@ _UNUSABLE: Final = frozenset({
     sqlite3.SQLITE_READONLY,
 })  # fmt: skip
 
+# The engine has no triggers: what one forbids is forbidden for as long as it is there.
+_BY_A_TRIGGER: Final = sqlite3.SQLITE_CONSTRAINT_TRIGGER
+
 BESIDE: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 """What SQLite says then, depending on whether those files can be read: the database itself was found to be writable."""
 
@@ -38,9 +41,17 @@ def primary_code(error: sqlite3.Error) -> int:
 def refuse(path: Path, error: sqlite3.Error, doing: str) -> NoReturn:
     """Raise ConfigError for what a human has to mend, Crash for what a restart may heal; `doing` ends the sentence
     that begins with the path."""
-    kind = ConfigError if primary_code(error) in _UNUSABLE else Crash
+    is_for_a_human = primary_code(error) in _UNUSABLE or getattr(error, "sqlite_errorcode", 0) == _BY_A_TRIGGER
+    kind = ConfigError if is_for_a_human else Crash
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     raise kind(f"{path}: {doing}: {error}", path=str(path), sqlite=name) from error
+
+
+def refuse_contents(path: Path, error: Exception) -> NoReturn:
+    """Raise ConfigError for a database that holds what no engine writes."""
+    raise ConfigError(
+        f"{path}: holds what the engine never writes, in {error}; mend it, or put a backup in its place", path=str(path)
+    ) from None
 
 
 def uri(path: Path, mode: str = "ro") -> str:

@@ -119,13 +119,13 @@ class Desk:
         await self._settle()
 
     async def _book_reports(self) -> None:
-        """Books what a venue has said since it was last asked."""
+        """Book what a venue has said since it was last asked."""
         batch = Batch(orders=[], fills=[])
         self._book_outcome(self._executor.on_ticks([], self._now_ms()), batch)
         await self._persist(batch)
 
     async def _settle(self) -> None:
-        """Waits for a venue to say what became of the orders that it was asked to cancel. Its answer to one that is
+        """Wait for a venue to say what became of the orders that it was asked to cancel. Its answer to one that is
         left open comes to the next run."""
         deadline = self._loop.time() + self._settle_secs
         while (left := self._executor.open_order_ids()) and self._loop.time() < deadline:
@@ -170,7 +170,7 @@ class Desk:
         self._tell(events, len(fills))
 
     def _tell(self, events: list[OrderEvent], fills: int) -> None:
-        """Counts what was booked, and logs of it what somebody has to know."""
+        """Count what was booked, and logs of it what somebody has to know."""
         self._counters.trade_count += fills
         debug = logger.isEnabledFor(logging.DEBUG)
         recorded = 0

@@ -82,6 +82,7 @@ class Order(msgspec.Struct):
 
     @property
     def remaining_qty(self) -> Decimal:
+        """What is yet to be filled, exactly; in units of the base asset."""
         return EXACT.subtract(self.qty, self.filled_qty)
 
 
@@ -493,7 +494,7 @@ class LiveExecutor(_Executor):
         self._in_doubt: set[str] = set()
 
     def on_ticks(self, ticks: Sequence[Tick], now_ms: int) -> Outcome:
-        """Books the adapter's reports; the ticks themselves mean nothing here.
+        """Book the adapter's reports; the ticks themselves mean nothing here.
         Raises Crash for a report about an order that is not open."""
         events: list[OrderEvent] = []
         fills: list[Fill] = []
@@ -532,7 +533,7 @@ class LiveExecutor(_Executor):
         return events, fills
 
     def cancel(self, order_id: str, now_ms: int) -> Outcome:
-        """Asks the adapter; the order stays open until a report says CANCELED."""
+        """Ask the adapter; the order stays open until a report says CANCELED."""
         order = self._open.get(order_id)
         if order is None:
             return [], []

@@ -111,6 +111,7 @@ class Book:
 
     @property
     def open_orders(self) -> int:
+        """Orders that have neither filled nor ended: what `max_open_orders` caps (R3)."""
         return len(self._open)
 
     def position(self, symbol: str) -> Decimal:

@@ -14,6 +14,7 @@ import signal as signals_of_posix
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 
 from engine.base.events import EXACT, Fill, Mode, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.base.exits import ConfigError, Crash, EngineError
+from engine.ingest.intake import Intake
 from engine.storage import migrations, opening, restoring
 from engine.storage.batch import Batch, Busy, DiskTrouble, Position, Written
 from engine.storage.ledger import Ledger
@@ -1116,3 +1118,133 @@ def test_D3_no_half_batch_after_sigkill_at_any_moment(database: Path) -> None:
     assert reported <= batches.keys()
     assert restored.next_tick_id == len(batches) * ROWS + 1
     assert [(one.label, one.last) for one in restored.numberings] == [("feed", len(batches) * ROWS)]
+
+
+# --- what the engine never writes (C7) ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with something in each column that a start reads."""
+    path = tmp_path_factory.mktemp("written") / "bot.db"
+    store = opened(path)
+    ticks = [
+        Tick("mock", "A/B", 1.0, 1.0, 1000 + n, n if n % 2 else None, None if n % 2 else f"t{n}", n)
+        for n in range(1, 9)
+    ]
+    seen = Numbering("mock", 1, 1, 7, 1007, [(2, 2), (4, 4), (6, 6)], oldest_ts=1001)
+    store.write(
+        Batch(ticks=ticks, numberings={"mock": seen}, streams={"mock": ("mock", "A/B")}, barred={"mock": ("host", 5)})
+    )
+    store.write(traded(1))
+    store.write(Batch(orders=[order_event(3, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER)]))
+    store.close()
+    return path
+
+
+STARTS_READ = {
+    "sources": (
+        "name", "source", "market", "stream", "number", "first_trade_id", "last_trade_id", "first_ts", "last_ts",
+        "missing", "barred_host", "barred_until",
+    ),
+    "ticks": ("symbol", "ts", "trade_id", "event_id", "source"),
+    "signals": ("event_id", "replayed"),
+    "orders": ("order_id", "seq", "symbol", "side", "status", "reason", "qty_exact", "price_exact", "filled_qty",
+               "updated_ts", "is_shadow", "replayed"),
+    "positions": ("mode", "symbol", "qty", "cash", "fees", "price"),
+}  # fmt: skip
+COLUMNS = [(table, column) for table, columns in STARTS_READ.items() for column in columns]
+ODD = st.one_of(
+    st.none(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+    st.binary(max_size=4),
+    st.text(max_size=6),
+    st.sampled_from(
+        ["NaN", "-Infinity", "1e999999999", "[[3,1]]", "[[1,2,3]]", '[["a",1]]', "[" * 9000, "7", "LIVE", "BUY"]
+    ),
+)
+
+
+@pytest.mark.claim("C7", "D2")
+@given(which=st.sampled_from(COLUMNS), value=ODD, as_text=st.booleans())
+def test_C7_D2_whatever_stands_in_a_column_a_start_reads_it_or_says_what_is_wrong(
+    written: Path, which: tuple[str, str], value: object, as_text: bool
+) -> None:
+    """And what it has read stops no feed and no writer."""
+    table, column = which
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "bot.db"
+        shutil.copyfile(written, path)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            # Bytes that are taken for text: not all of them are.
+            put = f"UPDATE OR IGNORE {table} SET {column} = {'CAST(? AS TEXT)' if as_text else '?'}"
+            try:
+                connection.execute(put, (value,))
+            except sqlite3.IntegrityError:
+                return
+            connection.commit()
+        store = opened(path)
+        try:
+            restored = store.restore()
+        except ConfigError as error:
+            if f"{path}: holds what the engine never writes, in {table}" not in str(error):
+                raise
+        else:
+            books = Intake(1, restored.next_tick_id, restored.numberings, restored.recent_event_ids)
+            fresh = books.admit(
+                [Tick("mock", "A/B", 1.0, 1.0, ts, number) for ts in (0, 1003, 9999) for number in (0, 3, 5, 8, 10**7)]
+                + [Tick("mock", "A/B", 1.0, 1.0, 1, None, "t2")]
+            )
+            numberings = {one.label: one for one in books.take_moved()}
+            store.write(Batch(ticks=fresh, numberings=numberings))
+            store.write(traded(5))
+        finally:
+            store.close()
+
+
+@pytest.mark.claim("C7")
+def test_C7_rows_that_a_trigger_forbids_are_for_a_human(store: Ledger) -> None:
+    store._connection.execute("CREATE TRIGGER t BEFORE INSERT ON ticks BEGIN SELECT RAISE(ABORT, 'not today'); END")
+    with pytest.raises(ConfigError, match="cannot be written: not today"):
+        store.write(Batch(ticks=[Tick("feed", "A/B", 1.0, 1.0, 1, 1, None, 1)]))
+
+
+@pytest.mark.claim("N12", "L3")
+def test_N12_L3_names_that_hold_a_nul_are_told_apart(store: Ledger) -> None:
+    names = [f"mock A\0{n}" for n in range(40)] + ["mock A", "\0", ""]
+    for first in (1, 100):
+        ticks = [Tick(name, "A/B", 1.0, 1.0, 1, first, None, first + n) for n, name in enumerate(names)]
+        assert store.write(Batch(ticks=ticks)).ticks == len(names)
+    found = store._connection.execute("SELECT name FROM sources").fetchall()
+    assert sorted(name for (name,) in found) == sorted(names)
+
+
+@pytest.mark.claim("C7", "N2")
+@pytest.mark.parametrize(
+    "put",
+    ["ts = 'yesterday'", "price = 'x'", "price = 9e999", "volume = x'00'", "symbol = CAST(x'ff' AS TEXT)"],
+)
+def test_C7_N2_a_row_that_is_no_tick_is_not_replayed(store: Ledger, put: str) -> None:
+    store.write(Batch(ticks=[Tick("feed", "A/B", 1.0, 1.0, n, n, None, n) for n in range(1, 4)]))
+    store._connection.execute(f"UPDATE ticks SET {put} WHERE id = 2")
+
+    async def replay() -> list[int]:
+        return [tick.id async for chunk in store.read_ticks() for tick in chunk]
+
+    with pytest.raises(ConfigError, match="holds what the engine never writes"):
+        asyncio.run(replay())
+
+
+@pytest.mark.claim("D1", "C7")
+@pytest.mark.parametrize("name", ["file:x.db", "file:x.db?mode=memory", "a?b#c%20d.db"])
+def test_D1_C7_a_name_that_looks_like_a_uri_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = opened(Path(name))
+    store.write(Batch(ticks=[Tick("feed", "A/B", 1.0, 1.0, 1, 1, None, 1)]))
+    store.close()
+    assert {path.name.removesuffix(".lock") for path in tmp_path.iterdir()} == {name}
+    with contextlib.closing(sqlite3.connect(tmp_path / name)) as connection:
+        assert connection.execute("SELECT count(*) FROM ticks").fetchone() == (1,)

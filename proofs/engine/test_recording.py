@@ -816,3 +816,29 @@ def test_N20_a_wrong_command_line_says_what_is_right(tmp_path: Path) -> None:
 def _is_recorded(directory: Path, count: int) -> bool:
     [path] = directory.glob("*.gz")
     return sum(isinstance(event, Event) and event.event == "received" for event in events_of(path)[0]) == count
+
+
+class Broken(Ears):
+    """Books that cannot be kept."""
+
+    def deliver(self, ticks: list[Tick]) -> int:
+        raise ZeroDivisionError("the books cannot be kept")
+
+
+@pytest.mark.claim("E3", "M3")
+@pytest.mark.parametrize("transport", ["picows", "websockets"])
+def test_E3_M3_ticks_that_cannot_be_booked_end_the_run(transport: str) -> None:
+    """Nothing that goes wrong within the engine is taken for a failure of the network, after which it would go on."""
+
+    async def listen_in_vain(exchange: Exchange) -> None:
+        wanted = schema.Source(name="one", url=exchange.url, kind="mock", priority=0)
+        loop = asyncio.get_running_loop()
+        connect = websocket.CONNECTS[transport]
+        ears = Broken(None, exchange.url)
+        await websocket.WebSocketFeed(ears, [wanted], OPTIONS, "S", connect, loop.time, {}, Streams()).run()
+
+    with Exchange() as exchange:
+        exchange.feed(interval_secs=0.01)
+        with pytest.raises(Crash, match="ingest failed") as caught:
+            asyncio.run(asyncio.wait_for(listen_in_vain(exchange), 20.0))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import bz2
 import codecs
 import gzip
 import io
 import json
 import lzma
+import os
 import sqlite3
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.base.events import Tick
+from engine.base.exits import ConfigError
 from engine.ingest import replay
 from engine.ingest.replay import why_no_lines
 from engine.ingest.stepped import STEP_TICKS
@@ -222,3 +227,46 @@ def test_long_lines_end_a_step_early_and_one_without_an_end_is_cut(
         while lines := replay._read_lines(file):
             steps.append(lines)
     assert steps == [[b"123456\n"] * 2, [b"123456\n", b"x" * 11], [b"last\n"]]
+
+
+class Meddler:
+    """An inlet that does something to the file with the first ticks."""
+
+    def __init__(self, meddle: Callable[[], object]) -> None:
+        self._meddle: list[Callable[[], object]] = [meddle]
+
+    def deliver(self, ticks: list[Tick]) -> int:
+        if self._meddle:
+            self._meddle.pop()()
+        return len(ticks)
+
+    def answer(self) -> None:
+        pass
+
+
+@pytest.mark.claim("N2b")
+@pytest.mark.parametrize(
+    ("meddle", "told"),
+    [
+        (lambda path: os.truncate(path, 100), None),
+        (lambda path: path.open("ab").write(line(7)), 1),
+        (lambda path: os.utime(path, (1, 1)), 1),
+        (lambda path: None, 0),
+        (lambda path: path.unlink(), 0),
+    ],
+    ids=["cut off", "longer", "changed", "left alone", "deleted"],
+)
+def test_N2b_a_file_that_is_changed_while_it_is_replayed_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, meddle: Callable[[Path], object], told: int | None
+) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(JSONL * (2 * STEP_TICKS // len(LINES)))
+    feed = replay.FileReplayFeed(Meddler(lambda: meddle(path)), path, 100)  # type: ignore[arg-type]
+    if told is None:
+        with pytest.raises(ConfigError, match=r"cut off while it was replayed, from \d+ to 100 bytes"):
+            asyncio.run(feed.run())
+    else:
+        asyncio.run(feed.run())
+        assert [record.message for record in caplog.records].count(
+            "the replay file was changed while it was replayed"
+        ) == told

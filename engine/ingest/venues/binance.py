@@ -114,7 +114,7 @@ class _CombinedNumber(Struct, gc=False):
 
 
 def _one_market(trade: type, market: str, combined: bool, lone: bool) -> msgspec.json.Decoder[Any]:
-    """Reads the trades of one market and nothing else, which is a tenth quicker than to read the market and look it up.
+    """Read the trades of one market and nothing else, which is a tenth quicker than to read the market and look it up.
     `trade`: _Trade or _AggTrade. `lone`: a message that does not say its market is of this one."""
     is_single = trade is _Trade
     field: tuple[Any, ...] = ("market", Literal[market], market) if lone else ("market", Literal[market])
@@ -217,7 +217,7 @@ class BinanceParser(Parser):
         return parse_into
 
     def _judge(self, message: Message) -> None:
-        """Books for a message that is no usable trade."""
+        """Book for a message that is no usable trade."""
         value = self.read_object(message)
         if value is None:
             return

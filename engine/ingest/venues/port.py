@@ -215,6 +215,7 @@ class Parser:
         self.error_streak += 1
 
     def note_error(self, reason: str, message: Message) -> None:
+        """Count an error without ending anything: one bad trade of a message that has good ones."""
         self.errors += 1
         # A reason by msgspec may quote the message, hence it is an excerpt too; ascii() keeps control
         # characters and terminal escapes of a hostile peer out of the log.
@@ -224,6 +225,7 @@ class Parser:
         self.last_error = f"{printable[:room]}: {excerpt}" if excerpt else printable[:room]
 
     def note_foreign(self, market: str, why: str = "") -> None:
+        """Count a trade of a market that nobody asked for (N12). `why`: where that is not plain."""
         self.foreign += 1
         if not why and self._markets.guessed is not None:
             came = "as in earlier runs" if self._markets.awaited else "which came first"
@@ -237,6 +239,7 @@ class Parser:
             self.controls.append(control)
 
     def ignore(self) -> None:
+        """Count a message that is well-formed and no trade (N8b)."""
         # Not the end of a streak: a venue whose trades no longer parse goes on sending book updates (N8b).
         self.ignored += 1
 

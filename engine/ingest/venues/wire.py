@@ -124,7 +124,7 @@ class TickParser(Parser):
         return parse_into
 
     def _judge_own(self, message: Message, trouble: Exception) -> None:
-        """Books for a message that is no usable tick."""
+        """Book for a message that is no usable tick."""
         value = self.read_object(message)
         if value is None:
             return
