@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from fleet.base.wire import INSTANCE
 from harness.base import trusted
 from harness.base.errors import HarnessError
-from harness.observing import instances
+from harness.observing import health, instances
 
 EXIT_CONFIG = 12
 """What no restart heals, as the engine's (docs/contract.md, section 3)."""
@@ -157,7 +157,7 @@ _STREAM: Keys = {
 RELAY: dict[str, Keys] = {
     "": {
         "instance": (_text(INSTANCE.pattern, "1 to 64 letters, digits, _ and -"), None),
-        "database": (_path, Path("/var/lib/hybrid-engine/data/bot.db")),
+        "database": (_path, None),
         "decision_log": (_path, None),
         "journal_unit": (_text(r"([\w@:.-]{1,240}\.service)?", "a unit, such as hybrid-engine.service"), ""),
         "tick_every": (_number(0, 1_000_000), 1),
@@ -183,12 +183,15 @@ COLLECTOR: dict[str, Keys] = {
 def load_relay(path: Path) -> RelaySettings:
     """The relay's configuration. Raises ConfigError, which names file, key, value and what is allowed.
 
-    The engine's name is what its own configuration says, which lies beside the relay's; where that says nothing, or
-    lies elsewhere, it is the relay's to say.
+    The engine's name and database are what its own configuration says, which lies beside the relay's; where that says
+    nothing, or lies elsewhere, they are the relay's to say.
     """
     found = _load(path, RELAY)
     engine = path.with_name("config.toml")
-    named = instances.name_of(engine, _engine_tables(engine))
+    tables = _engine_tables(engine)
+    if found[""]["database"] is None:
+        found[""]["database"] = instances.at(engine).state / health.database_of(tables)
+    named = instances.name_of(engine, tables)
     said = found[""]["instance"] or named
     if named not in (said, instances.NAMELESS):
         raise ConfigError(f"{path}: instance = {said!r}: must be left out, or {named!r}, as {engine} says")

@@ -41,6 +41,11 @@ class Instance:
         return CONFIGURATION / self.name / "config.toml"
 
     @property
+    def state(self) -> Path:
+        """Where it works: relative paths of its configuration start from there."""
+        return Path(f"/var/lib/hybrid-engine{self._suffix}")
+
+    @property
     def decision_log(self) -> Path:
         """What its soaks decided."""
         return Path(f"/var/lib/hybrid-soak{self._suffix}/data/ops/soak_decisions.jsonl")
@@ -70,14 +75,19 @@ def named(text: str) -> Instance:
     return Instance(text)
 
 
+def at(config: Path) -> Instance:
+    """Return the instance whose configuration lies there; the nameless one for every other place."""
+    place = Path(os.path.abspath(config)).parent
+    return Instance(place.name if place.parent == CONFIGURATION and _NAME.fullmatch(place.name) else "")
+
+
 def name_of(config: Path, tables: Mapping[str, Any]) -> str:
     """Return what an engine is called, by where its configuration is and what that says; NAMELESS for none.
 
     A configuration that says another name than its place is one that the engine refuses; the place counts then.
     """
-    place = Path(os.path.abspath(config)).parent
-    if place.parent == CONFIGURATION and _NAME.fullmatch(place.name):
-        return place.name
+    if name := at(config).name:
+        return name
     app = tables.get("app")
     said = app.get("instance") if isinstance(app, Mapping) else None
     return said if isinstance(said, str) and _NAME.fullmatch(said) else NAMELESS

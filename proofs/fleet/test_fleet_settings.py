@@ -68,6 +68,7 @@ def test_a_relay_has_the_name_of_its_engine(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(instances, "CONFIGURATION", tmp_path)
     place, nameless = tmp_path / "alpha", {"nats": RELAY["nats"]}
     place.mkdir()
+    database = Path("/var/lib/hybrid-engine/data/bot.db")
     for directory, engine, said, name in (
         (place, "", {}, "alpha"),
         (place, "[app]\ninstance = 'alpha'", {"instance": "alpha"}, "alpha"),
@@ -78,7 +79,13 @@ def test_a_relay_has_the_name_of_its_engine(tmp_path: Path, monkeypatch: pytest.
     ):
         (directory / "config.toml").write_text(engine)
         (directory / "relay.toml").write_text(toml({**said, **nameless}))
-        assert load_relay(directory / "relay.toml").instance == name, (directory, engine, said)
+        found = load_relay(directory / "relay.toml")
+        assert found.instance == name, (directory, engine, said)
+        assert found.database == (Path("/var/lib/hybrid-engine-alpha/data/bot.db") if directory == place else database)
+    for path, due in (("x/y.db", "/var/lib/hybrid-engine-alpha/x/y.db"), ("/srv/y.db", "/srv/y.db")):
+        (place / "config.toml").write_text(toml({"app": {"db_path": path}}))
+        (place / "relay.toml").write_text(toml(nameless))
+        assert load_relay(place / "relay.toml").database == Path(due)
     (place / "relay.toml").write_text(toml({"instance": "beta", **nameless}))
     with pytest.raises(ConfigError, match=r"'beta': must be left out, or 'alpha', as .*/alpha/config.toml says"):
         load_relay(place / "relay.toml")
