@@ -161,16 +161,4 @@ def test_what_the_document_says_makes_one_fleet_of_four_hosts(machines: dict[str
     came = poll(lambda: collected(sql) == names or None, clock, 60.0)
     told = [said(machine) for machine in machines.values()]
     assert came, f"only {collected(sql)!r} came: {told}"
-    # Any host but PostgreSQL's may be lost; this one has a server of the stream.
-    others = "SELECT max(id) FROM hybrid.ticks WHERE instance <> 'acct-1' GROUP BY instance ORDER BY instance"
-    before = collected(others).split()
-    machines["host-1"].halt()
-
-    def moved() -> bool:
-        now = collected(others).split()
-        return len(now) == len(before) and all(int(a) > int(b) + 20 for a, b in zip(now, before, strict=True))
-
-    went_on = poll(lambda: moved() or None, clock, 90.0)
-    told = [said(machines[host]) for host in HOSTS[1:]]
-    assert went_on, f"nothing more than {before} came after host-1 was lost: {told}"
     assert collected("SELECT count(*) FROM hybrid.breaks") == "0"
