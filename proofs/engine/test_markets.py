@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.base.events import numbering_label
 from engine.ingest.venues import registry
 from engine.ingest.venues.markets import (
     AGGREGATED,
@@ -362,6 +363,16 @@ def test_N12_N9_what_a_mock_source_stored_under_one_name_goes_on_as_that_of_its_
     # No symbol that comes for the first time takes the place of another.
     streams = Streams({"m": ("m", "A/B")}, ["m"], {"m": "A/B"})
     assert streams.predecessor(streams.of_symbol("m", "C/D")) is None
+
+
+@pytest.mark.claim("N12", "N11")
+def test_N12_N11_no_symbol_is_taken_for_the_numbering_of_another_one() -> None:
+    streams = Streams()
+    symbols = ["A", "(numbering 2)", "A (numbering 3)", "(numbering 2) (2)", "B"]
+    names = [streams.of_symbol("m", symbol) for symbol in symbols]
+    labels = {numbering_label(name, number) for name in names for number in range(2, 9)}
+    assert len(set(names)) == len(symbols)
+    assert not labels & set(names)
 
 
 @pytest.mark.claim("N11")

@@ -45,6 +45,8 @@ _PAIR: Final = re.compile(
 _CONTRACT: Final = re.compile(r"(:.*|[-_/ ]?PERP|[-_ ][0-9]{6})$")
 
 
+_NUMBERING: Final = re.compile(r" \(numbering \d+\)$")
+
 MOCK: Final = "mock"
 """The venue of MOCK_WS, whose messages bring their own symbols."""
 
@@ -188,7 +190,8 @@ class Streams:
             if name in self._owners:
                 wanted = name = f"{source} {key}".rstrip()
                 number = 2
-                while name in self._taken:
+                # Whatever a peer calls a symbol, it is not the numbering of another one (events.numbering_label).
+                while name in self._taken or _NUMBERING.search(name):
                     name, number = f"{wanted} ({number})", number + 1
             name = self._claim(name, source, key)
         self._used.add(name)
