@@ -17,7 +17,7 @@ CLEAR = "\r\x1b[K"
 """Back to the beginning of the terminal's line, and empty it (ECMA-48)."""
 
 _EXAMPLES = """examples:
-  python -m bench                              all targets, about ten minutes
+  python -m bench                              all targets: twenty minutes to an hour
   python -m bench --only T1,T3 --rounds 3
   python -m bench --full --only T6,T10         100 M rows, a whole day of ticks: an hour or two, 10 GB of disk
   python -m bench --only T2 --peers ~/peers/bin/python

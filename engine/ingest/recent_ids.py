@@ -20,6 +20,9 @@ other ids, a source may have hundreds."""
 
 _SLOTS_MIN: Final = 64
 
+# Multiplied: an array made of bytes has them beside it for a moment, which a process keeps.
+_ZERO: Final = array("q", [0])
+
 
 class _Hashes:
     """A set of integers other than 0, at least twice as wide as it is full; where one belongs, the next free slot."""
@@ -27,7 +30,7 @@ class _Hashes:
     __slots__ = ("_slots", "count")
 
     def __init__(self) -> None:
-        self._slots = array("q", bytes(8 * _SLOTS_MIN))
+        self._slots = _ZERO * _SLOTS_MIN
         self.count = 0
 
     def __contains__(self, key: int) -> bool:
@@ -43,7 +46,7 @@ class _Hashes:
     def add(self, key: int) -> None:
         """Add a key that is not there."""
         if 2 * self.count >= len(self._slots):
-            old, self._slots = self._slots, array("q", bytes(16 * len(self._slots)))
+            old, self._slots = self._slots, _ZERO * (2 * len(self._slots))
             for known in old:
                 if known:
                     self._put(known)
