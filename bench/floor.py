@@ -1,8 +1,8 @@
 """The raw floor: the least code that brings trades from a WebSocket into the engine's table. Not an engine.
 
-Same transport (picows on uvloop), same decoder library, same schema, keys, PRAGMAs and multi-row INSERT as the engine;
+Same transport (picows on uvloop), same decoder library, same schema, keys, page cache and multi-row INSERT as the engine;
 no dedupe, no gaps, no sampling, no strategy, no risk, no books, no backpressure, no reconnect, no clean stop.
-Each transaction also says how far the stream's ids have come, as the engine's do.
+Each transaction also says how far the stream's ids have come, as most of the engine's do.
 With EVERY, each trade whose number that divides also brings the rows that a shadow order leaves: signal, order with its
 transition, fill, and what they sum up to. Texts are made of the trade, the money is reckoned in decimals: whoever
 decides about orders has to store them. With ROWS, no transaction has more rows than that, as the engine's have not: how
@@ -60,8 +60,9 @@ FILLS = Insert(
 )
 # What is on disk of a stream's ids has to go on with its ticks, or a start would not know what was seen.
 WATERMARK = (
-    "INSERT OR REPLACE INTO sources(id, name, stream, number, first_trade_id, last_trade_id, first_ts, last_ts,"
-    " missing) VALUES (1, 'bench', 'bench', 1, ?, ?, ?, ?, '[]')"
+    "INSERT INTO sources(id, name, stream, number, first_trade_id, last_trade_id, first_ts, last_ts, missing)"
+    " VALUES (1, 'bench', 'bench', 1, ?, ?, ?, ?, '[]') ON CONFLICT(id) DO UPDATE SET"
+    " last_trade_id = excluded.last_trade_id, last_ts = excluded.last_ts"
 )
 POSITION = "INSERT OR REPLACE INTO positions(mode, symbol, qty, cash, fees, price) VALUES (?, ?, ?, ?, ?, ?)"
 
@@ -83,7 +84,7 @@ def open_database(path: str) -> sqlite3.Connection:
     opening.open_ledger(path, busy_timeout_ms=5000).close()
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.executescript(
-        "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY;"
+        f"PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = {-opening.CACHE_KIB};"
         f" PRAGMA wal_autocheckpoint = {ledger.WAL_BYTES // opening.PAGE_BYTES};"
     )
     return connection

@@ -142,8 +142,9 @@ int main(int count, char **words) {
                     " cash_delta, replayed) VALUES (?, 0, 'SOL/USDC', 'SELL', ?, 1, '0.1', ?, ?, ?, 0)");
     position = prepared("INSERT OR REPLACE INTO positions(mode, symbol, qty, cash, fees, price)"
                         " VALUES ('SHADOW', 'SOL/USDC', ?, ?, ?, ?)");
-    watermark = prepared("INSERT OR REPLACE INTO sources(id, name, stream, number, first_trade_id, last_trade_id, first_ts,"
-                         " last_ts, missing) VALUES (1, 'bench', 'bench', 1, ?, ?, ?, ?, '[]')");
+    watermark = prepared("INSERT INTO sources(id, name, stream, number, first_trade_id, last_trade_id, first_ts, last_ts,"
+                         " missing) VALUES (1, 'bench', 'bench', 1, ?, ?, ?, ?, '[]') ON CONFLICT(id) DO UPDATE SET"
+                         " last_trade_id = excluded.last_trade_id, last_ts = excluded.last_ts");
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(words[1]))};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int venue = socket(AF_INET, SOCK_STREAM, 0);

@@ -29,8 +29,8 @@ _MAGIC: Final = b"SQLite format 3\0"
 BUSY_TIMEOUT_MS_MIN: Final = 1000
 """D1: a shorter wait would turn an ordinary checkpoint by a reader into an error."""
 
-QUICK_CHECK_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Up to this size the whole file is checked at every start (0.1 s); a larger one only before a migration.
+QUICK_CHECK_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Up to this size the whole file is checked at every start (25 ms); a larger one only before a migration.
 Damage beyond that shows when it is read, and ends the run as `ConfigError`."""
 
 PAGE_BYTES: Final = 1024
