@@ -61,9 +61,9 @@ def commands() -> list[str]:
     return sorted(set(found))
 
 
-def run(argv: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(argv: list[str], cwd: Path, timeout_secs: float = 60.0) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "NO_COLOR": "1"}
-    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout_secs)
 
 
 # Numbered, not named after the commands: `-k exit12` must not select a command that has these words.
@@ -143,7 +143,7 @@ def example_of(name: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     # What the set-up has fetched need not be fetched again.
     (tmp_path / ".cache").symlink_to(ROOT / ".cache")
-    return run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], tmp_path)
+    return run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], tmp_path, timeout_secs=300.0)
 
 
 @pytest.mark.machine

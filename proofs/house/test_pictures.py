@@ -23,7 +23,7 @@ from proofs.fixtures import large_run, long_soak
 from proofs.fixtures.browser import Visit
 from proofs.fixtures.served_dashboard import served
 from proofs.harness.test_history import RUNS
-from proofs.harness.test_history_page import END_MS, START_MS, database, site  # noqa: F401
+from proofs.harness.test_history_page import END_MS, START_MS, charted, database  # noqa: F401
 from proofs.harness.test_view_model import LEDGER, NOW, SEEN
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _dashboard(_: Path, request: pytest.FixtureRequest) -> str:
 
 
 def _history(_: Path, request: pytest.FixtureRequest) -> str:
-    return f"{request.getfixturevalue('site')}/history?from={START_MS}&to={END_MS}"
+    return f"{request.getfixturevalue('charted')}/history?from={START_MS}&to={END_MS + 60_000}&symbol=SOL/USDC"
 
 
 DRAWN = "document.querySelectorAll('main svg path, main canvas').length > 0"
@@ -98,7 +98,7 @@ PICTURES = {
     "runs": Picture(_runs, "header, h2, #runs thead"),
     "soak-report": Picture(_soak, "header, .explained, .zoom, figcaption, thead, summary"),
     "dashboard": Picture(_dashboard, "h1, h2, h3, th", DRAWN),
-    "history": Picture(_history, "h1, h2, h3, th", DRAWN),
+    "history": Picture(_history, "h1, h2, h3, th", "document.getElementById('charts').dataset.by === 'plotly'"),
 }
 
 
