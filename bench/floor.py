@@ -1,7 +1,7 @@
 """The raw floor: the least code that brings trades from a WebSocket into the engine's table. Not an engine.
 
-Same transport (picows on uvloop), same decoder library, same schema, keys, page cache and multi-row INSERT as the engine;
-no dedupe, no gaps, no sampling, no strategy, no risk, no books, no backpressure, no reconnect, no clean stop.
+Same transport (picows on uvloop), same decoder library, same schema, keys, page cache and multi-row INSERT as the
+engine; no dedupe, no gaps, no sampling, no strategy, no risk, no books, no backpressure, no reconnect, no clean stop.
 Each transaction also says how far the stream's ids have come, as most of the engine's do.
 With EVERY, each trade whose number that divides also brings the rows that a shadow order leaves: signal, order with its
 transition, fill, and what they sum up to. Texts are made of the trade, the money is reckoned in decimals: whoever
