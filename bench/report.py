@@ -95,7 +95,8 @@ def line(figure: Figure) -> str:
         wanted = f"{figure.target.relation} {_number(figure.target.value)}"
         verdict = "held" if figure.held else "NOT HELD"
     values = "".join(f"{_number(value):>9}" for value in (low, figure.median, high))
-    return f"{figure.id:<4} {figure.what:<58}{len(figure.rounds):>3}{values} {figure.unit:<4} {wanted:<9} {verdict}".rstrip()
+    of = f"{len(figure.rounds):>3}"
+    return f"{figure.id:<4} {figure.what:<58}{of}{values} {figure.unit:<4} {wanted:<9} {verdict}".rstrip()
 
 
 HEADING = f"{'':<4} {'':<58}{'n':>3}{'min':>9}{'median':>9}{'max':>9}"
