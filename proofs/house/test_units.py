@@ -53,6 +53,7 @@ RESTARTS = service(
 FLEET: Directives = {
     "Unit.After": ("network.target",),
     "Unit.StartLimitIntervalSec": ("0",),
+    "Unit.OnFailure": ("hybrid-notice@%n.service",),
     **CAGE, **INTERNET, **UNPRIVILEGED, **RESTARTS, **PYTHON,
     **service(
         RestartSec="5", TimeoutStartSec="60", TimeoutStopSec="10", UMask="0077", AmbientCapabilities="",
