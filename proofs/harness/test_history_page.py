@@ -204,13 +204,17 @@ def test_zoom_keys_and_address(browser: Browser, site: str) -> None:
     expect_clean(visit, site)
 
 
-DRAWN = """[...document.querySelectorAll('#charts .canvas')].map(one => ({
-  says: one.getAttribute('aria-label'),
-  lines: one.data.map(line => [...line.x].map((x, at) => [x, line.y[at]])),
-  marks: one.layout.shapes.map(mark => mark.x0)}))"""
-"""What plotly was given to draw."""
+DRAWN = """[...document.querySelectorAll('#charts .canvas')].map(one => {
+  const axis = one._fullLayout.xaxis, clock = text => new Date(text.replace(' ', 'T')).getTime();
+  const shown = x => clock(axis.c2r(axis.d2c(x)));
+  return {
+    says: one.getAttribute('aria-label'),
+    span: axis.range.map(clock),
+    lines: one.data.map(line => [...line.x].map((x, at) => [shown(x), line.y[at]])),
+    marks: one._fullLayout.shapes.map(mark => clock(axis.c2r(axis.r2c(mark.x0))))}})"""
+"""What plotly shows, its times read as the clock of the browser."""
 
-NEWFOUNDLAND_MS = -12_600_000
+NEWFOUNDLAND = "America/St_Johns"
 """Half an hour beside everybody else's clock."""
 
 
@@ -223,7 +227,7 @@ def test_charts_are_plotlys_of_what_sql_says(browser: Browser, charted: str, dat
         OsClock(), 20.0,
     )  # fmt: skip
     assert changed, "no change of source is told"
-    visit = look(browser, charted, address, "America/St_Johns")
+    visit = look(browser, charted, address, NEWFOUNDLAND)
     visit.wait("the charts of plotly", "document.getElementById('charts').dataset.by === 'plotly'")
     span = fetched(f"{charted}/span?{address}")
     price, ticks, *_, lag = visit.page.evaluate(DRAWN)
@@ -233,15 +237,16 @@ def test_charts_are_plotlys_of_what_sql_says(browser: Browser, charted: str, dat
         database,
         f"SELECT {bucket}, price, MAX(id) FROM ticks WHERE symbol = 'SOL/USDC' GROUP BY 1 ORDER BY 1",
     )
-    shown = [[at - NEWFOUNDLAND_MS, value] for at, value in price["lines"][1] if value is not None]
+    visit.expect(price["span"] == [span["from"], span["to"]], f"the axis is of {price['span']}, not {address}")
+    shown = [[at, value] for at, value in price["lines"][1] if value is not None]
     visit.expect(shown == [[at, value] for at, value, _ in closing_prices], f"the price is drawn as {shown[:3]}")
-    rates = {at - NEWFOUNDLAND_MS: value for at, value in ticks["lines"][0] if value is not None}
+    rates = {at: value for at, value in ticks["lines"][0] if value is not None}
     last = max(rates)
     expected = {at: number / span["step_ms"] * 1000 for at, number in counted if at != last}
     visit.expect({at: rates[at] for at in rates if at != last} == pytest.approx(expected), "ticks are drawn otherwise")
     gaps = [sum(value is None for _, value in line) for line in (*price["lines"], *ticks["lines"])]
     visit.expect(gaps == [1, 1, 1], f"there was one pause, and there are {gaps} gaps in outline, price and ticks")
-    marks = [round(at - NEWFOUNDLAND_MS) for at in price["marks"]]
+    marks = [round(at) for at in price["marks"]]
     visit.expect(marks == [event["at_ms"] for event in span["events"]], f"marks at {marks}, of {span['events']}")
     visit.expect("Event-loop lag, p99: between" in lag["says"], f"the lag is described as {lag['says']!r}")
     expect_clean(visit, charted)
@@ -249,7 +254,7 @@ def test_charts_are_plotlys_of_what_sql_says(browser: Browser, charted: str, dat
 
 @pytest.mark.claim("W6", "W9")
 def test_charts_are_zoomed_and_printed(browser: Browser, charted: str) -> None:
-    visit = look(browser, charted, "range=all&table=journal")
+    visit = look(browser, charted, "range=all&table=journal", NEWFOUNDLAND)
     by = "document.getElementById('charts').dataset.by"
     visit.wait("the charts of plotly", f"{by} === 'plotly'")
     check_readable(visit, "history with plotly's charts", (390, 768, 1280, 1920), "#charts")
@@ -267,6 +272,7 @@ def test_charts_are_zoomed_and_printed(browser: Browser, charted: str) -> None:
     begin, end = int(asked["from"][0]), int(asked["to"][0])
     share = (end - begin) / (TICKS * STEP_MS + PAUSE_MS)
     visit.expect(0.15 < share < 0.3, f"a fifth of the chart was chosen, {share:.2f} is shown")
+    visit.expect(START_MS <= begin < end <= END_MS, f"{begin} to {end} was not there to be chosen")
     shows = "document.getElementById('charts').dataset.shows"
     visit.wait("that part", f"{shows}.startsWith('{begin} {end} ')")
     visit.page.mouse.dblclick(box["x"] + box["width"] * 0.5, box["y"] + 60)

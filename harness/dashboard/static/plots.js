@@ -152,8 +152,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 // Key -> the figure that is on the page: to change one is cheaper than to make one.
 const kept = new Map();
 
-// plotly shows every time as that of UTC, so it is given the browser's own time as if it were.
-const local = (ms) => ms - new Date(ms).getTimezoneOffset() * 60_000;
+// plotly shows a number of milliseconds by the browser's clock, and tells a span as text of that clock.
 const instant = (text) => new Date(String(text).replace(" ", "T")).getTime();
 
 function traces(chart, size, colour) {
@@ -161,12 +160,12 @@ function traces(chart, size, colour) {
   const joined = (pieces) => pieces.flatMap((piece, at) => at ? [[piece[0][0], null], ...piece] : piece);
   if (band) {
     const outline = joined(stretches(band, size.longest).map((piece) => [...piece.map((one) => [one[0], one[2]]), ...[...piece].reverse().map((one) => [one[0], one[1]])]));
-    found.push({ x: outline.map((one) => local(one[0])), y: outline.map((one) => one[1]), fill: "toself", mode: "lines", line: { width: 0 }, fillcolor: colour("trace"), opacity: 0.25 });
+    found.push({ x: outline.map((one) => one[0]), y: outline.map((one) => one[1]), fill: "toself", mode: "lines", line: { width: 0 }, fillcolor: colour("trace"), opacity: 0.25 });
   }
   lines.forEach((line, at) => {
     // A point alone is a short line.
     const points = joined(stretches(line.points, size.longest).map((piece) => piece.length > 1 ? piece : [piece[0], [piece[0][0] + Math.min(step, size.end - size.begin) / 2, piece[0][1]]]));
-    found.push({ x: points.map((one) => local(one[0])), y: points.map((one) => one[1]), mode: "lines", line: { width: 1.6, shape: line.stepped ? "hv" : "linear", color: colour(["trace", "busy", "good"][at]) } });
+    found.push({ x: points.map((one) => one[0]), y: points.map((one) => one[1]), mode: "lines", line: { width: 1.6, shape: line.stepped ? "hv" : "linear", color: colour(["trace", "busy", "good"][at]) } });
   });
   return found.map((trace) => ({ type: "scatter", hoverinfo: "skip", connectgaps: false, ...trace }));
 }
@@ -177,9 +176,9 @@ function layout(chart, size, colour) {
   return {
     width: size.width, height: size.height, margin: { l: ROOM.left, r: ROOM.right, t: ROOM.top, b: ROOM.bottom }, showlegend: false,
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: getComputedStyle(document.body).fontFamily, color: colour("soft") }, dragmode: "zoom", hovermode: false,
-    xaxis: { ...axis, type: "date", range: [local(size.begin), local(size.end)], nticks: Math.max(3, Math.round(size.width / 160)), tickangle: 0 },
+    xaxis: { ...axis, type: "date", range: [size.begin, size.end], nticks: Math.max(3, Math.round(size.width / 160)), tickangle: 0 },
     yaxis: { ...axis, side: "right", range: [size.low - (chart.low === undefined ? pad : 0), size.high + pad], fixedrange: true, nticks: chart.tall ? 6 : 4, exponentformat: "none", separatethousands: true },
-    shapes: chart.events.map((event) => ({ type: "line", yref: "paper", x0: local(event.at_ms), x1: local(event.at_ms), y0: 0, y1: 1, line: { width: 1.25, color: colour(marks[event.kind] ?? "soft"), dash: event.kind === "source" ? "dash" : "solid" } })),
+    shapes: chart.events.map((event) => ({ type: "line", yref: "paper", x0: event.at_ms, x1: event.at_ms, y0: 0, y1: 1, line: { width: 1.25, color: colour(marks[event.kind] ?? "soft"), dash: event.kind === "source" ? "dash" : "solid" } })),
   };
 }
 
