@@ -2,6 +2,7 @@
 
 import gc
 import random
+import signal
 import sys
 
 from proofs.fixtures.bytecode import BYTECODE
@@ -40,6 +41,11 @@ MACHINES = {"machine", "stage", "proof_machine", "proof_stage"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What nohup or the background of a script has ignored would be ignored by all that proofs start. A handler is not
+    # inherited, and ignores it here as well.
+    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, lambda *_: None)
     config.addinivalue_line("markers", "machine: drives a machine, or looks at what is installed in one")
 
 

@@ -6,8 +6,10 @@ read (harness/observing/ledger_view.py), and neither the collector nor the engin
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from harness.observing.ledger_history import Page
 READS_MAX = 4
 """Reads of fills for one request, a seventh of a second: for so long every other answer is late. What is left the next
 request reads."""
+
+_AT = re.compile(r" at ([0-9]+)")
+"""When a transition came, in a text of several."""
 
 SEEN_TABLES = ("decisions", "journal")
 """Tables of what the collector has seen, beside those of the database."""
@@ -103,11 +108,15 @@ class Archive:
         if name not in SEEN_TABLES:
             return ledger_history.read_page(
                 self._path(), table=name, at_id=asked.at_id, newest_first=asked.newest_first, rows=asked.rows,
-                filters=asked.filters,
+                filters=asked.filters, from_ms=asked.from_ms, to_ms=asked.to_ms,
             )  # fmt: skip
         columns, rows = self._observed(name)
         wanted = asked.filters.get(query.CONTAINS, "").lower()
-        numbered = [list(row) for row in rows if any(wanted in str(cell).lower() for cell in row[2:])]
+        begin, end = asked.from_ms or 0, query.MS_MAX if asked.to_ms is None else asked.to_ms
+        numbered = [
+            list(row) for row in rows
+            if begin <= row[1] < end and any(wanted in str(cell).lower() for cell in row[2:])
+        ]  # fmt: skip
         if asked.at_id is not None:
             at_id, newest = asked.at_id, asked.newest_first
             # The row itself may have gone meanwhile.
@@ -131,6 +140,26 @@ class Archive:
         if path is None:
             raise HarnessError("where the engine's database is cannot be told yet")
         return path
+
+
+def dated(page: Page) -> list[Sequence[Any]]:
+    """Return the rows with their times as a spreadsheet reads them: ISO 8601, UTC."""
+    at = page.columns.index("time")
+    notes = page.columns.index("transitions") if "transitions" in page.columns else None
+    found: list[Sequence[Any]] = []
+    for row in page.rows:
+        cells = list(row)
+        cells[at] = _utc(cells[at])
+        if notes is not None:
+            cells[notes] = _AT.sub(lambda one: f" at {_utc(int(one[1]))}", str(cells[notes] or ""))
+        found.append(cells)
+    return found
+
+
+def _utc(ms: Any) -> Any:
+    if not isinstance(ms, int) or not 0 <= ms <= query.MS_MAX:
+        return ms
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _line(line: EquityLine, last_ms: int) -> Mapping[str, Any]:

@@ -20,6 +20,9 @@ MS_MAX = 253_402_300_799_999
 
 ID_MAX = 2**63 - 1
 
+PAGE_ROWS = 50
+"""Of a page of a table, unless somebody asks for another number."""
+
 CONTAINS = "contains"
 """The filter of tables that the database does not hold: rows in which the text stands, in any case."""
 
@@ -44,6 +47,9 @@ class PageQuery:
     newest_first: bool
     rows: int
     filters: Mapping[str, str]
+    from_ms: int | None = None
+    """Since when and before when, in milliseconds since the Unix epoch; None for no bound."""
+    to_ms: int | None = None
 
 
 def span_of(asked: Mapping[str, str], now_ms: int) -> SpanQuery:
@@ -64,15 +70,19 @@ def span_of(asked: Mapping[str, str], now_ms: int) -> SpanQuery:
     return SpanQuery(symbol, None if length is None else now_ms - length, None if length is None else now_ms, buckets)
 
 
-def page_of(asked: Mapping[str, str], rows_max: int = ledger_history.PAGE_MAX) -> PageQuery:
-    """`at` (an id to begin at), `order` (newest or oldest), `rows` and the filters. ValueError as span_of()."""
-    _only(asked, ("at", "order", "rows", *FILTERS))
+def page_of(asked: Mapping[str, str], rows_max: int = ledger_history.PAGE_MAX, rows: int = PAGE_ROWS) -> PageQuery:
+    """`at` (an id to begin at), `order` (newest or oldest), `rows` (or as many as the argument says), `from` and `to`,
+    and the filters. ValueError as span_of()."""
+    _only(asked, ("at", "order", "rows", "from", "to", *FILTERS))
     order = asked.get("order", "newest")
     if order not in ("newest", "oldest"):
         raise ValueError(f"order = {order[:40]!r}: must be newest or oldest")
     at_id = _whole(asked, "at", 0, 0, ID_MAX) if "at" in asked else None
     filters = {name: _short(asked, name) for name in FILTERS if asked.get(name)}
-    return PageQuery(at_id, order == "newest", _whole(asked, "rows", min(50, rows_max), 1, rows_max), filters)
+    begin, end = (_whole(asked, name, 0, 0, MS_MAX) if name in asked else None for name in ("from", "to"))
+    if begin is not None and end is not None and end <= begin:
+        raise ValueError(f"to = {end}: must be after from = {begin}")
+    return PageQuery(at_id, order == "newest", _whole(asked, "rows", rows, 1, rows_max), filters, begin, end)
 
 
 def _only(asked: Mapping[str, str], allowed: Sequence[str]) -> None:

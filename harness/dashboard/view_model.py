@@ -483,7 +483,9 @@ def _mode(seen: Observation) -> Json:
         says = "Neither journal nor configuration tells the mode."
         return {"word": "unknown", "feed": "", "runs": False, "says": says}
     says = _MODES.get(word, "A mode that this page does not know.")
-    if not _runs(seen):
+    if isinstance(seen.unit, Trouble):
+        says = "Whether the engine runs cannot be told; this is the mode of its last run, or of its configuration."
+    elif not _runs(seen):
         says = "The engine does not run; this is the mode of its last run, or of its configuration."
     return {"word": word, "feed": _feed_word(seen), "runs": _runs(seen), "says": says}
 
@@ -608,9 +610,10 @@ def _figures(seen: Observation) -> list[Json]:
     rung = _rung(seen)
     lag = jsontext.number(beat.get("loop_lag_ms_p99"))
     rss = seen.unit.rss_bytes if isinstance(seen.unit, UnitSnapshot) else None
+    is_down = isinstance(seen.unit, UnitSnapshot) and not _runs(seen)
     return [
         {
-            "name": "Ticks stored", "value": _shown(seen.ticks_per_sec if _runs(seen) else 0.0, 1), "unit": "/s",
+            "name": "Ticks stored", "value": _shown(0.0 if is_down else seen.ticks_per_sec, 1), "unit": "/s",
             "points": list(seen.rates),
             "note": f"newest tick {_age(seen.at - ticks[-1].ts / 1000)} old" if ticks else "no tick yet",
         },
@@ -625,7 +628,8 @@ def _figures(seen: Observation) -> list[Json]:
         },
         {
             "name": "Memory", "value": _shown(None if rss is None else rss / 2**20, 0) if _runs(seen) else "–",
-            "unit": "MiB", "note": "resident" if _runs(seen) else "the engine does not run",
+            "unit": "MiB",
+            "note": "resident" if _runs(seen) else "the engine does not run" if is_down else "systemd cannot be asked",
         },
     ]  # fmt: skip
 

@@ -49,7 +49,7 @@ from harness.base import csvtext, jsontext
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError
 from harness.dashboard import charts, query, view_model
-from harness.dashboard.archive import SEEN_TABLES, Archive
+from harness.dashboard.archive import SEEN_TABLES, Archive, dated
 from harness.dashboard.collector import Collector, read_buglog
 from harness.dashboard.telemetry_store import KEEP_SECS, KeptTelemetry
 from harness.dashboard.view_model import Observation
@@ -361,22 +361,22 @@ def application(
         def answer() -> Response:
             if kind == "json":
                 return _json(vars(broadcaster.archive.table(name, query.page_of(request.query_params))))
-            asked = query.page_of(request.query_params, ledger_history.CSV_ROWS_MAX)
+            asked = query.page_of(request.query_params, ledger_history.CSV_ROWS_MAX, ledger_history.CSV_ROWS_MAX)
             first = broadcaster.archive.table(name, replace(asked, rows=min(asked.rows, CSV_ROWS)))
             headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
-            body = sheet(asked, csvtext.csv_text(first.columns, first.rows), first.next_id, len(first.rows))
+            body = sheet(asked, csvtext.csv_text(first.columns, dated(first)), first.next_id, len(first.rows))
             return StreamingResponse(body, media_type="text/csv; charset=utf-8", headers=headers)
 
         def more(asked: query.PageQuery, at_id: int, left: int) -> tuple[str, int | None, int]:
             page = broadcaster.archive.table(name, replace(asked, at_id=at_id, rows=min(left, CSV_ROWS)))
-            return csvtext.csv_text(None, page.rows), page.next_id, len(page.rows)
+            return csvtext.csv_text(None, dated(page)), page.next_id, len(page.rows)
 
         async def sheet(asked: query.PageQuery, text: str, at_id: int | None, rows: int) -> AsyncIterator[str]:
             # While this waits for its turn, or for its client, it holds a page's text and no rows.
             yield text
             left = asked.rows - rows
-            # A page that is not full has looked through as much as one question may.
-            while left > 0 and at_id is not None and rows == CSV_ROWS:
+            # A page that is not full has looked through as much as one question may, and the next goes on.
+            while left > 0 and at_id is not None:
                 async with turn:
                     text, at_id, rows = await asyncio.to_thread(more, asked, at_id, left)
                 yield text

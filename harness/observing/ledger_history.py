@@ -296,12 +296,21 @@ def read_bars(path: Path, now_ms: int) -> list[tuple[str, int]]:
 
 
 def read_page(
-    path: Path, *, table: str, at_id: int | None, newest_first: bool, rows: int, filters: Mapping[str, str]
+    path: Path,
+    *,
+    table: str,
+    at_id: int | None,
+    newest_first: bool,
+    rows: int,
+    filters: Mapping[str, str],
+    from_ms: int | None = None,
+    to_ms: int | None = None,
 ) -> Page:
     """Read rows of one of TABLES in the order of their ids.
 
     at_id: where to begin, itself included; None for the table's end. filters: of FILTERS, column -> its value. A filter
-    looks through SCANNED_MAX rows at most, and the page then says where to go on. Raises LedgerUnreadable.
+    looks through SCANNED_MAX rows at most, and the page then says where to go on. from_ms, to_ms: only rows since the
+    one and before the other, in milliseconds since the Unix epoch. Raises LedgerUnreadable.
     """
     columns = TABLES[table]
     by_name = {column.name: column.sql for column in columns}
@@ -313,6 +322,10 @@ def read_page(
         events = _of_version(_EVENTS, version) or "NULL"
         selected = [events if column.sql == _TRANSITIONS else column.sql for column in columns]
         first, end = _bounds(connection, table)
+        if from_ms is not None:
+            first = _find(connection, table, from_ms, first, end)
+        if to_ms is not None:
+            end = _find(connection, table, to_ms, first, end)
         if newest_first:
             high = end if at_id is None else min(at_id + 1, end)
             low = max(first, high - SCANNED_MAX) if narrowed else first

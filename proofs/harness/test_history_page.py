@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import importlib.util
 import json
@@ -12,10 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
@@ -383,6 +385,35 @@ def test_equity_and_tables_are_those_of_the_database(browser: Browser, site: str
     visit.page.click("#vetoes a >> text=RISK_CAP")
     (capped,) = ask(database, "SELECT MAX(id) FROM signals WHERE veto = 'RISK_CAP'")[0]
     visit.wait("the signals behind a veto", f"{first} === {capped} && location.search.includes('f_veto=RISK_CAP')")
+    expect_clean(visit, site)
+
+
+@pytest.mark.claim("W7")
+def test_a_table_is_of_the_span_that_was_chosen(browser: Browser, site: str, database: Path) -> None:
+    begin, end = START_MS + 60_000, START_MS + 90_000
+    ids = ask(database, f"SELECT id FROM trades WHERE ts >= {begin} AND ts < {end} ORDER BY id DESC")
+    assert 2 <= len(ids) <= 50
+    visit = look(browser, site, f"from={begin}&to={end}&table=trades")
+    cells = "[...document.querySelectorAll('#table tbody tr')].map(row => row.cells[0].innerText)"
+    shown = visit.page.evaluate(cells)
+    visit.expect(shown == [str(id_) for (id_,) in ids], f"trades {shown} are shown, not {ids}")
+    with visit.page.expect_download() as download:
+        visit.page.click("#csv")
+    sheet = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+    visit.expect([row["id"] for row in sheet] == shown, f"the CSV has {[row['id'] for row in sheet]}, not {shown}")
+    times = [datetime.fromisoformat(row["time"]).timestamp() * 1000 for row in sheet]
+    visit.expect(all(begin <= at < end for at in times), f"times of the CSV: {times}")
+    visit.page.keyboard.press("4")
+    visit.wait("all trades", f"{cells}.length === 50")
+    expect_clean(visit, site)
+
+
+@pytest.mark.claim("W6")
+@pytest.mark.parametrize("name", ["constructor", "__proto__", "toString", "<img>", ""])
+def test_an_unknown_table_is_the_first(browser: Browser, site: str, name: str) -> None:
+    visit = look(browser, site, urlencode({"range": "all", "table": name}))
+    pressed = visit.page.evaluate("document.querySelector('#tables [aria-pressed=true]').dataset.table")
+    visit.expect(pressed == "trades", f"{name!r} is answered with {pressed}")
     expect_clean(visit, site)
 
 

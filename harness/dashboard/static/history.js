@@ -6,6 +6,7 @@ const LIMITS = { cpu: 20, memory: 10, io: 15 };
 // How often the newest span is asked for again: no oftener than it shows anything new.
 const OF_SPAN = ["range", "from", "to", "symbol"];
 const ADD_UP_MS = 250;
+const SPAN_MS_MIN = 1000;
 const FOLLOW_MS = 2000, FOLLOW_MS_MAX = 30_000;
 
 const length = (ms) => ms < 120_000 ? `${(ms / 1000).toFixed(0)} s` : ms < 7_200_000 ? `${(ms / 60_000).toFixed(0)} min` : ms < 172_800_000 ? `${(ms / 3_600_000).toFixed(1)} h` : `${(ms / 86_400_000).toFixed(1)} days`;
@@ -70,7 +71,7 @@ async function part(name, address, build, box) {
 // changed: what of the address, so that a part that looks the same is not asked for; all of it for none.
 function show(changed = []) {
   const spanned = !changed.length || changed.some((name) => OF_SPAN.includes(name));
-  const tabled = !changed.length || changed.some((name) => !OF_SPAN.includes(name));
+  const tabled = !changed.length || changed.some((name) => !["range", "symbol"].includes(name));
   const table = tabled ? showTable() : null;
   if (!spanned) return table;
   const query = pick(OF_SPAN);
@@ -191,7 +192,7 @@ function transitions(text) {
 const later = (ms) => ms < 10_000 ? `${number(ms, 0)} ms` : length(ms);
 
 function showTable() {
-  const name = view.table in FILTERS ? view.table : "trades";
+  const name = Object.hasOwn(FILTERS, view.table ?? "") ? view.table : "trades";
   for (const button of byId("tables").children) button.setAttribute("aria-pressed", String(button.dataset.table === name));
   byId("order").value = view.order === "oldest" ? "oldest" : "newest";
   if (byId("filters").dataset.table !== name) {
@@ -201,7 +202,8 @@ function showTable() {
   for (const input of byId("filters").querySelectorAll("input")) if (input !== document.activeElement) input.value = view[`f_${input.dataset.filter}`] ?? "";
   const query = new URLSearchParams(FILTERS[name].filter((one) => view[`f_${one}`]).map((one) => [one, view[`f_${one}`]]));
   if (view.order === "oldest") query.set("order", "oldest");
-  byId("csv").href = `/table/${name}.csv?${query}${query.size ? "&" : ""}rows=20000`;
+  for (const bound of ["from", "to"]) if (view[bound]) query.set(bound, view[bound]);
+  byId("csv").href = `/table/${name}.csv?${query}`;
   if (view.at) query.set("at", view.at);
   return part("table", `/table/${name}.json?${query}`, (found) => { page = found; sorted = null; drawTable(); }, "table");
 }
@@ -220,7 +222,8 @@ function drawTable() {
       return make("th", { scope: "col", class: classes(name), "aria-sort": sorted?.at === at ? sorted.sign > 0 ? "ascending" : "descending" : "none" }, button);
     }))),
     make("tbody", {}, ...ordered.map((row) => make("tr", {}, ...row.map((value, at) => make("td", { class: classes(columns[at]) }, cell(columns[at], value)))))));
-  byId("table-says").textContent = rows.length ? `${rows.length} rows` : next === null ? "no rows" : "no rows among those looked through; the next page goes on";
+  const among = view.from ? " of this span" : "";
+  byId("table-says").textContent = rows.length ? `${rows.length === 1 ? "1 row" : `${rows.length} rows`}${among}` : next === null ? `no rows${among}` : "no rows among those looked through; the next page goes on";
   byId("next").disabled = next === null;
   byId("first").disabled = !view.at;
 }
@@ -228,16 +231,18 @@ function drawTable() {
 // --- what a person does -------------------------------------------------------------------------------------
 
 function zoom(from, to) {
-  return go({ from: Math.max(0, Math.floor(from)), to: Math.ceil(Math.max(to, from + 100)) });
+  return go({ from: Math.max(0, Math.floor(from)), to: Math.ceil(Math.max(to, from + SPAN_MS_MIN)), at: null });
 }
 
 function move(share, factor = 1) {
   if (!span) return;
-  const wide = span.to - span.from, middle = span.from + wide / 2 + share * wide;
-  zoom(middle - wide * factor / 2, middle + wide * factor / 2);
+  const wide = span.to - span.from;
+  // Whoever follows looks at the newest, which a part about the middle would lose.
+  const end = view.from || factor >= 1 ? span.to + wide * (share + (factor - 1) / 2) : span.to;
+  zoom(end - wide * factor, end);
 }
 
-const range = (name) => go({ range: name, from: null, to: null });
+const range = (name) => go({ range: name, from: null, to: null, ...view.from && { at: null } });
 byId("ranges").addEventListener("click", (event) => { if (event.target.dataset.range) range(event.target.dataset.range); });
 byId("symbol").addEventListener("change", (event) => go({ symbol: event.target.value }));
 byId("earlier").onclick = () => move(-0.5);
