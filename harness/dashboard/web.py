@@ -342,7 +342,8 @@ def application(
         except ValueError as error:
             return PlainTextResponse(f"{error}\n", status_code=400)
         except (HarnessError, OSError) as error:
-            return Response(jsontext.write({"trouble": str(error)}), media_type="application/json", status_code=503)
+            words = str(error) if isinstance(error, HarnessError) else f"{error.filename}: {error.strerror}"
+            return Response(jsontext.write({"trouble": words}), media_type="application/json", status_code=503)
         finally:
             asking.discard(token)
 
