@@ -125,6 +125,8 @@ def _sent(url: str, told: FailureNotice, timeout_secs: float) -> str:
         return f"answers HTTP {error.code}"
     except urllib.error.URLError as error:
         return f"cannot be told: {error.reason}"
+    except UnicodeError:
+        return "cannot be told: that is no name of a host"
     except (OSError, HTTPException, ValueError) as error:
         # Its words may hold the address.
         return f"cannot be told: {type(error).__name__}"
