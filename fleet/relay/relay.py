@@ -166,6 +166,8 @@ class Relay:
         for slot in self._slots.values():
             if slot.stale:
                 await self._ask(stream, slot)
+        # Of what comes while the ledger is read, this round knows nothing.
+        looked_at = self._clock.wall()
         found = await asyncio.to_thread(self._look)
         if found is None:
             return False
@@ -178,7 +180,7 @@ class Relay:
             if isinstance(one, BaseException):
                 raise one
         if not any(slot.behind for slot in self._slots.values()):
-            self._metrics.caught_up.set(self._clock.wall())
+            self._metrics.caught_up.set(looked_at)
         return any(more)
 
     def status(self) -> str:

@@ -729,7 +729,8 @@ def test_N20_a_venue_that_lets_nobody_in_is_recorded_too(tmp_path: Path) -> None
     events, cut = events_of(path)
     assert not cut
     assert {(event.event, event.reason) for event in events if isinstance(event, Event)} == {("failed", "HTTP 451")}
-    assert len(events) == len(exchange.refusals)
+    # The end may come before the last answer.
+    assert len(exchange.refusals) - 1 <= len(events) <= len(exchange.refusals)
     # A start would find nothing in it, which is no mistake of the configuration.
     replayed = ["--ingest", "replay", "--replay-file", str(path), "--db", str(tmp_path / "x.db"), "--check-config"]
     assert command.run(["--config", str(config), *replayed], Signals()) == 0
