@@ -31,7 +31,7 @@ from proofs.fixtures.traded_database import PAUSE_MS, START_MS, STEP_MS
 from proofs.harness.test_view_model import BEAT, SEEN, STARTED, entry
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, FloatRect
 
 TICKS = 6000
 END_MS = START_MS + TICKS * STEP_MS + PAUSE_MS
@@ -114,6 +114,19 @@ def look(browser: Browser, site: str, address: str, timezone: str | None = None)
     return visit
 
 
+def choose_a_fifth(visit: Visit, box: FloatRect) -> tuple[int, int]:
+    """Drag over a fifth of a chart of everything, from where the pointer is; the span that is asked for then."""
+    visit.page.mouse.down()
+    visit.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 60, steps=4)
+    visit.page.mouse.up()
+    visit.wait("a part of the span", "new URLSearchParams(location.search).has('from')")
+    asked = parse_qs(urlsplit(visit.page.url).query)
+    begin, end = int(asked["from"][0]), int(asked["to"][0])
+    share = (end - begin) / (TICKS * STEP_MS + PAUSE_MS)
+    visit.expect(0.15 < share < 0.3, f"a fifth of the chart was chosen, {share:.2f} is shown")
+    return begin, end
+
+
 def expect_clean(visit: Visit, site: str) -> None:
     visit.expect(visit.complaints == [], f"the browser complains: {visit.complaints}")
     visit.expect(all(url.startswith(site) for url in visit.asked), f"others are asked: {visit.asked}")
@@ -176,16 +189,7 @@ def test_zoom_keys_and_address(browser: Browser, site: str) -> None:
     box = chart.bounding_box()
     assert box is not None
     visit.page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + 60)
-    visit.page.mouse.down()
-    visit.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 60, steps=4)
-    visit.page.mouse.up()
-    visit.wait("a part of the span", "new URLSearchParams(location.search).has('from')")
-    asked = parse_qs(urlsplit(visit.page.url).query)
-    begin, end = int(asked["from"][0]), int(asked["to"][0])
-    whole = TICKS * STEP_MS + PAUSE_MS
-    visit.expect(
-        0.15 < (end - begin) / whole < 0.3, f"a fifth of the chart was chosen, {(end - begin) / whole:.2f} is shown"
-    )
+    begin, end = choose_a_fifth(visit, box)
     span = fetched(f"{site}/span?from={begin}&to={end}&symbol=SOL/USDC")
     ticks = sum(bucket[1] for bucket in span["buckets"])
     visit.wait("its ticks", f"document.getElementById('span-says').innerText.includes('{ticks:,} ticks')")
@@ -266,14 +270,7 @@ def test_charts_are_zoomed_and_printed(browser: Browser, charted: str) -> None:
     assert box is not None
     visit.page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + 60)
     visit.wait("its value there", "document.querySelector('#charts .says').innerText.includes(': 1')")
-    visit.page.mouse.down()
-    visit.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 60, steps=4)
-    visit.page.mouse.up()
-    visit.wait("a part of the span", "new URLSearchParams(location.search).has('from')")
-    asked = parse_qs(urlsplit(visit.page.url).query)
-    begin, end = int(asked["from"][0]), int(asked["to"][0])
-    share = (end - begin) / (TICKS * STEP_MS + PAUSE_MS)
-    visit.expect(0.15 < share < 0.3, f"a fifth of the chart was chosen, {share:.2f} is shown")
+    begin, end = choose_a_fifth(visit, box)
     visit.expect(START_MS <= begin < end <= END_MS, f"{begin} to {end} was not there to be chosen")
     shows = "document.getElementById('charts').dataset.shows"
     visit.wait("that part", f"{shows}.startsWith('{begin} {end} ')")

@@ -3,10 +3,10 @@
 
 const FILTERS = { trades: ["mode", "symbol", "side"], orders: ["mode", "symbol", "side", "status"], signals: ["symbol", "side", "veto"], decisions: ["contains"], journal: ["contains"] };
 const LIMITS = { cpu: 20, memory: 10, io: 15 };
-// How often the newest span is asked for again: no oftener than it shows anything new.
 const OF_SPAN = ["range", "from", "to", "symbol"];
 const ADD_UP_MS = 250;
 const SPAN_MS_MIN = 1000;
+// How often the newest span is asked for again: no oftener than it shows anything new.
 const FOLLOW_MS = 2000, FOLLOW_MS_MAX = 30_000;
 
 const length = (ms) => ms < 120_000 ? `${(ms / 1000).toFixed(0)} s` : ms < 7_200_000 ? `${(ms / 60_000).toFixed(0)} min` : ms < 172_800_000 ? `${(ms / 3_600_000).toFixed(1)} h` : `${(ms / 86_400_000).toFixed(1)} days`;
