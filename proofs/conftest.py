@@ -47,6 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, lambda *_: None)
     config.addinivalue_line("markers", "machine: drives a machine, or looks at what is installed in one")
+    config.addinivalue_line(
+        "markers", "slow: `make proofs` leaves it out for its seconds; WHOLE=1 and `make test` do not"
+    )
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -70,6 +70,9 @@ KEPT_RUNS = 10
 RUNNING_SECS = 600.0
 """A younger run is not forgotten: it may be going on beside this one."""
 
+NAMED_CLAUSES_MAX = 10
+"""So many clauses that a partial run did not ask for are named; of more, how many they are."""
+
 _RUN = pytest.StashKey["Run"]()
 _PARTS = pytest.StashKey[list[tuple[Verdict, str]]]()
 _STARTED = pytest.StashKey[float]()
@@ -852,8 +855,13 @@ def _sum_up(terminalreporter: pytest.TerminalReporter) -> None:
     if run.uncollected:
         terminalreporter.write_line("files that could not be collected: what is in them never ran", red=True)
     if run.chosen_proofs and run.known is not None and len(run.chosen_proofs) < len(run.known):
+        judged = {clause for one in run.verdicts for clause in one.claims}
+        unasked = sorted(_left_out(run).keys() - judged, key=_clause_order)
+        told = ", ".join(unasked) if len(unasked) <= NAMED_CLAUSES_MAX else f"{len(unasked)} clauses"
         terminalreporter.write_line(
-            f"partial: {len(run.chosen_proofs)} of {len(run.known)} proofs were chosen", yellow=True
+            f"partial: {len(run.chosen_proofs)} of {len(run.known)} proofs were chosen"
+            + (f", and none for {told}" if unasked else ""),
+            yellow=True,
         )
     if run.shard is not None:
         told = f"shard {run.shard.number} of {run.shard.of}: `python -m harness merge` makes one run of all of them"

@@ -70,6 +70,7 @@ def test_a_flipped_bit_anywhere_is_detected(position: int, bit: int) -> None:
     assert failed(flipped(TRUE, position, bit)) != []
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R6", "G1", "V5")
 def test_a_flipped_byte_outside_of_the_payload_is_detected_at_every_position() -> None:
     """The payload is signed; around it every byte is tried."""
@@ -107,6 +108,7 @@ def tampered(made: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
     return changed
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R6", "G1", "V5")
 def test_tampering_with_any_field_breaks_the_signature() -> None:
     envelope = json.loads(TRUE)
@@ -158,6 +160,7 @@ def test_what_a_signed_statement_must_say(change: Callable[[dict[str, Any]], Non
     assert failed(SIGNER.seal(STATEMENT, change)) == checks
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R6", "G1")
 @pytest.mark.parametrize("guardrail", attestation.REQUIRED)
 def test_every_guardrail_is_asked_for(guardrail: str) -> None:
@@ -272,6 +275,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R6", "G1", "C9")
 @pytest.mark.parametrize(("raw", "checks"), FILES, ids=range(len(FILES)))
 def test_what_is_no_envelope_of_ours(raw: bytes, checks: list[str]) -> None:
@@ -349,6 +353,7 @@ def test_whatever_stands_in_an_envelope_is_judged_in_words(
     assert failed(raw.encode("utf-8", "surrogatepass") + b"\n") != [] or changed == ENVELOPE
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C9")
 @given(st.sampled_from(PLACES), ODD, st.booleans())
 def test_whatever_a_trusted_key_has_signed_is_judged_in_words(
@@ -364,6 +369,7 @@ def test_whatever_a_trusted_key_has_signed_is_judged_in_words(
         assert checks != []
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C9")
 @given(ODD)
 def test_whatever_json_a_trusted_key_has_signed_is_judged_in_words(value: object) -> None:

@@ -128,6 +128,7 @@ def hard_link(database: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D6")
 @pytest.mark.parametrize("name", [same, relative, dotted, link, linked_directory, hard_link])
 def test_D6_a_second_engine_is_told_who_has_the_database(database: Path, name: Callable[[Path], Path]) -> None:
@@ -159,6 +160,7 @@ def test_D6_a_bind_mount_is_the_same_database(database: Path, tmp_path: Path) ->
         store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D6")
 def test_D6_of_engines_that_start_at_the_same_instant_one_has_it(database: Path) -> None:
     for _ in range(3):
@@ -393,6 +395,7 @@ def look_until_it_shows(store: Ledger) -> ConfigError:
     raise AssertionError("nothing was noticed")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D7")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_D7_whatever_becomes_of_the_files_is_noticed_and_nothing_more_is_written(flowing: Ledger, fault: str) -> None:
@@ -413,6 +416,7 @@ def test_D7_whatever_becomes_of_the_files_is_noticed_and_nothing_more_is_written
 
 # Of a WAL that is truncated in the midst of a transaction the commit makes one of the right length again; by an index
 # that is, the kernel ends the process.
+@pytest.mark.slow
 @pytest.mark.claim("D7")
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("WAL truncated", "index cut off")])
 def test_D7_the_engine_says_what_it_wrote_where_nobody_finds_it(
@@ -524,6 +528,7 @@ def test_D7_files_that_were_changed_in_place_stay_as_after_a_kill(flowing: Ledge
     assert wal.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D7", "D3")
 @pytest.mark.parametrize("left", [0, 100, 32768])
 def test_D7_D3_an_index_that_was_cut_off_costs_nothing_but_the_run(flowing: Ledger, left: int) -> None:
@@ -615,6 +620,7 @@ HARMLESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D7")
 @pytest.mark.parametrize("what", HARMLESS)
 def test_D7_what_others_do_by_sqlite_is_no_fault(flowing: Ledger, what: str) -> None:
@@ -628,6 +634,7 @@ def test_D7_what_others_do_by_sqlite_is_no_fault(flowing: Ledger, what: str) -> 
     assert query(flowing.path, "SELECT max(id) FROM ticks") == [(2020,)]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D7")
 def test_D7_a_checkpoint_of_another_process_may_take_its_time(flowing: Ledger) -> None:
     """It has changed the file and not said so yet: held up by strace's place, a lock on the byte that it holds."""
@@ -667,6 +674,7 @@ def killed(database: Path) -> Path:
     return database
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D8")
 @pytest.mark.parametrize("lost", ["gone", "empty", "linked and gone"])
 @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
@@ -862,6 +870,7 @@ def test_D8_D7_a_backup_that_was_restored_beside_the_wal_of_what_it_replaces_is_
     assert [record.message for record in caplog.records] == ["set aside what belongs to another database"]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D8")
 def test_D8_a_file_that_a_checkpoint_was_changing_has_its_own_wal(
     flowing: Ledger, caplog: pytest.LogCaptureFixture
@@ -938,6 +947,7 @@ READER = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D9")
 @pytest.mark.parametrize("readers", [1, 3])
 def test_D9_a_long_reader_is_told_of_and_when_it_lets_go_the_wal_is_cut(

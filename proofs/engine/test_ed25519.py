@@ -171,6 +171,7 @@ def torsion() -> Iterator[bytes]:
             yield bytes.fromhex(encoded)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R8")
 @given(st.binary(min_size=32, max_size=32))
 def test_an_honest_key_is_fine_and_is_not_with_a_small_component(seed: bytes) -> None:

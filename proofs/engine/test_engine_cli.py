@@ -65,6 +65,7 @@ def test_check_config_prints_the_effective_config_and_touches_nothing(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C2", "C3", "C4")
 @pytest.mark.parametrize(
     ("args", "says"),
@@ -93,6 +94,7 @@ def test_C4_a_bad_environment_exits_12(tmp_path: Path) -> None:
     assert call(tmp_path, HYBRID_TRANSPORT="pigeon").returncode == 12
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R6", "G1", "G0", "S14", "L1")
 @pytest.mark.parametrize("armed", [False, True])
 @pytest.mark.parametrize("bundle", [False, True])
@@ -175,6 +177,7 @@ def source(directory: Path, url: str) -> None:
     (directory / "ws_sources.toml").write_text(f'[[source]]\nname = "here"\nurl = "{url}"\npriority = 1\n')
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R7")
 def test_check_config_says_beforehand_that_nobody_trades_on_made_up_prices(tmp_path: Path) -> None:
     for mode in ("SYNTHETIC", "REPLAY", "MOCK_WS"):
@@ -251,6 +254,7 @@ def test_C7_a_command_line_is_refused_in_few_words(args: list[str]) -> None:
     assert len(str(refused.value)) < 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize("args", REFUSED[::6], ids=range(len(REFUSED[::6])))
 def test_C7_no_command_line_is_a_crash(tmp_path: Path, args: list[str]) -> None:
@@ -259,6 +263,7 @@ def test_C7_no_command_line_is_a_crash(tmp_path: Path, args: list[str]) -> None:
     assert "raceback" not in result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize("flag", ["--db", "--replay-file"])
 def test_C7_no_path_is_a_crash_or_waited_for(tmp_path: Path, flag: str) -> None:
@@ -274,6 +279,7 @@ def test_C7_no_path_is_a_crash_or_waited_for(tmp_path: Path, flag: str) -> None:
         assert "traceback" not in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "text",
@@ -320,6 +326,7 @@ def damaged(directory: Path, module: str, damage: str) -> Path:
 DAMAGES = ["missing", "empty", "NULs", "a directory", "a loop of links", "def (", "import nowhere", "a = 1 / 0"]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("module", ["signals", "logs", "exits", "redaction", "settings", "risk", "ledger"])
@@ -334,6 +341,7 @@ def test_C7_a_damaged_installation_exits_12(tmp_path: Path, module: str, damage:
 EVERY = sorted({path.stem for path in (ROOT / "engine").rglob("*.py")} - {"__init__", "__main__"})
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize("module", EVERY)
 def test_C7_whatever_module_is_missing_none_is_a_crash(tmp_path: Path, module: str) -> None:
@@ -350,6 +358,7 @@ def test_C7_whatever_module_is_missing_none_is_a_crash(tmp_path: Path, module: s
         assert "installation is damaged" in error_of(result)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize("module", ["signals", "exits", "pipeline"])
 def test_C7_the_installed_command_says_so_too(tmp_path: Path, module: str) -> None:
@@ -387,6 +396,7 @@ sys.exit(main(["--check-config"]))
     assert (result.returncode, "Permission denied" in result.stderr) == (12, True), result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize("damage", ["raise MemoryError", "raise OSError(24, 'files')", "raise OSError(28, 'disk')"])
 @pytest.mark.parametrize("module", ["logs", "settings", "pipeline"])
@@ -397,6 +407,7 @@ def test_C7_what_may_be_over_at_the_next_start_exits_1(tmp_path: Path, module: s
     error_of(result)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize("limit", [8, 12, 13, 20])
 def test_C7_too_few_descriptors_are_told(tmp_path: Path, limit: int) -> None:
@@ -411,6 +422,7 @@ def test_C7_too_few_descriptors_are_told(tmp_path: Path, limit: int) -> None:
     assert "file descriptors" in error_of(result)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "place",
@@ -425,6 +437,7 @@ def test_C7_a_database_that_can_never_be_exits_12(tmp_path: Path, place: str) ->
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
@@ -437,6 +450,7 @@ def test_C7_what_sqlite_can_make_no_file_of_beside_the_database_exits_12(
     assert f"bot.db{suffix}: not a regular file" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 def test_C7_the_database_of_another_application_is_left_as_it_is(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
@@ -448,12 +462,14 @@ def test_C7_the_database_of_another_application_is_left_as_it_is(tmp_path: Path)
     assert (tmp_path / "other.db").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize("name_bytes", [240, 247])
 def test_C7_the_longest_names_are_databases(tmp_path: Path, name_bytes: int) -> None:
     assert call(tmp_path, "--seconds", "0.1", "--db", "d" * name_bytes).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "raw",
@@ -475,6 +491,7 @@ def test_C7_a_check_and_a_start_agree_about_a_replay_file(tmp_path: Path, raw: b
     assert [call(tmp_path, *more, *args).returncode for more in ([], ["--check-config"])] == [12, 12]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "variables",
@@ -496,6 +513,7 @@ def test_C7_no_environment_is_a_crash(tmp_path: Path, variables: dict[str, str])
     assert "traceback" not in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N19")
 def test_N19_venues_are_listed_with_what_they_need(tmp_path: Path) -> None:
     listed = call(tmp_path, "venues")
@@ -528,6 +546,7 @@ def test_U1_what_is_mistyped_is_answered_with_the_nearest(tmp_path: Path, argv: 
     assert "horse" not in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N9")
 def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -> None:
     """Not for a venue whose ids lie apart. Beside an engine that has the database open, too."""

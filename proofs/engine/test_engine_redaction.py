@@ -80,6 +80,7 @@ WORD = st.text(string.ascii_letters + string.digits + "-_.~!$*+", min_size=1, ma
 )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C8")
 @pytest.mark.parametrize("position", POSITIONS)
 @given(
@@ -168,6 +169,7 @@ def texts_of(tree: ast.AST) -> Iterator[str]:
                 yield child.value
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C8")
 def test_C8_nothing_that_the_engine_itself_says_looks_like_a_secret() -> None:
     root = Path(engine.__file__).parent
@@ -281,6 +283,7 @@ def test_C8_no_output_of_a_check_shows_it(
     assert SECRET not in "".join(said)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C8")
 @pytest.mark.parametrize("place", ["mistyped flag", "url", "database", "unknown key", "syntax error", "name"])
 def test_C8_no_output_of_a_start_shows_it(tmp_path: Path, place: str) -> None:

@@ -330,6 +330,7 @@ def test_G1_secrets_in_urls_are_in_no_bundle(place: Place) -> None:
 # --- adapter -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R6", "G1", "L4")
 @pytest.mark.parametrize(
     ("text", "says"),
@@ -359,6 +360,7 @@ def test_an_adapter_that_does_not_come_up_keeps_the_gate_shut(place: Place, text
     assert not place.memory.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R6", "R9", "G1", "S14")
 def test_outside_of_systemd_the_true_bundle_opens_nothing(tmp_path: Path) -> None:
     """The engine as a plain process, with everything else as it must be."""
@@ -449,6 +451,7 @@ def test_nobody_trades_on_prices_that_others_can_change(place: Place) -> None:
             assert gate.check(place.loaded) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R7", "G1")
 @pytest.mark.parametrize(
     "text",
@@ -630,6 +633,7 @@ def test_any_answer_of_systemd_is_refused_in_words(systemctl: Systemctl, raw: by
             assert head
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C9")
 @given(st.binary(max_size=300))
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
@@ -640,6 +644,7 @@ def test_any_bytes_as_memory_are_refused_in_words(place: Place, raw: bytes) -> N
     assert place.refused() == ["memory"]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C9", "R6")
 @pytest.mark.parametrize(
     "raw",

@@ -168,6 +168,7 @@ def test_N9_ids_of_a_sparse_source_make_no_gaps_but_are_still_deduplicated() -> 
     assert (books.gaps, books.duplicates) == (1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N9")
 def test_N9_textual_ids_are_remembered_within_the_window() -> None:
     books = Intake(1, 1, (), {"a": [("old", 0)]})
@@ -510,6 +511,7 @@ def stored_ids(store: Ledger) -> Counter[tuple[int, int]]:
     return Counter(store._connection.execute("SELECT trade_id, ts FROM ticks").fetchall())
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N11", "N9")
 @pytest.mark.parametrize("sample_every", [1, 7, 100_000])
 @pytest.mark.parametrize("back_ms", [1, 700, 2_000, 86_400_000])
@@ -614,6 +616,7 @@ def test_N11_a_numbering_without_a_time_of_its_first_id_begins_at_its_latest() -
 BATCHES = st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40)), max_size=12), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N7", "N9", "M3", "I3")
 @given(
     batches=BATCHES,
@@ -828,6 +831,7 @@ class World:
         return Counter((market, int(str(text).removeprefix("t").partition("@")[0]), ts) for market, text, ts in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N11", "N9", "N12", "D3")
 @given(steps=st.lists(STEP, min_size=1, max_size=25), kind=st.sampled_from(["venue", "numbers", "texts"]))
 def test_N11_N9_D3_every_distinct_trade_is_stored_once_whatever_a_venue_does_with_its_ids(

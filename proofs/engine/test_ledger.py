@@ -388,6 +388,7 @@ _READ_V3 = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D2", "D10", "R5", "S10")
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_D2_D10_what_earlier_versions_recorded_of_orders_reads_as_before_and_goes_on(
@@ -448,6 +449,7 @@ BENT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D2")
 @pytest.mark.parametrize("statements", BENT.values(), ids=BENT.keys())
 def test_D2_old_databases_and_new_ones_end_with_the_same_schema(tmp_path: Path, statements: list[str]) -> None:
@@ -562,6 +564,7 @@ def test_D3_a_batch_is_written_whole(store: Ledger) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D3")
 @pytest.mark.parametrize("rows", [1, 7, 8, 31, 32, 33, 40, 41, 100])
 def test_D3_every_size_of_batch_is_written_whole(store: Ledger, rows: int) -> None:
@@ -689,6 +692,7 @@ FILLS = st.lists(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("I3", "I4")
 @given(fills=FILLS, cuts=st.lists(st.integers(0, 12), max_size=3))
 def test_I3_I4_positions_are_the_exact_sums_of_distinct_fills(
@@ -1094,6 +1098,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D3")
 def test_D3_no_half_batch_after_sigkill_at_any_moment(database: Path) -> None:
     moments = random.Random(20_231_114)
@@ -1166,6 +1171,7 @@ ODD = st.one_of(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7", "D2")
 @given(which=st.sampled_from(COLUMNS), value=ODD, as_text=st.booleans())
 def test_C7_D2_whatever_stands_in_a_column_a_start_reads_it_or_says_what_is_wrong(
@@ -1220,6 +1226,7 @@ def test_N12_L3_names_that_hold_a_nul_are_told_apart(store: Ledger) -> None:
     assert sorted(name for (name,) in found) == sorted(names)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7", "N2")
 @pytest.mark.parametrize(
     "put",
@@ -1236,6 +1243,7 @@ def test_C7_N2_a_row_that_is_no_tick_is_not_replayed(store: Ledger, put: str) ->
         asyncio.run(replay())
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D1", "C7")
 @pytest.mark.parametrize("name", ["file:x.db", "file:x.db?mode=memory", "a?b#c%20d.db"])
 def test_D1_C7_a_name_that_looks_like_a_uri_is_a_name(

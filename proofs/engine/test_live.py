@@ -23,6 +23,8 @@ from engine.trading.execution import AdapterReport, Order
 from proofs.fixtures.engine_process import write_config
 from proofs.fixtures.recording_adapter import RecordingAdapter
 
+pytestmark = pytest.mark.slow
+
 QUIET: dict[str, object] = {"tick_interval_ms": 60_000, "signal_every_n_ticks": 1, "run_seconds": 0.5}
 """One tick and one order, and then nothing more for the whole run."""
 

@@ -74,6 +74,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M1")
 @given(st.text(st.characters(codec=None)), st.dictionaries(st.text(), ANYTHING))
 def test_M1_anything_logged_is_one_line_of_json(message: str, fields: dict[str, Any]) -> None:
@@ -213,6 +214,7 @@ class Reader:
 KINDS = ("pipe", "another's pipe", "socket", "terminal")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M6")
 @pytest.mark.parametrize("kind", KINDS)
 @given(steps=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9000), st.booleans()), min_size=1, max_size=12))
@@ -254,6 +256,7 @@ def test_M6_whoever_reads_when_no_line_is_torn_and_each_is_read_or_told(
             expected += 1
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M6")
 @pytest.mark.parametrize("kind", KINDS)
 def test_M6_nobody_waits_and_memory_is_bounded(kind: str) -> None:
@@ -291,6 +294,7 @@ def test_M6_the_end_waits_for_a_reader_but_not_for_long() -> None:
         reader.close()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M6")
 @pytest.mark.parametrize("kind", KINDS)
 def test_M6_the_end_cuts_no_line_but_the_last(kind: str) -> None:

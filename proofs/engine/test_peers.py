@@ -123,6 +123,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B4")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_B4_memory_is_bounded_whatever_a_peer_does(tmp_path: Path, transport: str) -> None:
@@ -165,6 +166,7 @@ LEGAL_UPGRADES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N17", "N4")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N17_N4_an_upgrade_in_any_legal_form_is_one(tmp_path: Path, transport: str) -> None:
@@ -222,6 +224,7 @@ GOODBYES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N17")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N17_what_breaks_the_protocol_is_counted_and_ends_the_connection(tmp_path: Path, transport: str) -> None:
@@ -253,6 +256,7 @@ def test_N17_what_breaks_the_protocol_is_counted_and_ends_the_connection(tmp_pat
         assert running.query("SELECT count(*) FROM ticks") == [(len(endings) + 1,)]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N8", "N17")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N8_N17_text_that_is_not_utf8_is_malformed_where_it_is_read(tmp_path: Path, transport: str) -> None:
@@ -274,6 +278,7 @@ def test_N8_N17_text_that_is_not_utf8_is_malformed_where_it_is_read(tmp_path: Pa
         assert_calm(running)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N17")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N17_an_answer_to_the_upgrade_that_makes_no_sense_is_a_failure_like_others(
@@ -331,6 +336,7 @@ def serve(client: socket.socket, number: int = 1) -> None:
     until_closed(client)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N5")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N5_a_wait_beyond_reason_is_cut_and_what_the_venue_said_is_told(tmp_path: Path, transport: str) -> None:
@@ -370,6 +376,7 @@ def bar_secs(running: Engine) -> float:
     return float(until_ms) / 1000 - time.time()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N5")
 @pytest.mark.parametrize("secs", [300 * 365 * 86400.0, 3700.0, 60.0])
 def test_N5_a_bar_of_an_earlier_run_is_told_cut_and_kept(tmp_path: Path, secs: float) -> None:
@@ -406,6 +413,7 @@ def test_N5_a_bar_of_an_earlier_run_is_told_cut_and_kept(tmp_path: Path, secs: f
         assert server.connections == 1
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N5")
 def test_N5_of_several_bars_of_a_host_the_longest_counts(tmp_path: Path) -> None:
     """Two sources were told the same, a third less; all three are at one host."""
@@ -429,6 +437,7 @@ def test_N5_of_several_bars_of_a_host_the_longest_counts(tmp_path: Path) -> None
         assert server.connections == 0
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N5")
 def test_N5_a_clock_that_was_set_back_does_not_lengthen_a_bar(tmp_path: Path) -> None:
     """What lies on disk is from an hour hence: a bar of 1.5 s is none of an hour and 1.5 s."""
@@ -449,6 +458,7 @@ def test_N5_a_clock_that_was_set_back_does_not_lengthen_a_bar(tmp_path: Path) ->
             assert running.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N5")
 def test_N5_an_operator_can_lift_a_bar(tmp_path: Path) -> None:
     """By the command that the documents name, on the stopped engine."""
@@ -476,6 +486,7 @@ def test_N5_an_operator_can_lift_a_bar(tmp_path: Path) -> None:
 # --- connecting (N15, N16) -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N15")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N15_a_venue_that_delivers_and_drops_is_reconnected_to_at_an_even_pace(tmp_path: Path, transport: str) -> None:
@@ -535,6 +546,7 @@ DEAD = "127.0.0.41"
 ALIVE = "127.0.0.42"
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N16")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("kind", ["swallows", "refuses", "hangs up", "says nonsense"])
@@ -581,6 +593,7 @@ def serve_one(client: socket.socket, number: int) -> None:
     serve(client, number)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N16")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N16_a_silent_resolver_delays_no_stop(

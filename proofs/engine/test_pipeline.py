@@ -82,6 +82,7 @@ def write_sources(directory: Path, *servers: Server, **extra: object) -> None:
     (directory / "ws_sources.toml").write_text("\n".join(tables))
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N1", "M2", "M3", "G4", "D1", "D3", "S1", "I5", "R4", "R5", "S9")
 def test_N1_M2_M3_G4_D1_D3_S1_I5_R4_R5_S9_synthetic_from_start_to_end(tmp_path: Path) -> None:
     """One tick an interval along the walk, a heartbeat at start and on a steady cadence, orders with their price, fee
@@ -145,6 +146,7 @@ def test_N1_the_walk_never_falls_below_one() -> None:
     assert min(walk(5, 1.1, 1.0)) >= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N3", "N7", "N9", "S3", "sampling")
 @pytest.mark.parametrize(("every", "transport"), [(1, "picows"), (5, "websockets"), (10, "picows"), (20, "websockets")])
 def test_N3_N7_N9_S3_sampling_is_exact_across_reconnects_with_overlap(
@@ -175,6 +177,7 @@ def test_N3_N7_N9_S3_sampling_is_exact_across_reconnects_with_overlap(
             assert stored == list(range(every - 1, 103, every))
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N12", "N3", "N9", "N11")
 @pytest.mark.parametrize("ids", [int, "t{}".format])
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -214,6 +217,7 @@ def test_N12_N3_N9_N11_each_symbol_of_a_mock_feed_has_ids_of_its_own(
         assert breaks == [("C/D", ids(20), ids(1))]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N12", "N11")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N12_N11_a_source_that_brings_another_market_than_it_did_ends_with_what_to_do(
@@ -263,6 +267,7 @@ def test_N2_N12_each_symbol_of_a_replay_has_ids_of_its_own(tmp_path: Path, caplo
     assert stored == [("A/B", "1 2 3 4 5"), ("C/D", "1 2 3 4 5")]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N8", "N8b", "S5", "L3")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N8_N8b_S5_L3_malformed_messages_are_counted_and_the_engine_runs_on(tmp_path: Path, transport: str) -> None:
@@ -335,6 +340,7 @@ def test_exit_10_when_no_source_can_be_connected(tmp_path: Path) -> None:
         assert running.final()["tick_count"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E4", "S13")
 @pytest.mark.parametrize(("signum", "transport"), [(signal.SIGTERM, "picows"), (signal.SIGINT, "websockets")])
 def test_E4_S13_a_stop_in_full_flow_writes_everything_received(tmp_path: Path, signum: int, transport: str) -> None:
@@ -368,6 +374,7 @@ def lock(path: Path) -> sqlite3.Connection:
     return connection
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B3", "D4", "I6", "S12", "L3")
 def test_B3_D4_I6_S12_L3_a_locked_database_is_waited_for_and_nothing_else_waits(tmp_path: Path) -> None:
     config = write_config(tmp_path, {"persist": {"flush_interval_ms": 20, "busy_timeout_ms": 1000}})
@@ -388,6 +395,7 @@ def test_B3_D4_I6_S12_L3_a_locked_database_is_waited_for_and_nothing_else_waits(
         assert running.query("SELECT count(*) FROM ticks") == [(running.final()["tick_count"],)]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B2")
 def test_B2_exit_13_when_a_channel_stays_full(tmp_path: Path) -> None:
     config = write_config(
@@ -407,6 +415,7 @@ def test_B2_exit_13_when_a_channel_stays_full(tmp_path: Path) -> None:
         assert running.messages("rows lost")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B5")
 @pytest.mark.parametrize("mode", ["SHADOW", "PAPER"])
 @pytest.mark.parametrize(
@@ -452,6 +461,7 @@ def test_B5_memory_is_bounded_however_many_symbols_a_peer_names(
         assert ends.keys() == ({"FILLED"} if mode == "SHADOW" else {"CANCELED"}), ends
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N14")
 def test_N14_trades_sent_again_say_nothing_of_the_clock(tmp_path: Path) -> None:
     """As old as they may be: they are no new ticks."""
@@ -499,6 +509,7 @@ def test_B6_rows_wait_for_more_only_while_more_can_come(
     assert (due == 0) == (full or closed or rows >= batch_size or waited_secs >= flush_secs)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B6")
 @pytest.mark.parametrize("mode", ["SHADOW", "PAPER"])
 @pytest.mark.parametrize(
@@ -529,6 +540,7 @@ def test_B6_no_batch_size_is_an_overload(tmp_path: Path, mode: str, batch_size: 
             assert running.final()["tick_rows_written"] == sent
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D6")
 def test_D6_a_second_engine_exits_12_and_harms_nobody(tmp_path: Path) -> None:
     config = str(write_config(tmp_path))
@@ -572,6 +584,7 @@ def test_D7_a_database_that_is_lost_as_the_engine_stops_is_told_too(tmp_path: Pa
             assert any("is not there any more" in line["fields"]["message"] for line in running.lines)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D7")
 @pytest.mark.parametrize("busy", [True, False])
 @pytest.mark.parametrize("fault", ["deleted", "replaced", "directory moved", "WAL deleted"])
@@ -601,6 +614,7 @@ def test_D7_a_lost_database_ends_the_run_within_a_heartbeat(tmp_path: Path, busy
             assert final["tick_count"] > final["tick_rows_written"] + final["tick_rows_known"]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D7")
 def test_D7_what_shows_only_at_the_stop_is_no_clean_stop(tmp_path: Path) -> None:
     config = write_config(tmp_path, {"engine": {"tick_interval_ms": 3_600_000}})
@@ -613,6 +627,7 @@ def test_D7_what_shows_only_at_the_stop_is_no_clean_stop(tmp_path: Path) -> None
         assert running.wait_exit() == 12
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B1", "B2", "S6")
 def test_B1_B2_S6_a_burst_waits_in_the_socket_not_in_memory(tmp_path: Path) -> None:
     """6000 ticks of 2 kB at once through channels of 16 while the database is locked: the engine stops reading, so that
@@ -654,6 +669,7 @@ def test_B1_B2_S6_a_burst_waits_in_the_socket_not_in_memory(tmp_path: Path) -> N
             assert running.final()["tick_rows_written"] == ticks
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N2", "N7", "I3", "R2", "S8")
 def test_N2_N7_I3_R2_S8_replays_repeat_nothing_and_leave_the_live_book_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -757,6 +773,7 @@ def test_N2_a_missing_replay_file_is_a_configuration_error(tmp_path: Path, caplo
         run_here(tmp_path, caplog, {"engine": {"ingest_mode": "REPLAY", "replay_file": "nope.jsonl"}})
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R3", "I2")
 def test_R3_I2_a_restored_position_weighs_at_its_price_from_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -786,6 +803,7 @@ GEMINI_FRAME = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N4", "N5", "N10", "S2")
 @pytest.mark.parametrize(("status", "transport"), [(451, "picows"), (503, "websockets")])
 def test_N4_N5_N10_S2_every_kind_of_failure_moves_on_and_better_sources_are_come_back_to(
@@ -853,6 +871,7 @@ def test_N4_N5_N10_S2_every_kind_of_failure_moves_on_and_better_sources_are_come
             assert (final["gaps"], final["parse_errors"]) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N5")
 @pytest.mark.parametrize(
     ("status", "headers", "max_backoff_secs", "wait_secs", "transport"),
@@ -880,6 +899,7 @@ def test_N5_429_and_418_are_obeyed(
             assert running.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N5")
 def test_N5_a_restarted_engine_still_leaves_a_venue_alone(tmp_path: Path) -> None:
     """Retry-After outlasts the run that was told, which ends with 10; the next one knows, and does not even ask. It is
@@ -909,6 +929,7 @@ def test_N5_a_restarted_engine_still_leaves_a_venue_alone(tmp_path: Path) -> Non
             assert running.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N4", "S2")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N4_S2_ticks_come_over_tls_from_a_server_whose_certificate_is_trusted(tmp_path: Path, transport: str) -> None:
@@ -934,6 +955,7 @@ def test_N4_S2_ticks_come_over_tls_from_a_server_whose_certificate_is_trusted(tm
         assert exchange.connections == 1
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N5", "S3")
 def test_N5_S3_a_server_that_accepts_and_closes_is_backed_off(tmp_path: Path) -> None:
     with server(lambda connection, number: None) as exchange:
@@ -946,6 +968,7 @@ def test_N5_S3_a_server_that_accepts_and_closes_is_backed_off(tmp_path: Path) ->
             assert 2 <= len(exchange.attempt_times) <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N6", "S4")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N6_S4_a_half_open_connection_is_found_and_left(tmp_path: Path, transport: str) -> None:
@@ -970,6 +993,7 @@ def test_N6_S4_a_half_open_connection_is_found_and_left(tmp_path: Path, transpor
             exchange.done.set()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N6", "N8b", "N4")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N6_N8b_N4_neither_pongs_nor_ignored_messages_hide_a_mute_feed(tmp_path: Path, transport: str) -> None:
@@ -1017,6 +1041,7 @@ def tcp_connections(pid: int) -> int:
     return sum(f"socket:[{row.split()[9]}]" in inodes for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R4", "R5", "I1", "I4", "S10", "S11", "L4")
 def test_R4_R5_I1_I4_S10_S11_L4_paper_takes_orders_through_their_whole_life(tmp_path: Path) -> None:
     """All six states, each transition stored with time and reason; and no word to anybody meanwhile."""
@@ -1066,6 +1091,7 @@ def test_R4_R5_I1_I4_S10_S11_L4_paper_takes_orders_through_their_whole_life(tmp_
     assert heard == []
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R2", "R3", "S7", "L2", "L4")
 def test_R2_R3_S7_L2_L4_vetoed_signals_are_counted_and_persisted_and_make_no_orders(tmp_path: Path) -> None:
     def script(connection: ServerConnection, number: int) -> None:
@@ -1093,6 +1119,7 @@ def test_R2_R3_S7_L2_L4_vetoed_signals_are_counted_and_persisted_and_make_no_ord
             assert running.query("SELECT count(*) FROM orders") == [(0,)]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D3", "N9", "I3")
 def test_D3_N9_I3_a_restart_neither_stores_nor_trades_a_tick_twice(tmp_path: Path) -> None:
     """A second run is sent the same ticks again and two more: only those are new (N9). A third has lost what was said
@@ -1125,6 +1152,7 @@ def test_D3_N9_I3_a_restart_neither_stores_nor_trades_a_tick_twice(tmp_path: Pat
         assert running.query("SELECT count(*) FROM ticks") == [(22,)]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N7", "N9", "D3")
 @pytest.mark.parametrize("ingest", ["mockws", "realws"])
 def test_N7_N9_a_second_run_samples_its_own_new_ticks(tmp_path: Path, ingest: str) -> None:
@@ -1153,6 +1181,7 @@ def test_N7_N9_a_second_run_samples_its_own_new_ticks(tmp_path: Path, ingest: st
         assert running.query("SELECT trade_id FROM ticks ORDER BY id") == [(n,) for n in (2, 5, 8, 11, 14, 17, 22, 25)]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N7", "N1", "D3")
 def test_N7_N1_a_second_synthetic_run_samples_a_walk_of_its_own(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -1169,6 +1198,7 @@ def test_N7_N1_a_second_synthetic_run_samples_a_walk_of_its_own(
         rows = len(stored)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D2", "M4")
 def test_D2_M4_systemd_hears_that_a_migration_takes_longer(tmp_path: Path) -> None:
     seed_database.build(tmp_path / "bot.db", ticks=20_000)
@@ -1182,6 +1212,7 @@ def test_D2_M4_systemd_hears_that_a_migration_takes_longer(tmp_path: Path) -> No
             assert running.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M4", "E5")
 def test_M4_E5_systemd_hears_ready_then_the_watchdog_in_a_quiet_market_then_stopping(tmp_path: Path) -> None:
     def silent(connection: ServerConnection, number: int) -> None:
@@ -1214,6 +1245,7 @@ def test_M4_E5_systemd_hears_ready_then_the_watchdog_in_a_quiet_market_then_stop
             assert not running.messages("watchdog not fed")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E5")
 def test_E5_a_stopped_process_does_not_feed_the_watchdog_and_a_late_loop_is_no_overload(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -1288,6 +1320,7 @@ async def hang(self: object) -> None:
     await asyncio.get_running_loop().create_future()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B2")
 @pytest.mark.parametrize(("stuck", "channel"), [("strategy", "tick"), ("execution", "signal")])
 def test_B2_overload_names_the_channel_and_writes_what_is_queued(
@@ -1336,6 +1369,7 @@ def run_in_process(tmp_path: Path, watchdog_secs: float, tables: dict[str, dict[
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E5")
 @pytest.mark.parametrize("stuck", STAGES)
 def test_E5_one_stuck_task_starves_the_watchdog(
@@ -1359,6 +1393,7 @@ def test_E5_one_stuck_task_starves_the_watchdog(
         assert {tuple(names) for names in silent} == {(stuck,)}
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E5")
 def test_E5_a_write_that_hangs_starves_the_watchdog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hung = threading.Event()
@@ -1381,6 +1416,7 @@ def test_E5_a_write_that_hangs_starves_the_watchdog(tmp_path: Path, monkeypatch:
     assert 1 <= fed <= 6
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E5", "M4")
 @pytest.mark.parametrize("usec", ["1", "1000"])
 def test_E5_M4_a_watchdog_of_no_time_leaves_time_for_the_rest(tmp_path: Path, usec: str) -> None:
@@ -1422,6 +1458,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield path
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D4", "L3")
 def test_D4_L3_a_full_disk_is_counted_and_waited_for(small_disk: Path) -> None:
     """Nothing that was reported as stored is lost, and what could not be stored is once there is room."""

@@ -34,6 +34,7 @@ def test_N9_an_id_is_known_until_enough_others_were_used_and_not_much_longer(ids
             assert not recent.knows("another", str(one), 7)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B1", "N9")
 def test_B1_N9_ids_cost_few_bytes_each_however_many_come() -> None:
     recent = RecentIds({"s": ((f"trade-{n}", n) for n in range(3 * RECENT_IDS_MAX - 1))})

@@ -180,6 +180,7 @@ def an_odd_day(dialect: Dialect) -> list[str | bytes]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N20")
 @pytest.mark.parametrize("dialect", [dialect() for dialect in DIALECTS], ids=[dialect.name for dialect in DIALECTS])
 def test_N20_a_replay_gives_what_live_ingest_made_of_the_same_messages(tmp_path: Path, dialect: Dialect) -> None:
@@ -195,6 +196,7 @@ def test_N20_a_replay_gives_what_live_ingest_made_of_the_same_messages(tmp_path:
     assert asyncio.run(replay(text)) == (rows, books)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N20", "N4", "N8b", "N9", "N12", "N18")
 @pytest.mark.parametrize("name", CAPTURES)
 def test_N20_what_a_venue_says_in_a_quarter_of_an_hour(tmp_path: Path, name: str) -> None:
@@ -471,6 +473,7 @@ def events_of(path: Path) -> tuple[list[Header | Event], bool]:
         return found.read(10_000), found.cut
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N20")
 @pytest.mark.parametrize("packed", [True, False])
 def test_N20_a_recording_that_is_cut_short_anywhere_is_read_up_to_there(tmp_path: Path, packed: bool) -> None:
@@ -636,6 +639,7 @@ def stored(path: Path) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N20", "N2")
 def test_N20_an_engine_replays_what_was_recorded_while_another_one_traded(tmp_path: Path) -> None:
     """The recorder is ended by SIGTERM, and another one by SIGKILL, whose recording says that its end is missing."""
@@ -715,6 +719,7 @@ def test_N20_what_the_documentation_shows_is_understood(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N20")
 def test_N20_a_venue_that_lets_nobody_in_is_recorded_too(tmp_path: Path) -> None:
     """And never given up; who asked for so many seconds is told that they brought nothing."""

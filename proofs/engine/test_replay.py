@@ -118,6 +118,7 @@ def ticks(running: Engine) -> list[tuple[Any, ...]]:
     return running.query("SELECT price, ts FROM ticks ORDER BY id")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N2b")
 @pytest.mark.parametrize("how", READ)
 def test_N2b_lines_are_read_however_they_end(tmp_path: Path, how: str) -> None:
@@ -135,6 +136,7 @@ def test_N2b_what_is_not_lines_is_known_by_its_beginning(what: str) -> None:
     assert remedy in str(why_no_lines(raw))
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N2b")
 @pytest.mark.parametrize("what", ["gzip", "UTF-16", "array over many lines"])
 def test_N2b_what_is_not_lines_exits_12_with_the_remedy(tmp_path: Path, what: str) -> None:
@@ -146,6 +148,7 @@ def test_N2b_what_is_not_lines_exits_12_with_the_remedy(tmp_path: Path, what: st
     assert "t.jsonl" in error
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N2b")
 @pytest.mark.parametrize("what", UNUSABLE)
 def test_N2b_no_usable_line_exits_11_with_the_reason_of_the_first(tmp_path: Path, what: str) -> None:
@@ -165,6 +168,7 @@ def test_N2b_one_usable_line_is_enough(tmp_path: Path) -> None:
     assert running.final()["parse_errors"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N2b")
 @pytest.mark.parametrize("raw", [b"", b"\n\r\n  \n", b"\0" * 100, codecs.BOM_UTF8], ids=range(4))
 def test_N2b_an_empty_file_is_0_with_a_warning(tmp_path: Path, raw: bytes) -> None:
@@ -180,6 +184,7 @@ def test_N2b_a_database_without_ticks_is_0_with_a_warning(tmp_path: Path) -> Non
         assert running.wait_line("nothing to replay")["replay"] == str(tmp_path / "bot.db")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N2b")
 def test_N2b_a_stop_is_not_a_replay_that_read_nothing(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_bytes(b"\n" * 50_000_000 + JSONL)

@@ -306,6 +306,7 @@ HISTORIES = st.lists(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B5", "R3")
 @given(
     history=HISTORIES,

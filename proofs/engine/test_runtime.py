@@ -91,6 +91,7 @@ CHANGES: dict[str, Callable[[Place], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("R9")
 @pytest.mark.parametrize("change", CHANGES)
 def test_each_file_of_a_package_counts(place: Place, change: str) -> None:
@@ -154,6 +155,7 @@ def test_what_belongs_to_no_package_is_named(place: Place, stray: str) -> None:
     assert says in place.refusal()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C9", "R9")
 @given(st.binary(max_size=60) | st.text(max_size=40).map(str.encode))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

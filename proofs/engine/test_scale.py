@@ -23,6 +23,8 @@ from proofs.fixtures.crashes import end_time_and_again
 from proofs.fixtures.engine_process import DEADLINE_SECS, ROOT, Engine, engine, write_config
 from proofs.fixtures.foreign_exchange import PRICE_STEPS
 
+pytestmark = pytest.mark.slow
+
 TICKS = int(os.environ.get("PROOFS_SCALE_TICKS", "10000"))
 KILLS = int(os.environ.get("PROOFS_SCALE_KILLS", "3"))
 

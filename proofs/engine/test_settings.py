@@ -202,6 +202,7 @@ def misspelled(names: Iterable[str]) -> Iterator[str]:
                         yield written.replace(spelled, char, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C1")
 def test_C1_a_mode_is_spelled_in_ascii(tmp_path: Path) -> None:
     found = {*misspelled(MODES)}
@@ -631,6 +632,7 @@ def test_C7_any_type_at_any_key_is_taken_or_refused(tmp_path: Path, values: dict
     outcome(path)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "value",
@@ -662,6 +664,7 @@ def test_C7_any_type_at_any_key_of_a_source_is_taken_or_refused(
         load_sources(path)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("C7")
 @pytest.mark.parametrize(
     "text",

@@ -32,6 +32,7 @@ def expect_clean_end(running: Engine) -> None:
     assert running.lines[-1]["fields"] == {"message": "shutdown complete", "exit_code": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E6")
 @pytest.mark.parametrize("signum", signals.STOPS)
 def test_E6_a_stop_is_clean(tmp_path: Path, signum: int) -> None:
@@ -44,6 +45,7 @@ def test_E6_a_stop_is_clean(tmp_path: Path, signum: int) -> None:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E6")
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGALRM, signal.SIGRTMAX])
 def test_E6_signals_that_mean_nothing_are_log_lines(tmp_path: Path, signum: int) -> None:
@@ -74,6 +76,7 @@ def test_E6_whatever_would_end_the_process_is_taken_care_of() -> None:
     assert set(found.stdout.split()) <= broken | harmless_by_default
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E6")
 @pytest.mark.parametrize("others", [signals.STOPS, (*signals.STOPS, signal.SIGALRM, signal.SIGUSR1)])
 def test_E6_a_storm_changes_nothing_until_the_process_is_gone(tmp_path: Path, others: tuple[int, ...]) -> None:
@@ -86,6 +89,7 @@ def test_E6_a_storm_changes_nothing_until_the_process_is_gone(tmp_path: Path, ot
         expect_clean_end(running)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E6")
 @pytest.mark.parametrize("signum", [*signals.STOPS, signal.SIGALRM])
 def test_E6_from_the_first_line_on(tmp_path: Path, signum: int) -> None:
@@ -106,6 +110,7 @@ def test_E6_from_the_first_line_on(tmp_path: Path, signum: int) -> None:
     holder.close()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E6")
 @pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1])
 def test_E6_what_was_ignored_stays_ignored(tmp_path: Path, signum: int) -> None:
@@ -132,6 +137,7 @@ def test_E6_what_was_ignored_stays_ignored(tmp_path: Path, signum: int) -> None:
     assert sum('"SIGTERM"' in line for line in seen) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E6")
 @pytest.mark.parametrize("signum", signals.STOPS)
 def test_E6_what_was_blocked_is_obeyed(tmp_path: Path, signum: int) -> None:

@@ -163,6 +163,7 @@ def test_I3_a_signal_is_named_after_the_trade_not_after_the_row_it_came_to_lie_i
     assert len({*ids(*others), "periodic:7@feed"}) == len(others) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.claim("S8")
 def test_S8_a_fresh_process_makes_the_same_signals() -> None:
     prices = [100 + (n * 7919 % 31) / 10 for n in range(400)]
@@ -211,6 +212,7 @@ def test_B5_S8_the_symbol_without_a_tick_for_longest_is_forgotten_and_starts_ane
     assert made == remembering(batches, symbols_max, prices_max, long)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B5")
 @pytest.mark.parametrize(("long", "symbols"), [(20, 30_000), (1_000, 3_000)])
 def test_B5_the_memory_of_averages_is_bounded(long: int, symbols: int) -> None:

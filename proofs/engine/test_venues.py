@@ -231,6 +231,7 @@ def test_N18_a_server_that_is_about_to_close_says_so(dialect: Dialect) -> None:
         assert parser.ignored == 1
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N18")
 def test_N18_what_a_peer_says_is_bounded_and_printable() -> None:
     parser = parser_of(KrakenDialect())
@@ -541,6 +542,7 @@ def test_N8_N8b_a_message_of_several_trades_may_hold_anything(dialect: Dialect) 
             assert (len(found), parser.errors, parser.ignored) == (ticks, errors, ignored), data
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N8")
 @pytest.mark.parametrize("dialect", [KrakenDialect(), BybitDialect(), OKXDialect()], ids=lambda dialect: dialect.name)
 def test_N8_4_MiB_of_trades_are_read_in_a_moment(dialect: Dialect) -> None:
@@ -687,6 +689,7 @@ def test_N8_the_good_trades_of_a_message_are_saved(dialect: Dialect) -> None:
     assert (parser.errors, parser.ignored) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N8")
 @each
 def test_N8_a_snapshot_of_4_MiB_is_read_in_a_moment(dialect: Dialect) -> None:
@@ -746,6 +749,7 @@ def frames(draw: st.DrawFn) -> tuple[Dialect, list[bytes]]:
     return dialect, messages
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N8", "N12")
 @given(frames())
 def test_N8_N12_whatever_comes_is_booked_and_no_tick_is_of_another_market(drawn: tuple[Dialect, list[bytes]]) -> None:
@@ -964,6 +968,7 @@ def test_N19_what_another_packages_venue_says_is_checked() -> None:
 # --- the whole engine ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N18", "N4")
 @pytest.mark.parametrize("transport", ["picows", "websockets"])
 def test_N18_an_engine_subscribes_beats_and_replaces_a_connection_that_will_be_closed(

@@ -26,6 +26,7 @@ PAGES = sorted((ROOT / "config/grafana/dashboards").glob("*.json"))
 # --- rules ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O13")
 def test_prometheus_takes_the_configuration_and_the_rules_pass_their_tests() -> None:
     for argv in (
@@ -172,6 +173,7 @@ def test_a_page_is_one_that_grafana_can_show(path: Path) -> None:
 # --- a fleet of one, watched ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O13", "O12")
 def test_a_healthy_fleet_is_silent_and_a_fault_rings(
     engine: EngineUnit, dashboard: DashboardUnit, nats_server: NatsServer, postgres: Postgres, tmp_path: Path

@@ -72,6 +72,7 @@ def test_what_is_no_message_says_why(change: dict[str, Any], reason: str) -> Non
         wire.decode(json.dumps(found).encode(), "hybrid.one.ticks")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F3")
 @given(st.binary() | st.just(b"[" * 100_000) | st.recursive(st.none() | st.integers() | st.text(), lambda inner:
        st.lists(inner) | st.dictionaries(st.text(), inner)).map(lambda tree: json.dumps(tree).encode()))  # fmt: skip

@@ -93,6 +93,7 @@ def query(found: CollectorSettings, sql: str) -> list[tuple[Any, ...]]:
         return rows
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F3")
 def test_what_comes_again_is_stored_once_and_read_on_from(given_settings: CollectorSettings) -> None:
     first = [message(1, TICKS, None, tick(1), tick(2)), message(2, TICKS, {"id": 2}, tick(3))]
@@ -214,6 +215,7 @@ def test_a_table_that_an_operator_keeps_otherwise_gets_no_partitions(
         assert connection.execute("SELECT 1 FROM pg_class WHERE relname LIKE 'ticks_2%'").fetchall() == []
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F5")
 def test_the_schema_goes_forward_and_a_newer_one_is_left_alone(
     given_settings: CollectorSettings, monkeypatch: pytest.MonkeyPatch
@@ -240,6 +242,7 @@ def test_the_schema_goes_forward_and_a_newer_one_is_left_alone(
         over(given_settings, nothing)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F5")
 def test_the_schema_has_the_columns_of_the_tables(given_settings: CollectorSettings) -> None:
     async def nothing(database: Store) -> None:
@@ -294,6 +297,7 @@ def summing(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield connection
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F5")
 @settings(max_examples=15)
 @given(st.lists(st.tuples(st.sampled_from(["BUY", "SELL"]), AMOUNT, AMOUNT), min_size=1, max_size=12))
@@ -326,6 +330,7 @@ def test_profit_is_that_of_average_cost(
     assert totals == [(found[1], found[3], found[4])]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F5")
 def test_views_say_why_nothing_was_traded_and_what_is_missing(given_settings: CollectorSettings) -> None:
     def signal_row(number: int, veto: str | None) -> tuple[Any, ...]:
@@ -393,6 +398,7 @@ def test_a_delivery_that_did_not_arrive_is_not_acknowledged_by_the_next(given_se
 # --- the command ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F3")
 def test_the_command_reads_on_after_a_stream_and_a_database_were_put_back(
     nats_server: NatsServer, given_settings: CollectorSettings, tmp_path: Path

@@ -33,6 +33,8 @@ from proofs.fixtures.fleet_parts import (
     wait,
 )
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("PROOFS_FLEET_KILLS", "3"))
 
 STREAM = {"max_bytes": 1 << 28}

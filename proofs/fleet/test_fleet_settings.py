@@ -101,6 +101,7 @@ def test_a_password_in_the_configuration_is_refused_and_not_shown(tmp_path: Path
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F6")
 @given(st.binary(max_size=200))
 def test_no_bytes_are_more_than_a_configuration_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
@@ -123,6 +124,7 @@ def test_a_password_is_the_first_line_of_a_file(tmp_path: Path) -> None:
         read_secret(tmp_path / "none")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F6")
 @pytest.mark.parametrize("module", ["fleet.relay.command", "fleet.collector.command"])
 def test_a_configuration_can_be_checked(tmp_path: Path, module: str) -> None:
@@ -136,6 +138,7 @@ def test_a_configuration_can_be_checked(tmp_path: Path, module: str) -> None:
     assert done.stderr.endswith("x.toml: is no TOML (at end of document)\n")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F6")
 def test_tls_and_a_password_open_the_stream_and_nothing_shows_it(tmp_path: Path) -> None:
     ca = trustme.CA()
@@ -185,6 +188,7 @@ def test_tls_and_a_password_open_the_stream_and_nothing_shows_it(tmp_path: Path)
         server.end()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F6")
 def test_a_password_that_postgresql_refuses_is_12(postgres: Postgres, tmp_path: Path) -> None:
     password = tmp_path / "password"
@@ -219,6 +223,7 @@ def test_what_the_document_configures_can_be_used(tmp_path: Path, monkeypatch: p
     assert load_collector(ROOT / "config/collector.toml").password_file == tmp_path / "postgres-password"
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F6")
 def test_a_relay_may_do_what_it_must_and_no_more(tmp_path: Path) -> None:
     """With the permissions of the document: as acct-1, and not as another."""

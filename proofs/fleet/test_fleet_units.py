@@ -14,6 +14,8 @@ from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.fleet_parts import PASSWORD, NatsServer, Postgres, streamed, toml, wait
 from proofs.fixtures.shipped import Shipped
 
+pytestmark = pytest.mark.slow
+
 EXPOSURE_MAX = 1.5
 """Of `systemd-analyze security`."""
 

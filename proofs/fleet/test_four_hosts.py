@@ -140,6 +140,7 @@ def said(machine: Machine) -> str:
     return machine.run("journalctl", "--no-pager", "--output=cat", "--lines=8", *units).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.machine
 @pytest.mark.claim("F11")
 def test_what_the_document_says_makes_one_fleet_of_four_hosts(machines: dict[str, PrivateMachine]) -> None:

@@ -107,6 +107,7 @@ def test_an_order_that_goes_on_is_followed_to_its_end(tmp_path: Path) -> None:
         assert seqs == list(range(len(seqs)))
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F1")
 def test_what_a_replay_has_made_is_passed_over_and_each_so_many_th_tick_is_sent(ledger: Path) -> None:
     for table in ("signals", "trades"):
@@ -154,6 +155,7 @@ NOT_THE_SAME: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F2")
 @pytest.mark.parametrize("how", NOT_THE_SAME)
 def test_another_ledger_is_noticed_by_every_table(ledger: Path, how: str) -> None:
@@ -280,6 +282,7 @@ def expect_once(server: NatsServer, ledger: Path) -> dict[str, list[Message]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F1")
 def test_two_relays_and_lost_answers_publish_each_row_once(nats_server: NatsServer, tmp_path: Path) -> None:
     """In turns, by chance, some of them forgetting what came of their last messages, long after the server has
@@ -310,6 +313,7 @@ def test_two_relays_and_lost_answers_publish_each_row_once(nats_server: NatsServ
     expect_once(nats_server, found.path)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F1")
 def test_a_place_is_kept_before_the_stream_forgets_it(nats_server: NatsServer, ledger: Path) -> None:
     async def work(stream: JetStreamContext) -> None:
@@ -338,6 +342,7 @@ def test_a_place_is_kept_before_the_stream_forgets_it(nats_server: NatsServer, l
     assert [one.rows for one in found["ticks"]][-1] == []
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F4")
 def test_a_full_stream_is_waited_for(nats_server: NatsServer, ledger: Path) -> None:
     async def work(stream: JetStreamContext) -> None:
@@ -360,6 +365,7 @@ def test_a_full_stream_is_waited_for(nats_server: NatsServer, ledger: Path) -> N
     expect_once(nats_server, ledger)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F1")
 def test_a_stream_that_lost_everything_gets_everything(nats_server: NatsServer, ledger: Path) -> None:
     async def work(stream: JetStreamContext) -> None:
@@ -376,6 +382,7 @@ def test_a_stream_that_lost_everything_gets_everything(nats_server: NatsServer, 
     expect_once(nats_server, ledger)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F1")
 def test_what_is_too_long_for_a_message_is_in_several(nats_server: NatsServer, tmp_path: Path) -> None:
     log = tmp_path / "decisions.jsonl"
@@ -421,6 +428,7 @@ def test_a_look_leaves_no_byte_beside_the_ledger(nats_server: NatsServer, ledger
     assert {path.name: path.read_bytes() for path in ledger.parent.glob("bot.db*")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F2", "F6")
 def test_the_command_ends_with_12_over_a_ledger_that_was_put_back(
     nats_server: NatsServer, ledger: Path, tmp_path: Path
@@ -458,6 +466,7 @@ def published(server: NatsServer) -> int:
         return -1
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F4", "O12")
 def test_the_command_waits_for_ledger_and_stream_and_says_so(tmp_path: Path) -> None:
     """Neither is there at first; the stream goes away and comes back."""

@@ -65,6 +65,7 @@ MUTE = ("stays-down", "is-restarted", "heartbeat")
 """What is asked of the one that does not even say READY=1: none of the rest comes further."""
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V9", "V10")
 @pytest.mark.parametrize("variant", ["ready", "mute"])
 def test_an_engine_that_does_nothing_is_refuted_in_everything(
@@ -89,6 +90,7 @@ def test_an_engine_that_does_nothing_is_refuted_in_everything(
         engine.wipe()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V10")
 def test_a_wait_says_first_that_the_unit_has_ended(
     engine: EngineUnit, exchange: Exchange, monkeypatch: pytest.MonkeyPatch

@@ -187,6 +187,7 @@ def test_the_buglog_is_served_with_its_own_styles_and_nothing_else_is(
 # --- how it tells one end from another ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W5")
 def test_how_the_engine_ended_and_what_it_left_is_told(engine: EngineUnit, dashboard: DashboardUnit) -> None:
     """Misconfigured, running, stopped, killed: and its database is read in each of these states."""
@@ -229,6 +230,7 @@ def test_how_the_engine_ended_and_what_it_left_is_told(engine: EngineUnit, dashb
     dashboard.expect(last == newest, f"the newest tick is of {newest}, shown is {last}")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W2")
 def test_nothing_that_others_write_ends_it(engine: EngineUnit, dashboard: DashboardUnit) -> None:
     engine.configure({**FAST, "dashboard": dashboard.table})
@@ -355,6 +357,7 @@ def test_a_thousand_requests_do_not_change_the_cadence_of_ticks(engine: EngineUn
     engine.expect(engine.show().n_restarts == 0, "the engine was restarted")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W6", "W7")
 def test_the_past_is_what_the_database_holds(engine: EngineUnit, dashboard: DashboardUnit) -> None:
     """Read by the shipped unit, which may write nowhere, from a database that the engine has just closed."""
@@ -433,6 +436,7 @@ BEGINNINGS = (
 """Of clients that say nothing, half of something, or nothing more."""
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W3")
 def test_whoever_asks_is_answered_beside_thousands_who_do_not(engine: EngineUnit, dashboard: DashboardUnit) -> None:
     start(engine, dashboard)
@@ -493,6 +497,7 @@ def test_every_answer_has_the_security_headers(engine: EngineUnit, dashboard: Da
             dashboard.expect(b" 405 " in client.recv(200), f"{method} is answered")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O12")
 def test_metrics_are_clean_in_both_formats(engine: EngineUnit, dashboard: DashboardUnit) -> None:
     start(engine, dashboard)
@@ -687,6 +692,7 @@ def trickle(client: socket.socket, byte: bytes) -> bytes:
     raise AssertionError("it is still served")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W3")
 @pytest.mark.parametrize(
     ("begin", "byte", "answers"),

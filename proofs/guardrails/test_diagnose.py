@@ -26,6 +26,7 @@ def diagnosed(engine: EngineUnit) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.claim("K2", "psi")
 def test_the_unit_that_presses_is_named(engine: EngineUnit) -> None:
     engine.configure({"engine": {"tick_interval_ms": 20}})

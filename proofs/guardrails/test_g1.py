@@ -71,6 +71,7 @@ def test_healthy_unit_passes_and_pressure_fails_it(engine: EngineUnit, soak: Soa
     expect_failed(engine, check(engine, soak), "pressure")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("G1", "M5")
 def test_the_dashboard_of_the_configuration_must_answer(
     engine: EngineUnit, soak: SoakRun, dashboard: DashboardUnit

@@ -145,6 +145,7 @@ GROUPS: dict[str, dict[str, Case]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("G1", "G0", "R6", "R7", "R9", "L1", "S14", "V5")
 @pytest.mark.parametrize("group", GROUPS)
 def test_nothing_less_opens_live(engine: EngineUnit, group: str) -> None:
@@ -204,6 +205,7 @@ def test_the_true_bundle_opens_live_and_the_adapter_sees_the_orders(engine: Engi
         engine.expect(fills == [(0, "LIVE")], f"fills: {fills}")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("G1", "R6", "V5")
 def test_an_older_bundle_than_the_newest_accepted_is_refused(engine: EngineUnit) -> None:
     """The same one again is fine: a restart is no replay."""

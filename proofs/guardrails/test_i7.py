@@ -35,7 +35,7 @@ PAGE_SECS_MAX = 1.5
 assert TICKS * TICK_MS > PAGE_SECS_MAX * 1000
 
 
-@pytest.mark.parametrize("caged", [pytest.param(False, marks=pytest.mark.claim("I7", "M5", "D5")),
+@pytest.mark.parametrize("caged", [pytest.param(False, marks=[pytest.mark.claim("I7", "M5", "D5"), pytest.mark.slow]),
                                    pytest.param(True, marks=pytest.mark.claim("S15", "I7", "M5", "D5"))],
                          ids=["free", "caged"])  # fmt: skip
 def test_a_neighbour_that_wants_all_processors(

@@ -89,6 +89,7 @@ def fleet(machine: Machine) -> Iterator[Fleet]:
                 shutil.rmtree(machine.path(place), ignore_errors=True)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O9", "O10", "O12", "U1")
 def test_two_engines_leave_each_other_alone(fleet: Fleet) -> None:
     """Files, users' rights, watchdog, restart and stop of one are not the other's; hybrid-ctl tells them apart."""
@@ -130,6 +131,7 @@ def test_two_engines_leave_each_other_alone(fleet: Fleet) -> None:
         fleet.expect(shapes[0] == shapes[1], f"healthcheck and hybrid-ctl say it in two ways:\n{of_one}\n{of_all}")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O9")
 def test_a_soak_of_one_leaves_the_other_alone(fleet: Fleet) -> None:
     """Its unit may not even write the other's configuration."""

@@ -40,6 +40,7 @@ def says_no(judge: Callable[[], object], why: str, kind: type[Exception] = Refut
         judge()
 
 
+@pytest.mark.slow
 def test_judges_of_the_unit_say_no(engine: EngineUnit, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     """To what has not come, and to one more than has."""
     engine.deadline_secs = SOON_SECS

@@ -27,6 +27,8 @@ from harness.faults.exchange import Exchange
 from harness.machines.machine import PrivateMachine, why_not_private
 from harness.machines.stage import SOURCES, UNITS, Stage
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = "/srv/hybrid-engine"
 PREFIX = "/opt/hybrid-engine"

@@ -54,6 +54,7 @@ PROMISES = [
 greeter = unit_under_proof("greeter.service", text=GREETER, serves=["test", "-e", "/var/lib/greeter/greeted"])
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V13")
 @pytest.mark.parametrize("promise", PROMISES, ids=str)
 def test_a_service_keeps_a_promise_and_is_refuted_without_it(greeter: ServiceUnit, promise: Promise) -> None:

@@ -25,6 +25,7 @@ def sampled(engine: EngineUnit) -> int:
     return int(config["engine"]["sample_every"])
 
 
+@pytest.mark.slow
 @pytest.mark.claim("psi", "G2", "K1")
 @pytest.mark.parametrize(
     ("at_limit", "above"),
@@ -76,6 +77,7 @@ def test_recovery_steps_down_and_latch_does_not(engine: EngineUnit, soak: SoakRu
     soak.wait("ENGINE_RESTART", lambda d: d["reason"].startswith("Throttling down to NORMAL"))
 
 
+@pytest.mark.slow
 @pytest.mark.claim("psi", "K2")
 @pytest.mark.parametrize("actions", ["logonly", "off"])
 def test_logonly_and_off_do_nothing(engine: EngineUnit, soak: SoakRun, actions: str) -> None:
@@ -89,6 +91,7 @@ def test_logonly_and_off_do_nothing(engine: EngineUnit, soak: SoakRun, actions: 
     soak.expect(len(soak.decisions("ENGINE_RESTART")) == 1, f"psi-actions {actions} acted")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("psi", "K2")
 def test_unreadable_pressure_is_unknown_and_never_zero(engine: EngineUnit, soak: SoakRun) -> None:
     """After a step up, PSI turns to garbage: recorded as unknown, no step down although recovery is short."""

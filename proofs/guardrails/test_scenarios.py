@@ -22,6 +22,7 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("S3", "N5")
 def test_refused_reconnects_back_off(engine: EngineUnit, exchange: Exchange) -> None:
     """Refused for a while: it keeps its distance; then it comes back and goes on without a duplicate."""

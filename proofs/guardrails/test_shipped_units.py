@@ -86,6 +86,7 @@ def operate(engine: EngineUnit, exchange: Exchange) -> tuple[Path, str]:
     return config, config.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O2", "K11")
 def test_a_soak_is_stopped_in_seconds(engine: EngineUnit, exchange: Exchange) -> None:
     """`systemctl stop`; the engine ran before and does again, on its own config, and the soak has not failed."""
@@ -115,6 +116,7 @@ def test_a_soak_is_stopped_in_seconds(engine: EngineUnit, exchange: Exchange) ->
         soak.expect(owner == "root:hybrid-engine 640", f"the decision log is {owner}: the dashboard may not read it")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O2", "K11")
 def test_the_timers_soak_leaves_a_stopped_engine_stopped(engine: EngineUnit, exchange: Exchange) -> None:
     config, text = operate(engine, exchange)
@@ -135,6 +137,7 @@ def test_the_timers_soak_leaves_a_stopped_engine_stopped(engine: EngineUnit, exc
         soak.expect(engine.show().active == "inactive", f"the engine was stopped before, and is {engine.show()}")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O2", "K11")
 def test_what_a_killed_soak_left_is_put_back_by_its_unit(engine: EngineUnit, exchange: Exchange) -> None:
     config, text = operate(engine, exchange)
@@ -153,6 +156,7 @@ def test_what_a_killed_soak_left_is_put_back_by_its_unit(engine: EngineUnit, exc
         )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O2", "K11")
 def test_a_shutdown_ends_a_soak_in_seconds(shell: Shell, stage: Stage, exchange: Exchange) -> None:
     """Every unit is stopped at once, as at a poweroff, in a machine of its own."""
@@ -182,6 +186,7 @@ def test_a_shutdown_ends_a_soak_in_seconds(shell: Shell, stage: Stage, exchange:
         machine.halt()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O2", "M5")
 def test_the_snapshot_tells_a_healthy_engine_from_one_that_is_down(
     engine: EngineUnit, dashboard: DashboardUnit
@@ -232,6 +237,7 @@ def test_the_unit_is_caged(machine: Machine, name: str) -> None:
     unit.expect(float(overall[1]) <= EXPOSURES_MAX[name], f"exposure {overall[1]}, at most {EXPOSURES_MAX[name]}")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O11")
 def test_a_failed_engine_is_told_of_and_only_when_that_is_wanted(engine: EngineUnit) -> None:
     """By the shipped template in its own sandbox, to a webhook that refuses it first, and once to a command."""

@@ -64,6 +64,7 @@ def test_controller_restarts_a_paused_engine(engine: EngineUnit, exchange: Excha
     engine.expect(not any("Watchdog timeout" in entry.message for entry in engine.journal()), "the watchdog was faster")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("stall", "K3", "K5")
 def test_slow_but_living_engine_is_left_alone(engine: EngineUnit, exchange: Exchange, soak: SoakRun) -> None:
     """A tick each second half of the threshold, for several thresholds; then the config is as it was."""

@@ -67,6 +67,7 @@ def test_a_first_start_in_what_systemd_makes(engine: EngineUnit) -> None:
         engine.machine.run("rm", "-rf", state).expect(0)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O1")
 def test_what_a_dynamic_user_left_is_taken_over(engine: EngineUnit) -> None:
     """An older install had DynamicUser=yes: its state lies below /var/lib/private, under a user id that nobody has."""

@@ -126,6 +126,7 @@ def whole_lines(raw: bytes) -> list[dict[str, Any]]:
     return [json.loads(line)["fields"] for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M6", "E4")
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_the_engine_trades_and_stops_although_nobody_reads(tmp_path: Path, kind: str) -> None:
@@ -140,6 +141,7 @@ def test_the_engine_trades_and_stops_although_nobody_reads(tmp_path: Path, kind:
         assert bool(whole_lines(rest_of(read))) is (kind != "halted")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M6")
 def test_when_it_flows_again_what_is_missing_is_told(tmp_path: Path) -> None:
     with trading(tmp_path, "pipe") as (process, read, _):
@@ -189,6 +191,7 @@ def test_what_is_closed_at_the_start_leads_nowhere(tmp_path: Path, closed: tuple
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M6")
 @pytest.mark.parametrize("args", [["--version"], ["--help"], ["--check-config"]], ids=str)
 @pytest.mark.parametrize(("out", "status"), [("gone", 0), ("/dev/full", 1), ("closed", 0)])
@@ -212,7 +215,7 @@ def test_what_only_prints_says_when_it_cannot(tmp_path: Path, args: list[str], o
 
 
 @pytest.mark.claim("M6", "E4")
-@pytest.mark.parametrize("may_open", [True, False])
+@pytest.mark.parametrize("may_open", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_unit_trades_and_stops_although_nobody_reads(
     engine: EngineUnit, exchange: Exchange, may_open: bool
 ) -> None:

@@ -35,6 +35,7 @@ def test_quiet_market_is_not_stuck(watched: EngineUnit, exchange: Exchange) -> N
     watched.expect((state.active, state.n_restarts) == ("active", 0), "a quiet market was taken for a hang")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E5", "N5")
 def test_slow_server_is_no_hang(watched: EngineUnit, exchange: Exchange) -> None:
     """A handshake that takes longer than the watchdog's period is waited for, and the engine lives meanwhile."""
@@ -79,6 +80,7 @@ STUCK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E5")
 @pytest.mark.parametrize("what", STUCK)
 def test_stuck_part_is_restarted_by_the_watchdog(watched: EngineUnit, what: str) -> None:

@@ -131,6 +131,7 @@ def test_the_table_has_every_program_and_command() -> None:
         assert set(parser._commands()[name]._commands()) == set(words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_program_helps_at_40_columns_and_knows_what_was_meant(
     program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -161,6 +162,7 @@ def test_every_program_helps_at_40_columns_and_knows_what_was_meant(
         assert f"did you mean {flag}?" in " ".join(said.split()), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [[], ["gaps"], ["venues"], ["record"]])
 def test_the_engine_helps_at_40_columns_and_knows_what_was_meant(command: list[str]) -> None:
     def typed(*more: str) -> subprocess.CompletedProcess[str]:
@@ -177,6 +179,7 @@ def test_the_engine_helps_at_40_columns_and_knows_what_was_meant(command: list[s
     assert f"the nearest known one is {'--json' if command == ['venues'] else '--sources'}" in mistyped.stdout
 
 
+@pytest.mark.slow
 def test_pytest_knows_which_option_was_meant() -> None:
     for wrong, meant in (("--systemdd=private", "--systemd"), ("--acept-unproven", "--accept-unproven")):
         done = subprocess.run(

@@ -310,6 +310,7 @@ INJECTIONS = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(INJECTIONS, st.text(max_size=30)), min_size=12, max_size=12))
 def test_nothing_in_a_record_can_become_markup(texts: list[str]) -> None:
     """Whatever a command printed, a proof is called, or a reason says: the page has the same elements as ever."""
@@ -387,12 +388,14 @@ def flood(megabytes: int, piece: str) -> Iterator[RecordLine]:
     yield RECORD[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["x", '"<&>', "word \n", "`|`"], ids=["plain", "markup", "lines", "markdown"])
 def test_a_large_record_makes_a_document_of_bounded_size(piece: str) -> None:
     for text in rendered(buglog.document(lambda: flood(8, piece))):
         assert len(text.encode()) < buglog.SIZE_MAX
 
 
+@pytest.mark.slow
 def test_a_large_record_takes_bounded_memory() -> None:
     """Ten times the record, the same memory."""
     peaks = []
@@ -404,6 +407,7 @@ def test_a_large_record_takes_bounded_memory() -> None:
     assert peaks[1] < 1.5 * peaks[0] + 5e6
 
 
+@pytest.mark.slow
 def test_thousands_of_proofs_are_rendered_fast() -> None:
     """In CPU, which does not depend on who else is at work: 0.5 s on the computer of the author."""
     record = list(large_run.record())
@@ -413,6 +417,7 @@ def test_thousands_of_proofs_are_rendered_fast() -> None:
     assert sum("test_" in text for text in texts) == 2
 
 
+@pytest.mark.slow
 def test_files_with_something_not_proven_come_first_and_are_open() -> None:
     doc = document(list(large_run.record()))
     assert [group.verdict for group in doc.groups[:4]] == ["refuted", "refuted", "unproven", "proven"]

@@ -47,6 +47,7 @@ def command(*argv: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 # --- keys --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V5")
 def test_keygen_makes_a_private_file_and_prints_the_public_key(tmp_path: Path) -> None:
     done = command("keygen", "proof.key", cwd=tmp_path)
@@ -206,6 +207,7 @@ def test_what_is_signed_is_what_the_run_left(run: ProvenRun) -> None:
         bundle.verify(path, [run.public], run.record)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V5")
 def test_a_bundle_whose_config_does_not_trust_its_key_is_told(run: ProvenRun) -> None:
     run.config.write_text('mode = "LIVE"\nlive_armed = true\n[engine]\ningest_mode = "REAL_WS"\n')
@@ -213,6 +215,7 @@ def test_a_bundle_whose_config_does_not_trust_its_key_is_told(run: ProvenRun) ->
     assert "does not trust the key" in bundle.verdict_on(bundle.read(run.reports / bundle.BUNDLE_NAME), ROOT, run.key)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V5")
 @pytest.mark.parametrize(
     ("change", "says"),
@@ -258,6 +261,7 @@ def test_V5_a_config_that_the_engine_refuses_is_not_signed(run: ProvenRun) -> No
         run.sign()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V5", "R9")
 def test_a_package_that_was_added_since_the_proofs_is_told(run: ProvenRun) -> None:
     """The adapter's, which no proof has seen."""
@@ -352,6 +356,7 @@ def test_a_run_signs_what_it_has_shown_whole(run: ProvenRun, args: tuple[str, ..
     assert run.key.read_text().splitlines()[1] not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V5")
 def test_a_key_that_must_not_be_used_stops_the_run_before_it_begins(run: ProvenRun) -> None:
     run.key.chmod(0o644)

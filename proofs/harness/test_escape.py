@@ -44,6 +44,7 @@ def test_what_is_seen(text: str, seen: str) -> None:
     assert shown(text) == seen
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_all_else_stays_and_can_be_encoded(text: str) -> None:
     seen = shown(text)

@@ -18,6 +18,8 @@ import pytest
 from harness.evidence.shell import CommandResult
 from proofs.fixtures.engine_unit import EngineUnit
 
+pytestmark = pytest.mark.slow
+
 PYTHON = "/opt/hybrid-engine/bin/python"
 REPORTS = "/run/proof-evidence"
 

@@ -20,6 +20,7 @@ from proofs.harness.test_buglog import END, PROOF, RECORD, document, line, verdi
 pytestmark = pytest.mark.claim("V15")
 
 
+@pytest.mark.slow
 def test_junit_counts_what_the_record_holds() -> None:
     doc = document(list(large_run.record()))
     root = ElementTree.fromstring(exports.junit(doc))

@@ -175,6 +175,7 @@ def test_what_is_no_host_is_told_without_the_url(config: Path, capfd: pytest.Cap
     assert "s3cr3t" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n"])
 def test_a_server_that_does_not_come_to_an_end_is_left(
     config: Path, capfd: pytest.CaptureFixture[str], answer: bytes
@@ -206,6 +207,7 @@ def test_a_server_that_does_not_come_to_an_end_is_left(
     assert took < 8, f"it took {took:.1f} s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "says"),
     [
@@ -240,6 +242,7 @@ def test_who_was_told_is_not_told_again_because_another_one_was_not(
         assert (len(there.got), letters.read_text()) == (4, "x\nx\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["-.mount", "--config", "a%n%s@50%.service", "srv-my\\x20disk.mount", "{subject}"])
 def test_units_of_any_name_are_told_of(config: Path, unit: str) -> None:
     with hook() as there:

@@ -133,6 +133,7 @@ def expect_clean(visit: Visit, site: str) -> None:
     visit.page.close()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W6")
 def test_the_page_fits_and_is_accessible(browser: Browser, site: str) -> None:
     visit = look(browser, site, "range=all&table=orders&f_symbol=ETH/USD")
@@ -148,6 +149,7 @@ def test_the_page_fits_and_is_accessible(browser: Browser, site: str) -> None:
     expect_clean(visit, site)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W6")
 def test_the_charts_show_the_whole_span_its_gap_and_what_happened(browser: Browser, site: str, database: Path) -> None:
     visit = look(browser, site, "range=all")
@@ -181,6 +183,7 @@ def test_the_charts_show_the_whole_span_its_gap_and_what_happened(browser: Brows
     expect_clean(visit, site)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W6")
 def test_zoom_keys_and_address(browser: Browser, site: str) -> None:
     visit = look(browser, site, "range=all&symbol=SOL/USDC")
@@ -224,6 +227,7 @@ NEWFOUNDLAND = "America/St_Johns"
 """Half an hour beside everybody else's clock."""
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W6", "W9")
 def test_charts_are_plotlys_of_what_sql_says(browser: Browser, charted: str, database: Path) -> None:
     # A span that stays as it is.
@@ -258,6 +262,7 @@ def test_charts_are_plotlys_of_what_sql_says(browser: Browser, charted: str, dat
     expect_clean(visit, charted)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W6", "W9")
 def test_charts_are_zoomed_and_printed(browser: Browser, charted: str) -> None:
     visit = look(browser, charted, "range=all&table=journal", NEWFOUNDLAND)
@@ -318,6 +323,7 @@ def test_the_library_comes_from_its_package_and_may_be_kept(site: str, charted: 
     assert charts.PACKAGE not in sys.modules, "its Python is loaded, which needs more memory than the dashboard"
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W7")
 def test_equity_and_tables_are_those_of_the_database(browser: Browser, site: str, database: Path) -> None:
     visit = look(browser, site, "range=all")
@@ -385,6 +391,7 @@ def test_equity_and_tables_are_those_of_the_database(browser: Browser, site: str
     expect_clean(visit, site)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W7")
 def test_a_table_is_of_the_span_that_was_chosen(browser: Browser, site: str, database: Path) -> None:
     begin, end = START_MS + 60_000, START_MS + 90_000
@@ -405,6 +412,7 @@ def test_a_table_is_of_the_span_that_was_chosen(browser: Browser, site: str, dat
     expect_clean(visit, site)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W6")
 @pytest.mark.parametrize("name", ["constructor", "__proto__", "toString", "<img>", ""])
 def test_an_unknown_table_is_the_first(browser: Browser, site: str, name: str) -> None:
@@ -432,6 +440,7 @@ def test_what_nobody_may_ask(site: str) -> None:
     assert fetched(f"{site}/table/trades.json?symbol='%20OR%201=1%20--")["rows"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O12")
 def test_the_live_page_of_a_named_engine_bears_its_name(database: Path, browser: Browser) -> None:
     with served(database, lambda: replace(SEEN, engine="alpha")) as url:

@@ -86,6 +86,7 @@ def ask(database: Path, sql: str) -> Any:
         return connection.execute(sql).fetchone()
 
 
+@pytest.mark.slow
 def test_the_page_is_there_at_once_and_each_range_soon(browser: Browser, dashboard: Dashboard, database: Path) -> None:
     # Neither the start of the dashboard nor that of a browser's process is the page's.
     visit = Visit(browser, f"{dashboard.url}/metrics")
@@ -122,6 +123,7 @@ def test_the_page_is_there_at_once_and_each_range_soon(browser: Browser, dashboa
     visit.page.close()
 
 
+@pytest.mark.slow
 def test_twenty_open_pages_need_little_memory(dashboard: Dashboard) -> None:
     """What a page asks for, by twenty clients at once who then listen on."""
     library = charts.load()

@@ -64,6 +64,7 @@ def tree(top: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O3")
 @given(
     st.dictionaries(

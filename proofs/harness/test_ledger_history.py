@@ -107,6 +107,7 @@ def test_a_span_without_ticks_and_an_empty_database(database: Path, tmp_path: Pa
         ledger_history.read_span(tmp_path / "none.db", symbol="", from_ms=None, to_ms=None, buckets=50)
 
 
+@pytest.mark.slow
 def test_the_cost_does_not_grow_with_the_table(tmp_path: Path) -> None:
     """A whole span of 300 000 ticks takes less than 0.2 s of CPU; of ten million, measured by hand, 0.12 s."""
     path = tmp_path / "bot.db"

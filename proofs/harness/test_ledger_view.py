@@ -175,6 +175,7 @@ def rows(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return table, {**REST[table], **{column: draw(VALUES) for column in READ[table]}}
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W2")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(rows(), min_size=1, max_size=5))
@@ -213,6 +214,7 @@ def odd_names(path: Path) -> None:
     path.mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("W2")
 @pytest.mark.parametrize(
     ("spoil", "says"),

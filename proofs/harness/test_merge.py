@@ -90,6 +90,7 @@ def record(reports: Path) -> Path:
     return verify.record_of(reports, results.read(reports).run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V16", "V17", "G1")
 def test_parts_make_a_run_that_opens_what_a_whole_one_opens(made: Parts, tmp_path: Path) -> None:
     summaries = [results.read(half) for half in made.halves]
@@ -202,6 +203,7 @@ def test_evidence_that_was_changed_is_refused(
     assert not (tmp_path / "reports").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V17")
 def test_a_part_that_is_missing_makes_nothing(made: Parts, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "harness", "merge", *[str(made.halves[0])] * 2, "--reports", str(tmp_path)]
@@ -211,6 +213,7 @@ def test_a_part_that_is_missing_makes_nothing(made: Parts, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V16")
 def test_a_history_that_others_have_not_divides_otherwise(made: Parts, halves: list[Path], tmp_path: Path) -> None:
     """The other computer knew how long the proofs take."""
@@ -227,6 +230,7 @@ def test_a_history_that_others_have_not_divides_otherwise(made: Parts, halves: l
         shutil.rmtree(path.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V16")
 @pytest.mark.parametrize(
     ("args", "reason"),

@@ -20,6 +20,8 @@ from proofs.harness.test_buglog import RECORD, SABOTAGE
 from proofs.harness.test_history import RUNS
 from proofs.harness.test_soak_report import DECISIONS, SAMPLES, decision
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 

@@ -74,6 +74,7 @@ EVENTS: dict[str, Callable[[Watched], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("K11")
 @given(
     st.sampled_from([put_back.RUNNING, put_back.STOPPED]),

@@ -108,6 +108,7 @@ def test_a_streamed_command_keeps_its_bytes(record: Recorder) -> None:
     assert base64.b64decode(ended.stdout.base64) == b"\xff\x00\n"
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V1")
 def test_lines_of_two_recorders_and_many_threads_never_mix(record: Recorder) -> None:
     other = Recorder(record.path, "run", "gw1", FakeClock())
@@ -233,6 +234,7 @@ def test_long_outputs_are_stored_once_by_digest(record: Recorder) -> None:
     flight.verify(record.path)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V1")
 @given(st.sampled_from(["argv", "flag", "environment", "output", "binary output", "url", "file", "verdict", "proof"]),
        st.text(string.ascii_letters + string.digits + "!$%+,-.<>_{|}~", min_size=16, max_size=40).filter(

@@ -207,6 +207,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @given(secret=RANDOM)
 def test_places_in_which_a_secret_stands(place: str, secret: str) -> None:
@@ -368,6 +369,7 @@ PIECES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_long_line_takes_time_in_its_length(piece: str) -> None:
     """In the square of it, this would take minutes. The word at its end is what all rules are tried for."""

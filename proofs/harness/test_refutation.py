@@ -59,6 +59,7 @@ def test_what_a_reader_asks_for_in_this_order() -> None:
 ANY = st.text(max_size=3000) | st.text("x", min_size=200, max_size=3000) | st.text("ab \n\t\x1b\u202e", max_size=3000)
 
 
+@pytest.mark.slow
 @given(
     ANY,
     ANY,
@@ -155,6 +156,7 @@ def test_property(number):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V8")
 @pytest.mark.parametrize("colour", ["yes", "no"])
 @pytest.mark.parametrize("workers", ["0", "1"])

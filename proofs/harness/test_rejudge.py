@@ -84,6 +84,7 @@ def test_what_was_right_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture
     )
 
 
+@pytest.mark.slow
 def test_a_chain_that_is_whole_and_a_history_that_breaks_a_clause(tmp_path: Path) -> None:
     with flown(tmp_path) as flight:
         for received in (10, 11, 12):

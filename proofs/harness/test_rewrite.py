@@ -169,6 +169,7 @@ STEPS = range(1, 27)
 """The last one is more than the system calls of one change and one restore."""
 
 
+@pytest.mark.slow
 @pytest.mark.claim("K5")
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_any_step_leaves_a_config_that_loads(tmp_path: Path, step: int) -> None:
@@ -218,6 +219,7 @@ def _rewrite_for_ever(path: str, steps: Connection) -> None:
         file.restore()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("K5")
 def test_sigkill_at_random_moments_leaves_a_config_that_loads(tmp_path: Path) -> None:
     chance = random.Random(20260109)
@@ -241,6 +243,7 @@ def test_sigkill_at_random_moments_leaves_a_config_that_loads(tmp_path: Path) ->
 KEYS = st.text("abcdefgh_", min_size=1, max_size=6).filter(lambda key: key not in rewrite.OWNED)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("K5")
 @given(
     st.dictionaries(KEYS, st.integers(-9, 10**12), max_size=4),

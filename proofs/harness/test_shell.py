@@ -64,6 +64,7 @@ def interrupted_by(monkeypatch: pytest.MonkeyPatch, start: str) -> None:
     monkeypatch.setattr(module, start, started)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V1")
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_no_thread_outlives_the_record_and_complains(

@@ -44,6 +44,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_parquet_read_back_is_the_log(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pyarrow import parquet
 

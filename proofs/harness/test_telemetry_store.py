@@ -196,6 +196,7 @@ def no_directory(path: Path) -> Iterator[None]:
     away.rename(path.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hindrance", [full, locked, fifo, no_directory])
 def test_what_cannot_be_kept_now_is_told_and_kept_later(
     tmp_path: Path, hindrance: Callable[[Path], Iterator[None]]
@@ -218,6 +219,7 @@ def test_what_cannot_be_kept_now_is_told_and_kept_later(
     assert span(watched(directory, at(151)))["series"]["lag_ms"] == [5.0] * 152
 
 
+@pytest.mark.slow
 def test_a_sigkill_takes_the_last_seconds_at_most(tmp_path: Path) -> None:
     state = tmp_path / "state"
     traded_database.build(tmp_path / "bot.db", 0)

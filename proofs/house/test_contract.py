@@ -42,6 +42,7 @@ def test_list_and_contract_agree() -> None:
     assert len(texts) > 80
 
 
+@pytest.mark.slow
 @pytest.mark.claim("G5")
 def test_contract_lists_the_proofs() -> None:
     path = ROOT / "docs" / "contract.md"
@@ -61,6 +62,7 @@ def test_claims_are_read_from_marks() -> None:
     assert contract.claims_in_source("def test_B1_C2_x(): ...") == {"test_B1_C2_x": []}
 
 
+@pytest.mark.slow
 @pytest.mark.claim("G5")
 def test_a_clause_in_a_name_is_claimed_too() -> None:
     """A name claims nothing; whoever reads one must not be misled."""

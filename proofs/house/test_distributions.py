@@ -97,6 +97,7 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.claim("P1")
 @pytest.mark.parametrize("name", PROJECTS)
 def test_what_a_distribution_imports_it_depends_on(name: str) -> None:
@@ -318,6 +319,7 @@ def foreign(tmp_path: Path, text: str, *args: str, **files: str) -> tuple[int, s
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.claim("P5")
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_foreign_project_does_not_notice_the_plugin(tmp_path: Path, workers: str) -> None:
@@ -375,6 +377,7 @@ def test_proof():
 PASSES, FAILS, SKIPS = "pass", "assert 1 == 2", "pytest.skip()"
 
 
+@pytest.mark.slow
 @pytest.mark.claim("P5", "V7")
 @pytest.mark.parametrize(
     ("before", "proof", "more", "workers", "status", "told"),

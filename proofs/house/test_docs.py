@@ -146,6 +146,7 @@ def example_of(name: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     return run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], tmp_path, timeout_secs=300.0)
 
 
+@pytest.mark.slow
 @pytest.mark.machine
 @pytest.mark.claim("V13")
 def test_example_of_a_service_of_ones_own(tmp_path: Path) -> None:
