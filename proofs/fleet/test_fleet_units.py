@@ -22,7 +22,7 @@ EXPOSURE_MAX = 1.5
 QUICK = "[Service]\nRestartSec=50ms\n"
 
 
-@pytest.mark.claim("F1", "F3", "F6", "O2")
+@pytest.mark.claim("F1", "F3", "F4", "F6", "O2")
 def test_a_fleets_units_carry_an_engine_into_a_database(
     engine: EngineUnit, with_extra: Machine, nats_server: NatsServer, postgres: Postgres
 ) -> None:
@@ -60,6 +60,8 @@ def test_a_fleets_units_carry_an_engine_into_a_database(
             machine.systemctl("start", unit.name).expect(0)
         relay.wait("ticks and heartbeats", lambda: {"ticks", "heartbeats"} <= set(streamed(nats_server.url)))
         collector.wait("a heartbeat in PostgreSQL", lambda: rows("heartbeats") > 0)
+        policy = machine.run("chrt", "--pid", relay.show("MainPID")["MainPID"]).stdout
+        relay.expect("SCHED_IDLE" in policy, f"it competes with the engine for the processor: {policy}")
         for unit in (relay, collector):
             machine.systemctl("kill", "--signal=KILL", unit.name).expect(0)
             unit.wait("a restart by systemd", lambda unit=unit: unit.show("NRestarts")["NRestarts"] != "0")

@@ -99,7 +99,8 @@ DEMANDED: dict[str, Directives] = {
     "hybrid-relay.service": {
         **FLEET,
         **service(
-            WatchdogSec="120", ExecStart=f"{BIN}/hybrid-relay --config /etc/hybrid-engine/relay.toml", Nice="10",
+            WatchdogSec="300", TimeoutStartSec="300", CPUSchedulingPolicy="idle", CPUWeight="idle",
+            ExecStart=f"{BIN}/hybrid-relay --config /etc/hybrid-engine/relay.toml",
             MemoryMax="256M", User="hybrid-relay", Group="hybrid-relay",
             SupplementaryGroups="hybrid-engine systemd-journal",
         ),
