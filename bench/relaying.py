@@ -29,7 +29,7 @@ STUCK_SECS = 30.0
 """A relay that has published nothing for so long has failed."""
 
 LAST = ("chrt", "--idle", "0")
-"""Runs when nobody else wants the processor: the relay by its unit, the server because it is elsewhere on most hosts."""
+"""Run when nobody else wants the processor: the relay as its unit does, the server because most have it elsewhere."""
 
 STREAM = Stream(replicas=1, max_age_hours=24, max_bytes=1 << 30)
 
