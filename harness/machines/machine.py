@@ -35,7 +35,7 @@ from harness.base.errors import MachineError, Unavailable
 from harness.base.waiting import awaiting
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import CommandResult, Process, Shell
-from harness.machines.stage import SYSUSERS, UNITS, Stage
+from harness.machines.stage import PREFIX, SYSUSERS, UNITS, Stage
 
 RUN_DIR = Path("/run/hybrid-proofs")
 """One directory for each private machine, named as the machine is."""
@@ -70,6 +70,8 @@ class Layout:
     sources: str = "/etc/hybrid-engine/ws_sources.toml"
     state: str = "/var/lib/hybrid-engine"
     """The unit's working directory; the default `db_path` is relative to it."""
+    disk: str = "/var/lib/hybrid-engine/disk"
+    """Where a disk of its own may be mounted for the unit."""
 
     @property
     def database(self) -> str:
@@ -312,9 +314,14 @@ class _BorrowedManager:
         Path(self.unit_dir, ENGINE_UNIT).unlink(missing_ok=True)
         shutil.rmtree(Path(self.unit_dir, f"{ENGINE_UNIT}.d"), ignore_errors=True)
         shutil.rmtree(self._work, ignore_errors=True)
+        # Of several that are lent at once, the last one's end removes it.
+        with contextlib.suppress(OSError):
+            self._work.parent.rmdir()
         self.systemctl("daemon-reload")
 
     def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
+        if programs := [word for word in argv if word.startswith(f"{PREFIX}/")]:
+            raise Unavailable(f"{programs[0]} is installed in a private machine only", "use --systemd=private")
         with awaiting(shlex.join(argv)):
             return self._shell.run(*argv, timeout_secs=timeout_secs)
 
@@ -351,26 +358,39 @@ class HostMachine(_BorrowedManager):
 
     def __init__(self, shell: Shell, stage: Stage, name: str) -> None:
         super().__init__(shell, stage, name, RUN_DIR / name)
-        self.layout = Layout(state="/var/lib/hybrid-proof")
+        self.layout = Layout(state="/var/lib/proof-engine", disk=f"{self._work}/disk")
         binds = " ".join(f"{source}:{target}" for source, target in stage.binds(units=False))
         # The user goes when the unit does, and is not left on a computer that is only borrowed; nor does the unit take
-        # over the state of an engine that was installed here once.
+        # over the state of an engine that was installed here once. systemd maps the state directory of such a user by
+        # id from 257 on, and cannot where a disk is mounted inside.
         self.base_drop_in = f"""\
 [Service]
 DynamicUser=yes
 User=hybrid-proof
 StateDirectory=
-StateDirectory=hybrid-proof
+StateDirectory=proof-engine
 StateDirectoryMode=0750
-WorkingDirectory=%S/hybrid-proof
+WorkingDirectory=%S/proof-engine
 BindReadOnlyPaths={binds}
 BindPaths={self._work}/etc:/etc/hybrid-engine
+ReadWritePaths=-{self.layout.disk}
 """
 
     def boot(self) -> None:
         if os.geteuid() != 0 or not Path(self.unit_dir).is_dir():
             raise Unavailable("PID 1 is not a systemd that we may drive", "use PROOFS_SYSTEMD=private, as root")
         self._lend()
+
+    def halt(self) -> None:
+        super().halt()
+        # What systemd made for the unit: its state, and where it bound something.
+        state = Path(self.layout.state)
+        if state.is_symlink():
+            state.unlink()
+        shutil.rmtree(state.parent / "private" / state.name, ignore_errors=True)
+        for place in (Path(self.layout.config).parent, Path(PREFIX)):
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
     def open_journal(self, reader: JournalReader) -> None:
         reader.open(JournalOpenMode.SYSTEM)
@@ -397,6 +417,7 @@ class UserMachine(_BorrowedManager):
             config=f"{self._work}/etc/config.toml",
             sources=f"{self._work}/etc/ws_sources.toml",
             state=f"{self._work}/state",
+            disk=f"{self._work}/state/disk",
         )
         # A user manager cannot give a service another user, another root or fewer capabilities than it has.
         self.base_drop_in = f"""\

@@ -23,6 +23,9 @@ SOURCES = (
 """What an installation is made from."""
 
 
+PREFIX = "/opt/hybrid-engine"
+"""Where a machine has what is staged."""
+
 UNITS = Path("/usr/lib/systemd/system")
 """Where packages put unit files."""
 
@@ -36,7 +39,7 @@ class Stage:
     def __init__(self, checkout: Path) -> None:
         self.checkout = checkout
         self.root = checkout / ".cache" / "stage"
-        self.prefix = self.root / "opt/hybrid-engine"
+        self.prefix = self.root / PREFIX.lstrip("/")
         self.etc = self.root / "etc/hybrid-engine"
         self._units = self.root / UNITS.relative_to("/")
         self.sysusers = self.root / SYSUSERS.relative_to("/")
@@ -52,7 +55,7 @@ class Stage:
 
     def binds(self, *, units: bool = True) -> list[tuple[Path, str]]:
         """(directory or file of the stage, where a machine sees it), for everything but the configuration."""
-        pairs = [(self.prefix, "/opt/hybrid-engine")]
+        pairs = [(self.prefix, PREFIX)]
         if units:
             pairs += [(path, str(UNITS / path.name)) for path in sorted(self._units.iterdir())]
             pairs += [(path, str(SYSUSERS / path.name)) for path in sorted(self.sysusers.iterdir())]

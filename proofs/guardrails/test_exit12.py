@@ -113,10 +113,10 @@ def test_mended_unit_runs(engine: EngineUnit, exchange: Exchange) -> None:
 @pytest.mark.claim("exit12", "E3")
 def test_crash_is_restarted(engine: EngineUnit) -> None:
     """Exit 1: the disk is full when the database is opened."""
-    # systemd makes the state directory, a link, at the first start; what was put in its place before would stay.
+    # systemd makes the state directory, in which the disk may be, at the first start.
     engine.try_start()
-    engine.configure({"app": {"db_path": "full/bot.db"}})
-    disk = f"{engine.machine.layout.state}/full"
+    disk = engine.machine.layout.disk
+    engine.configure({"app": {"db_path": f"{disk}/bot.db"}})
     with nemesis.small_disk(engine.machine, disk, "4k"), nemesis.full_disk(engine.machine, disk):
         engine.try_start()
         expect_restarts_with(engine, 1)

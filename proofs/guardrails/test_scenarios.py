@@ -249,11 +249,11 @@ def test_what_cannot_be_booked_is_rejected_logged_and_persisted(engine: EngineUn
 @pytest.mark.claim("D4", "L3")
 def test_full_disk_is_waited_for(engine: EngineUnit, exchange: Exchange) -> None:
     """The disk fills up while the engine runs, and has room again later: nothing that was received is lost."""
-    disk = f"{engine.machine.layout.state}/disk"
-    # systemd makes the state directory, a link, at the first start.
+    disk = engine.machine.layout.disk
+    # systemd makes the state directory, in which the disk may be, at the first start.
     engine.try_start()
     with nemesis.small_disk(engine.machine, disk, "1m"):
-        engine.connect(exchange, app={"db_path": "disk/bot.db"})
+        engine.connect(exchange, app={"db_path": f"{disk}/bot.db"})
         with nemesis.full_disk(engine.machine, disk):
             # Fewer than the persist channel holds: more would be an overload (B2).
             exchange.send_ticks(300)

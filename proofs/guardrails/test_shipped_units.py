@@ -165,7 +165,7 @@ def test_a_shutdown_ends_a_soak_in_seconds(shell: Shell, stage: Stage, exchange:
     try:
         exchange.feed(interval_secs=0.02)
         config = machine.path(machine.layout.config)
-        config.parent.mkdir()
+        config.parent.mkdir(exist_ok=True)
         config.write_text(toml(CONFIG))
         sources = f'[[source]]\nname = "here"\nurl = "{exchange.url}"\npriority = 1\n'
         config.with_name("ws_sources.toml").write_text(sources)

@@ -56,6 +56,7 @@ class Evidence:
         self.machine = engine.machine
 
     def __enter__(self) -> Self:
+        self.machine.run("rm", "-rf", REPORTS).expect(0)
         self.machine.run("mkdir", REPORTS).expect(0)
         self.machine.run(PYTHON, "-c", FLIGHT, REPORTS, json.dumps(self.planted)).expect(0)
         return self
