@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import nats
 import psycopg
@@ -28,7 +28,7 @@ from fleet.base import link, wire
 from fleet.base.service import Log, Meters, notify, pause
 from fleet.base.settings import CollectorSettings
 from fleet.collector import store
-from fleet.collector.intake import Arrived
+from fleet.collector.intake import Arrived, Break
 from fleet.collector.store import Store
 from harness.base.clock import Clock
 
@@ -40,6 +40,10 @@ FORGOTTEN_SECS = 60.0
 
 ACK_SECS = 60.0
 """A batch that is not stored after this is delivered again."""
+
+AGAIN_SECS = 3600.0
+"""So far back, and so often at most, the stream is read again where a message does not go on from the one before it. A
+stream that has lost its end, and got it again from the relays, has other messages where it was read already."""
 
 
 class Metrics:
@@ -72,6 +76,9 @@ class Collector:
         self._log = log
         self._metrics = Metrics(registry)
         self._metrics.caught_up.set(clock.wall())
+        self._again_from: datetime | None = None
+        """Whence the stream is read next, instead of from where the database says."""
+        self._again_at = -AGAIN_SECS
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until it is time to stop. Raises ConfigError, which no restart heals."""
@@ -128,14 +135,16 @@ class Collector:
             after = 0
         else:
             after = progress.sequence
-        await stream.add_consumer(
-            name,
-            ConsumerConfig(
-                name=consumer, deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=after + 1,
-                ack_policy=AckPolicy.ALL, ack_wait=ACK_SECS, max_ack_pending=4 * self._settings.batch_messages,
-                filter_subject=f"{wire.PREFIX}.>", num_replicas=1, mem_storage=True, inactive_threshold=FORGOTTEN_SECS,
-            ),
+        wanted = ConsumerConfig(
+            name=consumer, deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=after + 1,
+            ack_policy=AckPolicy.ALL, ack_wait=ACK_SECS, max_ack_pending=4 * self._settings.batch_messages,
+            filter_subject=f"{wire.PREFIX}.>", num_replicas=1, mem_storage=True, inactive_threshold=FORGOTTEN_SECS,
         )  # fmt: skip
+        if after and self._again_from is not None:
+            wanted.deliver_policy, wanted.opt_start_seq = DeliverPolicy.BY_START_TIME, None
+            wanted.opt_start_time = self._again_from
+        await stream.add_consumer(name, wanted)
+        self._again_from = None
         self._metrics.begun.inc()
         self._log.state("the stream", "")
         subscription = await stream.pull_subscribe_bind(consumer=consumer, stream=name)
@@ -172,7 +181,14 @@ class Collector:
                 # Something was delivered and did not arrive. To acknowledge what follows would acknowledge that too.
                 return
             delivered += len(messages)
-            batch = await database.store(name, [arrived(message) for message in messages])
+            now = self._clock.monotonic()
+            looked_back = now - self._again_at < AGAIN_SECS
+            batch = await database.store(name, [arrived(message) for message in messages], breaks=looked_back)
+            if batch.breaks and not looked_back:
+                self._again_at = now
+                self._again_from = messages[0].metadata.timestamp - timedelta(seconds=AGAIN_SECS)
+                self._log.say(f"{_lost(batch.breaks[0])}; read again from {self._again_from:%Y-%m-%d %H:%M:%S} UTC on")
+                return
             await messages[-1].ack()
             last = messages[-1].metadata
             for table, rows in batch.rows.items():
@@ -185,7 +201,7 @@ class Collector:
                 self._log.say(f"message {one.sequence} on {one.subject} is refused: {reason}")
             for gap in batch.breaks:
                 self._metrics.breaks.labels(gap.instance).inc()
-                self._log.say(f"before message {gap.sequence}, {gap.table} of {gap.instance}: something was lost")
+                self._log.say(_lost(gap))
             self._metrics.sequence.set(last.sequence.stream)
             self._metrics.pending.set(last.num_pending)
             if not last.num_pending:
@@ -213,6 +229,10 @@ class Collector:
         progress = await database.progress(name)
         delivered = about.delivered.stream_seq if about.delivered is not None else 0
         return progress is not None and delivered <= progress.sequence <= info.state.last_seq
+
+
+def _lost(gap: Break) -> str:
+    return f"before message {gap.sequence}, {gap.table} of {gap.instance}: something was lost"
 
 
 def arrived(message: Msg) -> Arrived:

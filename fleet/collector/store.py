@@ -112,12 +112,15 @@ class Store:
             await self._connection.execute("UPDATE places SET sequence = 0")
         self.stands = {key: Stand(one.place, 0, one.schema) for key, one in self.stands.items()}
 
-    async def store(self, stream: str, arrived: list[Arrived]) -> Batch:
+    async def store(self, stream: str, arrived: list[Arrived], *, breaks: bool = True) -> Batch:
         """Store messages and how far the stream is read with them, all of it or nothing. Returns what was stored.
 
-        A message that PostgreSQL does not take is refused alone. Raises psycopg.OperationalError.
+        breaks: whether a message is stored that does not go on from the one before; if not, nothing is. A message that
+        PostgreSQL does not take is refused alone. Raises psycopg.OperationalError.
         """
         batch = batch_of(arrived, self.stands)
+        if batch.breaks and not breaks:
+            return batch
         try:
             await self._store(stream, batch)
         except (psycopg.DataError, psycopg.IntegrityError) as error:

@@ -96,6 +96,11 @@ class Metrics:
         self.messages = made.counter("messages", "Messages that the stream has taken.", ["table"])
         self.odd = made.counter("odd_rows", "Rows with values that the engine never writes.", ["table"])
         self.asked = made.counter("asked", "How often the stream was asked how far it has come.", ["table"])
+        self.forgotten = made.counter(
+            "forgotten",
+            "How often the stream had lost what it had taken; that is published again.",
+            ["table"],
+        )
         self.backlog = made.gauge("backlog_rows", "Rows, about, that the stream has not taken yet.", ["table"])
         self.lag = made.gauge("lag_seconds", "Age of the oldest row that the stream has not taken yet.", ["table"])
         self.caught_up = made.gauge(
@@ -263,14 +268,23 @@ class Relay:
         except NotFoundError:
             if slot.known is not None:
                 self._log.say(f"the stream holds nothing of {subject} any more: all of it is published again")
+                self._metrics.forgotten.labels(slot.table.name).inc()
             slot.known, slot.sequence, slot.stale = None, 0, False
             return
         try:
             message = wire.decode(last.data or b"", subject)
         except ValueError as error:
             raise LedgerChanged(f"{subject}: the stream's last message is none of a relay's: {error}") from error
+        sequence = last.seq or 0
+        if sequence < slot.sequence:
+            # A server that had not caught up has become the leader.
+            self._log.say(
+                f"the stream has lost what it had taken of {subject}: its last message is {sequence}, and was"
+                f" {slot.sequence}; what came after it is published again"
+            )
+            self._metrics.forgotten.labels(slot.table.name).inc()
         slot.known = Known(message.end, message.last, message.schema)
-        slot.sequence = last.seq or 0
+        slot.sequence = sequence
         slot.at = last.time.timestamp() if last.time is not None else self._clock.wall()
         slot.stale = False
 

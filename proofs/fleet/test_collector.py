@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -382,7 +383,7 @@ def test_a_delivery_that_did_not_arrive_is_not_acknowledged_by_the_next(given_se
             return [next(self.arrive)]
 
     class Database:
-        async def store(self, stream: str, found: list[Arrived]) -> Batch:
+        async def store(self, stream: str, found: list[Arrived], *, breaks: bool) -> Batch:
             stored.extend(one.sequence for one in found)
             return Batch()
 
@@ -398,6 +399,68 @@ def test_a_delivery_that_did_not_arrive_is_not_acknowledged_by_the_next(given_se
 # --- the command ---------------------------------------------------------------------------------------------
 
 
+def published(server: NatsServer, *rows: list[int], anew: bool = False) -> None:
+    """A message of each list of ticks, by their numbers."""
+
+    async def run() -> None:
+        client = await nats.connect(server.url)
+        stream = client.jetstream()
+        if anew:
+            await stream.delete_stream(STREAM)
+        await stream.add_stream(name=STREAM, subjects=["hybrid.>"], max_bytes=1 << 26, discard="new")
+        for numbers in rows:
+            start = {"id": numbers[0] - 1} if numbers[0] > 1 else None
+            one = message(0, TICKS, start, *map(tick, numbers))
+            await stream.publish(one.subject, one.data)
+        await client.close()
+
+    asyncio.run(run())
+
+
+def stored_ticks(found: CollectorSettings) -> list[int]:
+    try:
+        return [row[0] for row in query(found, "SELECT id FROM ticks ORDER BY id")]
+    except psycopg.Error:
+        return []
+
+
+def program(server: NatsServer, found: CollectorSettings, directory: Path) -> Program:
+    return Program(
+        directory, "collector",
+        {"conninfo": found.conninfo, "password_file": str(found.password_file), "metrics_port": 0,
+         "nats": {"servers": [server.url]}},
+    )  # fmt: skip
+
+
+@pytest.mark.claim("F3")
+def test_what_a_stream_lost_and_got_again_elsewhere_is_found(
+    nats_server: NatsServer, given_settings: CollectorSettings, tmp_path: Path
+) -> None:
+    """A server that has not caught up has become the leader, and relays have published again what it lacked: rows are
+    where others were read already."""
+    collector = program(nats_server, given_settings, tmp_path)
+    published(nats_server, [1], [2])
+    try:
+        with nats_server.put_back():
+            published(nats_server, [3], [4])
+            collector.start()
+            wait(lambda: stored_ticks(given_settings) == [1, 2, 3, 4], f"four ticks: {collector.said}")
+            assert collector.end(signal.SIGTERM) == 0
+        published(nats_server, [3, 4, 5], [6], [7], [8])
+        collector.start()
+        wait(lambda: stored_ticks(given_settings) == [*range(1, 9)], f"what stands elsewhere now: {collector.said}")
+        assert "before message 5, ticks of one: something was lost; read again from 20" in collector.said
+        # What is lost for good is stored as that, and the stream is not read again and again.
+        published(nats_server, [11], [15])
+        wait(lambda: stored_ticks(given_settings)[-1] == 15, f"what came after: {collector.said}")
+        assert [row[0]["id"] for row in query(given_settings, "SELECT expected FROM breaks ORDER BY sequence")][
+            -2:
+        ] == [8, 11]
+        assert collector.said.count("read again from") == 1
+    finally:
+        collector.end()
+
+
 @pytest.mark.slow
 @pytest.mark.claim("F3")
 def test_the_command_reads_on_after_a_stream_and_a_database_were_put_back(
@@ -405,32 +468,8 @@ def test_the_command_reads_on_after_a_stream_and_a_database_were_put_back(
 ) -> None:
     """A database that knows less than the consumer had acknowledged, and a stream that was made anew."""
 
-    def publish(*rows: list[int], anew: bool = False) -> None:
-        async def run() -> None:
-            client = await nats.connect(nats_server.url)
-            stream = client.jetstream()
-            if anew:
-                await stream.delete_stream(STREAM)
-            await stream.add_stream(name=STREAM, subjects=["hybrid.>"], max_bytes=1 << 26, discard="new")
-            for numbers in rows:
-                start = {"id": numbers[0] - 1} if numbers[0] > 1 else None
-                one = message(0, TICKS, start, *map(tick, numbers))
-                await stream.publish(one.subject, one.data)
-            await client.close()
-
-        asyncio.run(run())
-
-    def stored() -> list[int]:
-        try:
-            return [row[0] for row in query(given_settings, "SELECT id FROM ticks ORDER BY id")]
-        except psycopg.Error:
-            return []
-
-    collector = Program(
-        tmp_path, "collector",
-        {"conninfo": given_settings.conninfo, "password_file": str(given_settings.password_file), "metrics_port": 0,
-         "nats": {"servers": [nats_server.url]}},
-    )  # fmt: skip
+    collector = program(nats_server, given_settings, tmp_path)
+    publish, stored = partial(published, nats_server), partial(stored_ticks, given_settings)
     publish([1, 2], [3], [4])
     collector.start()
     try:

@@ -382,6 +382,32 @@ def test_a_stream_that_lost_everything_gets_everything(nats_server: NatsServer, 
     expect_once(nats_server, ledger)
 
 
+@pytest.mark.claim("F1", "F2")
+def test_a_stream_that_lost_what_it_had_taken_gets_it_again_and_that_is_told(
+    nats_server: NatsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when a server that has not caught up becomes the leader."""
+
+    async def work(stream: JetStreamContext) -> None:
+        await make_stream(stream, "HYBRID", Stream(1, 24.0, 1 << 28))
+        for slot in relay._slots.values():
+            slot.stale = True
+        found.grow(30)
+        await drain(relay, stream)
+
+    with growing(tmp_path / "bot.db", seed=9) as found:
+        relay = Metered(settings(nats_server, found.path))
+        over(nats_server, work)
+        with nats_server.put_back():
+            over(nats_server, work)
+            last = relay._slots["ticks"].sequence
+            assert relay.value("forgotten_total", table="ticks") == 0
+        over(nats_server, work)
+    assert relay.value("forgotten_total", table="ticks") == 1
+    assert f"and was {last}; what came after it is published again" in capsys.readouterr().err
+    expect_once(nats_server, found.path)
+
+
 @pytest.mark.slow
 @pytest.mark.claim("F1")
 def test_what_is_too_long_for_a_message_is_in_several(nats_server: NatsServer, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from harness.machines.stage import Stage
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKOUT = "/srv/checkout"
+CHECKOUT = "/srv/lender"
 COPIED = ("config", "distributions", "docs", "engine", "fleet", "harness", "proofs", "requirements", "systemd")
 RUN_SECS = 300.0
 

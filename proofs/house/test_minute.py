@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ONLY_SLOW = {
     "O5": "an operator's day, as docs/operating.md has it, typed into a machine of its own",
     "F11": "from one host to four, as docs/fleet.md has it, typed into four machines",
+    "V19": "proofs within a machine whose systemd they borrow",
 }
 
 
