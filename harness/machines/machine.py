@@ -72,6 +72,7 @@ class Layout:
     """The unit's working directory; the default `db_path` is relative to it."""
     disk: str = "/var/lib/hybrid-engine/disk"
     """Where a disk of its own may be mounted for the unit."""
+    prefix: str = PREFIX
 
     @property
     def database(self) -> str:
@@ -418,6 +419,7 @@ class UserMachine(_BorrowedManager):
             sources=f"{self._work}/etc/ws_sources.toml",
             state=f"{self._work}/state",
             disk=f"{self._work}/state/disk",
+            prefix=str(stage.prefix),
         )
         # A user manager cannot give a service another user, another root or fewer capabilities than it has.
         self.base_drop_in = f"""\

@@ -230,6 +230,15 @@ class Unit:
                 f"{self.name} was restarted {count} times within {waited:.2g} s", "Restart", "RestartSec", waited=True
             )
 
+    def wait_end(self) -> None:
+        """Wait until the unit does not run any more, however that came. A user's manager does not log a clean end."""
+        with awaiting(f"the end of {self.name}"):
+            ended = poll(
+                lambda: True if self.show().active in ("inactive", "failed") else None, OsClock(), self.deadline_secs
+            )
+        if not ended:
+            raise self.refuted(f"{self.name} still runs after {self.deadline_secs:g} s")
+
     def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
         """Wait for a journal entry of the unit since the mark. Refuted when none has come in time, and at once when the
         unit is down for good before."""

@@ -13,8 +13,9 @@ from contextlib import ExitStack
 import pytest
 
 from harness.base.clock import OsClock
+from harness.machines.stage import PREFIX
 from harness.proving.sabotage import Patch
-from proofs.fixtures.engine_unit import PREFIX, EngineUnit
+from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.live_unit import BUNDLE, ENVIRONMENT_FILE, LiveUnit, live
 from proofs.fixtures.true_bundle import Signer, at, flipped, verdict
 

@@ -75,17 +75,17 @@ def test_judges_of_the_unit_say_no(engine: EngineUnit, exchange: Exchange, monke
     engine.wait_restarts(1)
     engine.deadline_secs = SOON_SECS
     says_no(lambda: engine.wait_restarts(2), "was restarted 1 times within 0.2 s")
+    says_no(engine.wait_end, "still runs after 0.2 s")
     engine.machine.systemctl("start", METRONOME)
     seen = engine.metronome.beats(2, watched=engine)
     assert len(seen) >= 2
 
 
-def test_judges_of_the_controller_say_no(engine: EngineUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judges_of_the_controller_say_no(soak: SoakRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """To a decision that was not made, to one that is another, and to a controller that does not look or end."""
     monkeypatch.setattr(soak_run, "DEADLINE_SECS", SOON_SECS)
+    engine = soak.engine
     engine.deadline_secs = SOON_SECS
-    soak = SoakRun(engine)
-    soak.prepare()
     says_no(lambda: soak.wait("STALL"), "no STALL decision within 0.2 s")
     decision = {"timestamp": "t", "state": "NORMAL", "action": "STALL", "reason": "r"}
     engine.machine.path(f"{WORK}/soak_decisions.jsonl").write_text(json.dumps(decision) + "\n")

@@ -25,13 +25,12 @@ from harness.evidence.recorder import Recorder
 from harness.evidence.shell import CommandResult, Shell
 from harness.faults.exchange import Exchange
 from harness.machines.machine import PrivateMachine, why_not_private
-from harness.machines.stage import SOURCES, UNITS, Stage
+from harness.machines.stage import PREFIX, SOURCES, UNITS, Stage
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = "/srv/hybrid-engine"
-PREFIX = "/opt/hybrid-engine"
 FROM = "FROM=.cache/stage/opt/hybrid-engine"
 ENGINE, SOAK, DASHBOARD, ALPHA = (f"hybrid-{name}.service" for name in ("engine", "soak", "dashboard", "engine@alpha"))
 DATABASE = "/var/lib/hybrid-engine/data/bot.db"

@@ -11,7 +11,8 @@ import pytest
 
 from harness.base.errors import HarnessError, Refuted, Unavailable
 from harness.machines.machine import Machine
-from proofs.fixtures.engine_unit import PREFIX, EngineUnit, exchange_for
+from harness.machines.stage import PREFIX
+from proofs.fixtures.engine_unit import EngineUnit, exchange_for
 
 PROBE_PATH = "/run/proof-probe.py"
 

@@ -43,7 +43,7 @@ def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     """Ctrl-C: a clean end by itself, so systemd does not restart it."""
     run_and_feed(engine, exchange)
     engine.kill("INT")
-    engine.wait("the end of the unit", lambda e: e.message.endswith("Deactivated successfully."))
+    engine.wait_end()
     expect_clean_end(engine)
     engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
 
@@ -54,7 +54,7 @@ def test_hangup_and_quit_in_full_flow(engine: EngineUnit, exchange: Exchange, si
     """The terminal that started it is closed, or somebody presses Ctrl-\\."""
     run_and_feed(engine, exchange)
     engine.kill(signal)
-    engine.wait("the end of the unit", lambda e: e.message.endswith("Deactivated successfully."))
+    engine.wait_end()
     expect_clean_end(engine)
     engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
 
