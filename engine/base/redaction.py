@@ -45,8 +45,7 @@ _LEARNT_CUT_CHARS_MAX: Final = 80
 # What any of the expressions below needs: most text has none of it.
 _SUSPICIOUS: Final = re.compile(r"[:=@%/]|bearer\s", re.IGNORECASE)
 
-# The others are text, which `re` compiles when it is first needed, and keeps: most starts need none of them, and to
-# compile them takes longer than to read a configuration.
+# The others are text, which `re` compiles when it is first needed, and keeps: most starts need none of them.
 _TELLING: Final = (
     r"secret|token|pas+(?:w|phrase)|pwd|api[_-]?key|private|credential|auth(?!or(?!iz))|bearer|listen[_-]?key"
 )
@@ -75,6 +74,8 @@ _NAMED: Final = (
     r"(\[redacted\]|(?:bearer|basic)\s+\S+|\"[^\"]*\"|'[^']*'|[^\s,;&\"')\]}]+)"
 )
 _BEARER: Final = r"(?i)(\bbearer\s+[\"']?)(?:\[redacted\]|[^\s'\"]+)"
+_STEMS: Final = ("auth", "bearer", "credential", "key", "pas", "private", "pw", "secret", "token")
+"""One of these, in any case, is in whatever `_TELLING_DIRECTORY`, `_NAMED` and `_BEARER` find."""
 
 _TELLING_PARAMETERS: Final = frozenset({"pw", "key", "keys", "sig", "sign", "signature"})
 
@@ -152,6 +153,8 @@ def redact(text: str) -> str:
         text = _Learnt.pattern.sub(MARK, text)
     if not _SUSPICIOUS.search(text):
         return text
+    if not _may_have_url(text):
+        return _redact_words(text)
     shown, end = [], 0
     for found in re.finditer(_URL, text):
         shown += [_redact_words(text[end : found.start()]), _redact_found(found)]
@@ -163,7 +166,7 @@ def redact_value(value: str) -> str:
     """`value`, which is one URL, name or path and nothing else, without the secrets in it."""
     if _Learnt.pattern is not None:
         value = _Learnt.pattern.sub(MARK, value)
-    found = re.search(_URL, value[:_CHARS_MAX])
+    found = re.search(_URL, value[:_CHARS_MAX]) if _may_have_url(value) else None
     if found is None:
         return redact(value)
     # Blanks and quotes in it belong to it.
@@ -194,8 +197,20 @@ def _redact_url(scheme: str, rest: str) -> str:
     return f"{scheme}://{MARK if user else ''}{at}{host}{path}{query}"
 
 
+def _may_have_url(text: str) -> bool:
+    return "://" in text or "%" in text
+
+
 def _redact_words(text: str) -> str:
-    text = re.sub(_QUERY, f"?{MARK}", text)
-    text = re.sub(_USER_AND_PASSWORD, f"{MARK}@", text)
+    # An expression is asked only of text that has what it needs: the first lines of a start have paths in them, and no
+    # more, and to compile all of these takes longer than to read a configuration.
+    if "?" in text:
+        text = re.sub(_QUERY, f"?{MARK}", text)
+    if "@" in text or "%40" in text:
+        text = re.sub(_USER_AND_PASSWORD, f"{MARK}@", text)
+    lower = text.lower()
+    # To an expression that ignores case, some letters beyond ASCII are ones of ASCII, such as the long s.
+    if text.isascii() and not any(stem in lower for stem in _STEMS):
+        return text
     text = re.sub(_TELLING_DIRECTORY, rf"\g<1>{MARK}", text)
     return re.sub(_BEARER, rf"\g<1>{MARK}", re.sub(_NAMED, rf"\g<1>{MARK}", text))

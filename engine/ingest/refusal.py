@@ -22,12 +22,11 @@ HEAD_BYTES_MAX: Final = 16 * 1024
 _READ_CHARS: Final = 1000
 """How much of one header is read: longer than any that means something."""
 
-_STATUS: Final = re.compile(rb"HTTP/[0-9.]+ ([0-9]{3})(?![0-9])")
-_RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after[ \t]*:[ \t]*(.*?)[ \t\r]*$")
-
-_CONNECTION: Final = re.compile(rb"(?im)^connection[ \t]*:(.*)$")
-
-_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
+# Text, which `re` compiles when it is first needed: most runs are refused nowhere.
+_STATUS: Final = rb"HTTP/[0-9.]+ ([0-9]{3})(?![0-9])"
+_RETRY_AFTER: Final = rb"(?im)^retry-after[ \t]*:[ \t]*(.*?)[ \t\r]*$"
+_CONNECTION: Final = rb"(?im)^connection[ \t]*:(.*)$"
+_NUMBER: Final = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
 
 # Numbers from here on are plainly no wait but a time since 1970: as a wait they would last 32 years and more.
 _EPOCH_SECS: Final = 1e9
@@ -37,10 +36,12 @@ _EPOCH_MS: Final = 1e12
 def read_head(head: bytes) -> tuple[int | None, list[str]]:
     """The status and the Retry-After headers in the head of an HTTP answer, or in as much of it as came. None when it
     is not HTTP."""
-    status = _STATUS.match(head)
+    status = re.match(_STATUS, head)
     if status is None:
         return None, []
-    return int(status[1]), [value.decode("latin-1") for value in _RETRY_AFTER.findall(head.partition(b"\r\n\r\n")[0])]
+    return int(status[1]), [
+        value.decode("latin-1") for value in re.findall(_RETRY_AFTER, head.partition(b"\r\n\r\n")[0])
+    ]
 
 
 def is_interim(status: int | None) -> bool:
@@ -53,7 +54,7 @@ def may_upgrade(head: bytes) -> bool:
     these forms refused it: one that is interim, or whose Connection lists more than the upgrade (RFC 9110 section
     7.6.1)."""
     status, _ = read_head(head)
-    options = b",".join(_CONNECTION.findall(head.partition(b"\r\n\r\n")[0])).lower().split(b",")
+    options = b",".join(re.findall(_CONNECTION, head.partition(b"\r\n\r\n")[0])).lower().split(b",")
     return is_interim(status) or (status == 101 and len(options) > 1 and b"upgrade" in map(bytes.strip, options))
 
 
@@ -81,7 +82,7 @@ def _wait(text: str, now: datetime) -> float | None:
     from email.utils import parsedate_to_datetime
 
     try:
-        if _NUMBER.fullmatch(text):
+        if re.fullmatch(_NUMBER, text):
             number = float(text)
             if number < _EPOCH_SECS:
                 return number

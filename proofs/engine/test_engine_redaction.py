@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import logging
+import re
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +17,9 @@ from hypothesis import strategies as st
 
 import engine
 from engine import command
-from engine.base import logs
+from engine.base import logs, redaction
 from engine.base.exits import ConfigError
-from engine.base.redaction import forget, learn, redact, redact_value
+from engine.base.redaction import MARK, forget, learn, redact, redact_value
 from engine.config.settings import effective, load
 from engine.signals import Signals
 from proofs.engine.test_engine_cli import call
@@ -310,3 +312,31 @@ def test_C8_neither_an_error_nor_the_effective_configuration_shows_it(
     except ConfigError as error:
         shown = str(error) + json.dumps(error.details, default=str)
     assert SECRET not in shown
+
+
+_WORDS = [
+    *("secret", "tokens", "pasw", "passphrase", "pwd", "pw", "api_key", "API-Keys", "private", "credential", "auth"),
+    # In letters beyond ASCII that are the same as ours where case is ignored.
+    *("authorize", "Bearer ", "listenKey", "key", "\u017fecret", "to\u212aen", "pr\u0131vate", "cred\u0130ential"),
+    *("symbol", "user", ""),
+]
+_BEFORE = ["", "/", "x/", "?", "x?a=", "user:", "user%3a", "://", "HTTP%3A%2F%2F", "a "]
+_BEHIND = ["", "=x", ": x", '": "x"', "%3dx", "%3Dx", "/x", "/x.db", " x", "x", "@host", "%40host"]
+
+
+@pytest.mark.claim("C8")
+@pytest.mark.parametrize("word", _WORDS)
+def test_C8_an_expression_that_is_not_asked_would_find_nothing(word: str) -> None:
+    """What decides whether a text is looked at closely lets nothing pass that would be taken out."""
+    for before, behind in itertools.product(_BEFORE, _BEHIND):
+        text = expected = before + word + behind
+        for expression, instead in (
+            (redaction._QUERY, f"?{MARK}"),
+            (redaction._USER_AND_PASSWORD, f"{MARK}@"),
+            (redaction._TELLING_DIRECTORY, rf"\g<1>{MARK}"),
+            (redaction._NAMED, rf"\g<1>{MARK}"),
+            (redaction._BEARER, rf"\g<1>{MARK}"),
+        ):
+            expected = re.sub(expression, instead, expected)
+        assert redaction._redact_words(text) == expected
+        assert redaction._may_have_url(text) or re.search(redaction._URL, text) is None

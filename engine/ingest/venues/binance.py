@@ -66,11 +66,11 @@ from engine.ingest.venues.port import (
 _NAME: Final = "binance"
 
 # Markets may be called in any script: Binance has some since 2025 ("UTF-8 Encoding" in its changelog of December 2025).
-_TRADE_STREAM: Final = re.compile(rf"([\w.\-]+)@({TRADE}|{AGGREGATED})")
+_TRADE_STREAM: Final = rf"([\w.\-]+)@({TRADE}|{AGGREGATED})"
 _ROUTED: Final = "fstream.binance.com"
-_FUTURES_HOST: Final = re.compile(r"[a-z-]*[fd]stream[a-z-]*\.binance\.com|(.+\.)?binancefuture\.com")
-_SPOT_MARKET: Final = re.compile(r"[^\W_A-Z]+")
-_FUTURES_MARKET: Final = re.compile(r"[^\W_A-Z]+(_(perp|[0-9]{6}))?")
+_FUTURES_HOST: Final = r"[a-z-]*[fd]stream[a-z-]*\.binance\.com|(.+\.)?binancefuture\.com"
+_SPOT_MARKET: Final = r"[^\W_A-Z]+"
+_FUTURES_MARKET: Final = r"[^\W_A-Z]+(_(perp|[0-9]{6}))?"
 
 # Other executions than these are no market trades: insurance fund, automatic deleveraging, NA (N12).
 _Execution: TypeAlias = Literal["MARKET"] | None
@@ -320,7 +320,7 @@ def _binance(host: str, path: str, query: str) -> Subscription:
 def _binance_stream(host: str, route: str, before: str, name: str) -> tuple[str | None, str | None]:
     """Why a stream brings no trades, or None; and what is doubtful of one that may. `route`: what stands before /ws;
     `before`: the stream that is asked for before it."""
-    match = _TRADE_STREAM.fullmatch(name)
+    match = re.fullmatch(_TRADE_STREAM, name)
     if match is None:
         is_near = re.search(r"@(trade|aggtrade)\b", name, re.IGNORECASE)
         return f"{name!r} is not spelled as the venue does" if is_near else f"{name!r} carries no trades", None
@@ -328,14 +328,14 @@ def _binance_stream(host: str, route: str, before: str, name: str) -> tuple[str 
     # European options write their symbols in upper case, and what an unknown host does nobody knows.
     if not host or host.startswith("nbstream."):
         return None, None
-    is_futures = _FUTURES_HOST.fullmatch(host) is not None
+    is_futures = re.fullmatch(_FUTURES_HOST, host) is not None
     meant = lower(plain(market))
     if is_futures and (contract := re.search(r"[-_.]?(perp|[0-9]{6})$", lower(market))):
         meant = f"{lower(plain(market[: contract.start()]))}_{contract[1]}"
     # A "/" within a market's name parts it in two streams, the first of no kind. A user's key is longer.
     if re.fullmatch(r"[^\W_]{1,20}", before):
         return f"'{before}/{name}' must be written without the slash: '{lower(before)}{meant}@{kind}'", None
-    if not (_FUTURES_MARKET if is_futures else _SPOT_MARKET).fullmatch(market):
+    if not re.fullmatch(_FUTURES_MARKET if is_futures else _SPOT_MARKET, market):
         how = "in lower case" if lower(market) == meant else "without separators, in lower case"
         return f"{name!r} must be written {how}: '{meant}@{kind}'", None
     if host == _ROUTED and route != "market" and (kind == AGGREGATED or route == "private"):

@@ -39,13 +39,10 @@ TRADE: Final = "trade"
 AGGREGATED: Final = "aggTrade"
 """What Binance calls its two kinds of trades, in messages and in the names of streams."""
 
-_PAIR: Final = re.compile(
-    r"[^\W_a-z]+[/_-][^\W_a-z]+.*|[^\W_a-z]{2,}(USD|USDT|USDC|FDUSD|GUSD|EUR|GBP|TRY|BTC|ETH|BNB)"
-)
-_CONTRACT: Final = re.compile(r"(:.*|[-_/ ]?PERP|[-_ ][0-9]{6})$")
-
-
-_NUMBERING: Final = re.compile(r" \(numbering \d+\)$")
+# Text, which `re` compiles when it is first needed: what a run does not ask, it need not wait for.
+_PAIR: Final = r"[^\W_a-z]+[/_-][^\W_a-z]+.*|[^\W_a-z]{2,}(USD|USDT|USDC|FDUSD|GUSD|EUR|GBP|TRY|BTC|ETH|BNB)"
+_CONTRACT: Final = r"(:.*|[-_/ ]?PERP|[-_ ][0-9]{6})$"
+_NUMBERING: Final = r" \(numbering \d+\)$"
 
 MOCK: Final = "mock"
 """The venue of MOCK_WS, whose messages bring their own symbols."""
@@ -84,7 +81,7 @@ def plain(name: str) -> str:
 def misnomer(market: str, name: str) -> str | None:
     """What is doubtful of calling `market` by `name`: that it is another pair's. A name that is no pair is an alias,
     and so is one in another script."""
-    if market.isascii() != name.isascii() or not _PAIR.fullmatch(upper(name)):
+    if market.isascii() != name.isascii() or not re.fullmatch(_PAIR, upper(name)):
         return None
     is_other = plain(market) != plain(name) and _pair(market) != _pair(name)
     return f"{upper(market)} is called {name}, the name of another market" if is_other else None
@@ -92,7 +89,7 @@ def misnomer(market: str, name: str) -> str | None:
 
 def _pair(name: str) -> str:
     """What a market trades: of a future, "BTC/USDT:USDT", "BTC/USDT-PERP" or "BTCUSDT_260925", its underlying."""
-    return plain(_CONTRACT.sub("", upper(name)))
+    return plain(re.sub(_CONTRACT, "", upper(name)))
 
 
 def asked(found: Subscription, table: Mapping[str, str] | None, symbol: str) -> dict[str, str] | None:
@@ -191,7 +188,7 @@ class Streams:
                 wanted = name = f"{source} {key}".rstrip()
                 number = 2
                 # Whatever a peer calls a symbol, it is not the numbering of another one (events.numbering_label).
-                while name in self._taken or _NUMBERING.search(name):
+                while name in self._taken or re.search(_NUMBERING, name):
                     name, number = f"{wanted} ({number})", number + 1
             name = self._claim(name, source, key)
         self._used.add(name)
