@@ -37,7 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--take-pictures", action="store_true", help="take the pictures in docs/pictures anew")
 
 
-MACHINES = {"machine", "stage", "proof_machine", "proof_stage"}
+NEEDS = {
+    "machine": {"machine", "stage", "proof_machine", "proof_stage"},
+    "programs": {"browser", "nats_server", "postgres"},
+}
+"""Mark -> the fixtures by which a test needs that. A test that needs it otherwise bears the mark itself."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,12 +51,14 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, lambda *_: None)
     config.addinivalue_line("markers", "machine: drives a machine, or looks at what is installed in one")
+    config.addinivalue_line("markers", "programs: needs a browser or servers of other people")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """So that `-m 'not machine'` selects what needs an interpreter and nothing else."""
-    if MACHINES & set(getattr(item, "fixturenames", ())):
-        item.add_marker("machine")
+    """So that `-m 'not machine and not programs'` selects what needs an interpreter and nothing else."""
+    for mark, fixtures in NEEDS.items():
+        if fixtures & set(getattr(item, "fixturenames", ())):
+            item.add_marker(mark)
 
 
 @pytest.hookimpl(trylast=True)
