@@ -156,7 +156,7 @@ fleet-sim: $(READY) machine-tools fleet-tools  ## A fleet on four hosts of this 
 	$(BIN)/python -m proofs.simulation $(ARGS)
 
 VERSION ?= 13
-debian: $(READY)  ## Both commands of the README on Debian VERSION=13 or 12, made in .cache (as root; ARGS='make canary')
+debian: $(READY)  ## Both commands of the README on Debian VERSION=12, 13 or 14, made in .cache (as root; ARGS='make canary')
 	@command -v debootstrap >/dev/null || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && $(SUDO) apt-get install -y $(APT_QUIET) debootstrap; }
 	env -u ARGS -u MAKEFLAGS -u MAKELEVEL $(BIN)/python -m harness debian --release $(VERSION) $(or $(ARGS),sh -c 'make proofs && make test')
@@ -177,8 +177,8 @@ buglog: $(READY)  ## Render the last run's flight record and verdicts to reports
 
 ##@ Work on it
 
-pure: $(READY)  ## What needs an interpreter and no machine (PYTHON=python3.13 VENV=.cache/3.13)
-	$(BIN)/pytest proofs $(PARALLEL) -m 'not machine and not sabotage' $(ARGS)
+pure: $(READY)  ## What needs an interpreter, no machine and no other programs (PYTHON=python3.13 VENV=.cache/3.13)
+	$(BIN)/pytest proofs $(PARALLEL) -m 'not machine and not programs and not sabotage' $(ARGS)
 
 # Beside the environment, as what builds wheels.
 coverage: $(READY)  ## Which lines the tests run that need no machine; fails below the floor in pyproject.toml

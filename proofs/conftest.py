@@ -37,7 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--take-pictures", action="store_true", help="take the pictures in docs/pictures anew")
 
 
-MACHINES = {"machine", "stage", "proof_machine", "proof_stage"}
+NEEDS = {
+    "machine": {"machine", "stage", "proof_machine", "proof_stage"},
+    "programs": {"browser", "nats_server", "postgres"},
+}
+"""Mark -> the fixtures by which a test needs that. A test that needs it otherwise bears the mark itself."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,12 +54,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "slow: `make proofs` leaves it out for its seconds; WHOLE=1 and `make test` do not"
     )
+    config.addinivalue_line("markers", "programs: needs a browser or servers of other people")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """So that `-m 'not machine'` selects what needs an interpreter and nothing else."""
-    if MACHINES & set(getattr(item, "fixturenames", ())):
-        item.add_marker("machine")
+    """So that `-m 'not machine and not programs'` selects what needs an interpreter and nothing else."""
+    for mark, fixtures in NEEDS.items():
+        if fixtures & set(getattr(item, "fixturenames", ())):
+            item.add_marker(mark)
 
 
 @pytest.hookimpl(trylast=True)

@@ -73,10 +73,11 @@ class Recorder(WebSocketFeed):
 
     def flush(self) -> None:
         """What was recorded is on its way to the disk."""
-        try:
-            self._tape.flush()
-        except Crash as failure:
-            self._fail(failure)
+        if self._failure is None:
+            try:
+                self._tape.flush()
+            except Crash as failure:
+                self._fail(failure)
 
     def record(self, event: Event) -> None:
         """Never raises: it is called where the transport hands over what it read."""

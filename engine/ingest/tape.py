@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import gzip
-import io
 import os
 import re
 import stat
@@ -21,6 +19,7 @@ from engine.base.exits import ConfigError, Crash
 from engine.ingest.recording import LINE_BYTES_MAX, Event, Header, begins, line_of, read_event, read_header
 
 _GZIP: Final = b"\x1f\x8b"
+_GZIP_WBITS: Final = 16 + zlib.MAX_WBITS
 _READ_BYTES: Final = 64 * 1024
 _UNPACKED_BYTES_MAX: Final = 1024 * 1024
 _SALVAGE_BYTES: Final = 16
@@ -50,10 +49,11 @@ class Tape:
         self._files = files
         self._name = re.sub(r"[^A-Za-z0-9._]+", "_", header.source)[:64]
         self._ours = re.compile(re.escape(self._name) + r"-[0-9]{8}T[0-9]{9}Z-[0-9]{6}\.jsonl\.gz")
-        # Compressed, of the parts that are complete.
+        # Compressed, of all parts and of the present one.
         self._bytes = 0
+        self._part_bytes = 0
         self._raw: IO[bytes]
-        self._packed: gzip.GzipFile
+        self._pack: zlib._Compress
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(directory / f".{self._name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -78,10 +78,10 @@ class Tape:
         return self._directory / f"{self._name}-{self._header.run}-{self.parts:06}.jsonl.gz"
 
     def write(self, event: Event) -> None:
-        """Raises Crash when the disk does not take it."""
+        """Raises Crash when the disk does not take it; then `close` is all that is left to do."""
         try:
-            self._packed.write(line_of(event))
-            if self._raw.tell() >= self._file_bytes:
+            self._put(self._pack.compress(line_of(event)))
+            if self._part_bytes >= self._file_bytes:
                 self._end()
                 self._begin()
         except OSError as error:
@@ -90,15 +90,15 @@ class Tape:
     def flush(self) -> None:
         """What was written can be read by others, and is there if this process is killed. Raises Crash."""
         try:
-            self._packed.flush()
-            self._raw.flush()
+            self._flush()
         except OSError as error:
             raise self._lost(error) from None
 
     def close(self) -> None:
-        """End the recording well. Raises Crash when the disk does not take the rest."""
+        """End the recording well, unless it was lost. Raises Crash when the disk does not take the rest."""
         try:
-            self._end()
+            if not self._raw.closed:
+                self._end()
         except OSError as error:
             raise self._lost(error) from None
         finally:
@@ -106,32 +106,44 @@ class Tape:
 
     def size(self) -> int:
         """Bytes of all parts so far, as compressed."""
-        return self._bytes + (0 if self._raw.closed else self._raw.tell())
+        return self._bytes
 
     def _lost(self, error: OSError) -> Crash:
-        # What is not written yet would be tried once more when the object goes, and Python would tell the error.
-        self._packed.fileobj = io.BytesIO()
+        # What is not written yet is tried once more here; else when the object goes, and Python would tell the error.
+        with suppress(OSError):
+            self._raw.close()
         return Crash(f"{self.path}: cannot be written: {error.strerror}", path=str(self.path))
 
     def _begin(self) -> None:
         self.parts += 1
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._raw = os.fdopen(os.open(self.path, flags, 0o666), "wb")
+        self._part_bytes = 0
+        # Not by gzip.GzipFile, which keeps back 32 KiB in Python 3.12 and 512 in 3.14: a part would end as much later.
         # Without a name and a time in it: the same frames are the same file.
-        self._packed = gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=6, mtime=0)
-        self._packed.write(line_of(msgspec.structs.replace(self._header, part=self.parts)))
-        self._packed.flush()
-        self._raw.flush()
+        self._pack = zlib.compressobj(6, wbits=_GZIP_WBITS)
+        self._put(self._pack.compress(line_of(msgspec.structs.replace(self._header, part=self.parts))))
+        self._flush()
         for old in sorted(name for name in os.listdir(self._directory) if self._ours.fullmatch(name))[: -self._files]:
             with suppress(FileNotFoundError):
                 os.unlink(self._directory / old)
 
     def _end(self) -> None:
         with self._raw:
-            self._packed.close()
+            self._put(self._pack.flush())
             self._raw.flush()
             os.fsync(self._raw.fileno())
-            self._bytes += self._raw.tell()
+
+    def _flush(self) -> None:
+        self._put(self._pack.flush(zlib.Z_SYNC_FLUSH))
+        self._raw.flush()
+
+    def _put(self, packed: bytes) -> None:
+        # Mostly nothing: zlib gives a block when it is full.
+        if packed:
+            self._raw.write(packed)
+            self._part_bytes += len(packed)
+            self._bytes += len(packed)
 
 
 def run_name(at: int) -> str:
@@ -258,7 +270,7 @@ class _Lines:
         # So many NULs were read after it.
         self._nulls = 0
         self._within = False
-        self._unpack = zlib.decompressobj(31)
+        self._unpack = zlib.decompressobj(_GZIP_WBITS)
         self._damage = ""
         self._refill()
         self.packed = self._raw.startswith(_GZIP)
@@ -315,7 +327,7 @@ class _Lines:
                 self._raw = self._raw.lstrip(b"\0")
                 if not self._raw:
                     continue
-                self._unpack = zlib.decompressobj(31)
+                self._unpack = zlib.decompressobj(_GZIP_WBITS)
                 self._within = True
             text = self._inflate()
             if text:

@@ -18,14 +18,18 @@ from harness.base.errors import Unavailable
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 
-RELEASES = {"12": "bookworm", "13": "trixie"}
-"""Supported versions of Debian, and the names under which their archives go."""
+RELEASES = {"12": "bookworm", "13": "trixie", "14": "forky"}
+"""Supported versions of Debian, and the names under which their archives go. 14 is not released yet."""
 
 PACKAGES = (
     "ca-certificates", "dbus", "git", "iproute2", "make", "procps", "python3", "python3-venv", "systemd",
     "systemd-container",
 )  # fmt: skip
 """What a computer has on which somebody types the two commands of the README. The rest `make` installs itself."""
+
+DEFAULT_MIRROR = ""
+SCRIPT = "sid"
+"""What debootstrap makes each of them by. It is told, since an older debootstrap does not know the newer names."""
 
 CHECKOUT = "srv/checkout"
 """Where the clone lies inside."""
@@ -40,17 +44,19 @@ root=$1; shift
 mount --rbind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
+test "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs || mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
 cd "$root"
-mkdir -p .outside
-pivot_root . .outside
-umount -l /.outside
-cd "/$1"; shift
-"$@"
+mount --move . /
+exec chroot . bash -uc 'cd "/$1" && shift && "$@"; exit' inside "$@"
 """
-"""Makes a directory the root, and runs a command in it. Not by `exec`: PID 1 of the namespace must reap orphans."""
+"""Makes a directory the root, and runs a command in it.
+
+Not as PID 1 of the namespace, which must reap orphans: bash becomes what comes last in a script, so that is `exit`. By
+moving it, since a plain Debian 14 has no pivot_root. systemd 258 and later boots nothing beside cgroup v1.
+"""
 
 
 def entering(root: Path, directory: str, command: list[str]) -> list[str]:
@@ -83,14 +89,18 @@ def run(options: argparse.Namespace) -> int:
     """
     root = (options.directory or Path(".cache", f"debian-{options.release}")).resolve()
     shell = Shell(Unrecorded())
-    _make(shell, root, RELEASES[options.release])
+    make(shell, root, RELEASES[options.release])
     _clone(shell, Path.cwd(), root / CHECKOUT)
     argv = entering(root, CHECKOUT, options.words or ["bash"])
     sys.stdout.flush()
     os.execvp(argv[0], argv)
 
 
-def _make(shell: Shell, root: Path, suite: str) -> None:
+def make(shell: Shell, root: Path, suite: str) -> None:
+    """Make the Debian `suite` by debootstrap, unless it is there, and lend it this computer's ways to archives.
+
+    Raises Unavailable where this computer cannot make one, CommandFailed when debootstrap fails.
+    """
     if os.geteuid() != 0:
         raise Unavailable("another Debian is root's to make", "sudo make debian VERSION=13")
     made = root / ".made"
@@ -102,8 +112,9 @@ def _make(shell: Shell, root: Path, suite: str) -> None:
         root.mkdir(parents=True)
         include = ",".join(PACKAGES)
         shell.run(
-            "debootstrap", "--variant=minbase", f"--include={include}", suite, str(root), timeout_secs=900
-        ).expect()
+            "debootstrap", "--variant=minbase", f"--include={include}", suite, str(root), DEFAULT_MIRROR, SCRIPT,
+            timeout_secs=900,
+        ).expect()  # fmt: skip
         made.touch()
     for lent in LENT:
         ours, theirs = Path("/", lent), root / lent

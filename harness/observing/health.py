@@ -141,7 +141,8 @@ def check_dashboard(url: str) -> tuple[bool, str]:
         with opener.open(healthz, timeout=COMMAND_SECS) as response:
             return response.status == 200, f"{healthz} answers {response.status}"
     except urllib.error.HTTPError as error:
-        return False, f"{healthz} answers {error.code}{_problems(error.read(10_000))}"
+        with error:
+            return False, f"{healthz} answers {error.code}{_problems(error.read(10_000))}"
     except OSError as error:
         return False, f"{healthz}: {getattr(error, 'reason', error)}"
 

@@ -121,8 +121,12 @@ class Promise:
         began = clock.monotonic()
         try:
             self.prove(unit)
-        except Refuted as error:
-            raise HarnessError(f"{self.name}: refuted without any sabotage: {error}") from error
+        except BaseException as error:
+            # Whoever comes next expects it stopped, as a promise that is kept leaves it.
+            unit.fresh()
+            if isinstance(error, Refuted):
+                raise HarnessError(f"{self.name}: refuted without any sabotage: {error}") from error
+            raise
         usual = unit.deadline_secs
         unit.deadline_secs = max(SABOTAGED_SECS_MIN, SABOTAGED_TIMES * (clock.monotonic() - began))
         try:

@@ -122,7 +122,8 @@ def _sent(url: str, told: FailureNotice, timeout_secs: float) -> str:
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout_secs) as answer:
             answer.read(URL_BYTES_MAX)
     except urllib.error.HTTPError as error:
-        return f"answers HTTP {error.code}"
+        with error:
+            return f"answers HTTP {error.code}"
     except urllib.error.URLError as error:
         return f"cannot be told: {error.reason}"
     except UnicodeError:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import sys
@@ -426,8 +427,9 @@ def test_N20_files_are_bounded_and_each_can_be_replayed_alone_and_all_together(t
     written = fill(tmp_path, 300, file_bytes=8192, files=100)
     files = sorted(tmp_path.glob("*.jsonl.gz"))
     assert len(files) == written.parts > 5
-    # One message at most, and what gzip has not written yet (32 KiB from Python 3.12 on), is over the bound.
+    # A block of zlib at most, of 16 Ki symbols, is over the bound, and the rest of the part.
     assert max(path.stat().st_size for path in files) < 8192 + (32 << 10)
+    assert written.size() == sum(path.stat().st_size for path in files)
     each = [ids(asyncio.run(replay(path, options))[0]) for path in files]
     assert sorted(number for one in each for number in one) == list(range(300))
     assert all(each)
@@ -459,10 +461,24 @@ def test_N20_where_nothing_can_be_written(tmp_path: Path) -> None:
     first.close()
     full = tape.Tape(tmp_path / "full", okx_header(), file_bytes=1 << 20, files=1)
     full._raw.close()
-    full._raw = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-    full._packed.fileobj = full._raw
+    full._raw = open("/dev/full", "wb")  # noqa: SIM115
+    full.write(trade(1))
     with pytest.raises(Crash, match="cannot be written: No space left on device"):
         full.flush()
+    full.close()
+
+
+@pytest.mark.claim("N20")
+def test_N20_where_the_next_file_cannot_be_made(tmp_path: Path) -> None:
+    written = tape.Tape(tmp_path / "gone", okx_header(), file_bytes=1, files=1)
+    (whole,) = (tmp_path / "gone").glob("*.gz")
+    whole.rename(tmp_path / "whole.gz")
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(Crash, match="cannot be written: No such file or directory"):
+        written.write(trade(1))
+    written.close()
+    events, cut = events_of(tmp_path / "whole.gz")
+    assert (events[-1], cut) == (trade(1), False)
 
 
 def events_of(path: Path) -> tuple[list[Header | Event], bool]:

@@ -28,6 +28,7 @@ PAGES = sorted((ROOT / "config/grafana/dashboards").glob("*.json"))
 
 @pytest.mark.slow
 @pytest.mark.claim("O13")
+@pytest.mark.programs
 def test_prometheus_takes_the_configuration_and_the_rules_pass_their_tests() -> None:
     for argv in (
         ["promtool", "check", "config", "prometheus.yml"],
@@ -62,6 +63,7 @@ def test_the_document_lists_each_rule_and_how_long_it_waits() -> None:
 
 
 @pytest.mark.claim("O13")
+@pytest.mark.programs
 def test_what_the_document_installs_is_there_and_fits_together(tmp_path: Path) -> None:
     """But for restarting Debian's services, below another root."""
     section = (ROOT / "docs/fleet.md").read_text().partition("\n## Looking and ringing\n")[2].partition("\n## ")[0]

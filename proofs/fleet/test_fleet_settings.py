@@ -140,6 +140,7 @@ def test_a_configuration_can_be_checked(tmp_path: Path, module: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.claim("F6")
+@pytest.mark.programs
 def test_tls_and_a_password_open_the_stream_and_nothing_shows_it(tmp_path: Path) -> None:
     ca = trustme.CA()
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -225,6 +226,7 @@ def test_what_the_document_configures_can_be_used(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 @pytest.mark.claim("F6")
+@pytest.mark.programs
 def test_a_relay_may_do_what_it_must_and_no_more(tmp_path: Path) -> None:
     """With the permissions of the document: as acct-1, and not as another."""
     place = tmp_path / "nats"

@@ -494,6 +494,7 @@ def published(server: NatsServer) -> int:
 
 @pytest.mark.slow
 @pytest.mark.claim("F4", "O12")
+@pytest.mark.programs
 def test_the_command_waits_for_ledger_and_stream_and_says_so(tmp_path: Path) -> None:
     """Neither is there at first; the stream goes away and comes back."""
     place = tmp_path / "nats"

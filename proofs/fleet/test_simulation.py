@@ -171,6 +171,7 @@ def simulate(place: Path, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.claim("F10", "F1", "F3")
+@pytest.mark.programs
 def test_a_host_that_is_cut_off_loses_and_repeats_nothing(place: Path) -> None:
     # What a killed one has left.
     left = place / "hybrid-fleet-sim" / "left"
@@ -190,6 +191,7 @@ def test_a_host_that_is_cut_off_loses_and_repeats_nothing(place: Path) -> None:
 
 @pytest.mark.claim("F10")
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.programs
 def test_a_simulation_that_is_ended_leaves_nothing_running(place: Path, number: int) -> None:
     simulation = simulate(place, "--kills=0", "--cuts=0")
 

@@ -66,6 +66,10 @@ class Sabotageable:
 
     deadline_secs = 10.0
     broken = False
+    runs = False
+
+    def fresh(self) -> None:
+        self.runs = False
 
     @contextmanager
     def drop_in(self, _name: str, _directives: str) -> Iterator[None]:
@@ -76,6 +80,11 @@ class Sabotageable:
 def keeps(unit: Any) -> None:
     if unit.broken:
         raise Refuted("it is broken")
+
+
+def cannot_be_asked(unit: Any) -> None:
+    unit.runs = True
+    raise Unavailable("there is no network", "a network")
 
 
 def never_fails(_unit: Any) -> None:
@@ -101,6 +110,14 @@ def test_a_promise_that_cannot_fail_is_told(prove: Any, reason: str, raised: typ
     unit = Sabotageable()
     Promise("p", keeps, "Restart=no", "is broken").prove_it_can_fail(cast(ServiceUnit, unit))
     assert unit.deadline_secs == Sabotageable.deadline_secs, "a sabotage's short deadline stays"
+
+
+@pytest.mark.claim("V13")
+def test_a_promise_that_cannot_be_asked_about_leaves_nothing_running() -> None:
+    unit = Sabotageable()
+    with pytest.raises(Unavailable, match="there is no network"):
+        Promise("p", cannot_be_asked, "Restart=no", "broken").prove_it_can_fail(cast(ServiceUnit, unit))
+    assert not unit.runs
 
 
 @pytest.mark.claim("V13", "V4")

@@ -177,6 +177,7 @@ def test_how_quickly_each_venue_is_read_is_measured(tmp_path: Path) -> None:
     assert all(figure.median > 0 for figure in figures)
 
 
+@pytest.mark.programs
 def test_an_engine_is_measured_beside_a_relay(tmp_path: Path) -> None:
     tools.need("nats-server")
     told: list[str] = []
@@ -189,6 +190,7 @@ def test_an_engine_is_measured_beside_a_relay(tmp_path: Path) -> None:
     assert all(figure.median > 0 for figure in figures)
 
 
+@pytest.mark.programs
 def test_a_relay_is_measured(tmp_path: Path) -> None:
     tools.need("nats-server")
     plan = targets.Plan(1, 3000, 1, 1, 1, tmp_path, "python", lambda _: None, lambda _: None)

@@ -5,11 +5,15 @@ A copy-on-write view of this computer's root stands for the other Debian. The ni
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from harness.evidence.recorder import Unrecorded
+from harness.evidence.shell import Shell
+from harness.machines import debian
 from harness.machines import machine as machines
 from harness.machines.debian import entering
 
@@ -47,28 +51,84 @@ def beside(tmp_path: Path) -> list[str]:
     ]
 
 
+def test_a_release_that_debootstrap_does_not_know_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's debootstrap knows the names of the releases up to its own."""
+    (tmp_path / "debootstrap").write_text('#!/bin/sh\nfor one; do echo "<$one>"; done >"$4/asked"\n')
+    (tmp_path / "debootstrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    root = tmp_path / "root"
+    debian.make(Shell(Unrecorded()), root, "forky")
+    assert (root / "asked").read_text().split()[2:] == ["<forky>", f"<{root}>", "<>", "<sid>"]
+
+
+def test_each_release_is_made_in_the_night_and_documented() -> None:
+    night = (ROOT / ".github/workflows/nightly-soak.yml").read_text()
+    (versions,) = re.findall(r"^ +version: \[(.*)\]$", night, re.MULTILINE)
+    assert re.findall(r'"(\d+)"', versions) == list(debian.RELEASES)
+    document = (ROOT / "docs/hacking.md").read_text()
+    assert re.findall(r"^\| (\d+)\b", document, re.MULTILINE) == list(debian.RELEASES)
+
+
 def why_not(argv: list[str]) -> str:
     done = subprocess.run([*argv, "/mnt/.venv/bin/python", "-c", WHY_NOT], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+@pytest.mark.machine
 def test_a_chroot_is_refused_and_says_what_to_do(beside: list[str], tmp_path: Path) -> None:
     said = why_not([*beside, "env", "PYTHONPATH=/mnt", "chroot", str(tmp_path / "root")])
     assert "this is a chroot" in said
     assert "python -m harness debian" in said
 
 
+@pytest.mark.machine
 def test_another_debian_can_boot_machines(beside: list[str], tmp_path: Path) -> None:
     assert why_not([*beside, *entering(tmp_path / "root", "mnt", [])]) == "None\n"
 
 
+@pytest.mark.machine
 def test_the_exit_status_is_the_commands(beside: list[str], tmp_path: Path) -> None:
     argv = [*beside, *entering(tmp_path / "root", "etc", ["sh", "-c", "pwd; exit 42"])]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (42, "/etc\n"), done.stderr
 
 
+ORPHAN = """
+import os, time
+reader, writer = os.pipe()
+parent = os.fork()
+if parent == 0:
+    if (orphan := os.fork()) != 0:
+        os.write(writer, str(orphan).encode())
+        os._exit(0)
+    time.sleep(0.1)
+    os._exit(0)
+os.waitpid(parent, 0)
+orphan = int(os.read(reader, 16))
+deadline = time.monotonic() + 10
+while os.path.exists(f"/proc/{orphan}"):
+    assert time.monotonic() < deadline, "nobody reaped it within 10 s"
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.machine
+def test_orphans_are_reaped(beside: list[str], tmp_path: Path) -> None:
+    argv = [*beside, *entering(tmp_path / "root", "tmp", ["/usr/bin/python3", "-Ic", ORPHAN])]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.machine
+def test_its_cgroups_are_those_of_current_releases(beside: list[str], tmp_path: Path) -> None:
+    """systemd 258 and later boots no machine where those of version 1 are."""
+    argv = [*beside, *entering(tmp_path / "root", "tmp", ["stat", "-fc", "%T", "/sys/fs/cgroup"])]
+    assert subprocess.run(argv, capture_output=True, text=True, timeout=30).stdout == "cgroup2fs\n"
+
+
+@pytest.mark.machine
 def test_nothing_outlives_whoever_waits_for_it(beside: list[str], tmp_path: Path) -> None:
     """Also not what left the command's process group."""
     script = "setsid sh -c 'echo $$; exec sleep 1000' & exec sleep 1000"

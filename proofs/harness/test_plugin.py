@@ -90,7 +90,8 @@ def test_make_tells_the_status_by_its_name(pytestconfig: pytest.Config, tmp_path
     (tmp_path / "pytest").write_text(f"#!/bin/sh\nexit {status}\n")
     (tmp_path / "pytest").chmod(0o755)
     (tmp_path / "ready").touch()
-    argv = ["make", "proofs", f"BIN={tmp_path}", f"READY={tmp_path / 'ready'}", "--old-file=machine-tools"]
+    argv = ["make", "proofs", f"BIN={tmp_path}", f"READY={tmp_path / 'ready'}"]
+    argv += [f"--old-file={installs}" for installs in ("machine-tools", "fleet-tools", "browser")]
     done = subprocess.run(argv, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=60)
     assert done.returncode == (2 if status else 0)
     assert (f"Error {status}\n" in done.stderr) == bool(status), done.stderr
@@ -473,6 +474,7 @@ def test_a_broken_promise_is_refuted_however_it_is_noticed(tmp_path: Path) -> No
     assert (found["after"], status) == ("unproven", 1)
 
 
+@pytest.mark.machine
 def test_ctrl_c_halts_the_machine(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     """Interrupted in the middle of a proof, a run takes its machine with it."""
     reason = machines.why_not_private()

@@ -57,6 +57,7 @@ def typed(command: list[str] | str, checkout: Path) -> subprocess.CompletedProce
 
 
 @pytest.mark.slow
+@pytest.mark.machine
 def test_two_clicks_lead_to_the_cause_and_the_command(browser: Browser, refuted_run: Path) -> None:
     (document,) = (refuted_run / "reports" / "buglog").glob("BUG_*.html")
     visit = Visit(browser, document.as_uri())

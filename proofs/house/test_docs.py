@@ -53,6 +53,9 @@ NEVER_INSIDE_ITSELF = (
 for real."""
 
 
+OF_OTHERS = ("promtool", "amtool")
+
+
 def commands() -> list[str]:
     found = []
     for document in DOCUMENTS:
@@ -67,7 +70,11 @@ def run(argv: list[str], cwd: Path, timeout_secs: float = 60.0) -> subprocess.Co
 
 
 # Numbered, not named after the commands: `-k exit12` must not select a command that has these words.
-@pytest.mark.parametrize("command", commands(), ids=range(len(commands())))
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(one, marks=[pytest.mark.programs] if one.startswith(OF_OTHERS) else []) for one in commands()],
+    ids=range(len(commands())),
+)
 def test_documented_command(command: str, tmp_path: Path) -> None:
     if command.startswith(NEVER_INSIDE_ITSELF):
         done = dry_run(shlex.split(command))
@@ -99,7 +106,7 @@ def test_documented_command(command: str, tmp_path: Path) -> None:
             make_report(tmp_path / "reports")
         if "--lift-bars" in command or "hybrid-engine gaps" in command:
             run(shlex.split(".venv/bin/hybrid-engine --config config/config.toml --seconds 0.1"), tmp_path)
-        if command.startswith(("promtool", "amtool")):
+        if command.startswith(OF_OTHERS):
             tools.need(command.partition(" ")[0])
         if "harness bundle" in command:
             (tmp_path / "reports").unlink(missing_ok=True)
@@ -149,12 +156,14 @@ def example_of(name: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.machine
 @pytest.mark.claim("V13")
+@pytest.mark.machine
 def test_example_of_a_service_of_ones_own(tmp_path: Path) -> None:
     done = example_of("test_greeter", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 proven, 0 unproven, 0 refuted" in done.stdout
 
 
+@pytest.mark.machine
 @pytest.mark.machine
 def test_example_of_a_service_of_debians(tmp_path: Path) -> None:
     """No proof of ours: where Debian's packages cannot be had, the example is unproven, as the document says."""
