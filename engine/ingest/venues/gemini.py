@@ -5,7 +5,9 @@ clients and what others have seen on the wire in September 2026; looked up on 27
 {"id": ..., "method": "subscribe", "params": ["btcusd@trade"]}, answered by {"id": ..., "status": 200}, or by another
 status with an `error` for the whole of it. A trade has `E` (event time in nanoseconds), `s` (symbol, in lower case),
 `t` (trade id), `p`, `q` and `m` (whether the buyer is the maker), and no `e`, which says what other messages are. The
-server pings every 20 seconds; an address may connect 300 times in 5 minutes.
+server pings every 20 seconds; an address may connect 300 times in 5 minutes. Contracts of prediction markets speak the
+same protocol and are called GEMI-..., in upper case ("Ticker Overview" and "Streams" of Prediction Markets, looked up
+on 27 November 2026); the venue's own client says that a stream's name in another case is silent.
 
 "Market Data" version 1 (docs.gemini.com/websocket-api): `update` frames with a list of events, some of them trades.
 `socket_sequence` counts the frames of a connection from 0: a hole in it is a frame that was lost.
@@ -238,11 +240,13 @@ class Gemini(Venue):
     url = "wss://ws.gemini.com"
     hosts = ("gemini.com",)
     testnets = ("sandbox.gemini.com",)
-    market = r"[A-Za-z0-9]+"
+    market = r"[A-Za-z0-9]+|(?i:gemi)-[A-Za-z0-9-]+"
     example = "btcusd"
 
     def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
-        streams = [f"{market.lower()}@trade" for market in markets]
+        # The venue tells cases apart: those of prediction markets are upper, all others lower.
+        spelled = [market.upper() if "-" in market else market.lower() for market in markets]
+        streams = [f"{market}@trade" for market in spelled]
         return [json.dumps({"id": "1", "method": "subscribe", "params": streams})]
 
     def read(self, message: bytes) -> list[Said]:
