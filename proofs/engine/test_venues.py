@@ -704,6 +704,28 @@ def test_N8_a_time_in_a_wrong_unit_is_no_time_in_version_1_of_geminis(name: str)
             parser = GeminiV1Parser("src", Markets("src", "BTC/USD", Streams(), {"BTCUSD": "BTC/USD"}))
             ticks = read(parser, json.dumps({**frame, name: said}))
             assert (len(ticks), parser.errors) == ((1, 0) if said == right else (0, 1)), said
+            # What is not needed is not judged.
+            [tick] = read(parser, json.dumps({**frame, "timestampms": NOW, "timestamp": said}))
+            assert tick.ts == NOW
+            before = parser.errors, parser.ignored + 1
+            read(parser, json.dumps({**frame, "events": [{"type": "change"}, *unknown], name: said}))
+            assert (parser.errors, parser.ignored) == before
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_frame_of_version_1_that_cannot_be_used_is_not_lost() -> None:
+    trade = {"type": "trade", "tid": 1, "price": "1", "amount": "1", "makerSide": "ask"}
+    frames: list[dict[str, object]] = [
+        {"timestampms": NOW // 1000, "events": [trade]},
+        {"timestampms": NOW, "events": 7},
+        {"timestampms": NOW, "events": [{**trade, "price": "x"}]},
+        {"timestampms": NOW},
+    ]
+    parser = GeminiV1Parser("src", Markets("src", "BTC/USD", Streams(), {"BTCUSD": "BTC/USD"}))
+    for sequence, frame in enumerate(frames):
+        read(parser, json.dumps({"type": "update", "eventId": 1, "socket_sequence": sequence, **frame}))
+    read(parser, json.dumps({"type": "heartbeat", "socket_sequence": len(frames)}))
+    assert (parser.controls, parser.errors) == ([], len(frames))
 
 
 @pytest.mark.claim("N8", "N8b")
