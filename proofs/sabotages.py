@@ -1000,7 +1000,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/ingest/venues/okx.py",
             "OKX.read",
-            "words(value.get('code'), value.get('msg'), value.get('connCount'))",
+            "words(value.get('code'), value.get('msg'))",
             "words()",
         ),
         reason=r"the log does not have the venue's words",
