@@ -45,8 +45,8 @@ _OVERRIDES = {
     "replay_file": "engine.replay_file",
 }
 
+_PROG = "hybrid-engine"
 _COMMANDS = ("venues", "record", "gaps")
-_JSON = ("--json",)
 
 _UNSEEN_COLUMNS = 78
 """Of a formatter that formats no help: argparse asks one for every flag that it is told of."""
@@ -80,6 +80,16 @@ examples:
 """
 
 
+_GAPS_EPILOG = """\
+Of venues that do not number a market's trades without holes nothing is listed; which venue a source is of stands in the
+sources file.
+
+examples:
+  hybrid-engine gaps --db data/bot.db
+  hybrid-engine gaps --config config/config.toml --json
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports a usage error as ConfigError, since systemd would restart after argparse's own exit status 2, and without
     what it does not know: that may be a password behind a mistyped flag (C8)."""
@@ -96,15 +106,17 @@ class _Parser(argparse.ArgumentParser):
         self.formatter_class = HelpFormatter
         return super().format_help()
 
-    def read(self, argv: Sequence[str], also: Sequence[str] = ()) -> argparse.Namespace:
-        """Return the flags of a command line. also: flags that somebody else has taken from it."""
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Return the flags of a command line."""
         arguments, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [_flag_name(text) for text in unknown if text.startswith("-")]
             # What is no flag may be a password: it is compared, and not shown.
             if flags:
-                known = [*also, *(flag for action in self._actions for flag in action.option_strings)]
+                known = [flag for action in self._actions for flag in action.option_strings]
                 self.error(f"unknown flag {flags[0]}{_nearest(flags[0], known)}")
+            if self.prog != _PROG:
+                self.error("takes flags, and nothing beside them")
             self.error(f"takes flags, or a command: {', '.join(_COMMANDS)}{_nearest(unknown[0], _COMMANDS)}")
         return arguments
 
@@ -150,7 +162,7 @@ def _shown(text: str) -> str:
 def _parser(signals: Signals) -> _Parser:
     parser = _Parser(
         signals,
-        prog="hybrid-engine",
+        prog=_PROG,
         description="Asyncio trading engine. It trades nothing by default (SHADOW).",
         epilog=_EPILOG,
         allow_abbrev=False,
@@ -172,10 +184,36 @@ def _parser(signals: Signals) -> _Parser:
     return parser
 
 
+def _venues_parser(signals: Signals) -> _Parser:
+    parser = _Parser(
+        signals,
+        prog=f"{_PROG} venues",
+        description="Lists the venues that a source may be of.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="for a script")
+    return parser
+
+
+def _gaps_parser(signals: Signals) -> _Parser:
+    parser = _Parser(
+        signals,
+        prog=f"{_PROG} gaps",
+        description="Lists the trades that were missed, beside a running engine too.",
+        epilog=_GAPS_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--db", metavar="PATH", help="SQLite database (default: that of the config)")
+    parser.add_argument("--json", action="store_true", help="for a script")
+    parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")
+    parser.add_argument("--sources", metavar="PATH", help=f"sources file (default: {settings.SOURCES_FILE_NAME})")
+    return parser
+
+
 def _recorder_parser(signals: Signals) -> _Parser:
     parser = _Parser(
         signals,
-        prog="hybrid-engine record",
+        prog=f"{_PROG} record",
         description="Records what a source says, to be replayed by --ingest replay --replay-file.",
         epilog=_RECORD_EPILOG,
         allow_abbrev=False,
@@ -196,14 +234,13 @@ def _recorder_parser(signals: Signals) -> _Parser:
 
 def run(argv: Sequence[str], signals: Signals) -> int:
     """Do what the command line says; returns the exit status. Raises EngineError when it cannot be done."""
-    if argv and argv[0] == "venues" and set(argv[1:]) <= {"--json"}:
-        return _list_venues(signals, as_json="--json" in argv)
+    if argv and argv[0] == "venues":
+        return _list_venues(signals, as_json=_venues_parser(signals).read(argv[1:]).json)
     if argv and argv[0] == "record":
         return _record(_recorder_parser(signals).read(argv[1:]), signals)
     if argv and argv[0] == "gaps":
-        rest = [word for word in argv[1:] if word != "--json"]
-        return _list_gaps(_parser(signals).read(rest, _JSON), signals, as_json=len(rest) < len(argv) - 1)
-    arguments = _parser(signals).read(argv, _JSON if argv[:1] == ["venues"] else ())
+        return _list_gaps(_gaps_parser(signals).read(argv[1:]), signals)
+    arguments = _parser(signals).read(argv)
     environment = settings.read_environment()
     logs.set_level(environment.log_level)
     logs.set_instance(settings.unit_instance(arguments.config))
@@ -281,9 +318,8 @@ def _list_venues(signals: Signals, *, as_json: bool) -> int:
     return ExitCode.COMPLETE
 
 
-def _list_gaps(arguments: argparse.Namespace, signals: Signals, *, as_json: bool) -> int:
-    """Return the trades that were missed, with the times around them. Of the flags it heeds --db, --config and
-    --sources."""
+def _list_gaps(arguments: argparse.Namespace, signals: Signals) -> int:
+    """Return the trades that were missed, with the times around them."""
     from engine.ingest.venues import registry
     from engine.storage import gaps
 
@@ -294,18 +330,23 @@ def _list_gaps(arguments: argparse.Namespace, signals: Signals, *, as_json: bool
         shown = redaction.redact_value(path)
         raise ConfigError(f"app.db_path = {shown!r}: there is no database", key="app.db_path", value=shown)
     # Their ids are not consecutive, so that holes mean nothing.
-    sparse = {
-        source.name
-        for source in settings.known_sources(loaded, arguments.sources)
-        if not registry.venue_of(source.venue, source.url).consecutive_ids
-    }
+    sources = settings.known_sources(loaded, arguments.sources)
+    sparse = {source.name for source in sources if not registry.venue_of(source.venue, source.url).consecutive_ids}
     missed = [gap for gap in gaps.read_gaps(path) if gap.source not in sparse]
+    unknown = sorted({gap.source for gap in missed} - {source.name for source in sources})
+    if unknown:
+        # Not within the answer, which a script may read.
+        names = ", ".join(settings.shorten(name) for name in unknown)
+        sys.stderr.write(
+            f"no sources file names {names}: where a venue's ids lie apart by nature nothing was missed; --sources says"
+            " which venue it is\n"
+        )
     rows = [("source", "market", "first id", "last id", "trades", "after", "before")]
     for gap in missed:
         times = (_time(gap.after_ts), _time(gap.before_ts))
         rows.append((gap.source, gap.market, str(gap.first), str(gap.last), str(gap.last - gap.first + 1), *times))
     missing = f"{sum(gap.last - gap.first + 1 for gap in missed)} trades missed\n"
-    _print(_json(rows) if as_json else _table(rows) + missing, signals)
+    _print(_json(rows) if arguments.json else _table(rows) + missing, signals)
     return ExitCode.COMPLETE
 
 

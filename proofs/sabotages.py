@@ -1000,8 +1000,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/ingest/venues/okx.py",
             "OKX.read",
-            "words(value.get('code'), value.get('msg'), value.get('connCount'))",
-            "words()",
+            "Rejected(words(value.get('code'), value.get('msg')))",
+            "Rejected(words())",
         ),
         reason=r"the log does not have the venue's words",
     ),

@@ -266,7 +266,8 @@ class Connected(Woken, ABC):
                     line.stream.rejection = ""
                     self._apply(self._session.acknowledged(line.conn, self._now()))
             case Rejected(said):
-                line.stream.rejection = f"subscription rejected: {said}"
+                what = "subscription rejected" if line.awaited else "the venue will send no more"
+                line.stream.rejection = f"{what}: {said}"
                 self._apply(self._session.rejected(line.conn, self._now(), line.stream.rejection))
             case Draining(said):
                 logger.info("the server is about to close", extra={"fields": {**about(line.source), "said": said}})

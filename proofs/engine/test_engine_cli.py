@@ -547,6 +547,23 @@ def test_U1_what_is_mistyped_is_answered_with_the_nearest(tmp_path: Path, argv: 
 
 
 @pytest.mark.slow
+@pytest.mark.claim("U1")
+@pytest.mark.parametrize("command", ["venues", "gaps", "record"])
+def test_U1_a_command_has_help_and_flags_of_its_own(tmp_path: Path, command: str) -> None:
+    helped = call(tmp_path, command, "--help")
+    assert helped.returncode == 0
+    assert helped.stdout.startswith(f"usage: hybrid-engine {command} ")
+    assert "--lift-bars" not in helped.stdout
+    for argument, why in (
+        ("--lift-bars", "unknown flag --lift-bars"),
+        ("word", "takes flags, and nothing beside them"),
+    ):
+        refused = call(tmp_path, command, argument)
+        assert refused.returncode == 12
+        assert why in refused.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.claim("N9")
 def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -> None:
     """Not for a venue whose ids lie apart. Beside an engine that has the database open, too."""
@@ -570,6 +587,8 @@ def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -
         store.write(Batch(ticks=ticks, numberings=found, streams=streams))
         listed = call(tmp_path, "gaps", "--db", str(tmp_path / "bot.db"), "--config", str(config))
         as_json = call(tmp_path, "gaps", "--json", "--db", str(tmp_path / "bot.db"), "--config", str(config))
+        (tmp_path / "ws_sources.toml").unlink()
+        unknown = call(tmp_path, "gaps", "--json", "--db", str(tmp_path / "bot.db"), "--config", str(config))
     finally:
         store.close()
     assert listed.returncode == 0, listed.stderr
@@ -583,6 +602,10 @@ def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -
         ("k", "3", "2", "2025-11-24T16:00:00.005Z"),
         ("k", "6", "3", "2025-11-24T16:00:00.009Z"),
     ]
+    assert (listed.stderr, as_json.stderr) == ("", "")
+    # Nothing tells then that holes of one of them are natural.
+    assert [one["source"] for one in json.loads(unknown.stdout)] == ["k", "k", "b", "b"]
+    assert unknown.stderr.startswith("no sources file names b, k: ")
     nothing = call(tmp_path, "gaps", "--db", str(tmp_path / "typo.db"), "--config", str(config))
     assert nothing.returncode == 12
     assert "there is no database" in nothing.stdout

@@ -277,6 +277,7 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
         Event("opened", 302 * secs, 6), *answers(6), trade(8, 5, 302 * secs), trade(8, 6, 303 * secs),
         trade(9, 5, 303 * secs), trade(10, 6, 303 * secs), trade(11, 5, 303 * secs), trade(12, 6, 303 * secs),
         Event("closed", 304 * secs, 6, reason="closed by the peer: 1001"),
+        Event("opened", 320 * secs, 7), *answers(7), trade(13, 7, 320 * secs), message(321 * secs, 7, rejection),
     ]  # fmt: skip
     with caplog.at_level("INFO"):
         rows, books = asyncio.run(replay(write(tmp_path / "r", *records)))
@@ -298,10 +299,12 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
         ("connected", None),
         ("connection dropped", "replaced before the server closes it"),
         ("connection lost", "closed by the peer: 1001"),
+        ("connected", None),
+        ("connection dropped", "the venue will send no more: 60018: no such channel"),
     ]
     # With the first tick that the old connection had not brought the new one replaced it, so 11 was not heard.
-    assert ids(rows) == [2, 4, 5, 7, 8, 9, 10, 12]
-    assert books["reconnects"] == 4
+    assert ids(rows) == [2, 4, 5, 7, 8, 9, 10, 12, 13]
+    assert books["reconnects"] == 5
 
 
 @pytest.mark.claim("N20", "N18")

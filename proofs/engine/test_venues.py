@@ -174,6 +174,35 @@ def test_N18_a_rejection_has_the_venues_words(dialect: Dialect, says: str) -> No
 
 
 @pytest.mark.claim("N18")
+@pytest.mark.parametrize(
+    ("dialect", "said", "says"),
+    [
+        (BinanceDialect(), {"code": 3, "msg": "Invalid JSON: x"}, "3: Invalid JSON: x"),
+        (BinanceDialect(), {"id": 1, "error": {"code": -1121, "msg": "Invalid symbol."}}, "-1121: Invalid symbol."),
+        (BinanceDialect(), {"error": "Too many requests"}, "Too many requests"),
+        (BitstampDialect(), {"event": "bts:error", "data": {"code": 4009, "message": "no"}}, "4009: no"),
+        (BybitDialect(), {"success": False, "ret_msg": "args size >10", "op": "subscribe"}, "args size >10"),
+        (BybitDialect(), {"retCode": 10006, "retMsg": "Too many visits!"}, "10006: Too many visits!"),
+        (CoinbaseDialect(), {"type": "error", "message": "ErrSlowConsume"}, "ErrSlowConsume"),
+        (GeminiDialect(), {"status": 429, "error": {"code": -1003, "msg": "Rate limit"}}, "429: -1003: Rate limit"),
+        (KrakenDialect(), {"error": "Malformed request", "success": False}, "Malformed request"),
+        (KrakenDialect(), {"Error": "Exceeded msg rate"}, "Exceeded msg rate"),
+        (OKXDialect(), {"event": "error", "code": "60014", "msg": "too frequent"}, "60014: too frequent"),
+        (
+            OKXDialect(),
+            {"event": "channel-conn-count-error", "channel": "trades", "connCount": "30", "connId": "a4d3ae55"},
+            "channel-conn-count-error: trades: 30",
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Dialect) else "",
+)  # fmt: skip
+def test_N18_each_form_of_a_refusal_has_the_venues_words(dialect: Dialect, said: dict[str, object], says: str) -> None:
+    parser = parser_of(dialect)
+    assert read(parser, json.dumps(said)) == []
+    assert (parser.controls, parser.ignored, parser.errors) == ([Rejected(says)], 1, 0)
+
+
+@pytest.mark.claim("N18")
 def test_N18_a_rejection_of_bitstamps_has_its_words() -> None:
     """It acknowledges a market that it does not have, unless it is spelled as none can be."""
     for message, says in (
@@ -589,19 +618,33 @@ def test_N8_other_fields_are_not_judged(dialect: Dialect) -> None:
     ("dialect", "times"),
     [
         # A unit that is not the venue's is an error, not another year.
-        (BinanceDialect(), {0: 0, 10**14 - 1: 10**14 - 1, 10**14: 10**11, 10**17 - 1: 10**14 - 1, 10**17: None}),
-        (OKXDialect(), {"0": 0, str(10**14 - 1): 10**14 - 1, str(10**14): None, "1.5": None}),
-        (BybitDialect(), {0: 0, 10**14 - 1: 10**14 - 1, 10**14: None}),
+        (
+            BinanceDialect(),
+            {
+                10**12 - 1: None,
+                10**12: 10**12,
+                10**13 - 1: 10**13 - 1,
+                10**13: None,
+                10**15 - 1: None,
+                10**15: 10**12,
+                10**16 - 1: 10**13 - 1,
+                10**16: None,
+            },
+        ),
+        (OKXDialect(), {str(10**12): 10**12, str(10**12 - 1): None, str(10**13): None, f"{NOW}.5": None}),
+        (BybitDialect(), {10**12: 10**12, 10**12 - 1: None, 10**13 - 1: 10**13 - 1, 10**13: None}),
         (
             BitstampDialect(),
-            {str(10**14): 10**11, str(10**17 - 1): 10**14 - 1, str(10**14 - 1): None, str(10**17): None},
+            {str(10**15): 10**12, str(10**16 - 1): 10**13 - 1, str(10**15 - 1): None, str(10**16): None},
         ),
-        (GeminiDialect(), {10**17: 10**11, 2**63 - 1: (2**63 - 1) // 10**6, 10**17 - 1: None, NOW: None, 2**63: None}),
+        (GeminiDialect(), {10**18: 10**12, 2**63 - 1: (2**63 - 1) // 10**6, 10**18 - 1: None, 2**63: None}),
         *(
             (
                 dialect,
                 {
-                    "1970-01-01T00:00:00Z": 0,
+                    "2001-09-09T01:46:40Z": 10**12,
+                    "2001-09-09T01:46:39.999Z": None,
+                    "1970-01-01T00:00:00Z": None,
                     "1969-12-31T23:59:59.999Z": None,
                     "2026-11-27T01:02:03Z": 1795741323000,
                     "2026-11-27T01:02:03.9Z": 1795741323900,
@@ -611,6 +654,8 @@ def test_N8_other_fields_are_not_judged(dialect: Dialect) -> None:
                     "2026-11-27T01:02:03": None,
                     "2026-11-27": None,
                     "2026-02-30T00:00:00Z": None,
+                    "2286-11-20T17:46:39.999Z": 10**13 - 1,
+                    "2286-11-20T17:46:40Z": None,
                     "9999-12-31T23:59:59Z": None,
                     "now": None,
                 },
@@ -631,6 +676,58 @@ def test_N8_times_at_the_edges(dialect: Dialect, times: dict[object, int | None]
             ticks = read(one, message)
             assert [tick.ts for tick in ticks] == ([] if wanted is None else [wanted]), said
             assert one.errors == (wanted is None), said
+
+
+@pytest.mark.claim("N8")
+@each
+def test_N8_a_time_in_a_wrong_unit_is_never_taken_for_another_time(dialect: Dialect) -> None:
+    """Else it is of 1970, and every signal on it is stale. It may be understood, if it is understood rightly."""
+    at = FIELDS[dialect.name][4]
+    usable = changed(dialect, at, lambda row: None)
+    numbers = [NOW // 1000, NOW, NOW * 1000, NOW * 10**6, 0, 1, 1000, 10**9 - 1, 10**11, 10**14, 10**17, 10**30]
+    for said in [*numbers, *map(str, numbers), f"{NOW / 1000}", f"{NOW}.5", "1970-01-21T10:00:00Z", "1970-01-01"]:
+        message = changed(dialect, at, set_to(at, said))
+        slowly, quickly = parser_of(dialect), parser_of(dialect)
+        read(quickly, usable)
+        for parser in (slowly, quickly):
+            ticks = read(parser, message)
+            assert all(abs(tick.ts - NOW) <= 1000 for tick in ticks), (said, ticks)
+            assert len(ticks) + parser.errors == 1, said
+
+
+@pytest.mark.claim("N8")
+@pytest.mark.parametrize("name", ["timestampms", "timestamp"])
+def test_N8_a_time_in_a_wrong_unit_is_no_time_in_version_1_of_geminis(name: str) -> None:
+    right = {"timestampms": NOW, "timestamp": NOW // 1000}[name]
+    for unknown in ((), ({"type": "rubbish"},)):  # read quickly, and event by event
+        trade = {"type": "trade", "tid": 1, "price": "1", "amount": "1", "makerSide": "ask"}
+        frame = {"type": "update", "eventId": 1, "events": [trade, *unknown]}
+        for said in (NOW // 1000, NOW, NOW * 1000, NOW * 10**6, 0, 1):
+            parser = GeminiV1Parser("src", Markets("src", "BTC/USD", Streams(), {"BTCUSD": "BTC/USD"}))
+            ticks = read(parser, json.dumps({**frame, name: said}))
+            assert (len(ticks), parser.errors) == ((1, 0) if said == right else (0, 1)), said
+            # What is not needed is not judged.
+            [tick] = read(parser, json.dumps({**frame, "timestampms": NOW, "timestamp": said}))
+            assert tick.ts == NOW
+            before = parser.errors, parser.ignored + 1
+            read(parser, json.dumps({**frame, "events": [{"type": "change"}, *unknown], name: said}))
+            assert (parser.errors, parser.ignored) == before
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_frame_of_version_1_that_cannot_be_used_is_not_lost() -> None:
+    trade = {"type": "trade", "tid": 1, "price": "1", "amount": "1", "makerSide": "ask"}
+    frames: list[dict[str, object]] = [
+        {"timestampms": NOW // 1000, "events": [trade]},
+        {"timestampms": NOW, "events": 7},
+        {"timestampms": NOW, "events": [{**trade, "price": "x"}]},
+        {"timestampms": NOW},
+    ]
+    parser = GeminiV1Parser("src", Markets("src", "BTC/USD", Streams(), {"BTCUSD": "BTC/USD"}))
+    for sequence, frame in enumerate(frames):
+        read(parser, json.dumps({"type": "update", "eventId": 1, "socket_sequence": sequence, **frame}))
+    read(parser, json.dumps({"type": "heartbeat", "socket_sequence": len(frames)}))
+    assert (parser.controls, parser.errors) == ([], len(frames))
 
 
 @pytest.mark.claim("N8", "N8b")
@@ -787,6 +884,39 @@ def test_N13_a_market_that_is_spelled_as_the_venue_has_none_is_refused(name: str
     assert wrong in problem or "btcusdt@trade" in problem
 
 
+@pytest.mark.claim("N13", "N18")
+@pytest.mark.parametrize(
+    ("name", "market", "asked"),
+    [
+        ("bitstamp", "btcusd-perp", "live_trades_btcusd-perp"),
+        ("bybit", "1000000BABYDOGEUSDT", "publicTrade.1000000BABYDOGEUSDT"),
+        ("bybit", "BTCUSDT-27DEC24", "publicTrade.BTCUSDT-27DEC24"),
+        ("coinbase", "00-USD", "00-USD"),
+        ("gemini", "BTCUSD", "btcusd@trade"),
+        ("gemini", "btcgusdperp", "btcgusdperp@trade"),
+        ("gemini", "gemi-btc05m2602251745-hi66750", "GEMI-BTC05M2602251745-HI66750@trade"),
+        ("gemini", "GEMI-PRES2028-VANCE", "GEMI-PRES2028-VANCE@trade"),
+        ("kraken", "AAPLx/USD", "AAPLx/USD"),
+        ("kraken", "1INCH/EUR", "1INCH/EUR"),
+        ("okx", "BTC-USD_UM-SWAP", "BTC-USD_UM-SWAP"),
+        ("okx", "BTC-USD_UM-260925", "BTC-USD_UM-260925"),
+        ("okx", "BTC-USD-260925-70000-C", "BTC-USD-260925-70000-C"),
+    ],
+)
+def test_N13_N18_odd_names_that_a_venue_has_are_asked_for_as_it_writes_them(name: str, market: str, asked: str) -> None:
+    found = VENUES[name].subscription(VENUES[name].url, {market: "X"}, "trade")
+    assert found.problem is None
+    assert f'"{asked}"' in found.messages[0]
+
+
+@pytest.mark.claim("N12")
+def test_N12_contracts_of_geminis_are_placed_whichever_way_they_are_written() -> None:
+    dialect, market = GeminiDialect(), "GEMI-PRES2028-VANCE"
+    parser = VENUES["gemini"].parser("", "src", Markets("src", "X", Streams(), {market: "VANCE"}))
+    ticks = read(parser, *(dialect.trade(name, 1, "0.45", "10", NOW) for name in (market, market.lower())))
+    assert [tick.symbol for tick in ticks] == ["VANCE", "VANCE"]
+
+
 @pytest.mark.claim("N13")
 @each
 def test_N13_a_venue_is_reached_by_TLS_and_told_its_markets(dialect: Dialect) -> None:
@@ -817,6 +947,10 @@ def test_N13_a_venue_is_reached_by_TLS_and_told_its_markets(dialect: Dialect) ->
         ("bybit", "BTCUSDT", "wss://stream.bybit.com/v5/public/option"),
         ("bybit", "BTCUSDT", "wss://stream.bybit.com/v5/public"),
         ("coinbase", "BTC-USD", "wss://ws-direct.exchange.coinbase.com"),
+        ("coinbase", "BTC-USD", "wss://advanced-trade-ws.coinbase.com"),
+        ("coinbase", "BTC-USD", "wss://ws-feed.prime.coinbase.com"),
+        ("coinbase", "BTC-USD", "wss://ws-feed.pro.coinbase.com"),
+        ("coinbase", "BTC-PERP", "wss://ws-md.international.coinbase.com"),
     ],
 )
 def test_N13_what_a_venue_serves_to_nobody_or_elsewhere_is_refused(name: str, market: str, url: str) -> None:
@@ -952,7 +1086,9 @@ class Rude(Venue):
             raise KeyError("x")
         price = {b"nan": math.nan, b"zero": 0.0, b"inf": math.inf}.get(message, 1.0)
         number: Any = {b"id": -1, b"name": "x" * 129}.get(message, 7)
-        return [Trade("A", price, -1.0 if message == b"volume" else 1.0, 10**14 if message == b"ts" else 1, number)]
+        return [
+            Trade("A", price, -1.0 if message == b"volume" else 1.0, NOW // 1000 if message == b"ts" else NOW, number)
+        ]
 
 
 @pytest.mark.claim("N19")

@@ -90,9 +90,9 @@ def test_N8_first_gemini_frame_of_600_KB_is_read() -> None:
     assert (ticks, parser.ignored, parser.errors) == ([], 1, 0)
 
     first["events"].append(GEMINI_TRADE)
-    first["timestampms"] = 7
+    first["timestampms"] = 10**12 + 7
     ticks, parser = parse(Kind.GEMINI, json.dumps(first).encode())
-    assert [(t.price, t.ts) for t in ticks] == [(1.5, 7)]
+    assert [(t.price, t.ts) for t in ticks] == [(1.5, 10**12 + 7)]
 
 
 NOT_A_NUMBER = ["null", "true", '""', '"x"', '"0x10"', '" 1"', '"1_0"', "[]", "{}", "NaN", "Infinity", '"nan"']
@@ -426,10 +426,12 @@ def as_int(value: object, limit: int) -> int | None:
 
 
 NUMBERS: st.SearchStrategy[object] = (
-    st.integers(-5, 10**15)
+    st.integers(-5, 10**17)
     | st.floats(-2, 1e6, allow_subnormal=False)
     | st.decimals("-1", "100000", places=8).map(str)
-    | st.integers(-3, 10**16).map(str)
+    | st.integers(-3, 10**17).map(str)
+    | st.integers(10**12 - 2, 10**13 + 1)
+    | st.integers(10**15 - 2, 10**16 + 1).map(str)
     | st.sampled_from(["", "x", "nan", "inf", None, True, [], 0, "0", -0.0])
 )
 
@@ -447,14 +449,16 @@ def test_N4_N8_binance_agrees_with_a_plain_reading_of_the_rules(
 ) -> None:
     price, volume = as_float(fields.get("p")), as_float(fields.get("q"))
     trade_id = as_int(fields.get("t" if event == "trade" else "a"), 2**63)
-    ts = as_int(fields.get("T"), 10**17)
+    ts = as_int(fields.get("T"), 10**16)
+    # In milliseconds or microseconds of this century and the next two, or no time.
+    ts = None if ts is None else ts // 1000 if ts >= 10**15 else ts
+    ts = ts if ts is not None and 10**12 <= ts < 10**13 else None
     body: dict[str, object] = {**fields, "e": event}
     message = json.dumps({"stream": f"x@{event}", "data": body} if combined else body).encode()
     ticks, parser = parse(Kind.BINANCE, message)
     if price is None or price <= 0 or volume is None or volume < 0 or trade_id is None or ts is None:
         assert (ticks, parser.errors) == ([], 1)
     else:
-        ts = ts if ts < 10**14 else ts // 1000
         assert ticks == [Tick("src", "SYM", price, volume, ts, trade_id)]
 
 

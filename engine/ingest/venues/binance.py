@@ -26,11 +26,11 @@ import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from json import dumps
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from engine.base.events import Tick
 from engine.ingest.venues.markets import (
@@ -45,14 +45,14 @@ from engine.ingest.venues.markets import (
     upper,
 )
 from engine.ingest.venues.port import (
-    MICROSECONDS_FROM,
+    EARLIEST,
+    LATEST,
     NUMBERS_MAX,
     UNREADABLE,
     Ack,
     Draining,
     Id,
     Message,
-    MillisOrMicros,
     ParseInto,
     Parser,
     Price,
@@ -70,10 +70,14 @@ _TRADE_STREAM: Final = rf"([\w.\-]+)@({TRADE}|{AGGREGATED})"
 _ROUTED: Final = "fstream.binance.com"
 _FUTURES_HOST: Final = r"[a-z-]*[fd]stream[a-z-]*\.binance\.com|(.+\.)?binancefuture\.com"
 _SPOT_MARKET: Final = r"[^\W_A-Z]+"
+_CONTRACT: Final = r"[^\W_]+_(perp|PERP|[0-9]{6})"
 _FUTURES_MARKET: Final = r"[^\W_A-Z]+(_(perp|[0-9]{6}))?"
 
 # Other executions than these are no market trades: insurance fund, automatic deleveraging, NA (N12).
 _Execution: TypeAlias = Literal["MARKET"] | None
+
+# Between both units lie times that are of neither.
+_MillisOrMicros: TypeAlias = Annotated[int, Meta(ge=EARLIEST, lt=LATEST * 1000)]
 
 _NAMES: Final = {"price": "p", "volume": "q", "ts": "T", "market": "s", "execution": "X"}
 
@@ -82,7 +86,7 @@ class _Trade(Struct, gc=False, tag_field="e", tag=TRADE, rename=_NAMES | {"id": 
     id: Id
     price: Price
     volume: Volume
-    ts: MillisOrMicros
+    ts: _MillisOrMicros
     market: str = ""
     execution: _Execution = None
 
@@ -91,7 +95,7 @@ class _AggTrade(Struct, gc=False, tag_field="e", tag=AGGREGATED, rename=_NAMES |
     id: Id
     price: Price
     volume: Volume
-    ts: MillisOrMicros
+    ts: _MillisOrMicros
     market: str = ""
 
 
@@ -104,7 +108,7 @@ class _Number(Struct, gc=False, tag_field="e", tag=TRADE, rename=_NAMES | {"id":
     """What counts of a print that is no market trade: the id that it used up."""
 
     id: Id
-    ts: MillisOrMicros
+    ts: _MillisOrMicros
     market: str = ""
 
 
@@ -120,7 +124,7 @@ def _one_market(trade: type, market: str, combined: bool, lone: bool) -> msgspec
     field: tuple[Any, ...] = ("market", Literal[market], market) if lone else ("market", Literal[market])
     one = msgspec.defstruct(
         "OneMarket",
-        [("id", Id), ("price", Price), ("volume", Volume), ("ts", MillisOrMicros), field]
+        [("id", Id), ("price", Price), ("volume", Volume), ("ts", _MillisOrMicros), field]
         + ([("execution", _Execution, None)] if is_single else []),
         rename=_NAMES | {"id": "t" if is_single else "a"},
         tag_field="e",
@@ -171,8 +175,11 @@ class BinanceParser(Parser):
             if combined:
                 trade = trade.data
             ts = trade.ts
-            if ts >= MICROSECONDS_FROM:
+            if ts >= LATEST:
                 ts //= 1000
+                if ts < EARLIEST:
+                    parse_slowly(message, out)
+                    return
             if several:
                 place = placed.get((type(trade), trade.market))
                 if place is None:
@@ -200,7 +207,10 @@ class BinanceParser(Parser):
             if place is None:
                 self.note_foreign(market, "" if market else "it does not say of which")
                 return
-            ts = trade.ts if trade.ts < MICROSECONDS_FROM else trade.ts // 1000
+            ts = trade.ts if trade.ts < LATEST else trade.ts // 1000
+            if ts < EARLIEST:
+                self.refuse(f"time {trade.ts}, expected milliseconds or microseconds", message)
+                return
             out.append(Tick(*place, trade.price, trade.volume, ts, trade.id))
             self.error_streak = 0
             if trade.market and trade.market == upper(trade.market):
@@ -254,7 +264,8 @@ class BinanceParser(Parser):
         elif event is None and ("error" in value or "code" in value):
             error = value.get("error")
             told = error if isinstance(error, dict) else value
-            self.note_control(Rejected(words(told.get("code"), told.get("msg"))))
+            said = error if isinstance(error, str) else None
+            self.note_control(Rejected(words(told.get("code"), told.get("msg"), said)))
 
     def _note_number(self, message: Message, combined: bool) -> None:
         """The id of a print that is no market trade is not missing."""
@@ -269,7 +280,7 @@ class BinanceParser(Parser):
             return
         place = self._markets.find(market, TRADE)
         if place is not None and len(self.numbers) < NUMBERS_MAX:
-            ts = number.ts if number.ts < MICROSECONDS_FROM else number.ts // 1000
+            ts = number.ts if number.ts < LATEST else number.ts // 1000
             self.numbers.append((place[0], number.id, ts))
 
 
@@ -302,6 +313,7 @@ def _binance(host: str, path: str, query: str) -> Subscription:
     markets: list[str] = []
     wrong: list[str] = []
     doubts: list[str] = []
+    kinds: dict[str, str] = {}
     for before, name in pairwise(("@", *asked)):
         problem, doubt = _binance_stream(host, route, before, name)
         if problem is not None:
@@ -312,6 +324,9 @@ def _binance(host: str, path: str, query: str) -> Subscription:
         market = upper(name.partition("@")[0])
         if market not in markets:
             markets.append(market)
+        elif kinds.get(market) != name.rpartition("@")[2]:
+            doubts.append(f"{market} is asked for single and aggregated: each of its trades is stored twice")
+        kinds[market] = name.rpartition("@")[2]
     if not markets:
         return _hopeless("; ".join(wrong[:3]))
     return Subscription(_NAME, tuple(markets), doubts=tuple((wrong + doubts)[:3]))
@@ -335,6 +350,8 @@ def _binance_stream(host: str, route: str, before: str, name: str) -> tuple[str 
     # A "/" within a market's name parts it in two streams, the first of no kind. A user's key is longer.
     if re.fullmatch(r"[^\W_]{1,20}", before):
         return f"'{before}/{name}' must be written without the slash: '{lower(before)}{meant}@{kind}'", None
+    if not is_futures and re.fullmatch(_CONTRACT, market):
+        return f"{name!r} is a futures contract, of which {host} has none; dstream.binance.com and fstream have", None
     if not re.fullmatch(_FUTURES_MARKET if is_futures else _SPOT_MARKET, market):
         how = "in lower case" if lower(market) == meant else "without separators, in lower case"
         return f"{name!r} must be written {how}: '{meant}@{kind}'", None
@@ -359,7 +376,7 @@ class Binance(Venue):
     documentation = "developers.binance.com, Spot, WebSocket Streams (November 2026)"
     url = "wss://stream.binance.com:9443/ws"
     hosts = ("binance.com", "binance.us", "binance.vision", "binancefuture.com")
-    testnets = ("testnet.binance.vision", "binancefuture.com")
+    testnets = ("testnet.binance.vision", "binancefuture.com", "demo-stream.binance.com")
     consecutive_ids = True
     example = "BTCUSDT"
     max_age_secs = 23.5 * 3600

@@ -4,7 +4,7 @@
 .../v5/websocket/public/trade, read on 27 November 2026). `op` `subscribe` is answered once for all its topics, by
 `success`, a `ret_msg` and the `req_id` that was given with it; of spot it names ten at most, and all of a connection's
 have 21,000 characters at most. `op` `ping` is to be sent every 20 s. A message holds up to 1024 trades. An address may
-connect 500 times in 5 minutes.
+connect 500 times in 5 minutes. Other streams of the version say by `retCode` and `retMsg` what they refuse.
 
 `i` is a UUID for contracts and a number for spot, where it is shared by all symbols, so that those of one market lie
 apart. A block trade (`BT`) was agreed on beside the order book: no print of the market.
@@ -115,8 +115,8 @@ class Bybit(Venue):
         topic = value.get("topic")
         if isinstance(topic, str):
             return rows(value.get("data"), _trade) if topic.startswith(_TOPIC) else []
-        if value.get("success") is False:
-            return [Rejected(words(value.get("ret_msg")))]
+        if value.get("success") is False or value.get("retCode") not in (None, 0):
+            return [Rejected(words(value.get("retCode"), value.get("ret_msg"), value.get("retMsg")))]
         match value.get("op"):
             case "subscribe":
                 if value.get("success") is not True:

@@ -25,8 +25,9 @@ from msgspec import Struct
 
 from engine.base.events import Tick
 from engine.ingest.venues.port import (
+    EARLIEST,
     EPOCH,
-    MICROSECONDS_FROM,
+    LATEST,
     UNREADABLE,
     Ack,
     Id,
@@ -66,9 +67,10 @@ class Coinbase(Venue):
     name = "coinbase"
     documentation = "docs.cdp.coinbase.com/exchange/websocket-feed (November 2026)"
     url = "wss://ws-feed.exchange.coinbase.com"
-    hosts = ("exchange.coinbase.com",)
-    # Of the other feed, ws-direct, nobody gets anything without a login.
-    served_at = r"(?!ws-direct\.)[^/]+/?"
+    hosts = ("coinbase.com",)
+    # Of the other feed, ws-direct, nobody gets anything without a login; Advanced Trade, Prime and the International
+    # Exchange speak protocols of their own.
+    served_at = r"(?!ws-direct\.)([^/]+\.)?exchange\.coinbase\.com/?"
     testnets = ("sandbox.exchange.coinbase.com",)
     consecutive_ids = True
     market = r"[A-Z0-9]+-[A-Z0-9]+"
@@ -112,7 +114,7 @@ class Coinbase(Venue):
                 read_into(message, out)
                 return
             ts = millis(trade.time - EPOCH)
-            if not 0 <= ts < MICROSECONDS_FROM:
+            if not EARLIEST <= ts < LATEST:
                 read_into(message, out)
                 return
             out.append(Tick(stream, symbol, trade.price, trade.size, ts, trade.trade_id))

@@ -5,7 +5,9 @@ clients and what others have seen on the wire in September 2026; looked up on 27
 {"id": ..., "method": "subscribe", "params": ["btcusd@trade"]}, answered by {"id": ..., "status": 200}, or by another
 status with an `error` for the whole of it. A trade has `E` (event time in nanoseconds), `s` (symbol, in lower case),
 `t` (trade id), `p`, `q` and `m` (whether the buyer is the maker), and no `e`, which says what other messages are. The
-server pings every 20 seconds; an address may connect 300 times in 5 minutes.
+server pings every 20 seconds; an address may connect 300 times in 5 minutes. Contracts of prediction markets speak the
+same protocol and are called GEMI-..., in upper case ("Ticker Overview" and "Streams" of Prediction Markets, looked up
+on 27 November 2026); the venue's own client says that a stream's name in another case is silent.
 
 "Market Data" version 1 (docs.gemini.com/websocket-api): `update` frames with a list of events, some of them trades.
 `socket_sequence` counts the frames of a connection from 0: a hole in it is a frame that was lost.
@@ -74,7 +76,6 @@ class _BlockTrade(Struct, gc=False, tag_field="type", tag="block_trade"):
 class _Update(Struct, gc=False, tag_field="type", tag="update"):
     events: list[_Trade | _Change | _BlockTrade]
     timestampms: Millis | None = None
-    timestamp: Seconds | None = None
     socket_sequence: int | None = None
 
 
@@ -87,8 +88,9 @@ class _Envelope(Struct, gc=False):
 
     type: str
     events: list[msgspec.Raw] | None = None
-    timestampms: Millis | None = None
-    timestamp: Seconds | None = None
+    # Judged only where they are needed.
+    timestampms: Any = None
+    timestamp: Any = None
     socket_sequence: Any = None
 
 
@@ -143,9 +145,9 @@ class GeminiV1Parser(Parser):
             if not trades:
                 self.ignore()
                 return
-            ts = _ts(frame)
+            ts = frame.timestampms
             if ts is None:
-                self.refuse("trade without timestampms and timestamp", message)
+                self._judge(message, out)
                 return
             out.extend([Tick(source, symbol, trade.price, trade.amount, ts, trade.tid) for trade in trades])
             self.error_streak = 0
@@ -165,7 +167,10 @@ class GeminiV1Parser(Parser):
         try:
             envelope = _ENVELOPE.decode(message)
         except UNREADABLE as trouble:
-            if self.read_object(message) is not None:
+            value = self.read_object(message)
+            if value is not None:
+                # It came, whatever it is.
+                self._count(value.get("socket_sequence"))
                 self.refuse(f"bad frame: {trouble}", message)
             return
         self._count(envelope.socket_sequence)
@@ -185,13 +190,15 @@ class GeminiV1Parser(Parser):
                     trades.append(_TRADE.decode(event))
             except UNREADABLE as trouble:
                 bad.append(f"bad event: {trouble}")
-        ts = _ts(envelope)
-        if trades and ts is None:
+        ts = 0
+        try:
+            ts = _ts(envelope) if trades else 0
+        except ValueError as trouble:
             trades.clear()
-            bad.append("trade without timestampms and timestamp")
+            bad.append(f"trade without a time: {trouble}")
         for reason in bad:
             self.note_error(reason, message)
-        if trades and ts is not None:
+        if trades:
             source, symbol = self._place()
             out.extend([Tick(source, symbol, trade.price, trade.amount, ts, trade.tid) for trade in trades])
             self.error_streak = 0
@@ -201,10 +208,13 @@ class GeminiV1Parser(Parser):
             self.ignore()
 
 
-def _ts(frame: _Update | _Envelope) -> int | None:
+def _ts(frame: _Envelope) -> int:
+    """When its trades were, in ms. Raises ValueError when it does not say."""
     if frame.timestampms is not None:
-        return frame.timestampms
-    return None if frame.timestamp is None else frame.timestamp * 1000
+        ms: int = msgspec.convert(frame.timestampms, Millis, strict=False)
+        return ms
+    seconds: int = msgspec.convert(frame.timestamp, Seconds, strict=False)
+    return seconds * 1000
 
 
 def _is_v1(url: str, table: Mapping[str, str] | None) -> bool:
@@ -238,11 +248,13 @@ class Gemini(Venue):
     url = "wss://ws.gemini.com"
     hosts = ("gemini.com",)
     testnets = ("sandbox.gemini.com",)
-    market = r"[A-Za-z0-9]+"
+    market = r"[A-Za-z0-9]+|(?i:gemi)-[A-Za-z0-9-]+"
     example = "btcusd"
 
     def subscribe(self, markets: Sequence[str], kind: str) -> list[str]:
-        streams = [f"{market.lower()}@trade" for market in markets]
+        # The venue tells cases apart: those of prediction markets are upper, all others lower.
+        spelled = [market.upper() if "-" in market else market.lower() for market in markets]
+        streams = [f"{market}@trade" for market in spelled]
         return [json.dumps({"id": "1", "method": "subscribe", "params": streams})]
 
     def read(self, message: bytes) -> list[Said]:

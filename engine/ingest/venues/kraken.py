@@ -4,7 +4,8 @@
 docs.kraken.com/api/docs/websocket-v2/heartbeat, read on 27 November 2026). A subscription names symbols; each is
 acknowledged, or refused with `success` false and an `error`, by itself. After the upgrade comes a `status`, and a
 `heartbeat` in each second without other messages, so that no ping of ours is needed. What is asked too often is
-answered by an `error` too; how often that is, the venue does not say. A message may hold several trades, of several
+answered by {"Error": "Exceeded msg rate"} ("Spot Rate Limits", by what others wrote down of it in 2026), spelled so;
+how often that is, the venue does not say. A message may hold several trades, of several
 orders. Prices and quantities are JSON numbers, times RFC 3339. No snapshot is asked for; its trades would be good ones.
 
 `trade_id` is a sequence number, unique by book: consecutive by symbol.
@@ -21,8 +22,9 @@ from msgspec import Struct
 
 from engine.base.events import Tick
 from engine.ingest.venues.port import (
+    EARLIEST,
     EPOCH,
-    MICROSECONDS_FROM,
+    LATEST,
     UNREADABLE,
     Ack,
     Id,
@@ -86,8 +88,8 @@ class Kraken(Venue):
         value = json_object(message)
         if value.get("channel") == "trade":
             return rows(value.get("data"), _trade)
-        if value.get("success") is False or "error" in value:
-            return [Rejected(words(value.get("symbol"), value.get("error")))]
+        if value.get("success") is False or value.keys() & {"error", "Error"}:
+            return [Rejected(words(value.get("symbol"), value.get("error"), value.get("Error")))]
         if value.get("method") == "subscribe":
             result = value.get("result")
             symbol = result.get("symbol") if isinstance(result, dict) else None
@@ -105,7 +107,7 @@ class Kraken(Venue):
                 for one in decode(message).data:
                     stream, symbol = placed[one.symbol]
                     ts = millis(one.timestamp - EPOCH)
-                    if not 0 <= ts < MICROSECONDS_FROM:
+                    if not EARLIEST <= ts < LATEST:
                         raise ValueError(ts)
                     out.append(Tick(stream, symbol, one.price, one.qty, ts, one.trade_id))
             except (*UNREADABLE, KeyError):

@@ -82,7 +82,8 @@ class OKX(Venue):
     served_at = r"[^/]+/ws/v5/public/?"
     testnets = ("wspap.okx.com", "wsuspap.okx.com", "wseeapap.okx.com")
     consecutive_ids = True
-    market = r"[A-Z0-9]+-[A-Z0-9]+(-[A-Z0-9-]+)?"
+    # With an underscore: the contracts margined in USD, such as BTC-USD_UM-SWAP.
+    market = r"[A-Z0-9]+-[A-Z0-9_]+(-[A-Z0-9_-]+)?"
     example = "BTC-USDT"
     beat = "ping"
     beat_secs = 20.0
@@ -104,8 +105,10 @@ class OKX(Venue):
                 return []
             case "subscribe":
                 return [Ack(market)] if isinstance(market, str) and channel == _CHANNEL else []
-            case "error" | "channel-conn-count-error":
-                return [Rejected(words(value.get("code"), value.get("msg"), value.get("connCount")))]
+            case "error":
+                return [Rejected(words(value.get("code"), value.get("msg")))]
+            case "channel-conn-count-error" as event:
+                return [Rejected(words(event, value.get("channel"), value.get("connCount")))]
             case "notice":
                 return [Draining(words(value.get("code"), value.get("msg")))]
             case str():

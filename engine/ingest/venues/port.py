@@ -45,11 +45,11 @@ MAX_TEXT_CHARS: Final = 128
 """Longest symbol or textual event id, in characters and in bytes of UTF-8: intake remembers event ids, so their size
 is bounded here (B1, B5)."""
 
-MICROSECONDS_FROM: Final = 10**14
-"""A Binance time from here on is in microseconds: as milliseconds it would lie beyond the year 5138."""
-
-IN_SECONDS: Final = range(10**9, 10**11)
-"""A time within it is one in seconds, from 2001 on: as milliseconds it would lie between 1970 and 1973."""
+EARLIEST: Final = 10**12
+LATEST: Final = 10**13
+"""A venue's times lie from EARLIEST to before LATEST, in ms: from September 2001, when there was none of them, to 2286.
+Of a time in any other unit than the venue documents, seconds to nanoseconds, neither is so: it is no time at all, where
+it would else be another year's, of which every signal is stale (R2)."""
 
 _REASON_CHARS_MAX: Final = 120
 _EXCERPT_CHARS_MAX: Final = 60
@@ -64,12 +64,11 @@ Message: TypeAlias = bytes | bytearray | memoryview
 Id: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TRADE_ID)]
 Price: TypeAlias = Annotated[float, Meta(gt=0.0, le=_FLOAT_MAX)]
 Volume: TypeAlias = Annotated[float, Meta(ge=0.0, le=_FLOAT_MAX)]
-Millis: TypeAlias = Annotated[int, Meta(ge=0, lt=MICROSECONDS_FROM)]
-Micros: TypeAlias = Annotated[int, Meta(ge=MICROSECONDS_FROM, lt=MICROSECONDS_FROM * 1000)]
-Nanos: TypeAlias = Annotated[int, Meta(ge=MICROSECONDS_FROM * 1000, le=MAX_TRADE_ID)]
+Seconds: TypeAlias = Annotated[int, Meta(ge=EARLIEST // 1000, lt=LATEST // 1000)]
+Millis: TypeAlias = Annotated[int, Meta(ge=EARLIEST, lt=LATEST)]
+Micros: TypeAlias = Annotated[int, Meta(ge=EARLIEST * 1000, lt=LATEST * 1000)]
+Nanos: TypeAlias = Annotated[int, Meta(ge=EARLIEST * 1_000_000, le=MAX_TRADE_ID)]
 Instant: TypeAlias = Annotated[datetime, Meta(tz=True)]
-MillisOrMicros: TypeAlias = Annotated[int, Meta(ge=0, lt=MICROSECONDS_FROM * 1000)]
-Seconds: TypeAlias = Annotated[int, Meta(ge=0, lt=MICROSECONDS_FROM // 1000)]
 Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
 
 # What a decoder may raise on arbitrary bytes: msgspec's errors and UnicodeDecodeError are ValueErrors, and
@@ -330,7 +329,7 @@ def _unsound(trade: Trade) -> str | None:
         return f"price {trade.price!r}"
     if not 0.0 <= trade.volume <= _FLOAT_MAX:
         return f"volume {trade.volume!r}"
-    if not 0 <= trade.ts < MICROSECONDS_FROM or trade.ts in IN_SECONDS:
+    if not EARLIEST <= trade.ts < LATEST:
         return f"time {spelled(trade.ts)}, expected milliseconds"
     if isinstance(trade.id, str):
         return None if trade.id and len(trade.id.encode("utf-8", "replace")) <= MAX_TEXT_CHARS else "id of a trade"

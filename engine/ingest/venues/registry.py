@@ -25,7 +25,7 @@ _OURS: Final = {
     "binance": ("binance.com", "binance.us", "binance.vision", "binancefuture.com"),
     "bitstamp": ("bitstamp.net",),
     "bybit": ("bybit.com", "bybit-tr.com", "bybit.kz", "bybitgeorgia.ge"),
-    "coinbase": ("exchange.coinbase.com",),
+    "coinbase": ("coinbase.com",),
     "gemini": ("gemini.com",),
     "kraken": ("kraken.com",),
     "okx": ("okx.com",),

@@ -9,21 +9,18 @@ What venues send is read by the modules beside this one; the four verdicts are t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from engine.base.events import Tick
 from engine.ingest.venues.markets import MOCK, Markets, Subscription, host_of
 from engine.ingest.venues.port import (
-    IN_SECONDS,
     MAX_TEXT_CHARS,
     MAX_TRADE_ID,
-    MICROSECONDS_FROM,
     UNREADABLE,
     Message,
-    Millis,
     ParseInto,
     Parser,
     Price,
@@ -39,19 +36,29 @@ are kept for each. A trade of one more is `foreign`. A replay has no such limit:
 many of its symbols have a stream each."""
 
 
+_MICROSECONDS_FROM: Final = 10**14
+"""As milliseconds it would lie beyond the year 5138."""
+
+_IN_SECONDS: Final = range(10**9, 10**11)
+"""A time within it is one in seconds, from 2001 on: as milliseconds it would lie between 1970 and 1973."""
+
+# Ticks that somebody made up may be of any year.
+_Millis: TypeAlias = Annotated[int, Meta(ge=0, lt=_MICROSECONDS_FROM)]
+
+
 class _MockTick(Struct, gc=False):
     event_id: int | Text
     symbol: Text
     price: Price
     volume: Volume
-    ts: Millis
+    ts: _Millis
 
 
 class _ReplayTick(Struct, gc=False):
     symbol: Text
     price: Price
     volume: Volume
-    ts: Millis
+    ts: _Millis
     event_id: int | Text | None = None
 
 
@@ -85,7 +92,7 @@ class TickParser(Parser):
             except UNREADABLE as trouble:
                 self._judge_own(message, trouble)
                 return
-            if is_replay and tick.ts in IN_SECONDS:
+            if is_replay and tick.ts in _IN_SECONDS:
                 self.refuse("bad tick: ts is in seconds, expected milliseconds", message)
                 return
             event_id = tick.event_id
@@ -130,8 +137,8 @@ class TickParser(Parser):
             return
         if "type" in value and not value.keys() & {"price", "volume", "event_id"}:
             self.ignore()
-        elif isinstance(ts := value.get("ts"), int) and ts >= MICROSECONDS_FROM:
-            unit = "micro" if ts < MICROSECONDS_FROM * 1000 else "nano"
+        elif isinstance(ts := value.get("ts"), int) and ts >= _MICROSECONDS_FROM:
+            unit = "micro" if ts < _MICROSECONDS_FROM * 1000 else "nano"
             self.refuse(f"bad tick: ts is in {unit}seconds, expected milliseconds", message)
         else:
             self.refuse(f"bad tick: {trouble}", message)
