@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from cysystemd.reader import JournalOpenMode, JournalReader
 
@@ -133,10 +133,11 @@ class PrivateMachine:
         binds: Sequence[tuple[Path, str]],
         name: str,
         clock: Clock | None = None,
-        network: Path | None = None,
+        network: Path | Literal["own"] | None = None,
     ) -> None:
         """binds: (directory or file of this computer, where the machine sees it, read-only). Unit files are copied, and
-        the users that files of sysusers.d(5) name are made. network: a network namespace, instead of the computer's."""
+        the users that files of sysusers.d(5) name are made. network: a network namespace, or one of its own that leads nowhere, instead
+        of the computer's. systemd-nspawn lets a machine make further ones only there."""
         self.name = name
         self.layout = Layout()
         self._shell = shell
@@ -144,7 +145,8 @@ class PrivateMachine:
         self._users = [source for source, target in binds if Path(target).parent == SYSUSERS]
         self._binds = [(source, target) for source, target in binds if source not in self._units + self._users]
         self._clock = clock or OsClock()
-        self._network = [] if network is None else [f"--network-namespace-path={network}"]
+        own = ["--private-network"] if network == "own" else [f"--network-namespace-path={network}"]
+        self._network = [] if network is None else own
         self._work = RUN_DIR / name
         self._leader = 0
         self._nspawn: Process | None = None
@@ -512,13 +514,16 @@ def choose(kind: str) -> str:
     raise reason
 
 
-def make(kind: str, shell: Shell, stage: Stage | None, name: str) -> Machine:
+def make(
+    kind: str, shell: Shell, stage: Stage | None, name: str, network: Path | Literal["own"] | None = None
+) -> Machine:
     """Return a machine of the given kind (private, host, user), not booted yet.
 
     stage: the engine that is installed in it; None for a private machine without one, for services of one's own.
+    network: of a private machine.
     """
     if kind == "private":
-        return PrivateMachine(shell, stage.binds() if stage else [], name)
+        return PrivateMachine(shell, stage.binds() if stage else [], name, network=network)
     if stage is None:
         raise Unavailable(
             f"a {kind} systemd is not ours to install services of your own in", "use PROOFS_SYSTEMD=private"

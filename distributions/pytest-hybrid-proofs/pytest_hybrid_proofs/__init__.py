@@ -15,6 +15,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,19 +295,27 @@ def unit_under_proof(
         raise ValueError(f"unit_under_proof({name!r}): text and path both say what is in the unit file; give one")
 
     @pytest.fixture(scope="session")
-    def unit(proof_run: Run, proof_machine: Machine, pytestconfig: pytest.Config) -> Iterator[ServiceUnit]:
+    def unit(
+        proof_run: Run, proof_shell: Shell, proof_machine: Machine, pytestconfig: pytest.Config
+    ) -> Iterator[ServiceUnit]:
+        from harness.machines import machine
         from harness.machines.systemd import JournalStream
         from harness.proving import service
 
         content = (pytestconfig.rootpath / path).read_text("utf-8") if path is not None else text
         archives = proof_run.options.checkout / ".cache" / "archives"
-        service.put(proof_machine, name, content, package, archives)
-        stream = JournalStream(proof_run.recorder, proof_machine, [name])
-        try:
-            unit = service.ServiceUnit(proof_machine, stream, name, serves)
+        with ExitStack() as stack:
+            lent = proof_machine
+            # A package may have to be fetched; whatever else runs here cannot reach the computer's network.
+            if lent.kind == "private" and package is None:
+                lent = machine.make(lent.kind, proof_shell, None, f"{lent.name}-{os.urandom(2).hex()}", "own")
+                stack.callback(lent.halt)
+                lent.boot()
+            service.put(lent, name, content, package, archives)
+            stream = JournalStream(proof_run.recorder, lent, [name])
+            stack.callback(stream.close)
+            unit = service.ServiceUnit(lent, stream, name, serves)
             with unit.drop_in("10-proof", drop_in):
                 yield unit
-        finally:
-            stream.close()
 
     return unit
