@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from engine.ingest import dialing
+from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 from engine.storage.batch import Batch
 from engine.storage.opening import open_ledger
 from harness.base.errors import Unavailable
@@ -154,6 +155,72 @@ def test_B4_memory_is_bounded_whatever_a_peer_does(tmp_path: Path, transport: st
         assert sum("the peer reads nothing" in reason for reason in reasons) == len(UNREAD)
         assert running.stop() == 0
         assert_calm(running)
+
+
+BIG = MAX_MESSAGE_BYTES - 256
+
+
+def filled(before: str, piece: str, after: str) -> str:
+    """As many pieces as the largest message has room for."""
+    return before + ",".join([piece] * (BIG // (len(piece) + 1))) + after
+
+
+# Of each venue's words so many that it is read as far as can be; with `{}` for a value.
+DENSE = {
+    "an array of arrays": filled("[", "[]", "]"),
+    "objects": filled('{"e":"x","type":"x","event":"x","channel":"x","id":[', '{"a":0}', "]}"),
+    "names": "{" + ",".join(f'"{number:x}":0.5' for number in range(BIG // 11)) + "}",
+    "texts": filled('{"e":"x","type":"x","event":"x","channel":"x","id":[', '"xx"', "]}"),
+    "rows of no trades": filled(
+        '{"channel":"trade","topic":"publicTrade.BTCUSDT","arg":{"channel":"trades","instId":"BTC-USDT"},'
+        '"type":"update","event":"trade","events":[],"data":[',
+        "{}",
+        "]}",
+    ),
+    "fewer rows of no trades": '{"channel":"trade","topic":"publicTrade.BTCUSDT","data":['
+    + ",".join(["{}"] * 200_000)
+    + "]}",
+    "events of no trades": filled('{"type":"update","events":[', "{}", "]}"),
+}
+DENSE_SOURCES = {
+    "binance": ("/ws/btcusdt@trade", "btcusdt"),
+    "bitstamp": ("/", "btcusd"),
+    "bybit": ("/v5/public/spot", "BTCUSDT"),
+    "coinbase": ("/", "BTC-USD"),
+    "gemini": ("/v1/marketdata/btcusd", "btcusd"),
+    "kraken": ("/v2", "BTC/USD"),
+    "okx": ("/ws/v5/public", "BTC-USDT"),
+}
+
+
+@pytest.mark.claim("B4")
+@pytest.mark.parametrize("venue", DENSE_SOURCES)
+def test_B4_a_message_of_nothing_but_values_does_not_become_as_many_objects(tmp_path: Path, venue: str) -> None:
+    """The largest message that is read at all could become thirty times as large in memory."""
+    path, market = DENSE_SOURCES[venue]
+    ready = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        ready.wait(DEADLINE_SECS)
+        upgrade(client, and_then=b"".join(frame(text) for text in DENSE.values()))
+        until_closed(client)
+
+    with raw_server(script) as server:
+        sources = tmp_path / "ws_sources.toml"
+        sources.write_text(
+            f'[[source]]\nname = "dense"\nurl = "{server.url}{path}"\npriority = 1\nvenue = "{venue}"\n'
+            f'markets = {{ "{market}" = "X" }}\n'
+        )
+        config = write_config(tmp_path, {"engine": {"subscribe_timeout_secs": 60, "keepalive_secs": 60}})
+        with engine(tmp_path, "--config", str(config), "--ingest", "realws") as running:
+            running.wait_heartbeat(lambda beat: True)
+            before = running.rss_bytes()
+            ready.set()
+            running.wait_heartbeat(lambda beat: beat["parse_errors"] + beat["ignored"] >= len(DENSE), 4 * DEADLINE_SECS)
+            peak = int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{running.process.pid}/status").read_text())[0]) * 1024
+            assert peak - before <= RSS_MIB_MAX * MIB, f"resident memory rose by {(peak - before) / MIB:.0f} MiB"
+            assert running.stop() == 0
+            assert_calm(running)
 
 
 LEGAL_UPGRADES: dict[str, dict[str, Any]] = {

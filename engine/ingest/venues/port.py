@@ -23,7 +23,7 @@ so that the two cannot disagree on a trade. docs/venues.md has a venue written f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -50,6 +50,13 @@ MICROSECONDS_FROM: Final = 10**14
 
 IN_SECONDS: Final = range(10**9, 10**11)
 """A time within it is one in seconds, from 2001 on: as milliseconds it would lie between 1970 and 1973."""
+
+VALUES_MAX: Final = 2**19
+"""Most commas, colons and opening brackets of a message: each becomes at most some 75 bytes of Python, and a message of
+nothing else would become 27 times its size (B4). A first frame of Gemini's has 50,000."""
+
+ROWS_MAX: Final = MAX_MESSAGE_BYTES // 64
+"""Most trades of one message; a trade has more than 64 bytes on every venue."""
 
 _REASON_CHARS_MAX: Final = 120
 _EXCERPT_CHARS_MAX: Final = 60
@@ -246,14 +253,10 @@ class Parser:
     def read_object(self, message: Message) -> dict[str, Any] | None:
         """The message as a JSON object; None, and an error counted, when it is none."""
         try:
-            value = _ANY_JSON.decode(message)
-        except UNREADABLE as trouble:
-            self.refuse(f"not JSON: {trouble}", message)
+            return json_object(message)
+        except ValueError as trouble:
+            self.refuse(str(trouble), message)
             return None
-        if not isinstance(value, dict):
-            self.refuse(f"not a JSON object but {type(value).__name__}", message)
-            return None
-        return value
 
 
 class VenueParser(Parser):
@@ -412,8 +415,18 @@ class Venue:
         return VenueParser(self, source, markets)
 
 
-def json_object(message: bytes) -> dict[str, Any]:
-    """The message as a JSON object. Raises ValueError when it is none."""
+def check_values(message: Message) -> None:
+    """Raise ValueError for a message that must not be made values of: they would not fit into memory (B4)."""
+    if len(message) > VALUES_MAX:
+        text = bytes(message)
+        # Those within texts are counted too: no message of a venue's comes near in either way.
+        if sum(map(text.count, (b",", b":", b"[", b"{"))) > VALUES_MAX:
+            raise ValueError(f"over {VALUES_MAX} values in one message")
+
+
+def json_object(message: Message) -> dict[str, Any]:
+    """The message as a JSON object. Raises ValueError when it is none, or of more values than memory has room for."""
+    check_values(message)
     try:
         value = _ANY_JSON.decode(message)
     except UNREADABLE as trouble:
@@ -423,21 +436,27 @@ def json_object(message: bytes) -> dict[str, Any]:
     return value
 
 
-def rows(data: object, read: Callable[[Any], Trade | None]) -> list[Said]:
+def rows(data: object, read: Callable[[Any], Trade | None]) -> Iterator[Said]:
     """The trades of a message that holds several: each good one, and a `Bad` for each that `read` refuses with a
-    ValueError; what it makes None of is of no interest. Raises ValueError when `data` is no list."""
+    ValueError; what it makes None of is of no interest. Raises ValueError when `data` is no list, or one of more rows
+    than a message of trades can have: to refuse each of them would keep the event loop for seconds."""
     if not isinstance(data, list):
         raise ValueError(f"'data' is no list but {type(data).__name__}")
-    found: list[Said] = []
+    if len(data) > ROWS_MAX:
+        raise ValueError(f"'data' has over {ROWS_MAX} rows")
+    # One by one, so that they are never all there beside each other.
+    return _rows(data, read)
+
+
+def _rows(data: list[Any], read: Callable[[Any], Trade | None]) -> Iterator[Said]:
     for row in data:
         try:
             trade = read(row)
         except ValueError as trouble:
-            found.append(Bad(f"bad trade: {trouble}"))
+            yield Bad(f"bad trade: {trouble}")
             continue
         if trade is not None:
-            found.append(trade)
-    return found
+            yield trade
 
 
 def words(*said: object) -> str:
