@@ -157,6 +157,34 @@ def test_B4_memory_is_bounded_whatever_a_peer_does(tmp_path: Path, transport: st
         assert_calm(running)
 
 
+@pytest.mark.claim("N6")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_N6_a_message_that_comes_slowly_is_waited_for(tmp_path: Path, transport: str) -> None:
+    """No pong can come within a message: one that takes longer than a pong may must not be cut off over and over."""
+
+    def script(client: socket.socket, number: int) -> None:
+        upgrade(client)
+        data = frame('{"pad": "' + "x" * 100_000 + '"}') + frame(mock_tick(number))
+        # Longer than keepalive_secs and pong_timeout_secs together, in pauses that are shorter than either.
+        for at in range(0, len(data), len(data) // 12):
+            client.sendall(data[at : at + len(data) // 12])
+            left.wait(0.1)
+        until_closed(client)
+
+    left = threading.Event()
+    with (
+        raw_server(script) as server,
+        started(tmp_path, transport, server.url, keepalive_secs=0.3, pong_timeout_secs=0.3) as running,
+    ):
+        running.wait_heartbeat(lambda beat: beat["ingest_received"] == 1)
+        assert not running.messages("connection dropped")
+        # And then nothing more comes, no pong either.
+        assert "no pong within" in running.wait_line("connection dropped")["reason"]
+        assert running.stop() == 0
+        assert_calm(running)
+        left.set()
+
+
 BIG = MAX_MESSAGE_BYTES - 256
 
 

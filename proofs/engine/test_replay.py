@@ -285,7 +285,11 @@ class Endless(io.BytesIO):
 
 
 @pytest.mark.claim("E6", "N20")
-@pytest.mark.parametrize("head", [b"", gzip.compress(b""), gzip.compress(b"") * 1_000_000])
+@pytest.mark.parametrize(
+    "head",
+    [b"", gzip.compress(b""), gzip.compress(b"") * 1_000_000],
+    ids=["zeros", "gzip of nothing", "gzip of nothing, very often"],
+)
 def test_E6_a_start_reads_only_so_far_to_know_a_recording(head: bytes) -> None:
     assert tape._Lines(Endless(head)).head() == b""
 
