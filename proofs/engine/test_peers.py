@@ -206,8 +206,16 @@ DENSE = {
         "]}",
     ),
     "fewer rows of no trades": '{"channel":"trade","topic":"publicTrade.BTCUSDT","data":['
-    + ",".join(["{}"] * 200_000)
+    + ",".join(["{}"] * 100_000)
     + "]}",
+    # Just so many that they are read.
+    "objects with a name": '{"id":[' + ",".join(f'{{"{number:x}":0.5}}' for number in range(190_000)) + "]}",
+    "objects with a name beyond ASCII": '{"id":['
+    + ",".join(f'{{"\U0001f600{number:x}":0.5}}' for number in range(95_000))
+    + "]}",
+    "many texts": '{"id":[' + ",".join(['"xx"'] * 599_000) + "]}",
+    "many texts beyond ASCII": '{"id":[' + ",".join(['"x\U0001f600"'] * 419_000) + "]}",
+    "many arrays": '{"id":[' + ",".join(["[0.5]"] * 381_000) + "]}",
     "events of no trades": filled('{"type":"update","events":[', "{}", "]}"),
 }
 DENSE_SOURCES = {

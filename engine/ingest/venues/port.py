@@ -51,9 +51,14 @@ MICROSECONDS_FROM: Final = 10**14
 IN_SECONDS: Final = range(10**9, 10**11)
 """A time within it is one in seconds, from 2001 on: as milliseconds it would lie between 1970 and 1973."""
 
-VALUES_MAX: Final = 2**19
-"""Most commas, colons and opening brackets of a message: each becomes at most some 75 bytes of Python, and a message of
-nothing else would become 27 times its size (B4). A first frame of Gemini's has 50,000."""
+_COSTS: Final = ((b",", 5), (b":", 3), (b"[", 6), (b"{", 14))
+_COST_MAX: Final = MAX_MESSAGE_BYTES
+_TEXTS_MAX: Final = 600_000
+"""What a message costs that is made values of. One of nothing but `[]` or `{"a":0}` becomes thirty times as large in
+memory, and a snapshot of an order book, which may have all 4 MiB, ten times; more than 50 MiB become of none (B4)."""
+
+_CHEAP_BYTES: Final = 128 * 1024
+"""So few bytes cannot cost too much."""
 
 ROWS_MAX: Final = MAX_MESSAGE_BYTES // 64
 """Most trades of one message; a trade has more than 64 bytes on every venue."""
@@ -416,12 +421,14 @@ class Venue:
 
 
 def check_values(message: Message) -> None:
-    """Raise ValueError for a message that must not be made values of: they would not fit into memory (B4)."""
-    if len(message) > VALUES_MAX:
-        text = bytes(message)
-        # Those within texts are counted too: no message of a venue's comes near in either way.
-        if sum(map(text.count, (b",", b":", b"[", b"{"))) > VALUES_MAX:
-            raise ValueError(f"over {VALUES_MAX} values in one message")
+    """Raise ValueError for a message that must not be made values of: memory has no room for them (B4)."""
+    if len(message) <= _CHEAP_BYTES:
+        return
+    text = bytes(message)
+    # Those within texts are counted too, of which venues have few. Texts beyond ASCII take up to four times the room.
+    cost = sum(weight * text.count(mark) for mark, weight in _COSTS) * (1 if text.isascii() else 2)
+    if cost > _COST_MAX or text.count(b'"') > 2 * _TEXTS_MAX:
+        raise ValueError("too many values in one message")
 
 
 def json_object(message: Message) -> dict[str, Any]:
