@@ -61,8 +61,7 @@ class Tape:
         self._raw: IO[bytes]
         self._packed: gzip.GzipFile
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(directory / f".{self._name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._lock = self._open_lock()
         except OSError as error:
             raise self._refusal(error) from None
         try:
@@ -73,6 +72,10 @@ class Tape:
             if error.errno == errno.EWOULDBLOCK:
                 raise Crash(f"--to {directory}: another recorder writes {header.source!r} there") from None
             raise self._refusal(error) from None
+
+    def _open_lock(self) -> int:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        return os.open(self._directory / f".{self._name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def _refusal(self, error: OSError) -> ConfigError | Crash:
         text = f"--to {self._directory}: cannot be written: {error.strerror}"
@@ -131,7 +134,14 @@ class Tape:
         """Go on in another part, as somebody took this one away."""
         gone = self.path
         self._end()
-        self._directory.mkdir(parents=True, exist_ok=True)
+        # The lock may have been taken away as well; who has got it meanwhile is another recorder.
+        lock = self._open_lock()
+        if os.path.samestat(os.fstat(lock), os.fstat(self._lock)):
+            os.close(lock)
+        else:
+            before, self._lock = self._lock, lock
+            os.close(before)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._begin()
         logger.warning(
             f"the recording goes on in another file: the present one is not there any more, {_GONE}",

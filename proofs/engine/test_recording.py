@@ -487,6 +487,8 @@ def test_N20_a_file_that_is_taken_away_is_told_and_another_one_begun(
     (told,) = caplog.records
     assert told.levelname == "WARNING"
     assert told.__dict__["fields"] == {"path": str(gone), "next": str(written.path)}
+    with pytest.raises(Crash, match="another recorder writes"):
+        tape.Tape(tmp_path / "to", okx_header(), file_bytes=1 << 20, files=5)
     written.write(trade(2, 1, 2))
     written.close()
     assert written.path != gone
