@@ -90,14 +90,24 @@ class Watch:
         """Raise Overload when a channel stays full for longer than `overload_grace_ms` (B1)."""
         grace = self._options.engine.overload_grace_ms / 1000
         channels = self._channels
+        pause_secs = max(_OVERLOAD_RECHECK_SECS, grace / 4)
         while True:
-            await asyncio.sleep(max(_OVERLOAD_RECHECK_SECS, grace / 4))
+            await self._sleep(pause_secs, pause_secs)
             if any(channel.full_for(grace) for channel in channels):
-                # The loop itself may have been late, or the process stopped: let the consumers run once
-                # before it is called an overload.
-                await asyncio.sleep(_OVERLOAD_RECHECK_SECS)
+                # Let the consumers run once before it is called an overload.
+                await self._sleep(_OVERLOAD_RECHECK_SECS, pause_secs)
                 for channel in channels:
                     channel.check_overload(grace)
+
+    async def _sleep(self, secs: float, late_secs: float) -> None:
+        """Sleep. Later than by `late_secs` nobody comes back but from a loop that was stuck, or a process that was
+        stopped (SIGSTOP, a frozen cgroup, a machine that was paused), and in that time no consumer ran either."""
+        due_at = self._loop.time() + secs
+        await asyncio.sleep(secs)
+        late = self._loop.time() - due_at
+        if late > late_secs:
+            for channel in self._channels:
+                channel.excuse(late)
 
     async def feed_watchdog(self, watchdog_secs: float) -> None:
         """Tell systemd that all is well, as long as every task answers (E5)."""

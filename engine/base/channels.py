@@ -7,7 +7,7 @@ socket's callback and cannot, looks at `room`, keeps the rest and stops reading 
 Full means that nobody can put and no room has been freed since: `full_since` starts when the channel fills
 or a producer has to wait, and every `take_all` that leaves room stops it. The policy is the same whatever the
 load: nothing is dropped, the producer waits, and a consumer that frees nothing for `overload_grace_ms` ends
-the run with Overload.
+the run with Overload. Time in which the process did not run at all does not count.
 
 A channel belongs to one event loop and is not thread-safe.
 """
@@ -136,6 +136,11 @@ class Channel(Generic[T]):
         """No more will be put. The consumer is woken, and takes what is pending as its last."""
         self.closed = True
         self._wake()
+
+    def excuse(self, secs: float) -> None:
+        """Tell the overload clock that nobody could free anything for so long: the process did not run."""
+        if self.full_since is not None:
+            self.full_since = min(self.full_since + secs, self._clock())
 
     def full_for(self, secs: float) -> bool:
         """Return whether no room has been freed for longer than `secs`."""

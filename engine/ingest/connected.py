@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
@@ -35,6 +36,7 @@ class FeedLine:
         self.source = source
         self.stream = stream
         self.connection: Connection | None = None  # None until opened
+        self.socket: socket.socket | None = None  # below it; None where there is none, or not yet
         self.task: asyncio.Task[None] | None = None  # the attempt; None once it is decided
         self.dead = False
         self.ticks: list[Tick] = []  # of the messages since the last flush

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import struct
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
@@ -30,12 +31,26 @@ _NEXT_ADDRESS_SECS: Final = 0.25
 # memory at saturation and costs no throughput (`python -m bench --only T1,T5`).
 _RECEIVE_BUFFER_BYTES: Final = 96 * 1024
 
+# `struct tcp_info` of linux/tcp.h begins with 8 bytes and 15 numbers; the 12th is tcpi_last_data_recv.
+_TCP_INFO: Final = struct.Struct("8x15I")
+_LAST_DATA_RECV: Final = 11
+
 Place = tuple[str, int]
 """Host and port, as they stand in a URL."""
 
 _Address = tuple[Any, ...]
 _AddressInfo = tuple[int, int, int, str, _Address]
 """What getaddrinfo gives."""
+
+
+def secs_since_bytes(connected: socket.socket) -> float | None:
+    """How long ago the kernel got the latest bytes from the peer, read or not; None where it does not say."""
+    try:
+        info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        return float(_TCP_INFO.unpack(info)[_LAST_DATA_RECV]) / 1000
+    except (OSError, struct.error):
+        # Closed already, or no socket of TCP's.
+        return None
 
 
 class Dialer:

@@ -92,7 +92,8 @@ class PlaybackFeed(Connected):
                     return
             # A replay without a pause shall not keep the loop from anything else.
             await asyncio.sleep(0)
-        self._tell_end()
+        if not self._stopped:
+            self._tell_end()
 
     def _tell_end(self) -> None:
         recording = self._recording
@@ -108,6 +109,7 @@ class PlaybackFeed(Connected):
 
     def stop(self) -> None:
         super().stop()
+        self._recording.stop()
         self._apply(self._session.stop(self._clock))
 
     def _attempt(self, line: FeedLine) -> None:

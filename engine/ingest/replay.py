@@ -108,7 +108,8 @@ class FileReplayFeed(ReplayFeed):
         found = False  # a tick
         first: str | None = None  # what was wrong with the first line that was no tick
         file.seek(0)
-        while lines := await asyncio.to_thread(_read_lines, file):
+        reader = _LineReader(file)
+        while (lines := await asyncio.to_thread(reader.step)) is not None:
             ticks: list[Tick] = []
             for line in lines:
                 number += 1
@@ -205,17 +206,25 @@ def open_lines(path: Path) -> IO[bytes]:
     raise ConfigError(f"engine.replay_file = {str(path)!r}: {refused}", key="engine.replay_file", value=str(path))
 
 
-def _read_lines(file: IO[bytes]) -> list[bytes]:
-    """The next lines of `file`, at most one step of them; a line that never ends is cut, not read whole."""
-    lines: list[bytes] = []
-    size = 0
-    while len(lines) < STEP_TICKS and size < MAX_MESSAGE_BYTES:
-        line = file.readline(MAX_MESSAGE_BYTES + 1)
-        if not line:
-            break
-        lines.append(line)
-        size += len(line)
-        if len(line) > MAX_MESSAGE_BYTES:
-            while line and not line.endswith(b"\n"):
-                line = file.readline(MAX_MESSAGE_BYTES)
-    return lines
+class _LineReader:
+    """The lines of `file` in steps, each of which ends in bounded time: whoever reads has to answer the watchdog, and
+    to stop when told to."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        # Whether the rest of a line that never ends is still to be skipped.
+        self._skips = False
+
+    def step(self) -> list[bytes] | None:
+        """The next lines; None at the end. A line that never ends is cut, not read whole."""
+        lines: list[bytes] = []
+        size = 0
+        while len(lines) < STEP_TICKS and size < MAX_MESSAGE_BYTES:
+            line = self._file.readline(MAX_MESSAGE_BYTES + 1)
+            if not line:
+                return lines or None
+            size += len(line)
+            if not self._skips:
+                lines.append(line)
+            self._skips = (self._skips or len(line) > MAX_MESSAGE_BYTES) and not line.endswith(b"\n")
+        return lines

@@ -209,7 +209,7 @@ class _Link:
         self.open = False
         # The times below mean nothing until `open`.
         self.opened_at = now
-        # Latest sign of life: data, pong, or the opening itself.
+        # Latest sign of life: bytes, or the opening itself.
         self.heard_at = now
         # Latest new tick, or the opening.
         self.progress_at = now
@@ -357,6 +357,13 @@ class Session:
     def pong(self, conn: int, now: float) -> Sequence[Effect]:
         """A pong arrived: the peer lives, which says nothing about the feed (N6)."""
         return self.received(conn, now, 0)
+
+    def arriving(self, conn: int, at: float) -> None:
+        """The latest bytes came at that time, maybe of a message that is not complete yet: the peer lives. Told before
+        `wake`."""
+        link = self._links.get(conn)
+        if link is not None and link.open:
+            link.heard_at = max(link.heard_at, at)
 
     def acknowledged(self, conn: int, now: float) -> Sequence[Effect]:
         """The venue has said that everything that was asked for will come."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
+import logging
 import os
 import re
 import stat
@@ -18,13 +20,17 @@ import msgspec
 from engine.base.exits import ConfigError, Crash
 from engine.ingest.recording import LINE_BYTES_MAX, Event, Header, begins, line_of, read_event, read_header
 
+logger = logging.getLogger("engine.record")
+
 _GZIP: Final = b"\x1f\x8b"
 _GZIP_WBITS: Final = 16 + zlib.MAX_WBITS
 _READ_BYTES: Final = 64 * 1024
 _UNPACKED_BYTES_MAX: Final = 1024 * 1024
 _SALVAGE_BYTES: Final = 16
 _HEAD_BYTES: Final = 64
+_HEAD_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 _NULLS_MAX: Final = 1024 * 1024
+_GONE: Final = "and what was recorded in it is lost unless somebody moved it"
 
 # What a restart does not heal: the path is another one than it should be, or another user's.
 _HOPELESS: Final = frozenset(
@@ -55,8 +61,7 @@ class Tape:
         self._raw: IO[bytes]
         self._pack: zlib._Compress
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(directory / f".{self._name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._lock = self._open_lock()
         except OSError as error:
             raise self._refusal(error) from None
         try:
@@ -67,6 +72,10 @@ class Tape:
             if error.errno == errno.EWOULDBLOCK:
                 raise Crash(f"--to {directory}: another recorder writes {header.source!r} there") from None
             raise self._refusal(error) from None
+
+    def _open_lock(self) -> int:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        return os.open(self._directory / f".{self._name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def _refusal(self, error: OSError) -> ConfigError | Crash:
         text = f"--to {self._directory}: cannot be written: {error.strerror}"
@@ -91,14 +100,20 @@ class Tape:
         """What was written can be read by others, and is there if this process is killed. Raises Crash."""
         try:
             self._flush()
+            if not self._is_there():
+                self._replace()
         except OSError as error:
             raise self._lost(error) from None
 
     def close(self) -> None:
-        """End the recording well, unless it was lost. Raises Crash when the disk does not take the rest."""
+        """End the recording well, unless it was lost. Raises Crash when the disk does not take the rest, or the file is
+        gone."""
         try:
             if not self._raw.closed:
+                there = self._is_there()
                 self._end()
+                if not there:
+                    raise Crash(f"{self.path}: is not there any more, {_GONE}", path=str(self.path))
         except OSError as error:
             raise self._lost(error) from None
         finally:
@@ -107,6 +122,32 @@ class Tape:
     def size(self) -> int:
         """Bytes of all parts so far, as compressed."""
         return self._bytes
+
+    def _is_there(self) -> bool:
+        """Whether the present part still is where others look for it."""
+        try:
+            found = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self._raw.fileno()))
+
+    def _replace(self) -> None:
+        """Go on in another part, as somebody took this one away."""
+        gone = self.path
+        self._end()
+        # The lock may have been taken away as well; who has got it meanwhile is another recorder.
+        lock = self._open_lock()
+        if os.path.samestat(os.fstat(lock), os.fstat(self._lock)):
+            os.close(lock)
+        else:
+            before, self._lock = self._lock, lock
+            os.close(before)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._begin()
+        logger.warning(
+            f"the recording goes on in another file: the present one is not there any more, {_GONE}",
+            extra={"fields": {"path": str(gone), "next": str(self.path)}},
+        )
 
     def _lost(self, error: OSError) -> Crash:
         # What is not written yet is tried once more here; else when the object goes, and Python would tell the error.
@@ -167,10 +208,13 @@ class Recording:
         self.path = path
         self._file = file
         self._lines = lines
+        # The header, None until it was read.
+        self._first: Header | None = None
         first = self._next()
         if not isinstance(first, Header):
             raise self._refusal("cut short within its first line: nothing of it can be read")
-        self.header = first
+        self.header = self._first = first
+        lines.patient = True
 
     def read(self, count: int) -> list[Header | Event]:
         """The next lines, `count` at most; none at the end. Raises ConfigError where it is damaged."""
@@ -178,6 +222,10 @@ class Recording:
         while len(found) < count and (record := self._next()) is not None:
             found.append(record)
         return found
+
+    def stop(self) -> None:
+        """End a `read` that is under way in another thread, and all others, as if there were no more."""
+        self._lines.stopped = True
 
     def close(self) -> None:
         """Let go of the file; what was read stays good."""
@@ -195,6 +243,8 @@ class Recording:
                 self.cut = self.cut or self._lines.cut
                 return None
             self.line += 1
+            if self.line == 1:
+                text = text.removeprefix(codecs.BOM_UTF8)
             # A file that was being written when the power failed ends in NULs.
             text = text.strip(b" \t\r\n\0")
             if not text:
@@ -207,7 +257,7 @@ class Recording:
                     self.cut = True
                     self.line -= 1
                     return None
-                if self.line == 1:
+                if self._first is None:
                     raise self._refusal(str(trouble)) from None
                 raise self._damaged(str(trouble)) from None
 
@@ -215,9 +265,8 @@ class Recording:
         if not begins(text):
             return read_event(text)
         header = read_header(text)
-        if self.line > 1 and (header.source, header.url, header.venue) != (
-            self.header.source, self.header.url, self.header.venue,
-        ):  # fmt: skip
+        first = self._first or header
+        if (header.source, header.url, header.venue) != (first.source, first.url, first.venue):
             raise ValueError(f"another source, {header.source!r}: replay one after the other")
         return header
 
@@ -265,6 +314,10 @@ class _Lines:
     """The lines of a file, unpacked where it is gzip, in however many members."""
 
     def __init__(self, file: IO[bytes]) -> None:
+        # Set by another thread: there shall be no more.
+        self.stopped = False
+        # Whether to read on for as long as it takes. Not before the first line: a start waits for that.
+        self.patient = False
         self._file = file
         self._raw = b""
         # So many NULs were read after it.
@@ -288,13 +341,13 @@ class _Lines:
         """How the text begins. Raises OSError."""
         while len(self._text) < _HEAD_BYTES and (more := self._read()):
             self._text += more
-        return self._text[:_HEAD_BYTES]
+        return self._text[:_HEAD_BYTES].removeprefix(codecs.BOM_UTF8)
 
     def next(self) -> bytes | None:
         """The next line; None at the end. Raises ValueError, which says what is damaged, or OSError."""
         pieces: list[bytes] = []
         size = 0
-        while True:
+        while not self.stopped:
             end = self._text.find(b"\n", self._at)
             if end >= 0:
                 pieces.append(self._text[self._at : end])
@@ -310,10 +363,11 @@ class _Lines:
                 if self._damage:
                     raise ValueError(self._damage)
                 return b"".join(pieces) or None
+        return None
 
     def _read(self) -> bytes:
         """The next bytes of the text; none at its end."""
-        while not self._ended:
+        while not (self._ended or self.stopped):
             if not self._raw and not self._refill():
                 self._ended = True
                 text = self._finish()
@@ -337,7 +391,9 @@ class _Lines:
     def _refill(self) -> bool:
         """Read on; whether there was anything. NULs are kept back until something follows them: a file that was being
         written when the power failed ends in NULs, and unpacked they would be anything."""
-        while more := self._file.read(_READ_BYTES):
+        while not self.stopped and (more := self._file.read(_READ_BYTES)):
+            if not self.patient and self._file.tell() > _HEAD_FILE_BYTES_MAX:
+                return False
             self._raw = more.rstrip(b"\0")
             nulls, self._nulls = self._nulls, len(more) - len(self._raw)
             if self._raw:

@@ -17,7 +17,7 @@ from engine.base.exits import explain
 from engine.config import schema
 from engine.ingest import refusal, session
 from engine.ingest.connected import Connected, FeedLine, about, policy_of
-from engine.ingest.dialing import Dialer
+from engine.ingest.dialing import Dialer, secs_since_bytes
 from engine.ingest.ports import Inlet
 from engine.ingest.transport import Connect, ConnectFailed, Line, cut_short, why
 from engine.ingest.venues.markets import Streams
@@ -120,7 +120,11 @@ class WebSocketFeed(Connected):
         if self._paused:
             # We do not read, so silence says nothing about the peer; `resume` asks again.
             return
-        self._apply(self._session.wake(self._now()))
+        now = self._now()
+        for line in self._lines.values():
+            if line.socket is not None and (secs := secs_since_bytes(line.socket)) is not None:
+                self._session.arriving(line.conn, now - secs)
+        self._apply(self._session.wake(now))
 
     async def _open(self, line: FeedLine) -> None:
         try:
@@ -147,6 +151,7 @@ class WebSocketFeed(Connected):
             raise ConnectFailed(why(error)) from error
         good = False
         try:
+            line.socket = connected
             connect = _over_websockets if line.source.name in self._by_other else self._connect
             await connect(line.source.url, line, connected)
             good = True

@@ -56,4 +56,4 @@ def refuse_contents(path: Path, error: Exception) -> NoReturn:
 
 def uri(path: Path, mode: str = "ro") -> str:
     """`path` as an SQLite URI that is opened in `mode` (ro, rw)."""
-    return f"file:{quote(str(path.absolute()))}?mode={mode}"
+    return f"file:{quote(bytes(path.absolute()))}?mode={mode}"

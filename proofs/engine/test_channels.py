@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from engine.base.channels import Channel
 from engine.base.exits import Overload
+from engine.config import schema
+from engine.watch import Watch
 
 
 class Clock:
@@ -326,3 +328,52 @@ def test_B1_who_finds_work_at_once_is_not_held_up_and_a_timer_that_is_over_wakes
         assert loop.time() - begun > 0.055
 
     run(work())
+
+
+class Stoppable(asyncio.SelectorEventLoop):
+    """A loop whose process can be stopped for a while."""
+
+    stopped_secs = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.stopped_secs
+
+
+@pytest.mark.claim("B2")
+@pytest.mark.parametrize("stops", [[10.0], [0.6] * 3, [86400.0, 0.2]])
+def test_B2_time_in_which_the_process_was_stopped_is_no_overload(stops: list[float]) -> None:
+    """SIGSTOP, a frozen cgroup, a machine that is paused: the consumer did not run either, and is asked first."""
+    loop = Stoppable()
+
+    async def work() -> None:
+        channel: Channel[str] = Channel("persist", 1, loop.time)
+        options = schema.Settings(engine=schema.Engine(overload_grace_ms=1000))
+        unused: Any = None
+        watch = Watch(options, unused, (channel,), unused, unused, unused, unused, unused)
+        channel.put_nowait("a", 1)
+        watching = loop.create_task(watch.watch_overload())
+        for secs in stops:
+            await settle()
+            loop.stopped_secs += secs
+            # Due at once, whatever it waits for.
+            await asyncio.wait({watching}, timeout=0.01)
+        assert not watching.done() or watching.exception() is None
+        # And yet one that frees nothing while it runs is one.
+        with pytest.raises(Overload) as raised:
+            await watching
+        assert 1000 < int(str(raised.value.details["full_ms"])) < 9_000
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(asyncio.wait_for(work(), 10 + sum(stops)))
+
+
+@pytest.mark.claim("B2")
+def test_B2_what_is_excused_is_at_most_what_there_was() -> None:
+    clock = Clock()
+    channel: Channel[str] = Channel("persist", 1, clock)
+    channel.excuse(5.0)
+    assert channel.full_since is None
+    channel.put_nowait("a", 1)
+    clock.now += 1.0
+    channel.excuse(5.0)
+    assert channel.full_since == clock.now

@@ -1245,7 +1245,7 @@ def test_C7_N2_a_row_that_is_no_tick_is_not_replayed(store: Ledger, put: str) ->
 
 @pytest.mark.slow
 @pytest.mark.claim("D1", "C7")
-@pytest.mark.parametrize("name", ["file:x.db", "file:x.db?mode=memory", "a?b#c%20d.db"])
+@pytest.mark.parametrize("name", ["file:x.db", "file:x.db?mode=memory", "a?b#c%20d.db", "\udcff\udcfe.db", "a\nb.db"])
 def test_D1_C7_a_name_that_looks_like_a_uri_is_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -209,6 +209,27 @@ def test_N12_what_ticks_are_called() -> None:
 
 
 @pytest.mark.claim("N13")
+@pytest.mark.parametrize(
+    ("kind", "asked", "is_doubted"),
+    [
+        ("trade", "btcusdt@trade", False),
+        ("Trade", "btcusdt@trade", False),
+        ("aggtrade", "btcusdt@aggTrade", False),
+        ("aggTrades", "btcusdt@trade", True),
+        ("ticker", "btcusdt@trade", True),
+    ],
+)
+def test_N13_a_kind_that_nobody_knows_is_told_where_it_decides(kind: str, asked: str, is_doubted: bool) -> None:
+    """Where the URL names the streams it is a label, as in files of the seed's."""
+    for host in ("stream.binance.com:9443", "127.0.0.1:9001"):
+        found = registry.subscription("binance", f"wss://{host}/ws", {"BTCUSDT": "X"}, kind)
+        assert asked in found.messages[0]
+        assert any(repr(kind) in doubt for doubt in found.doubts) is is_doubted
+        found = registry.subscription("binance", f"wss://{host}/ws/btcusdt@trade", {"BTCUSDT": "X"}, kind)
+        assert found.doubts == ()
+
+
+@pytest.mark.claim("N13")
 def test_N13_markets_that_do_not_fit_their_url() -> None:
     two = subscription(None, f"{BINANCE}/ws/btcusdt@trade/ethusdt@trade")
     assert misfit(two, {"BTCUSDT": "a", "ETHUSDT": "b"}) == (None, ())

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.ingest import dialing
+from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 from engine.storage.batch import Batch
 from engine.storage.opening import open_ledger
 from harness.base.errors import Unavailable
@@ -155,6 +156,113 @@ def test_B4_memory_is_bounded_whatever_a_peer_does(tmp_path: Path, transport: st
         assert sum("the peer reads nothing" in reason for reason in reasons) == len(UNREAD)
         assert running.stop() == 0
         assert_calm(running)
+
+
+@pytest.mark.claim("N6")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_N6_a_message_that_comes_slowly_is_waited_for(tmp_path: Path, transport: str) -> None:
+    """No pong can come within a message: one that takes longer than a pong may must not be cut off over and over."""
+
+    def script(client: socket.socket, number: int) -> None:
+        upgrade(client)
+        data = frame('{"pad": "' + "x" * 100_000 + '"}') + frame(mock_tick(number))
+        # Longer than keepalive_secs and pong_timeout_secs together, in pauses that are shorter than either.
+        for at in range(0, len(data), len(data) // 12):
+            client.sendall(data[at : at + len(data) // 12])
+            left.wait(0.1)
+        until_closed(client)
+
+    left = threading.Event()
+    with (
+        raw_server(script) as server,
+        started(tmp_path, transport, server.url, keepalive_secs=0.3, pong_timeout_secs=0.3) as running,
+    ):
+        running.wait_heartbeat(lambda beat: beat["ingest_received"] == 1)
+        assert not running.messages("connection dropped")
+        # And then nothing more comes, no pong either.
+        assert "no pong within" in running.wait_line("connection dropped")["reason"]
+        assert running.stop() == 0
+        assert_calm(running)
+        left.set()
+
+
+BIG = MAX_MESSAGE_BYTES - 256
+
+
+def filled(before: str, piece: str, after: str) -> str:
+    """As many pieces as the largest message has room for."""
+    return before + ",".join([piece] * (BIG // (len(piece) + 1))) + after
+
+
+@cache
+def dense() -> dict[str, str]:
+    """Messages of as many values as there is room for, or as are read. Each is in the words of several venues, so that
+    it is looked into as far as can be."""
+    return {
+        "an array of arrays": filled("[", "[]", "]"),
+        "objects": filled('{"e":"x","type":"x","event":"x","channel":"x","id":[', '{"a":0}', "]}"),
+        "names": "{" + ",".join(f'"{number:x}":0.5' for number in range(BIG // 11)) + "}",
+        "texts": filled('{"e":"x","type":"x","event":"x","channel":"x","id":[', '"xx"', "]}"),
+        "rows of no trades": filled(
+            '{"channel":"trade","topic":"publicTrade.BTCUSDT","arg":{"channel":"trades","instId":"BTC-USDT"},'
+            '"type":"update","event":"trade","events":[],"data":[',
+            "{}",
+            "]}",
+        ),
+        "fewer rows of no trades": '{"channel":"trade","topic":"publicTrade.BTCUSDT","data":['
+        + ",".join(["{}"] * 100_000)
+        + "]}",
+        # Just so many that they are read.
+        "objects with a name": '{"id":[' + ",".join(f'{{"{number:x}":0.5}}' for number in range(190_000)) + "]}",
+        "objects with a name beyond ASCII": '{"id":['
+        + ",".join(f'{{"\U0001f600{number:x}":0.5}}' for number in range(95_000))
+        + "]}",
+        "many texts": '{"id":[' + ",".join(['"xx"'] * 599_000) + "]}",
+        "many texts beyond ASCII": '{"id":[' + ",".join(['"x\U0001f600"'] * 419_000) + "]}",
+        "many arrays": '{"id":[' + ",".join(["[0.5]"] * 381_000) + "]}",
+        "events of no trades": filled('{"type":"update","events":[', "{}", "]}"),
+    }
+
+
+DENSE_SOURCES = {
+    "binance": ("/ws/btcusdt@trade", "btcusdt"),
+    "bybit": ("/v5/public/spot", "BTCUSDT"),
+    "gemini": ("/v1/marketdata/btcusd", "btcusd"),
+    "kraken": ("/v2", "BTC/USD"),
+    "okx": ("/ws/v5/public", "BTC-USDT"),
+}
+
+
+@pytest.mark.claim("B4")
+@pytest.mark.parametrize("venue", DENSE_SOURCES)
+def test_B4_a_message_of_nothing_but_values_does_not_become_as_many_objects(tmp_path: Path, venue: str) -> None:
+    """The largest message that is read at all could become thirty times as large in memory."""
+    path, market = DENSE_SOURCES[venue]
+    ready = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        ready.wait(DEADLINE_SECS)
+        upgrade(client, and_then=b"".join(frame(text) for text in dense().values()))
+        until_closed(client)
+
+    with raw_server(script) as server:
+        sources = tmp_path / "ws_sources.toml"
+        sources.write_text(
+            f'[[source]]\nname = "dense"\nurl = "{server.url}{path}"\npriority = 1\nvenue = "{venue}"\n'
+            f'markets = {{ "{market}" = "X" }}\n'
+        )
+        config = write_config(tmp_path, {"engine": {"subscribe_timeout_secs": 60, "keepalive_secs": 60}})
+        with engine(tmp_path, "--config", str(config), "--ingest", "realws") as running:
+            running.wait_heartbeat(lambda beat: True)
+            before = running.rss_bytes()
+            ready.set()
+            running.wait_heartbeat(
+                lambda beat: beat["parse_errors"] + beat["ignored"] >= len(dense()), 4 * DEADLINE_SECS
+            )
+            peak = int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{running.process.pid}/status").read_text())[0]) * 1024
+            assert peak - before <= RSS_MIB_MAX * MIB, f"resident memory rose by {(peak - before) / MIB:.0f} MiB"
+            assert running.stop() == 0
+            assert_calm(running)
 
 
 LEGAL_UPGRADES: dict[str, dict[str, Any]] = {

@@ -484,6 +484,46 @@ def test_N20_where_the_next_file_cannot_be_made(tmp_path: Path) -> None:
     assert (events[-1], cut) == (trade(1), False)
 
 
+TAKEN_AWAY: dict[str, Callable[[Path], object]] = {
+    "deleted": lambda path: path.unlink(),
+    "moved": lambda path: path.rename(path.with_suffix(".old")),
+    "replaced": lambda path: (path.unlink(), path.write_bytes(b"")),
+    "with its directory": lambda path: shutil.rmtree(path.parent),
+}
+
+
+@pytest.mark.claim("N20")
+@pytest.mark.parametrize("how", TAKEN_AWAY)
+def test_N20_a_file_that_is_taken_away_is_told_and_another_one_begun(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    written = tape.Tape(tmp_path / "to", okx_header(), file_bytes=1 << 20, files=5)
+    gone = written.path
+    written.write(trade(1, 1, 1))
+    written.flush()
+    assert not caplog.records
+    TAKEN_AWAY[how](gone)
+    written.flush()
+    (told,) = caplog.records
+    assert told.levelname == "WARNING"
+    assert told.__dict__["fields"] == {"path": str(gone), "next": str(written.path)}
+    with pytest.raises(Crash, match="another recorder writes"):
+        tape.Tape(tmp_path / "to", okx_header(), file_bytes=1 << 20, files=5)
+    written.write(trade(2, 1, 2))
+    written.close()
+    assert written.path != gone
+    assert len(events_of(written.path)[0]) == 1
+
+
+@pytest.mark.claim("N20")
+@pytest.mark.parametrize("how", TAKEN_AWAY)
+def test_N20_what_is_taken_away_just_before_the_end_is_no_good_end(tmp_path: Path, how: str) -> None:
+    written = tape.Tape(tmp_path / "to", okx_header(), file_bytes=1 << 20, files=5)
+    TAKEN_AWAY[how](written.path)
+    with pytest.raises(Crash, match="is not there any more"):
+        written.close()
+
+
 def events_of(path: Path) -> tuple[list[Header | Event], bool]:
     """What can be read of a recording, and whether its end is missing."""
     found = tape.find(path)

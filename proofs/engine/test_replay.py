@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from engine.base.events import Tick
 from engine.base.exits import ConfigError
-from engine.ingest import replay
+from engine.ingest import replay, tape
 from engine.ingest.replay import why_no_lines
 from engine.ingest.stepped import STEP_TICKS
 from proofs.fixtures.engine_process import Engine, engine, write_config
@@ -214,7 +214,8 @@ def test_a_file_is_read_whole_and_in_order_whatever_its_steps(tmp_path: Path, co
     path.write_bytes(b"".join(b"%d\n" % number for number in range(count)))
     steps = []
     with path.open("rb") as file:
-        while lines := replay._read_lines(file):
+        reader = replay._LineReader(file)
+        while lines := reader.step():
             steps.append([int(line) for line in lines])
     assert [number for step in steps for number in step] == list(range(count))
     assert all(len(step) == STEP_TICKS for step in steps[:-1])
@@ -229,9 +230,88 @@ def test_long_lines_end_a_step_early_and_one_without_an_end_is_cut(
     path.write_bytes(b"123456\n" * 3 + b"x" * 95 + b"\nlast\n")
     steps = []
     with path.open("rb") as file:
-        while lines := replay._read_lines(file):
+        reader = replay._LineReader(file)
+        while (lines := reader.step()) is not None:
             steps.append(lines)
-    assert steps == [[b"123456\n"] * 2, [b"123456\n", b"x" * 11], [b"last\n"]]
+    # What is skipped is skipped in steps too: nobody else may have to wait for the end of such a line.
+    assert steps == [[b"123456\n"] * 2, [b"123456\n", b"x" * 11], *[[]] * 7, [b"last\n"]]
+
+
+HOLE_BYTES = 64 << 30
+"""Takes minutes to read, and no room on the disk."""
+
+
+def holes(path: Path, head: bytes, tail: bytes = b"") -> None:
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(HOLE_BYTES)
+        if tail:
+            file.seek(0, os.SEEK_END)
+            file.write(tail)
+
+
+RECORDING = (
+    b'{"recording":1,"source":"k","url":"wss://ws.kraken.com/v2","symbol":"X","run":"r","venue":"kraken",'
+    b'"markets":{"BTC/USD":"X"}}\n'
+)
+RECORDED = b'{"event":"received","at":1795741323052001,"text":"{\\"channel\\":\\"heartbeat\\"}"}\n'
+ENDLESS: dict[str, Callable[[Path], object]] = {
+    "zeros": lambda path: holes(path, b""),
+    "a recording, and zeros": lambda path: holes(path, RECORDING, RECORDED),
+    "a packed recording, and zeros": lambda path: holes(path, gzip.compress(RECORDING), gzip.compress(RECORDED)),
+    "a packed recording, and blank lines": lambda path: path.write_bytes(
+        gzip.compress(RECORDING) + gzip.compress(b"\n" * (64 << 20)) * 8
+    ),
+}
+
+
+@pytest.mark.claim("E6", "N2b", "N20")
+@pytest.mark.parametrize("what", ENDLESS)
+def test_E6_a_stop_does_not_wait_for_the_end_of_a_file_in_which_nothing_comes(tmp_path: Path, what: str) -> None:
+    """The file is being read in another thread, which no process ends without."""
+    path = tmp_path / "replay"
+    ENDLESS[what](path)
+    config = write_config(tmp_path, {"engine": {"replay_file": str(path)}})
+    with engine(tmp_path, "--config", str(config), "--ingest", "replay") as running:
+        running.wait_heartbeats(2)
+        assert running.stop() == 0
+        assert running.messages("shutdown complete")
+
+
+class Endless(io.BytesIO):
+    """A file whose zeros do not end."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Its next bytes, up to more than anybody needs to see."""
+        assert self.tell() < 64 << 20, "nobody would read so far"
+        found = super().read(size)
+        self.seek(self.tell() + (size or 0) - len(found))
+        return found.ljust(size or 0, b"\0")
+
+
+@pytest.mark.claim("E6", "N20")
+@pytest.mark.parametrize(
+    "head",
+    [b"", gzip.compress(b""), gzip.compress(b"") * 1_000_000],
+    ids=["zeros", "gzip of nothing", "gzip of nothing, very often"],
+)
+def test_E6_a_start_reads_only_so_far_to_know_a_recording(head: bytes) -> None:
+    assert tape._Lines(Endless(head)).head() == b""
+
+
+@pytest.mark.claim("N20", "N2b")
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "packed"])
+@pytest.mark.parametrize("before", [codecs.BOM_UTF8, b"\n\n \r\n", codecs.BOM_UTF8 + b"\n"])
+def test_N20_a_recording_is_known_whatever_an_editor_put_before_it(
+    tmp_path: Path, before: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "replay"
+    path.write_bytes(pack(before + RECORDING + RECORDED))
+    found = tape.find(path)
+    assert found is not None
+    assert found.header.source == "k"
+    assert len(found.read(10)) == 1
+    found.close()
 
 
 class Meddler:

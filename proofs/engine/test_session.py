@@ -365,6 +365,25 @@ def test_N5_a_shorter_retry_after_does_not_lift_a_longer_bar() -> None:
 
 
 @pytest.mark.claim("N6")
+def test_N6_bytes_of_a_message_that_is_not_complete_are_a_sign_of_life_and_no_progress() -> None:
+    driver = Driver(BEST)
+    driver.session.arriving(1, 2000)
+    driver.open("best")
+    driver.session.arriving(1, 900)
+    driver.session.arriving(7, 2000)
+    assert driver.until_something() == [Ping(1)]
+    assert driver.now == 1010
+    driver.session.arriving(1, 1015)
+    assert driver.until_something() == [Ping(1)]
+    assert driver.now == 1025
+    while driver.now < 1110:
+        driver.session.arriving(1, driver.now)
+        driver.until_something()
+    driver.session.arriving(1, driver.now)
+    assert driver.until_something()[0] == Close(1, "no new tick for 120 s")
+
+
+@pytest.mark.claim("N6")
 def test_N6_silence_is_answered_by_a_ping_and_a_missed_pong_by_a_reconnect() -> None:
     driver = Driver(BEST)
     driver.open("best")

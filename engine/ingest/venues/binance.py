@@ -394,7 +394,10 @@ class Binance(Venue):
             return found
         # By the id the answer is told from others.
         message = dumps({"method": "SUBSCRIBE", "params": streams, "id": 1})
-        return msgspec.structs.replace(found, messages=(message,))
+        doubts = found.doubts
+        if kind.lower() not in (TRADE, AGGREGATED.lower()):
+            doubts = (*doubts, f"kind {kind!r} is neither {TRADE!r} nor {AGGREGATED!r}; {TRADE!r} is asked for")
+        return msgspec.structs.replace(found, messages=(message,), doubts=doubts)
 
     def _asked_by_url(self, url: str) -> Subscription:
         """The rules are held against the venue's own hosts only: what a proxy or a mock exchange makes of a path is its

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -110,7 +110,7 @@ class Bybit(Venue):
             return Subscription(self.name, problem=f"{problem}: spread them over several sources")
         return super().subscription(url, table, kind)
 
-    def read(self, message: bytes) -> list[Said]:
+    def read(self, message: bytes) -> Iterable[Said]:
         value = json_object(message)
         topic = value.get("topic")
         if isinstance(topic, str):

@@ -29,6 +29,7 @@ from msgspec import Struct
 from engine.base.events import Tick
 from engine.ingest.venues.markets import TRADE, Markets, Subscription, host_of, is_below
 from engine.ingest.venues.port import (
+    ROWS_MAX,
     UNREADABLE,
     Ack,
     Id,
@@ -47,6 +48,7 @@ from engine.ingest.venues.port import (
     Venue,
     VenueParser,
     Volume,
+    check_values,
     json_object,
     words,
 )
@@ -165,6 +167,7 @@ class GeminiV1Parser(Parser):
     def _judge(self, message: Message, out: list[Tick]) -> None:
         """Books, and the good trades, of a frame that has something bad or unknown in it."""
         try:
+            check_values(message)
             envelope = _ENVELOPE.decode(message)
         except UNREADABLE as trouble:
             value = self.read_object(message)
@@ -181,6 +184,9 @@ class GeminiV1Parser(Parser):
             return
         if envelope.events is None:
             self.refuse("update without events", message)
+            return
+        if len(envelope.events) > ROWS_MAX:
+            self.refuse(f"update of over {ROWS_MAX} events", message)
             return
         trades: list[_Trade] = []
         bad: list[str] = []

@@ -14,7 +14,7 @@ orders. Prices and quantities are JSON numbers, times RFC 3339. No snapshot is a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -84,7 +84,7 @@ class Kraken(Venue):
         params = {"channel": "trade", "symbol": list(markets), "snapshot": False}
         return [json.dumps({"method": "subscribe", "params": params})]
 
-    def read(self, message: bytes) -> list[Said]:
+    def read(self, message: bytes) -> Iterable[Said]:
         value = json_object(message)
         if value.get("channel") == "trade":
             return rows(value.get("data"), _trade)

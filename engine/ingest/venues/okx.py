@@ -15,7 +15,7 @@ book's sequence, where it may repeat and start over; it says nothing of trades.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -92,7 +92,7 @@ class OKX(Venue):
         args = [{"channel": _CHANNEL, "instId": market} for market in markets]
         return [json.dumps({"op": "subscribe", "args": args})]
 
-    def read(self, message: bytes) -> list[Said]:
+    def read(self, message: bytes) -> Iterable[Said]:
         if message == b"pong":
             return []
         value = json_object(message)

@@ -23,7 +23,7 @@ so that the two cannot disagree on a trade. docs/venues.md has a venue written f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -50,6 +50,18 @@ LATEST: Final = 10**13
 """A venue's times lie from EARLIEST to before LATEST, in ms: from September 2001, when there was none of them, to 2286.
 Of a time in any other unit than the venue documents, seconds to nanoseconds, neither is so: it is no time at all, where
 it would else be another year's, of which every signal is stale (R2)."""
+
+_COSTS: Final = ((b",", 5), (b":", 3), (b"[", 6), (b"{", 14))
+_COST_MAX: Final = MAX_MESSAGE_BYTES
+_TEXTS_MAX: Final = 600_000
+"""What a message costs that is made values of. One of nothing but `[]` or `{"a":0}` becomes thirty times as large in
+memory, and a snapshot of an order book, which may have all 4 MiB, ten times; more than 50 MiB become of none (B4)."""
+
+_CHEAP_BYTES: Final = 128 * 1024
+"""So few bytes cannot cost too much."""
+
+ROWS_MAX: Final = MAX_MESSAGE_BYTES // 64
+"""Most trades of one message; a trade has more than 64 bytes on every venue."""
 
 _REASON_CHARS_MAX: Final = 120
 _EXCERPT_CHARS_MAX: Final = 60
@@ -245,14 +257,10 @@ class Parser:
     def read_object(self, message: Message) -> dict[str, Any] | None:
         """The message as a JSON object; None, and an error counted, when it is none."""
         try:
-            value = _ANY_JSON.decode(message)
-        except UNREADABLE as trouble:
-            self.refuse(f"not JSON: {trouble}", message)
+            return json_object(message)
+        except ValueError as trouble:
+            self.refuse(str(trouble), message)
             return None
-        if not isinstance(value, dict):
-            self.refuse(f"not a JSON object but {type(value).__name__}", message)
-            return None
-        return value
 
 
 class VenueParser(Parser):
@@ -411,8 +419,20 @@ class Venue:
         return VenueParser(self, source, markets)
 
 
-def json_object(message: bytes) -> dict[str, Any]:
-    """The message as a JSON object. Raises ValueError when it is none."""
+def check_values(message: Message) -> None:
+    """Raise ValueError for a message that must not be made values of: memory has no room for them (B4)."""
+    if len(message) <= _CHEAP_BYTES:
+        return
+    text = bytes(message)
+    # Those within texts are counted too, of which venues have few. Texts beyond ASCII take up to four times the room.
+    cost = sum(weight * text.count(mark) for mark, weight in _COSTS) * (1 if text.isascii() else 2)
+    if cost > _COST_MAX or text.count(b'"') > 2 * _TEXTS_MAX:
+        raise ValueError("too many values in one message")
+
+
+def json_object(message: Message) -> dict[str, Any]:
+    """The message as a JSON object. Raises ValueError when it is none, or of more values than memory has room for."""
+    check_values(message)
     try:
         value = _ANY_JSON.decode(message)
     except UNREADABLE as trouble:
@@ -422,21 +442,27 @@ def json_object(message: bytes) -> dict[str, Any]:
     return value
 
 
-def rows(data: object, read: Callable[[Any], Trade | None]) -> list[Said]:
+def rows(data: object, read: Callable[[Any], Trade | None]) -> Iterator[Said]:
     """The trades of a message that holds several: each good one, and a `Bad` for each that `read` refuses with a
-    ValueError; what it makes None of is of no interest. Raises ValueError when `data` is no list."""
+    ValueError; what it makes None of is of no interest. Raises ValueError when `data` is no list, or one of more rows
+    than a message of trades can have: to refuse each of them would keep the event loop for seconds."""
     if not isinstance(data, list):
         raise ValueError(f"'data' is no list but {type(data).__name__}")
-    found: list[Said] = []
+    if len(data) > ROWS_MAX:
+        raise ValueError(f"'data' has over {ROWS_MAX} rows")
+    # One by one, so that they are never all there beside each other.
+    return _rows(data, read)
+
+
+def _rows(data: list[Any], read: Callable[[Any], Trade | None]) -> Iterator[Said]:
     for row in data:
         try:
             trade = read(row)
         except ValueError as trouble:
-            found.append(Bad(f"bad trade: {trouble}"))
+            yield Bad(f"bad trade: {trouble}")
             continue
         if trade is not None:
-            found.append(trade)
-    return found
+            yield trade
 
 
 def words(*said: object) -> str:
