@@ -136,8 +136,8 @@ class PrivateMachine:
         network: Path | Literal["own"] | None = None,
     ) -> None:
         """binds: (directory or file of this computer, where the machine sees it, read-only). Unit files are copied, and
-        the users that files of sysusers.d(5) name are made. network: a network namespace, or one of its own that leads nowhere, instead
-        of the computer's. systemd-nspawn lets a machine make further ones only there."""
+        the users that files of sysusers.d(5) name are made. network: a network namespace, or one of its own that leads
+        nowhere, instead of the computer's; systemd-nspawn lets a machine make further ones only there."""
         self.name = name
         self.layout = Layout()
         self._shell = shell
