@@ -771,11 +771,11 @@ def test_I3_a_replay_touches_neither_the_live_book_nor_what_a_live_run_recorded(
         finally:
             store.close()
 
-    def book() -> tuple[dict[Mode, dict[str, Position]], list[OrderEvent]]:
+    def book() -> tuple[dict[Mode, dict[str, Position]], list[OrderEvent], list[str]]:
         store = opened(database)
         restored = store.restore()
         store.close()
-        return restored.positions, restored.open_orders
+        return restored.positions, restored.open_orders, restored.recent_signal_ids
 
     resting = order_event(1, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_SUBMITTED)
     run(Batch(orders=[resting]))
