@@ -77,15 +77,15 @@ class Wired(WebSocketFeed):
         sources: Sequence[schema.Source],
         barred_secs: Mapping[str, float] | None = None,
         streams: Streams | None = None,
-        **options: float,
+        feed_silence_secs: float = 120.0,
     ) -> None:
         self.clock = 1000.0
         self.attempts: list[FeedLine] = []
         self.wakes: list[float] = []
+        options = schema.Engine(feed_silence_secs=feed_silence_secs)
         super().__init__(
-            Ears(), sources, schema.Engine(**options), "S", self._never, lambda: self.clock, barred_secs or {},
-            streams or Streams(),
-        )  # fmt: skip
+            Ears(), sources, options, "S", self._never, lambda: self.clock, barred_secs or {}, streams or Streams()
+        )
 
     @staticmethod
     async def _never(url: str, line: Line, connected: object) -> None:

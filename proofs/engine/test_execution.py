@@ -134,8 +134,8 @@ def test_R5_I4_what_a_venue_says_is_rounded_to_the_nearest() -> None:
     adapter = RecordingAdapter()
     executor = LiveExecutor(adapter)
     executor.submit(signal(size="1"), NOW)
-    finer = [Decimal("0.4000000000008"), Decimal("99.0000000000008"), Decimal("0.0000000000018")]
-    adapter.answers = [AdapterReport("live-periodic:1", OrderStatus.PARTIAL_FILL, *finer)]
+    qty, price, fees = Decimal("0.4000000000008"), Decimal("99.0000000000008"), Decimal("0.0000000000018")
+    adapter.answers = [AdapterReport("live-periodic:1", OrderStatus.PARTIAL_FILL, qty, price, fees)]
     _, [fill] = executor.on_ticks([], NOW)
     assert [fill.qty, fill.price, fill.fees] == [
         Decimal("0.400000000001"), Decimal("99.000000000001"), Decimal("0.000000000002"),

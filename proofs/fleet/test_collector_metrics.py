@@ -49,7 +49,7 @@ def delivered(number: int, waiting: int, at: float) -> Any:
 
 
 @pytest.mark.claim("F3", "O13")
-def test_it_has_caught_up_when_nothing_waits_and_not_before() -> None:
+def test_it_has_caught_up_when_nothing_waits_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lag is the age of what was stored last, as long as more waits."""
     clock = FakeClock(NOW)
     collector = Counted(clock)
@@ -79,7 +79,7 @@ def test_it_has_caught_up_when_nothing_waits_and_not_before() -> None:
         return True
 
     stopping = asyncio.Event()
-    collector._is_whole = whole  # type: ignore[method-assign]
+    monkeypatch.setattr(collector, "_is_whole", whole)
     parts: Any = (None, "c", Subscription(), Database(), stopping)
     asyncio.run(collector._deliver(*parts))
     assert seen == [
