@@ -332,9 +332,8 @@ class Session:
             host = self._hosts[link.station.source.host]
             # Written so that a NaN counts as no header.
             secs = retry_after if retry_after is not None and retry_after >= 0 else self._policy.max_backoff_secs
-            until = now + min(secs, self._policy.max_retry_after_secs)
-            if until > host.barred_until:
-                host.bar = Bar(until, reason)
+            # An earlier bar is over: no attempt is made while there is one, and only one at a time.
+            host.bar = Bar(now + min(secs, self._policy.max_retry_after_secs), reason)
         self._drop(link, now, reason)
         return self._proceed(now, [])
 

@@ -103,6 +103,46 @@ def test_S9_slippage_is_always_against_us() -> None:
     assert (bought.price, sold.price) == (Decimal("100.5"), Decimal("99.5"))
 
 
+@pytest.mark.claim("R5", "S9")
+@pytest.mark.parametrize(
+    ("size", "price", "qty", "paid", "fees"),
+    [
+        # 0.666733333332|6666 and 0.001111111111|5555: to the nearest.
+        ("1", "0.666666666666", "1", "0.666733333333", "0.000666733333"),
+        # Never more than was asked for.
+        ("0.1234567890128", "1", "0.123456789012", "1.0001", "0.000123469135"),
+        # 0.000000005000|5 and 0.000000015001|5 lie in the middle: to the even one.
+        ("1", "0.000000005", "1", "0.000000005000", "0.000000000005"),
+        ("1", "0.000000015", "1", "0.000000015002", "0.000000000015"),
+    ],
+)
+def test_R5_S9_what_is_finer_than_the_places_is_rounded_once(
+    size: str, price: str, qty: str, paid: str, fees: str
+) -> None:
+    """Prices and fees to the nearest, a quantity down: an order is never larger than its signal."""
+    shadowed = shadow(bps=1).submit(signal(size=size, price=price), NOW)[1]
+    papered = paper(bps=1)
+    papered.submit(signal(size=size, price=price), NOW)
+    _, filled = papered.on_ticks([tick(2, 10.0, float(price))], NOW)
+    for [fill] in (shadowed, filled):
+        assert (fill.qty, fill.price, fill.fees) == (Decimal(qty), Decimal(paid), Decimal(fees))
+        assert_balanced([fill])
+
+
+@pytest.mark.claim("R5", "I4")
+def test_R5_I4_what_a_venue_says_is_rounded_to_the_nearest() -> None:
+    adapter = RecordingAdapter()
+    executor = LiveExecutor(adapter)
+    executor.submit(signal(size="1"), NOW)
+    qty, price, fees = Decimal("0.4000000000008"), Decimal("99.0000000000008"), Decimal("0.0000000000018")
+    adapter.answers = [AdapterReport("live-periodic:1", OrderStatus.PARTIAL_FILL, qty, price, fees)]
+    _, [fill] = executor.on_ticks([], NOW)
+    assert [fill.qty, fill.price, fill.fees] == [
+        Decimal("0.400000000001"), Decimal("99.000000000001"), Decimal("0.000000000002"),
+    ]  # fmt: skip
+    assert_balanced([fill])
+
+
 @pytest.mark.claim("R4", "L3")
 @pytest.mark.parametrize("value", ["0", "-1", "NaN", "Infinity", "1e15", "1e300", "1e-13"])
 @pytest.mark.parametrize("field", ["size", "price"])

@@ -409,6 +409,18 @@ def test_N12_an_id_that_bears_no_trade_is_no_gap() -> None:
     assert (books.gaps, books.received, highest(books)) == (0, 4, {"a": 6})
 
 
+@pytest.mark.claim("N11", "N12")
+def test_N12_N11_a_number_that_is_told_again_changes_nothing() -> None:
+    """What is no market trade is sent again after a reconnect like any other print."""
+    books = fresh_intake()
+    admitted(books, 1, 2)
+    for _ in range(40):
+        books.pass_number("a", 3, 1)
+    assert [one.source for one in books.admit([tick(4, ts=2)])] == ["a"]
+    assert (books.gaps, books.received, highest(books)) == (0, 3, {"a": 4})
+    assert books.take_breaks() == []
+
+
 @pytest.fixture
 def few_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as a numbering has where there are many."""

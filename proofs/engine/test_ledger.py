@@ -771,11 +771,11 @@ def test_I3_a_replay_touches_neither_the_live_book_nor_what_a_live_run_recorded(
         finally:
             store.close()
 
-    def book() -> tuple[dict[Mode, dict[str, Position]], list[OrderEvent]]:
+    def book() -> tuple[dict[Mode, dict[str, Position]], list[OrderEvent], list[str]]:
         store = opened(database)
         restored = store.restore()
         store.close()
-        return restored.positions, restored.open_orders
+        return restored.positions, restored.open_orders, restored.recent_signal_ids
 
     resting = order_event(1, 0, OrderStatus.SUBMITTED, Decimal(0), Mode.PAPER, reason=Reason.PAPER_SUBMITTED)
     run(Batch(orders=[resting]))
@@ -1256,3 +1256,34 @@ def test_D1_C7_a_name_that_looks_like_a_uri_is_a_name(
     assert {path.name.removesuffix(".lock") for path in tmp_path.iterdir()} == {name}
     with contextlib.closing(sqlite3.connect(tmp_path / name)) as connection:
         assert connection.execute("SELECT count(*) FROM ticks").fetchone() == (1,)
+
+
+@pytest.mark.claim("D9")
+def test_D9_a_wal_that_grew_once_is_told_of_when_it_grows_again(
+    database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mib = 1024 * 1024
+    store = opened(database)
+    with caplog.at_level(logging.INFO, logger="engine.storage.ledger"):
+        for size in (63, 64, 65, 127, 128, 64, 1, 2, 64, 63):
+            store._watch_wal(size * mib)
+    store.close()
+    told = [(record.levelname, record.__dict__["fields"]["wal_bytes"] // mib) for record in caplog.records]
+    assert [one for one in told if one[1] > 0] == [
+        ("WARNING", 64), ("WARNING", 128), ("INFO", 1), ("WARNING", 64), ("INFO", 63),
+    ]  # fmt: skip
+
+
+@pytest.mark.claim("D1", "D9")
+def test_D1_D9_to_cut_the_wal_nobody_is_waited_for_and_afterwards_locks_are_again(database: Path) -> None:
+    store = opening.open_ledger(database, busy_timeout_ms=5_000)
+    store.write(traded(1))
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM signals").fetchone()
+        store.write(traded(2))
+        began = time.monotonic()
+        assert not store._copy(store._connection, "TRUNCATE")
+        assert time.monotonic() - began < 2.5
+    assert store._connection.execute("PRAGMA busy_timeout").fetchone() == (5_000,)
+    store.close()

@@ -490,6 +490,27 @@ def test_N14_trades_sent_again_say_nothing_of_the_clock(tmp_path: Path) -> None:
             assert running.messages("the venue's clock") == []
 
 
+@pytest.mark.slow
+@pytest.mark.claim("N14", "M2")
+def test_N14_M2_the_last_line_tells_of_the_clock_too(tmp_path: Path) -> None:
+    """Of trades that came since the last heartbeat, which of a short run may be all."""
+    read = threading.Event()
+
+    def script(connection: ServerConnection, number: int) -> None:
+        connection.send(mock_tick(1, ts=time.time_ns() // 1_000_000))
+        # A pong comes after all that was sent before its ping.
+        if connection.ping().wait(DEADLINE_SECS):
+            read.set()
+        until_closed(connection)
+
+    with server(script) as venue:
+        tables = {"engine": {"ingest_mode": "MOCK_WS", "ws_url": venue.url, "heartbeat_interval_secs": 3600}}
+        with engine(tmp_path, "--config", str(write_config(tmp_path, tables))) as running:
+            assert read.wait(DEADLINE_SECS)
+            assert running.stop() == 0
+            assert isinstance(running.final()["clock_skew_ms"], int)
+
+
 @pytest.mark.claim("B6")
 @given(
     rows=st.integers(0, 10**9),

@@ -34,6 +34,19 @@ def test_N9_an_id_is_known_until_enough_others_were_used_and_not_much_longer(ids
             assert not recent.knows("another", str(one), 7)
 
 
+@pytest.mark.claim("B5", "N9")
+@pytest.mark.parametrize("streams", [1, 2, 4, 5, 16])
+def test_B5_N9_each_of_four_streams_has_all_of_the_room(monkeypatch: pytest.MonkeyPatch, streams: int) -> None:
+    """And more than four share what four have."""
+    monkeypatch.setattr(recent_ids, "RECENT_IDS_MAX", 64)
+    recent = RecentIds()
+    rounds = [(f"s{stream}", str(number)) for number in range(400) for stream in range(streams)]
+    for stream, text in rounds:
+        assert recent.add(stream, text, 7)[0]
+    assert all(recent.knows(stream, text, 7) for stream, text in rounds[-64 * min(streams, 4) :])
+    assert not any(recent.knows(stream, text, 7) for stream, text in rounds[: -2 * 64 * min(streams, 4)])
+
+
 @pytest.mark.slow
 @pytest.mark.claim("B1", "N9")
 def test_B1_N9_ids_cost_few_bytes_each_however_many_come() -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ from engine.ingest.messages import Messages
 from engine.ingest.playback import PlaybackFeed, source_of
 from engine.ingest.ports import Inlet
 from engine.ingest.recording import Event, Header, line_of, message, public_url, read_event, without_secrets
+from engine.ingest.transport import ConnectFailed
 from engine.ingest.venues import registry
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import Ack, Said, Trade, Venue
@@ -830,6 +832,29 @@ def test_N20_what_comes_behind_the_end_of_a_connection_is_not_recorded(tmp_path:
         tap.text(b"pong")
         tap.closed("gone")
     assert [(event.event, event.conn) for event in kept.events] == [("received", 7), ("received", 7), ("closed", 7)]
+
+
+@pytest.mark.claim("N20", "C8")
+def test_N20_C8_a_failure_that_says_a_key_is_recorded_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket.WebSocketFeed, "_report_failure", lambda *_: None)
+    kept: list[Event] = []
+    feed = recorder.Recorder.__new__(recorder.Recorder)
+    monkeypatch.setattr(feed, "record", kept.append, raising=False)
+    line: Any = SimpleNamespace(conn=7)
+    feed._report_failure(line, ConnectFailed("nobody at wss://venue.test/ws?token=0123456789abcdefgh"))
+    assert [(event.event, event.conn) for event in kept] == [("failed", 7)]
+    assert "0123456789abcdefgh" not in str(kept)
+
+
+@pytest.mark.claim("N20", "N8")
+def test_N20_N8_what_is_refused_was_received() -> None:
+    """Of a source that sends nothing but what cannot be read it is not said that it sends nothing (exit 10)."""
+    kept: Any = SimpleNamespace(received=0, record=lambda event: None)
+    line: Any = SimpleNamespace(conn=7, parser=SimpleNamespace(parse_into=None), refuse=lambda *_: None)
+    tap = recorder._Tap(kept, line)
+    for number in (1, 2):
+        tap.refuse("binary", b"\x00")
+        assert kept.received == number
 
 
 @pytest.mark.claim("N20")

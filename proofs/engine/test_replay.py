@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.base.events import Tick
-from engine.base.exits import ConfigError
+from engine.base.exits import ConfigError, ProtocolChanged
 from engine.ingest import replay, tape
 from engine.ingest.replay import why_no_lines
 from engine.ingest.stepped import STEP_TICKS
@@ -327,6 +327,22 @@ class Meddler:
 
     def answer(self) -> None:
         pass
+
+
+@pytest.mark.claim("N8", "N2b")
+@pytest.mark.parametrize(("unusable", "ends"), [(2, False), (3, True)])
+def test_N8_N2b_too_many_unusable_lines_in_a_row_end_a_replay_that_has_read_ticks_too(
+    tmp_path: Path, unusable: int, ends: bool
+) -> None:
+    """As exit 11, and not as a file that was read to its end."""
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(line(1) + b"junk\n" * unusable + line(2))
+    feed = replay.FileReplayFeed(Meddler(lambda: None), path, 3)  # type: ignore[arg-type]
+    if ends:
+        with pytest.raises(ProtocolChanged, match="3 unusable messages in a row"):
+            asyncio.run(feed.run())
+    else:
+        asyncio.run(feed.run())
 
 
 @pytest.mark.claim("N2b")

@@ -349,21 +349,6 @@ def test_N5_a_rate_limit_does_not_bar_other_hosts() -> None:
     assert driver.refuse("best", 429, 600) == [Connect(2, WORSE)]
 
 
-@pytest.mark.claim("N5")
-def test_N5_a_shorter_retry_after_does_not_lift_a_longer_bar() -> None:
-    driver = Driver(BEST, WORSE)
-    driver.refuse("best", 429, 60)
-    driver.refuse("worse")
-    barred_until = 1060
-    while driver.now < barred_until:
-        driver.until_something()
-        if "worse" in driver.live.values():
-            driver.refuse("worse")
-        else:
-            break
-    assert driver.now >= barred_until
-
-
 @pytest.mark.claim("N6")
 def test_N6_bytes_of_a_message_that_is_not_complete_are_a_sign_of_life_and_no_progress() -> None:
     driver = Driver(BEST)

@@ -1041,6 +1041,14 @@ def test_N18_what_a_connection_says_when_it_is_gone_is_not_taken_for_its_success
     assert parser.controls == []
 
 
+@pytest.mark.claim("N18")
+def test_N18_connections_are_replaced_and_venues_are_told_in_time() -> None:
+    """Binance ends them after 24 hours; OKX hangs up after 30 s without a word, Bybit wants one each 20."""
+    assert registry.find("binance").max_age_secs == 23.5 * 3600
+    assert 0 < registry.find("okx").beat_secs < 30
+    assert 0 < registry.find("bybit").beat_secs <= 20
+
+
 # --- venues of other packages (N19) -------------------------------------------------------------------------
 
 

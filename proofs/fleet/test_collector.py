@@ -118,6 +118,25 @@ def test_what_comes_again_is_stored_once_and_read_on_from(given_settings: Collec
 
 
 @pytest.mark.claim("F3")
+def test_what_is_lost_on_the_way_of_a_stream_that_was_made_anew_is_seen_too(given_settings: CollectorSettings) -> None:
+    """Its messages are numbered from 1 again, and go on from where those of the one before ended."""
+
+    async def work(database: Store) -> None:
+        await database.store(STREAM, [message(1, TICKS, None, tick(1)), message(9, TICKS, {"id": 1}, tick(2))])
+        await database.begin_stream(STREAM, AT.replace(hour=13))
+        batch = await database.store(STREAM, [message(1, TICKS, {"id": 2}, tick(3))])
+        assert not batch.breaks
+
+    async def later(database: Store) -> None:
+        batch = await database.store(STREAM, [message(2, TICKS, {"id": 6}, tick(7))])
+        assert [(one.sequence, one.expected, one.found) for one in batch.breaks] == [(2, {"id": 3}, {"id": 6})]
+
+    over(given_settings, work)
+    over(given_settings, later)
+    assert query(given_settings, "SELECT sequence, place FROM places") == [(2, {"id": 7})]
+
+
+@pytest.mark.claim("F3")
 def test_what_postgresql_does_not_take_is_refused_alone(given_settings: CollectorSettings) -> None:
     """A decimal with more digits than a numeric may have before its point is none of an engine's."""
     digits = "9" * 1000
@@ -189,6 +208,23 @@ def test_each_day_is_a_partition_and_what_came_before_its_day_moves_there(given_
         ]  # fmt: skip
 
     over(given_settings, work)
+
+
+@pytest.mark.claim("F5")
+def test_a_day_whose_first_message_is_refused_gets_its_partition_with_the_next(
+    given_settings: CollectorSettings,
+) -> None:
+    """What was made for the message that is refused is undone with it."""
+    bad = message(1, TICKS, None, tick(1))
+    bad = Arrived(bad.sequence, bad.at, bad.subject, bad.data.replace(b'"to":{"id":1}', b'"to":{"id":"\\u0000"}'))
+
+    async def work(database: Store) -> None:
+        batch = await database.store(STREAM, [bad])
+        assert [one.sequence for one, _ in batch.refused] == [1]
+        await database.store(STREAM, [message(2, TICKS, None, tick(2))])
+
+    over(given_settings, work)
+    assert query(given_settings, "SELECT tableoid::regclass::text, id FROM ticks") == [("ticks_20261127", 2)]
 
 
 @pytest.mark.claim("F5")

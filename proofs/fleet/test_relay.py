@@ -20,6 +20,8 @@ from typing import Any
 
 import nats
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nats.js.client import JetStreamContext
 from prometheus_client import CollectorRegistry
 
@@ -86,6 +88,32 @@ def test_reads_of_any_size_make_the_whole_table(ledger: Path) -> None:
         assert drained(TAILS[table], ledger, known) == [[], known]
     positions, _ = drained(TAILS["positions"], ledger, limit=2)
     assert len({row[2:4] for row in positions}) == len(positions) == 6
+
+
+@pytest.mark.claim("F1")
+@given(moves=st.lists(st.sampled_from("abcd "), max_size=30), limit=st.integers(1, 3))
+def test_positions_that_move_while_they_are_published_are_there_as_they_are_at_last(
+    moves: list[str], limit: int
+) -> None:
+    """Those that were published before the others had their turn included. A space: the relay looks."""
+    known: Known | None = None
+    latest: dict[Any, Any] = {}
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(
+            "CREATE TABLE trades (id INTEGER PRIMARY KEY, ts, mode, symbol, replayed);"
+            "CREATE TABLE positions (mode, symbol, qty, cash, fees, price, PRIMARY KEY (mode, symbol))"
+        )
+        for number, symbol in enumerate([*moves, *" " * 12], start=1):
+            if symbol != " ":
+                connection.execute("INSERT INTO trades VALUES (?, ?, 'SHADOW', ?, 0)", (number, number, symbol))
+                held = ("SHADOW", symbol, str(number), "0", "0", "1")
+                connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?, ?)", held)
+                continue
+            read = TAILS["positions"].read(connection, 6, known, limit)
+            if read.rows:
+                known = Known(json.loads(json.dumps(read.place(len(read.rows)))), read.rows[-1], 6)
+                latest |= {row[3]: row[4] for row in read.rows}
+        assert latest == dict(connection.execute("SELECT symbol, qty FROM positions"))
 
 
 @pytest.mark.claim("F1")

@@ -111,6 +111,63 @@ def test_an_upgrade_replaces_files_and_takes_away_those_of_before(tmp_path: Path
     assert config.read_text() == "# an operator's\n"
 
 
+@pytest.mark.claim("O3", "O9")
+def test_each_unit_of_an_engine_has_a_template_and_no_other(tmp_path: Path) -> None:
+    installation.install(target(tmp_path), proven(tmp_path))
+    units = {path.name for path in (tmp_path / "root/units").iterdir()}
+    plain = {path.name for path in installation.UNITS.glob("hybrid-*")}
+    of_an_engine = {name for name in plain if "@" not in name} - {"hybrid-collector.service"}
+    assert units == plain | {name.replace(".", "@.") for name in of_an_engine}
+
+
+@pytest.mark.claim("O3")
+def test_a_unit_is_replaced_and_never_written_into(tmp_path: Path) -> None:
+    """systemd may read it at any moment."""
+    here = target(tmp_path)
+    installation.install(here, proven(tmp_path))
+    with (tmp_path / "root/units/hybrid-engine.service").open() as read:
+        installation.install(here, proven(tmp_path / "newer"))
+        assert os.fstat(read.fileno()).st_nlink == 0
+
+
+@pytest.mark.claim("O3")
+def test_a_purge_removes_what_is_ours_on_our_disk_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance is ours that has a configuration; another disk, mounted below, is somebody's data."""
+    here = target(tmp_path)
+    installation.install(here, proven(tmp_path))
+    lay(tmp_path / "root", {"etc/hybrid-engine/alpha/config.toml": "", "etc/hybrid-engine/beta/notes": ""})
+    for name in ("", "-alpha", "-beta", "-gamma"):
+        lay(tmp_path / "root/var/lib", {f"hybrid-engine{name}/bot.db": "", f"hybrid-soak{name}/log": ""})
+    commands: list[list[str]] = []
+    run = installation.subprocess.run
+    monkeypatch.setattr(
+        installation.subprocess, "run", lambda argv, **more: (commands.append(argv), run(argv, **more))[1]
+    )
+    installation.uninstall(here, purge=True)
+    left = {path.name for path in (tmp_path / "root/var/lib").iterdir()}
+    assert left == {"hybrid-engine-beta", "hybrid-engine-gamma", "hybrid-soak-beta", "hybrid-soak-gamma"}
+    assert [argv[:4] for argv in commands] == [["rm", "-rf", "--one-file-system", "--"]]
+
+
+@pytest.mark.claim("O3")
+@pytest.mark.parametrize("mounted", [True, False])
+def test_a_configuration_that_lies_elsewhere_stays_there(tmp_path: Path, mounted: bool) -> None:
+    """On a disk that is not mounted now, the link leads nowhere."""
+    config = tmp_path / "root/etc/hybrid-engine/config.toml"
+    elsewhere = tmp_path / "disk/config.toml"
+    elsewhere.parent.mkdir()
+    if mounted:
+        elsewhere.write_text("# an operator's\n")
+    config.parent.mkdir(parents=True)
+    config.symlink_to(elsewhere)
+    installation.install(target(tmp_path), proven(tmp_path))
+    assert config.readlink() == elsewhere
+    assert elsewhere.exists() == mounted
+    assert not mounted or elsewhere.read_text() == "# an operator's\n"
+
+
 @pytest.mark.claim("O3")
 def test_whatever_umask_others_can_read_it(tmp_path: Path) -> None:
     mask = os.umask(0o077)

@@ -110,6 +110,75 @@ def test_a_soak_that_sees_nothing_ends() -> None:
     assert said[-1] == [End(Action.ABORT, "Nothing can be seen of the unit: no answer", EXIT_ABORT)]
 
 
+DOWN = UnitState("inactive", "dead", "success", 0, 0, 0, 0, "", "")
+"""Of which nobody says why."""
+
+
+@pytest.mark.claim("K7", "K9")
+@pytest.mark.parametrize(
+    ("bad", "times"),
+    [
+        ({"unit": "no answer"}, BLIND_POLLS_MAX),
+        ({"unit": DOWN}, 1),
+        # One look each 5 s is less than the threshold of 45 s, and so are eight in a row.
+        ({"progress": "locked"}, 8),
+    ],
+    ids=["blind", "down", "unreadable"],
+)
+def test_what_is_endured_in_a_row_is_endured_again_after_a_look_that_is_well(
+    bad: dict[str, object], times: int
+) -> None:
+    """A soak lasts for hours, and each of these happens now and then."""
+    soak, now = begun(seconds=1e6), 0.0
+    for ticks in range(1, 6):
+        for _ in range(times):
+            now += 5.0
+            found = look(soak, now, **{"unit": up(), "ticks": ticks, **bad})  # type: ignore[arg-type]
+            assert not [one for one in found if isinstance(one, End)]
+        now += 5.0
+        assert [type(one) for one in look(soak, now, up(), ticks + 1)] == [WriteSample]
+
+
+@pytest.mark.claim("K3")
+def test_K3_what_the_first_healthcheck_took_is_no_stall() -> None:
+    """It waits as long as a stall may last; the threshold begins when the soak does."""
+    soak = Reducer(TERMS, 0.0)
+    soak.begin("stopped")
+    soak.acted("", RUN, "", 0.0, 0.0, started=True)
+    soak.healthy(44.0)
+    for now in (45.0, 50.0, 85.0):
+        assert [type(one) for one in look(soak, now, up())] == [WriteSample]
+    assert Restart() in look(soak, 90.0, up())
+
+
+@pytest.mark.claim("K3")
+def test_K3_a_run_is_not_judged_by_the_heartbeat_of_the_one_before() -> None:
+    soak = begun()
+    (sample,) = look(soak, 5.0, up(), heartbeat={"ingest_received": 7})
+    assert isinstance(sample, WriteSample)
+    assert sample.fields["ingest_received"] == 7
+    (sample,) = look(soak, 10.0, up(NEXT))
+    assert isinstance(sample, WriteSample)
+    assert sample.fields["ingest_received"] is None
+
+
+@pytest.mark.claim("K4")
+@pytest.mark.parametrize(("ticks", "row"), [(1, 2), (2, 1)], ids=["none came", "ticks came"])
+def test_K4_a_network_that_brought_ticks_is_lost_for_the_first_time_again(ticks: int, row: int) -> None:
+    """The backoff doubles only as long as nothing comes."""
+    soak = begun()
+    look(soak, 5.0, up())
+    reasons = []
+    for now, run, grown in ((10.0, RUN, 1), (20.0, NEXT, ticks)):
+        look(soak, now - 5.0, up(run), grown)
+        down = UnitState("activating", "auto-restart", "exit-code", 0, 1, 10, 1, run, "")
+        entries = [process_exit(run, 10), failure(run, "exit-code")]
+        told = look(soak, now, down, grown, entries=entries)
+        reasons += [one.reason for one in told if isinstance(one, Decide) and one.action is Action.ENGINE_EXIT]
+        soak.acted(run, NEXT, "", now, now, started=True)
+    assert [f"{number} time(s)" in reason for number, reason in zip((1, row), reasons, strict=True)] == [True, True]
+
+
 @pytest.mark.claim("K7")
 def test_K7_a_signal_comes_before_the_abort_file_and_time_last() -> None:
     soak = begun()

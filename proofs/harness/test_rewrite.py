@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.base import files
 from harness.soak import rewrite
 from harness.soak.rewrite import ConfigFile, ConfigTrouble
 
@@ -53,6 +54,30 @@ def config(directory: Path, text: str = TEXT) -> ConfigFile:
 
 def engine(file: ConfigFile) -> dict[str, Any]:
     return dict(file.load()["engine"])
+
+
+@pytest.mark.claim("K5", "K11")
+def test_the_config_stays_whose_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller is root; the engine, which is not, reads by owner, group and mode."""
+    owners: dict[int, tuple[int, int]] = {}
+    monkeypatch.setattr(os, "fchown", lambda fd, *owner: owners.update({os.fstat(fd).st_ino: owner}))
+    file = config(tmp_path)
+    file.path.chmod(0o640)
+    whose = (4711, 4712)
+    status = files.Place.status
+    monkeypatch.setattr(files.Place, "status", lambda place: _owned(status(place), whose))
+    file.change({"sample_every": 5})
+    for path in (file.path, file.original):
+        assert owners[path.stat().st_ino] == whose
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    file.path.write_text(file.path.read_text() + "# an operator's word\n")
+    file.restore()
+    assert owners[file.path.stat().st_ino] == whose
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o640
+
+
+def _owned(status: os.stat_result | None, whose: tuple[int, int]) -> os.stat_result | None:
+    return None if status is None else os.stat_result((*status[:4], *whose, *status[6:]))
 
 
 @pytest.mark.claim("K5")

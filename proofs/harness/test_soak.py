@@ -568,6 +568,36 @@ def test_K7_a_signal_ends_it_in_order(bench: Callable[..., Bench]) -> None:
     assert one.clock.now < 1052
 
 
+@pytest.mark.claim("K7", "K11")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("healthy", [True, False])
+def test_K7_K11_each_signal_ends_it_at_once_also_while_health_is_waited_for(
+    bench: Callable[..., Bench], signum: signal.Signals, healthy: bool
+) -> None:
+    """Whoever closes the terminal hangs up."""
+    one = bench(poll_secs=60.0)
+    one.healthy = [Finding("database", healthy, "")]
+    before = signal.signal(signum, signal.SIG_IGN)
+    try:
+        with soak._stopped_by_signals(one.soak):
+            one.clock.at(10, lambda: os.kill(os.getpid(), signum))
+            assert one.run() == reducer.EXIT_STOPPED
+    finally:
+        signal.signal(signum, before)
+    assert one.decisions("action", "reason")[-2] == ("STOP", f"Stopped by {signum.name}")
+    assert one.clock.now < 1012
+
+
+@pytest.mark.claim("K7")
+def test_K7_the_abort_file_is_seen_while_health_is_waited_for(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    one.healthy = [Finding("database", False, "no new tick")]
+    one.clock.at(10, lambda: one.abort_file.write_text(""))
+    assert one.run() == reducer.EXIT_ABORT
+    assert "Abort file" in one.decisions("reason")[2][0]
+    assert one.clock.now < 1012
+
+
 @pytest.mark.claim("K7")
 def test_K7_plain_lines_without_a_terminal(bench: Callable[..., Bench]) -> None:
     one = bench()
@@ -662,13 +692,40 @@ def options(directory: Path, *more: str) -> list[str]:
     return ["--config", str(config), "--decision-log", str(directory / "ops/d.jsonl"), *more]
 
 
-@pytest.mark.claim("K7")
-def test_K7_only_one_controller_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.claim("K7", "K5")
+@pytest.mark.parametrize("shared", ["ops", "."])
+def test_K7_K5_only_one_controller_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str], shared: str) -> None:
+    """Of a decision log, and of a config wherever its log is."""
     (tmp_path / "ops").mkdir()
-    with soak._alone(tmp_path / "ops"):
+    with soak._alone(tmp_path / shared):
         assert soak.main(options(tmp_path)) == reducer.EXIT_ABORT
     assert "another soak controller runs" in capsys.readouterr().err
     assert not (tmp_path / "ops/d.jsonl").exists()
+
+
+@pytest.mark.claim("K6")
+@pytest.mark.parametrize("name", [soak.SAMPLES, soak.RECORD])
+def test_what_grew_too_large_is_set_aside_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Also where the soak does not come far."""
+    monkeypatch.setattr(soak, "KEPT_BYTES", 3)
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "ops" / name).write_text("old\n")
+    monkeypatch.setattr(soak, "_soak", lambda *_: Ended())
+    assert soak.main(options(tmp_path)) == reducer.EXIT_COMPLETE
+    assert (tmp_path / "ops" / f"{name}.1").read_text() == "old\n"
+    assert "old" not in (tmp_path / "ops" / name).read_text()
+
+
+class Ended:
+    """A soak that is over."""
+
+    def ask_to_stop(self, why: str) -> None:
+        pass
+
+    def run(self) -> int:
+        return reducer.EXIT_COMPLETE
 
 
 @pytest.mark.claim("K6")
@@ -697,7 +754,9 @@ def test_the_defaults_are_the_contracts() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("argv", [["--seconds", "0"], ["--poll-sec", "-1"], ["--seconds", "nan"], ["--mode", "live"]])
+@pytest.mark.parametrize(
+    "argv", [["--seconds", "0"], ["--poll-sec", "-1"], ["--seconds", "nan"], ["--seconds", "inf"], ["--mode", "live"]]
+)
 def test_wrong_usage_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         soak.main(argv)
