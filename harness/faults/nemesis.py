@@ -236,7 +236,7 @@ def cpu_load(machine: Machine, *, hogs: int = 4, idle: bool = False, above: floa
     policy = ["--property=CPUSchedulingPolicy=idle"] if idle else []
     last = "test ! -e /proc/self/autogroup || echo 19 >/proc/self/autogroup; " if idle else ""
     loops = " ".join(["while :; do :; done &"] * hogs)
-    machine.run("systemd-run", f"--unit={HOG}", "--collect", *policy, "sh", "-c", f"{last}{loops} wait").expect(0)
+    machine.systemd_run(f"--unit={HOG}", "--collect", *policy, "sh", "-c", f"{last}{loops} wait").expect(0)
     try:
         if above is None:
             evidence = _await(lambda: _busy(machine, HOG), "the hog to run")

@@ -107,6 +107,10 @@ class Machine(Protocol):
         """Run systemctl against the manager that runs the unit."""
         ...
 
+    def systemd_run(self, *args: str) -> CommandResult:
+        """Have that manager run a command as a unit of its own, which `systemctl` then knows."""
+        ...
+
     def open_journal(self, reader: JournalReader) -> None:
         """Open the machine's journal, placed so that what comes from now on is read next."""
         ...
@@ -271,6 +275,9 @@ class PrivateMachine:
     def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
         return self.run("systemctl", *args, timeout_secs=timeout_secs)
 
+    def systemd_run(self, *args: str) -> CommandResult:
+        return self.run("systemd-run", *args)
+
     def open_journal(self, reader: JournalReader) -> None:
         # The machine is as old as the run, so its journal is read from the start.
         (directory,) = self.path("/run/log/journal").iterdir()
@@ -330,6 +337,9 @@ class _BorrowedManager:
 
     def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
         return self.run("systemctl", *self._manager, *args, timeout_secs=timeout_secs)
+
+    def systemd_run(self, *args: str) -> CommandResult:
+        return self.run("systemd-run", *self._manager, *args)
 
     def journal_command(self, unit: str) -> str:
         return shlex.join(["journalctl", *self._manager, "-u", unit])
