@@ -339,6 +339,7 @@ class Stoppable(asyncio.SelectorEventLoop):
         return super().time() + self.stopped_secs
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B2")
 @pytest.mark.parametrize("stops", [[10.0], [0.6] * 3, [86400.0, 0.2]])
 def test_B2_time_in_which_the_process_was_stopped_is_no_overload(stops: list[float]) -> None:

@@ -158,6 +158,7 @@ def test_B4_memory_is_bounded_whatever_a_peer_does(tmp_path: Path, transport: st
         assert_calm(running)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N6")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N6_a_message_that_comes_slowly_is_waited_for(tmp_path: Path, transport: str) -> None:
@@ -233,6 +234,7 @@ DENSE_SOURCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B4")
 @pytest.mark.parametrize("venue", DENSE_SOURCES)
 def test_B4_a_message_of_nothing_but_values_does_not_become_as_many_objects(tmp_path: Path, venue: str) -> None:

@@ -265,6 +265,7 @@ ENDLESS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E6", "N2b", "N20")
 @pytest.mark.parametrize("what", ENDLESS)
 def test_E6_a_stop_does_not_wait_for_the_end_of_a_file_in_which_nothing_comes(tmp_path: Path, what: str) -> None:

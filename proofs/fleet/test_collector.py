@@ -117,6 +117,7 @@ def test_what_comes_again_is_stored_once_and_read_on_from(given_settings: Collec
     assert query(given_settings, "SELECT expected, found FROM breaks") == [({"id": 4}, {"id": 6})]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F3")
 def test_what_is_lost_on_the_way_of_a_stream_that_was_made_anew_is_seen_too(given_settings: CollectorSettings) -> None:
     """Its messages are numbered from 1 again, and go on from where those of the one before ended."""
@@ -468,6 +469,7 @@ def program(server: NatsServer, found: CollectorSettings, directory: Path) -> Pr
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.claim("F3")
 def test_what_a_stream_lost_and_got_again_elsewhere_is_found(
     nats_server: NatsServer, given_settings: CollectorSettings, tmp_path: Path

@@ -72,7 +72,7 @@ def test_it_has_caught_up_when_nothing_waits_and_not_before(monkeypatch: pytest.
             raise nats.errors.TimeoutError
 
     class Database:
-        async def store(self, _stream: str, _found: list[Arrived]) -> Batch:
+        async def store(self, _stream: str, _found: list[Arrived], *, breaks: bool) -> Batch:
             return Batch()
 
     async def whole(*_: object) -> bool:

@@ -181,6 +181,7 @@ def put_another_record(reports: Path) -> None:
     other.close()
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V17")
 @pytest.mark.parametrize(
     ("change", "reason"),
