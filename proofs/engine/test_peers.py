@@ -687,12 +687,12 @@ def test_N16_every_address_of_a_host_is_tried(
 
 @pytest.mark.claim("N16")
 def test_N16_what_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialing, "DIAL_TIMEOUT_SECS", 0.1)
+    monkeypatch.setattr(dialing, "DIAL_TIMEOUT_SECS", 1.0)
     with ExitStack() as stack:
         with socket.create_server((DEAD, 0)) as nobody:
             port = nobody.getsockname()[1]
         swallow(DEAD, port, stack)
-        with pytest.raises(OSError, match=rf"^no connection to {DEAD} within 0\.1 s$"):
+        with pytest.raises(OSError, match=rf"^no connection to {DEAD} within 1 s$"):
             asyncio.run(dialing.Dialer().dial((DEAD, port)))
         with pytest.raises(OSError, match="cannot be the name of a host"):
             asyncio.run(dialing.Dialer().dial((f"{'x' * 64}.test", port)))

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from harness.base.clock import OsClock, poll
 from harness.machines import tools
 from proofs.fixtures.dashboard_unit import DashboardUnit
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.fleet_parts import ROOT, NatsServer, Postgres, wait
-from proofs.fixtures.monitoring import ALERTMANAGER, PROMETHEUS, Site, alerts, site, tampered_books
+from proofs.fixtures.monitoring import ALERTMANAGER, PROMETHEUS, Monitoring, Site, alerts, site, tampered_books
 
 WATCH_SECS = 4.0
+RATE_SECS = 20.0
 """Longer than all alerts but one wait."""
 
 PAGES = sorted((ROOT / "config/grafana/dashboards").glob("*.json"))
@@ -190,6 +193,10 @@ def test_a_healthy_fleet_is_silent_and_a_fault_rings(
         exit_12_rings_once(watched)
 
 
+def sampled(seen: Monitoring, expr: str) -> list[dict[str, Any]] | None:
+    return seen.query(expr) or None
+
+
 def books_ring_and_everything_is_shown(watched: Site) -> None:
     seen = watched.seen
     told = seen.wait_rung("HybridBooksBroken")
@@ -212,7 +219,8 @@ def books_ring_and_everything_is_shown(watched: Site) -> None:
         for panel in page(path).panels:
             for query in panel.targets:
                 asked[f"{path.stem}: {panel.title} {query.refId}"] = query.expr
-                found = seen.query(filled(query.expr))
+                # A rate wants two scrapes of its series.
+                found = poll(partial(sampled, seen, filled(query.expr)), OsClock(), RATE_SECS)
                 assert found, f"{panel.title} of {path.name} shows nothing: {query.expr}"
                 names = {one["metric"]["engine"] for one in found if "engine" in one["metric"]}
                 assert names <= {"default"}, f"{query.expr} is about {names}"
