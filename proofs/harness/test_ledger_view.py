@@ -194,7 +194,7 @@ def test_any_row_is_understood_or_left_out_and_counted(
                 stored = connection.execute(sql, tuple(row.values())).rowcount
             except sqlite3.IntegrityError:
                 continue
-            # An order without an id, of which NaN makes one, is the earlier engine's, and was filled or forgotten long ago.
+            # An order without an id, and NaN makes one, is the earlier engine's: filled or forgotten long ago.
             nameless = table == "orders" and (row["order_id"] is None or row["order_id"] != row["order_id"])
             kept += 0 if nameless else stored
     seen = ledger_view.read_snapshot(database, after_tick=0, ticks_max=9, markers_max=9)
