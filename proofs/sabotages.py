@@ -1802,13 +1802,13 @@ CATALOGUE: tuple[Sabotage, ...] = (
     Sabotage(
         id="collector-begins-at-the-end",
         guardrail="F3",
-        breaks="what came while the collector was down is never stored",
+        breaks="what came while the collector was down is never stored, nor looked for",
         proof="test_fleet_units::test_a_fleets_units_carry_an_engine_into_a_database",
         patch=Patch(
             "fleet/collector/collector.py",
             "Collector._read_on",
             "after = progress.sequence",
-            "after = info.state.last_seq",
+            "after, self._again_at = info.state.last_seq, self._clock.monotonic()",
         ),
         reason=r"all \d+ ticks|rows after a kill",
     ),
