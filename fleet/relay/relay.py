@@ -45,6 +45,10 @@ MESSAGE_BYTES = 512 * 1024
 
 DUPLICATE_WINDOW_SECS = 120.0
 
+TRUSTED_FROM = (2, 10)
+"""The first version of nats-server whose replicated streams were not seen to lose what they had acknowledged. 2.9 let a
+server lead that had not caught up (seen in `make fleet-sim`; nats-io/nats-server's pull request 5939 is such a case)."""
+
 LOOK_SECS = 20.0
 """A look at the ledger is given up after this. It takes milliseconds, but for the first over what a replay has left, or
 after a migration that gave orders other ids."""
@@ -156,6 +160,8 @@ class Relay:
         """Over one connection, until that is lost."""
         stream = link.jetstream(client)
         info = await make_stream(stream, self._settings.nats.stream, self._settings.stream)
+        server = client.connected_server_version
+        self._log.state("nats-server", why_not_trusted(server.major, server.minor, info.config.num_replicas or 1))
         self._max_age = info.config.max_age or 0.0
         self._max_bytes = min(MESSAGE_BYTES, client.max_payload - 8192)
         for slot in self._slots.values():
@@ -359,6 +365,16 @@ class Relay:
         slot.sequence, slot.at = taken.seq, self._clock.wall()
         self._metrics.messages.labels(message.table.name).inc()
         return True
+
+
+def why_not_trusted(major: int | None, minor: int | None, replicas: int) -> str:
+    """What may become of messages that such a server has acknowledged; empty where nothing is known against it."""
+    if major is None or minor is None or replicas == 1 or (major, minor) >= TRUSTED_FROM:
+        return ""
+    return (
+        f"version {major}.{minor} may lose what it has acknowledged when one of {replicas} servers was away; that is"
+        f" published again. Take {TRUSTED_FROM[0]}.{TRUSTED_FROM[1]} or later"
+    )
 
 
 async def make_stream(stream: JetStreamContext, name: str, wanted: Stream) -> StreamInfo:

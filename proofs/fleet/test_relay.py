@@ -34,7 +34,7 @@ from fleet.base.settings import ConfigError, Nats, RelaySettings, Stream
 from fleet.base.tables import DECISIONS
 from fleet.base.wire import Message
 from fleet.relay.files import DecisionsTail, heartbeats
-from fleet.relay.relay import FileTail, Relay, make_stream
+from fleet.relay.relay import FileTail, Relay, make_stream, why_not_trusted
 from fleet.relay.tails import Known, LedgerChanged, Tail, ledger_tails
 from harness.base.clock import Clock, FakeClock, OsClock
 from proofs.fixtures.fleet_parts import NatsServer, Program, free_port, growing, streamed, wait
@@ -434,6 +434,22 @@ def test_a_stream_that_lost_what_it_had_taken_gets_it_again_and_that_is_told(
     assert relay.value("forgotten_total", table="ticks") == 1
     assert f"and was {last}; what came after it is published again" in capsys.readouterr().err
     expect_once(nats_server, found.path)
+
+
+@pytest.mark.claim("F1")
+@pytest.mark.parametrize(
+    ("version", "replicas", "trusted"),
+    [((2, 9), 3, False), ((2, 9), 1, True), ((2, 10), 3, True), ((3, 0), 3, True), ((1, 99), 3, False),
+     ((None, None), 3, True)],
+)  # fmt: skip
+def test_a_server_that_loses_what_it_acknowledged_is_told_of(
+    version: tuple[int | None, int | None], replicas: int, trusted: bool
+) -> None:
+    told = why_not_trusted(*version, replicas)
+    assert (told == "") == trusted
+    if not trusted:
+        assert told.startswith(f"version {version[0]}.{version[1]} may lose what it has acknowledged")
+        assert told.endswith("Take 2.10 or later")
 
 
 @pytest.mark.slow
