@@ -47,7 +47,7 @@ DUPLICATE_WINDOW_SECS = 120.0
 
 TRUSTED_FROM = (2, 10)
 """The first version of nats-server whose replicated streams were not seen to lose what they had acknowledged. 2.9 let a
-server lead that had not caught up (seen in `make fleet-sim`; nats-io/nats-server's pull request 5939 is such a case)."""
+server lead that had not caught up (`make fleet-sim`; nats-io/nats-server's pull request 5939 is such a case)."""
 
 LOOK_SECS = 20.0
 """A look at the ledger is given up after this. It takes milliseconds, but for the first over what a replay has left, or
