@@ -1,9 +1,11 @@
 """Fixtures of the proofs; the plugin pytest_hybrid_proofs brings machine, shell and journal."""
 
 import gc
+import logging
 import random
 import signal
 import sys
+from collections.abc import Iterator
 
 from proofs.fixtures.bytecode import BYTECODE
 
@@ -83,6 +85,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [
         item for worker in range(workers) for item in waits[worker::workers] + rest[worker * each : (worker + 1) * each]
     ]
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """What an engine that ran in this process logs is not what the next test hears."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 def pytest_collection_finish() -> None:

@@ -67,7 +67,7 @@ class Stage:
         Safe to call from several workers at once: one installs, the others wait. Raises HarnessError when
         the checkout cannot be written or the installation fails.
         """
-        wanted = self._digest()
+        wanted = self.digest()
         try:
             (self.checkout / ".cache").mkdir(exist_ok=True)
             with awaiting("the installation of the engine: make install"), self._lock():
@@ -95,7 +95,8 @@ class Stage:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _digest(self) -> str:
+    def digest(self) -> str:
+        """Return what an installation is made from, in few characters."""
         digest = hashlib.sha256()
         for path in sorted(self._files()):
             digest.update(f"{path.relative_to(self.checkout)}\0{path.stat().st_mode}\0".encode())

@@ -183,6 +183,8 @@ def test_C8_nothing_that_the_engine_itself_says_looks_like_a_secret() -> None:
 
 @pytest.fixture
 def learning() -> Iterator[None]:
+    """Nothing is known of configurations that were read in this process, and nothing is left."""
+    forget()
     yield
     forget()
 
