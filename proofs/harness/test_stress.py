@@ -67,7 +67,9 @@ def test_a_test_that_fails_now_and_then_is_told(tmp_path: Path) -> None:
     (tmp_path / "test_flaky.py").write_text(FLAKY)
     conftest = (ROOT / "proofs/conftest.py").read_text()
     shuffle = conftest[conftest.index("def pytest_addoption") : conftest.index("def pytest_collection_finish")]
-    (tmp_path / "conftest.py").write_text(f"import random\nimport signal\nimport pytest\n{shuffle}")
+    (tmp_path / "conftest.py").write_text(
+        f"import logging\nimport random\nimport signal\nfrom collections.abc import Iterator\nimport pytest\n{shuffle}"
+    )
     argv = ["-m", "harness", "stress", "--runs", "3", "--seed", "7", "--", "-p", "no:cacheprovider", "--rootdir", "."]
     done = subprocess.run(
         [sys.executable, *argv, "test_flaky.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
