@@ -96,7 +96,8 @@ class Watch:
             if any(channel.full_for(grace) for channel in channels):
                 # Let the consumers run once before it is called an overload.
                 await self._sleep(_OVERLOAD_RECHECK_SECS, pause_secs)
-                for channel in channels:
+                # The one farthest down holds up the others.
+                for channel in reversed(channels):
                     channel.check_overload(grace)
 
     async def _sleep(self, secs: float, late_secs: float) -> None:

@@ -1448,10 +1448,11 @@ def test_E5_M4_a_watchdog_of_no_time_leaves_time_for_the_rest(tmp_path: Path, us
         environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": usec}
         with engine(tmp_path, "--config", str(config), **environ) as running:
             fed: list[float] = []
-            while len(fed) < 20:
+            while len(fed) < 100:
                 if systemd.recv(4096) == b"WATCHDOG=1":
                     fed.append(time.monotonic())
-            assert fed[-1] - fed[0] > 19 * 0.009
+            # 10 ms each; ten wait in the socket when this process was not given the processor.
+            assert fed[-1] - fed[0] > 80 * 0.01
             systemd.close()
             running.wait_heartbeat(lambda beat: beat["ingest_received"] > 1000)
             assert running.stop() == 0
