@@ -73,6 +73,7 @@ class Layout:
     disk: str = "/var/lib/hybrid-engine/disk"
     """Where a disk of its own may be mounted for the unit."""
     prefix: str = PREFIX
+    """Of the programs that the unit runs."""
 
     @property
     def database(self) -> str:
@@ -149,8 +150,11 @@ class PrivateMachine:
         self._users = [source for source, target in binds if Path(target).parent == SYSUSERS]
         self._binds = [(source, target) for source, target in binds if source not in self._units + self._users]
         self._clock = clock or OsClock()
-        own = ["--private-network"] if network == "own" else [f"--network-namespace-path={network}"]
-        self._network = [] if network is None else own
+        self._network: list[str] = []
+        if network == "own":
+            self._network = ["--private-network"]
+        elif network is not None:
+            self._network = [f"--network-namespace-path={network}"]
         self._work = RUN_DIR / name
         self._leader = 0
         self._nspawn: Process | None = None

@@ -22,7 +22,6 @@ SOURCES = (
 )  # fmt: skip
 """What an installation is made from."""
 
-
 PREFIX = "/opt/hybrid-engine"
 """Where a machine has what is staged."""
 
