@@ -94,10 +94,11 @@ class _Parser(argparse.ArgumentParser):
     """Reports a usage error as ConfigError, since systemd would restart after argparse's own exit status 2, and without
     what it does not know: that may be a password behind a mistyped flag (C8)."""
 
-    def __init__(self, signals: Signals, **options: Any) -> None:
+    def __init__(self, signals: Signals, command: str = "", **options: Any) -> None:
         # To ask for the terminal's width, argparse loads shutil and three libraries of compression, and it does so for
         # every flag, asked for help or not.
-        super().__init__(**options, formatter_class=functools.partial(argparse.HelpFormatter, width=_UNSEEN_COLUMNS))
+        formatter = functools.partial(argparse.HelpFormatter, width=_UNSEEN_COLUMNS)
+        super().__init__(f"{_PROG} {command}".rstrip(), allow_abbrev=False, formatter_class=formatter, **options)
         self._signals = signals
 
     def format_help(self) -> str:
@@ -162,10 +163,8 @@ def _shown(text: str) -> str:
 def _parser(signals: Signals) -> _Parser:
     parser = _Parser(
         signals,
-        prog=_PROG,
         description="Asyncio trading engine. It trades nothing by default (SHADOW).",
         epilog=_EPILOG,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")
     parser.add_argument("--mode", metavar="shadow|paper|live", help="what may be done with an order")
@@ -184,13 +183,13 @@ def _parser(signals: Signals) -> _Parser:
     return parser
 
 
+def _add_files(parser: _Parser) -> None:
+    parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")
+    parser.add_argument("--sources", metavar="PATH", help=f"sources file (default: {settings.SOURCES_FILE_NAME})")
+
+
 def _venues_parser(signals: Signals) -> _Parser:
-    parser = _Parser(
-        signals,
-        prog=f"{_PROG} venues",
-        description="Lists the venues that a source may be of.",
-        allow_abbrev=False,
-    )
+    parser = _Parser(signals, "venues", description="Lists the venues that a source may be of.")
     parser.add_argument("--json", action="store_true", help="for a script")
     return parser
 
@@ -198,25 +197,22 @@ def _venues_parser(signals: Signals) -> _Parser:
 def _gaps_parser(signals: Signals) -> _Parser:
     parser = _Parser(
         signals,
-        prog=f"{_PROG} gaps",
+        "gaps",
         description="Lists the trades that were missed, beside a running engine too.",
         epilog=_GAPS_EPILOG,
-        allow_abbrev=False,
     )
     parser.add_argument("--db", metavar="PATH", help="SQLite database (default: that of the config)")
     parser.add_argument("--json", action="store_true", help="for a script")
-    parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")
-    parser.add_argument("--sources", metavar="PATH", help=f"sources file (default: {settings.SOURCES_FILE_NAME})")
+    _add_files(parser)
     return parser
 
 
 def _recorder_parser(signals: Signals) -> _Parser:
     parser = _Parser(
         signals,
-        prog=f"{_PROG} record",
+        "record",
         description="Records what a source says, to be replayed by --ingest replay --replay-file.",
         epilog=_RECORD_EPILOG,
-        allow_abbrev=False,
     )
     parser.add_argument("--to", metavar="DIR", help="where its files go; made if missing")
     parser.add_argument("--source", metavar="NAME", help="a source of the sources file")
@@ -227,8 +223,7 @@ def _recorder_parser(signals: Signals) -> _Parser:
     parser.add_argument("--file-mib", metavar="N", type=_whole_number, default=64, help="size of a file (default: 64)")
     parser.add_argument("--files", metavar="N", type=_whole_number, default=16, help="how many are kept (default: 16)")
     parser.add_argument("--seconds", metavar="N", type=_number, help="stop after N seconds")
-    parser.add_argument("--config", metavar="PATH", help=f"TOML config (default: {settings.DEFAULT_CONFIG_PATH})")
-    parser.add_argument("--sources", metavar="PATH", help=f"sources file (default: {settings.SOURCES_FILE_NAME})")
+    _add_files(parser)
     return parser
 
 

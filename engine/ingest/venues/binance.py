@@ -321,12 +321,13 @@ def _binance(host: str, path: str, query: str) -> Subscription:
             continue
         if doubt is not None:
             doubts.append(doubt)
-        market = upper(name.partition("@")[0])
+        market, _, kind = name.partition("@")
+        market = upper(market)
         if market not in markets:
             markets.append(market)
-        elif kinds.get(market) != name.rpartition("@")[2]:
+        elif kinds.get(market) != kind:
             doubts.append(f"{market} is asked for single and aggregated: each of its trades is stored twice")
-        kinds[market] = name.rpartition("@")[2]
+        kinds[market] = kind
     if not markets:
         return _hopeless("; ".join(wrong[:3]))
     return Subscription(_NAME, tuple(markets), doubts=tuple((wrong + doubts)[:3]))
