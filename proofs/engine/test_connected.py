@@ -10,41 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from engine.base.events import Tick
 from engine.base.exits import ConfigError
 from engine.config import schema
 from engine.ingest.connected import FeedLine
 from engine.ingest.intake import Intake
-from engine.ingest.ports import Inlet
+from engine.ingest.recorder import Books
 from engine.ingest.transport import Connection, Line
 from engine.ingest.venues.markets import Streams
 from engine.ingest.websocket import WebSocketFeed
 
 NOW = 1_764_000_000_000
-
-
-class Ears(Inlet):
-    """Where ticks end."""
-
-    def __init__(self) -> None:
-        self.intake = Intake(1, 1)
-
-    def deliver(self, ticks: list[Tick]) -> int:
-        known = self.intake.received
-        self.intake.admit(ticks)
-        return self.intake.received - known
-
-    def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
-        self.intake.pass_numbers(numbers)
-
-    def tell_latest(self, latest: dict[str, int]) -> None:
-        self.intake.tell_all_latest(latest)
-
-    def answer(self) -> None:
-        pass
-
-    def barred(self, source: str, host: str, secs: float) -> None:
-        pass
 
 
 class Wire(Connection):
@@ -84,7 +59,14 @@ class Wired(WebSocketFeed):
         self.wakes: list[float] = []
         options = schema.Engine(feed_silence_secs=feed_silence_secs)
         super().__init__(
-            Ears(), sources, options, "S", self._never, lambda: self.clock, barred_secs or {}, streams or Streams()
+            Books(Intake(1, 1)),
+            sources,
+            options,
+            "S",
+            self._never,
+            lambda: self.clock,
+            barred_secs or {},
+            streams or Streams(),
         )
 
     @staticmethod

@@ -33,7 +33,7 @@ from engine.ingest import connected, recorder, session, tape, websocket
 from engine.ingest.intake import Intake
 from engine.ingest.messages import Messages
 from engine.ingest.playback import PlaybackFeed, source_of
-from engine.ingest.ports import Inlet
+from engine.ingest.recorder import Books
 from engine.ingest.recording import Event, Header, line_of, message, public_url, read_event, without_secrets
 from engine.ingest.transport import ConnectFailed
 from engine.ingest.venues import registry
@@ -54,12 +54,12 @@ OPTIONS = schema.Engine(max_connects_per_minute=60_000)
 # --- in one process -----------------------------------------------------------------------------------------
 
 
-class Ears(Inlet):
+class Ears(Books):
     """Where ticks end: by the books of a run, without its channels."""
 
     def __init__(self, venue: str | None, url: str) -> None:
         sparse = not registry.venue_of(venue, url).consecutive_ids
-        self.intake = Intake(1, 1, is_sparse=lambda stream: sparse)
+        super().__init__(Intake(1, 1, is_sparse=lambda stream: sparse))
         self.rows: list[tuple[Any, ...]] = []
         self.heard = asyncio.Event()
 
@@ -68,15 +68,6 @@ class Ears(Inlet):
         self.rows += [msgspec.structs.astuple(tick) for tick in self.intake.admit(ticks)]
         self.heard.set()
         return self.intake.received - known
-
-    def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
-        self.intake.pass_numbers(numbers)
-
-    def tell_latest(self, latest: dict[str, int]) -> None:
-        self.intake.tell_all_latest(latest)
-
-    def answer(self) -> None:
-        pass
 
     def barred(self, source: str, host: str, secs: float) -> None:
         raise AssertionError("nobody said to wait")

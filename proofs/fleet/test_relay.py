@@ -37,16 +37,13 @@ from fleet.relay.files import DecisionsTail, heartbeats
 from fleet.relay.relay import FileTail, Relay, make_stream, why_not_trusted
 from fleet.relay.tails import Known, LedgerChanged, Tail, ledger_tails
 from harness.base.clock import Clock, FakeClock, OsClock
-from proofs.fixtures.fleet_parts import NatsServer, Program, free_port, growing, streamed, wait
+from proofs.fixtures.fleet_parts import NatsServer, Program, free_port, growing, grown, streamed, wait
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
     """With some hundred rows; closed."""
-    with growing(tmp_path / "bot.db", seed=5) as found:
-        for _ in range(10):
-            found.grow(30)
-    return tmp_path / "bot.db"
+    return grown(tmp_path / "bot.db", times=10)
 
 
 def write(path: Path, sql: str, *values: Any) -> None:
@@ -256,10 +253,10 @@ def test_heartbeats_are_those_of_the_journal_after_a_time() -> None:
 # --- with a stream -------------------------------------------------------------------------------------------
 
 
-def settings(server: NatsServer, database: Path, **given: Any) -> RelaySettings:
+def settings(url: str, database: Path, **given: Any) -> RelaySettings:
     found = RelaySettings(
         instance="one", database=database, decision_log=None, journal_unit="", tick_every=1, poll_secs=0.02,
-        batch_rows=50, metrics_port=0, nats=Nats((server.url,), "HYBRID", "", None, None),
+        batch_rows=50, metrics_port=0, nats=Nats((url,), "HYBRID", "", None, None),
         stream=Stream(1, 24.0, 1 << 28),
     )  # fmt: skip
     return replace(found, **given)
@@ -322,7 +319,7 @@ def test_two_relays_and_lost_answers_publish_each_row_once(nats_server: NatsServ
         info = await stream.stream_info("HYBRID")
         info.config.duplicate_window = 0.1
         await stream.update_stream(info.config)
-        relays = [Metered(settings(nats_server, found.path, batch_rows=20)) for _ in range(2)]
+        relays = [Metered(settings(nats_server.url, found.path, batch_rows=20)) for _ in range(2)]
         for _ in range(30):
             found.grow(30)
             relay = chance.choice(relays)
@@ -346,7 +343,7 @@ def test_two_relays_and_lost_answers_publish_each_row_once(nats_server: NatsServ
 def test_a_place_is_kept_before_the_stream_forgets_it(nats_server: NatsServer, ledger: Path) -> None:
     async def work(stream: JetStreamContext) -> None:
         clock = FakeClock(OsClock().wall())
-        relay = Metered(settings(nats_server, ledger), clock)
+        relay = Metered(settings(nats_server.url, ledger), clock)
         await make_stream(stream, "HYBRID", Stream(1, 24.0, 1 << 28))
         relay._max_age = 24 * 3600.0
         await drain(relay, stream)
@@ -358,12 +355,12 @@ def test_a_place_is_kept_before_the_stream_forgets_it(nats_server: NatsServer, l
         after = (await stream.stream_info("HYBRID")).state.messages
         assert after - before == len(BY_ID) + 1
         # Whoever begins anew goes on from the marks, and still knows the ledger by them.
-        successor = Metered(settings(nats_server, ledger))
+        successor = Metered(settings(nats_server.url, ledger))
         await drain(successor, stream)
         assert successor.value("messages_total", table="ticks") == 0
         other_ledger(ledger, seed=7, ticks=30)
         with pytest.raises(LedgerChanged):
-            await Metered(settings(nats_server, ledger)).round(stream)
+            await Metered(settings(nats_server.url, ledger)).round(stream)
 
     over(nats_server, work)
     found = streamed(nats_server.url)
@@ -375,7 +372,7 @@ def test_a_place_is_kept_before_the_stream_forgets_it(nats_server: NatsServer, l
 def test_a_full_stream_is_waited_for(nats_server: NatsServer, ledger: Path) -> None:
     async def work(stream: JetStreamContext) -> None:
         await make_stream(stream, "HYBRID", Stream(1, 24.0, 30_000))
-        relay = Metered(settings(nats_server, ledger))
+        relay = Metered(settings(nats_server.url, ledger))
         for _ in range(5):
             await relay.round(stream)
         assert relay.value("stream_full") == 1
@@ -397,7 +394,7 @@ def test_a_full_stream_is_waited_for(nats_server: NatsServer, ledger: Path) -> N
 @pytest.mark.claim("F1")
 def test_a_stream_that_lost_everything_gets_everything(nats_server: NatsServer, ledger: Path) -> None:
     async def work(stream: JetStreamContext) -> None:
-        relay = Metered(settings(nats_server, ledger))
+        relay = Metered(settings(nats_server.url, ledger))
         for _ in range(2):
             await make_stream(stream, "HYBRID", Stream(1, 24.0, 1 << 28))
             for slot in relay._slots.values():
@@ -424,7 +421,7 @@ def test_a_stream_that_lost_what_it_had_taken_gets_it_again_and_that_is_told(
         await drain(relay, stream)
 
     with growing(tmp_path / "bot.db", seed=9) as found:
-        relay = Metered(settings(nats_server, found.path))
+        relay = Metered(settings(nats_server.url, found.path))
         over(nats_server, work)
         with nats_server.put_back():
             over(nats_server, work)
@@ -461,7 +458,7 @@ def test_what_is_too_long_for_a_message_is_in_several(nats_server: NatsServer, t
 
     async def work(stream: JetStreamContext) -> None:
         await make_stream(stream, "HYBRID", Stream(1, 24.0, 1 << 28))
-        relay = Metered(settings(nats_server, tmp_path / "bot.db"), FakeClock(1.0), [DecisionsTail(log)])
+        relay = Metered(settings(nats_server.url, tmp_path / "bot.db"), FakeClock(1.0), [DecisionsTail(log)])
         relay._max_bytes = 100_000
         for _ in range(20):
             await relay.round(stream)
@@ -492,7 +489,7 @@ def test_a_look_leaves_no_byte_beside_the_ledger(nats_server: NatsServer, ledger
 
     async def work(stream: JetStreamContext) -> None:
         await make_stream(stream, "HYBRID", Stream(1, 24.0, 1 << 28))
-        await drain(Metered(settings(nats_server, ledger)), stream)
+        await drain(Metered(settings(nats_server.url, ledger)), stream)
 
     over(nats_server, work)
     assert {path.name: path.read_bytes() for path in ledger.parent.glob("bot.db*")} == before

@@ -15,10 +15,9 @@ import pytest
 from nats.js.errors import NotFoundError
 
 from fleet.base import link, wire
-from fleet.base.settings import Nats, RelaySettings, Stream
 from harness.base.clock import FakeClock
-from proofs.fixtures.fleet_parts import growing
-from proofs.fleet.test_relay import BY_ID, Metered
+from proofs.fixtures.fleet_parts import grown
+from proofs.fleet.test_relay import BY_ID, Metered, settings
 
 NOW = 1_764_000_000.0
 
@@ -49,19 +48,11 @@ class Memory:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
-    with growing(tmp_path / "bot.db", seed=5) as found:
-        for _ in range(2):
-            found.grow(30)
-    return tmp_path / "bot.db"
+    return grown(tmp_path / "bot.db", times=2)
 
 
 def relay_of(ledger: Path, clock: FakeClock, batch_rows: int = 50) -> Metered:
-    found = RelaySettings(
-        instance="one", database=ledger, decision_log=None, journal_unit="", tick_every=1, poll_secs=0.02,
-        batch_rows=batch_rows, metrics_port=0, nats=Nats(("nats://127.0.0.1:1",), "HYBRID", "", None, None),
-        stream=Stream(1, 24.0, 1 << 28),
-    )  # fmt: skip
-    return Metered(found, clock)
+    return Metered(settings("nats://127.0.0.1:1", ledger, batch_rows=batch_rows), clock)
 
 
 def ticks_in(ledger: Path) -> int:
