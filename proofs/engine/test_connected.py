@@ -99,8 +99,11 @@ def said(line: FeedLine, *messages: str) -> None:
     line.flush()
 
 
-def begin(feed: Wired) -> asyncio.Task[None]:
-    return asyncio.get_running_loop().create_task(feed.run())
+async def begin(feed: Wired) -> asyncio.Task[None]:
+    """It has asked for its first connections, and waits."""
+    task = asyncio.get_running_loop().create_task(feed.run())
+    await asyncio.sleep(0)
+    return task
 
 
 @pytest.fixture
@@ -113,8 +116,7 @@ def loop() -> Iterator[asyncio.Runner]:
 def test_a_connection_that_opens_while_there_is_no_room_is_not_read(loop: asyncio.Runner) -> None:
     async def scenario() -> None:
         feed = Wired([kraken("BTC/USD")])
-        task = begin(feed)
-        await asyncio.sleep(0)
+        task = await begin(feed)
         feed.pause()
         _, wire = feed.open()
         assert wire.asked[0] == "pause"
@@ -132,8 +134,7 @@ def test_once_there_is_room_again_deadlines_count_again(loop: asyncio.Runner) ->
 
     async def scenario() -> None:
         feed = Wired([kraken("BTC/USD")])
-        task = begin(feed)
-        await asyncio.sleep(0)
+        task = await begin(feed)
         _, wire = feed.open()
         feed.pause()
         feed.clock += 3600
@@ -156,8 +157,7 @@ def test_what_a_venue_says_before_it_hangs_up_is_heard(loop: asyncio.Runner, cap
 
     async def scenario() -> None:
         feed = Wired([kraken("BTC/USD")])
-        task = begin(feed)
-        await asyncio.sleep(0)
+        task = await begin(feed)
         line, wire = feed.open()
         line.text(b'{"method": "subscribe", "success": false, "error": "Currency pair not supported"}')
         line.closed("closed by the peer")
@@ -176,8 +176,7 @@ def test_what_a_venue_says_before_it_hangs_up_is_heard(loop: asyncio.Runner, cap
 def test_the_venues_words_are_in_the_status_until_it_acknowledges(loop: asyncio.Runner) -> None:
     async def scenario() -> None:
         feed = Wired([kraken("BTC/USD", "ETH/USD")])
-        task = begin(feed)
-        await asyncio.sleep(0)
+        task = await begin(feed)
         line, _ = feed.open()
         said(line, '{"method": "subscribe", "success": false, "error": "EGeneral:Busy"}')
         assert "EGeneral:Busy" in feed.hindrance
@@ -214,8 +213,7 @@ def test_trades_of_another_market_end_the_run_only_where_there_is_no_other_sourc
         # In an earlier run the first one brought BTCUSDT, called as it is now.
         streams = Streams({"s0": ("s0", "BTCUSDT")}, [place.name for place in places], {"s0": "S"})
         feed = Wired(places, streams=streams, feed_silence_secs=5.0)
-        task = begin(feed)
-        await asyncio.sleep(0)
+        task = await begin(feed)
         line, _ = feed.open()
         said(line, binance_trade("ETHUSDT", 1))
         assert "brings ETHUSDT, and nothing of BTCUSDT" in feed.hindrance

@@ -207,7 +207,7 @@ class BinanceParser(Parser):
             if place is None:
                 self.note_foreign(market, "" if market else "it does not say of which")
                 return
-            ts = trade.ts if trade.ts < LATEST else trade.ts // 1000
+            ts = _in_millis(trade.ts)
             if ts < EARLIEST:
                 self.refuse(f"time {trade.ts}, expected milliseconds or microseconds", message)
                 return
@@ -280,8 +280,11 @@ class BinanceParser(Parser):
             return
         place = self._markets.find(market, TRADE)
         if place is not None and len(self.numbers) < NUMBERS_MAX:
-            ts = number.ts if number.ts < LATEST else number.ts // 1000
-            self.numbers.append((place[0], number.id, ts))
+            self.numbers.append((place[0], number.id, _in_millis(number.ts)))
+
+
+def _in_millis(ts: int) -> int:
+    return ts if ts < LATEST else ts // 1000
 
 
 def is_bare(url: str) -> bool:

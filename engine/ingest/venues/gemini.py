@@ -197,11 +197,12 @@ class GeminiV1Parser(Parser):
             except UNREADABLE as trouble:
                 bad.append(f"bad event: {trouble}")
         ts = 0
-        try:
-            ts = _ts(envelope) if trades else 0
-        except ValueError as trouble:
-            trades.clear()
-            bad.append(f"trade without a time: {trouble}")
+        if trades:
+            try:
+                ts = _ts(envelope)
+            except ValueError as trouble:
+                trades.clear()
+                bad.append(f"trade without a time: {trouble}")
         for reason in bad:
             self.note_error(reason, message)
         if trades:
