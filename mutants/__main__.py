@@ -1,31 +1,37 @@
-"""`make mutants SEED=1 COUNT=200`: break a copy of the checkout, one fault at a time, until a test is red.
+"""`make mutants SEED=1 COUNT=200`: break copies of the checkout, one fault at a time, until a test is red.
 
-The checkout itself is never changed. Results are kept as they come; a run that is begun again with the same sources
-goes on where it was. Exit status 0 when enough were caught, 1 when not, 130 after Ctrl-C.
+The checkout itself is never changed. Results are kept as they come; of the same sources a run asks again only about
+what was not caught, or by a test that has changed since. Exit status 0 when enough were caught, 1 when not, 130 after
+Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import fnmatch
 import hashlib
 import json
 import os
+import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import coverage
+import pytest
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness.base import arguments
@@ -35,13 +41,19 @@ from mutants.operators import Mutant, mutants
 from proofs.sabotages import CATALOGUE
 
 ROOT = Path(__file__).resolve().parent.parent
-REPORT = ROOT / "reports" / "mutants.json"
-PAGE = REPORT.with_suffix(".html")
 CACHE = ROOT / ".cache" / "mutants"
 EQUIVALENTS = ROOT / "mutants" / "equivalents.toml"
 
 MAP_SECS_MAX = 3600.0
 """What the run may take that finds out which test runs which line."""
+
+SOURCES = ("engine/", "fleet/", "harness/", "proofs/", "systemd/", "config/", "mutants/contexts.py", "pyproject.toml")
+"""What a verdict about a mutant depends on, with the test that gave it."""
+
+_TEST = re.compile(r"proofs/\w+/test_\w+\.py")
+
+_ended = threading.Event()
+_running: set[subprocess.Popen[str]] = set()
 
 
 def main() -> int:
@@ -50,38 +62,52 @@ def main() -> int:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     names = list(_tracked())
-    state = _digest(names)
+    state = _digest(name for name in names if name.startswith(SOURCES) and not _TEST.fullmatch(name))
     found = [
         mutant
-        for name in _broken(names)
-        if not options.only or any(fnmatch.fnmatch(name, pattern) for pattern in options.only)
+        for name in broken(names)
+        if _matches(name, options.only)
         for mutant in mutants(name, (ROOT / name).read_text())
     ]
     if not found:
         print(f"mutants: nothing to break: no source matches --only {' '.join(options.only)}", file=sys.stderr)
         return 2
+    asked = [name for name in names if _TEST.fullmatch(name) and _matches(name, options.tests)]
+    if not asked:
+        print(f"mutants: nobody to ask: no test file matches --tests {' '.join(options.tests)}", file=sys.stderr)
+        return 2
     equivalents = [plan.Equivalent(**one) for one in tomllib.loads(EQUIVALENTS.read_text())["equivalent"]]
     chosen = plan.sample(found, options.count, options.seed)
-    done = _done(state)
+    report = options.output / "mutants.json"
+    done = _done(report, state)
     begun = time.monotonic()
     facts = {"seed": options.seed, "of": len(found), "sources": state, "under_units": not options.in_process}
     results: list[dict[str, object]] = []
     try:
-        with _copy(names) as copy:
-            reach = _reach(copy, state, names, in_process=options.in_process)
-            for number, mutant in enumerate(chosen, start=1):
-                known = done.get(mutant.id)
-                result = known or _try(copy, mutant, reach)
+        with ExitStack() as stack:
+            copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+            for _ in range(options.jobs):
+                copies.put(stack.enter_context(_copy(names)))
+            pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
+            stack.callback(_end_all)
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            reach = _reach(copies, pool, _Map(options.output, state), asked)
+            if not options.in_process:
+                reach = dataclasses.replace(reach, proofs=_proofs(names))
+            running = [None if mutant.id in done else pool.submit(_try, copies, mutant, reach) for mutant in chosen]
+            for mutant, future in zip(chosen, running, strict=True):
+                result = done[mutant.id] if future is None else future.result()
                 results.append(result)
-                _write(plan.report(results, equivalents, **facts, seconds=round(time.monotonic() - begun, 1)))
-                _tell(number, len(chosen), result, fresh=known is None)
+                final = plan.report(results, equivalents, **facts, seconds=round(time.monotonic() - begun, 1))
+                _write(final, report)
+                _tell(len(results), len(chosen), result, fresh=future is not None)
     except KeyboardInterrupt:
         print(f"\nmutants: interrupted; the same command goes on after {len(results)}", file=sys.stderr)
         return 130
-    final = plan.report(results, equivalents, **facts, seconds=round(time.monotonic() - begun, 1))
     print(
         f"{final['tried']} of {len(found)} mutants tried in {final['seconds']} s: {final['caught']} caught "
-        f"({final['timeouts']} hung), {final['survived']} survived, {final['equivalent']} equivalent; {PAGE}"
+        f"({final['timeouts']} hung), {final['survived']} survived, {final['equivalent']} equivalent; "
+        f"{report.with_suffix('.html')}"
     )
     return 0 if plan.enough(final["share"]) else 1
 
@@ -91,9 +117,26 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="which mutants are drawn")
     parser.add_argument("--count", type=int, default=200, help="how many")
     parser.add_argument("--only", action="append", default=[], metavar="GLOB", help="files, such as 'engine/trading/*'")
+    parser.add_argument(
+        "--jobs", type=int, default=max(1, (os.cpu_count() or 1) * 3 // 4), help="how many at a time, each in its copy"
+    )
+    parser.add_argument(
+        "--tests", action="append", default=[], metavar="GLOB", help="whom to ask, such as 'proofs/engine/test_risk.py'"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "reports",
+        metavar="DIRECTORY",
+        help="where the report is written and kept",
+    )
     parser.add_argument("--in-process", action="store_true", help="without the proofs that drive a machine")
     options: argparse.Namespace = parser.parse_args()
     return options
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _tracked() -> Iterator[str]:
@@ -102,33 +145,48 @@ def _tracked() -> Iterator[str]:
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    yield from sorted(name for name in listed.split("\0") if name and (ROOT / name).is_file())
+    for name in sorted(filter(None, listed.split("\0"))):
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
+            yield name
 
 
-def _broken(names: list[str]) -> Iterator[str]:
-    """Yield what is mutated: the engine, what the harness decides (the P modules of the map), and the units."""
-    pure = re.findall(r"^\| `([\w./]+)` \| P \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
-    decides = {f"harness/{name}" for name in pure}
+def broken(names: list[str]) -> Iterator[str]:
+    """Yield what is mutated: the engine, what harness and fleet decide (the P modules of the map), and the units."""
+    decides, half = set(), ""
+    for line in (ROOT / "docs/architecture.md").read_text().splitlines():
+        if heading := re.fullmatch(r"### (\w+)/", line):
+            half = heading[1]
+        elif pure := re.match(r"\| `([\w./]+)` \| P \|", line):
+            decides.add(f"{half}/{pure[1]}")
     for name in names:
         unit = name.startswith("systemd/") and name.endswith((".service", ".timer"))
         if unit or name in decides or (name.startswith("engine/") and name.endswith(".py")):
             yield name
 
 
-def _digest(names: list[str]) -> str:
+def _digest(names: Iterable[str], root: Path = ROOT) -> str:
     digest = hashlib.sha256()
     for name in names:
-        if name.startswith(("engine/", "harness/", "proofs/", "systemd/", "config/", "mutants/", "pyproject.toml")):
-            digest.update(f"{name}\0".encode() + (ROOT / name).read_bytes() + b"\0")
+        digest.update(f"{name}\0".encode() + (root / name).read_bytes() + b"\0")
     return digest.hexdigest()
 
 
-def _done(state: str) -> dict[str, dict[str, object]]:
-    """Return what an earlier run has found out about the same sources."""
+def _judge(proof: str, root: Path = ROOT) -> str:
+    """Return the digest of the file of a test; of no test, nothing."""
+    name = proof.partition("::")[0]
+    return _digest([name], root) if (root / name).is_file() else ""
+
+
+def _done(report: Path, state: str) -> dict[str, dict[str, object]]:
+    """Return what an earlier run has found out about the same sources, by tests that are as they were."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        earlier = json.loads(REPORT.read_text())
+        earlier = json.loads(report.read_text())
         if earlier["sources"] == state:
-            return {one["id"]: one for one in earlier["mutants"] if one["outcome"] in plan.CAUGHT}
+            return {
+                one["id"]: one
+                for one in earlier["mutants"]
+                if one["outcome"] in plan.CAUGHT and one["judge"] == _judge(one["proof"])
+            }
     return {}
 
 
@@ -144,8 +202,10 @@ def _copy(names: list[str]) -> Iterator[Path]:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", copy / ".venv"], check=True)
         packages = next((copy / ".venv/lib").glob("python*/site-packages"))
         theirs = next((ROOT / ".venv/lib").glob("python*/site-packages"))
-        # Directories only: of an editable installation's own .pth, which names the checkout, nothing is read.
-        (packages / "mutants.pth").write_text(f"{copy}\n{theirs}\n")
+        # What the checkout is installed from, in the copy; of `theirs`, a mere directory here, no .pth is read.
+        ours = [line for file in sorted(theirs.glob("__editable__*.pth")) for line in file.read_text().splitlines()]
+        paths = [line.replace(str(ROOT), str(copy), 1) for line in ours] + [str(theirs)]
+        (packages / "mutants.pth").write_text("".join(f"{path}\n" for path in paths))
         for script in (ROOT / ".venv/bin").iterdir():
             place = copy / ".venv/bin" / script.name
             if not place.exists():
@@ -160,64 +220,119 @@ def _copy(names: list[str]) -> Iterator[Path]:
 def _run(copy: Path, *argv: str, timeout_secs: float, **environment: str) -> subprocess.CompletedProcess[str]:
     """Return a command in the copy, in a process group of its own, of which nothing stays whatever ends it.
     TimeoutExpired when it takes longer."""
+    if _ended.is_set():
+        raise KeyboardInterrupt
     surroundings = {**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "500"}
     running = subprocess.Popen(
         [str(copy / ".venv/bin/python"), *argv], cwd=copy, env=surroundings, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    _running.add(running)
     try:
         output, _ = running.communicate(timeout=timeout_secs)
         return subprocess.CompletedProcess(running.args, running.returncode, output, "")
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+        _running.discard(running)
+        _end(running)
 
 
-def _reach(copy: Path, state: str, names: list[str], *, in_process: bool) -> plan.Reach:
-    """Return which test runs which line: from a run of all that run in one process, which is kept for the same
-    sources."""
-    data, times = CACHE / f"{state}.coverage", CACHE / f"{state}.json"
-    if not (data.exists() and times.exists()):
-        print("mutants: finding out which test runs which line, once for these sources", file=sys.stderr)
-        for other in CACHE.iterdir():
-            if other.is_file():
-                other.unlink()
-        settings = copy / "mutants.coveragerc"
-        settings.write_text(f"[run]\nsource = engine,harness\nrelative_files = true\ndata_file = {data}.partial\n")
-        ran = _run(
-            copy, "-m", "coverage", "run", f"--rcfile={settings}", "-m", "pytest", "-q", "-p", "mutants.contexts",
-            "-m", "not sabotage", "proofs", timeout_secs=MAP_SECS_MAX, **{contexts.TIMES: str(times)},
-        )  # fmt: skip
-        if ran.returncode not in (0, 1) or not times.exists():
-            times.unlink(missing_ok=True)
-            sys.exit(f"mutants: the tests did not run to their end:\n{ran.stdout[-4000:]}")
-        Path(f"{data}.partial").replace(data)
-    measured = coverage.CoverageData(str(data))
-    measured.read()
+def _end(running: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+
+
+def _end_all() -> None:
+    """End what other threads run, and let them begin nothing more."""
+    _ended.set()
+    for running in list(_running):
+        _end(running)
+
+
+def _reach(copies: queue.SimpleQueue[Path], pool: ThreadPoolExecutor, kept: _Map, asked: list[str]) -> plan.Reach:
+    """Return which of the tests in these files runs which line. Only what changed since it was kept is run."""
+    measured, told = kept.read()
+    files = {name: _digest([name]) for name in asked}
+    if changed := told.changed(files):
+        print(f"mutants: finding out which lines the tests in {len(changed)} files run", file=sys.stderr)
+        parts = [changed[first :: copies.qsize()] for first in range(min(copies.qsize(), len(changed)))]
+        answers = []
+        for ran, answer in pool.map(lambda part: _measure(copies, part), parts):
+            measured.update(ran)
+            answers.append(answer)
+        told = told.updated(files, answers)
+        kept.write(measured, told)
+    told = told.of(files)
     lines = {
-        file: {line: frozenset(tests) - {""} for line, tests in measured.contexts_by_lineno(file).items()}
+        file: {line: told.known(tests) for line, tests in measured.contexts_by_lineno(file).items()}
         for file in measured.measured_files()
     }
-    importers, proofs = _importers(names), {} if in_process else _proofs(names)
-    told = json.loads(times.read_text())
-    if told["red"]:
-        print(f"mutants: red without any mutant, and so not asked: {', '.join(told['red'])}", file=sys.stderr)
-    return plan.Reach(lines, told["seconds"], importers, proofs, frozenset(told["red"]))
+    if told.red:
+        print(f"mutants: red without any mutant, and so not asked: {', '.join(told.red)}", file=sys.stderr)
+    return plan.Reach(lines, told.seconds, _importers(asked), {}, frozenset(told.red))
 
 
-def _importers(names: list[str]) -> dict[str, frozenset[str]]:
+@dataclasses.dataclass(frozen=True)
+class _Map:
+    """Which test runs which line, as it is kept beside the report for the same sources."""
+
+    directory: Path
+    sources: str
+
+    @property
+    def _files(self) -> tuple[Path, Path]:
+        return self.directory / "mutants.coverage", self.directory / "mutants.times.json"
+
+    def read(self) -> tuple[coverage.CoverageData, plan.Told]:
+        lines, times = self._files
+        with suppress(OSError, ValueError, TypeError):
+            told = plan.Told(**json.loads(times.read_text()))
+            if told.sources == self.sources:
+                measured = coverage.CoverageData(str(lines))
+                measured.read()
+                return measured, told
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return coverage.CoverageData(str(lines)), plan.Told(self.sources, {}, {}, ())
+
+    def write(self, measured: coverage.CoverageData, told: plan.Told) -> None:
+        measured.write()
+        self._files[1].write_text(json.dumps(dataclasses.asdict(told)))
+
+
+def _measure(copies: queue.SimpleQueue[Path], files: list[str]) -> tuple[coverage.CoverageData, plan.Timings]:
+    """Return which test of these files runs which line, and how long each takes."""
+    copy = copies.get()
+    data, times, settings = copy / "mutants.coverage", copy / "mutants.times", copy / "mutants.coveragerc"
+    settings.write_text(f"[run]\nsource = engine,harness,fleet\nrelative_files = true\ndata_file = {data}\n")
+    try:
+        ran = _run(
+            copy, "-m", "coverage", "run", f"--rcfile={settings}", "-m", "pytest", "-q", "-p", "mutants.contexts",
+            "-m", "not sabotage", *files, timeout_secs=MAP_SECS_MAX, **{contexts.TIMES: str(times)},
+        )  # fmt: skip
+        if ran.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+            sys.exit(f"mutants: the tests did not run to their end:\n{ran.stdout[-4000:]}")
+        measured = coverage.CoverageData(str(data))
+        measured.read()
+        return measured, json.loads(times.read_text())
+    finally:
+        copies.put(copy)
+
+
+def _importers(tests: list[str]) -> dict[str, frozenset[str]]:
     """Source -> test files that import it, but for those of the guardrails, which judge what is installed."""
     found: defaultdict[str, set[str]] = defaultdict(set)
-    tests = [name for name in names if re.fullmatch(r"proofs/(engine|harness|house)/test_\w+\.py", name)]
     for test in tests:
+        if test.startswith("proofs/guardrails/"):
+            continue
         text = (ROOT / test).read_text()
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.module:
                 for dotted in (node.module, *(f"{node.module}.{one.name}" for one in node.names)):
                     found[f"{dotted.replace('.', '/')}.py"].add(test)
         # Some look a module up by its name.
-        for dotted in re.findall(r'"((?:engine|harness)(?:\.\w+)+)"', text):
+        for dotted in re.findall(r'"((?:engine|fleet|harness)(?:\.\w+)+)"', text):
             found[f"{dotted.replace('.', '/')}.py"].add(test)
         for unit in re.findall(r"hybrid-[\w-]+\.(?:service|timer)", text):
             if test.startswith("proofs/house/"):
@@ -240,46 +355,64 @@ def _proofs(names: list[str]) -> dict[str, frozenset[str]]:
     return {name: frozenset(tests) for name, tests in found.items()}
 
 
-def _try(copy: Path, mutant: Mutant, reach: plan.Reach) -> dict[str, object]:
-    """Put the fault in place, run who reaches it, and take it away."""
+def _try(copies: queue.SimpleQueue[Path], mutant: Mutant, reach: plan.Reach) -> dict[str, object]:
+    """Put the fault into a copy, run who reaches it, and take it away."""
+    copy = copies.get()
     place = copy / mutant.path
     original = place.read_text()
     result: dict[str, object] = {
         "id": mutant.id, "path": mutant.path, "line": mutant.line, "operator": mutant.operator, "change": mutant.change,
-        "outcome": "survived", "proof": "", "reason": "", "tests": 0,
+        "outcome": "survived", "proof": "", "reason": "", "judge": "", "tests": 0,
     }  # fmt: skip
     begun = time.monotonic()
     place.write_text(mutant.text)
+    deselected = set(reach.red)
     try:
         for tests in plan.tests_of(mutant, reach):
             result["tests"] = int(str(result["tests"])) + len(tests)
             limit = plan.time_limit_secs(tests, reach.seconds)
-            try:
-                ran = _run(
-                    copy, "-m", "pytest", "-x", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider",
-                    "-m", "not sabotage", *(f"--deselect={test}" for test in sorted(reach.red)), *tests,
-                    timeout_secs=limit,
-                )  # fmt: skip
-            except subprocess.TimeoutExpired:
-                result.update(outcome="timeout", proof=tests[0], reason=f"not over within {limit:.0f} s")
-                break
-            if ran.returncode:
-                proof, reason = plan.refuted_by(ran.stdout)
-                result.update(outcome="caught", proof=proof, reason=reason or ran.stdout.strip()[-300:])
+            if noticed := _noticed(copy, tests, deselected, limit):
+                outcome, proof, reason = noticed
+                result.update(outcome=outcome, proof=proof, reason=reason, judge=_judge(proof, copy))
                 break
     finally:
         place.write_text(original)
+        copies.put(copy)
     result["seconds"] = round(time.monotonic() - begun, 1)
     return result
 
 
-def _write(report: dict[str, object]) -> None:
-    REPORT.parent.mkdir(exist_ok=True)
+def _noticed(copy: Path, tests: list[str], deselected: set[str], limit_secs: float) -> tuple[str, str, str] | None:
+    """Return how a fault was noticed: the outcome, by which test, for which reason. None when no test minded.
+
+    A test counts when it is red twice. One that is green the second time says nothing of the fault, and is asked no
+    more.
+    """
+    while True:
+        try:
+            ran = _pytest(copy, *(f"--deselect={test}" for test in sorted(deselected)), *tests, limit_secs=limit_secs)
+            if ran.returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+                return None
+            proof, reason = plan.refuted_by(ran.stdout)
+            again = _pytest(copy, proof, limit_secs=limit_secs) if proof else ran
+        except subprocess.TimeoutExpired:
+            return "timeout", tests[0], f"not over within {limit_secs:.0f} s"
+        if again.returncode != pytest.ExitCode.OK:
+            return "caught", proof, reason or ran.stdout.strip()[-300:]
+        deselected.add(proof)
+
+
+def _pytest(copy: Path, *arguments: str, limit_secs: float) -> subprocess.CompletedProcess[str]:
+    options = "-x", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider", "-m", "not sabotage"
+    return _run(copy, "-m", "pytest", *options, *arguments, timeout_secs=limit_secs)
+
+
+def _write(found: dict[str, object], report: Path) -> None:
     environment = Environment(loader=PackageLoader("mutants", ""), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     for place, text in (
-        (REPORT, json.dumps(report, indent=1) + "\n"),
-        (PAGE, environment.get_template("page.html.j2").render(report=report)),
+        (report, json.dumps(found, indent=1) + "\n"),
+        (report.with_suffix(".html"), environment.get_template("page.html.j2").render(report=found)),
     ):
         partial = place.with_name(f".{place.name}.partial")
         partial.write_text(text)

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from mutants.operators import Mutant
 
@@ -15,6 +16,13 @@ CAUGHT = ("caught", "timeout")
 
 SHARE_MIN = 0.95
 """Of the mutants that are not equivalent, so many must be caught."""
+
+
+class Timings(TypedDict):
+    """What a run of some tests tells of them: how long each took, in seconds, and which failed."""
+
+    seconds: dict[str, float]
+    red: list[str]
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,51 @@ class Reach:
     """File -> proofs under the unit that the catalogue of sabotages has for it."""
     red: frozenset[str] = frozenset()
     """Tests that fail although nothing is broken: they judge no mutant."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of tests from running them."""
+
+    sources: str
+    """The digest of what they ran over."""
+    files: Mapping[str, str]
+    """Test file -> the digest of it that ran."""
+    seconds: Mapping[str, float]
+    """Test -> how long it took."""
+    red: Sequence[str]
+    """Tests that failed although nothing was broken."""
+
+    def changed(self, files: Mapping[str, str]) -> list[str]:
+        """Return which of these files, with their digests, have to run again."""
+        return sorted(name for name, digest in files.items() if self.files.get(name) != digest)
+
+    def known(self, tests: Iterable[str]) -> frozenset[str]:
+        """Return those of the tests that there are: what ran earlier may be gone."""
+        return frozenset(self.seconds.keys() & set(tests))
+
+    def of(self, files: Iterable[str]) -> Told:
+        """Return what is known of the tests in these files alone."""
+        kept = set(files)
+        return Told(
+            self.sources,
+            {name: digest for name, digest in self.files.items() if name in kept},
+            {test: took for test, took in self.seconds.items() if _file(test) in kept},
+            [test for test in self.red if _file(test) in kept],
+        )
+
+    def updated(self, files: Mapping[str, str], answers: Iterable[Timings]) -> Told:
+        """Return what is known after the files that changed ran, each of these answers being of some of them."""
+        same = self.of(self.files.keys() - set(self.changed(files)))
+        seconds, red = dict(same.seconds), set(same.red)
+        for answer in answers:
+            seconds |= answer["seconds"]
+            red |= set(answer["red"])
+        return Told(self.sources, {**same.files, **files}, seconds, sorted(red))
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
 
 
 def sample(found: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:

@@ -209,7 +209,6 @@ def test_how_the_engine_ended_and_what_it_left_is_told(engine: EngineUnit, dashb
     dashboard.expect(running["unit"]["word"] == "running", f"it shows {running['unit']}")
     engine.stop()
     stopped = shows("stopped", "calm", "in order")
-    dashboard.expect(not engine.database.with_name("bot.db-wal").exists(), "a clean stop leaves a WAL")
     tally = stopped["price"]["tally"]
     since = f"ts >= {tally['since_ms']}"
     counted = [int(str(engine.query(f"SELECT COUNT(*) FROM {table} WHERE {since}")[0][0])) for table in

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutants import plan
+from mutants.__main__ import broken
 from mutants.operators import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,6 +154,34 @@ def test_the_report_counts_each_mutant_once() -> None:
 
 
 @pytest.mark.claim("V12")
+def test_only_what_changed_is_run_again_and_what_is_gone_is_forgotten() -> None:
+    one, two, three = (f"proofs/engine/test_{name}.py" for name in ("one", "two", "three"))
+    seconds = {f"{one}::a": 1.0, f"{two}::b": 2.0, f"{three}::c": 3.0}
+    told = plan.Told("sources", {one: "1", two: "2", three: "3"}, seconds, [f"{two}::b", f"{three}::c"])
+    files = {one: "1", two: "new"}
+    assert told.changed(files) == [two]
+    after = told.updated(files, [{"seconds": {f"{two}::d": 4.0, f"{two}::e": 5.0}, "red": [f"{two}::e"]}])
+    assert after.changed(files) == []
+    assert (after.red, after.files) == ([f"{three}::c", f"{two}::e"], {**files, three: "3"})
+    assert after.of([one, two]).red == [f"{two}::e"]
+    assert after.of(files).known([f"{one}::a", f"{two}::b", f"{two}::d", f"{three}::c", ""]) == {
+        f"{one}::a",
+        f"{two}::d",
+    }
+
+
+@pytest.mark.claim("V12")
+def test_the_engine_what_is_decided_and_the_units_are_broken() -> None:
+    names = [
+        "engine/record.py", "engine/py.typed", "fleet/base/wire.py", "fleet/base/link.py", "harness/soak/ladder.py",
+        "harness/machines/machine.py", "systemd/hybrid-relay@.service", "docs/contract.md",
+    ]  # fmt: skip
+    assert list(broken(names)) == [
+        "engine/record.py", "fleet/base/wire.py", "harness/soak/ladder.py", "systemd/hybrid-relay@.service",
+    ]  # fmt: skip
+
+
+@pytest.mark.claim("V12")
 @pytest.mark.parametrize(("share", "enough"), [(None, False), (0.9499, False), (0.95, True), (1.0, True)])
 def test_a_run_that_judged_nothing_has_shown_nothing(share: object, enough: bool) -> None:
     assert plan.enough(share) is enough
@@ -175,3 +206,32 @@ def test_each_named_equivalent_is_still_there_and_says_why() -> None:
     assert plan.stale(named, found) == []
     assert all(len(one.reason) > 20 for one in named)
     assert plan.stale([plan.Equivalent("gone", "")], found) == ["gone"]
+
+
+def run_mutants(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mutants", "--in-process", "--jobs", "1", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V12")
+def test_mutants_of_a_module_are_caught_by_its_tests_and_not_asked_about_twice(tmp_path: Path) -> None:
+    asked = ("--only", "engine/trading/risk.py", "--count", "2", "--seed", "4", "--output", str(tmp_path))
+    risk = ("--tests", "proofs/engine/test_risk.py")
+    first = run_mutants(*asked, *risk)
+    assert first.returncode == 0, first.stdout + first.stderr
+    report = json.loads((tmp_path / "mutants.json").read_text())
+    assert (report["tried"], report["caught"], report["survived"]) == (2, 2, 0)
+    assert {one["proof"].partition("::")[0] for one in report["mutants"]} == {"proofs/engine/test_risk.py"}
+    assert all(one["reason"] and one["seconds"] > 0 for one in report["mutants"])
+    assert "risk.py" in (tmp_path / "mutants.html").read_text()
+    again = run_mutants(*asked, *risk)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert json.loads((tmp_path / "mutants.json").read_text())["mutants"] == report["mutants"]
+    # Whom nobody knows to reach the lines has nothing to say.
+    other = run_mutants(*asked, "--tests", "proofs/house/test_release.py", "--output", str(tmp_path / "other"))
+    assert other.returncode == 1
+    assert "0 caught (0 hung), 2 survived" in other.stdout
+    nobody = run_mutants(*asked, "--tests", "proofs/engine/test_rick.py")
+    assert (nobody.returncode, nobody.stdout) == (2, "")
+    assert "no test file matches --tests proofs/engine/test_rick.py" in nobody.stderr
