@@ -374,7 +374,13 @@ def _try(copies: queue.SimpleQueue[Path], mutant: Mutant, reach: plan.Reach) -> 
         for tests in plan.tests_of(mutant, reach):
             result["tests"] = int(str(result["tests"])) + len(tests)
             limit = plan.time_limit_secs(tests, reach.seconds)
-            if noticed := _noticed(copy, tests, deselected, limit):
+            noticed = _noticed(copy, tests, deselected, limit)
+            if noticed and noticed[0] == "timeout":
+                place.write_text(original)
+                if _noticed(copy, tests, deselected, limit):
+                    noticed = None
+                place.write_text(mutant.text)
+            if noticed:
                 outcome, proof, reason = noticed
                 result.update(outcome=outcome, proof=proof, reason=reason, judge=_judge(proof, copy))
                 break

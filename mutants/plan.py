@@ -115,7 +115,10 @@ def tests_of(mutant: Mutant, reach: Reach) -> list[list[str]]:
 
 def time_limit_secs(tests: Iterable[str], seconds: Mapping[str, float]) -> float:
     """Return how long a batch may take before its mutant counts as one that hangs: well above what the tests took."""
-    return 60.0 + 10 * sum(seconds.get(test, 1.0) for test in tests)
+    files: Counter[str] = Counter()
+    for test, took in seconds.items():
+        files[_file(test)] += took
+    return 60.0 + 10 * sum(seconds.get(test) or files.get(test, 10.0) for test in tests)
 
 
 def report(

@@ -850,7 +850,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "self._options.engine.heartbeat_interval_secs",
             "4 * self._options.engine.heartbeat_interval_secs",
         ),
-        reason=r"heartbeats has not come|between two heartbeats",
+        reason=r"heartbeats has not come|s between \d+ heartbeats",
     ),
     Sabotage(
         id="books-lose-duplicates",

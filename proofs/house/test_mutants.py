@@ -133,7 +133,11 @@ def test_who_ran_the_changed_lines_is_asked_first_the_quickest_first() -> None:
     assert plan.tests_of(made("a.py", 3), red)[0] == ["other", "slow"]
     assert plan.tests_of(made("a.py", 7), reach) == [["test_a.py"], ["proof"]]
     assert plan.tests_of(made("b.py", 3), reach) == []
-    assert plan.time_limit_secs(["slow", "quick", "unknown"], reach.seconds) == pytest.approx(60 + 10 * 10.1)
+    assert plan.time_limit_secs(["slow", "quick", "unknown"], reach.seconds) == pytest.approx(60 + 10 * 19.1)
+    assert (
+        plan.time_limit_secs(["proofs/x.py"], {"proofs/x.py::a": 1.0, "proofs/x.py::b": 2.0, "proofs/y.py::c": 4.0})
+        == 90
+    )
 
 
 @pytest.mark.claim("V12")
