@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -115,10 +115,10 @@ def tests_of(mutant: Mutant, reach: Reach) -> list[list[str]]:
 
 def time_limit_secs(tests: Iterable[str], seconds: Mapping[str, float]) -> float:
     """Return how long a batch may take before its mutant counts as one that hangs: well above what the tests took."""
-    files: Counter[str] = Counter()
+    files: defaultdict[str, float] = defaultdict(float)
     for test, took in seconds.items():
         files[_file(test)] += took
-    return 60.0 + 10 * sum(seconds.get(test) or files.get(test, 10.0) for test in tests)
+    return 60.0 + 10 * sum(seconds.get(test, files.get(test, 10.0)) for test in tests)
 
 
 def report(
