@@ -412,10 +412,7 @@ def _noticed(copy: Path, tests: list[str], deselected: set[str], limit_secs: flo
 
 
 def _pytest(copy: Path, *arguments: str, limit_secs: float) -> subprocess.CompletedProcess[str]:
-    # Who imports what is broken is asked file by file, and need not drive machines for it.
-    by_file = all(re.fullmatch(r"--deselect=.*|proofs/(?!guardrails/)\w+/\w+\.py", argument) for argument in arguments)
-    which = "not sabotage and not machine" if by_file else "not sabotage"
-    options = "-x", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider", "-m", which
+    options = "-x", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider", "-m", "not sabotage"
     return _run(copy, "-m", "pytest", *options, *arguments, timeout_secs=limit_secs)
 
 

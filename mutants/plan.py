@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypedDict
 
 from mutants.operators import Mutant
 
 CAUGHT = ("caught", "timeout")
 """Outcomes of a mutant that somebody noticed."""
+
+PROCESS_SECS = 0.2
+"""A test that takes less has started no interpreter."""
+
+PROCESSES_SECS = 60.0
+"""So long may those take together that are asked only because they may run a module in another process."""
 
 SHARE_MIN = 0.95
 """Of the mutants that are not equivalent, so many must be caught."""
@@ -102,15 +110,27 @@ def sample(found: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
 def tests_of(mutant: Mutant, reach: Reach) -> list[list[str]]:
     """Batches of tests to run, one after the other until one is red.
 
-    First what ran the changed lines, quickest first. What runs as a module is imported, or in a process of its own, has
-    no test of its own there: whoever imports the module comes second, and proofs under the unit last.
+    First what ran the changed lines, quickest first. What is run by a process of its own has no test of its own there:
+    second come those of whoever imports the module that take as long as a process does, as many as PROCESSES_SECS
+    allow; proofs under the unit last.
     """
     lines = reach.lines.get(mutant.path, {})
     direct = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(line, ())} - reach.red
-    quickest = sorted(direct, key=lambda test: (reach.seconds.get(test, 0.0), test))
-    importers = sorted(reach.importers.get(mutant.path, ()))
-    batches = [quickest, importers, sorted(reach.proofs.get(mutant.path, ()))]
+    importers = reach.importers.get(mutant.path, frozenset())
+    others = {test for test, took in reach.seconds.items() if took >= PROCESS_SECS and _file(test) in importers}
+    batches = [
+        _quickest(direct, reach.seconds),
+        _quickest(others - direct - reach.red, reach.seconds, PROCESSES_SECS),
+        sorted(reach.proofs.get(mutant.path, ())),
+    ]
     return [batch for batch in batches if batch]
+
+
+def _quickest(tests: Iterable[str], seconds: Mapping[str, float], most: float = math.inf) -> list[str]:
+    """Return the tests, the quickest first, as far as all of them take so many seconds."""
+    ordered = sorted(tests, key=lambda test: (seconds.get(test, 0.0), test))
+    taken = accumulate(seconds.get(test, 0.0) for test in ordered)
+    return [test for test, so_far in zip(ordered, taken, strict=True) if so_far <= most]
 
 
 def time_limit_secs(tests: Iterable[str], seconds: Mapping[str, float]) -> float:

@@ -122,22 +122,22 @@ def test_a_seed_draws_the_same_mutants_each_once(total: int, count: int, seed: i
 
 @pytest.mark.claim("V12")
 def test_who_ran_the_changed_lines_is_asked_first_the_quickest_first() -> None:
+    seconds = {"slow": 9.0, "quick": 0.1, "other": 1.0, "i.py::process": 1.0, "i.py::longer": 50.0, "i.py::long": 10.0}
+    seconds |= {"i.py::in_process": 0.1, "j.py::process": 1.0}
     reach = plan.Reach(
         {"a.py": {3: frozenset({"slow", "quick"}), 4: frozenset({"quick", "other"}), 5: frozenset({"elsewhere"})}},
-        {"slow": 9.0, "quick": 0.1, "other": 1.0},
-        {"a.py": frozenset({"test_a.py"})},
+        seconds,
+        {"a.py": frozenset({"i.py"})},
         {"a.py": frozenset({"proof"})},
     )
-    assert plan.tests_of(made("a.py", 3), reach) == [["quick", "other", "slow"], ["test_a.py"], ["proof"]]
-    red = dataclasses.replace(reach, red=frozenset({"quick"}))
-    assert plan.tests_of(made("a.py", 3), red)[0] == ["other", "slow"]
-    assert plan.tests_of(made("a.py", 7), reach) == [["test_a.py"], ["proof"]]
+    importers = ["i.py::process", "i.py::long"]
+    assert plan.tests_of(made("a.py", 3), reach) == [["quick", "other", "slow"], importers, ["proof"]]
+    red = dataclasses.replace(reach, red=frozenset({"quick", "i.py::process"}))
+    assert plan.tests_of(made("a.py", 3), red) == [["other", "slow"], ["i.py::long", "i.py::longer"], ["proof"]]
+    assert plan.tests_of(made("a.py", 7), reach) == [importers, ["proof"]]
     assert plan.tests_of(made("b.py", 3), reach) == []
-    assert plan.time_limit_secs(["slow", "quick", "unknown"], reach.seconds) == pytest.approx(60 + 10 * 19.1)
-    assert (
-        plan.time_limit_secs(["proofs/x.py"], {"proofs/x.py::a": 1.0, "proofs/x.py::b": 2.0, "proofs/y.py::c": 4.0})
-        == 90
-    )
+    assert plan.time_limit_secs(["slow", "quick", "unknown"], seconds) == pytest.approx(60 + 10 * 19.1)
+    assert plan.time_limit_secs(["j.py", "i.py::process"], seconds) == pytest.approx(60 + 10 * 2.0)
 
 
 @pytest.mark.claim("V12")
