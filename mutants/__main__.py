@@ -202,6 +202,9 @@ def _copy(names: list[str]) -> Iterator[Path]:
         for name in names:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
+        # Some tests ask git what belongs to the project.
+        subprocess.run(["git", "init", "--quiet", copy], check=True)
+        subprocess.run(["git", "-C", copy, "add", "--all"], check=True)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", copy / ".venv"], check=True)
         packages = next((copy / ".venv/lib").glob("python*/site-packages"))
         theirs = next((ROOT / ".venv/lib").glob("python*/site-packages"))

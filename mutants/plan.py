@@ -22,6 +22,9 @@ PROCESS_SECS = 0.2
 PROCESSES_SECS = 60.0
 """So long may those take together that are asked only because they may run a module in another process."""
 
+ENGINE_PROCESSES = ("proofs/fixtures/engine_process.py", "proofs/fixtures/fork_server.py")
+"""What tests start an engine with."""
+
 SHARE_MIN = 0.95
 """Of the mutants that are not equivalent, so many must be caught."""
 
@@ -111,12 +114,14 @@ def tests_of(mutant: Mutant, reach: Reach) -> list[list[str]]:
     """Batches of tests to run, one after the other until one is red.
 
     First what ran the changed lines, quickest first. What is run by a process of its own has no test of its own there:
-    second come those of whoever imports the module that take as long as a process does, as many as PROCESSES_SECS
-    allow; proofs under the unit last.
+    second come those of whoever imports the module, or starts engines where nobody ran the lines, that take as long as a
+    process does, as many as PROCESSES_SECS allow; proofs under the unit last.
     """
     lines = reach.lines.get(mutant.path, {})
     direct = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(line, ())} - reach.red
     importers = reach.importers.get(mutant.path, frozenset())
+    if not direct and mutant.path.startswith("engine/"):
+        importers = importers.union(*(reach.importers.get(fixture, frozenset()) for fixture in ENGINE_PROCESSES))
     others = {test for test, took in reach.seconds.items() if took >= PROCESS_SECS and _file(test) in importers}
     batches = [
         _quickest(direct, reach.seconds),

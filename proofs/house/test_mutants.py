@@ -136,6 +136,9 @@ def test_who_ran_the_changed_lines_is_asked_first_the_quickest_first() -> None:
     assert plan.tests_of(made("a.py", 3), red) == [["other", "slow"], ["i.py::long", "i.py::longer"], ["proof"]]
     assert plan.tests_of(made("a.py", 7), reach) == [importers, ["proof"]]
     assert plan.tests_of(made("b.py", 3), reach) == []
+    starts = dataclasses.replace(reach, importers={"proofs/fixtures/engine_process.py": frozenset({"j.py"})})
+    assert plan.tests_of(made("engine/b.py", 3), starts) == [["j.py::process"]]
+    assert plan.tests_of(made("harness/b.py", 3), starts) == []
     assert plan.time_limit_secs(["slow", "quick", "unknown"], seconds) == pytest.approx(60 + 10 * 19.1)
     assert plan.time_limit_secs(["j.py", "i.py::process"], seconds) == pytest.approx(60 + 10 * 2.0)
 
