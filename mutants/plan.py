@@ -114,8 +114,8 @@ def tests_of(mutant: Mutant, reach: Reach) -> list[list[str]]:
     """Batches of tests to run, one after the other until one is red.
 
     First what ran the changed lines, quickest first. What is run by a process of its own has no test of its own there:
-    second come those of whoever imports the module, or starts engines where nobody ran the lines, that take as long as a
-    process does, as many as PROCESSES_SECS allow; proofs under the unit last.
+    second come those of whoever imports the module, or starts engines where nobody ran the lines, that take as long as
+    a process does, as many as PROCESSES_SECS allow; proofs under the unit last.
     """
     lines = reach.lines.get(mutant.path, {})
     direct = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(line, ())} - reach.red
