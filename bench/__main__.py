@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from bench import report, targets
-from harness.base import arguments
+from harness.base import arguments, terminal
 
 CLEAR = "\r\x1b[K"
 """Back to the beginning of the terminal's line, and empty it (ECMA-48)."""
@@ -73,6 +73,7 @@ class Progress:
             print(f"{CLEAR}{clock} {self._round} {text}", end="", file=self._stream, flush=True)
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)

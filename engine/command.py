@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -298,6 +298,9 @@ def _print(text: str, signals: Signals) -> None:
         # What is left in the buffer must not be tried again, with a traceback, when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):
+            # The log would go the same way.
+            with suppress(OSError):
+                os.write(2, f"hybrid-engine: standard output cannot be written: {error.strerror}\n".encode())
             raise Crash(f"stdout cannot be written: {error.strerror}") from None
 
 

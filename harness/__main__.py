@@ -61,6 +61,7 @@ _ELSEWHERE = {
 }  # fmt: skip
 
 
+@terminal.command
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return the exit status: 0 fine, 1 not, 2 wrong usage."""
     words = sys.argv[1:] if argv is None else argv

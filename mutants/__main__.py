@@ -34,7 +34,7 @@ import coverage
 import pytest
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from harness.base import arguments
+from harness.base import arguments, terminal
 from harness.base.terminal import redraws
 from mutants import contexts, plan
 from mutants.operators import Mutant, mutants
@@ -59,6 +59,7 @@ _ended = threading.Event()
 _running: set[subprocess.Popen[str]] = set()
 
 
+@terminal.command
 def main() -> int:
     options = _options()
     # Also where a shell started it in the background, with SIGINT ignored: whatever ends it, the copy goes.

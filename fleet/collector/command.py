@@ -13,6 +13,7 @@ from fleet.base import program
 from fleet.base.service import Log, serve_metrics
 from fleet.base.settings import CollectorSettings, load_collector
 from fleet.collector.collector import Collector
+from harness.base import terminal
 from harness.base.clock import OsClock
 
 ABOUT = "Stores in PostgreSQL what relays have published to NATS JetStream, each row once."
@@ -25,6 +26,7 @@ async def serve(settings: CollectorSettings, log: Log, stopping: asyncio.Event) 
     await Collector(settings, OsClock(), log, registry).run(stopping)
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run hybrid-collector; returns its exit status."""
     options = program.parser("hybrid-collector", ABOUT, Path("/etc/hybrid-engine/collector.toml")).parse_args(argv)

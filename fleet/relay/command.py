@@ -15,6 +15,7 @@ from fleet.base.settings import ConfigError, RelaySettings, load_relay
 from fleet.relay.files import DecisionsTail, HeartbeatsTail
 from fleet.relay.relay import FileTail, Relay
 from fleet.relay.tails import LedgerChanged
+from harness.base import terminal
 from harness.base.clock import OsClock
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
@@ -35,6 +36,7 @@ async def serve(settings: RelaySettings, log: Log, stopping: asyncio.Event) -> N
     await Relay(settings, files, clock, log, registry).run(stopping)
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run hybrid-relay; returns its exit status."""
     options = program.parser("hybrid-relay", ABOUT, Path("/etc/hybrid-engine/relay.toml")).parse_args(argv)

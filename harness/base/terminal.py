@@ -1,15 +1,19 @@
-"""What a person sees while something takes its time: whether a stream is a terminal, and a line that is redrawn on it.
-
-Plain where nobody watches: nothing here is written to a pipe or a file.
+"""What a person sees of a command: whether a stream is a terminal, a line that is redrawn on it, and how a command ends
+when nobody takes what it says.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import ParamSpec, TextIO, cast
+
+P = ParamSpec("P")
 
 CLEAR = "\r\x1b[K"
 """Back to the line's start, and away with what stands there (ECMA-48, EL)."""
@@ -47,3 +51,67 @@ def redrawn(stream: TextIO) -> Iterator[Callable[[str], None]]:
     finally:
         stream.write(CLEAR)
         stream.flush()
+
+
+class Unheard(Exception):
+    """What was printed cannot be written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.had_enough = isinstance(error, BrokenPipeError)
+
+
+class _Stdout:
+    """Standard output of which no error is taken for one of a file."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise Unheard(error) from None
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise Unheard(error) from None
+
+
+def command(main: Callable[P, int]) -> Callable[P, int]:
+    """Make a main() end in order when nobody takes what it prints, --help included.
+
+    A reader that has read enough (`| head`) is no error: a command that is over by then keeps its exit status, and one
+    that is not ends as by SIGPIPE, 141. A standard output that cannot be written (a full disk) is said in a line on
+    stderr, exit status 1.
+    """
+
+    @functools.wraps(main)
+    def run(*arguments: P.args, **options: P.kwargs) -> int:
+        stream, ended = sys.stdout, 128 + signal.SIGPIPE
+        sys.stdout = cast(TextIO, _Stdout(stream))
+        try:
+            try:
+                ended = main(*arguments, **options)
+            except SystemExit as ending:
+                ended = ending.code if isinstance(ending.code, int) else 1
+                raise
+            finally:
+                sys.stdout.flush()
+        except Unheard as trouble:
+            # The interpreter tries again when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if trouble.had_enough:
+                return ended
+            print(f"standard output cannot be written: {trouble}", file=sys.stderr)
+            return 1
+        finally:
+            sys.stdout = stream
+        return ended
+
+    return run

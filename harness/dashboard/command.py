@@ -12,7 +12,7 @@ from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
 
-from harness.base import arguments
+from harness.base import arguments, terminal
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError
 from harness.dashboard import view_model, web
@@ -198,6 +198,7 @@ def _wanted(config: Path | None) -> Listen:
         raise DashboardConfigError(f"{path}: {error}") from error
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-dashboard`."""
     parser = arguments.CommandParser(prog="hybrid-dashboard")

@@ -256,6 +256,7 @@ def _window(text: str) -> float:
     return value
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-diagnose`."""
     parser = arguments.CommandParser(prog="hybrid-diagnose")

@@ -285,6 +285,7 @@ def _target(options: argparse.Namespace) -> HealthTarget:
     )
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-healthcheck`."""
     parser = arguments.CommandParser(prog="hybrid-healthcheck")

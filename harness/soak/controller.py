@@ -635,6 +635,7 @@ def _not_negative(text: str) -> float:
     return value
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-soak`."""
     parser = arguments.CommandParser(prog="hybrid-soak")

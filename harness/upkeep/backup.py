@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from harness.base import arguments, files
+from harness.base import arguments, files, terminal
 from harness.base.errors import HarnessError
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
@@ -103,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-backup`."""
     parser = arguments.CommandParser(prog="hybrid-backup")

@@ -47,6 +47,7 @@ examples:
 ACTIONS = {"start": "start", "stop": "stop", "restart": "stop, then start"}
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-ctl`."""
     parser = arguments.CommandParser(prog="hybrid-ctl")

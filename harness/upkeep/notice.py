@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from harness.base import arguments, journal, jsontext
+from harness.base import arguments, journal, jsontext, terminal
 from harness.base.errors import HarnessError
 from harness.base.journal import Entry
 from harness.evidence.recorder import Unrecorded
@@ -217,6 +217,7 @@ def _say(text: str) -> None:
     print(f"hybrid-notice: {text}", file=sys.stderr, flush=True)
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-notice`."""
     parser = arguments.CommandParser(prog="hybrid-notice")

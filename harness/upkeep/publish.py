@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.base import arguments, files
+from harness.base import arguments, files, terminal
 from harness.base.errors import HarnessError
 from harness.evidence import results
 from harness.observing import instances
@@ -87,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """`hybrid-publish`."""
     parser = arguments.CommandParser(prog="hybrid-publish")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from harness.base import arguments
+from harness.base import arguments, terminal
 from harness.base.errors import Unavailable
 from proofs.fixtures.fleet_parts import ROOT
 from proofs.simulation import course, page
@@ -81,6 +81,7 @@ def default_rate(engines: int, cores: int) -> int:
     return max(1, min(RATE, TICKS_A_CORE * cores // engines))
 
 
+@terminal.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; returns its exit status."""
     parser = _parser()
