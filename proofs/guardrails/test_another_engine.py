@@ -1,12 +1,14 @@
 """Another engine is a black box: one that does nothing is proven in nothing, and is told what it fails to do (V9, V10).
 
-`make nothing` drives every proof over it; here are those of each kind, with deadlines that a sleeper cannot use.
+`make nothing` drives every proof over it; here are those of each kind, with deadlines that a sleeper cannot use. And
+one that keeps the contract is proven in what it keeps, whatever its modules are.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
@@ -15,10 +17,20 @@ from harness.base.errors import Refuted
 from harness.faults import exchange as exchange_module
 from harness.faults.exchange import Exchange
 from harness.machines import systemd
+from harness.machines.stage import PREFIX
 from proofs.fixtures import soak_run
 from proofs.fixtures.engine_unit import ENGINE_FILES, EngineUnit
 from proofs.fixtures.soak_run import SoakRun
-from proofs.guardrails import test_exit12, test_g0, test_g4, test_sampling, test_stop, test_watchdog
+from proofs.guardrails import (
+    test_exit12,
+    test_g0,
+    test_g3,
+    test_g4,
+    test_invariants,
+    test_sampling,
+    test_stop,
+    test_watchdog,
+)
 
 SLEEPER_SECS = 0.5
 """What is waited for a sleeper that will never wake."""
@@ -26,34 +38,32 @@ SLEEPER_SECS = 0.5
 EARLY_SECS = 0.05
 """How often a wait asks here whether it is in vain."""
 
-NOTHING = "proofs/fixtures/nothing"
-
 
 @pytest.fixture
-def sleeper(engine: EngineUnit) -> Iterator[Callable[[str], EngineUnit]]:
-    """The unit with the program that does nothing, in one of its variants, until the test ends."""
-    target = f"{ENGINE_FILES}/nothing"
-    source = engine.machine.path(target)
-    source.parent.mkdir(parents=True, exist_ok=True)
-    source.write_bytes((engine.stage.checkout / NOTHING).read_bytes())
-    source.chmod(0o755)
+def another(engine: EngineUnit) -> Iterator[Callable[[str, str, str], EngineUnit]]:
+    """The unit with a program of proofs/fixtures instead of our engine, and a drop-in's further lines, until the test
+    ends."""
+    directory = engine.machine.path(f"{ENGINE_FILES}/another")
+    directory.mkdir(parents=True, exist_ok=True)
 
-    def run(variant: str) -> EngineUnit:
-        times = "TimeoutStartSec=500ms" if variant == "mute" else ""
-        engine.drop_in("30-nothing", f"[Service]\nExecStart=\nExecStart={target} {variant}\n{times}\n")
-        engine.deadline_secs = SLEEPER_SECS
+    def run(program: str, command: str, more: str) -> EngineUnit:
+        source = directory / program
+        source.write_bytes((engine.stage.checkout / "proofs/fixtures" / program).read_bytes())
+        source.chmod(0o755)
+        asked = command.format(f"{ENGINE_FILES}/another/{program}")
+        engine.drop_in("30-another", f"[Service]\nExecStart=\nExecStart={asked}\n{more}\n")
         return engine
 
     yield run
     engine.down()
-    engine.remove_drop_in("30-nothing")
-    source.unlink()
+    engine.remove_drop_in("30-another")
+    shutil.rmtree(directory)
 
 
 PROOFS: dict[str, tuple[Callable[..., None], dict[str, object]]] = {
     "stays-down": (test_exit12.test_misconfigured_unit_stays_down_and_says_why, {"case": "unknown-key"}),
     "is-restarted": (test_exit12.test_killed_engine_is_restarted, {}),
-    "shadow": (test_g0.test_shadow_unless_told_otherwise, {"tables": {}}),
+    "shadow": (test_g0.test_shadow_unless_told_otherwise, {"tables": {"engine": test_g0.FAST}}),
     "live-refused": (test_g0.test_live_without_the_gate_records_nothing, {"armed": False, "bundle": None}),
     "heartbeat": (test_g4.test_heartbeats_come_in_time_and_balance, {}),
     "sampling": (test_sampling.test_processed_is_received_over_n_across_reconnects, {"every": 5}),
@@ -65,29 +75,55 @@ MUTE = ("stays-down", "is-restarted", "heartbeat")
 """What is asked of the one that does not even say READY=1: none of the rest comes further."""
 
 
+def drive(proof: Callable[..., None], engine: EngineUnit, exchange: Exchange, parameters: Mapping[str, object]) -> None:
+    have = {"engine": engine, "watched": engine, "exchange": exchange, **parameters}
+    proof(**{taken: have[taken] for taken in inspect.signature(proof).parameters})
+
+
 @pytest.mark.slow
 @pytest.mark.claim("V9", "V10")
 @pytest.mark.parametrize("variant", ["ready", "mute"])
 def test_an_engine_that_does_nothing_is_refuted_in_everything(
-    sleeper: Callable[[str], EngineUnit], exchange: Exchange, variant: str
+    another: Callable[[str, str, str], EngineUnit], exchange: Exchange, variant: str
 ) -> None:
     """Refuted, not unproven; and one that never says READY=1 is told so in seconds."""
-    engine = sleeper(variant)
-    exchange.deadline_secs = SLEEPER_SECS
+    engine = another("nothing", f"{{}} {variant}", "TimeoutStartSec=500ms" if variant == "mute" else "")
+    engine.deadline_secs = exchange.deadline_secs = SLEEPER_SECS
     clock = OsClock()
     for name, (proof, parameters) in PROOFS.items():
         if variant == "mute" and name not in MUTE:
             continue
-        have = {"engine": engine, "watched": engine, "exchange": exchange, **parameters}
         began = clock.monotonic()
         with pytest.raises(Refuted) as refuted:
-            proof(**{taken: have[taken] for taken in inspect.signature(proof).parameters})
+            drive(proof, engine, exchange, parameters)
         said = str(refuted.value)
         assert clock.monotonic() - began < 10.0, f"{name} took too long: {said}"
         if variant == "mute" and "did not start" in said:
             assert said.startswith("no READY=1 (M4) after "), f"{name}: {said}"
         engine.down()
         engine.wipe()
+
+
+KEPT = [
+    *PROOFS.values(),
+    (test_g3.test_pragmas_are_verified_before_ready, {}),
+    (test_invariants.test_the_same_events_again_change_nothing, {}),
+    (test_invariants.test_cash_position_and_fees_balance, {}),
+]
+"""What the second engine keeps, in short: `make reference` drives every proof of the clauses it claims."""
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V9")
+@pytest.mark.parametrize(("proof", "parameters"), KEPT)
+def test_a_second_engine_that_keeps_the_contract_is_proven(
+    another: Callable[[str, str, str], EngineUnit],
+    exchange: Exchange,
+    proof: Callable[..., None],
+    parameters: Mapping[str, object],
+) -> None:
+    engine = another("reference_engine.py", f"{PREFIX}/bin/python -I {{}} --config /etc/hybrid-engine/config.toml", "")
+    drive(proof, engine, exchange, parameters)
 
 
 @pytest.mark.slow
