@@ -26,7 +26,7 @@ import time
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -98,16 +98,17 @@ def main() -> int:
             reach = _reach(copies, pool, _Map(options.output, state), asked)
             if not options.in_process:
                 reach = dataclasses.replace(reach, proofs=_proofs(names))
-            running = [None if mutant.id in done else pool.submit(_try, copies, mutant, reach) for mutant in chosen]
-            for mutant, future in zip(chosen, running, strict=True):
-                result = done[mutant.id] if future is None else future.result()
-                results.append(result)
-                final = plan.report(results, equivalents, **facts, seconds=round(time.monotonic() - begun, 1))
-                _write(final, report)
-                _tell(len(results), len(chosen), result, fresh=future is not None)
+            results += [done[mutant.id] for mutant in chosen if mutant.id in done]
+            tried = [pool.submit(_try, copies, mutant, reach) for mutant in chosen if mutant.id not in done]
+            for future in as_completed(tried):
+                results.append(future.result())
+                _write(plan.report(results, equivalents, **facts, seconds=round(time.monotonic() - begun, 1)), report)
+                _tell(len(results), len(chosen), results[-1])
     except KeyboardInterrupt:
         print(f"\nmutants: interrupted; the same command goes on after {len(results)}", file=sys.stderr)
         return 130
+    final = plan.report(results, equivalents, **facts, seconds=round(time.monotonic() - begun, 1))
+    _write(final, report)
     print(
         f"{final['tried']} of {len(found)} mutants tried in {final['seconds']} s: {final['caught']} caught "
         f"({final['timeouts']} hung), {final['survived']} survived, {final['equivalent']} equivalent; "
@@ -432,9 +433,9 @@ def _write(found: dict[str, object], report: Path) -> None:
         partial.replace(place)
 
 
-def _tell(number: int, count: int, result: dict[str, object], *, fresh: bool) -> None:
+def _tell(number: int, count: int, result: dict[str, object]) -> None:
     """A line for whoever waits; one that stays for what nobody noticed."""
-    if fresh and result["outcome"] == "survived":
+    if result["outcome"] == "survived":
         print(f"survived  {result['path']}:{result['line']}  {result['operator']}: {result['change']}", flush=True)
     if redraws(sys.stderr):
         sys.stderr.write(f"\r\x1b[K{number}/{count}  {str(result['id'])[:80]}  {result['outcome']}")
