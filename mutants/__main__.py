@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import fcntl
 import fnmatch
 import hashlib
 import json
@@ -199,30 +200,49 @@ def _done(report: Path, state: str) -> dict[str, dict[str, object]]:
 def _copy(names: list[str]) -> Iterator[Path]:
     """The project in a directory of its own, with an environment that imports it from there."""
     CACHE.mkdir(parents=True, exist_ok=True)
+    for left in CACHE.glob("copy-*"):
+        with suppress(OSError), _held(left):
+            shutil.rmtree(left)
     copy = Path(tempfile.mkdtemp(prefix="copy-", dir=CACHE))
+    with _held(copy):
+        try:
+            _fill(copy, names)
+            yield copy
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Hold a directory for this process. BlockingIOError when another one does; nobody does what a killed one left."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        for name in names:
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
-        # Some tests ask git what belongs to the project.
-        subprocess.run(["git", "init", "--quiet", copy], check=True)
-        subprocess.run(["git", "-C", copy, "add", "--all"], check=True)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", copy / ".venv"], check=True)
-        packages = next((copy / ".venv/lib").glob("python*/site-packages"))
-        theirs = next((ROOT / ".venv/lib").glob("python*/site-packages"))
-        # What the checkout is installed from, in the copy; of `theirs`, a mere directory here, no .pth is read.
-        ours = [line for file in sorted(theirs.glob("__editable__*.pth")) for line in file.read_text().splitlines()]
-        paths = [line.replace(str(ROOT), str(copy), 1) for line in ours] + [str(theirs)]
-        (packages / "mutants.pth").write_text("".join(f"{path}\n" for path in paths))
-        for script in (ROOT / ".venv/bin").iterdir():
-            place = copy / ".venv/bin" / script.name
-            if not place.exists():
-                place.write_bytes(script.read_bytes().replace(bytes(ROOT / ".venv"), bytes(copy / ".venv")))
-                place.chmod(0o755)
-        (copy / ".venv/.ready").touch()
-        yield copy
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        shutil.rmtree(copy, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _fill(copy: Path, names: list[str]) -> None:
+    for name in names:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
+    # Some tests ask git what belongs to the project.
+    subprocess.run(["git", "init", "--quiet", copy], check=True)
+    subprocess.run(["git", "-C", copy, "add", "--all"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", copy / ".venv"], check=True)
+    packages = next((copy / ".venv/lib").glob("python*/site-packages"))
+    theirs = next((ROOT / ".venv/lib").glob("python*/site-packages"))
+    # What the checkout is installed from, in the copy; of `theirs`, a mere directory here, no .pth is read.
+    ours = [line for file in sorted(theirs.glob("__editable__*.pth")) for line in file.read_text().splitlines()]
+    paths = [line.replace(str(ROOT), str(copy), 1) for line in ours] + [str(theirs)]
+    (packages / "mutants.pth").write_text("".join(f"{path}\n" for path in paths))
+    for script in (ROOT / ".venv/bin").iterdir():
+        place = copy / ".venv/bin" / script.name
+        if not place.exists():
+            place.write_bytes(script.read_bytes().replace(bytes(ROOT / ".venv"), bytes(copy / ".venv")))
+            place.chmod(0o755)
+    (copy / ".venv/.ready").touch()
 
 
 def _run(copy: Path, *argv: str, timeout_secs: float, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -223,10 +223,13 @@ def run_mutants(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.claim("V12")
 def test_mutants_of_a_module_are_caught_by_its_tests_and_not_asked_about_twice(tmp_path: Path) -> None:
+    left = ROOT / ".cache/mutants/copy-of-a-killed-run"
+    (left / "engine").mkdir(parents=True, exist_ok=True)
     asked = ("--only", "engine/trading/risk.py", "--count", "2", "--seed", "4", "--output", str(tmp_path))
     risk = ("--tests", "proofs/engine/test_risk.py")
     first = run_mutants(*asked, *risk)
     assert first.returncode == 0, first.stdout + first.stderr
+    assert not left.exists()
     report = json.loads((tmp_path / "mutants.json").read_text())
     assert (report["tried"], report["caught"], report["survived"]) == (2, 2, 0)
     assert {one["proof"].partition("::")[0] for one in report["mutants"]} == {"proofs/engine/test_risk.py"}
