@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,12 @@ def test_what_the_night_calls_is_there() -> None:
     assert called - targets == set()
     assert {"sabotage", "nothing", "reference", "canary", "stress", "mutants", "fleet-sim", "scale"} <= called
     assert [file for file in re.findall(r"proofs/\S+\.py", NIGHT) if not (ROOT / file).is_file()] == []
+
+
+@pytest.mark.slow
+def test_what_only_the_night_runs_is_collected() -> None:
+    files = [file for file in re.findall(r"proofs/\S+\.py", NIGHT) if "/long_" in file]
+    asked = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [file for file in files if f"{file}::" not in done.stdout] == []
