@@ -296,7 +296,6 @@ class Ledger:
                 sqlite3.connect(uri(self.path, "rw"), uri=True, isolation_level=None, check_same_thread=False)
             ) as connection:
                 self._aside_connection = connection
-                connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
                 before = self._files.frames().copied
                 self._copy(connection, "PASSIVE")
             # What the writer would wait for when it copies the rest and cuts the WAL: SQLite syncs the file only when

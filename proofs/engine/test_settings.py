@@ -799,3 +799,18 @@ def test_C4_C7_a_number_without_end_is_refused_by_its_line(tmp_path: Path, text:
     with pytest.raises(ConfigError, match="line 2: a number of more than 4000 digits") as refused:
         load(str(path), {})
     assert len(str(refused.value)) < 300
+
+
+@pytest.mark.claim("C7")
+@pytest.mark.parametrize(
+    ("filler", "most", "says"),
+    [
+        ("x", 1024 * 1024 - 6, "larger than 1048576 bytes, so not a configuration"),
+        (".", 1000, "line 2: more than 1000 dots"),
+        ("9", 4000, "line 2: a number of more than 4000 digits"),
+        ("_", 4000, "line 2: a number of more than 4000 digits"),
+    ],
+)
+def test_C7_a_file_is_read_up_to_each_of_its_bounds(tmp_path: Path, filler: str, most: int, says: str) -> None:
+    accepted(tmp_path, f"# 1\n#{filler * most}\n")
+    assert says in str(refused(tmp_path, f"# 1\n#{filler * (most + 1)}\n"))
