@@ -143,7 +143,7 @@ class DatabaseFile:
         self._descriptor = descriptor
         self._inode = os.fstat(descriptor).st_ino
         self._index: int | None = None
-        self._index_bytes = 0  # as long as it has been
+        self._index_bytes: int  # as long as it has been since `open_index`
         # It has no locks, unlike SQLite's other files.
         self._wal_descriptor: int | None = None
         self._map: mmap.mmap | None = None
