@@ -28,6 +28,7 @@ from engine.config.settings import (
     TRANSPORTS,
     asked_markets,
     effective,
+    known_sources,
     load,
     load_sources,
     read_environment,
@@ -962,3 +963,44 @@ def test_C4_C6_a_mistake_is_told_with_its_file_its_key_and_its_value(
     assert error.details == {
         name: value.format(**places) if isinstance(value, str) else value for name, value in expected.items()
     }
+
+
+@pytest.mark.claim("N9")
+@pytest.mark.parametrize("mode", ["SYNTHETIC", "REAL_WS"])
+@pytest.mark.parametrize(
+    ("beside", "named", "known"),
+    [(False, False, ()), (True, False, ("beside",)), (False, True, ("named",)), (True, True, ("named",))],
+)
+def test_N9_the_sources_of_a_database_are_those_of_the_file_that_real_ws_would_read(
+    tmp_path: Path, mode: str, beside: bool, named: bool, known: tuple[str, ...]
+) -> None:
+    path, elsewhere = tmp_path / "config.toml", tmp_path / "elsewhere.toml"
+    path.write_text(f'engine.ingest_mode = "{mode}"')
+    for file, name, there in ((path.with_name("ws_sources.toml"), "beside", beside), (elsewhere, "named", named)):
+        if there:
+            file.write_text(f'[[source]]\nname = "{name}"\nurl = "ws://h"\npriority = 1\n')
+    sources = str(elsewhere) if named else None
+    if mode == "REAL_WS" and not known:
+        with pytest.raises(ConfigError):
+            load(str(path), {}, sources)
+        return
+    loaded = load(str(path), {}, sources)
+    assert tuple(source.name for source in known_sources(loaded, sources)) == known
+    if mode == "SYNTHETIC":
+        # What was named must be there.
+        with pytest.raises(ConfigError, match="No such file"):
+            known_sources(loaded, str(tmp_path / "nowhere.toml"))
+
+
+@pytest.mark.claim("C7")
+def test_C7_a_database_is_called_what_leaves_room_for_sqlites_journal(tmp_path: Path) -> None:
+    """247 bytes, the whole path 504; whether or not its directories are there."""
+    assert accepted(tmp_path, f"app.db_path = '{tmp_path}/{'d' * 247}'")
+    assert "too long a name" in str(refused(tmp_path, f"app.db_path = '{tmp_path}/{'d' * 248}'"))
+    # Two bytes each.
+    two_bytes_each = "\u00e4" * 124
+    assert "too long a name" in str(refused(tmp_path, f"app.db_path = '{tmp_path}/{two_bytes_each}'"))
+    deep = f"{tmp_path}/{'a' * 200}/{'b' * 200}/"
+    assert len(deep) < 500
+    assert accepted(tmp_path, f"app.db_path = '{deep}{'d' * (504 - len(deep))}'")
+    assert "too long a name" in str(refused(tmp_path, f"app.db_path = '{deep}{'d' * (505 - len(deep))}'"))
