@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import faulthandler
 import fcntl
+import itertools
 import logging
 import os
 import random
@@ -587,10 +588,20 @@ def test_D7_D3_an_index_that_is_cut_off_within_a_transaction_costs_that_transact
 
 
 @pytest.mark.claim("D7")
-def test_D7_it_shows_at_the_latest_when_the_engine_stops(flowing: Ledger) -> None:
+def test_D7_it_shows_at_the_latest_when_the_engine_stops(flowing: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    look, looked_at = Ledger.look, list[float]()
+
+    def watched(self: Ledger) -> None:
+        looked_at.append(time.monotonic())
+        look(self)
+
+    monkeypatch.setattr(Ledger, "look", watched)
     FAULTS["overwritten by garbage"][0](flowing.path)
     with pytest.raises(ConfigError, match="not by SQLite"):
         flowing.close()
+    # Whoever may be in the midst of a checkpoint is left the time for it.
+    assert looked_at[-1] - looked_at[0] >= ledger.ODD_SECS
+    assert min(later - earlier for earlier, later in itertools.pairwise(looked_at)) >= ledger.LAST_LOOK_PAUSE_SECS
 
 
 @pytest.mark.claim("D7")
@@ -1027,4 +1038,36 @@ def test_D9_the_wal_is_cut_although_nothing_more_is_written(database: Path, monk
     while store.wal_bytes > ledger.WAL_BYTES_MAX and time.monotonic() < deadline:
         store.look()
     assert store.wal_bytes <= ledger.WAL_BYTES_MAX
+    store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D9")
+@pytest.mark.parametrize("most", [128 * 1024, 1024**3], ids=["aside", "between batches"])
+def test_D9_while_a_reader_keeps_the_wal_it_is_tried_now_and_then(
+    database: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(ledger, "WAL_BYTES", 64 * 1024)
+    monkeypatch.setattr(ledger, "WAL_BYTES_MAX", most)
+    monkeypatch.setattr(ledger, "CHECKPOINT_PAUSE_SECS", 0.05)
+    monkeypatch.setattr(ledger, "LOOK_PAUSE_SECS", 0.0)
+    copy, tried_at = Ledger._copy, list[float]()
+
+    def watched(self: Ledger, connection: sqlite3.Connection, how: str) -> bool:
+        tried_at.append(time.monotonic())
+        return copy(self, connection, how)
+
+    store = opened(database)
+    store.write(ticks(1, 10))
+    assert store._copy(store._connection, "PASSIVE")
+    monkeypatch.setattr(Ledger, "_copy", watched)
+    with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM ticks").fetchone()
+        number, deadline = 11, time.monotonic() + DEADLINE_SECS
+        while len(tried_at) < 4 and time.monotonic() < deadline:
+            store.write(ticks(number, 100))
+            number += 100
+        assert len(tried_at) == 4, "what somebody reads is not tried to be copied again"
+    assert min(later - earlier for earlier, later in itertools.pairwise(tried_at)) >= 0.05
     store.close()

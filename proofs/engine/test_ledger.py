@@ -188,10 +188,23 @@ def test_D5_files_beside_the_database_that_stay_beyond_us_are_a_configuration_er
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "OPEN_PATIENCE_SECS", 0.05)
+    real, tried_at = opening._open, list[float]()
+
+    def watched(*args: Any) -> Ledger:
+        tried_at.append(time.monotonic())
+        return real(*args)
+
+    monkeypatch.setattr(opening, "_open", watched)
     opened(database).close()
     database.with_name(database.name + "-shm").symlink_to("nowhere")
+    tried_at.clear()
     with pytest.raises(ConfigError, match="cannot be opened: unable to open database file"):
         opened(database)
+    assert time.monotonic() - tried_at[0] >= 0.05
+    # Whose they are is not kept from handing them over.
+    pauses = [later - earlier for earlier, later in itertools.pairwise(tried_at)]
+    assert pauses
+    assert min(pauses) >= opening.OPEN_PAUSE_SECS
 
 
 @pytest.mark.claim("S1")
