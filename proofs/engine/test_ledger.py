@@ -1222,6 +1222,51 @@ def test_C7_D2_whatever_stands_in_a_column_a_start_reads_it_or_says_what_is_wron
             store.close()
 
 
+@pytest.mark.slow
+@pytest.mark.claim("C7", "D2")
+@pytest.mark.parametrize(
+    ("table", "column", "last", "beyond"),
+    [
+        *((table, "id", 2**60, 2**60 + 1) for table in ("ticks", "signals", "orders")),
+        ("sources", "number", 2**31, 2**31 + 1),
+        ("sources", "number", 0, -1),
+        ("sources", "first_trade_id", 0, -1),
+        ("sources", "last_trade_id", 2**63 - 1, -1),
+        *((table, column, sign * 2**60, sign * (2**60 + 1)) for sign in (1, -1) for table, column in (
+            ("sources", "first_ts"), ("sources", "last_ts"), ("sources", "barred_until"), ("ticks", "ts"),
+            ("orders", "updated_ts"),
+        )),
+        *(("positions", column, good, bad) for column in ("qty", "cash", "fees", "price") for good, bad in (
+            ("9" * 35, "1" + "0" * 35), ("-1." + "0" * 23 + "1", "0." + "0" * 24 + "1"), ("1e34", "1e35"),
+        )),
+        ("orders", "qty_exact", "1E-24", "1E-25"),
+        ("sources", "missing", "[[0,0],[0,9223372036854775807]]", "[[0,9223372036854775808]]"),
+        ("sources", "missing", "[[5,5]]", "[[5,4]]"),
+        ("sources", "missing", "[]", "[[5,6],[5,7]]"),
+    ],
+)  # fmt: skip
+def test_C7_D2_a_start_takes_what_can_be_gone_on_from_and_no_more(
+    written: Path, tmp_path: Path, table: str, column: str, last: object, beyond: object
+) -> None:
+    for value in (last, beyond):
+        path = tmp_path / f"{value is beyond}.db"
+        shutil.copyfile(written, path)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            newest = f" WHERE id = (SELECT max(id) FROM {table})" if column == "id" else ""
+            connection.execute(f"UPDATE {table} SET {column} = ?{newest}", (value,))
+            connection.commit()
+        store = opened(path)
+        try:
+            if value is last:
+                store.restore()
+            else:
+                with pytest.raises(ConfigError, match=f"holds what the engine never writes, in {table}") as raised:
+                    store.restore()
+                assert len(str(raised.value)) < 500
+        finally:
+            store.close()
+
+
 @pytest.mark.claim("C7")
 def test_C7_rows_that_a_trigger_forbids_are_for_a_human(store: Ledger) -> None:
     store._connection.execute("CREATE TRIGGER t BEFORE INSERT ON ticks BEGIN SELECT RAISE(ABORT, 'not today'); END")
