@@ -594,6 +594,12 @@ def test_the_unit_is_its_files_and_those_of_its_environment(systemctl: Systemctl
     assert unit.files[3][1] == "absent"
     assert unit.variables == {"OWN", "SPACED", "FROM_A", "FROM_B"}
     assert unit.in_manager == {"PATH"}
+    # A link is read as what it leads to, as systemd does it, and is called as it is named.
+    (tmp_path / "c.env").symlink_to("a.env")
+    as_linked = gate.effective_unit()
+    assert as_linked.files[3] == ("EnvironmentFile=c.env", unit.files[1][1])
+    assert as_linked.variables == unit.variables
+    (tmp_path / "c.env").unlink()
     systemctl.more = f"EnvironmentFiles={tmp_path}/c.env (ignore_errors=no)\n"
     with pytest.raises(Refusal, match=r"unit: .*c\.env is missing"):
         gate.effective_unit()
