@@ -388,6 +388,37 @@ def test_what_is_no_envelope_of_ours(raw: bytes, checks: list[str]) -> None:
     assert failed(raw) == checks
 
 
+NO_ENVELOPE = "must be an object with payload, payloadType and signatures, and nothing else"
+
+
+@pytest.mark.slow
+@pytest.mark.claim("C9")
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (nested(16), NO_ENVELOPE),
+        (b"[" + b"[[]]," * 1000 + b"{}]", NO_ENVELOPE),
+        (b'["' + b"[" * 1000 + b'\\"["]', NO_ENVELOPE),
+        (nested(17), "is nested deeper than 16 levels"),
+        (b'{"a":' * 17 + b"1" + b"}" * 17, "is nested deeper than 16 levels"),
+        (b"[1]".ljust(4 * 1024 * 1024), NO_ENVELOPE),
+        (b"[1]".ljust(4 * 1024 * 1024 + 1), "is larger than 4194304 bytes"),
+    ],
+    ids=range(7),
+)
+def test_C9_a_bundle_is_read_up_to_each_of_its_bounds(raw: bytes, says: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        attestation.verified(raw, [SIGNER.public])
+    assert (refused.value.check, refused.value.reason) == ("envelope", says)
+
+
+@pytest.mark.claim("C9")
+@pytest.mark.parametrize(("length", "shown"), [(1000, "x" * 1000), (1001, "x" * 997 + "...")])
+def test_C9_a_refusal_has_a_thousand_characters_at_most(length: int, shown: str) -> None:
+    refusal = Refusal("envelope", "x" * length)
+    assert (refusal.reason, str(refusal)) == (shown, f"envelope: {shown}")
+
+
 @pytest.mark.claim("R6", "G1")
 def test_nobody_is_trusted_by_default() -> None:
     assert failed(TRUE, trusted=()) == ["signature"]

@@ -1071,3 +1071,31 @@ def test_D9_while_a_reader_keeps_the_wal_it_is_tried_now_and_then(
         assert len(tried_at) == 4, "what somebody reads is not tried to be copied again"
     assert min(later - earlier for earlier, later in itertools.pairwise(tried_at)) >= 0.05
     store.close()
+
+
+@pytest.mark.claim("D9")
+def test_D9_what_was_copied_beside_the_writer_is_on_disk_and_the_wal_in_no_cache(
+    flowing: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it: cutting the file would take the longer, while the writer waits."""
+    advise, sync, synced, advised = os.posix_fadvise, os.fsync, list[int](), list[tuple[int, int, int, int]]()
+
+    def watched(descriptor: int, offset: int, length: int, advice: int) -> None:
+        advised.append((os.fstat(descriptor).st_ino, offset, length, advice))
+        advise(descriptor, offset, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", watched)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), sync(descriptor)))
+    flowing._copy_aside()
+    assert flowing._checkpoint_error is None
+    assert flowing._files.frames().left_bytes == 0
+    assert synced == [flowing.path.stat().st_ino]
+    [(inode, offset, length, advice)] = advised
+    wal = flowing.path.with_name("bot.db-wal").stat()
+    assert (inode, offset, advice) == (wal.st_ino, 0, os.POSIX_FADV_DONTNEED)
+    # None is up to the end.
+    assert length == 0 or length >= wal.st_size
+    # Where nothing was copied there is nothing to bring to the disk.
+    flowing._copy_aside()
+    assert len(advised) == len(synced) == 1
+    flowing.close()
