@@ -398,13 +398,14 @@ NO_ENVELOPE = "must be an object with payload, payloadType and signatures, and n
     [
         (nested(16), NO_ENVELOPE),
         (b"[" + b"[[]]," * 1000 + b"{}]", NO_ENVELOPE),
+        (b"[" + b'{"a":{}},' * 1000 + b"0]", NO_ENVELOPE),
         (b'["' + b"[" * 1000 + b'\\"["]', NO_ENVELOPE),
         (nested(17), "is nested deeper than 16 levels"),
         (b'{"a":' * 17 + b"1" + b"}" * 17, "is nested deeper than 16 levels"),
         (b"[1]".ljust(4 * 1024 * 1024), NO_ENVELOPE),
         (b"[1]".ljust(4 * 1024 * 1024 + 1), "is larger than 4194304 bytes"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_C9_a_bundle_is_read_up_to_each_of_its_bounds(raw: bytes, says: str) -> None:
     with pytest.raises(Refusal) as refused:
