@@ -28,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.base.events import Tick
-from engine.base.exits import ConfigError
+from engine.base.exits import ConfigError, Crash
 from engine.storage import dbfile, ledger, migrations, opening
 from engine.storage.batch import Batch, DiskTrouble, Written
 from engine.storage.ledger import Ledger
@@ -1099,3 +1099,45 @@ def test_D9_what_was_copied_beside_the_writer_is_on_disk_and_the_wal_in_no_cache
     flowing._copy_aside()
     assert len(advised) == len(synced) == 1
     flowing.close()
+
+
+HOLD = (
+    "c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('PRAGMA locking_mode = EXCLUSIVE');"
+    " c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); sys.stdin.read()"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D4", "D8")
+@pytest.mark.parametrize("is_copied", [False, True], ids=["all in the WAL", "some in the file"])
+def test_D4_D8_whoever_keeps_a_database_with_its_wal_is_waited_for_as_long_as_for_any_lock(
+    killed: Path, monkeypatch: pytest.MonkeyPatch, is_copied: bool
+) -> None:
+    """Before it is known whether the WAL is its own."""
+    monkeypatch.setattr(opening, "BUSY_TIMEOUT_MS_MIN", 0)
+    if is_copied:
+        with closing(sqlite3.connect(killed)) as connection, closing(sqlite3.connect(killed)) as reader:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            # Who is still there when the other one goes keeps the WAL from being removed.
+            reader.execute("SELECT count(*) FROM ticks").fetchone()
+            files = {suffix: killed.with_name(killed.name + suffix).read_bytes() for suffix in ("", "-wal")}
+        for suffix, content in files.items():
+            killed.with_name(killed.name + suffix).write_bytes(content)
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sqlite3, sys; " + HOLD, killed],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as holder:  # fmt: skip
+        assert said(holder) == "held"
+        lets_go = threading.Timer(DEADLINE_SECS, holder.terminate)
+        lets_go.start()
+        try:
+            began = time.monotonic()
+            with pytest.raises(Crash, match="database is locked"):
+                opening.open_ledger(killed, busy_timeout_ms=300)
+            assert time.monotonic() - began >= 0.3
+        finally:
+            lets_go.cancel()
+            holder.terminate()
+    store = opened(killed)
+    assert store.restore().next_tick_id == 11
+    store.close()
