@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from engine.base.events import EXACT, Fill, Mode, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.base.exits import ConfigError, Crash, EngineError
 from engine.ingest.intake import Intake
-from engine.storage import migrations, opening, restoring
+from engine.storage import gaps, migrations, opening, restoring
 from engine.storage.batch import Batch, Busy, DiskTrouble, Position, Written
 from engine.storage.ledger import Ledger
 from proofs.fixtures import seed_database
@@ -483,12 +483,24 @@ def test_D2_extra_columns_and_tables_are_kept_and_writing_works(database: Path) 
     assert query(database, "SELECT count(*) FROM own") == [0]
 
 
+_NOT_UNIQUE = [
+    "DROP TABLE trades", "CREATE TABLE trades(id INTEGER PRIMARY KEY, event_id TEXT)",
+    "INSERT INTO trades(event_id) VALUES ('a'), ('a')",
+]  # fmt: skip
+"""Two fills of one id."""
+
+
 @pytest.mark.claim("D2")
 @pytest.mark.parametrize(
     ("statements", "column"),
     [
         (["DROP TABLE ticks", "CREATE TABLE ticks(id TEXT PRIMARY KEY, symbol TEXT)"], "id"),
         (["DROP TABLE orders", "CREATE TABLE orders(id INTEGER PRIMARY KEY, trader TEXT NOT NULL)"], "trader"),
+        (["DROP TABLE orders", "CREATE TABLE orders(id INTEGER, symbol TEXT)"], "id"),
+        (_NOT_UNIQUE, "event_id"),
+        ([*_NOT_UNIQUE, "CREATE UNIQUE INDEX own ON trades(event_id) WHERE id > 1"], "event_id"),
+        ([*_NOT_UNIQUE, "CREATE UNIQUE INDEX own ON trades(event_id, id)"], "event_id"),
+        ([*_NOT_UNIQUE, "CREATE INDEX own ON trades(event_id)"], "event_id"),
     ],
 )
 def test_D2_a_schema_the_engine_cannot_write_is_refused_and_left_alone(
@@ -496,10 +508,53 @@ def test_D2_a_schema_the_engine_cannot_write_is_refused_and_left_alone(
 ) -> None:
     seed_database.build(database, 20, statements)
     before = schema(database)
-    with pytest.raises(ConfigError, match=f"column {column}"):
+    with pytest.raises(ConfigError, match=f"column {column}") as raised:
         opened(database)
+    assert raised.value.details["column"] == column
+    assert f"table {raised.value.details['table']}: " in str(raised.value)
     assert schema(database) == before
     assert query(database, "PRAGMA user_version") == [0]
+
+
+@pytest.mark.claim("D2")
+@pytest.mark.parametrize("unique", [[], ["CREATE UNIQUE INDEX own ON trades(event_id)"]], ids=["no index", "an index"])
+def test_D2_fills_of_ids_of_their_own_need_no_index_to_be_kept(database: Path, unique: list[str]) -> None:
+    fills = ["DELETE FROM trades", "INSERT INTO trades(event_id) VALUES ('a'), ('b'), (NULL), (NULL)"]
+    seed_database.build(database, 20, [*_NOT_UNIQUE[:2], *fills, *unique])
+    opened(database).close()
+    assert query(database, "SELECT event_id FROM trades ORDER BY id") == ["a", "b", None, None]
+
+
+@pytest.mark.claim("N9", "C7")
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("UPDATE sources SET missing = '[[3,1]]'", "holds what the engine never writes, in sources.missing"),
+        ("UPDATE sources SET missing = 'x'", "holds what the engine never writes, in sources.missing"),
+        ("DROP TABLE sources", "cannot be read: no such table: sources"),
+        ("DROP TABLE ticks", "cannot be read: no such table: ticks"),
+        (text_file, "cannot be read: file is not a database"),
+        (Path.is_file, "cannot be read: unable to open database file"),
+    ],
+    ids=range(6),
+)
+def test_N9_C7_what_was_missed_is_read_or_it_is_said_why_not(
+    written: Path, tmp_path: Path, spoil: str | Callable[[Path], object], says: str
+) -> None:
+    path = tmp_path / "bot.db"
+    if isinstance(spoil, str):
+        shutil.copyfile(written, path)
+        assert [(gap.first, gap.last, gap.after_ts, gap.before_ts) for gap in gaps.read_gaps(path)] == [
+            (2, 2, 1001, 1003), (4, 4, 1003, 1005), (6, 6, 1005, 1007),
+        ]  # fmt: skip
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute(spoil)
+            connection.commit()
+    else:
+        spoil(path)
+    with pytest.raises(ConfigError) as raised:
+        gaps.read_gaps(path)
+    assert str(raised.value).startswith(f"{path}: {says}")
 
 
 def contents(directory: Path) -> dict[str, bytes]:
