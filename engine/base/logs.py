@@ -302,8 +302,6 @@ def configure(fd: int = 1) -> JsonLines:
         root.removeHandler(old)
     root.addHandler(handler)
     set_level("INFO")
-    for name in _QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
     return handler
 
 
@@ -316,6 +314,8 @@ def set_instance(name: str) -> None:
 def set_level(level: str) -> None:
     """Log records at `level` (DEBUG, INFO, WARN, ERROR) or above from now on."""
     logging.getLogger().setLevel("WARNING" if level == "WARN" else level)
+    for name in _QUIET_LOGGERS:
+        logging.getLogger(name).setLevel("ERROR" if level == "ERROR" else "WARNING")
 
 
 def drops() -> int:

@@ -143,11 +143,10 @@ class DatabaseFile:
         self._descriptor = descriptor
         self._inode = os.fstat(descriptor).st_ino
         self._index: int | None = None
-        self._index_bytes = 0  # as long as it has been
+        self._index_bytes: int  # as long as it has been since `open_index`
         # It has no locks, unlike SQLite's other files.
         self._wal_descriptor: int | None = None
         self._map: mmap.mmap | None = None
-        self._released = False
 
     def open_index(self) -> None:
         """Once SQLite has opened its files, and again when it has done so anew.
@@ -240,10 +239,7 @@ class DatabaseFile:
             os.close(wal)
 
     def release(self) -> None:
-        """Let others have it. Only once SQLite has closed it; may be called again."""
-        if self._released:
-            return
-        self._released = True
+        """Let others have it. To be called once, when SQLite has closed it."""
         self._close_index()
         if self._wal_descriptor is not None:
             os.close(self._wal_descriptor)

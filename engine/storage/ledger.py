@@ -292,11 +292,8 @@ class Ledger:
         before 3.51.3 may lose a transaction that begins the WAL anew while another connection begins to copy it, so
         this begins only while there is something left to copy, which keeps the WAL from beginning anew."""
         try:
-            with closing(
-                sqlite3.connect(uri(self.path, "rw"), uri=True, isolation_level=None, check_same_thread=False)
-            ) as connection:
+            with closing(sqlite3.connect(uri(self.path, "rw"), uri=True, isolation_level=None)) as connection:
                 self._aside_connection = connection
-                connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
                 before = self._files.frames().copied
                 self._copy(connection, "PASSIVE")
             # What the writer would wait for when it copies the rest and cuts the WAL: SQLite syncs the file only when

@@ -269,9 +269,7 @@ def _open(
         refuse_version(path, version)
         # By URI, for Debian's SQLite takes a path that begins with "file:" for one. The writer thread is not the one
         # that opens; `Ledger` is never used by two at once.
-        connection = sqlite3.connect(
-            uri(path, "rw"), uri=True, timeout=busy_timeout_ms / 1000, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(uri(path, "rw"), uri=True, isolation_level=None, check_same_thread=False)
         _apply_pragmas(connection, path, busy_timeout_ms)
         if version < SCHEMA_VERSION or path.stat().st_size <= QUICK_CHECK_BYTES_MAX:
             _quick_check(connection, path)

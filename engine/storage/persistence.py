@@ -114,8 +114,8 @@ class Persistence:
         self._writer = Writer(store, self._written, min(_LOOK_SECS, look_secs))
         # The batch in the writer thread, or waiting for another attempt; None when nothing is being written.
         self._in_flight: Batch | None = None
-        self._attempt_started_at = 0.0  # of the batch in flight; meaningless without one
-        self._attempt_failures = 0  # attempts at the batch in flight that failed so far
+        self._attempt_started_at: float  # of the batch in flight; not there before the first one
+        self._attempt_failures: int  # attempts at the batch in flight that failed so far
         # Why nothing more is written: a failure that no retry can mend; the batch in flight is then lost.
         self.failure: EngineError | None = None
         self._write_trouble = logs.RateLimited(logger, logging.WARNING)

@@ -222,6 +222,112 @@ def test_what_must_be_as_the_bundle_says(changes: dict[str, Any], checks: list[s
     assert names in " ".join(map(str, found))
 
 
+@pytest.mark.claim("V5", "C9")
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"b": 1, "a": [True, None, 1.5, "x y"]}, b'{"a":[true,null,1.5,"x y"],"b":1}'),
+        ({"\u5e01": "\u00e4"}, '{"\u5e01":"\u00e4"}'.encode()),
+        # A byte of a file name that is not UTF-8.
+        ("\udcff", b'"\xed\xb3\xbf"'),
+        ([UNIT[0]], b'[["hybrid-engine.service","' + b"3" * 64 + b'"]]'),
+    ],
+)
+def test_V5_of_a_value_there_is_one_text_and_one_digest(value: object, text: bytes) -> None:
+    assert attestation.canonical(value) == text
+    assert attestation.digest(value) == hashlib.sha256(text).hexdigest()
+
+
+@pytest.mark.claim("C9")
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_C9_what_json_cannot_write_has_no_digest(number: float) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        attestation.digest({"a": [number]})
+
+
+@pytest.mark.claim("V5")
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [("1970-01-01T00:00:00Z", 0.0), ("2027-01-15T08:00:00Z", NOW), ("9999-12-31T23:59:59Z", 253402300799.0)],
+)
+def test_V5_a_time_is_whole_seconds_in_utc(text: str, moment: float) -> None:
+    assert attestation.parse_time(text) == moment
+    assert attestation.show_time(moment) == attestation.show_time(moment + 0.999) == text
+    for other in (text[:-1], f"{text} ", text.replace("T", " "), text.replace("Z", "+00:00"), text.replace("Z", ".0Z")):
+        with pytest.raises(ValueError, match=r"time|unconverted"):
+            attestation.parse_time(other)
+
+
+@pytest.mark.claim("V5")
+@pytest.mark.parametrize(
+    "text", ["2027-1-15T08:00:00Z", "2027-01-15T8:00:00Z", "2027-01-15t08:00:00z", "2027-02-30T08:00:00Z"]
+)
+def test_V5_a_time_has_one_form(text: str) -> None:
+    with pytest.raises(ValueError, match=r"time|day"):
+        attestation.parse_time(text)
+
+
+def all_of(*changes: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    def change(made: dict[str, Any]) -> None:
+        for one in changes:
+            one(made)
+
+    return change
+
+
+def as_signed(_: dict[str, Any]) -> None:
+    """Nothing is changed."""
+
+
+TOLD: list[tuple[dict[str, Any], Callable[[dict[str, Any]], None], list[str]]] = [
+    ({"now": NOW + 25.5 * HOUR}, as_signed,
+     ["age: the bundle of 2027-01-15T08:00:00Z is 25.5 hours old, max_age_hours is 24"]),
+    ({"now": NOW + 25 * HOUR, "max_age_hours": 12.5}, as_signed,
+     ["age: the bundle of 2027-01-15T08:00:00Z is 25.0 hours old, max_age_hours is 12.5"]),
+    ({"now": NOW - HOUR}, as_signed,
+     ["age: the bundle of 2027-01-15T08:00:00Z is from the future: it is 2027-01-15T07:00:00Z here"]),
+    ({"opened_at": NOW + HOUR}, as_signed,
+     ["clock: it is 2027-01-15T08:00:00Z, but the gate was opened at 2027-01-15T09:00:00Z already"]),
+    ({"newest_bundle": NOW + 1}, as_signed,
+     ["replay: the bundle of 2027-01-15T08:00:00Z is older than the one of 2027-01-15T08:00:01Z that was accepted"
+      " here"]),
+    ({"engine": {**ENGINE, "a.py": "0"}}, as_signed,
+     ["engine: the bundle is about another engine tree: a.py differs"]),
+    ({"engine": {"__init__.py": "1" * 64, "a.py": "0", "b.py": "0"}}, as_signed,
+     ["engine: the bundle is about another engine tree: a.py, b.py, gate.py differ"]),
+    ({"engine": {"x.py": "0", "y.py": "0", "z.py": "1"}}, as_signed,
+     ["engine: the bundle is about another engine tree: __init__.py, gate.py, x.py and 2 more differ"]),
+    ({}, lambda made: made["subject"][0]["digest"].update(sha256="0" * 64),
+     ["engine: the bundle is about another engine tree: its digest does not belong to its own list"]),
+    ({"unit": UNIT[:1]}, as_signed,
+     ["unit: the bundle is about another unit: hybrid-engine.service 333333333333, 10-a.conf 444444444444;"
+      " effective here is hybrid-engine.service 333333333333"]),
+    ({"config": {**CONFIG, "engine": {"ingest_mode": "x", "max_staleness_ms": 1}}}, as_signed,
+     ["config: the bundle is about another configuration: engine.ingest_mode, engine.max_staleness_ms differ"]),
+    ({"runtime": {**RUNTIME, "python": {**RUNTIME["python"], "version": "3"}}}, as_signed,
+     ["runtime: the bundle is about other packages or another Python: python.version differs"]),
+    ({}, verdict("G0", "unproven"), ["guardrails: not proven: G0"]),
+    ({}, all_of(*(verdict(f"S{number}", "unproven") for number in range(1, 11))),
+     ["guardrails: not proven: S1 S2 S3 S4 S5 S6 S7 S8 S9 S10"]),
+    ({}, all_of(*(verdict(f"S{number}", "unproven") for number in range(1, 13))),
+     ["guardrails: not proven: S1 S2 S3 S4 S5 S6 S7 S8 S9 S10 and 2 more"]),
+    ({}, verdict("R6", "refuted"), ["guardrails: refuted: proofs/test_all.py::test_R6"]),
+    ({}, listed("planned", "I7", "G0", "V2"), ["guardrails: planned, so not built: G0 I7"]),
+    ({}, listed("accepted_unproven", "psi", "G0"),
+     ["guardrails: accepted unproven by whoever ran the proofs, not by this gate: G0 psi"]),
+]  # fmt: skip
+"""(what is otherwise here, what else was signed, what is said of it)."""
+
+
+@pytest.mark.claim("R6", "L1")
+@pytest.mark.parametrize(("changes", "signed", "told"), TOLD, ids=range(len(TOLD)))
+def test_L1_a_refusal_says_exactly_what_is_not_as_it_must_be(
+    changes: dict[str, Any], signed: Callable[[dict[str, Any]], None], told: list[str]
+) -> None:
+    made = attestation.verified(SIGNER.seal(STATEMENT, signed), [SIGNER.public])
+    assert [str(refusal) for refusal in attestation.refusals(made, here(**changes))] == told
+
+
 def nested(depth: int) -> bytes:
     return b"[" * depth + b"]" * depth
 
@@ -280,6 +386,38 @@ FILES = [
 @pytest.mark.parametrize(("raw", "checks"), FILES, ids=range(len(FILES)))
 def test_what_is_no_envelope_of_ours(raw: bytes, checks: list[str]) -> None:
     assert failed(raw) == checks
+
+
+NO_ENVELOPE = "must be an object with payload, payloadType and signatures, and nothing else"
+
+
+@pytest.mark.slow
+@pytest.mark.claim("C9")
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (nested(16), NO_ENVELOPE),
+        (b"[" + b"[[]]," * 1000 + b"{}]", NO_ENVELOPE),
+        (b"[" + b'{"a":{}},' * 1000 + b"0]", NO_ENVELOPE),
+        (b'["' + b"[" * 1000 + b'\\"["]', NO_ENVELOPE),
+        (nested(17), "is nested deeper than 16 levels"),
+        (b'{"a":' * 17 + b"1" + b"}" * 17, "is nested deeper than 16 levels"),
+        (b"[1]".ljust(4 * 1024 * 1024), NO_ENVELOPE),
+        (b"[1]".ljust(4 * 1024 * 1024 + 1), "is larger than 4194304 bytes"),
+    ],
+    ids=range(8),
+)
+def test_C9_a_bundle_is_read_up_to_each_of_its_bounds(raw: bytes, says: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        attestation.verified(raw, [SIGNER.public])
+    assert (refused.value.check, refused.value.reason) == ("envelope", says)
+
+
+@pytest.mark.claim("C9")
+@pytest.mark.parametrize(("length", "shown"), [(1000, "x" * 1000), (1001, "x" * 997 + "...")])
+def test_C9_a_refusal_has_a_thousand_characters_at_most(length: int, shown: str) -> None:
+    refusal = Refusal("envelope", "x" * length)
+    assert (refusal.reason, str(refusal)) == (shown, f"envelope: {shown}")
 
 
 @pytest.mark.claim("R6", "G1")

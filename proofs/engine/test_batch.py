@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,3 +58,38 @@ def test_what_is_known_of_streams_is_no_row() -> None:
     assert (
         count_rows(Batch(numberings={"a": numbering(9, None)}, streams={"a": ("x", "y")}, labels={"a": ("a", 2)})) == 0
     )
+
+
+LISTS = ("ticks", "signals", "orders", "fills")
+MAPS = ("labels", "streams", "barred")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.fixed_dictionaries({name: st.lists(st.integers(), max_size=3) for name in LISTS}),
+            st.fixed_dictionaries({name: st.dictionaries(STREAMS, st.integers()) for name in MAPS}),
+        ),
+        min_size=2,
+        max_size=4,
+    )
+)
+def test_merging_treats_alike_whatever_a_batch_has(
+    made: list[tuple[dict[str, list[int]], dict[str, dict[str, int]]]],
+) -> None:
+    batches = [Batch(**lists, **maps) for lists, maps in made]  # type: ignore[arg-type]
+    expected: dict[str, Any] = {name: [item for lists, _ in made for item in lists[name]] for name in LISTS}
+    for name in MAPS:
+        expected[name] = {}
+        for _, maps in made:
+            expected[name] |= maps[name]
+    merged = merge(batches)
+    assert {name: getattr(merged, name) for name in (*LISTS, *MAPS)} == expected
+    assert count_rows(merged) == sum(len(expected[name]) for name in LISTS)
+    # Those that were merged are as they were: nobody knows yet that they are on disk.
+    assert [{name: getattr(batch, name) for name in LISTS} for batch in batches] == [lists for lists, _ in made]
+
+
+def test_one_batch_is_as_it_is() -> None:
+    batch = Batch(ticks=[tick(1)])
+    assert merge([batch]) is batch

@@ -211,6 +211,25 @@ def test_D3_a_consumer_may_wait_for_more_or_for_a_time() -> None:
     run(work())
 
 
+@pytest.mark.claim("B1")
+@pytest.mark.parametrize("is_early", [False, True])
+@pytest.mark.parametrize("weight", [1, 2, 9, 10, 11])
+def test_B1_who_waits_for_anything_is_woken_by_the_least_of_it(weight: int, is_early: bool) -> None:
+    async def work() -> None:
+        channel: Channel[str] = Channel("tick", 10, Clock())
+        if is_early:
+            await channel.put("a", weight)
+        waiting = asyncio.ensure_future(channel.wait())
+        await settle()
+        assert waiting.done() is is_early
+        if not is_early:
+            await channel.put("a", weight)
+        await waiting
+        assert channel.take_all() == ["a"]
+
+    run(work())
+
+
 @pytest.mark.claim("E4")
 def test_E4_a_closed_channel_wakes_its_consumer_and_keeps_what_is_pending() -> None:
     async def work() -> None:

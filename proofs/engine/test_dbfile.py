@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import faulthandler
 import fcntl
+import itertools
 import logging
 import os
 import random
@@ -27,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.base.events import Tick
-from engine.base.exits import ConfigError
+from engine.base.exits import ConfigError, Crash
 from engine.storage import dbfile, ledger, migrations, opening
 from engine.storage.batch import Batch, DiskTrouble, Written
 from engine.storage.ledger import Ledger
@@ -587,10 +588,20 @@ def test_D7_D3_an_index_that_is_cut_off_within_a_transaction_costs_that_transact
 
 
 @pytest.mark.claim("D7")
-def test_D7_it_shows_at_the_latest_when_the_engine_stops(flowing: Ledger) -> None:
+def test_D7_it_shows_at_the_latest_when_the_engine_stops(flowing: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    look, looked_at = Ledger.look, list[float]()
+
+    def watched(self: Ledger) -> None:
+        looked_at.append(time.monotonic())
+        look(self)
+
+    monkeypatch.setattr(Ledger, "look", watched)
     FAULTS["overwritten by garbage"][0](flowing.path)
     with pytest.raises(ConfigError, match="not by SQLite"):
         flowing.close()
+    # Whoever may be in the midst of a checkpoint is left the time for it.
+    assert time.monotonic() - looked_at[0] >= ledger.ODD_SECS
+    assert min(later - earlier for earlier, later in itertools.pairwise(looked_at)) >= ledger.LAST_LOOK_PAUSE_SECS
 
 
 @pytest.mark.claim("D7")
@@ -1027,4 +1038,106 @@ def test_D9_the_wal_is_cut_although_nothing_more_is_written(database: Path, monk
     while store.wal_bytes > ledger.WAL_BYTES_MAX and time.monotonic() < deadline:
         store.look()
     assert store.wal_bytes <= ledger.WAL_BYTES_MAX
+    store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D9")
+@pytest.mark.parametrize("most", [128 * 1024, 1024**3], ids=["aside", "between batches"])
+def test_D9_while_a_reader_keeps_the_wal_it_is_tried_now_and_then(
+    database: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(ledger, "WAL_BYTES", 64 * 1024)
+    monkeypatch.setattr(ledger, "WAL_BYTES_MAX", most)
+    monkeypatch.setattr(ledger, "CHECKPOINT_PAUSE_SECS", 0.05)
+    monkeypatch.setattr(ledger, "LOOK_PAUSE_SECS", 0.0)
+    copy, tried_at = Ledger._copy, list[float]()
+
+    def watched(self: Ledger, connection: sqlite3.Connection, how: str) -> bool:
+        tried_at.append(time.monotonic())
+        return copy(self, connection, how)
+
+    store = opened(database)
+    store.write(ticks(1, 10))
+    assert store._copy(store._connection, "PASSIVE")
+    monkeypatch.setattr(Ledger, "_copy", watched)
+    with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM ticks").fetchone()
+        number, deadline = 11, time.monotonic() + DEADLINE_SECS
+        while len(tried_at) < 4 and time.monotonic() < deadline:
+            store.write(ticks(number, 100))
+            number += 100
+        assert len(tried_at) == 4, "what somebody reads is not tried to be copied again"
+    assert min(later - earlier for earlier, later in itertools.pairwise(tried_at)) >= 0.05
+    store.close()
+
+
+@pytest.mark.claim("D9")
+def test_D9_what_was_copied_beside_the_writer_is_on_disk_and_the_wal_in_no_cache(
+    flowing: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it: cutting the file would take the longer, while the writer waits."""
+    advise, sync, synced, advised = os.posix_fadvise, os.fsync, list[int](), list[tuple[int, int, int, int]]()
+
+    def watched(descriptor: int, offset: int, length: int, advice: int) -> None:
+        advised.append((os.fstat(descriptor).st_ino, offset, length, advice))
+        advise(descriptor, offset, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", watched)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), sync(descriptor)))
+    flowing._copy_aside()
+    assert flowing._checkpoint_error is None
+    assert flowing._files.frames().left_bytes == 0
+    assert synced == [flowing.path.stat().st_ino]
+    [(inode, offset, length, advice)] = advised
+    wal = flowing.path.with_name("bot.db-wal").stat()
+    assert (inode, offset, advice) == (wal.st_ino, 0, os.POSIX_FADV_DONTNEED)
+    # None is up to the end.
+    assert length == 0 or length >= wal.st_size
+    # Where nothing was copied there is nothing to bring to the disk.
+    flowing._copy_aside()
+    assert len(advised) == len(synced) == 1
+    flowing.close()
+
+
+HOLD = (
+    "c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('PRAGMA locking_mode = EXCLUSIVE');"
+    " c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); sys.stdin.read()"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D4", "D8")
+@pytest.mark.parametrize("is_copied", [False, True], ids=["all in the WAL", "some in the file"])
+def test_D4_D8_whoever_keeps_a_database_with_its_wal_is_waited_for_as_long_as_for_any_lock(
+    killed: Path, monkeypatch: pytest.MonkeyPatch, is_copied: bool
+) -> None:
+    """Before it is known whether the WAL is its own."""
+    monkeypatch.setattr(opening, "BUSY_TIMEOUT_MS_MIN", 0)
+    if is_copied:
+        with closing(sqlite3.connect(killed)) as connection, closing(sqlite3.connect(killed)) as reader:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            # Who is still there when the other one goes keeps the WAL from being removed.
+            reader.execute("SELECT count(*) FROM ticks").fetchone()
+            files = {suffix: killed.with_name(killed.name + suffix).read_bytes() for suffix in ("", "-wal")}
+        for suffix, content in files.items():
+            killed.with_name(killed.name + suffix).write_bytes(content)
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sqlite3, sys; " + HOLD, killed],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as holder:  # fmt: skip
+        assert said(holder) == "held"
+        lets_go = threading.Timer(DEADLINE_SECS, holder.terminate)
+        lets_go.start()
+        try:
+            began = time.monotonic()
+            with pytest.raises(Crash, match="database is locked"):
+                opening.open_ledger(killed, busy_timeout_ms=300)
+            assert time.monotonic() - began >= 0.3
+        finally:
+            lets_go.cancel()
+            holder.terminate()
+    store = opened(killed)
+    assert store.restore().next_tick_id == 11
     store.close()

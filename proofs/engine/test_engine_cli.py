@@ -117,14 +117,18 @@ def test_R6_G1_G0_S14_L1_live_exits_12_and_says_exactly_what_is_missing(
 
 def test_a_start_does_not_do_what_nobody_asked_for(tmp_path: Path) -> None:
     """Look for garbage among what was imported, ask every package for plugins of pydantic, load what no table and no
-    flag needs, or a pipeline before the configuration is known to be good."""
+    flag needs, make a validator for each table beside that of the file, or load a pipeline before the configuration is
+    known to be good."""
     script = """
 import gc, json, sys
 from engine.__main__ import main
 before = sum(each["collections"] for each in gc.get_stats())
 assert main(["--check-config", "--config", "/dev/null"]) == 0
 collections = sum(each["collections"] for each in gc.get_stats()) - before
-print(json.dumps({"collections": collections, "modules": sorted(sys.modules)}), file=sys.stderr)
+from engine.config import schema
+made = [table.__name__ for table in schema.Table.__subclasses__() if table.__pydantic_complete__]
+told = {"collections": collections, "made": made, "modules": sorted(sys.modules)}
+print(json.dumps(told), file=sys.stderr)
 """
     result = subprocess.run(
         [sys.executable, "-c", script], env={"PYTHONPATH": str(ROOT)},
@@ -132,6 +136,7 @@ print(json.dumps({"collections": collections, "modules": sorted(sys.modules)}), 
     )  # fmt: skip
     told = json.loads(result.stderr.splitlines()[-1])
     assert told["collections"] == 0
+    assert told["made"] == ["Settings"]
     assert "pydantic.main" in told["modules"]
     unwanted = {
         "importlib.metadata", "email", "shutil", "pydantic.v1", "pydantic.networks", "pydantic.type_adapter",
@@ -610,3 +615,98 @@ def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -
     assert nothing.returncode == 12
     assert "there is no database" in nothing.stdout
     assert not (tmp_path / "typo.db").exists()
+
+
+RECORD = ["record", "--to", "x"]
+
+
+@pytest.mark.claim("U1", "C4", "N20")
+@pytest.mark.parametrize(
+    ("argv", "says", "details"),
+    [
+        (["--seconds", "x"], "command line: argument --seconds: 'x': should be a number", None),
+        (["--seconds", "0x1"], "command line: argument --seconds: '0x1': should be a number", None),
+        (["--sample-every", "1.0"], "command line: argument --sample-every: '1.0': should be a whole number", None),
+        (["--sample-every", "9" * 21], f"command line: argument --sample-every: '{'9' * 21}': should be a whole", None),
+        (["--seconds", "y" * 90], f"command line: argument --seconds: '{'y' * 76}...: should be a number", None),
+        (["--check-config=1"], "command line: argument --check-config: takes no value", None),
+        (["--colour=red", "-x9", "word"], "command line: unknown flag --colour", None),
+        (["-x9"], "command line: unknown flag -x", None),
+        (["record"], "command line: record needs --to DIR, where its files go", {"key": "--to"}),
+        (["record", "--to", ""], "command line: record needs --to DIR, where its files go", {"key": "--to"}),
+        *(
+            (["record", flag, value],
+             f"command line: {flag} {shown}: should be from {least} to {most}", {"key": flag})
+            for flag, least, most, values in (
+                ("--file-mib", 1, 1024 * 1024, [("0", "0"), ("-1", "-1"), ("1048577", "1048577")]),
+                ("--files", 1, 100_000, [("0", "0"), ("100001", "100001")]),
+                ("--seconds", 0.001, 315_360_000, [("0", "0.0"), ("0.00099", "0.00099"), ("315360000.1", "315360000.1"),
+                                                   ("nan", "nan"), ("inf", "inf")]),
+            )
+            for value, shown in values
+        ),
+        # The last that is allowed is complained about no more.
+        *(
+            (["record", flag, value], "command line: record needs --to DIR", {"key": "--to"})
+            for flag, values in (
+                ("--file-mib", ("1", "1048576", "+5")), ("--files", ("1", "100000")),
+                ("--seconds", ("0.001", "315360000", "1e3", "1.", "1.5E+2")),
+            )
+            for value in values
+        ),
+        *(
+            (argv, "command line: record needs a source: --source NAME of the sources file, or --venue, --url and"
+             " --markets", {"key": "--source"})
+            for argv in (
+                RECORD, [*RECORD, "--source", "a", "--venue", "kraken"], [*RECORD, "--source", "a", "--url", "ws://h"],
+                [*RECORD, "--source", "a", "--markets", "A"], [*RECORD, "--source", "a", "--kind", "trade"],
+            )
+        ),
+        ([*RECORD, "--source", "nobody", "--config", "/dev/null", "--sources", str(ROOT / "config/ws_sources.toml")],
+         "--source 'nobody': the sources file has '", {"key": "--source"}),
+        ([*RECORD, "--venue", "kraken", "--markets", " , "], "command line: ", None),
+        ([*RECORD, "--venue", "krake", "--markets", "BTC/USD"], "--venue = 'krake'", None),
+        ([*RECORD, "--url", "http://h"], "--url = 'http://h': should be a ws:// or wss:// URL", None),
+        (["gaps", "--config", "/dev/null", "--db", "nowhere.db"],
+         "app.db_path = 'nowhere.db': there is no database", {"key": "app.db_path", "value": "nowhere.db"}),
+        (["--lift-bars", "--config", "/dev/null", "--db", "nowhere.db"],
+         "app.db_path = 'nowhere.db': there is no database, so no bar to lift",
+         {"key": "app.db_path", "value": "nowhere.db"}),
+    ],
+    ids=range(41),
+)  # fmt: skip
+def test_U1_C4_a_mistake_on_a_command_line_is_told_with_its_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], says: str, details: dict[str, object] | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        command.run(argv, Signals())
+    assert str(refused.value).startswith(says)
+    if details is not None:
+        assert refused.value.details == details
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.claim("U1")
+def test_U1_a_table_is_of_columns_for_people_and_of_objects_for_scripts() -> None:
+    rows = [("first id", "b", "times"), ("1", "long one", "?"), ("22", "", "")]
+    assert command._table(rows) == "first id  b         times\n1         long one  ?\n22\n"
+    assert json.loads(command._json(rows)) == [
+        {"first_id": "1", "b": "long one", "times": "?"}, {"first_id": "22", "b": "", "times": ""},
+    ]  # fmt: skip
+    assert command._json(rows[:1]) == "[]\n"
+
+
+@pytest.mark.claim("N9")
+@pytest.mark.parametrize(
+    ("ms", "shown"),
+    [
+        (None, "?"),
+        (0, "1970-01-01T00:00:00.000Z"),
+        (1_764_000_000_007, "2025-11-24T16:00:00.007Z"),
+        (1_764_000_000_999, "2025-11-24T16:00:00.999Z"),
+        (-1, "1969-12-31T23:59:59.999Z"),
+    ],
+)
+def test_N9_a_time_is_shown_to_the_millisecond(ms: int | None, shown: str) -> None:
+    assert command._time(ms) == shown

@@ -228,6 +228,26 @@ def test_C8_a_secret_of_a_configured_url_is_shown_nowhere_else(url: str, secret:
         assert redact(text) == text
 
 
+@pytest.mark.claim("C8")
+@pytest.mark.usefixtures("learning")
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("hunter2", "hunter2-more"),
+        ("swordfish", "swordfish-of-tomorrow"),
+        ("a1b2" * 15, "a1b2" * 16),
+        ("a1b2" * 30, "a1b2" * 31),
+    ],
+)
+def test_C8_of_a_secret_that_begins_like_another_nothing_is_left(short: str, long: str) -> None:
+    for learnt in ([short, long], [long, short]):
+        forget()
+        for secret in learnt:
+            learn(f"wss://host/key/{secret}")
+        for secret in learnt:
+            assert redact(f"of {secret} nothing is known") == f"of {MARK} nothing is known"
+
+
 PLACES = {
     # flags or a configuration, with a secret in it
     "mistyped flag": (["--pasword={}"], ""),

@@ -198,6 +198,51 @@ def test_G1_a_damaged_memory_is_no_empty_memory(place: Place) -> None:
     assert place.refused() == ["memory"]
 
 
+@pytest.mark.slow
+@pytest.mark.claim("G1", "C9")
+def test_G1_C9_each_file_is_read_up_to_its_bound(place: Place, tmp_path: Path) -> None:
+    place.put()
+    gate.check(place.loaded)
+    known = place.memory.read_bytes()
+    for size, says in ((4096, None), (4097, f"memory: {place.memory} is larger than 4096 bytes")):
+        place.memory.write_bytes(known.ljust(size))
+        if says is None:
+            assert gate.check(place.loaded) is not None
+        else:
+            with pytest.raises(ConfigError, match=says):
+                gate.check(place.loaded)
+    place.memory.unlink()
+    for size, check in ((attestation.BYTES_MAX, "envelope"), (attestation.BYTES_MAX + 1, "proof bundle")):
+        place.bundle.write_bytes(b"[1]".ljust(size))
+        assert place.refused() == [check]
+    unit_file = tmp_path / "a.env"
+    for size in (1024 * 1024, 1024 * 1024 + 1):
+        unit_file.write_bytes(b"#" * size)
+        if size <= 1024 * 1024:
+            assert gate._content(str(unit_file)) == b"#" * size
+        else:
+            with pytest.raises(Refusal, match=f"^unit: {unit_file} is larger than 1048576 bytes"):
+                gate._content(str(unit_file))
+
+
+@pytest.mark.slow
+@pytest.mark.claim("R6", "G1")
+def test_G1_the_memory_never_goes_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a clock could be set back by a little, any number of times."""
+    place.put()
+    latest = 0.0
+    for later in (0, 50, 20, 90, 31):
+        now = place.made_at + later
+        latest = max(latest, now)
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        assert gate.check(place.loaded) is not None
+        assert json.loads(place.memory.read_text()) == {
+            "newest_bundle": attestation.show_time(place.made_at), "opened_at": attestation.show_time(latest),
+        }  # fmt: skip
+    monkeypatch.setattr(time, "time", lambda: place.made_at + 29)
+    assert place.refused() == ["clock"]
+
+
 @pytest.mark.claim("G1")
 def test_G1_a_memory_that_cannot_be_kept_keeps_the_gate_shut(place: Place) -> None:
     place.put()
@@ -549,6 +594,12 @@ def test_the_unit_is_its_files_and_those_of_its_environment(systemctl: Systemctl
     assert unit.files[3][1] == "absent"
     assert unit.variables == {"OWN", "SPACED", "FROM_A", "FROM_B"}
     assert unit.in_manager == {"PATH"}
+    # A link is read as what it leads to, as systemd does it, and is called as it is named.
+    (tmp_path / "c.env").symlink_to("a.env")
+    as_linked = gate.effective_unit()
+    assert as_linked.files[3] == ("EnvironmentFile=c.env", unit.files[1][1])
+    assert as_linked.variables == unit.variables
+    (tmp_path / "c.env").unlink()
     systemctl.more = f"EnvironmentFiles={tmp_path}/c.env (ignore_errors=no)\n"
     with pytest.raises(Refusal, match=r"unit: .*c\.env is missing"):
         gate.effective_unit()

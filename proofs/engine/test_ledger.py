@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from engine.base.events import EXACT, Fill, Mode, Numbering, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.base.exits import ConfigError, Crash, EngineError
 from engine.ingest.intake import Intake
-from engine.storage import migrations, opening, restoring
+from engine.storage import gaps, migrations, opening, restoring
 from engine.storage.batch import Batch, Busy, DiskTrouble, Position, Written
 from engine.storage.ledger import Ledger
 from proofs.fixtures import seed_database
@@ -188,10 +188,23 @@ def test_D5_files_beside_the_database_that_stay_beyond_us_are_a_configuration_er
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "OPEN_PATIENCE_SECS", 0.05)
+    real, tried_at = opening._open, list[float]()
+
+    def watched(*args: Any) -> Ledger:
+        tried_at.append(time.monotonic())
+        return real(*args)
+
+    monkeypatch.setattr(opening, "_open", watched)
     opened(database).close()
     database.with_name(database.name + "-shm").symlink_to("nowhere")
+    tried_at.clear()
     with pytest.raises(ConfigError, match="cannot be opened: unable to open database file"):
         opened(database)
+    assert time.monotonic() - tried_at[0] >= 0.05
+    # Whose they are is not kept from handing them over.
+    pauses = [later - earlier for earlier, later in itertools.pairwise(tried_at)]
+    assert pauses
+    assert min(pauses) >= opening.OPEN_PAUSE_SECS
 
 
 @pytest.mark.claim("S1")
@@ -470,12 +483,24 @@ def test_D2_extra_columns_and_tables_are_kept_and_writing_works(database: Path) 
     assert query(database, "SELECT count(*) FROM own") == [0]
 
 
+_NOT_UNIQUE = [
+    "DROP TABLE trades", "CREATE TABLE trades(id INTEGER PRIMARY KEY, event_id TEXT)",
+    "INSERT INTO trades(event_id) VALUES ('a'), ('a')",
+]  # fmt: skip
+"""Two fills of one id."""
+
+
 @pytest.mark.claim("D2")
 @pytest.mark.parametrize(
     ("statements", "column"),
     [
         (["DROP TABLE ticks", "CREATE TABLE ticks(id TEXT PRIMARY KEY, symbol TEXT)"], "id"),
         (["DROP TABLE orders", "CREATE TABLE orders(id INTEGER PRIMARY KEY, trader TEXT NOT NULL)"], "trader"),
+        (["DROP TABLE orders", "CREATE TABLE orders(id INTEGER, symbol TEXT)"], "id"),
+        (_NOT_UNIQUE, "event_id"),
+        ([*_NOT_UNIQUE, "CREATE UNIQUE INDEX own ON trades(event_id) WHERE id > 1"], "event_id"),
+        ([*_NOT_UNIQUE, "CREATE UNIQUE INDEX own ON trades(event_id, id)"], "event_id"),
+        ([*_NOT_UNIQUE, "CREATE INDEX own ON trades(event_id)"], "event_id"),
     ],
 )
 def test_D2_a_schema_the_engine_cannot_write_is_refused_and_left_alone(
@@ -483,10 +508,53 @@ def test_D2_a_schema_the_engine_cannot_write_is_refused_and_left_alone(
 ) -> None:
     seed_database.build(database, 20, statements)
     before = schema(database)
-    with pytest.raises(ConfigError, match=f"column {column}"):
+    with pytest.raises(ConfigError, match=f"column {column}") as raised:
         opened(database)
+    assert raised.value.details["column"] == column
+    assert f"table {raised.value.details['table']}: " in str(raised.value)
     assert schema(database) == before
     assert query(database, "PRAGMA user_version") == [0]
+
+
+@pytest.mark.claim("D2")
+@pytest.mark.parametrize("unique", [[], ["CREATE UNIQUE INDEX own ON trades(event_id)"]], ids=["no index", "an index"])
+def test_D2_fills_of_ids_of_their_own_need_no_index_to_be_kept(database: Path, unique: list[str]) -> None:
+    fills = ["DELETE FROM trades", "INSERT INTO trades(event_id) VALUES ('a'), ('b'), (NULL), (NULL)"]
+    seed_database.build(database, 20, [*_NOT_UNIQUE[:2], *fills, *unique])
+    opened(database).close()
+    assert query(database, "SELECT event_id FROM trades ORDER BY id") == ["a", "b", None, None]
+
+
+@pytest.mark.claim("N9", "C7")
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("UPDATE sources SET missing = '[[3,1]]'", "holds what the engine never writes, in sources.missing"),
+        ("UPDATE sources SET missing = 'x'", "holds what the engine never writes, in sources.missing"),
+        ("DROP TABLE sources", "cannot be read: no such table: sources"),
+        ("DROP TABLE ticks", "cannot be read: no such table: ticks"),
+        (text_file, "cannot be read: file is not a database"),
+        (Path.is_file, "cannot be read: unable to open database file"),
+    ],
+    ids=range(6),
+)
+def test_N9_C7_what_was_missed_is_read_or_it_is_said_why_not(
+    written: Path, tmp_path: Path, spoil: str | Callable[[Path], object], says: str
+) -> None:
+    path = tmp_path / "bot.db"
+    if isinstance(spoil, str):
+        shutil.copyfile(written, path)
+        assert [(gap.first, gap.last, gap.after_ts, gap.before_ts) for gap in gaps.read_gaps(path)] == [
+            (2, 2, 1001, 1003), (4, 4, 1003, 1005), (6, 6, 1005, 1007),
+        ]  # fmt: skip
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute(spoil)
+            connection.commit()
+    else:
+        spoil(path)
+    with pytest.raises(ConfigError) as raised:
+        gaps.read_gaps(path)
+    assert str(raised.value).startswith(f"{path}: {says}")
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -1205,6 +1273,51 @@ def test_C7_D2_whatever_stands_in_a_column_a_start_reads_it_or_says_what_is_wron
             numberings = {one.label: one for one in books.take_moved()}
             store.write(Batch(ticks=fresh, numberings=numberings))
             store.write(traded(5))
+        finally:
+            store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.claim("C7", "D2")
+@pytest.mark.parametrize(
+    ("table", "column", "last", "beyond"),
+    [
+        *((table, "id", 2**60, 2**60 + 1) for table in ("ticks", "signals", "orders")),
+        ("sources", "number", 2**31, 2**31 + 1),
+        ("sources", "number", 0, -1),
+        ("sources", "first_trade_id", 0, -1),
+        ("sources", "last_trade_id", 2**63 - 1, -1),
+        *((table, column, sign * 2**60, sign * (2**60 + 1)) for sign in (1, -1) for table, column in (
+            ("sources", "first_ts"), ("sources", "last_ts"), ("sources", "barred_until"), ("ticks", "ts"),
+            ("orders", "updated_ts"),
+        )),
+        *(("positions", column, good, bad) for column in ("qty", "cash", "fees", "price") for good, bad in (
+            ("9" * 35, "1" + "0" * 35), ("-1." + "0" * 23 + "1", "0." + "0" * 24 + "1"), ("1e34", "1e35"),
+        )),
+        ("orders", "qty_exact", "1E-24", "1E-25"),
+        ("sources", "missing", "[[0,0],[0,9223372036854775807]]", "[[0,9223372036854775808]]"),
+        ("sources", "missing", "[[5,5]]", "[[5,4]]"),
+        ("sources", "missing", "[]", "[[5,6],[5,7]]"),
+    ],
+)  # fmt: skip
+def test_C7_D2_a_start_takes_what_can_be_gone_on_from_and_no_more(
+    written: Path, tmp_path: Path, table: str, column: str, last: object, beyond: object
+) -> None:
+    for value in (last, beyond):
+        path = tmp_path / f"{value is beyond}.db"
+        shutil.copyfile(written, path)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            newest = f" WHERE id = (SELECT max(id) FROM {table})" if column == "id" else ""
+            connection.execute(f"UPDATE {table} SET {column} = ?{newest}", (value,))
+            connection.commit()
+        store = opened(path)
+        try:
+            if value is last:
+                store.restore()
+            else:
+                with pytest.raises(ConfigError, match=f"holds what the engine never writes, in {table}") as raised:
+                    store.restore()
+                assert len(str(raised.value)) < 500
         finally:
             store.close()
 

@@ -398,3 +398,104 @@ def test_exit_codes_are_logged_with_the_details(captured: tuple[logging.Logger, 
     assert lines.fields[0] == {"message": "no such key", "key": "engine.x", "exit_code": 12, "exit_name": "CONFIG"}
     assert lines.fields[1]["exit_code"] == 1
     assert "ZeroDivisionError" in lines.fields[1]["traceback"]
+
+
+@pytest.mark.claim("N8")
+def test_N8_some_lines_may_come_at_once_and_each_is_given_back_after_an_interval(
+    captured: tuple[logging.Logger, _Lines],
+) -> None:
+    logger, lines = captured
+    limited = logs.RateLimited(logger, logging.WARNING, interval_secs=10.0, burst=3)
+    at_once = [limited.log(now, "bad") for now in (0.0, 0.0, 0.1, 0.2, 9.9)]
+    given_back = [limited.log(now, "bad") for now in (10.0, 10.1, 20.0, 20.1)]
+    # However long nothing comes, they are no more than three.
+    after_long = [limited.log(now, "bad") for now in (1000.0, 1000.0, 1000.0, 1000.0)]
+    assert (at_once, given_back, after_long) == (
+        [True, True, True, False, False], [True, False, True, False], [True, True, True, False],
+    )  # fmt: skip
+    assert [fields["suppressed"] for fields in lines.fields] == [0, 0, 0, 2, 1, 1, 0, 0]
+
+
+@pytest.fixture
+def root_logger() -> Iterator[logging.Logger]:
+    """As it was, when the test is over."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    quiet = {name: logging.getLogger(name).level for name in ("asyncio", "picows", "websockets")}
+    yield root
+    root.handlers[:] = before
+    root.setLevel(level)
+    for name, level in quiet.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.claim("M1", "M6")
+def test_M1_M6_what_is_logged_anywhere_goes_to_the_one_place(
+    root_logger: logging.Logger, pipe: tuple[int, int]
+) -> None:
+    logs.configure(2)
+    handler = logs.configure(pipe[1])
+    assert root_logger.handlers == [handler]
+    for level, heard in (
+        (None, ["INFO", "WARN", "ERROR"]),
+        ("DEBUG", ["DEBUG", "INFO", "WARN", "ERROR"]),
+        ("INFO", ["INFO", "WARN", "ERROR"]),
+        ("WARN", ["WARN", "ERROR"]),
+        ("ERROR", ["ERROR"]),
+    ):
+        if level is not None:
+            logs.set_level(level)
+        for name in ("engine.x", "y", "websockets.client", "picows", "asyncio"):
+            for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+                logging.getLogger(name).log(number, "said")
+        handler.drain(DEADLINE_SECS)
+        said: dict[str, list[str]] = {}
+        for line in map(json.loads, os.read(pipe[0], 65536).splitlines()):
+            said.setdefault(line["target"], []).append(line["level"])
+        # What libraries tell of each connection the feed tells itself.
+        trouble = [one for one in heard if one in ("WARN", "ERROR")]
+        chatty = dict.fromkeys(("websockets.client", "picows", "asyncio"), trouble)
+        assert said == {"engine.x": heard, "y": heard, **chatty}
+    assert logs.drops() == 0
+    handler.drops = 7
+    assert logs.drops() == 7
+
+
+@pytest.mark.claim("M1")
+def test_M1_the_journal_is_told_the_priority_of_each_line(pipe: tuple[int, int], tmp_path: Path) -> None:
+    handler = logs.JsonLines(pipe[1])
+    for told in (False, True):
+        handler._tells_priorities = told
+        for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL, 25):
+            handler.emit(record("said", number))
+        handler.drain(DEADLINE_SECS)
+        heads = [line.partition(b"{")[0] for line in os.read(pipe[0], 65536).splitlines()]
+        assert heads == ([b"<7>", b"<6>", b"<4>", b"<3>", b"<3>", b"<6>"] if told else [b""] * 6)
+    # What is not the journal does not take it off again.
+    path = tmp_path / "run/systemd/journal/stdout"
+    path.parent.mkdir(parents=True)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(str(path))
+        listener.listen()
+        client.connect(str(path))
+        assert not any(map(logs._is_journal, (pipe[1], ours.fileno(), client.fileno(), 10**6)))
+
+
+@pytest.mark.claim("M6")
+def test_M6_a_mebibyte_waits_and_of_more_the_older_half_is_dropped() -> None:
+    reader = Reader("pipe")
+    try:
+        line = record("x" * 10_000)
+        size, before = 0, -1
+        while not reader.handler.drops:
+            before = reader.handler._waiting_bytes
+            reader.handler.emit(line)
+            size = size or len(logs.format_record(line)) + 1
+        assert 1024 * 1024 - size < before <= 1024 * 1024
+        assert 512 * 1024 - size < reader.handler._waiting_bytes <= 512 * 1024
+        # One that is longer than that is the last word all the same.
+        reader.handler.emit(record("y" * 2_000_000))
+        assert reader.read_all()[-1]["fields"]["message"].startswith("yyy")
+    finally:
+        reader.close()

@@ -64,6 +64,12 @@ def test_M4_the_reason_comes_first_and_has_no_secret(tmp_path: Path) -> None:
 
 
 @pytest.mark.claim("M4")
+@pytest.mark.parametrize(("length", "shown"), [(1, "x"), (500, "x" * 500), (501, "x" * 497 + "...")], ids=range(3))
+def test_M4_a_reason_is_told_as_far_as_one_reads_it(length: int, shown: str) -> None:
+    assert notify.reason(Overload("x" * length)) == f"{shown} (exit 13 OVERLOAD)"
+
+
+@pytest.mark.claim("M4")
 def test_M4_a_listener_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> None:
     notifier = Notifier(str(tmp_path / "nobody"))
     notifier.send(WATCHDOG=1)
@@ -74,9 +80,14 @@ def test_M4_a_listener_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> None
 def test_M4_that_nobody_hears_is_told_once_a_second(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier(str(tmp_path / "nobody"))
     for _ in range(100):
-        notifier.send(WATCHDOG=1)
+        notifier.send(WATCHDOG=1, STATUS="a\nb")
     notifier.close()
     assert 1 <= len(caplog.records) <= 3
+    first = caplog.records[0]
+    assert (first.levelname, first.message) == ("WARNING", "sd_notify failed")
+    assert vars(first)["fields"] == {
+        "error": "[Errno 2] No such file or directory", "sent": ["WATCHDOG=1", "STATUS=a b"], "suppressed": 0,
+    }  # fmt: skip
 
 
 @pytest.mark.claim("E5")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from math import inf, nan, nextafter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -209,32 +209,182 @@ def test_C4_no_key_takes_a_type_that_is_not_its_own() -> None:
             assert [error["loc"] for error in raised.value.errors()] == [(table,)]
 
 
-BOUNDS = [
-    (table, name, kind, getattr(mark, kind))
-    for table, name in FIELDS
-    for mark in TABLES[table].model_fields[name].metadata
-    for kind in ("ge", "gt", "le", "lt")
-    if hasattr(mark, kind)
-]
+DECADE = 10 * 365 * 86_400
+RANGES: dict[str, tuple[str, ...]] = {
+    f"[0.001, {DECADE}]": (
+        "engine.heartbeat_interval_secs", "engine.keepalive_secs", "engine.pong_timeout_secs",
+        "engine.max_backoff_secs", "engine.max_retry_after_secs", "engine.subscribe_timeout_secs",
+        "engine.network_give_up_secs", "engine.shutdown_timeout_secs", "dashboard.refresh_seconds",
+    ),
+    f"[1, {DECADE * 1000}]": (
+        "engine.tick_interval_ms", "engine.max_staleness_ms", "engine.overload_grace_ms", "persist.flush_interval_ms",
+    ),
+    "[1, 1_000_000_000]": (
+        "engine.signal_every_n_ticks", "engine.sample_every", "engine.parse_error_limit", "risk_caps.max_open_orders",
+        "persist.batch_size",
+    ),
+    "[1, 1_000_000]": (
+        "channels.tick_channel_size", "channels.signal_channel_size", "channels.persist_channel_size",
+        "strategy.sma_short",
+    ),
+    f"(0, {DECADE}]": ("engine.run_seconds",),
+    f"[0, {DECADE}]": ("engine.feed_silence_secs",),
+    "(0, inf)": ("engine.start_price", "risk_caps.max_exposure_usd", "risk_caps.max_symbol_exposure_usd"),
+    "[0, inf)": ("engine.price_step", "engine.volume"),
+    "[1, 60_000]": ("engine.max_connects_per_minute",),
+    "[2, 1_000_000]": ("strategy.sma_long",),
+    "[0, 1]": ("execution.fee_rate",),
+    "[0, 10_000)": ("execution.slippage_bps",),
+    "(0, 1_000_000_000_000]": ("execution.order_size",),
+    "[1000, 600_000]": ("persist.busy_timeout_ms",),
+    "(0, 87_600]": ("gate.max_age_hours",),
+    "[1, 65_535]": ("dashboard.port",),
+    "[0, 1_000_000]": ("source.priority",),
+}  # fmt: skip
+"""What each number may be: written here a second time, since what is refused tomorrow is in somebody's file today."""
 
 
 @pytest.mark.claim("C4")
-def test_C4_bounds_are_where_the_model_says() -> None:
-    """Each bound of each number: itself, and the number next to it on the wrong side."""
-    assert len(BOUNDS) > 50
+@pytest.mark.parametrize("span", RANGES)
+def test_C4_each_number_is_taken_within_its_range_and_no_further(span: str) -> None:
+    """At each end: what is the last to be taken, and the number next to it."""
     # The two that are also held against each other.
     rest = {"sma_short": {"sma_long": 1_000_000}, "sma_long": {"sma_short": 1}}
-    for table, name, kind, limit in BOUNDS:
-        outward = -1 if kind in ("ge", "gt") else 1
-        whole = TABLES[table].model_fields[name].annotation is int
-        beyond = limit + outward if whole else nextafter(float(limit), outward * inf)
+    ends = span[1:-1].split(", ")
+    for key in RANGES[span]:
+        table, name = key.split(".")
         data = WHOLE.get(table, {}) | rest.get(name, {})
-        for value in [beyond] if kind in ("ge", "le") else [beyond, limit]:
+        annotated = TABLES[table].model_fields[name].annotation
+        for end, inclusive, outward in ((ends[0], span[0] == "[", -1), (ends[1], span[-1] == "]", 1)):
+            taken: float
+            if annotated is int:
+                refused: float = int(end) + outward
+                taken = int(end)
+            elif inclusive:
+                refused, taken = nextafter(float(end), outward * inf), float(end)
+            else:
+                refused, taken = float(end), nextafter(float(end), -outward * inf)
+            if name == "sma_short" and outward > 0:
+                # It is less than the other, whose range ends here too.
+                taken -= 1
             with pytest.raises(ValidationError) as raised:
-                TABLES[table].model_validate(data | {name: value})
-            assert [error["loc"] for error in raised.value.errors()] == [(name,)], f"{table}.{name} = {value}"
-        if kind in ("ge", "le") and (name, kind) != ("sma_short", "le"):
-            assert getattr(TABLES[table].model_validate(data | {name: limit}), name) == limit
+                TABLES[table].model_validate(data | {name: refused})
+            assert [error["loc"] for error in raised.value.errors()] == [(name,)], f"{key} = {refused}"
+            assert getattr(TABLES[table].model_validate(data | {name: taken}), name) == taken
+
+
+def test_each_number_has_its_range() -> None:
+    numbers = {
+        f"{table}.{name}" for table, name in FIELDS
+        if set(get_args(TABLES[table].model_fields[name].annotation) or [TABLES[table].model_fields[name].annotation])
+        & {int, float}
+    }  # fmt: skip
+    listed = [key for found in RANGES.values() for key in found]
+    assert len(set(listed)) == len(listed)
+    assert set(listed) == numbers
+
+
+@pytest.mark.claim("C4")
+@pytest.mark.parametrize("field", ["app.symbol", "dashboard.host", "source.name", "source.kind", "source.symbol"])
+def test_C4_a_name_is_of_1_to_128_characters_that_can_be_seen(field: str) -> None:
+    table, name = field.split(".")
+    for value in ("x", "x" * 128, "a b", "\x80", "\u5e01" * 128):
+        assert getattr(TABLES[table].model_validate(WHOLE.get(table, {}) | {name: value}), name) == value
+    for value in ("", "x" * 129, "\0", "a\x1f", "\x7fb", "a\n"):
+        with pytest.raises(ValidationError):
+            TABLES[table].model_validate(WHOLE.get(table, {}) | {name: value})
+
+
+@pytest.mark.claim("C4")
+@pytest.mark.parametrize(
+    ("markets", "are_taken"),
+    [
+        ({"A": "B"}, True),
+        ({"BTC-USD_1.x/y": "B"}, True),
+        ({"\u5e01USDT": "B"}, True),
+        ({"A" * 128: "B" * 128}, True),
+        ({f"M{number}": "B" for number in range(1024)}, True),
+        ({}, False),
+        ({"": "B"}, False),
+        ({"A B": "B"}, False),
+        ({"A@trade": "B"}, False),
+        ({"A" * 129: "B"}, False),
+        ({"A": "B" * 129}, False),
+        ({"A": ""}, False),
+        ({f"M{number}": "B" for number in range(1025)}, False),
+    ],
+    ids=range(13),
+)
+def test_C4_markets_are_of_1_to_1024_names(markets: dict[str, str], are_taken: bool) -> None:
+    table = {"name": "a", "priority": 1, "markets": markets}
+    if are_taken:
+        assert Source.model_validate(table).markets == markets
+    else:
+        with pytest.raises(ValidationError):
+            Source.model_validate(table)
+
+
+@pytest.mark.claim("O12")
+@pytest.mark.parametrize(
+    ("names", "are_taken"),
+    [
+        (["", "a", "Z", "9", "a-b_c", "a" * 32, "defaults"], True),
+        (["default", "-a", "_a", "a" * 33, "a.b", "a b", "a/b", "\u00e4", "a\n"], False),
+    ],
+)
+def test_O12_an_instance_is_called_what_a_unit_can_be_called(names: list[str], are_taken: bool) -> None:
+    for name in names:
+        if are_taken:
+            assert Settings.model_validate({"app": {"instance": name}}).app.instance == name
+        else:
+            with pytest.raises(ValidationError):
+                Settings.model_validate({"app": {"instance": name}})
+
+
+LABEL = "a" * 63
+
+
+@pytest.mark.claim("C4", "C6")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ws://h",
+        "wss://h.example.",
+        "wss://h:1/~!*'();:@&=+$,/?a=b",
+        "wss://h:65535",
+        "WSS://H",
+        "ws://[::1]:9001",
+        f"wss://{LABEL}.com",
+        f"wss://{LABEL}.{LABEL}.{LABEL}.{'a' * 61}",
+    ],
+)
+def test_C4_C6_a_url_that_can_be_one_is_taken(url: str) -> None:
+    assert Engine.model_validate({"ws_url": url}).ws_url == url
+    assert Source.model_validate({"name": "a", "priority": 1, "url": url}).url == url
+
+
+@pytest.mark.claim("C4", "C6")
+@pytest.mark.parametrize(
+    ("urls", "says"),
+    [
+        (["ws://h:65536", "ws://h:x", "ws://[::1"], "its port a number up to 65535"),
+        (["http://h", "h", "", "ws://", "ws:///x", "ws://:1", "ws://h:0"], "with a host, such as ws://localhost:9001"),
+        (
+            ["ws://a..b", "ws://.a", "ws://a.com..", f"ws://{LABEL}a.com", f"ws://{LABEL}.{LABEL}.{LABEL}.{'a' * 62}"],
+            "parts of 1 to 63 characters (RFC 1035)",
+        ),
+        (["ws://h/ x", "ws://h/\x01", "ws://h/x\x7f"], "printable characters without spaces"),
+        (["ws://b\u00fccher.example"], "host is written in ASCII (xn--...)"),
+        (["ws://h/\u5e01"], "percent-encoded where it is not ASCII"),
+        (["ws://u@h", "ws://:p@h", "ws://u:p@h"], "without user name and password"),
+        (["ws://h/#x"], "without a #fragment"),
+    ],
+)
+def test_C4_C6_a_url_that_cannot_be_one_is_refused_with_the_reason(urls: list[str], says: str) -> None:
+    for url in urls:
+        for model, table in ((Engine, {"ws_url": url}), (Source, {"name": "a", "priority": 1, "url": url})):
+            with pytest.raises(ValidationError, match=re.escape(says)):
+                model.model_validate(table)
 
 
 def test_two_keys_of_one_table_are_held_against_each_other() -> None:

@@ -28,6 +28,7 @@ from engine.config.settings import (
     TRANSPORTS,
     asked_markets,
     effective,
+    known_sources,
     load,
     load_sources,
     read_environment,
@@ -140,6 +141,46 @@ def test_N13_a_symbol_of_another_pair_is_a_warning(tmp_path: Path, symbol: str, 
     assert [message for message, _ in load(str(path), {}).warnings] == told
     # What is shipped surprises nobody.
     assert load(str(path), {}, str(ROOT / "config" / "ws_sources.toml")).warnings == ()
+
+
+@pytest.mark.claim("N12", "N13")
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("url = 'wss://stream.binance.com/ws/solusdc@trade'", []),
+        ("url = 'wss://stream.binance.com/ws/btcusdt@trade'\nmarkets = {BTCUSDT = 'BTC/USDT'}", []),
+        (
+            "url = 'wss://stream.binance.com/ws/btcusdt@trade'",
+            ["ticks of its market BTCUSDT will be called SOL/USDC: give it a symbol of its own"],
+        ),
+        (
+            "url = 'wss://stream.binance.com/ws/btcusdt@trade/ethusdt@trade'",
+            ["it asks for 2 markets and has no `markets` table to name them: BTCUSDT as BTCUSDT, ETHUSDT as ETHUSDT"],
+        ),
+        (
+            # However many there are, in few words.
+            f"url = 'wss://stream.binance.com/ws/{'/'.join(f'{name}usdt@trade' for name in 'abcdef')}'",
+            [
+                "it asks for 6 markets and has no `markets` table to name them: AUSDT as AUSDT, BUSDT as BUSDT,"
+                " CUSDT as CUSDT, DUSDT as DUSDT"
+            ],
+        ),
+        (
+            "url = 'wss://stream.binance.com/ws/btcusdt@trade'\nmarkets = {BTCUSDT = 'B', ETHUSDT = 'E'}",
+            ["ETHUSDT will not come: the URL does not ask for it"],
+        ),
+    ],
+    ids=range(6),
+)
+def test_N12_N13_what_an_operator_had_better_know_of_a_source_is_a_warning(
+    tmp_path: Path, source: str, told: list[str]
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('engine.ingest_mode = "REAL_WS"')
+    sources = path.with_name("ws_sources.toml")
+    sources.write_text(f'[[source]]\nname = "a"\npriority = 1\n{source}\n')
+    where = {"config_path": str(sources), "source": "a"}
+    assert load(str(path), {}).warnings == tuple((f"source a: {doubt}", where) for doubt in told)
 
 
 def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -407,6 +448,39 @@ def test_C4_every_problem_is_told_at_once(tmp_path: Path) -> None:
     assert isinstance(problems, list)
     assert len({str(error).removesuffix(" (and 2 more)"), *problems}) == 3
     assert str(error).endswith(" (and 2 more)")
+
+
+@pytest.mark.claim("C4")
+@pytest.mark.parametrize(("count", "listed"), [(1, 0), (2, 1), (20, 19), (21, 19), (1000, 19)])
+def test_C4_of_many_mistakes_twenty_are_listed_and_all_are_counted(tmp_path: Path, count: int, listed: int) -> None:
+    error = refused(tmp_path, "".join(f"key{number} = 1\n" for number in range(count)))
+    assert str(error).endswith(f" (and {count - 1} more)" if count > 1 else ": unknown key")
+    problems = error.details.get("problems", [])
+    assert isinstance(problems, list)
+    assert len(problems) == listed
+    assert all(f"key{number + 1} = " in problem for number, problem in enumerate(problems))
+
+
+@pytest.mark.claim("C4", "C7")
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        (f"mode = '{'x' * 78}'", "mode", f"'{'x' * 78}'"),
+        (f"mode = '{'x' * 79}'", "mode", f"'{'x' * 76}..."),
+        (f"{'k' * 80} = 1", "k" * 80, "[redacted]"),
+        (f"{'k' * 81} = 1", f"{'k' * 77}...", "[redacted]"),
+        ("engine.sample_every = 0x" + "f" * 16, "engine.sample_every", str(2**64 - 1)),
+        ("engine.sample_every = 0x1" + "0" * 16, "engine.sample_every", "an integer of 65 bits"),
+        ("engine.sample_every = false", "engine.sample_every", "false"),
+    ],
+    ids=range(7),
+)
+def test_C4_C7_key_and_value_are_shown_as_far_as_one_reads_them(
+    tmp_path: Path, line: str, key: str, value: str
+) -> None:
+    error = refused(tmp_path, line)
+    assert (error.details["key"], error.details["value"]) == (key, value)
+    assert f"config.toml: {key} = {value}: " in str(error)
 
 
 @pytest.mark.claim("C4")
@@ -799,3 +873,134 @@ def test_C4_C7_a_number_without_end_is_refused_by_its_line(tmp_path: Path, text:
     with pytest.raises(ConfigError, match="line 2: a number of more than 4000 digits") as refused:
         load(str(path), {})
     assert len(str(refused.value)) < 300
+
+
+@pytest.mark.claim("C7")
+@pytest.mark.parametrize(
+    ("filler", "most", "says"),
+    [
+        ("x", 1024 * 1024 - 6, "larger than 1048576 bytes, so not a configuration"),
+        (".", 1000, "line 2: more than 1000 dots"),
+        ("9", 4000, "line 2: a number of more than 4000 digits"),
+        ("_", 4000, "line 2: a number of more than 4000 digits"),
+    ],
+)
+def test_C7_a_file_is_read_up_to_each_of_its_bounds(tmp_path: Path, filler: str, most: int, says: str) -> None:
+    accepted(tmp_path, f"# 1\n#{filler * most}\n")
+    assert says in str(refused(tmp_path, f"# 1\n#{filler * (most + 1)}\n"))
+
+
+SOURCE = '[[source]]\nname = "a"\npriority = 1\n'
+REAL_WS = 'engine.ingest_mode = "REAL_WS"\n'
+
+
+@pytest.mark.claim("C4", "C6")
+@pytest.mark.parametrize(
+    ("config", "sources", "says", "fields"),
+    [
+        ("engine.sample_every = 0", None, "{config}: engine.sample_every = 0: ", {
+            "key": "engine.sample_every", "value": "0", "allowed": "should be greater than or equal to 1",
+        }),
+        ("engine.sampel_every = 7", None, "{config}: engine.sampel_every = [redacted]: unknown key", {
+            "key": "engine.sampel_every", "value": "[redacted]", "nearest": "engine.sample_every",
+            "allowed": "unknown key; the nearest known one is engine.sample_every",
+        }),
+        ("engine = 3", None, "{config}: engine = 3: should be a table", {
+            "key": "engine", "value": "3", "allowed": "should be a table",
+        }),
+        ("gate.trusted_keys = 3", None, "{config}: gate.trusted_keys = [redacted]: should be a list", {
+            "key": "gate.trusted_keys", "value": "[redacted]", "allowed": "should be a list",
+        }),
+        ("app.db_path = '/dev/null'", None, "{config}: app.db_path = '/dev/null': not a regular file", {
+            "key": "app.db_path", "value": "'/dev/null'", "allowed": "not a regular file",
+        }),
+        ("a = \n", None, "{config}: not valid TOML: Invalid value (at line 1, column 5)", {
+            "line": 1, "column": 5, "error": "Invalid value (at line 1, column 5)",
+        }),
+        ("a = 1\nb = '\udcff'", None, "{config}: line 2: not UTF-8", {"line": 2}),
+        (f"a = 1\nb = {'9' * 4001}", None, "{config}: line 2: a number of more", {"line": 2}),
+        (f"a = 1\n{'b.' * 1001}c = 1", None, "{config}: line 2: more than 1000 dots", {"line": 2}),
+        ("\ufeffa = 1", None, "{config}: starts with a byte order mark", {}),
+        (REAL_WS, None, "{sources}: cannot be read: No such file or directory", {
+            "config_path": "{sources}", "error": "No such file or directory",
+        }),
+        (REAL_WS, "", "{sources}: no [[source]] in it", {"config_path": "{sources}", "key": "source"}),
+        (REAL_WS, SOURCE + "url = 'ws://h'\n" + SOURCE + "url = 'ws://h'", "{sources}: source.name = 'a' is used", {
+            "config_path": "{sources}", "key": "source.name", "value": "a",
+        }),
+        (REAL_WS, '[[source]]\nname = "a"\nurl = "ws://h"', "{sources}: source[0].priority: missing", {
+            "config_path": "{sources}", "key": "source[0].priority", "value": "a table", "allowed": "missing",
+        }),
+        (REAL_WS, SOURCE, "{sources}: source.url: missing: source 'a' needs one", {
+            "config_path": "{sources}", "key": "source.url", "source": "a",
+        }),
+        (REAL_WS, SOURCE + "url = 'ws://ws.okx.com/x?y'\nvenue = 'okx'", "{sources}: source.url = ", {
+            "config_path": "{sources}", "key": "source.url", "source": "a", "value": "ws://ws.okx.com/x?[redacted]",
+        }),
+        (REAL_WS, SOURCE + "url = 'wss://stream.binance.com/ws/btcusdt@trade'\nmarkets = {ETHUSDT = 'E'}",
+            "{sources}: source.markets names ETHUSDT: its URL asks for BTCUSDT", {
+            "config_path": "{sources}", "key": "source.markets", "source": "a", "value": "ETHUSDT",
+        }),
+        (REAL_WS, SOURCE + "url = 'wss://stream.binance.com/ws/btcusdt@trade'\nmarkets = {" + ", ".join(
+                f"M{number:02} = 'm{number}'" for number in range(40)) + "}",
+            f"{{sources}}: source.markets names {', '.join(f'M{number:02}' for number in range(40))[:80]}: its URL", {
+            "config_path": "{sources}", "key": "source.markets", "source": "a",
+            "value": ", ".join(f"M{number:02}" for number in range(40))[:80],
+        }),
+    ],
+    ids=range(18),
+)  # fmt: skip
+def test_C4_C6_a_mistake_is_told_with_its_file_its_key_and_its_value(
+    tmp_path: Path, config: str, sources: str | None, says: str, fields: dict[str, object]
+) -> None:
+    """In words, and in fields of their own for whoever reads the log by a program."""
+    places = {"config": str(tmp_path / "config.toml"), "sources": str(tmp_path / "ws_sources.toml")}
+    if sources is not None:
+        (tmp_path / "ws_sources.toml").write_text(sources)
+    error = refused(tmp_path, config.encode("utf-8", "surrogateescape"))
+    assert str(error).startswith(says.format(**places))
+    expected = {"config_path": "{config}", **fields}
+    assert error.details == {
+        name: value.format(**places) if isinstance(value, str) else value for name, value in expected.items()
+    }
+
+
+@pytest.mark.claim("N9")
+@pytest.mark.parametrize("mode", ["SYNTHETIC", "REAL_WS"])
+@pytest.mark.parametrize(
+    ("beside", "named", "known"),
+    [(False, False, ()), (True, False, ("beside",)), (False, True, ("named",)), (True, True, ("named",))],
+)
+def test_N9_the_sources_of_a_database_are_those_of_the_file_that_real_ws_would_read(
+    tmp_path: Path, mode: str, beside: bool, named: bool, known: tuple[str, ...]
+) -> None:
+    path, elsewhere = tmp_path / "config.toml", tmp_path / "elsewhere.toml"
+    path.write_text(f'engine.ingest_mode = "{mode}"')
+    for file, name, there in ((path.with_name("ws_sources.toml"), "beside", beside), (elsewhere, "named", named)):
+        if there:
+            file.write_text(f'[[source]]\nname = "{name}"\nurl = "ws://h"\npriority = 1\n')
+    sources = str(elsewhere) if named else None
+    if mode == "REAL_WS" and not known:
+        with pytest.raises(ConfigError):
+            load(str(path), {}, sources)
+        return
+    loaded = load(str(path), {}, sources)
+    assert tuple(source.name for source in known_sources(loaded, sources)) == known
+    if mode == "SYNTHETIC":
+        # What was named must be there.
+        with pytest.raises(ConfigError, match="No such file"):
+            known_sources(loaded, str(tmp_path / "nowhere.toml"))
+
+
+@pytest.mark.claim("C7")
+def test_C7_a_database_is_called_what_leaves_room_for_sqlites_journal(tmp_path: Path) -> None:
+    """247 bytes, the whole path 504; whether or not its directories are there."""
+    assert accepted(tmp_path, f"app.db_path = '{tmp_path}/{'d' * 247}'")
+    assert "too long a name" in str(refused(tmp_path, f"app.db_path = '{tmp_path}/{'d' * 248}'"))
+    # Two bytes each.
+    two_bytes_each = "\u00e4" * 124
+    assert "too long a name" in str(refused(tmp_path, f"app.db_path = '{tmp_path}/{two_bytes_each}'"))
+    deep = f"{tmp_path}/{'a' * 200}/{'b' * 200}/"
+    assert len(deep) < 500
+    assert accepted(tmp_path, f"app.db_path = '{deep}{'d' * (504 - len(deep))}'")
+    assert "too long a name" in str(refused(tmp_path, f"app.db_path = '{deep}{'d' * (505 - len(deep))}'"))

@@ -214,3 +214,91 @@ def test_E6_what_comes_as_the_block_ends_has_no_line_after_the_last_one(
     caplog.set_level("INFO")
     asyncio.run(run())
     assert (stops, caplog.text) == ([], "")
+
+
+@pytest.mark.claim("E6")
+@pytest.mark.parametrize(
+    ("came", "told"),
+    [
+        ([], []),
+        ([signal.SIGUSR1], [("signal ignored", "SIGUSR1", 1)]),
+        ([signal.SIGRTMAX] * 7, [("signal ignored", "SIGRTMAX", 7)]),
+        ([signal.SIGRTMIN + 3] * 2, [("signal ignored", "SIGRTMIN+3", 2)]),
+        ([signal.SIGHUP], [("shutdown signal received", "SIGHUP", None)]),
+        (
+            [signal.SIGINT] * 3,
+            [("shutdown signal received", "SIGINT", None), ("signal ignored", "SIGINT", 2)],
+        ),
+        (
+            [signal.SIGQUIT, signal.SIGTERM, signal.SIGTERM],
+            [("shutdown signal received", "SIGQUIT", None), ("signal ignored", "SIGTERM", 2)],
+        ),
+        (
+            [signal.SIGUSR2, signal.SIGTERM],
+            [("signal ignored", "SIGUSR2", 1), ("shutdown signal received", "SIGTERM", None)],
+        ),
+    ],
+    ids=range(8),
+)
+def test_E6_what_came_is_told_once_and_how_often(
+    installed: signals.Signals,
+    caplog: pytest.LogCaptureFixture,
+    came: list[int],
+    told: list[tuple[str, str, int | None]],
+) -> None:
+    caplog.set_level("INFO")
+    for signum in came:
+        installed._note(signum, None)
+    stops = set(came) & set(signals.STOPS)
+    assert installed.report() is bool(stops)
+    found = [(line.levelname, line.message, vars(line)["fields"]) for line in caplog.records]
+    assert [(message, fields["signal"], fields.get("times")) for _, message, fields in found] == told
+    assert {level for level, _, _ in found} <= {"INFO"}
+    caplog.clear()
+    # What it has told it does not tell again, and a stop stays asked for.
+    assert installed.report() is bool(stops)
+    if stops:
+        installed._note(signal.SIGTERM, None)
+        assert installed.report()
+    assert "shutdown signal received" not in caplog.text
+
+
+@pytest.mark.claim("E6")
+def test_E6_of_a_storm_there_is_a_line_a_second(
+    installed: signals.Signals, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    for now in (0.0, 0.5, 0.99, 1.0, 1.5, 2.0):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        installed._note(signal.SIGUSR1, None)
+        installed.report()
+    assert [vars(line)["fields"]["suppressed"] for line in caplog.records] == [0, 2, 1]
+
+
+@pytest.mark.claim("E6")
+@pytest.mark.parametrize(
+    ("method", "left"), [("restore", {signal.SIG_DFL}), ("ignore", {signal.SIG_IGN}), ("report", None)]
+)
+def test_E6_what_is_asked_of_signals_holds_for_each_of_them(method: str, left: set[object] | None) -> None:
+    """But for one that was ignored at the start, which stays so; TERM does not."""
+    touched = (*signals.STOPS, *signals.TOLD, signal.SIGTTIN, signal.SIGTTOU)
+    before = {signum: signal.getsignal(signum) for signum in touched}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        for signum in (signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGINT])
+        ours = signals.Signals()
+        ours.install()
+        getattr(ours, method)()
+        now = {signum: signal.getsignal(signum) for signum in before}
+        still_blocked = signal.pthread_sigmask(signal.SIG_BLOCK, []) - mask
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    ignored = {signal.SIGUSR2, signal.SIGHUP}
+    expected = {ours._note} if left is None else left
+    assert {now[signum] for signum in {*signals.STOPS, *signals.TOLD} - ignored} == expected
+    assert {now[signum] for signum in (*ignored, signal.SIGTTIN, signal.SIGTTOU)} == {signal.SIG_IGN}
+    assert not still_blocked
