@@ -1,4 +1,4 @@
-"""Contract N8, N9, N12: what is told of messages that cannot be used, of those that never came, and of other markets."""
+"""Contract N8, N9, N12: what is told of messages that are of no use, of those that never came, and of other markets."""
 
 from __future__ import annotations
 

@@ -1,0 +1,273 @@
+"""Contract N4, N5, N17, B4: a feed over real sockets, within this process, on both transports; its peers are rude."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from engine.config import schema
+from engine.ingest import via_picows, via_websockets, websocket
+from engine.ingest.venues.markets import Streams
+from engine.ingest.websocket import WebSocketFeed
+from proofs.engine.test_recording import Ears, running, until
+from proofs.fixtures.engine_process import DEADLINE_SECS, mock_tick
+from proofs.fixtures.raw_server import CLOSE, close_frame, frame, raw_server, read_request, until_closed, upgrade
+
+TRANSPORTS = ["picows", "websockets"]
+
+
+class Listener(Ears):
+    """Where ticks end, and what is to be remembered of hosts."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(None, url)
+        self.bars: list[tuple[str, str, float]] = []
+
+    def barred(self, source: str, host: str, secs: float) -> None:
+        self.bars.append((source, host, secs))
+
+
+@asynccontextmanager
+async def listening(transport: str, url: str, **options: Any) -> AsyncIterator[Listener]:
+    """A feed at one URL, quick to come back."""
+    ears = Listener(url)
+    wanted = schema.Source(name="one", url=url, kind="mock", priority=0)
+    quick = {"max_connects_per_minute": 60_000, "max_backoff_secs": 0.01, **options}
+    now = asyncio.get_running_loop().time
+    connect = websocket.CONNECTS[transport]
+    feed = WebSocketFeed(ears, [wanted], schema.Engine(**quick), "S", connect, now, {}, Streams())
+    async with running(feed):
+        yield ears
+
+
+def wait_ticks(transport: str, url: str, ticks: int, **options: Any) -> Listener:
+    """Listen until so many ticks came."""
+
+    async def listen() -> Listener:
+        async with listening(transport, url, **options) as ears:
+            await until(lambda: len(ears.rows) >= ticks, ears.heard)
+            return ears
+
+    return asyncio.run(listen())
+
+
+def serve(client: socket.socket, number: int) -> None:
+    """Upgrade, send a tick of this number, and stay."""
+    upgrade(client, and_then=frame(mock_tick(number)))
+    until_closed(client)
+
+
+def told(caplog: pytest.LogCaptureFixture, *messages: str) -> list[tuple[str, dict[str, Any]]]:
+    """The lines with one of these messages, and their fields."""
+    return [(record.message, vars(record)["fields"]) for record in caplog.records if record.message in messages]
+
+
+# --- ends -------------------------------------------------------------------------------------------------------
+
+LAST_WORDS = {
+    "goodbye": frame(b"", CLOSE),
+    "goodbye with a code": close_frame(1001, "for now"),
+    "impossible code": close_frame(999),
+    "reserved opcode": frame(b"", 3),
+    "masked": frame("{}", mask=True),
+    "frame too big": b"\x81\x7f\x00\x00\x00\x10" + bytes(4),
+    "message within a message": frame("{", fin=False) + frame("{}"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N4", "N17")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("words", LAST_WORDS)
+def test_N17_after_its_last_words_a_peer_is_left_though_it_keeps_the_connection(
+    transport: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only once it is found to be silent (N6), for which it may take a minute."""
+    for module in (via_picows, via_websockets):
+        monkeypatch.setattr(module, "CLOSE_GRACE_SECS", 0.05)
+    left = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        if number:
+            serve(client, number)
+            return
+        upgrade(client, and_then=frame(mock_tick(number)) + LAST_WORDS[words])
+        # Unlike a script's end, it waits until the client has ended it.
+        with suppress(ConnectionResetError):
+            until_closed(client)
+        left.set()
+
+    with raw_server(script) as server:
+        ears = wait_ticks(transport, server.url, 2, keepalive_secs=60, feed_silence_secs=0)
+        assert left.wait(DEADLINE_SECS)
+    assert [row[5] for row in ears.rows] == [0, 1]
+
+
+@pytest.mark.claim("N4")
+def test_N4_whatever_ends_the_reading_of_a_connection_is_its_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mistake of the library's is no reason to wait until silence is found."""
+    receive = ClientConnection.recv
+    broken: list[ClientConnection] = []
+
+    async def recv(self: ClientConnection) -> str | bytes:
+        if not broken or self in broken:
+            broken.append(self)
+            raise AssertionError("state machine confused")
+        return await receive(self)
+
+    monkeypatch.setattr(ClientConnection, "recv", recv)
+    with raw_server(serve) as server, caplog.at_level(logging.WARNING):
+        ears = wait_ticks("websockets", server.url, 1, keepalive_secs=60, feed_silence_secs=0)
+    assert [row[5] for row in ears.rows] == [1]
+    [(_, fields)] = told(caplog, "connection lost")
+    assert fields["reason"] == "AssertionError: state machine confused"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+# --- attempts that fail -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.claim("N4", "N5")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(
+    ("answer", "fields", "barred_secs", "is_cut"),
+    [
+        (["503 No"], {"reason": "HTTP 503", "http_status": 503}, None, False),
+        (["451 Unavailable For Legal Reasons"], {"reason": "HTTP 451", "http_status": 451}, None, False),
+        (
+            ["503 No", "Retry-After: 7", "Retry-After: soon"],
+            {"reason": "HTTP 503", "http_status": 503, "retry_after_ignored": "7, soon"},
+            None,
+            False,
+        ),
+        (["429 No"], {"reason": "HTTP 429", "http_status": 429, "retry_after_secs": None}, 0.01, False),
+        (
+            ["429 No", "Retry-After: soon"],
+            {"reason": "HTTP 429", "http_status": 429, "retry_after_secs": None, "retry_after": "soon"},
+            0.01,
+            False,
+        ),
+        (
+            ["429 No", "Retry-After: 0"],
+            {"reason": "HTTP 429", "http_status": 429, "retry_after_secs": 0.0, "retry_after": "0"},
+            None,
+            False,
+        ),
+        (
+            ["418 No", "Retry-After: 0.01, 0.03", "Retry-After: 0.02"],
+            {"reason": "HTTP 418", "http_status": 418, "retry_after_secs": 0.03, "retry_after": "0.01, 0.03, 0.02"},
+            0.03,
+            False,
+        ),
+        (
+            ["429 No", "Retry-After: 0.04"],
+            {"reason": "HTTP 429", "http_status": 429, "retry_after_secs": 0.04, "retry_after": "0.04"},
+            0.04,
+            False,
+        ),
+        (
+            ["429 No", "Retry-After: 0.05"],
+            {"reason": "HTTP 429", "http_status": 429, "retry_after_secs": 0.05, "retry_after": "0.05"},
+            0.04,
+            True,
+        ),
+    ],
+)
+def test_N5_what_a_refusal_says_is_told_as_far_as_it_is_obeyed(
+    caplog: pytest.LogCaptureFixture,
+    transport: str,
+    answer: list[str],
+    fields: dict[str, Any],
+    barred_secs: float | None,
+    is_cut: bool,
+) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        if number:
+            serve(client, number)
+            return
+        read_request(client)
+        client.sendall("\r\n".join([f"HTTP/1.1 {answer[0]}", *answer[1:], "Content-Length: 0", "", ""]).encode())
+
+    with raw_server(script) as server, caplog.at_level(logging.WARNING):
+        ears = wait_ticks(transport, server.url, 1, max_retry_after_secs=0.04)
+        where = {"source": "one", "url": server.url}
+    warned = "told to wait longer than max_retry_after_secs"
+    told_longer = [(warned, {**where, **fields, "max_retry_after_secs": 0.04})]
+    assert told(caplog, "connection failed", warned) == [
+        ("connection failed", {**where, **fields}),
+        *(told_longer if is_cut else []),
+    ]
+    # What time has gone by since it was said is taken off.
+    for bar in ears.bars:
+        assert bar[:2] == ("one", "127.0.0.1")
+        assert barred_secs is not None
+        assert 0 < bar[2] <= barred_secs + 1e-6
+    assert len(ears.bars) <= 1
+    assert bool(ears.bars) == (barred_secs is not None)
+
+
+# What a connection gets: an upgrade as picows knows it, one that only the other transport knows, or none.
+PLAIN, LISTED, REFUSED, HINTED = "plain", "listed", "refused", "hinted"
+
+
+@pytest.mark.claim("N17", "N4")
+@pytest.mark.parametrize(
+    ("transport", "course", "carriers", "announced"),
+    [
+        # Nothing but an answer that the other one may understand makes it the other one's.
+        ("picows", [REFUSED, REFUSED, PLAIN], "ppp", []),
+        ("picows", [LISTED, LISTED], "pw", [0]),
+        # As long as that succeeds, and each time anew.
+        ("picows", [PLAIN, LISTED, LISTED, PLAIN, REFUSED, PLAIN], "ppwwwp", [0]),
+        ("picows", [LISTED, REFUSED, LISTED, LISTED], "pwpw", [0, 2]),
+        # Nothing is gained by it where the other one does not understand it either.
+        ("picows", [HINTED, HINTED, PLAIN], "pwp", [0]),
+        ("websockets", [LISTED, REFUSED, LISTED, PLAIN], "wwww", []),
+    ],
+)
+def test_N17_who_carries_a_source_after_what_it_answered(
+    caplog: pytest.LogCaptureFixture, transport: str, course: list[str], carriers: str, announced: list[int]
+) -> None:
+    """`announced`: which of the failures say that the other transport is next."""
+    seen: list[str] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        seen.append("w" if b"websockets" in client.recv(65536, socket.MSG_PEEK) else "p")
+        what = course[number]
+        if what in (REFUSED, HINTED):
+            read_request(client)
+            client.sendall(b"HTTP/1.1 503 No\r\n\r\n" if what == REFUSED else b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            return
+        upgrade(
+            client, and_then=frame(mock_tick(number)), connection="keep-alive, Upgrade" if what == LISTED else "Upgrade"
+        )
+        if number == len(course) - 1:
+            until_closed(client)
+        elif seen[-1] == "w" or what == PLAIN:
+            client.sendall(close_frame(1001))
+            # Its goodbye, behind which what came has been read.
+            client.recv(65536)
+
+    with raw_server(script) as server, caplog.at_level(logging.WARNING):
+
+        async def listen() -> None:
+            async with listening(transport, server.url) as ears:
+                await until(lambda: any(row[5] == len(course) - 1 for row in ears.rows), ears.heard)
+
+        asyncio.run(listen())
+    assert "".join(seen) == carriers
+    failures = told(caplog, "connection failed")
+    next_ones = {
+        number: fields["next_transport"] for number, (_, fields) in enumerate(failures) if "next_transport" in fields
+    }
+    assert next_ones == dict.fromkeys(announced, "websockets")
