@@ -565,6 +565,8 @@ def damaged(whole: bytes, at: int) -> bytes:
 
 DAY: list[Header | Event] = [okx_header(), Event("opened"), *answers(), *(trade(number) for number in range(40))]
 GOOD = b"".join(map(line_of, DAY))
+# Deeper than anybody reads.
+DEEP = b"[" * 100_000 + b"]" * 100_000
 BAD = {
     # what is wrong: (the bytes, what the reason says)
     "a damaged gzip": (damaged(gzip.compress(GOOD, 0), 3000), r"damaged after line \d+: .*zcat r \| head -n \d+ >"),
@@ -580,6 +582,9 @@ BAD = {
     "two sources": (GOOD + line_of(okx_header(source="another")), "another source, 'another'"),
     "nothing in it": (gzip.compress(b""), "nothing in it"),
     "half a first line": (GOOD[:40], "cut short within its first line"),
+    "a first line without a bottom": (GOOD.replace(b'"recording":1', b'"recording":1,"x":' + DEEP), "its first line: "),
+    "an event without a bottom": (GOOD.replace(b'"opened"', b'"opened","x":' + DEEP), "damaged after line 2: "),
+    "two events without a bottom": (GOOD.replace(b'"received"', b'"received","x":' + DEEP), "damaged after line 3: "),
 }  # fmt: skip
 
 
