@@ -477,6 +477,45 @@ def test_N20_where_the_next_file_cannot_be_made(tmp_path: Path) -> None:
     assert (events[-1], cut) == (trade(1), False)
 
 
+@pytest.mark.slow
+@pytest.mark.claim("N20")
+@pytest.mark.parametrize("transport", ["picows", "websockets"])
+@pytest.mark.parametrize("when", ["a message comes", "it is flushed"])
+def test_N20_a_disk_that_takes_no_more_ends_the_recording(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, when: str, transport: str
+) -> None:
+    """As what it is: no failure of the venue's, after which the recorder would go on, and write nothing."""
+    is_flush = when == "it is flushed"
+    to = tmp_path / "to"
+    written = tape.Tape(to, okx_header(), file_bytes=1 << 20 if is_flush else 1, files=1)
+    if is_flush:
+        written._raw.close()
+        written._raw = open("/dev/full", "wb")  # noqa: SIM115
+    else:
+        shutil.rmtree(to)
+
+    async def listen_in_vain(exchange: Exchange) -> None:
+        wanted = schema.Source(name="one", url=exchange.url, kind="mock", priority=0)
+        loop = asyncio.get_running_loop()
+        books = recorder.make_books(sparse=False)
+        feed = Listening(
+            wanted, OPTIONS, "S", websocket.CONNECTS[transport], loop.time, books, Streams(), written
+        )  # fmt: skip
+        feed.heard = asyncio.Event()
+        task = loop.create_task(feed.run())
+        if is_flush:
+            await until(lambda: books.received > 0, feed.heard)
+            feed.flush()
+        await asyncio.wait_for(task, DEADLINE_SECS)
+
+    with Exchange() as exchange, caplog.at_level("WARNING"):
+        exchange.feed(interval_secs=0.01)
+        with pytest.raises(Crash, match="cannot be written: No "):
+            asyncio.run(listen_in_vain(exchange))
+    written.close()
+    assert not caplog.records
+
+
 TAKEN_AWAY: dict[str, Callable[[Path], object]] = {
     "deleted": lambda path: path.unlink(),
     "moved": lambda path: path.rename(path.with_suffix(".old")),

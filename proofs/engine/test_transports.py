@@ -137,6 +137,7 @@ def test_N4_whatever_ends_the_reading_of_a_connection_is_its_end(
 # --- attempts that fail -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N4", "N5")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(
@@ -220,6 +221,7 @@ def test_N5_what_a_refusal_says_is_told_as_far_as_it_is_obeyed(
 PLAIN, LISTED, REFUSED, HINTED = "plain", "listed", "refused", "hinted"
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N17", "N4")
 @pytest.mark.parametrize(
     ("transport", "course", "carriers", "announced"),
