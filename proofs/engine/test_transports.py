@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -27,6 +28,8 @@ TRANSPORTS = ["picows", "websockets"]
 class Listener(Ears):
     """Where ticks end, and what is to be remembered of hosts."""
 
+    feed: WebSocketFeed
+
     def __init__(self, url: str) -> None:
         super().__init__(None, url)
         self.bars: list[tuple[str, str, float]] = []
@@ -43,8 +46,8 @@ async def listening(transport: str, url: str, **options: Any) -> AsyncIterator[L
     quick = {"max_connects_per_minute": 60_000, "max_backoff_secs": 0.01, **options}
     now = asyncio.get_running_loop().time
     connect = websocket.CONNECTS[transport]
-    feed = WebSocketFeed(ears, [wanted], schema.Engine(**quick), "S", connect, now, {}, Streams())
-    async with running(feed):
+    ears.feed = WebSocketFeed(ears, [wanted], schema.Engine(**quick), "S", connect, now, {}, Streams())
+    async with running(ears.feed):
         yield ears
 
 
@@ -132,6 +135,60 @@ def test_N4_whatever_ends_the_reading_of_a_connection_is_its_end(
     [(_, fields)] = told(caplog, "connection lost")
     assert fields["reason"] == "AssertionError: state machine confused"
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.claim("N6")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_N6_a_connection_of_which_nobody_takes_what_is_sent_is_closed_all_the_same(
+    transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a half-open one is: what waits to be sent does not keep its socket for minutes."""
+    for module in (via_picows, via_websockets):
+        monkeypatch.setattr(module, "CLOSE_GRACE_SECS", 0.05)
+    left = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        upgrade(client, and_then=frame(mock_tick(number)))
+        left.wait(DEADLINE_SECS)
+
+    async def scenario(url: str) -> None:
+        async with listening(transport, url, keepalive_secs=60) as ears:
+            await until(lambda: bool(ears.rows), ears.heard)
+            [line] = ears.feed._lines.values()
+            below, connection = line.socket, line.connection
+            assert below is not None
+            assert connection is not None
+            below.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            stuck_since, before = time.monotonic(), -1
+            while time.monotonic() - stuck_since < 0.05:
+                now = waiting(connection)
+                if now < 16_000:
+                    connection.send("x" * 16_000)
+                if now != before:
+                    stuck_since, before = time.monotonic(), now
+                await asyncio.sleep(0)
+            assert before > 0
+            connection.close()
+            # Before the peer's own end.
+            async with asyncio.timeout(DEADLINE_SECS / 3):
+                while below.fileno() >= 0:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+        left.set()
+
+    with raw_server(script) as server:
+        asyncio.run(scenario(server.url))
+
+
+def waiting(connection: Any) -> int:
+    """How many bytes the kernel has not taken yet."""
+    below = (
+        connection._transport.underlying_transport
+        if hasattr(connection, "_transport")
+        else connection._websocket.transport
+    )
+    size: int = below.get_write_buffer_size()
+    return size
 
 
 # --- attempts that fail -----------------------------------------------------------------------------------------
