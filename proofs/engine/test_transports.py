@@ -14,11 +14,14 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection
 
 from engine.base.events import Tick
 from engine.config import schema
 from engine.ingest import via_picows, via_websockets, websocket
+from engine.ingest.refusal import HEAD_BYTES_MAX
 from engine.ingest.transport import SEND_BUFFER_BYTES
 from engine.ingest.venues.markets import Streams
 from engine.ingest.venues.port import MAX_MESSAGE_BYTES
@@ -561,6 +564,84 @@ def test_N4_nothing_is_contacted_but_the_url(
     assert [fields["reason"] for _, fields in told(caplog, "connection failed")] == [
         f"HTTP {status}" for status in REDIRECTS
     ]
+
+
+OVER = "the head of the answer has over 16384 bytes"
+
+
+@pytest.mark.slow
+@pytest.mark.claim("B4")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(
+    ("answer", "is_unbounded", "reason"),
+    [
+        (b"HTTP/1.1 503 No\r\n".ljust(HEAD_BYTES_MAX - 64, b"x") + b"\r\n\r\n", False, "HTTP 503"),
+        (b"HTTP/1.1 503 No\r\n".ljust(HEAD_BYTES_MAX - 1, b"x"), False, ""),
+        (b"HTTP/1.1 503 No\r\n".ljust(HEAD_BYTES_MAX, b"x"), True, f"HTTP 503; {OVER}"),
+        (b"HTTP/1.1 503 No\r\n\r\n".ljust(2 * HEAD_BYTES_MAX, b"x"), False, "HTTP 503"),
+        (b"x" * 2 * HEAD_BYTES_MAX, True, f"; {OVER}"),
+    ],
+)  # fmt: skip
+def test_B4_the_head_of_an_answer_has_a_bound(
+    caplog: pytest.LogCaptureFixture, transport: str, answer: bytes, is_unbounded: bool, reason: str
+) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        if number:
+            serve(client, number)
+            return
+        read_request(client)
+        with suppress(ConnectionResetError, BrokenPipeError):
+            client.sendall(answer)
+            if is_unbounded:
+                until_closed(client)
+
+    with raw_server(script) as server, caplog.at_level(logging.WARNING):
+        ears = wait_ticks(transport, server.url, 1)
+    [(_, fields)] = told(caplog, "connection failed")
+    assert fields["reason"].endswith(reason)
+    assert ears.feed.connections_unbounded == is_unbounded
+
+
+@pytest.mark.claim("N17", "B4")
+@given(
+    interim=st.lists(st.sampled_from([b"HTTP/1.1 100 Continue", b"HTTP/1.1 103 Hints\r\nLink: x"]), max_size=3),
+    status=st.sampled_from([101, 102, 199, 200, 429, 503, None]),
+    padding=st.integers(0, 400),
+    behind=st.binary(max_size=40),
+    cuts=st.lists(st.integers(1, 60)),
+)
+def test_N17_an_answer_is_the_same_however_it_comes_in(
+    interim: list[bytes], status: int | None, padding: int, behind: bytes, cuts: list[int]
+) -> None:
+    """`websockets` is shown the answer that counts, whole and with what is behind it; and nothing of a refusal."""
+    is_interim = status in (102, 199)
+    before = b"".join(one + b"\r\n\r\n" for one in interim)
+    head = (b"220 smtp" if status is None else f"HTTP/1.1 {status} x".encode()) + b"\r\nX: " + b"y" * padding
+    whole = before + head + b"\r\n\r\n" + (b"" if is_interim else behind)
+    answer = via_websockets._Answer()
+    shown = b""
+    at = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(via_websockets, "HEAD_BYTES_MAX", 400)
+        for size in [*cuts, len(whole)]:
+            piece = whole[at : at + size]
+            at += len(piece)
+            # As the library does.
+            shown += piece if answer.is_over else answer.add(piece)
+            if not answer.is_good:
+                break
+    if answer.is_unbounded:
+        assert (answer.is_good, answer.is_over, shown) == (False, False, b"")
+        assert len(before + head) + 4 >= 400
+    elif is_interim:
+        assert (answer.is_good, answer.is_over, shown) == (True, False, b"")
+        assert len(whole) < 400
+    else:
+        assert answer.is_over
+        assert answer.is_good == (status in (101, None))
+        assert shown.startswith(head + b"\r\n\r\n")
+        if answer.is_good:
+            assert shown == whole[len(before) :]
 
 
 REDIRECTS = (301, 302, 303, 307, 308)
