@@ -605,7 +605,7 @@ def test_B4_the_head_of_an_answer_has_a_bound(
 @pytest.mark.claim("N17", "B4")
 @given(
     interim=st.lists(st.sampled_from([b"HTTP/1.1 100 Continue", b"HTTP/1.1 103 Hints\r\nLink: x"]), max_size=3),
-    status=st.sampled_from([101, 102, 199, 200, 429, 503, None]),
+    status=st.sampled_from([101, 102, 199, 200, 429, 503, None, 0]),
     padding=st.integers(0, 400),
     behind=st.binary(max_size=40),
     cuts=st.lists(st.integers(1, 60)),
@@ -613,10 +613,13 @@ def test_B4_the_head_of_an_answer_has_a_bound(
 def test_N17_an_answer_is_the_same_however_it_comes_in(
     interim: list[bytes], status: int | None, padding: int, behind: bytes, cuts: list[int]
 ) -> None:
-    """`websockets` is shown the answer that counts, whole and with what is behind it; and nothing of a refusal."""
+    """`websockets` is shown the answer that counts, whole and with what is behind it; and nothing of a refusal.
+    `status`: None for what is no HTTP, 0 for a head of nothing."""
     is_interim = status in (102, 199)
     before = b"".join(one + b"\r\n\r\n" for one in interim)
     head = (b"220 smtp" if status is None else f"HTTP/1.1 {status} x".encode()) + b"\r\nX: " + b"y" * padding
+    if status == 0:
+        head = b""
     whole = before + head + b"\r\n\r\n" + (b"" if is_interim else behind)
     answer = via_websockets._Answer()
     shown = b""
@@ -638,7 +641,7 @@ def test_N17_an_answer_is_the_same_however_it_comes_in(
         assert len(whole) < 400
     else:
         assert answer.is_over
-        assert answer.is_good == (status in (101, None))
+        assert answer.is_good == (status in (101, None, 0))
         assert shown.startswith(head + b"\r\n\r\n")
         if answer.is_good:
             assert shown == whole[len(before) :]
