@@ -367,6 +367,19 @@ def test_N8_N2b_too_many_unusable_lines_in_a_row_end_a_replay_that_has_read_tick
 
 
 @pytest.mark.claim("N2b")
+def test_N2b_a_file_that_begins_with_too_many_unusable_lines_is_read_no_further(tmp_path: Path) -> None:
+    """What is wrong with it is what the first line says, and nothing of it becomes a tick."""
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b"junk\n" * STEP_TICKS + line(1) + b"\n" + line(2))
+    inlet = Books(Intake(1, 1))
+    feed = replay.FileReplayFeed(inlet, path, 3)
+    with pytest.raises(ProtocolChanged, match="no usable line; line 1: not JSON") as refused:
+        asyncio.run(feed.run())
+    assert refused.value.details == {"parse_errors": STEP_TICKS, "lines": STEP_TICKS}
+    assert inlet.intake.parsed == 0
+
+
+@pytest.mark.claim("N2b")
 @pytest.mark.parametrize(
     ("meddle", "told"),
     [
