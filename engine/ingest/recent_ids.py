@@ -24,6 +24,11 @@ _SLOTS_MIN: Final = 64
 _ZERO: Final = array("q", [0])
 
 
+def _key(*parts: str | int) -> int:
+    """What is remembered of an id: any number but 0, which stands for a free slot."""
+    return hash(parts) or 1
+
+
 class _Hashes:
     """A set of integers other than 0, at least twice as wide as it is full; where one belongs, the next free slot."""
 
@@ -122,7 +127,7 @@ class RecentIds:
 
     def knows(self, stream: str, text: str, ts: int) -> bool:
         """Whether a trade of this id and time was seen lately."""
-        return (hash((stream, text, ts)) or 1) in self._trades
+        return _key(stream, text, ts) in self._trades
 
     def add(self, stream: str, text: str, ts: int) -> tuple[bool, str | None]:
         """Whether a trade is new: from now on it is not, until RECENT_IDS_MAX others at least were used after it; and
@@ -131,15 +136,15 @@ class RecentIds:
         if current is None:
             current = self._rounds[stream] = _Round()
         least = RECENT_IDS_MAX * min(len(self._rounds), SHARES_MAX)
-        if not self._trades.add(hash((stream, text, ts)) or 1, least):
+        if not self._trades.add(_key(stream, text, ts), least):
             return False, None
         old_id = None
-        if self._of_round.add(hash((stream, current.number, text)) or 1, least):
+        if self._of_round.add(_key(stream, current.number, text), least):
             current.is_alone = not current.newest
         elif not current.is_alone:
             old_id = current.newest
             current.number += 1
-            self._of_round.add(hash((stream, current.number, text)) or 1, least)
+            self._of_round.add(_key(stream, current.number, text), least)
             current.is_alone = True
         current.newest = text
         return True, old_id

@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import re
+import shlex
 import stat
 import zlib
 from contextlib import suppress
@@ -26,7 +27,6 @@ _GZIP: Final = b"\x1f\x8b"
 _GZIP_WBITS: Final = 16 + zlib.MAX_WBITS
 _READ_BYTES: Final = 64 * 1024
 _UNPACKED_BYTES_MAX: Final = 1024 * 1024
-_SALVAGE_BYTES: Final = 16
 _HEAD_BYTES: Final = 64
 _HEAD_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 _NULLS_MAX: Final = 1024 * 1024
@@ -201,7 +201,7 @@ class Recording:
     """Whether its end is missing, known once all was read."""
 
     line = 0
-    """The number of the line that was read last."""
+    """The number of the last line that was good."""
 
     def __init__(self, path: Path, file: IO[bytes], lines: _Lines) -> None:
         """Raises ConfigError when its first line is not what it should be."""
@@ -252,10 +252,10 @@ class Recording:
             try:
                 return self._judge(text)
             except ValueError as trouble:
+                self.line -= 1
                 if self._lines.at_end:
                     # What a writer was killed in the middle of.
                     self.cut = True
-                    self.line -= 1
                     return None
                 if self._first is None:
                     raise self._refusal(str(trouble)) from None
@@ -271,11 +271,14 @@ class Recording:
         return header
 
     def _damaged(self, trouble: str) -> ConfigError:
-        at = max(self.line, 1)
-        unpack = "zcat" if self._lines.packed else "cat"
+        if self._first is None:
+            return self._refusal(f"damaged within its first line, so that nothing of it can be read: {trouble}")
+        name = shlex.quote(self.path.name)
+        # Of a file that is damaged, and not only cut short, zcat may give nothing at all.
+        unpack = f"head -c {self._lines.sound_bytes} {name} | zcat" if self._lines.packed else f"cat {name}"
         return self._refusal(
-            f"damaged after line {at}: {trouble}; what is before can be replayed:"
-            f" {unpack} {self.path.name} | head -n {at} > good.jsonl"
+            f"damaged after line {self.line}: {trouble}; what is before can be replayed:"
+            f" {unpack} | head -n {self.line} > good.jsonl"
         )
 
     def _refusal(self, what: str) -> ConfigError:
@@ -336,6 +339,11 @@ class _Lines:
         self._text = b""
         self._at = 0
         self._ended = False
+
+    @property
+    def sound_bytes(self) -> int:
+        """Up to there the file could be unpacked: what was given comes from before."""
+        return self._file.tell() - self._nulls - len(self._raw)
 
     def head(self) -> bytes:
         """How the text begins. Raises OSError."""
@@ -399,6 +407,7 @@ class _Lines:
             if self._raw:
                 if nulls > _NULLS_MAX:
                     self._damage = f"{nulls} NULs"
+                    self._raw, self._nulls = b"", nulls + len(more)
                     return False
                 self._raw = b"\0" * nulls + self._raw
                 return True
@@ -431,7 +440,10 @@ class _Lines:
     def _salvage(self, unpack: zlib._Decompress) -> bytes:
         """What can be read of `_raw` up to where it is damaged."""
         text = bytearray()
+        good = 0
         with suppress(zlib.error):
-            for at in range(0, len(self._raw), _SALVAGE_BYTES):
-                text += unpack.decompress(self._raw[at : at + _SALVAGE_BYTES])
+            while good < len(self._raw):
+                text += unpack.decompress(self._raw[good : good + 1])
+                good += 1
+        self._raw = self._raw[good:]
         return bytes(text)

@@ -18,6 +18,7 @@ from engine.ingest.recorder import Books
 from engine.ingest.transport import Connection, Line
 from engine.ingest.venues.markets import Streams
 from engine.ingest.websocket import WebSocketFeed
+from harness.faults.dialects import DIALECTS, Dialect
 
 NOW = 1_764_000_000_000
 
@@ -27,12 +28,14 @@ class Wire(Connection):
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.sent: list[str] = []
 
     def ping(self) -> None:
         self.asked.append("ping")
 
     def send(self, text: str) -> None:
         self.asked.append("send")
+        self.sent.append(text)
 
     def pause(self) -> None:
         self.asked.append("pause")
@@ -188,6 +191,34 @@ def test_the_venues_words_are_in_the_status_until_it_acknowledges(loop: asyncio.
         assert "EGeneral:Busy" in feed.hindrance
         said(line, ack.format("ETH/USD"))
         assert feed.hindrance == ""
+        feed.stop()
+        await task
+
+    loop.run(scenario())
+
+
+@pytest.mark.claim("N18")
+@pytest.mark.parametrize("dialect", [dialect() for dialect in DIALECTS], ids=[dialect.name for dialect in DIALECTS])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_what_a_venue_answers_is_all_of_the_acknowledgement_or_not_enough(
+    loop: asyncio.Runner, dialect: Dialect, is_whole: bool
+) -> None:
+    """After `subscribe_timeout_secs` the connection is still there, or is none any more if an answer is missing."""
+    bare = "ws://127.0.0.1:1/ws" if dialect.name == "binance" else "ws://127.0.0.1:1"
+    wanted = schema.Source(
+        name="one", priority=1, url=bare, venue=dialect.name, markets={dialect.market: "A", dialect.other: "B"}
+    )
+
+    async def scenario() -> None:
+        feed = Wired([wanted])
+        task = await begin(feed)
+        line, wire = feed.open()
+        replies = [reply for message in wire.sent for reply in dialect.answer(message)]
+        assert replies
+        said(line, *dialect.greeting, *(replies if is_whole else replies[:-1]))
+        feed.clock += schema.Engine().subscribe_timeout_secs
+        feed._wake()
+        assert ("close" in wire.asked) is not is_whole
         feed.stop()
         await task
 

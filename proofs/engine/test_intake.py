@@ -389,6 +389,22 @@ def test_N11_what_no_numbering_has_room_for_is_told_apart_by_id_and_time() -> No
     assert books.take_breaks() == []
 
 
+@pytest.mark.claim("B1", "N11")
+def test_B1_N11_numberings_beside_the_first_have_one_bound_for_all_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many streams there are, each of which has a first one. What has no room is told apart all the same."""
+    monkeypatch.setattr(intake, "NUMBERINGS_SPARE", 3)
+    books = fresh_intake()
+    streams = [f"s{number}" for number in range(10)]
+    for number, stream in enumerate(streams):
+        assert admitted(books, 7, source=stream, ts=number) == [7]
+    begun = [admitted(books, 7, source=stream, ts=100) for stream in streams]
+    # The same id at another time: a numbering of its own, or the text of both.
+    assert begun == [[7]] * 3 + [[None]] * 7
+    for stream in streams:
+        assert admitted(books, 7, source=stream, ts=100) == []
+    assert (books.received, books.duplicates) == (20, 10)
+
+
 @pytest.mark.claim("N11")
 def test_N11_the_first_trade_of_a_source_that_was_pointed_elsewhere_is_a_break() -> None:
     stored = [Numbering("a", 1, 1, 40, 10), Numbering("b", 1, 1, 7, 10)]

@@ -34,6 +34,17 @@ def test_N9_an_id_is_known_until_enough_others_were_used_and_not_much_longer(ids
             assert not recent.knows("another", str(one), 7)
 
 
+@pytest.mark.claim("N9")
+@pytest.mark.parametrize("hashed", [0, 1, -1, 2**61 - 2, -(2**61) + 2])
+def test_N9_an_id_is_remembered_whatever_its_hash_is(monkeypatch: pytest.MonkeyPatch, hashed: int) -> None:
+    monkeypatch.setattr(recent_ids, "hash", lambda parts: hashed, raising=False)
+    recent = RecentIds()
+    assert not recent.knows("s", "a", 7)
+    assert recent.add("s", "a", 7) == (True, None)
+    assert recent.knows("s", "a", 7)
+    assert recent.add("s", "a", 7) == (False, None)
+
+
 @pytest.mark.claim("B5", "N9")
 @pytest.mark.parametrize("streams", [1, 2, 4, 5, 16])
 def test_B5_N9_each_of_four_streams_has_all_of_the_room(monkeypatch: pytest.MonkeyPatch, streams: int) -> None:

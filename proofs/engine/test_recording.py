@@ -10,9 +10,12 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import sqlite3
+import subprocess
 import sys
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -44,7 +47,8 @@ from harness.faults.dialects import DIALECTS, BinanceDialect, BybitDialect, Coin
 from harness.faults.exchange import Exchange
 from proofs.fixtures import fork_server
 from proofs.fixtures.captures import CAPTURES, books
-from proofs.fixtures.engine_process import ROOT, engine, write_config
+from proofs.fixtures.engine_process import ROOT, engine, mock_tick, write_config
+from proofs.fixtures.raw_server import close_frame, frame, raw_server, upgrade
 
 NOW = 1_764_000_000_000
 DEADLINE_SECS = 15.0
@@ -477,6 +481,45 @@ def test_N20_where_the_next_file_cannot_be_made(tmp_path: Path) -> None:
     assert (events[-1], cut) == (trade(1), False)
 
 
+@pytest.mark.slow
+@pytest.mark.claim("N20")
+@pytest.mark.parametrize("transport", ["picows", "websockets"])
+@pytest.mark.parametrize("when", ["a message comes", "it is flushed"])
+def test_N20_a_disk_that_takes_no_more_ends_the_recording(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, when: str, transport: str
+) -> None:
+    """As what it is: no failure of the venue's, after which the recorder would go on, and write nothing."""
+    is_flush = when == "it is flushed"
+    to = tmp_path / "to"
+    written = tape.Tape(to, okx_header(), file_bytes=1 << 20 if is_flush else 1, files=1)
+    if is_flush:
+        written._raw.close()
+        written._raw = open("/dev/full", "wb")  # noqa: SIM115
+    else:
+        shutil.rmtree(to)
+
+    async def listen_in_vain(exchange: Exchange) -> None:
+        wanted = schema.Source(name="one", url=exchange.url, kind="mock", priority=0)
+        loop = asyncio.get_running_loop()
+        books = recorder.make_books(sparse=False)
+        feed = Listening(
+            wanted, OPTIONS, "S", websocket.CONNECTS[transport], loop.time, books, Streams(), written
+        )  # fmt: skip
+        feed.heard = asyncio.Event()
+        task = loop.create_task(feed.run())
+        if is_flush:
+            await until(lambda: books.received > 0, feed.heard)
+            feed.flush()
+        await asyncio.wait_for(task, DEADLINE_SECS)
+
+    with Exchange() as exchange, caplog.at_level("WARNING"):
+        exchange.feed(interval_secs=0.01)
+        with pytest.raises(Crash, match="cannot be written: No "):
+            asyncio.run(listen_in_vain(exchange))
+    written.close()
+    assert not caplog.records
+
+
 TAKEN_AWAY: dict[str, Callable[[Path], object]] = {
     "deleted": lambda path: path.unlink(),
     "moved": lambda path: path.rename(path.with_suffix(".old")),
@@ -549,6 +592,24 @@ def test_N20_a_recording_that_is_cut_short_anywhere_is_read_up_to_there(tmp_path
 
 
 @pytest.mark.claim("N20")
+def test_N20_the_last_bytes_of_a_recording_are_its_end(tmp_path: Path) -> None:
+    """Some of them are NULs. Where they are missing the end is missing; where the disk has given others in their place,
+    after a power failure, nothing is."""
+    path = fill(tmp_path, 10, file_bytes=1 << 20, files=1).path
+    whole = path.read_bytes()
+    everything, _ = events_of(path)
+    zeros = len(whole) - len(whole.rstrip(b"\0"))
+    assert zeros > 0
+    for missing in range(9):
+        for tail in (b"", b"\0" * (missing - 1) if missing else b"", b"\0" * 5000):
+            path.write_bytes(whole[: len(whole) - missing] + tail)
+            is_whole = missing == 0 or (missing <= zeros and len(tail) >= missing)
+            read, cut = events_of(path)
+            assert cut is not is_whole, f"{missing} missing, {len(tail)} NULs"
+            assert read == everything[: len(read)]
+
+
+@pytest.mark.claim("N20")
 def test_N20_what_is_flushed_is_there_whatever_becomes_of_the_process(tmp_path: Path) -> None:
     written = tape.Tape(tmp_path, okx_header(), file_bytes=1 << 20, files=1)
     assert events_of(written.path) == ([], True)
@@ -563,13 +624,22 @@ def damaged(whole: bytes, at: int) -> bytes:
     return whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]
 
 
+def torn(text: bytes, at: int) -> bytes:
+    """As gzip, which goes on as none at a place of the text."""
+    pack = zlib.compressobj(wbits=31)
+    return pack.compress(text[:at]) + pack.flush(zlib.Z_FULL_FLUSH) + b"\xff" * 64
+
+
 DAY: list[Header | Event] = [okx_header(), Event("opened"), *answers(), *(trade(number) for number in range(40))]
 GOOD = b"".join(map(line_of, DAY))
+# Deeper than anybody reads.
+DEEP = b"[" * 100_000 + b"]" * 100_000
 BAD = {
     # what is wrong: (the bytes, what the reason says)
-    "a damaged gzip": (damaged(gzip.compress(GOOD, 0), 3000), r"damaged after line \d+: .*zcat r \| head -n \d+ >"),
+    "a damaged gzip": (damaged(gzip.compress(GOOD, 0), 3000), r"damaged after line \d+: .*: head -c \d+ r \| zcat"),
     "a damaged check sum": (damaged(gzip.compress(GOOD), -7 + len(gzip.compress(GOOD))), "incorrect data check"),
-    "no JSON in the middle": (GOOD.replace(b'{"event":"opened"}', b"?"), r"damaged after line 2: .*cat r \| head"),
+    "a gzip damaged in its first line": (torn(GOOD, 100), "damaged within its first line, so that nothing of it can"),
+    "no JSON in the middle": (GOOD.replace(b'{"event":"opened"}', b"?"), r"damaged after line 1: .*cat r \| head"),
     "an event that nobody knows": (GOOD.replace(b'"opened"', b'"melted"'), "melted"),
     "nothing received": (GOOD.replace(b'"text"', b'"test"', 1), "neither text nor base64"),
     "another version": (GOOD.replace(b'"recording":1', b'"recording":2'), "version 2; this engine reads version 1"),
@@ -580,6 +650,9 @@ BAD = {
     "two sources": (GOOD + line_of(okx_header(source="another")), "another source, 'another'"),
     "nothing in it": (gzip.compress(b""), "nothing in it"),
     "half a first line": (GOOD[:40], "cut short within its first line"),
+    "a first line without a bottom": (GOOD.replace(b'"recording":1', b'"recording":1,"x":' + DEEP), "its first line: "),
+    "an event without a bottom": (GOOD.replace(b'"opened"', b'"opened","x":' + DEEP), "damaged after line 1: "),
+    "two events without a bottom": (GOOD.replace(b'"received"', b'"received","x":' + DEEP), "damaged after line 2: "),
 }  # fmt: skip
 
 
@@ -591,6 +664,38 @@ def test_N20_a_recording_that_cannot_be_replayed_says_why_and_what_to_do(tmp_pat
     with pytest.raises(ConfigError, match=reason) as refused:
         asyncio.run(replay(tmp_path / "r"))
     assert str(tmp_path / "r") in str(refused.value)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N20")
+@pytest.mark.parametrize("how", ["a line of a text", "a packed line", "gzip"])
+@given(data=st.data())
+def test_N20_the_remedy_of_a_damaged_recording_gives_what_is_before(
+    tmp_path_factory: pytest.TempPathFactory, how: str, data: st.DataObject
+) -> None:
+    """As a shell runs it: what it leaves can be replayed, and is each line before the damage."""
+    lines = GOOD.splitlines(keepends=True)
+    if how == "gzip":
+        at = data.draw(st.integers(len(lines[0]), len(GOOD) - 1))
+        raw, good = torn(GOOD, at), GOOD[:at].count(b"\n")
+    else:
+        good = data.draw(st.integers(1, len(lines) - 1))
+        lines[good] = data.draw(st.sampled_from([b"?\n", b"{\n", b'{"event":"melted"}\n', b'{"recording":2}\n']))
+        raw = b"".join(lines) if how == "a line of a text" else gzip.compress(b"".join(lines))
+    path = tmp_path_factory.mktemp("any") / "r"
+    path.write_bytes(raw)
+    with pytest.raises(ConfigError, match=f"damaged after line {good}: ") as refused:
+        asyncio.run(replay(path))
+    remedy = re.search(r"can be replayed: (.*)", str(refused.value))
+    assert remedy is not None
+    assert shell(remedy[1], path.parent) == 0
+    read, _ = events_of(path.parent / "good.jsonl")
+    assert read == DAY[1:good]
+
+
+def shell(command: str, directory: Path) -> int:
+    """Run what a user is told to."""
+    return subprocess.run(["sh", "-c", command], cwd=directory, stderr=subprocess.DEVNULL, check=False).returncode
 
 
 @pytest.mark.claim("N20")
@@ -823,6 +928,39 @@ def test_N20_what_comes_behind_the_end_of_a_connection_is_not_recorded(tmp_path:
         tap.text(b"pong")
         tap.closed("gone")
     assert [(event.event, event.conn) for event in kept.events] == [("received", 7), ("received", 7), ("closed", 7)]
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N20")
+@pytest.mark.parametrize("transport", ["picows", "websockets"])
+def test_N20_who_ended_a_connection_is_recorded(tmp_path: Path, transport: str) -> None:
+    """The venue, or the recorder; each connection has one end."""
+    written = tape.Tape(tmp_path, okx_header(), file_bytes=1 << 20, files=1)
+
+    def script(client: socket.socket, number: int) -> None:
+        upgrade(client, and_then=frame(mock_tick(number)) + (b"" if number else close_frame(1001)))
+        # Its goodbye.
+        client.recv(65536)
+
+    async def listen_to(url: str) -> None:
+        wanted = schema.Source(name="one", url=url, kind="mock", priority=0)
+        options = OPTIONS.model_copy(update={"max_backoff_secs": 0.01})
+        books = recorder.make_books(sparse=False)
+        connect = websocket.CONNECTS[transport]
+        now = asyncio.get_running_loop().time
+        feed = Listening(wanted, options, "S", connect, now, books, Streams(), written)
+        feed.heard = asyncio.Event()
+        async with running(feed):
+            await until(lambda: books.received == 2, feed.heard)
+
+    with raw_server(script) as server:
+        asyncio.run(listen_to(server.url))
+    written.close()
+    events = [event for event in events_of(written.path)[0] if isinstance(event, Event)]
+    assert [event.event for event in events] == ["opened", "received", "closed"] * 2
+    assert [event.conn for event in events] == [1, 1, 1, 2, 2, 2]
+    assert "1001" in events[2].reason
+    assert events[5].reason == "closed by the recorder"
 
 
 @pytest.mark.claim("N20", "C8")

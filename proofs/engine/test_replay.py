@@ -13,7 +13,7 @@ import os
 import sqlite3
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,13 @@ from hypothesis import strategies as st
 
 from engine.base.events import Tick
 from engine.base.exits import ConfigError, ProtocolChanged
+from engine.config import schema
 from engine.ingest import replay, tape
+from engine.ingest.intake import Intake
+from engine.ingest.recorder import Books
 from engine.ingest.replay import why_no_lines
 from engine.ingest.stepped import STEP_TICKS
+from engine.ingest.synthetic import SyntheticFeed
 from proofs.fixtures.engine_process import Engine, engine, write_config
 
 TS = 1_700_000_000_000
@@ -103,6 +107,22 @@ UNUSABLE = {
     "text": ([b"\xff\xfe\x00"[1:]] * 3, "line 1"),
     "more than the limit": ([b"{}"] * 150, "line 1: bad tick"),
 }
+
+
+@pytest.mark.claim("M2")
+def test_M2_what_a_feed_without_a_venue_cannot_meet_is_none() -> None:
+    async def none() -> AsyncGenerator[list[Tick], None]:
+        yield []
+
+    inlet = Books(Intake(1, 1))
+    feeds: dict[str, SyntheticFeed | replay.ReplayFeed] = {
+        "synthetic": SyntheticFeed(inlet, schema.Engine(), "A/B", lambda: 7),
+        "replay": replay.ReplayFeed(inlet, none(), "x.db"),
+    }
+    for name, feed in feeds.items():
+        assert (feed.source, feed.hindrance) == (name, "")
+        counts = (feed.parse_errors, feed.ignored, feed.foreign, feed.reconnects, feed.connections_unbounded)
+        assert counts == (0,) * 5
 
 
 def replayed(directory: Path, raw: bytes) -> tuple[Engine, int]:
@@ -344,6 +364,19 @@ def test_N8_N2b_too_many_unusable_lines_in_a_row_end_a_replay_that_has_read_tick
             asyncio.run(feed.run())
     else:
         asyncio.run(feed.run())
+
+
+@pytest.mark.claim("N2b")
+def test_N2b_a_file_that_begins_with_too_many_unusable_lines_is_read_no_further(tmp_path: Path) -> None:
+    """What is wrong with it is what the first line says, and nothing of it becomes a tick."""
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b"junk\n" * STEP_TICKS + line(1) + b"\n" + line(2))
+    inlet = Books(Intake(1, 1))
+    feed = replay.FileReplayFeed(inlet, path, 3)
+    with pytest.raises(ProtocolChanged, match="no usable line; line 1: not JSON") as refused:
+        asyncio.run(feed.run())
+    assert refused.value.details == {"parse_errors": STEP_TICKS, "lines": STEP_TICKS}
+    assert inlet.intake.parsed == 0
 
 
 @pytest.mark.claim("N2b")
