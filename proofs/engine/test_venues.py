@@ -1109,6 +1109,55 @@ def test_N19_what_another_packages_venue_says_is_checked() -> None:
     assert parser.error_streak == 0
 
 
+# --- the everyday message -----------------------------------------------------------------------------------
+
+
+@pytest.mark.claim("N8")
+@each
+@pytest.mark.parametrize("markets", [1, 2])
+def test_N8_a_trade_ends_a_streak_whichever_reader_reads_it(dialect: Dialect, markets: int) -> None:
+    """The first of a market, and those that come when it is known."""
+    parser = parser_of(dialect)
+    for number in range(1, 9):
+        market = (dialect.market, dialect.other)[number % markets]
+        assert read(parser, "{", "[]") == []
+        assert (parser.errors, parser.error_streak) == (2 * number, 2)
+        assert len(read(parser, dialect.trade(market, number, "1.5", "2", NOW + number))) == 1
+        assert (parser.errors, parser.error_streak) == (2 * number, 0)
+
+
+class Counted(Markets):
+    """That knows how often it was asked for a place."""
+
+    asked_for = 0
+
+    def place(self, market: str, kind: str) -> tuple[str, str] | None:
+        self.asked_for += 1
+        return super().place(market, kind)
+
+
+@pytest.mark.parametrize("dialect", [dialect() for dialect in DIALECTS], ids=[dialect.name for dialect in DIALECTS])
+@pytest.mark.parametrize("markets", [1, 2])
+def test_of_a_market_that_is_known_nobody_asks_again(dialect: Dialect, markets: int) -> None:
+    """Which is what makes the everyday message quick."""
+    asked = {market.upper(): name for market, name in names(dialect).items()}
+    counted = Counted("src", "none", Streams(), asked)
+    parser = VENUES[dialect.name].parser(VENUES[dialect.name].url, "src", counted)
+
+    def trades(first: int) -> list[str]:
+        places = (dialect.market, dialect.other)[:markets]
+        return [
+            dialect.trade(market, number, "1.5", "2", NOW + number)
+            for number in range(first, first + 5)
+            for market in places
+        ]
+
+    assert len(read(parser, *trades(1))) == 5 * markets
+    before = counted.asked_for
+    assert len(read(parser, *trades(6))) == 5 * markets
+    assert counted.asked_for == before
+
+
 # --- the whole engine ---------------------------------------------------------------------------------------
 
 

@@ -353,6 +353,40 @@ def test_N12_whatever_was_read_before_a_message_means_the_same(
     assert parser.errors == 0
 
 
+class Counted(Markets):
+    """That knows how often it was asked for a place."""
+
+    asked_for = 0
+
+    def place(self, market: str, kind: str) -> tuple[str, str] | None:
+        self.asked_for += 1
+        return super().place(market, kind)
+
+
+@pytest.mark.parametrize("shape", [combined, lambda message: json.dumps(message).encode()], ids=["combined", "plain"])
+@pytest.mark.parametrize("event", ["trade", "aggTrade"])
+@pytest.mark.parametrize("markets", [["BTCUSDT"], ["BTCUSDT", "ETHUSDT"]], ids=["one", "two"])
+@pytest.mark.parametrize("micros", [1, 1000], ids=["ms", "us"])
+def test_of_a_market_of_binances_that_is_known_nobody_asks_again(
+    shape: Callable[[Any], bytes], event: str, markets: list[str], micros: int
+) -> None:
+    """Which is what makes its everyday message quick, in each of the shapes that a connection may have."""
+    counted = Counted("src", "SYM", Streams(), TWO)
+    parser = parser_for(Kind.BINANCE, "src", counted)
+    ticks: list[Tick] = []
+
+    def read(first: int) -> None:
+        for number in range(first, first + 6):
+            time = 1_700_000_000_000 * micros
+            parser.parse_into(shape(of(markets[number % len(markets)], number, e=event, a=number, T=time)), ticks)
+
+    read(0)
+    before = counted.asked_for
+    read(6)
+    assert counted.asked_for == before
+    assert ([tick.trade_id for tick in ticks], {tick.ts for tick in ticks}) == (list(range(12)), {1_700_000_000_000})
+
+
 # --- properties ---------------------------------------------------------------------------------------------
 
 JSON = st.recursive(
