@@ -7,6 +7,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,9 +114,19 @@ def test_R3_open_orders_that_would_get_out_do_so_only_once() -> None:
 
 
 @pytest.mark.claim("R3")
-@pytest.mark.parametrize("size", ["0", "-1", "NaN", "Infinity"])
-def test_R3_a_size_that_is_no_amount_is_vetoed(size: str) -> None:
-    assert Book(caps()).assess(signal(size=size), NOW).veto is Reason.RISK_CAP
+@pytest.mark.parametrize("no_amount", ["0", "-0", "-1", "NaN", "-NaN", "sNaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("field", ["size", "price"])
+def test_R3_a_size_or_price_that_is_no_amount_is_vetoed(field: str, no_amount: str) -> None:
+    good = signal()
+    bad = msgspec.structs.replace(good, **{field: Decimal(no_amount)})
+    fresh, used = Book(caps()), Book(caps())
+    assert used.assess(good, NOW).veto is None
+    for book in (fresh, used):
+        vetoed = book.assess(bad, NOW)
+        assert vetoed.veto is Reason.RISK_CAP
+        assert vetoed.veto_detail == f"{field} {no_amount} is not a positive number"
+        assert book.assess(good, NOW).veto is None
+        assert (book.position("A"), book.exposure()) == (0, 0)
 
 
 @pytest.mark.claim("R3", "L3")

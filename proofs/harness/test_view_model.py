@@ -453,6 +453,13 @@ def test_where_no_tick_came_the_line_has_a_gap() -> None:
     assert parts(thinned) == [2], "ticks that were thinned out are no gap"
 
 
+@pytest.mark.claim("W2")
+@given(st.lists(st.builds(StoredTick, st.integers(-3, 3), st.integers(0, 9), st.just("X"), st.just(1.0)), min_size=1))
+def test_whatever_ids_ticks_have_the_line_is_made_of_all_of_them(ticks: list[StoredTick]) -> None:
+    """Where `ticks` is a view, ids may repeat and times go back."""
+    assert [tick for part in view_model.stretches(ticks) for tick in part] == ticks
+
+
 @given(st.lists(st.sampled_from([100, 100, 100, 5001]), min_size=40, max_size=100), st.integers(4, 8))
 def test_thinning_hides_no_gap(pauses: list[int], most: int) -> None:
     ticks, ts = [], 0
