@@ -144,6 +144,16 @@ def test_R3_mark_takes_the_latest_price_of_what_is_held() -> None:
     assert (book.exposure("A"), book.exposure("B"), book.exposure()) == (221, 0, 221)
 
 
+@pytest.mark.claim("R3")
+@given(marked=st.lists(st.tuples(st.sampled_from("ABCX"), st.integers(1, 99)), max_size=12))
+def test_R3_mark_takes_the_latest_price_of_each_symbol_however_they_alternate(marked: list[tuple[str, int]]) -> None:
+    book = Book(caps(), {symbol: (Decimal(2), Decimal(100)) for symbol in "ABC"})
+    book.mark([Tick("f", symbol, float(price), 1.0, 0) for symbol, price in marked])
+    latest = dict.fromkeys("ABC", 100) | dict(marked)
+    assert [book.exposure(symbol) for symbol in "ABC"] == [2 * latest[symbol] for symbol in "ABC"]
+    assert book.exposure() == sum(2 * latest[symbol] for symbol in "ABC")
+
+
 @pytest.mark.claim("S11")
 def test_S11_partial_fills_move_the_exposure_once() -> None:
     book, executor = Book(caps()), PaperExecutor(FEE, Decimal(0))

@@ -20,6 +20,8 @@ def test_spans() -> None:
         "A/B", None, None, 50
     )
     assert query.span_of({"range": "5m", "from": "5", "to": "9"}, NOW) == query.SpanQuery("", 5, 9, 400)
+    assert query.span_of({"to": "9"}, NOW) == query.SpanQuery("", 0, 9, 400)
+    assert query.span_of({"from": "5"}, NOW) == query.SpanQuery("", 5, NOW, 400)
     assert query.page_of({"at": "7", "order": "oldest", "side": "BUY", "mode": ""}) == query.PageQuery(
         7, False, 50, {"side": "BUY"}
     )
@@ -60,6 +62,15 @@ def test_a_span_begins_before_it_ends(ask: Callable[[dict[str, str]], object]) -
     for to in ("5", "4"):
         with pytest.raises(ValueError, match=rf"^to = {to}: must be after from = 5$"):
             ask({"from": "5", "to": to})
+
+
+def test_a_text_may_be_as_long_as_those_of_the_database_and_no_longer() -> None:
+    longest = "x" * 200
+    assert query.span_of({"symbol": longest}, NOW).symbol == longest
+    for name in query.FILTERS:
+        assert query.page_of({name: longest}).filters == {name: longest}
+        with pytest.raises(ValueError, match=f"^{name}: must be a text of at most 200 characters$"):
+            query.page_of({name: f"{longest}x"})
 
 
 def test_a_range_is_as_long_as_its_name_says() -> None:
