@@ -6,6 +6,7 @@ import base64
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -290,3 +291,54 @@ def test_K7_a_decision_is_shown_with_what_its_line_says() -> None:
         ["6", "15:44:20", "NORMAL 1", "COMPLETE", "Soak duration reached", "unknown: cpu: missing"],
         ["7", "15:44:21", "NORMAL 1", "ENGINE_STOP", "Stopping service via systemctl", ""],
     ]
+
+
+WORDS = ("a", "b", "c", "d", "e")
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize("rounds", [2, 3, 4])
+@pytest.mark.parametrize("period", [1, 2, 3, 4, 5])
+def test_K7_rounds_of_up_to_four_decisions_are_folded_from_the_third_on(period: int, rounds: int) -> None:
+    again = [
+        decision(period * turn + number, Action.STALL, f"{WORDS[number]} after {turn}.5 s", ticks_count=turn)
+        for turn in range(1, rounds + 1)
+        for number in range(period)
+    ]
+    end = decision(1000, Action.COMPLETE, "Soak duration reached")
+    page = soak_report.render([DECISIONS[0], *again, end], [])
+    said = re.findall(r"<summary>(.*?)</summary>", page)
+    if period > 4 or rounds < 3:
+        assert said == []
+    else:
+        last = f"{datetime.fromtimestamp(BEGUN + period * rounds + period - 1, UTC):%H:%M:%S}"
+        actions = ", ".join(["STALL"] * period)
+        assert said == [f"{actions}: the same {rounds - 1} more times, until {last}"]
+    assert re.findall(r'id="decision-(\d+)"', page) == [str(number) for number in range(1, period * rounds + 3)]
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"action": "ENGINE_EXIT"}, {"state": "THROTTLE1"}, {"ingest_mode": "mockws"}, {"reason": "another 1.5 s"},
+        {"facts": {"soak_phase": "start"}}, {"facts": {"restarted_by": "systemd"}},
+    ],
+)  # fmt: skip
+def test_K7_what_differs_in_more_than_figures_is_not_folded(other: dict[str, Any]) -> None:
+    alike = [decision(number, Action.STALL, f"still for {number}.5 s", ticks_count=number) for number in range(3)]
+    assert soak_report.render(alike, []).count("<summary>") == 1
+    for place in range(3):
+        lines = [*alike[:place], replace(alike[place], **other), *alike[place + 1 :]]
+        assert "<summary>" not in soak_report.render(lines, [])
+
+
+@pytest.mark.claim("K7")
+def test_K7_the_longest_fold_is_taken_and_of_equal_ones_the_shortest_round() -> None:
+    """Six that are alike are one and its repetitions, not two of three."""
+    alike = [decision(number, Action.STALL, f"still for {number} s") for number in range(6)]
+    assert "STALL: the same 5 more times" in soak_report.render(alike, [])
+    # Three alike at the beginning of three rounds: the rounds fold more.
+    kinds = [Action.STALL, Action.STALL, Action.STALL, Action.ENGINE_RESTART] * 3
+    lines = [decision(number, kind, "x") for number, kind in enumerate(kinds)]
+    assert "STALL, STALL, STALL, ENGINE_RESTART: the same 2 more times" in soak_report.render(lines, [])
