@@ -321,16 +321,14 @@ def test_K7_rounds_of_up_to_four_decisions_are_folded_from_the_third_on(period: 
 @pytest.mark.parametrize(
     "other",
     [
-        {"action": "ENGINE_EXIT"}, {"state": "THROTTLE1"}, {"ingest_mode": "mockws"}, {"reason": "another 1.5 s"},
+        {}, {"action": "ENGINE_EXIT"}, {"state": "THROTTLE1"}, {"ingest_mode": "mockws"}, {"reason": "another 1.5 s"},
         {"facts": {"soak_phase": "start"}}, {"facts": {"restarted_by": "systemd"}},
     ],
 )  # fmt: skip
 def test_K7_what_differs_in_more_than_figures_is_not_folded(other: dict[str, Any]) -> None:
     alike = [decision(number, Action.STALL, f"still for {number}.5 s", ticks_count=number) for number in range(3)]
-    assert soak_report.render(alike, []).count("<summary>") == 1
-    for place in range(3):
-        lines = [*alike[:place], replace(alike[place], **other), *alike[place + 1 :]]
-        assert "<summary>" not in soak_report.render(lines, [])
+    page = soak_report.render([alike[0], replace(alike[1], **other), alike[2]], [])
+    assert page.count("<summary>") == (0 if other else 1)
 
 
 @pytest.mark.claim("K7")
@@ -342,3 +340,49 @@ def test_K7_the_longest_fold_is_taken_and_of_equal_ones_the_shortest_round() -> 
     kinds = [Action.STALL, Action.STALL, Action.STALL, Action.ENGINE_RESTART] * 3
     lines = [decision(number, kind, "x") for number, kind in enumerate(kinds)]
     assert "STALL, STALL, STALL, ENGINE_RESTART: the same 2 more times" in soak_report.render(lines, [])
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize(
+    ("fact", "value", "told"),
+    [
+        ("last_tick_ts", 0, "01-01 00:00:00"),
+        ("last_tick_ts", 253_402_300_799_999, "12-31 23:59:59"),
+        ("last_tick_ts", -1, "-1"),
+        ("last_tick_ts", 253_402_300_800_000, "253402300800000"),
+        ("last_tick_ts", None, "None"),
+        ("last_tick_ts", "soon", "soon"),
+        ("ticks_count", 0, "0"),
+    ],
+)
+def test_K7_a_time_of_the_engines_is_told_as_one_where_it_can_be(fact: str, value: object, told: str) -> None:
+    lines = [DECISIONS[0], decision(86_400, Action.STALL, "Pipeline stalled", **{fact: value})]
+    assert f'<span class="facts">{fact}={told}</span>' in soak_report.render(lines, [])
+
+
+@pytest.mark.claim("K7")
+def test_K7_the_page_has_no_empty_lines() -> None:
+    """Of thousands of decisions each would have some."""
+    assert not re.findall(r"\n[ \t]*\n", soak_report.render(DECISIONS, SAMPLES).partition("<body>")[2])
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize("most", [-1, 0, 1])
+def test_K7_a_table_that_is_too_large_to_bring_along_is_named(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    length = len(table.as_csv(table.decisions_table(DECISIONS)).encode())
+    monkeypatch.setattr(soak_report, "CSV_EMBEDDED_MAX", length + most)
+    page = soak_report.render(DECISIONS, [])
+    name = "soak_report_2026-01-09_9d02287d_decisions.csv"
+    assert (f'download="{name}"' in page) is (most >= 0)
+    assert (f"{name} (too large to bring along), 7 lines." in page) is (most < 0)
+    assert "_samples.csv" not in page
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize(("action", "shown"), [(one, one) for one in ("COMPLETE", "STOP", "ABORT", "CONFIG_ERROR")])
+def test_K7_the_outcome_is_the_last_that_there_is(action: str, shown: str) -> None:
+    lines = [decision(0, Action.STARTUP, "Run ID"), decision(5, Action.STOP, "first"),
+             decision(9, Action(action), "the reason"), decision(10, Action.PUT_BACK, "config")]  # fmt: skip
+    page = soak_report.render(lines, [])
+    assert f"<title>Soak {shown}: 2026-01-09 15:42:50 UTC</title>" in page
+    assert '<p class="lead">the reason</p>' in page
