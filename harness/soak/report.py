@@ -114,7 +114,6 @@ def render(decisions: Sequence[Decision], samples: Sequence[SampleLine]) -> str:
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
-        lstrip_blocks=True,
     )
     return environment.get_template("soak.html.j2").render(
         outcome=outcome.action if outcome else "CUT OFF",
