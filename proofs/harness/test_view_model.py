@@ -804,6 +804,17 @@ def test_what_is_wrong_with_the_dashboard_itself_is_said_and_no_problem() -> Non
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("still_secs", "said"),
+    [(None, []), (3.44, []), (3.5, ["3.5"]), (3.64, ["3.6"]), (100.0, ["100"]), (1234.56, ["1234.6"])],
+)
+def test_how_long_no_tick_came_is_told_to_a_tenth_of_a_second(still_secs: float | None, said: list[str]) -> None:
+    wanted = [f"database: no new tick within {secs} s, the last is 3" for secs in said]
+    assert view_model.problems(replace(SEEN, still_secs=still_secs)) == wanted
+    empty = view_model.problems(replace(SEEN, still_secs=still_secs, ledger=replace(LEDGER, ticks=[])))
+    assert empty == [line.replace("is 3", "is 0") for line in wanted]
+
+
 def test_as_many_things_as_are_wrong_are_counted() -> None:
     one = view_model.health(replace(SEEN, config=Trouble("broken")))
     assert (one["tone"], one["title"], one["lines"]) == ("bad", "1 thing is wrong", ["config: broken"])
