@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -407,6 +408,31 @@ def test_S10_an_open_order_of_an_earlier_run_is_carried_on() -> None:
     assert (event.status, event.seq, event.filled_qty) == (OrderStatus.FILLED, more[-1].seq + 1, 1)
     assert (fill.qty, fill.event_id) == (Decimal("0.6"), "paper-periodic:1/3")
     assert statuses(events) == ["SUBMITTED", "ACKNOWLEDGED"]
+
+
+@pytest.mark.claim("S10")
+def test_S10_an_open_order_of_an_earlier_run_is_filled_by_whatever_tick_comes_first() -> None:
+    """Also by the first of all: somebody may have emptied the table of ticks."""
+    left, _ = paper().submit(signal(500, size="1"), NOW)
+    executor = paper()
+    executor.adopt(left[-1:])
+    assert executor.open_order_ids() == ["paper-periodic:500"]
+    [event], [fill] = executor.on_ticks([tick(1, 0.25)], NOW)
+    assert (event.status, event.filled_qty, event.seq) == (OrderStatus.PARTIAL_FILL, Decimal("0.25"), 2)
+    assert (fill.order_id, fill.price) == ("paper-periodic:500", 100)
+    # It rests as many ticks as any other.
+    later, _ = executor.on_ticks([tick(n, 1e-13) for n in range(2, PAPER_TICKS_MAX + 1)], NOW)
+    assert statuses(later) == ["CANCELED"]
+
+
+@pytest.mark.claim("S10", "S11")
+@pytest.mark.parametrize("mode", [Mode.SHADOW, Mode.LIVE])
+def test_S10_an_open_order_of_another_mode_is_not_taken_over(mode: Mode) -> None:
+    left = [msgspec.structs.replace(event, mode=mode) for event in paper().submit(signal(1), NOW)[0]]
+    executor = paper()
+    executor.adopt(left)
+    assert executor.open_order_ids() == []
+    assert executor.submit(signal(1), NOW)[0] != []
 
 
 EXECUTORS: list[Callable[[], Executor]] = [shadow, paper, lambda: LiveExecutor(RecordingAdapter())]

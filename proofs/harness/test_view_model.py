@@ -849,6 +849,9 @@ def test_a_restart_is_the_controllers_for_as_long_as_one_may_take(after_secs: fl
     at = 1_800_000_000.5
     begun = {**entry(STARTED, "b" * 32, 0), "__REALTIME_TIMESTAMP": str(round((at + after_secs) * 1e6))}
     assert view_model.who_started(RUNNING, [begun], [restart(at)])[0] == who
+    # A run that came after the one that was seen says nothing of it.
+    another = {**begun, "INVOCATION_ID": "c" * 32, "__REALTIME_TIMESTAMP": str(round((at + after_secs + 1) * 1e6))}
+    assert view_model.who_started(RUNNING, [begun, another], [restart(at)])[0] == who
     # The last restart counts, whatever was decided since.
     later = {"action": "STALL", "timestamp": timestamp(at)}
     assert view_model.who_started(RUNNING, [begun], [restart(at - 1000), restart(at), later])[0] == who
@@ -924,6 +927,15 @@ def test_exposures_are_those_of_the_present_mode_by_symbol() -> None:
     assert view_model.exposures(seen) == {"SOL/USDC": 4 * 103.0, "ETH/USDC": 5 * 10.0, "NEW": 0.0}
     assert view_model.page(seen)["exposure"]["rows"][0]["value"] == 462.0
     assert view_model.exposures(replace(seen, ledger=Trouble("gone"))) == {}
+
+
+@pytest.mark.parametrize("side", ["BUY", "SELL"])
+@pytest.mark.parametrize(("qty", "filled"), [("0.5", "0"), ("2", "1.5")])
+def test_an_order_in_a_symbol_of_which_nothing_is_held_weighs_at_its_latest_tick(
+    side: str, qty: str, filled: str
+) -> None:
+    ledger = replace(LEDGER, holdings=[], open_orders=[OpenOrder("SHADOW", "SOL/USDC", side, qty, filled)])
+    assert view_model.exposures(replace(SEEN, ledger=ledger)) == {"SOL/USDC": 0.5 * 103.0}
 
 
 @pytest.mark.parametrize(
