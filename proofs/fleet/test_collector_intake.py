@@ -128,3 +128,10 @@ def test_a_refused_message_is_passed_by_and_goes_on_where_the_one_before_it_ende
     strange = Arrived(9, AT, "hybrid.one.ticks", b"[]")
     batch = batch_of([strange], {})
     assert (batch.sequence, batch.refused, batch.stands, batch.rows) == (9, [(strange, "is no JSON object")], {}, {})
+
+
+@pytest.mark.claim("F3")
+def test_no_message_is_nothing_to_store() -> None:
+    batch = batch_of([], {("one", "ticks"): Stand({"id": 2}, 3, 3)})
+    assert (batch.rows, batch.days, batch.stands, batch.breaks, batch.refused) == ({}, {}, {}, [], [])
+    assert batch.sequence == 0
