@@ -94,8 +94,9 @@ def test_days_from_the_first_trade_to_tomorrow_have_a_partition(at: datetime, da
 @pytest.mark.claim("F3")
 def test_a_message_that_comes_twice_in_a_batch_says_nothing_new_the_second_time() -> None:
     first, second = arrived(5, None, tick(1)), arrived(6, 1, tick(2))
-    batch = batch_of([first, second, first, second], {})
-    assert (batch.breaks, batch.stands["one", "ticks"], batch.sequence) == ([], Stand({"id": 2}, 6, 3), 6)
+    batch = batch_of([first, second, first, second, arrived(7, 2, tick(3))], {})
+    assert (batch.breaks, batch.stands["one", "ticks"], batch.sequence) == ([], Stand({"id": 3}, 7, 3), 7)
+    assert [row[2] for row in batch.rows["ticks"]] == [1, 2, 1, 2, 3]
     # So where the message was the last one of a batch before.
     after = batch_of([second], {("one", "ticks"): Stand({"id": 2}, 6, 3)})
     assert (after.breaks, after.stands, after.sequence) == ([], {}, 6)
