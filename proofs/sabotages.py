@@ -633,7 +633,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "harness/observing/judgement.py",
             "unit",
-            "state.active == 'active' and state.main_pid > 0",
+            "state.active == 'active' and state.main_pid != 0",
             "True",
         ),
         reason=r"to fail",

@@ -70,12 +70,8 @@ class _Holding(msgspec.Struct):
     # Stale between a change of the others and `move` or `Book._reckon`.
     up: Decimal = _ZERO  # the furthest that the position can get, and the furthest that it can get below
     down: Decimal = _ZERO
-    reach: Decimal = _ZERO  # the greater of both
+    reach: Decimal = _ZERO  # the greater of both; 0 without position and open orders
     exposure: Decimal = _ZERO
-
-    @property
-    def is_flat(self) -> bool:
-        return not (self.position or self.buys or self.sells)
 
     def move(self) -> None:
         """Follow a change of position or open orders."""
@@ -171,8 +167,8 @@ class Book:
         touched: set[str] = set()
         for event in events:
             touched.add(event.symbol)
-            # Of an order that is over with its first transition nothing rests, as long as it was not known before.
-            if event.seq or event.status is not _FILLED or event.order_id in self._open:
+            # Of an order that is over with its first transition nothing rests.
+            if event.seq or event.status is not _FILLED:
                 self._record_event(event)
         for fill in fills:
             if self._seen_fills.add(fill.event_id):
@@ -188,7 +184,7 @@ class Book:
             holding = holdings.get(symbol) or self._holding(symbol)
             holding.move()
             self._reckon(holding)
-            if not holding.reach and holding.is_flat:
+            if not holding.reach:
                 del holdings[symbol]
 
     def _holding(self, symbol: str) -> _Holding:
@@ -208,7 +204,7 @@ class Book:
 
     def _forget_flat(self, symbol: str) -> None:
         holding = self._holdings.get(symbol)
-        if holding is not None and holding.is_flat:
+        if holding is not None and not holding.reach:
             del self._holdings[symbol]
 
     def _not_positive(self, signal: Signal) -> str | None:
@@ -231,8 +227,6 @@ class Book:
         holding.price = signal.price
         self._reckon(holding)
         reach = _add_up(holding.up if signal.side is _BUY else holding.down, signal.size)
-        if reach <= holding.reach:
-            return None
         after = _multiply_up(reach, signal.price)
         if after <= holding.exposure:
             return None

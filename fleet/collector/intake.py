@@ -13,7 +13,7 @@ from fleet.base.wire import Place
 FIRST_DAY = date(2009, 1, 3)
 """Before this day nothing was traded that an engine could have seen: what says so has lost its time."""
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -101,5 +101,7 @@ def batch_of(arrived: Sequence[Arrived], stands: dict[Key, Stand]) -> Batch:
 def day_of(table: Table, row: Row, at: datetime) -> tuple[date, bool]:
     """The day of a row, in UTC, and whether it gets a partition: whoever has lost its time makes none."""
     ts = row[table.names.index("ts")]
-    day = (EPOCH + timedelta(milliseconds=int(ts or 0))).date()
+    # A row that was cleaned has a time.
+    assert isinstance(ts, int)
+    day = EPOCH + timedelta(milliseconds=ts)
     return day, FIRST_DAY <= day <= at.astimezone(UTC).date() + timedelta(days=1)

@@ -38,10 +38,10 @@ class EquityHolding:
         signed = fill.qty if fill.buys else -fill.qty
         if self.qty == 0 or (self.qty > 0) == fill.buys:
             self.paid += signed * fill.price
-        elif abs(signed) <= abs(self.qty):
+        elif abs(signed) < abs(self.qty):
             self.paid -= self.paid * abs(signed) / abs(self.qty)
         else:
-            # Through zero: what is left was bought, or sold, at this price.
+            # To zero or through it: what is left, if anything, was bought, or sold, at this price.
             self.paid = (self.qty + signed) * fill.price
         self.qty += signed
         self.cash += fill.cash

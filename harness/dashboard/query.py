@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from harness.observing import ledger_history
 from harness.observing.ledger_view import TEXT_MAX
+
+Default = TypeVar("Default", int, None)
 
 RANGES = {"5m": 300_000, "1h": 3_600_000, "24h": 86_400_000, "all": None}
 """Name -> milliseconds up to now; None: all there is."""
@@ -77,9 +80,9 @@ def page_of(asked: Mapping[str, str], rows_max: int = ledger_history.PAGE_MAX, r
     order = asked.get("order", "newest")
     if order not in ("newest", "oldest"):
         raise ValueError(f"order = {order[:40]!r}: must be newest or oldest")
-    at_id = _whole(asked, "at", 0, 0, ID_MAX) if "at" in asked else None
+    at_id = _whole(asked, "at", None, 0, ID_MAX)
     filters = {name: _short(asked, name) for name in FILTERS if asked.get(name)}
-    begin, end = (_whole(asked, name, 0, 0, MS_MAX) if name in asked else None for name in ("from", "to"))
+    begin, end = (_whole(asked, name, None, 0, MS_MAX) for name in ("from", "to"))
     if begin is not None and end is not None and end <= begin:
         raise ValueError(f"to = {end}: must be after from = {begin}")
     return PageQuery(at_id, order == "newest", _whole(asked, "rows", rows, 1, rows_max), filters, begin, end)
@@ -91,7 +94,7 @@ def _only(asked: Mapping[str, str], allowed: Sequence[str]) -> None:
             raise ValueError(f"{name[:40]!r}: unknown, allowed are {', '.join(allowed)}")
 
 
-def _whole(asked: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+def _whole(asked: Mapping[str, str], name: str, default: Default, least: int, most: int) -> int | Default:
     text = asked.get(name)
     if text is None:
         return default

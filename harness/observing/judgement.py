@@ -48,7 +48,7 @@ class Finding:
 
 def unit(state: UnitState) -> Finding:
     """Judge whether systemd calls the unit active."""
-    return Finding("unit", state.active == "active" and state.main_pid > 0, str(state))
+    return Finding("unit", state.active == "active" and state.main_pid != 0, str(state))
 
 
 def progress(still_secs: float, newest_id: int) -> Finding:

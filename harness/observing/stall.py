@@ -90,6 +90,11 @@ class StallClock:
         )
 
     def _is_fed(self, received: int | None, row_every: int | None) -> bool:
-        if received is None or self._received is None or self._received_then is None or received <= self._received:
-            return False
-        return row_every is None or received - self._received_then < row_every
+        before, then = self._received, self._received_then
+        return (
+            received is not None
+            and before is not None
+            and then is not None
+            and received > before
+            and (row_every is None or received - then < row_every)
+        )

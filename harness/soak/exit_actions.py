@@ -122,8 +122,8 @@ class ExitPolicy:
 
     def __init__(self) -> None:
         self._network_row = 0
-        self._parse_row = 0
-        self._parse_at: float | None = None
+        # When it ended with PARSE, as long as those are in a row.
+        self._parse_ends: list[float] = []
         self._fell_back = False
 
     def progressed(self) -> None:
@@ -151,15 +151,15 @@ class ExitPolicy:
                 return Answer(ExitAction.ABORT, "an end that the contract has no restart for")
 
     def _answer_parse(self, now: float) -> Answer:
-        in_row = self._parse_at is not None and now - self._parse_at <= PARSE_ROW_SECS
-        self._parse_row = self._parse_row + 1 if in_row else 1
-        self._parse_at = now
-        if self._parse_row <= PARSE_RETRIES:
-            return Answer(ExitAction.RESTART, f"retry {self._parse_row} of {PARSE_RETRIES}")
+        if self._parse_ends and now - self._parse_ends[-1] > PARSE_ROW_SECS:
+            self._parse_ends.clear()
+        self._parse_ends.append(now)
+        if len(self._parse_ends) <= PARSE_RETRIES:
+            return Answer(ExitAction.RESTART, f"retry {len(self._parse_ends)} of {PARSE_RETRIES}")
         if self._fell_back:
             return Answer(ExitAction.ABORT, "the mock feed cannot be understood either")
         self._fell_back = True
-        self._parse_row = 0
+        self._parse_ends.clear()
         return Answer(ExitAction.FALL_BACK, f"not understood after {PARSE_RETRIES} retries")
 
 

@@ -114,7 +114,6 @@ def render(decisions: Sequence[Decision], samples: Sequence[SampleLine]) -> str:
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
-        lstrip_blocks=True,
     )
     return environment.get_template("soak.html.j2").render(
         outcome=outcome.action if outcome else "CUT OFF",
@@ -133,14 +132,16 @@ def _folded(decisions: Sequence[Decision], rows: Sequence[DecisionRow]) -> Itera
     keys = [_key(line) for line in decisions]
     at = 0
     while at < len(rows):
-        period, rounds = max(
-            ((period, _rounds(keys, at, period)) for period in range(1, PERIOD_MAX + 1)),
-            key=lambda found: (found[0] * found[1] if found[1] >= REPEATS_MIN else 0, -found[0]),
-        )
-        if rounds < REPEATS_MIN:
+        found = [
+            (period, rounds)
+            for period in range(1, PERIOD_MAX + 1)
+            if (rounds := _rounds(keys, at, period)) >= REPEATS_MIN
+        ]
+        if not found:
             yield rows[at]
             at += 1
             continue
+        period, rounds = max(found, key=lambda one: (one[0] * one[1], -one[0]))
         yield from rows[at : at + period]
         yield Repeated(rows[at + period : at + period * rounds], rounds - 1)
         at += period * rounds

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,6 +155,78 @@ def test_R4_L3_what_cannot_be_booked_is_rejected(field: str, value: str) -> None
     assert (statuses(events), fills) == (["SUBMITTED", "REJECTED"], [])
     assert events[1].reason is Reason.PAPER_REJECTED
     assert field in (events[1].detail or "")
+
+
+LEAST, MOST = "0.000000000001", "999999999999999.999999999999"
+"""What can be booked, in size and in price."""
+
+
+@pytest.mark.claim("R4", "R5")
+@pytest.mark.parametrize(("size", "price"), [(LEAST, LEAST), (LEAST, MOST), (MOST, LEAST), (MOST, MOST)])
+def test_R4_R5_from_the_least_to_the_most_that_can_be_booked_an_order_is_made_and_balances(
+    size: str, price: str
+) -> None:
+    _, shadowed = shadow().submit(signal(size=size, price=price), NOW)
+    adapter = RecordingAdapter()
+    live = LiveExecutor(adapter)
+    live.submit(signal(size=size, price=price), NOW)
+    adapter.answers = [
+        AdapterReport("live-periodic:1", OrderStatus.FILLED, Decimal(size), Decimal(price), Decimal(MOST))
+    ]
+    _, told = live.on_ticks([], NOW)
+    for [fill] in (shadowed, told):
+        assert (fill.qty, fill.price) == (Decimal(size), Decimal(price))
+        assert_balanced([fill])
+    papered = paper()
+    assert statuses(papered.submit(signal(size=size, price=price), NOW)[0]) == ["SUBMITTED", "ACKNOWLEDGED"]
+
+
+@pytest.mark.claim("R4", "R5")
+@pytest.mark.parametrize("price", [1e-12, 999999999999999.9])
+@pytest.mark.parametrize("volume", [1e-12, 999999999999999.9])
+def test_R4_R5_a_tick_of_the_least_and_of_the_most_fills_an_order(price: float, volume: float) -> None:
+    executor = paper()
+    executor.submit(signal(size=MOST), NOW)
+    [event], [fill] = executor.on_ticks([tick(2, volume, price)], NOW)
+    assert event.status is OrderStatus.PARTIAL_FILL
+    assert (fill.qty, fill.price) == (Decimal(repr(volume)), Decimal(repr(price)))
+    assert_balanced([fill])
+
+
+@pytest.mark.claim("R6", "L4")
+@pytest.mark.parametrize(
+    "figures",
+    [
+        ("0.100000000001", "100", "0"),
+        ("0", "100", "0"),
+        ("1e-13", "100", "0"),
+        ("NaN", "100", "0"),
+        ("0.1", "0", "0"),
+        ("0.1", "1e15", "0"),
+        ("0.1", "Infinity", "0"),
+        ("0.1", "100", "NaN"),
+        ("0.1", "100", "1e15"),
+        ("0.1", "100", "-1e15"),
+    ],
+)
+def test_L4_a_fill_that_cannot_be_is_recorded_on_the_order_and_fills_nothing(figures: tuple[str, str, str]) -> None:
+    adapter = RecordingAdapter()
+    executor = LiveExecutor(adapter)
+    executor.submit(signal(size="0.1"), NOW)
+    qty, price, fees = map(Decimal, figures)
+    adapter.answers = [AdapterReport("live-periodic:1", OrderStatus.FILLED, qty, price, fees)]
+    [event], fills = executor.on_ticks([], NOW)
+    assert (event.status, event.reason, event.filled_qty, fills) == (
+        OrderStatus.SUBMITTED, Reason.ADAPTER_ERROR, 0, [],
+    )  # fmt: skip
+    assert event.detail is not None
+    assert event.detail.startswith("reports: FILLED with ")
+    # All of it can still be filled, and fees that the venue pays are fees too.
+    adapter.answers = [
+        AdapterReport("live-periodic:1", OrderStatus.FILLED, Decimal("0.1"), Decimal(100), Decimal("-0.01"))
+    ]
+    _, [fill] = executor.on_ticks([], NOW)
+    assert (fill.qty, fill.fees, fill.cash_delta) == (Decimal("0.1"), Decimal("-0.01"), Decimal("-9.99"))
 
 
 @pytest.mark.claim("R4")
@@ -335,6 +408,31 @@ def test_S10_an_open_order_of_an_earlier_run_is_carried_on() -> None:
     assert (event.status, event.seq, event.filled_qty) == (OrderStatus.FILLED, more[-1].seq + 1, 1)
     assert (fill.qty, fill.event_id) == (Decimal("0.6"), "paper-periodic:1/3")
     assert statuses(events) == ["SUBMITTED", "ACKNOWLEDGED"]
+
+
+@pytest.mark.claim("S10")
+def test_S10_an_open_order_of_an_earlier_run_is_filled_by_whatever_tick_comes_first() -> None:
+    """Also by the first of all: somebody may have emptied the table of ticks."""
+    left, _ = paper().submit(signal(500, size="1"), NOW)
+    executor = paper()
+    executor.adopt(left[-1:])
+    assert executor.open_order_ids() == ["paper-periodic:500"]
+    [event], [fill] = executor.on_ticks([tick(1, 0.25)], NOW)
+    assert (event.status, event.filled_qty, event.seq) == (OrderStatus.PARTIAL_FILL, Decimal("0.25"), 2)
+    assert (fill.order_id, fill.price) == ("paper-periodic:500", 100)
+    # It rests as many ticks as any other.
+    later, _ = executor.on_ticks([tick(n, 1e-13) for n in range(2, PAPER_TICKS_MAX + 1)], NOW)
+    assert statuses(later) == ["CANCELED"]
+
+
+@pytest.mark.claim("S10", "S11")
+@pytest.mark.parametrize("mode", [Mode.SHADOW, Mode.LIVE])
+def test_S10_an_open_order_of_another_mode_is_not_taken_over(mode: Mode) -> None:
+    left = [msgspec.structs.replace(event, mode=mode) for event in paper().submit(signal(1), NOW)[0]]
+    executor = paper()
+    executor.adopt(left)
+    assert executor.open_order_ids() == []
+    assert executor.submit(signal(1), NOW)[0] != []
 
 
 EXECUTORS: list[Callable[[], Executor]] = [shadow, paper, lambda: LiveExecutor(RecordingAdapter())]

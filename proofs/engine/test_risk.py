@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.base.events import Fill, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
+from engine.base.events import Fill, Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.trading import risk
-from engine.trading.execution import PaperExecutor, ShadowExecutor
+from engine.trading.execution import Executor, LiveExecutor, PaperExecutor, ShadowExecutor
 from engine.trading.risk import Book, Caps
+from proofs.fixtures.recording_adapter import RecordingAdapter
 
 NOW = 10_000_000
 FEE = Decimal("0.001")
@@ -113,9 +116,19 @@ def test_R3_open_orders_that_would_get_out_do_so_only_once() -> None:
 
 
 @pytest.mark.claim("R3")
-@pytest.mark.parametrize("size", ["0", "-1", "NaN", "Infinity"])
-def test_R3_a_size_that_is_no_amount_is_vetoed(size: str) -> None:
-    assert Book(caps()).assess(signal(size=size), NOW).veto is Reason.RISK_CAP
+@pytest.mark.parametrize("no_amount", ["0", "-0", "-1", "NaN", "-NaN", "sNaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("field", ["size", "price"])
+def test_R3_a_size_or_price_that_is_no_amount_is_vetoed(field: str, no_amount: str) -> None:
+    good = signal()
+    bad = msgspec.structs.replace(good, **{field: Decimal(no_amount)})
+    fresh, used = Book(caps()), Book(caps())
+    assert used.assess(good, NOW).veto is None
+    for book in (fresh, used):
+        vetoed = book.assess(bad, NOW)
+        assert vetoed.veto is Reason.RISK_CAP
+        assert vetoed.veto_detail == f"{field} {no_amount} is not a positive number"
+        assert book.assess(good, NOW).veto is None
+        assert (book.position("A"), book.exposure()) == (0, 0)
 
 
 @pytest.mark.claim("R3", "L3")
@@ -131,6 +144,16 @@ def test_R3_mark_takes_the_latest_price_of_what_is_held() -> None:
     book = held("2")
     book.mark([Tick("f", "A", 7.0, 1.0, 0), Tick("f", "B", 1.0, 1.0, 0), Tick("f", "A", 110.5, 1.0, 0)])
     assert (book.exposure("A"), book.exposure("B"), book.exposure()) == (221, 0, 221)
+
+
+@pytest.mark.claim("R3")
+@given(marked=st.lists(st.tuples(st.sampled_from("ABCX"), st.integers(1, 99)), max_size=12))
+def test_R3_mark_takes_the_latest_price_of_each_symbol_however_they_alternate(marked: list[tuple[str, int]]) -> None:
+    book = Book(caps(), {symbol: (Decimal(2), Decimal(100)) for symbol in "ABC"})
+    book.mark([Tick("f", symbol, float(price), 1.0, 0) for symbol, price in marked])
+    latest = dict.fromkeys("ABC", 100) | dict(marked)
+    assert [book.exposure(symbol) for symbol in "ABC"] == [2 * latest[symbol] for symbol in "ABC"]
+    assert book.exposure() == sum(2 * latest[symbol] for symbol in "ABC")
 
 
 @pytest.mark.claim("S11")
@@ -411,6 +434,74 @@ def test_R3_a_fill_of_a_symbol_without_a_price_yet_is_reckoned_at_its_own() -> N
     book = Book(caps())
     book.record([], [Fill("f1", "o1", "A", Side.SELL, Decimal(2), Decimal(30), Decimal(0), Decimal(60), NOW, False)])
     assert (book.position("A"), book.exposure("A"), book.exposure()) == (-2, 60, 60)
+
+
+@pytest.mark.claim("R3")
+@pytest.mark.parametrize(("side", "filled", "reach"), [(Side.BUY, "0", 3), (Side.SELL, "0", 3), (Side.SELL, "1", 2)])
+def test_R3_an_order_that_an_earlier_run_left_open_is_reckoned_at_its_own_price_until_there_is_another(
+    side: Side, filled: str, reach: int
+) -> None:
+    left = OrderEvent(
+        order_id="paper-1", seq=3, signal_id="1", symbol="A", side=side, qty=Decimal(3), price=Decimal(30),
+        filled_qty=Decimal(filled), status=OrderStatus.ACKNOWLEDGED, reason=Reason.PAPER_ACKNOWLEDGED, ts=NOW,
+        is_shadow=True, mode=Mode.PAPER,
+    )  # fmt: skip
+    book = Book(caps())
+    book.record([left], [])
+    assert (book.open_orders, book.position("A"), book.exposure("A"), book.exposure()) == (1, 0, 30 * reach, 30 * reach)
+    # Told again, or late, it is the same order.
+    book.record([left, msgspec.structs.replace(left, seq=1, filled_qty=Decimal(0))], [])
+    assert (book.open_orders, book.exposure()) == (1, 30 * reach)
+    book.mark([Tick("f", "A", 7.0, 1.0, NOW)])
+    assert book.exposure() == 7 * reach
+    book.record([msgspec.structs.replace(left, seq=4, status=OrderStatus.CANCELED)], [])
+    assert (book.open_orders, book.exposure()) == (0, 0)
+    # What comes late does not open it again.
+    book.record([left], [])
+    assert (book.open_orders, book.exposure()) == (0, 0)
+
+
+@pytest.mark.claim("R3")
+@pytest.mark.parametrize(
+    ("side", "most"), [(Side.BUY, "3"), (Side.SELL, "7")], ids=["more of what is held", "through zero"]
+)
+def test_R3_a_signal_may_raise_the_exposure_up_to_the_cap_and_not_beyond(side: Side, most: str) -> None:
+    """Two are held; five are allowed, on either side."""
+    assert held("2").assess(signal(side=side, size=most), NOW).veto is None
+    assert held("2").assess(signal(side=side, size=f"{most}.000000000001"), NOW).veto_detail == (
+        "exposure of A could become 500.000000000100, allowed is 500"
+    )
+    total = Book(caps(total=500, symbol=501), {"A": (Decimal(2), Decimal(100))})
+    assert total.assess(signal(side=side, size=most), NOW).veto is None
+    assert total.assess(signal(side=side, size=f"{most}.000000000001"), NOW).veto_detail == (
+        "exposure could become 500.000000000100, allowed is 500"
+    )
+
+
+@pytest.mark.claim("R2")
+@pytest.mark.parametrize("age_ms", [5_001, -5_001])
+def test_R2_a_veto_says_how_old_the_tick_was(age_ms: int) -> None:
+    vetoed = Book(caps()).assess(signal(ts=NOW - age_ms), NOW)
+    assert vetoed.veto_detail == f"tick is {age_ms} ms old, allowed are 5000 in either direction"
+
+
+@pytest.mark.claim("R3")
+@pytest.mark.parametrize("make", [lambda: PaperExecutor(FEE, Decimal(0)), lambda: LiveExecutor(RecordingAdapter())])
+def test_R3_an_order_counts_from_its_first_transition_on(make: Callable[[], Executor]) -> None:
+    """Nothing more is heard of a LIVE one until the venue answers."""
+    book, executor = Book(caps(orders=1)), make()
+    events, fills = executor.submit(signal(1, size="2"), NOW)
+    book.record(events[:1], fills)
+    assert (book.open_orders, book.exposure("A")) == (1, 200)
+    assert book.assess(signal(2), NOW).veto_detail == "1 open orders, allowed are 1"
+
+
+@pytest.mark.claim("R3")
+def test_R3_a_position_of_nothing_is_none() -> None:
+    book = Book(caps(), {"A": (Decimal(0), Decimal(100)), "B": (Decimal(1), Decimal(5))})
+    assert (book.position("A"), book.position("B"), book.position("C")) == (0, 1, 0)
+    assert (book.exposure("A"), book.exposure("B"), book.exposure("C"), book.exposure()) == (0, 5, 0, 5)
+    assert Book(caps()).exposure() == 0
 
 
 @pytest.mark.claim("B5")

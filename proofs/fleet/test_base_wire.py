@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,7 +65,16 @@ def test_columns_that_are_new_or_missing_are_no_fault() -> None:
     [({"v": 2}, "version 2; this one reads 1"), ({"instance": "two"}, "came on hybrid.one.ticks"),
      ({"instance": "a.b"}, "names no instance"), ({"table": "secrets"}, "no table"), ({"to": None}, "how far"),
      ({"rows": None}, "no rows"), ({"rows": [[1]]}, "more or fewer values"), ({"columns": []}, "more or fewer values"),
-     ({"rows": [["x"] + [None] * 7]}, "id is 'x', which is no int")],
+     ({"rows": [["x"] + [None] * 7]}, "id is 'x', which is no int"),
+     ({"v": None}, "version None; this one reads 1"), ({"instance": None}, "names no instance"),
+     ({"instance": 1}, "names no instance"), ({"instance": ""}, "names no instance"),
+     ({"table": None}, "no table"), ({"table": "signals"}, "is of one, signals, and came on hybrid.one.ticks"),
+     ({"to": [7]}, "how far"), ({"from": 6}, "how far"), ({"from": []}, "how far"), ({"schema": None}, "how far"),
+     ({"schema": "3"}, "how far"), ({"columns": None}, "no columns"), ({"columns": {}}, "no columns"),
+     ({"rows": {}}, "no rows"), ({"rows": ["12345678"]}, "more or fewer values"),
+     ({"rows": [[7, 1, "X", 1.0, 1.0, "a", 1]]}, "more or fewer values"),
+     ({"rows": [], "last": [1]}, "more or fewer values"), ({"rows": [], "last": 7}, "more or fewer values"),
+     ({"rows": [], "last": ["x"] + [None] * 7}, "id is 'x', which is no int")],
 )  # fmt: skip
 def test_what_is_no_message_says_why(change: dict[str, Any], reason: str) -> None:
     found = {**json.loads(wire.encode(MESSAGE)), **change}
@@ -79,3 +89,65 @@ def test_what_is_no_message_says_why(change: dict[str, Any], reason: str) -> Non
 def test_no_bytes_are_more_than_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):
         wire.decode(data, "hybrid.one.ticks")
+
+
+@pytest.mark.claim("F3")
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"[]", "is no JSON object"), (b"7", "is no JSON object"), (b"null", "is no JSON object"),
+     (b"[" * 100_000, "nested too deeply"), (b"", "Expecting value")],
+)  # fmt: skip
+def test_what_is_no_object_says_so(data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        wire.decode(data, "hybrid.one.ticks")
+
+
+@pytest.mark.claim("F1", "F3")
+def test_a_message_is_the_text_that_other_versions_read() -> None:
+    rowless = Message("one", TICKS, 5, None, {"id": 7}, [], TICK)
+    shown = '["id","ts","symbol","price","volume","source","trade_id","event_id"]'
+    row = '[7,1795000000000,"\\u00c4\\u00d6/\\u20ac",0.30000000000000004,1e-09,"binance",4611686018427387904,null]'
+    head = '{"v":1,"instance":"one","table":"ticks",'
+    assert (
+        wire.encode(MESSAGE).decode()
+        == f'{head}"schema":3,"from":{{"id":6}},"to":{{"id":7}},"columns":{shown},"rows":[{row}]}}'
+    )
+    assert (
+        wire.encode(rowless).decode()
+        == f'{head}"schema":5,"from":null,"to":{{"id":7}},"columns":{shown},"rows":[],"last":{row}}}'
+    )
+
+
+@pytest.mark.claim("F1")
+def test_what_is_no_number_is_never_sent() -> None:
+    with pytest.raises(ValueError):
+        wire.encode(Message("one", TICKS, 3, None, {"id": 7}, [(*TICK[:3], float("nan"), *TICK[4:])], TICK))
+
+
+@pytest.mark.claim("F1")
+def test_the_last_row_is_that_of_the_message_where_it_has_any() -> None:
+    found = json.loads(wire.encode(replace(MESSAGE, rows=[TICK, (8, *TICK[1:])])))
+    assert wire.decode(json.dumps(found | {"last": list(TICK)}).encode(), "hybrid.one.ticks").last == (8, *TICK[1:])
+    assert wire.decode(json.dumps(found | {"rows": []}).encode(), "hybrid.one.ticks").last is None
+
+
+@pytest.mark.claim("F3")
+def test_columns_are_told_by_their_names_wherever_they_stand() -> None:
+    found = json.loads(wire.encode(replace(MESSAGE, rows=[TICK, (8, *TICK[1:])])))
+    turned = {**found, "columns": [*found["columns"][::-1], 5], "rows": [[*row[::-1], "x"] for row in found["rows"]]}
+    assert wire.decode(json.dumps(turned).encode(), "hybrid.one.ticks").rows == [TICK, (8, *TICK[1:])]
+
+
+@pytest.mark.claim("F1")
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [("a", True), ("A-b_9", True), ("x" * 64, True), ("x" * 65, False), ("", False), ("a.b", False), ("a b", False),
+     ("\u00e9", False), ("a\n", False), ("*", False), (">", False)],
+)  # fmt: skip
+def test_an_instance_is_one_token_of_a_subject(name: str, taken: bool) -> None:
+    data = wire.encode(replace(MESSAGE, instance=name))
+    if taken:
+        assert wire.decode(data, f"hybrid.{name}.ticks").instance == name
+    else:
+        with pytest.raises(ValueError, match="names no instance"):
+            wire.decode(data, f"hybrid.{name}.ticks")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from fleet.base import wire
-from fleet.base.tables import TICKS
+from fleet.base.tables import FILLS, TICKS, Table
 from fleet.base.wire import Message
-from fleet.collector.intake import Arrived, Break, Stand, batch_of
+from fleet.collector.intake import Arrived, Break, Stand, batch_of, day_of
 
 AT = datetime(2026, 11, 27, 23, 59, tzinfo=UTC)
 DAY_MS = 86_400_000
@@ -69,3 +69,70 @@ def test_a_day_that_cannot_be_makes_no_partition() -> None:
     batch = batch_of([arrived(5, None, *rows)], {})
     assert batch.days == {"ticks": {date(2026, 11, 27), date(2026, 11, 28)}}
     assert [row[1] for row in batch.rows["ticks"]][2:] == ["2026-11-29", "1970-01-01", "9999-12-31"]
+
+
+@pytest.mark.claim("F5")
+@pytest.mark.parametrize(
+    ("at", "day", "own"),
+    [
+        (AT, date(2009, 1, 2), False),
+        (AT, date(2009, 1, 3), True),
+        (AT, date(2026, 11, 28), True),
+        (AT, date(2026, 11, 29), False),
+        # The stream's clock may be told in any zone; a day is one in UTC.
+        (AT.astimezone(timezone(timedelta(hours=10))), date(2026, 11, 28), True),
+        (AT.astimezone(timezone(timedelta(hours=10))), date(2026, 11, 29), False),
+        (datetime(2026, 11, 28, tzinfo=UTC).astimezone(timezone(timedelta(hours=-5))), date(2026, 11, 29), True),
+    ],
+)
+def test_days_from_the_first_trade_to_tomorrow_have_a_partition(at: datetime, day: date, own: bool) -> None:
+    begin = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+    for ts in (begin, begin + DAY_MS - 1):
+        assert day_of(TICKS, tick(1, ts), at) == (day, own)
+
+
+@pytest.mark.claim("F3")
+def test_a_message_that_comes_twice_in_a_batch_says_nothing_new_the_second_time() -> None:
+    first, second = arrived(5, None, tick(1)), arrived(6, 1, tick(2))
+    batch = batch_of([first, second, first, second, arrived(7, 2, tick(3))], {})
+    assert (batch.breaks, batch.stands["one", "ticks"], batch.sequence) == ([], Stand({"id": 3}, 7, 3), 7)
+    assert [row[2] for row in batch.rows["ticks"]] == [1, 2, 1, 2, 3]
+    # So where the message was the last one of a batch before.
+    after = batch_of([second], {("one", "ticks"): Stand({"id": 2}, 6, 3)})
+    assert (after.breaks, after.stands, after.sequence) == ([], {}, 6)
+
+
+@pytest.mark.claim("F3")
+def test_tables_and_instances_in_one_batch_have_their_own_places() -> None:
+    def mark(sequence: int, instance: str, table: Table, schema: int, start: int, end: int) -> Arrived:
+        message = Message(instance, table, schema, {"id": start}, {"id": end}, [], None)
+        return Arrived(sequence, AT, f"hybrid.{instance}.{table.name}", wire.encode(message))
+
+    stands = {("one", "ticks"): Stand({"id": 2}, 3, 3), ("two", "ticks"): Stand({"id": 7}, 4, 3)}
+    batch = batch_of(
+        [
+            mark(5, "one", TICKS, 4, 2, 3), mark(8, "two", TICKS, 5, 7, 9), mark(6, "one", FILLS, 3, 1, 2),
+            mark(7, "one", TICKS, 4, 3, 4),
+        ],
+        stands,
+    )  # fmt: skip
+    assert batch.stands == {
+        ("one", "ticks"): Stand({"id": 4}, 7, 4), ("two", "ticks"): Stand({"id": 9}, 8, 5),
+        ("one", "fills"): Stand({"id": 2}, 6, 3),
+    }  # fmt: skip
+    assert batch.breaks == [Break("one", "fills", 6, None, {"id": 1})]
+    assert (batch.sequence, batch.days, [*batch.rows.values()]) == (8, {}, [[], []])
+
+
+@pytest.mark.claim("F3")
+def test_a_refused_message_is_passed_by_and_goes_on_where_the_one_before_it_ended() -> None:
+    strange = Arrived(9, AT, "hybrid.one.ticks", b"[]")
+    batch = batch_of([strange], {})
+    assert (batch.sequence, batch.refused, batch.stands, batch.rows) == (9, [(strange, "is no JSON object")], {}, {})
+
+
+@pytest.mark.claim("F3")
+def test_no_message_is_nothing_to_store() -> None:
+    batch = batch_of([], {("one", "ticks"): Stand({"id": 2}, 3, 3)})
+    assert (batch.rows, batch.days, batch.stands, batch.breaks, batch.refused) == ({}, {}, {}, [], [])
+    assert batch.sequence == 0

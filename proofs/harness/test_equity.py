@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,11 @@ def test_bought_risen_sold_and_through_zero() -> None:
 
 FILLS = st.lists(
     st.tuples(
-        st.booleans(), st.integers(1, 10**9), st.integers(1, 10**12), st.integers(0, 10**6), st.sampled_from("AB")
+        st.booleans(),
+        st.integers(1, 3) | st.integers(1, 10**9),
+        st.integers(1, 10**12),
+        st.integers(0, 10**6),
+        st.sampled_from("AB"),
     ),
     max_size=30,
 )
@@ -90,6 +95,78 @@ def test_the_four_always_add_up_and_equity_is_exact(drawn: list[tuple[bool, int,
         cash, fees = (sum(getattr(one, name) for one in fills if one.symbol == symbol) for name in ("cash", "fees"))
         positions.append(PositionAt("PAPER", symbol, D(held[symbol]), D(cash), D(fees)))
     assert made.disagreements(positions) == []
+
+
+@given(FILLS)
+def test_profit_is_reckoned_by_average_cost(drawn: list[tuple[bool, int, int, int, str]]) -> None:
+    """As textbooks have it, in fractions: what is closed earns its distance from the average price, nothing else."""
+    held, average, last = (dict.fromkeys("AB", Fraction(0)) for _ in range(3))
+    realised = Fraction(0)
+    made = Equity()
+    for number, (buys, size, worth, _, symbol) in enumerate(drawn, start=1):
+        qty, price = Fraction(size, 10**8), Fraction(worth, 10**8)
+        signed = qty if buys else -qty
+        before = held[symbol]
+        closed = min(qty, abs(before)) if before * signed < 0 else Fraction(0)
+        realised += closed * (price - average[symbol]) * (1 if before > 0 else -1)
+        held[symbol], last[symbol] = before + signed, price
+        if closed == 0:
+            average[symbol] = (abs(before) * average[symbol] + qty * price) / abs(held[symbol])
+        elif closed < qty:
+            average[symbol] = price
+        made.take([fill(number, buys, f"{D(size).scaleb(-8)}", f"{D(worth).scaleb(-8)}", symbol=symbol)], number)
+        now = made.lines["PAPER"].now(0)
+        unrealised = sum(held[name] * (last[name] - average[name]) for name in "AB")
+        assert abs(Fraction(now.unrealised) - unrealised) < Fraction(1, 10**20)
+        assert abs(Fraction(now.realised) - realised) < Fraction(1, 10**20)
+        for name in "AB":
+            if held[name] == 0 and name in made.lines["PAPER"].holdings:
+                assert made.lines["PAPER"].holdings[name].paid == 0
+
+
+@pytest.mark.parametrize("buys", [True, False])
+def test_what_is_closed_to_the_last_digit_leaves_nothing_on_paper(buys: bool) -> None:
+    """Also where a product is longer than what is reckoned with."""
+    qty, price = "78122573303404.879460515376", "613319017111157.557222454332"
+    line = taken([fill(1, buys, qty, price), fill(2, not buys, qty, "7")]).lines["PAPER"]
+    assert (line.holdings["A/B"].qty, line.holdings["A/B"].paid, line.now(0).unrealised) == (0, 0, 0)
+
+
+def test_equity_begins_with_nothing_and_knows_where_it_is() -> None:
+    made = Equity()
+    assert (made.lines, made.last_id, made.last_ms, made.disagreements([])) == ({}, 0, 0, [])
+    # Rows that are no fills move the place, and not the time.
+    made.take([], 9)
+    assert (made.lines, made.last_id, made.last_ms) == ({}, 9, 0)
+    made.take([fill(12, True, "1", "5"), fill(13, True, "1", "5", mode="SHADOW")], 20)
+    assert (set(made.lines), made.last_id, made.last_ms) == ({"PAPER", "SHADOW"}, 20, 13_000)
+
+
+@pytest.mark.parametrize(("most", "fills"), [(4, 4), (4, 5), (4, 6), (4, 9), (4, 40)])
+def test_of_a_long_line_every_second_point_goes_and_the_rest_is_what_it_was(
+    most: int, fills: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = taken([fill(number, True, "1", "5", "1") for number in range(1, fills + 1)]).lines["PAPER"].points
+    assert [point.ts_ms for point in whole] == [1000 * number for number in range(1, fills + 1)]
+    monkeypatch.setattr(equity, "POINTS_MAX", most)
+    line = taken([fill(number, True, "1", "5", "1") for number in range(1, fills + 1)]).lines["PAPER"]
+    every = 1
+    while fills // every > most:
+        every *= 2
+    assert line.points == [point for point in whole if point.ts_ms // 1000 % every == 0]
+    assert (line.now(7), line.fills) == (Point(7, D(-fills), D(0), D(fills)), fills)
+
+
+def test_each_sum_that_differs_is_named_and_each_position_alone() -> None:
+    made = taken([fill(1, True, "2", "100", "1"), fill(2, False, "1", "5", symbol="C/D", mode="SHADOW")])
+    good = [PositionAt("PAPER", "A/B", D(2), D(-201), D(1)), PositionAt("SHADOW", "C/D", D(-1), D(5), D(0))]
+    assert made.disagreements(good) == []
+    assert made.disagreements([PositionAt("PAPER", "A/B", D(3), D(-202), D(2)), good[1]]) == [
+        "PAPER A/B: qty is 3, fills add up to 2",
+        "PAPER A/B: cash is -202, fills add up to -201",
+        "PAPER A/B: fees is 2, fills add up to 1",
+    ]
+    assert made.disagreements([]) == ["PAPER A/B: fills, and no position", "SHADOW C/D: fills, and no position"]
 
 
 def test_a_position_that_is_not_the_sum_is_named() -> None:

@@ -74,6 +74,36 @@ def test_K4_parse_ends_far_apart_are_not_in_a_row() -> None:
 
 
 @pytest.mark.claim("K4")
+@pytest.mark.parametrize(("apart", "in_row"), [(600.0, True), (600.001, False)])
+def test_K4_parse_ends_up_to_ten_minutes_apart_are_in_a_row_before_and_after_the_mock_feed(
+    apart: float, in_row: bool
+) -> None:
+    policy = ExitPolicy()
+    first = [policy.answer(ended(11), second) for second in (0.0, 1.0, 2.0)]
+    assert [one.reason for one in first] == [f"retry {number} of 3" for number in (1, 2, 3)]
+    fourth = policy.answer(ended(11), 2.0 + apart)
+    assert (fourth.action, fourth.reason) == (
+        (ExitAction.FALL_BACK, "not understood after 3 retries") if in_row else (ExitAction.RESTART, "retry 1 of 3")
+    )
+    if in_row:
+        # On the mock feed they are counted anew.
+        later = [policy.answer(ended(11), 2.0 + apart * number) for number in (2, 3, 4, 5)]
+        assert [one.reason for one in later] == [
+            "retry 1 of 3", "retry 2 of 3", "retry 3 of 3", "the mock feed cannot be understood either",
+        ]  # fmt: skip
+
+
+@pytest.mark.claim("K4")
+def test_K4_what_is_lost_of_the_network_says_nothing_of_the_protocol() -> None:
+    policy = ExitPolicy()
+    told = [policy.answer(ended(status), float(second)).reason for second, status in enumerate((11, 10, 11, 10, 11))]
+    assert told == [
+        "retry 1 of 3", "network lost 1 time(s) in a row", "retry 2 of 3", "network lost 2 time(s) in a row",
+        "retry 3 of 3",
+    ]  # fmt: skip
+
+
+@pytest.mark.claim("K4")
 def test_K4_progress_does_not_forgive_a_protocol() -> None:
     policy = ExitPolicy()
     for number in range(3):
@@ -224,3 +254,63 @@ def test_an_answer_has_no_delay_unless_it_says_so() -> None:
 def test_a_soak_knows_whether_it_found_the_engine_running(active: str, sub: str, down: bool, runs: bool) -> None:
     seen = state(active, sub)
     assert (exit_actions.is_down(seen), exit_actions.runs(seen)) == (down, runs)
+
+
+@pytest.mark.claim("K4")
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ("one", "exited", 11, 4481.510361)),
+        # A user's manager names a run by another field.
+        ({"INVOCATION_ID": "", "USER_INVOCATION_ID": "mine"}, ("mine", "", None, 4481.510361)),
+        ({"USER_INVOCATION_ID": "mine"}, ("one", "exited", 11, 4481.510361)),
+        ({"INVOCATION_ID": ""}, None),
+        ({"MESSAGE_ID": ""}, None),
+        ({"_PID": "1"}, ("one", "exited", 11, 4481.510361)),
+        ({"_PID": "2"}, None),
+    ],
+)
+def test_K4_the_last_word_on_a_run_is_systemds_and_names_it(
+    changes: dict[str, str], told: tuple[str, str, int | None, float] | None
+) -> None:
+    found = Endings().take([process_exit("one", 11), failure("one", "exit-code") | changes])
+    assert [(one.invocation_id, one.code, one.status, one.at) for one in found] == ([] if told is None else [told])
+
+
+@pytest.mark.claim("K4")
+@pytest.mark.parametrize(
+    ("text", "status"), [("0", 0), ("255", 255), ("", None), ("-1", None), ("x", None), ("\u0663", None)]
+)
+def test_K4_a_status_that_is_no_number_is_none(text: str, status: int | None) -> None:
+    [one] = Endings().take([process_exit("one", 7) | {"EXIT_STATUS": text}, failure("one", "exit-code")])
+    assert one.status == status
+
+
+@pytest.mark.claim("K4")
+def test_K4_what_the_journal_does_not_tell_of_an_end_is_not_made_up() -> None:
+    bare = {
+        name: value
+        for name, value in failure("one", "x").items()
+        if name not in ("UNIT_RESULT", "__MONOTONIC_TIMESTAMP")
+    }
+    assert Endings().take([bare]) == [Exit("one", "", None, "success", None)]
+    assert Endings().take([success("two") | {"UNIT_RESULT": "success"}])[0] == Exit(
+        "two", "exited", 0, "success", 4477.170136
+    )
+    # How a process ended is told of once.
+    endings = Endings()
+    first, second = endings.take([process_exit("one", 13), failure("one", "exit-code"), failure("one", "exit-code")])
+    assert (first.status, second.status) == (13, None)
+
+
+@pytest.mark.claim("K4")
+def test_K4_each_answer_has_its_reason() -> None:
+    wanted = {
+        0: "the engine ended by itself", 1: "an end that the contract has no restart for", 13: "overload",
+        12: "the configuration is wrong, which no restart can heal",
+    }  # fmt: skip
+    for status, reason in wanted.items():
+        answer = ExitPolicy().answer(ended(status), 0.0)
+        assert (answer.reason, answer.delay_secs) == (reason, 0.0)
+    bitten = ExitPolicy().answer(ended(6, code="dumped", result="watchdog"), 0.0)
+    assert (bitten.reason, bitten.delay_secs) == ("systemd's watchdog found it stuck", 0.0)

@@ -99,3 +99,60 @@ def test_books_that_do_not_balance_are_found() -> None:
         Finding("books", False, "ticks parsed 12 ≠ received + duplicates 11")
     ]
     assert judgement.books({**beat, "duplicates": 10**5000}) == []
+
+
+@pytest.mark.claim("M5")
+def test_a_finding_is_one_line_that_begins_with_its_outcome() -> None:
+    assert [
+        str(one) for one in (judgement.progress(3.4, 7), judgement.heartbeat(None, 10.0), judgement.unit(RUNNING))
+    ] == [
+        "PASS database its newest tick is 7",
+        "FAIL heartbeat none from this run of the engine within 30 s",
+        f"PASS unit {RUNNING}",
+    ]
+
+
+@pytest.mark.claim("M5", "W4")
+@pytest.mark.parametrize("name", ["cpu", "memory", "io"])
+def test_each_resource_has_its_limit_over_ten_seconds_and_over_sixty(name: str) -> None:
+    limit, shown = {"cpu": (20, "CPU"), "memory": (10, "memory"), "io": (15, "I/O")}[name]
+
+    def judged(ten: float, sixty: float) -> Finding:
+        texts = dict.fromkeys(("cpu", "memory", "io"), "some avg10=1.00 avg60=1.00 avg300=0.00 total=0")
+        return judgement.pressure(
+            pressure.parse(texts | {name: f"some avg10={ten:.2f} avg60={sixty:.2f} avg300=0.00 total=0"})
+        )
+
+    assert judged(limit, limit + 1) == Finding(
+        "pressure",
+        True,
+        ", ".join(
+            f"{label} {limit if key == name else 1} % of {most} %"
+            for key, label, most in (("cpu", "CPU", 20), ("memory", "memory", 10), ("io", "I/O", 15))
+        ),
+    )
+    over = limit + 0.5
+    assert judged(over, limit) == Finding(
+        "pressure",
+        True,
+        f"the computer was for a moment under pressure: {shown} {over:g} % over 10 s and {limit} % over 60 s,"
+        f" limit {limit} %",
+    )
+    assert judged(over, over) == Finding(
+        "pressure",
+        False,
+        f"the computer is under pressure: {shown} {over:g} % over 10 s and {over:g} % over 60 s, limit {limit} %",
+    )
+
+
+@pytest.mark.claim("W4")
+def test_of_several_resources_the_one_that_lasts_is_named() -> None:
+    calm, lasting, moment = (
+        f"some avg10={ten:.2f} avg60={sixty:.2f} avg300=0.00 total=0" for ten, sixty in ((0, 0), (30, 30), (30, 1))
+    )
+    found = judgement.pressure(pressure.parse({"cpu": moment, "memory": lasting, "io": calm}))
+    assert found == Finding(
+        "pressure", False, "the computer is under pressure: memory 30 % over 10 s and 30 % over 60 s, limit 10 %"
+    )
+    both = judgement.pressure(pressure.parse({"cpu": moment, "memory": moment, "io": calm}))
+    assert (both.ok, both.detail.count(" over 10 s")) == (True, 2)

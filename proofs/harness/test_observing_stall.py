@@ -31,6 +31,16 @@ def test_K3_a_stall_is_told_when_the_threshold_has_passed_and_not_before() -> No
 
 
 @pytest.mark.claim("K3")
+@pytest.mark.parametrize(("now", "told"), [(112.345, 12.345), (112.3454, 12.345), (112.3456, 12.346), (110.0004, 10.0)])
+def test_K3_the_time_since_progress_is_told_to_the_millisecond(now: float, told: float) -> None:
+    clock = StallClock(THRESHOLD, 100.0)
+    assert clock.observe(seen(7), None, 1, 101.0) is None
+    stall = clock.observe(seen(7), None, 1, now)
+    assert stall is not None
+    assert stall.seconds_since_progress == told
+
+
+@pytest.mark.claim("K3")
 def test_K3_the_first_look_is_never_a_stall() -> None:
     assert looks(StallClock(THRESHOLD, 0.0), (50.0, 3, 5), (51.0, 3, 5)) == [51.0]
 

@@ -34,7 +34,7 @@ from harness.soak.reducer import (
     Terms,
     WriteSample,
 )
-from proofs.harness.test_exit_actions import failure, process_exit
+from proofs.harness.test_exit_actions import failure, process_exit, stopping, success
 from proofs.harness.test_soak import CALM, PRESSED, FakeComputer
 
 TERMS = Terms(
@@ -193,6 +193,180 @@ def test_the_next_look_is_earlier_where_a_stall_is_due() -> None:
     look(soak, 5.0, up())
     assert soak.next_poll_at(5.0) == 10.0
     assert soak.next_poll_at(42.0) == 45.0
+
+
+@pytest.mark.claim("K6")
+def test_K6_a_sample_has_what_was_seen_and_nothing_that_was_not() -> None:
+    soak = begun()
+    (first,) = look(soak, 5.0, up(), 10)
+    beat = {"ingest_received": 7, "ingest_processed": 6, "loop_lag_ms_p99": 1.25, "tick_count": 6}
+    (second,) = look(soak, 7.5, up(), 15, heartbeat=beat)
+    calm = {"cpu_some_avg10": 0.0, "memory_some_avg10": 0.0, "io_some_avg10": 0.0}
+    fields: dict[str, object] = {
+        "elapsed_secs": 7.5, "active": "active", "state": "NORMAL", "sample_every": 1, "tick_id_max": 15,
+        "ticks_per_sec": 2.0, "ingest_received": 7, "ingest_processed": 6, "loop_lag_ms_p99": 1.25,
+    }  # fmt: skip
+    untold = {"ingest_received": None, "ingest_processed": None, "loop_lag_ms_p99": None}
+    assert first == WriteSample(
+        4242, {**fields, **untold, "elapsed_secs": 5.0, "tick_id_max": 10, "ticks_per_sec": None}, 0, calm
+    )
+    assert second == WriteSample(4242, fields, 0, calm)
+    # A heartbeat holds until the next one; what cannot be read has no figure, and is no zero.
+    (third,) = look(soak, 10.0, up(), progress="locked", pressure=Unknown("cpu: missing"))[1:]
+    assert third == WriteSample(
+        4242,
+        {**fields, "elapsed_secs": 10.0, "tick_id_max": None, "ticks_per_sec": None},
+        0,
+        {"psi": "unknown", "psi_error": "cpu: missing"},
+    )
+    # The rate is that since the last look that succeeded; of a database begun anew there is none.
+    (fourth,) = look(soak, 12.5, up(), 22, pressure=None)
+    assert fourth == WriteSample(4242, {**fields, "elapsed_secs": 12.5, "tick_id_max": 22, "ticks_per_sec": 1.4}, 0, {})
+
+
+@pytest.mark.claim("K6")
+@pytest.mark.parametrize(
+    ("secs", "ticks", "rate"), [(3.0, 1, 0.333), (3.0, 2, 0.667), (0.5, 1, 2.0), (7.0, 0, 0.0), (7.0, -3, 0.0)]
+)
+def test_K6_the_rate_of_a_sample_is_what_came_since_the_last_one(secs: float, ticks: int, rate: float) -> None:
+    soak = begun()
+    look(soak, 5.0, up(), 100)
+    (sample,) = look(soak, 5.0 + secs, up(), 100 + ticks)
+    assert isinstance(sample, WriteSample)
+    assert (sample.fields["ticks_per_sec"], sample.fields["elapsed_secs"]) == (rate, 5.0 + secs)
+    # Of two looks at one moment there is no rate.
+    (again,) = look(soak, 5.0 + secs, up(), 100 + ticks)
+    assert isinstance(again, WriteSample)
+    assert again.fields["ticks_per_sec"] is None
+
+
+@pytest.mark.claim("K6")
+def test_K6_times_of_a_sample_are_told_to_the_millisecond() -> None:
+    (sample,) = look(begun(), 5.12345, up())
+    assert isinstance(sample, WriteSample)
+    assert sample.fields["elapsed_secs"] == 5.123
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize(
+    ("now", "looks_at"),
+    [
+        (0.0, 5.0),
+        (42.0, 45.0),  # The stall that is due.
+        (45.0, 50.0),  # At that moment it is dealt with, and the next look is a poll again.
+        (298.0, 300.0),  # The end.
+        (295.0, 300.0),
+        (300.0, 305.0),
+    ],
+)
+def test_K7_the_next_look_is_a_poll_away_or_when_something_is_due(now: float, looks_at: float) -> None:
+    soak = begun()
+    assert soak.next_poll_at(now) == looks_at
+
+
+@pytest.mark.claim("K4", "K7")
+def test_K4_an_engine_that_is_held_is_started_when_its_backoff_is_over() -> None:
+    soak = begun()
+    look(soak, 5.0, up())
+    for now, wait in ((10.0, None), (20.0, 4.0)):
+        run = RUN if wait is None else NEXT
+        down = UnitState("activating", "auto-restart", "exit-code", 0, 1, 10, 1, run, "")
+        found = look(soak, now, down, entries=[process_exit(run, 10), failure(run, "exit-code") | at(now)])
+        if wait is None:
+            # The first delay is as long as systemd's own.
+            assert [type(one) for one in found] == [Decide, Decide, Halt, WriteSample]
+            soak.acted(run, "", "", now, now, started=False)
+            assert soak.next_poll_at(now) == now + 2.0
+            assert not [one for one in look(soak, now + 1.9, STOPPED) if isinstance(one, Restart)]
+            told, act, _ = look(soak, now + 2.0, STOPPED)
+            assert isinstance(told, Decide)
+            assert (told.action, told.reason, act) == (Action.ENGINE_RESTART, "Starting after the backoff", Restart())
+            soak.acted("", NEXT, "", now + 2, now + 2, started=True)
+            look(soak, now + 3.0, up(NEXT))
+        else:
+            held = [one.reason for one in found if isinstance(one, Decide) and one.action is Action.ENGINE_STOP]
+            assert held == ["Holding it for 4.0 s: exit 10 (NETWORK): network lost 2 time(s) in a row"]
+
+
+STOPPED = UnitState("inactive", "dead", "success", 0, 0, 0, 0, "", "")
+"""As systemd tells of a unit that it was asked to stop."""
+
+
+def at(now: float) -> dict[str, str]:
+    return {"__MONOTONIC_TIMESTAMP": f"{now * 1e6:.0f}"}
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize(
+    ("active", "sub", "now", "given_up"),
+    [
+        ("active", "running", 44.9, False), ("active", "running", 45.0, True), ("activating", "start", 1.0, False),
+        ("failed", "failed", 1.0, True), ("inactive", "dead", 1.0, True), ("activating", "auto-restart", 1.0, False),
+        ("activating", "auto-restart", 45.0, True),
+    ],
+)  # fmt: skip
+def test_K7_a_failing_healthcheck_is_made_again_until_its_time_is_over(
+    active: str, sub: str, now: float, given_up: bool
+) -> None:
+    soak = Reducer(TERMS, 0.0)
+    soak.begin("stopped")
+    soak.acted("", RUN, "no such unit", 0.0, 0.0, started=True)
+    unit = replace(up(), active=active, sub=sub)
+    end = soak.judge_health(["FAIL unit x", "FAIL database y"], unit, now, 45.0)
+    said = "Healthcheck failed: FAIL unit x; FAIL database y; systemctl said: no such unit"
+    assert end == (End(Action.ABORT, said, EXIT_ABORT) if given_up else None)
+
+
+@pytest.mark.claim("K6", "K11")
+def test_K6_each_restart_is_counted_once_whoever_made_it() -> None:
+    soak = begun()
+    look(soak, 5.0, up())
+    runs = [f"{number:032x}" for number in range(6)]
+    now = 10.0
+
+    def ends(run: str, following: str, *entries: dict[str, str]) -> tuple[int, str]:
+        found = look(soak, now, up(following), round(now), entries=[{**one, **at(now)} for one in entries])
+        sample = next(one for one in found if isinstance(one, WriteSample))
+        return sample.restarts, next(
+            str(one.facts["restarted_by"]) for one in found if isinstance(one, Decide) and "restarted_by" in one.facts
+        )
+
+    assert ends(RUN, runs[0], failure(RUN, "watchdog")) == (1, "watchdog")
+    now = 20.0
+    assert ends(runs[0], runs[1], process_exit(runs[0], 11), failure(runs[0], "exit-code")) == (2, "systemd")
+    now = 30.0
+    assert ends(runs[1], runs[2], success(runs[1])) == (3, "operator")
+
+
+@pytest.mark.claim("K11")
+def test_K11_a_run_that_we_ended_ourselves_was_not_stopped_by_others() -> None:
+    soak = begun()
+    look(soak, 5.0, up())
+    assert not soak.stopped_by_others([])
+    assert not soak.stopped_by_others([stopping(NEXT)])
+    assert soak.stopped_by_others([stopping(RUN)])
+    ours = begun()
+    look(ours, 5.0, up())
+    ours.acted(RUN, RUN, "", 6.0, 6.0, started=False)
+    assert not ours.stopped_by_others([stopping(RUN)])
+
+
+@pytest.mark.claim("K5", "K6")
+@pytest.mark.parametrize("mode", sorted(INGEST_MODES))
+@pytest.mark.parametrize("restored", [False, True])
+def test_K6_the_first_decision_says_what_is_soaked(mode: str, restored: bool) -> None:
+    soak = Reducer(replace(TERMS, mode=mode), 0.0)
+    (told,) = soak.start("run-7", Unknown("cpu: missing"), restored=restored)
+    assert isinstance(told, Decide)
+    left = "; put back the config that an earlier run left changed" if restored else ""
+    assert told == Decide(Action.STARTUP, f"Run ID: run-7, Mode: {mode}{left}", mode, RUNGS[0], told.facts)
+    assert (told.facts["psi"], told.facts["psi_error"]) == ("unknown", "cpu: missing")
+    change, *_ = soak.begin("running")
+    assert change == Change({"sample_every": 1, "ingest_mode": INGEST_MODES[mode]})
+    # With --psi-actions off nothing is said of pressure.
+    (silent,) = Reducer(TERMS, 0.0).start("run-7", None, restored=False)
+    assert isinstance(silent, Decide)
+    assert silent.facts == {}
 
 
 class SoakMachine(RuleBasedStateMachine):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -172,3 +174,215 @@ def test_K7_a_feed_that_stands_still_is_shown_as_nothing_and_not_as_a_slope() ->
     ]
     rate = soak_report._rate(samples, BEGUN, "received", "ingest_received")
     assert list(rate.points) == [(0, None), (5, 20.0), (35, 0.0), (65, 0.0), (75, 10.0)]
+
+
+def head(page: str) -> dict[str, str]:
+    """What the page says before the drawings: name -> value."""
+    return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+
+
+@pytest.mark.claim("K7")
+def test_K7_the_head_of_the_page_has_the_figures_of_the_run() -> None:
+    assert head(soak_report.render(DECISIONS, SAMPLES)) == {
+        "run": RUN,
+        "started": "2026-01-09 15:42:50 UTC",
+        "length": "91 s, 18 polls",
+        "feed": "realws",
+        "PSI actions": "on",
+        "ticks stored": "17",
+        "stalls": "1",
+        "restarts": "1 by controller, 1 by watchdog",
+    }
+    unknown = SampleLine(decisions.timestamp(BEGUN + 120), RUN, {"psi": "unknown", "psi_error": "cpu: missing"})
+    lines = [
+        DECISIONS[0],
+        decision(5, Action.ENGINE_EXIT, "exit 10", restarted_by="systemd"),
+        decision(6, Action.ENGINE_EXIT, "exit 0", restarted_by="operator"),
+        decision(7, Action.ENGINE_EXIT, "exit 12", restarted_by="nobody"),
+        decision(8, Action.ENGINE_EXIT, "exit 11", restarted_by="controller"),
+        replace(decision(9, Action.ENGINE_RESTART, "Falling back to the mock feed"), ingest_mode="mockws"),
+    ]
+    assert head(soak_report.render(lines, [*SAMPLES[:2], unknown])) == {
+        "run": RUN,
+        "started": "2026-01-09 15:42:50 UTC",
+        "length": "120 s, 3 polls",
+        "feed": "realws then mockws",
+        "PSI actions": "on",
+        "ticks stored": "1",
+        "stalls": "0",
+        "PSI unknown": "in 1 of 3 polls",
+        "restarts": "1 by systemd, 1 by operator, 1 by controller",
+    }
+    quiet = head(soak_report.render(DECISIONS[:1], []))
+    assert (quiet["length"], quiet["restarts"], quiet["stalls"]) == ("0 s, 0 polls", "none", "0")
+
+
+def drawings(page: str, seconds: float) -> dict[str, list[list[list[tuple[float, float]]]]]:
+    """Title -> lines in their order -> their pieces, in seconds and in units of the axis, as they are drawn."""
+    found: dict[str, list[list[list[tuple[float, float]]]]] = {}
+    for figure in re.findall(r"<figure.*?</figure>", page, re.DOTALL):
+        (title,) = re.findall(r'aria-label="(.*?)"', figure)
+        (top, unit) = re.findall(r'style="top:0.00%">([\d.]+)([kMG]?)<', figure)[0]
+        scale = float(top) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[unit]
+        lines: dict[str, list[list[tuple[float, float]]]] = {}
+        for index, path in re.findall(r'class="line series-(\d)" d="M(.*?)"', figure):
+            places = [tuple(map(float, place.split())) for place in path.split("L")]
+            lines.setdefault(index, []).append(
+                [(round(x * seconds / 1000, 2), round(scale * (1 - y / 1000), 1)) for x, y in places]
+            )
+        found[title] = [lines[index] for index in sorted(lines)]
+    return found
+
+
+@pytest.mark.claim("K7")
+def test_K7_each_drawing_shows_what_was_sampled() -> None:
+    known: list[dict[str, object]] = [
+        {"ticks_per_sec": 2.0, "rss_bytes": 40 * 2**20, "sample_every": 1, "loop_lag_ms_p99": 1.5,
+         "cpu_some_avg10": 50.0, "memory_some_avg10": 6.5, "io_some_avg10": 3.0,
+         "ingest_received": 100, "ingest_processed": 100},
+        {"ticks_per_sec": 4.0, "rss_bytes": 50 * 2**20, "sample_every": 5, "loop_lag_ms_p99": 2.0,
+         "cpu_some_avg10": 25.5, "memory_some_avg10": 8.5, "io_some_avg10": 4.5,
+         "ingest_received": 200, "ingest_processed": 120},
+        {},
+        {"ticks_per_sec": 0.0, "rss_bytes": 45 * 2**20, "sample_every": 20, "loop_lag_ms_p99": 0.5,
+         "cpu_some_avg10": 0.0, "memory_some_avg10": 0.0, "io_some_avg10": 0.0,
+         "ingest_received": 400, "ingest_processed": 130},
+        {"ticks_per_sec": 1, "rss_bytes": 45 * 2**20, "sample_every": 10, "loop_lag_ms_p99": "?",
+         "cpu_some_avg10": 1.0, "memory_some_avg10": 1.0, "io_some_avg10": 1.0,
+         "ingest_received": 500, "ingest_processed": 135},
+    ]  # fmt: skip
+    samples = [
+        SampleLine(decisions.timestamp(BEGUN + 10 * number), RUN, facts) for number, facts in enumerate(known, start=1)
+    ]
+    found = drawings(soak_report.render(DECISIONS[:1], samples), 50.0)
+    assert found == {
+        # At the first of a row there is a count and no rate yet; what is one point alone is drawn as a dot.
+        "Ticks received and processed": [
+            [[(20, 10), (20, 10)], [(50, 10), (50, 10)]],
+            [[(20, 2)] * 2, [(50, 0.5)] * 2],
+        ],
+        "Ticks stored": [[[(10, 2), (20, 4)], [(40, 0), (50, 1)]]],
+        "Resident memory": [[[(10, 40), (20, 50)], [(40, 45), (50, 45)]]],
+        "Pressure (PSI)": [
+            [[(10, 50), (20, 25.5)], [(40, 0), (50, 1)]],
+            [[(10, 6.5), (20, 8.5)], [(40, 0), (50, 1)]],
+            [[(10, 3), (20, 4.5)], [(40, 0), (50, 1)]],
+        ],
+        # Both hold until they change.
+        "Rung": [[[(10, 1), (20, 1), (20, 5)], [(40, 20), (50, 20), (50, 10)]]],
+        "Event-loop lag": [[[(10, 1.5), (20, 1.5), (20, 2)], [(40, 0.5), (40, 0.5)]]],
+    }
+
+
+@pytest.mark.claim("K7", "K2")
+def test_K7_a_decision_is_shown_with_what_its_line_says() -> None:
+    page = soak_report.render(DECISIONS, SAMPLES)
+    shown = re.sub(r"</?(?:span|time)[^>]*>", "", page).replace("<br>", " ")
+    rows = [
+        re.findall(r"<td.*?>(.*?)</td>", row)
+        for row in re.findall(r'<tr id="decision-\d+">(.*?)</tr>', shown, re.DOTALL)
+    ]
+    assert rows == [
+        ["1", "15:42:50", "NORMAL 1", "STARTUP", "Run ID", "cpu 62.33, memory 0, io 0"],
+        ["2", "15:42:51", "NORMAL 1", "ENGINE_RESTART", "Soak Start soak_phase=start", ""],
+        ["3", "15:43:20", "NORMAL 1", "STALL", "Pipeline stalled ticks_count=153972 seconds_since_progress=45.2", ""],
+        ["4", "15:43:20", "NORMAL 1", "ENGINE_RESTART", "Restarting due to STALL", ""],
+        ["5", "15:43:50", "NORMAL 1", "ENGINE_EXIT", "watchdog &lt;b&gt; restarted_by=watchdog result=watchdog", ""],
+        ["6", "15:44:20", "NORMAL 1", "COMPLETE", "Soak duration reached", "unknown: cpu: missing"],
+        ["7", "15:44:21", "NORMAL 1", "ENGINE_STOP", "Stopping service via systemctl", ""],
+    ]
+
+
+WORDS = ("a", "b", "c", "d", "e")
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize("rounds", [2, 3, 4])
+@pytest.mark.parametrize("period", [1, 2, 3, 4, 5])
+def test_K7_rounds_of_up_to_four_decisions_are_folded_from_the_third_on(period: int, rounds: int) -> None:
+    again = [
+        decision(period * turn + number, Action.STALL, f"{WORDS[number]} after {turn}.5 s", ticks_count=turn)
+        for turn in range(1, rounds + 1)
+        for number in range(period)
+    ]
+    end = decision(1000, Action.COMPLETE, "Soak duration reached")
+    page = soak_report.render([DECISIONS[0], *again, end], [])
+    said = re.findall(r"<summary>(.*?)</summary>", page)
+    if period > 4 or rounds < 3:
+        assert said == []
+    else:
+        last = f"{datetime.fromtimestamp(BEGUN + period * rounds + period - 1, UTC):%H:%M:%S}"
+        actions = ", ".join(["STALL"] * period)
+        assert said == [f"{actions}: the same {rounds - 1} more times, until {last}"]
+    assert re.findall(r'id="decision-(\d+)"', page) == [str(number) for number in range(1, period * rounds + 3)]
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize(
+    "other",
+    [
+        {}, {"action": "ENGINE_EXIT"}, {"state": "THROTTLE1"}, {"ingest_mode": "mockws"}, {"reason": "another 1.5 s"},
+        {"facts": {"soak_phase": "start"}}, {"facts": {"restarted_by": "systemd"}},
+    ],
+)  # fmt: skip
+def test_K7_what_differs_in_more_than_figures_is_not_folded(other: dict[str, Any]) -> None:
+    alike = [decision(number, Action.STALL, f"still for {number}.5 s", ticks_count=number) for number in range(3)]
+    page = soak_report.render([alike[0], replace(alike[1], **other), alike[2]], [])
+    assert page.count("<summary>") == (0 if other else 1)
+
+
+@pytest.mark.claim("K7")
+def test_K7_the_longest_fold_is_taken_and_of_equal_ones_the_shortest_round() -> None:
+    """Six that are alike are one and its repetitions, not two of three."""
+    alike = [decision(number, Action.STALL, f"still for {number} s") for number in range(6)]
+    assert "STALL: the same 5 more times" in soak_report.render(alike, [])
+    # Three alike at the beginning of three rounds: the rounds fold more.
+    kinds = [Action.STALL, Action.STALL, Action.STALL, Action.ENGINE_RESTART] * 3
+    lines = [decision(number, kind, "x") for number, kind in enumerate(kinds)]
+    assert "STALL, STALL, STALL, ENGINE_RESTART: the same 2 more times" in soak_report.render(lines, [])
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize(
+    ("fact", "value", "told"),
+    [
+        ("last_tick_ts", 0, "01-01 00:00:00"),
+        ("last_tick_ts", 253_402_300_799_999, "12-31 23:59:59"),
+        ("last_tick_ts", -1, "-1"),
+        ("last_tick_ts", 253_402_300_800_000, "253402300800000"),
+        ("last_tick_ts", None, "None"),
+        ("last_tick_ts", "soon", "soon"),
+        ("ticks_count", 0, "0"),
+    ],
+)
+def test_K7_a_time_of_the_engines_is_told_as_one_where_it_can_be(fact: str, value: object, told: str) -> None:
+    lines = [DECISIONS[0], decision(86_400, Action.STALL, "Pipeline stalled", **{fact: value})]
+    assert f'<span class="facts">{fact}={told}</span>' in soak_report.render(lines, [])
+
+
+@pytest.mark.claim("K7")
+def test_K7_the_page_has_no_empty_lines() -> None:
+    """Of thousands of decisions each would have some."""
+    assert not re.findall(r"\n[ \t]*\n", soak_report.render(DECISIONS, SAMPLES).partition("<body>")[2])
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize("most", [-1, 0, 1])
+def test_K7_a_table_that_is_too_large_to_bring_along_is_named(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    length = len(table.as_csv(table.decisions_table(DECISIONS)).encode())
+    monkeypatch.setattr(soak_report, "CSV_EMBEDDED_MAX", length + most)
+    page = soak_report.render(DECISIONS, [])
+    name = "soak_report_2026-01-09_9d02287d_decisions.csv"
+    assert (f'download="{name}"' in page) is (most >= 0)
+    assert (f"{name} (too large to bring along), 7 lines." in page) is (most < 0)
+    assert "_samples.csv" not in page
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize(("action", "shown"), [(one, one) for one in ("COMPLETE", "STOP", "ABORT", "CONFIG_ERROR")])
+def test_K7_the_outcome_is_the_last_that_there_is(action: str, shown: str) -> None:
+    lines = [decision(0, Action.STARTUP, "Run ID"), decision(5, Action.STOP, "first"),
+             decision(9, Action(action), "the reason"), decision(10, Action.PUT_BACK, "config")]  # fmt: skip
+    page = soak_report.render(lines, [])
+    assert f"<title>Soak {shown}: 2026-01-09 15:42:50 UTC</title>" in page
+    assert '<p class="lead">the reason</p>' in page

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.base.pressure import Unknown
-from harness.dashboard.telemetry import TIERS, Telemetry
+from harness.dashboard.telemetry import AGE_SECS_MAX, TIERS, Telemetry
 from harness.dashboard.view_model import LogSnapshot, Observation, Trouble, UnitSnapshot
 from proofs.harness.test_view_model import BEAT, EXITED, NOW, SEEN, STARTED, entry, unit
 
@@ -74,3 +76,110 @@ def test_starts_ends_and_sources_are_marked_once_with_who() -> None:
     ]
     assert telemetry.source_since_ms == events[-1].at_ms
     assert telemetry.events(int(NOW - 45) * 1000, int(NOW - 35) * 1000) == [events[2]]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 2, 14, 100, 3000, 50_000]),
+            st.none() | st.integers(0, 100),
+            st.none() | st.integers(0, 100),
+        ),
+        min_size=1,
+        max_size=30,
+    ),
+    st.sampled_from([10, 899, 3600, 86_400, 2 * 86_400, 10**7]),
+)
+def test_a_span_shows_of_each_step_what_was_seen_in_it(
+    seen: list[tuple[int, int | None, int | None]], back: int
+) -> None:
+    telemetry, now = Telemetry(), int(NOW)
+    taken: list[tuple[int, int | None, int | None]] = []
+    for pause, rate, lag in seen:
+        now += pause
+        beat = {**BEAT, "loop_lag_ms_p99": lag}
+        telemetry.take(at(now - NOW, ticks_per_sec=rate, log=LogSnapshot("SHADOW", 5, beat, now)))
+        taken.append((now, rate, lag))
+    shown = telemetry.span((now - back) * 1000, (now + 1) * 1000)
+    first = telemetry.first_ms()
+    assert first is not None
+    begin = max((now - back) * 1000, first)
+    length, steps = next((tier for tier in TIERS if (now - tier[0] * tier[1]) * 1000 <= begin), TIERS[-1])
+    assert shown["step_ms"] == length * 1000
+    found = {
+        ms // 1000 // length: (rate, lag)
+        for ms, rate, lag in zip(shown["at_ms"], shown["ticks_per_sec"], shown["lag_ms"], strict=True)
+    }
+    assert list(found) == sorted(found)
+    for key in {at // length for at, _, _ in taken}:
+        if now - back <= key * length and key > now // length - steps:
+            assert key in found
+    for key, (rate, lag) in found.items():
+        rates = [rate for at, rate, _ in taken if at // length == key and rate is not None]
+        lags = [lag for at, _, lag in taken if at // length == key and lag is not None]
+        assert rate == (pytest.approx(sum(rates) / len(rates)) if rates else None)
+        assert lag == max(lags, default=None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first"),
+    [
+        ([], None),
+        ([7], 7),
+        ([7, 899], 7),
+        # Out of the finest tier after a quarter of an hour; in the next one its step began at 0.
+        ([7, 7 + 901], 0),
+        ([7, 7 + 15 * 960 + 15], 0),
+        ([3000, 3000 + 2 * 86_400 + 120], 1800),
+        ([3000, 3000 + AGE_SECS_MAX + 1800], 3000 + AGE_SECS_MAX + 1800),
+    ],
+)
+def test_something_is_known_from_the_oldest_step_on_that_is_remembered(seconds: list[int], first: int | None) -> None:
+    zero = int(NOW) // 1800 * 1800
+    telemetry = Telemetry()
+    for second in seconds:
+        telemetry.take(at(zero + second - NOW))
+    assert telemetry.first_ms() == (None if first is None else (zero + first) * 1000)
+
+
+def test_what_was_kept_and_taken_back_is_what_was_seen() -> None:
+    whole, first = Telemetry(), Telemetry()
+    observed = [at(second, ticks_per_sec=float(second % 7)) for second in (*range(20), 1000, 1001, 5000)]
+    for one in observed:
+        whole.take(one)
+    for one in observed[:10]:
+        first.take(one)
+    again = Telemetry()
+    again.restore(first.everything())
+    for one in observed[10:]:
+        again.take(one)
+    for back in (1, 60, 4000, 10**6):
+        begin, end = round((NOW + 5000 - back) * 1000), round((NOW + 6000) * 1000)
+        assert again.span(begin, end) == whole.span(begin, end)
+        assert again.events(begin, end) == whole.events(begin, end)
+    assert (again.first_ms(), again.source_since_ms) == (whole.first_ms(), whole.source_since_ms)
+    assert again.everything() == whole.everything()
+
+
+def test_only_what_has_changed_is_handed_out_to_be_kept_and_what_was_not_kept_comes_again() -> None:
+    telemetry = Telemetry()
+    beats = (LogSnapshot("SHADOW", 5, {**BEAT, "source": source}, NOW) for source in ("binance", "gemini"))
+    telemetry.take(at(0, log=next(beats)))
+    telemetry.take(at(1, log=next(beats)))
+    news = telemetry.unkept()
+    assert [(step.seconds, step.at - int(NOW)) for step in news.steps] == [
+        (length, int(NOW + second) // length * length - int(NOW))
+        for length, _ in TIERS
+        for second in ((0, 1) if length == 1 else (0,))
+    ]
+    assert [event.text for event in news.events or ()] == ["binance -> gemini"]
+    nothing = telemetry.unkept()
+    assert (nothing.steps, nothing.events) == ([], None)
+    telemetry.not_kept(news)
+    assert telemetry.unkept() == news
+    telemetry.take(at(2))
+    later = telemetry.unkept()
+    assert later.steps[0].at == int(NOW) + 2
+    assert (len(later.steps), later.events) == (len(TIERS), None)
+    telemetry.not_kept(later)
+    assert telemetry.unkept() == later

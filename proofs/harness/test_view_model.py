@@ -62,6 +62,9 @@ SEEN = Observation(
 )  # fmt: skip
 
 
+RUNNING_UNIT = UnitSnapshot(RUNNING, NOW - 60)
+
+
 def unit(**changes: Any) -> UnitSnapshot:
     return UnitSnapshot(replace(RUNNING, **changes), NOW - 5)
 
@@ -453,6 +456,13 @@ def test_where_no_tick_came_the_line_has_a_gap() -> None:
     assert parts(thinned) == [2], "ticks that were thinned out are no gap"
 
 
+@pytest.mark.claim("W2")
+@given(st.lists(st.builds(StoredTick, st.integers(-3, 3), st.integers(0, 9), st.just("X"), st.just(1.0)), min_size=1))
+def test_whatever_ids_ticks_have_the_line_is_made_of_all_of_them(ticks: list[StoredTick]) -> None:
+    """Where `ticks` is a view, ids may repeat and times go back."""
+    assert [tick for part in view_model.stretches(ticks) for tick in part] == ticks
+
+
 @given(st.lists(st.sampled_from([100, 100, 100, 5001]), min_size=40, max_size=100), st.integers(4, 8))
 def test_thinning_hides_no_gap(pauses: list[int], most: int) -> None:
     ticks, ts = [], 0
@@ -601,3 +611,495 @@ def test_metrics_have_what_was_seen() -> None:
     }
     assert by_market["hybrid_market_ticks_missing"] == {"a BTC-USD": 3.0, "b": 0.0}
     assert by_market["hybrid_market_ticks_duplicate"] == {}
+
+
+# --- each figure, to its edge -------------------------------------------------------------------------------
+
+FULL_BEAT = {
+    **BEAT, "risk_vetoes": 2, "stale_vetoes": 3, "parse_errors": 4, "reconnects": 5, "persist_errors": 6, "foreign": 7,
+    "log_drops": 8, "clock_skew_ms": -250, "gaps": 9, "ignored": 10, "shadow_orders": 11, "connections_unbounded": 12,
+    "persist_count": 13, "bp_drops_signal": 14, "source": "binance", "gaps_by_market": {"a": 1},
+    "duplicates_by_market": {"b": 2},
+}  # fmt: skip
+FULL = replace(
+    SEEN, log=replace(LOG, heartbeat=FULL_BEAT), rates=(1.0, None, 2.0), engine="acct-1", differing=0,
+    decisions=[{"timestamp": timestamp(NOW - 7), "state": "NORMAL", "current_sample_every": 1, "action": "STARTUP",
+                "reason": "x"},
+               {"timestamp": timestamp(NOW - 5), "state": "THROTTLE1", "current_sample_every": 5,
+                "action": "ENGINE_RESTART", "reason": "CPU"}],
+    verdicts=Verdicts("1800000000-ab", [Judged("a", ["G0"], Verdict.PROVEN)], ["V5"], {}),
+)  # fmt: skip
+
+
+def test_the_page_has_every_figure_of_what_was_seen() -> None:
+    page = view_model.page(FULL)
+    assert (page["at"], page["refresh_secs"], page["engine"]) == (NOW, 1.0, "acct-1")
+    assert view_model.page(SEEN)["engine"] == ""
+    assert page["mode"] == {
+        "word": "SHADOW", "feed": "SYNTHETIC", "runs": True,
+        "says": "Nothing is traded: orders and fills are recorded, not sent.",
+    }  # fmt: skip
+    assert page["unit"] == {
+        "word": "running", "tone": "good", "says": "started by an operator, or at boot", "since": NOW - 60,
+        "by": "operator", "restarts": 0, "pid": 42,
+    }  # fmt: skip
+    assert page["figures"] == [
+        {"name": "Ticks stored", "value": "20.0", "unit": "/s", "points": [1.0, None, 2.0],
+         "note": "newest tick 17 min old"},
+        {"name": "Sampling", "value": "THROTTLE1", "unit": "", "note": "1 of 5 ticks is processed"},
+        {"name": "Event-loop lag", "value": "2.5", "unit": "ms", "note": "99th percentile, this run"},
+        {"name": "Memory", "value": "1", "unit": "MiB", "note": "resident"},
+    ]  # fmt: skip
+    assert page["pressure"]["rows"] == [
+        {"name": "CPU", "value": 3.0, "limit": 20.0, "over": False},
+        {"name": "Memory", "value": 0.0, "limit": 10.0, "over": False},
+        {"name": "I/O", "value": 0.0, "limit": 15.0, "over": False},
+    ]
+    assert (page["books"]["word"], page["books"]["tone"], page["books"]["at"]) == ("balance", "good", NOW - 1)
+    assert [(one["name"], one["value"]) for one in page["books"]["counts"]] == [
+        ("signals", 1), ("fills", 1), ("risk vetoes", 2), ("stale vetoes", 3), ("parse errors", 4), ("reconnects", 5),
+        ("write errors", 6), ("foreign trades", 7), ("lost log lines", 8),
+    ]  # fmt: skip
+    assert page["decisions"] == {
+        "rows": [
+            {"at": NOW - 5, "state": "THROTTLE1 ÷5", "action": "ENGINE_RESTART", "reason": "CPU"},
+            {"at": NOW - 7, "state": "NORMAL", "action": "STARTUP", "reason": "x"},
+        ]
+    }
+    assert page["verdicts"] == {
+        "word": "all proven", "tone": "good", "run_id": "1800000000-ab", "at": NOW, "planned": ["V5"],
+        "rows": [{"clause": "G0", "verdict": "proven", "proofs": 1, "href": ""}],
+        "counts": {"refuted": 0, "unproven": 0, "proven": 1},
+    }  # fmt: skip
+    assert view_model.feed(FULL) == {
+        "mode": "SYNTHETIC", "source": "binance", "clock_skew_ms": -250, "gaps": 9, "duplicates": 2, "reconnects": 5,
+        "parse_errors": 4, "foreign": 7,
+    }  # fmt: skip
+    assert view_model.decision_rows(FULL) == [
+        (round(NOW - 7) * 1000, "STARTUP", "NORMAL", "x"),
+        (round(NOW - 5) * 1000, "ENGINE_RESTART", "THROTTLE1 ÷5", "CPU"),
+    ]  # fmt: skip
+    assert view_model.decision_rows(replace(FULL, decisions=Trouble("gone"))) == []
+
+
+def test_metrics_have_every_figure_of_what_was_seen() -> None:
+    found = {metric.name: samples for metric, samples in view_model.metrics(FULL) if samples}
+    counters = {
+        "ticks_parsed": 12, "ticks_received": 10, "ticks_processed": 2, "ticks_sampled_out": 8, "ticks_foreign": 7,
+        "ticks_duplicate": 2, "messages_ignored": 10, "signals": 1, "orders_shadow": 11, "fills": 1, "vetoes_risk": 2,
+        "vetoes_stale": 3, "parse_errors": 4, "reconnects": 5, "connections_unbounded": 12, "rows_written": 13,
+        "ticks_dropped": 0, "order_rows_dropped": 14, "tick_rows_dropped": 0, "persist_errors": 6, "log_drops": 8,
+    }  # fmt: skip
+    gauges = {
+        "engine_up": 1, "engine_restarts": 0, "engine_resident_memory_bytes": 2**20, "sample_every": 5,
+        "stored_ticks_per_second": 20, "newest_tick_id": 3, "newest_tick_timestamp_seconds": TICKS[-1].ts / 1000,
+        "newest_tick_still_seconds": 0.5, "database_readable": 1, "heartbeat_timestamp_seconds": NOW - 1,
+        "heartbeat_interval_seconds": 10, "books_balanced": 1, "positions_differing": 0,
+        "event_loop_lag_seconds": 0.0025, "clock_skew_seconds": -0.25, "staleness_limit_seconds": 5, "wal_bytes": 4096,
+        "ticks_missing": 9, "open_orders": 0, "open_orders_limit": 3, "dashboard_look_timestamp_seconds": NOW,
+        "dashboard_refresh_seconds": 1,
+    }  # fmt: skip
+    labelled = {
+        "engine_mode": [("SHADOW", 1)], "market_ticks_missing": [("a", 1)], "market_ticks_duplicate": [("b", 2)],
+        "exposure_usd": [("SOL/USDC", 206)], "exposure_limit_usd": [("total", 1000), ("symbol", 500)],
+        "pressure_ratio": [("cpu", 0.03), ("memory", 0), ("io", 0)],
+        "pressure_limit_ratio": [("cpu", 0.2), ("memory", 0.1), ("io", 0.15)],
+        "proofs": [("refuted", 0), ("unproven", 0), ("proven", 1)],
+    }  # fmt: skip
+    plain = {name: [("", value)] for name, value in {**counters, **gauges}.items()}
+    assert found == {f"hybrid_{name}": samples for name, samples in {**plain, **labelled}.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "value"),
+    [
+        ({"unit": unit(active="inactive", main_pid=0, exec_main_code=1)}, "engine_up", 0),
+        ({"unit": unit(n_restarts=3)}, "engine_restarts", 3),
+        ({"unit": unit(main_pid=0, exec_main_code=1, exec_main_status=0)}, "engine_exit_status", 0),
+        ({"unit": unit(main_pid=1, exec_main_code=1, exec_main_status=12)}, "engine_exit_status", None),
+        ({"unit": unit(main_pid=0, exec_main_code=0)}, "engine_exit_status", None),
+        ({"unit": unit(active="failed")}, "engine_mode", None),
+        ({"ledger": replace(LEDGER, ticks=[])}, "newest_tick_id", None),
+        ({"log": replace(LOG, heartbeat={**BEAT, "duplicates": 3})}, "books_balanced", 0),
+        ({"log": replace(LOG, heartbeat={**BEAT, "duplicates": "?"})}, "books_balanced", None),
+        ({"log": replace(LOG, heartbeat={})}, "heartbeat_timestamp_seconds", None),
+        ({"bundle_made_at": NOW}, "bundle_expires_timestamp_seconds", NOW + 24 * 3600),
+        ({"bars": [("h", round(NOW * 1000) + 1500)]}, "venue_barred_seconds", 1.5),
+        ({"bars": [("h", round(NOW * 1000) - 1500)]}, "venue_barred_seconds", 0),
+    ],
+)  # fmt: skip
+def test_a_metric_is_what_was_seen_or_has_no_sample(changes: dict[str, Any], name: str, value: float | None) -> None:
+    found = {metric.name: samples for metric, samples in view_model.metrics(replace(SEEN, **changes))}
+    assert [sample for _, sample in found[f"hybrid_{name}"]] == ([] if value is None else [pytest.approx(value)])
+
+
+@pytest.mark.parametrize(
+    ("age_secs", "told"),
+    [
+        (-5.0, "0.0 s"), (0.04, "0.0 s"), (0.25, "0.2 s"), (9.5, "9.5 s"), (10.0, "10 s"), (119.0, "119 s"),
+        (120.0, "2 min"), (7199.0, "120 min"), (7200.0, "2 h"), (360_000.0, "100 h"),
+    ],
+)  # fmt: skip
+def test_an_age_is_told_as_exactly_as_it_matters(age_secs: float, told: str) -> None:
+    tick = replace(TICKS[-1], ts=round((NOW - age_secs) * 1000))
+    figures = view_model.page(replace(SEEN, ledger=replace(LEDGER, ticks=[tick])))["figures"]
+    assert figures[0]["note"] == f"newest tick {told} old"
+
+
+@pytest.mark.parametrize(
+    ("every", "value", "note"),
+    [(1, "NORMAL", "every tick is processed"), (5, "THROTTLE1", "1 of 5 ticks is processed"),
+     (10, "THROTTLE2", "1 of 10 ticks is processed"), (20, "THROTTLE3", "1 of 20 ticks is processed"),
+     (2, "off the ladder", "1 of 2 ticks is processed")],
+)  # fmt: skip
+def test_each_rung_has_its_name(every: int, value: str, note: str) -> None:
+    figure = view_model.page(replace(SEEN, log=replace(LOG, sample_every=every)))["figures"][1]
+    assert (figure["value"], figure["note"]) == (value, note)
+    # Of a run that is over the configuration tells; where nothing does, there is no rung.
+    down = replace(SEEN, unit=unit(active="inactive"), log=replace(LOG, sample_every=every))
+    assert view_model.sample_every(down) == 5
+    lost = view_model.page(replace(down, config=Trouble("x")))["figures"][1]
+    assert (lost["value"], lost["note"]) == ("?", "no configuration tells it")
+
+
+def test_a_figure_that_is_not_known_is_a_question_and_a_large_one_is_parted() -> None:
+    known = replace(SEEN, ticks_per_sec=1234.56, unit=replace(RUNNING_UNIT, rss_bytes=5000 * 2**20))
+    assert [one["value"] for one in view_model.page(known)["figures"]] == ["1,234.6", "THROTTLE1", "2.5", "5,000"]
+    unknown = replace(
+        SEEN, ticks_per_sec=None, unit=replace(RUNNING_UNIT, rss_bytes=None), log=replace(LOG, heartbeat={})
+    )
+    assert [one["value"] for one in view_model.page(unknown)["figures"]] == ["?", "THROTTLE1", "?", "?"]
+    lost = view_model.page(replace(SEEN, unit=Trouble("x"), ledger=replace(LEDGER, ticks=[])))["figures"]
+    assert (lost[0]["note"], lost[3]["value"], lost[3]["note"]) == ("no tick yet", "–", "systemd cannot be asked")
+
+
+def test_the_newest_dozen_of_decisions_is_shown_and_all_are_handed_out() -> None:
+    lines = [{"timestamp": timestamp(NOW + number), "action": f"A{number}"} for number in range(15)]
+    seen = replace(SEEN, decisions=lines)
+    assert [row["action"] for row in view_model.page(seen)["decisions"]["rows"]] == [f"A{n}" for n in range(14, 2, -1)]
+    assert [row[1] for row in view_model.decision_rows(seen)] == [f"A{number}" for number in range(15)]
+
+
+@pytest.mark.claim("W5")
+@pytest.mark.parametrize(
+    ("beat", "warned"),
+    [
+        ({"clock_skew_ms": 1000}, []), ({"clock_skew_ms": 1001}, ["clock"]), ({"clock_skew_ms": -1001}, ["clock"]),
+        ({"clock_skew_ms": 5000}, ["clock"]), ({"clock_skew_ms": -5000}, ["clock"]), ({"clock_skew_ms": 5001}, []),
+        ({"wal_bytes": 64 * 2**20}, []), ({"wal_bytes": 64 * 2**20 + 1}, ["database"]), ({"log_drops": 1}, ["log"]),
+        ({"foreign": 1}, ["feed"]), ({"log_drops": -1, "foreign": -1, "wal_bytes": -1}, []),
+    ],
+)  # fmt: skip
+def test_an_operator_is_told_from_the_first_thing_too_much(beat: dict[str, float], warned: list[str]) -> None:
+    seen = replace(SEEN, log=replace(LOG, heartbeat={**BEAT, **beat}))
+    assert [line.partition(":")[0] for line in view_model.warnings(seen)] == warned
+
+
+def test_what_is_wrong_with_the_dashboard_itself_is_said_and_no_problem() -> None:
+    seen = replace(SEEN, notices=["telemetry.db was set aside"])
+    assert view_model.warnings(seen) == ["dashboard: telemetry.db was set aside"]
+    assert view_model.problems(seen) == []
+    assert view_model.health(seen) == {
+        "tone": "busy", "title": "The engine is well. To be noted:", "lines": ["dashboard: telemetry.db was set aside"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("still_secs", "said"),
+    [(None, []), (3.44, []), (3.5, ["3.5"]), (3.64, ["3.6"]), (100.0, ["100"]), (1234.56, ["1234.6"])],
+)
+def test_how_long_no_tick_came_is_told_to_a_tenth_of_a_second(still_secs: float | None, said: list[str]) -> None:
+    wanted = [f"database: no new tick within {secs} s, the last is 3" for secs in said]
+    assert view_model.problems(replace(SEEN, still_secs=still_secs)) == wanted
+    empty = view_model.problems(replace(SEEN, still_secs=still_secs, ledger=replace(LEDGER, ticks=[])))
+    assert empty == [line.replace("is 3", "is 0") for line in wanted]
+
+
+def test_as_many_things_as_are_wrong_are_counted() -> None:
+    one = view_model.health(replace(SEEN, config=Trouble("broken")))
+    assert (one["tone"], one["title"], one["lines"]) == ("bad", "1 thing is wrong", ["config: broken"])
+    seen = replace(SEEN, config=Trouble("broken"), ledger=Trouble("locked"), notices=["odd"])
+    assert view_model.health(seen) == {
+        "tone": "bad", "title": "2 things are wrong", "lines": ["config: broken", "database: locked", "dashboard: odd"],
+    }  # fmt: skip
+    stopped = replace(SEEN, unit=unit(active="inactive", sub="dead", exec_main_code=1, main_pid=0))
+    assert (view_model.health(stopped)["tone"], view_model.health(stopped)["title"]) == (
+        "calm", "The engine was stopped in order",
+    )  # fmt: skip
+    assert view_model.health(replace(stopped, config=Trouble("broken")))["title"] == "2 things are wrong"
+
+
+@pytest.mark.claim("W5")
+@pytest.mark.parametrize(
+    ("age_secs", "refresh_secs", "stale"),
+    [(5.0, 1.0, False), (5.001, 1.0, True), (3.0, 0.1, False), (3.001, 0.1, True), (3.0, 0.6, False),
+     (50.0, 10.0, False), (50.001, 10.0, True), (-9.0, 1.0, False)],
+)  # fmt: skip
+def test_an_observation_is_believed_for_five_refreshes_and_three_seconds_at_least(
+    age_secs: float, refresh_secs: float, stale: bool
+) -> None:
+    assert view_model.is_stale(1000.0, 1000.0 + age_secs, refresh_secs) is stale
+
+
+@pytest.mark.parametrize(
+    ("after_secs", "who"),
+    [(0.0, "operator"), (0.001, "controller"), (150.0, "controller"), (150.001, "operator")],
+)
+def test_a_restart_is_the_controllers_for_as_long_as_one_may_take(after_secs: float, who: str) -> None:
+    at = 1_800_000_000.5
+    begun = {**entry(STARTED, "b" * 32, 0), "__REALTIME_TIMESTAMP": str(round((at + after_secs) * 1e6))}
+    assert view_model.who_started(RUNNING, [begun], [restart(at)])[0] == who
+    # A run that came after the one that was seen says nothing of it.
+    another = {**begun, "INVOCATION_ID": "c" * 32, "__REALTIME_TIMESTAMP": str(round((at + after_secs + 1) * 1e6))}
+    assert view_model.who_started(RUNNING, [begun, another], [restart(at)])[0] == who
+    # The last restart counts, whatever was decided since.
+    later = {"action": "STALL", "timestamp": timestamp(at)}
+    assert view_model.who_started(RUNNING, [begun], [restart(at - 1000), restart(at), later])[0] == who
+
+
+@pytest.mark.claim("W5")
+@pytest.mark.parametrize(
+    ("silent_secs", "until"),
+    [(-1, 0), (0, 0), (0.5, 500), (300, 300_000), (300.001, 0)],
+    ids=["a clock behind", "now", "silent", "as long as is shown", "of another time"],
+)
+def test_the_line_goes_up_to_now_for_as_long_as_is_shown(silent_secs: float, until: int) -> None:
+    seen = replace(SEEN, at=TICKS[-1].ts / 1000 + silent_secs)
+    assert view_model.page(seen)["price"]["until"] == TICKS[-1].ts + until
+
+
+def test_marks_are_those_of_the_lines_symbol_from_its_first_tick_on_that_have_a_price() -> None:
+    first = TICKS[0].ts
+    marks = [
+        Marker(first - 1, "SOL/USDC", "BUY", 1.0, "before"), Marker(first, "SOL/USDC", "BUY", 1.0, "first"),
+        Marker(first, "ETH/USDC", "BUY", 1.0, "another"), Marker(first, "SOL/USDC", "SELL", None, "no price"),
+        Marker(first + 9_999_999, "SOL/USDC", "SELL", 0.0, "after"),
+    ]  # fmt: skip
+    price = view_model.page(replace(SEEN, ledger=replace(LEDGER, signals=marks, fills=marks)))["price"]
+    assert [mark["note"] for mark in price["signals"]] == ["first", "after"]
+    assert price["signals"] == price["fills"]
+    assert price["signals"][0] == {"ts": first, "price": 1.0, "side": "BUY", "note": "first"}
+    # The line is that of the newest tick's symbol.
+    mixed = [*TICKS, StoredTick(4, first + 900, "ETH/USDC", 7.0)]
+    other = view_model.page(replace(SEEN, ledger=replace(LEDGER, ticks=mixed, signals=marks), tally=None))["price"]
+    assert (other["symbol"], other["lines"], other["tally"]) == ("ETH/USDC", [[[first + 900, 7.0]]], None)
+    nothing = view_model.page(replace(SEEN, ledger=replace(LEDGER, ticks=[])))["price"]
+    assert nothing == {"trouble": "There is no tick in the database yet."}
+
+
+@pytest.mark.parametrize(
+    ("beat", "word", "tone"),
+    [({}, "balance", "good"), ({"duplicates": 3}, "do not balance", "bad"),
+     ({"duplicates": None}, "unknown", "unknown"),
+     ({"duplicates": None, "tick_count": 99}, "do not balance", "bad")],
+)  # fmt: skip
+def test_books_are_as_good_as_their_worst_equation(beat: dict[str, Any], word: str, tone: str) -> None:
+    books = view_model.page(replace(SEEN, log=replace(LOG, heartbeat={**BEAT, **beat})))["books"]
+    assert (books["word"], books["tone"]) == (word, tone)
+
+
+def test_exposure_is_over_its_cap_above_it_and_not_at_it() -> None:
+    def rows(**caps: float) -> list[tuple[str, bool]]:
+        limits = RiskLimits(caps.get("total", 206.0), caps.get("symbol", 206.0), int(caps.get("orders", 1)))
+        ledger = replace(LEDGER, open_orders=[OpenOrder("SHADOW", "SOL/USDC", "SELL", "1", "0")])
+        seen = replace(SEEN, config=EngineConfig(caps=limits), ledger=ledger)
+        return [(row["name"], row["over"]) for row in view_model.page(seen)["exposure"]["rows"]]
+
+    assert rows() == [("all symbols", False), ("SOL/USDC", False), ("open orders", False)]
+    assert rows(total=205.99, symbol=205.99, orders=0) == [
+        ("all symbols", True), ("SOL/USDC", True), ("open orders", True),
+    ]  # fmt: skip
+    troubled = view_model.page(replace(SEEN, config=Trouble("broken")))["exposure"]
+    assert troubled["note"] == "caps: broken"
+    assert [row["cap"] for row in troubled["rows"]] == [10_000.0, 5_000.0, 10.0]
+
+
+def test_exposures_are_those_of_the_present_mode_by_symbol() -> None:
+    holdings = [Holding("SHADOW", "SOL/USDC", "-2", "90"), Holding("PAPER", "SOL/USDC", "50", "90"),
+                Holding("SHADOW", "ETH/USDC", "3", "10")]  # fmt: skip
+    orders = [
+        OpenOrder("SHADOW", "ETH/USDC", "SELL", "9", "1"), OpenOrder("SHADOW", "ETH/USDC", "BUY", "1", "0.5"),
+        OpenOrder("SHADOW", "NEW", "BUY", "4", "0"), OpenOrder("SHADOW", "SOL/USDC", "SELL", "1", "0"),
+        OpenOrder("SHADOW", "SOL/USDC", "SELL", "1", "0"),
+    ]  # fmt: skip
+    seen = replace(SEEN, ledger=replace(LEDGER, holdings=holdings, open_orders=orders))
+    # Sold two of SOL, and two more are offered; of ETH as much as eight less three could be owed; NEW has no price.
+    assert view_model.exposures(seen) == {"SOL/USDC": 4 * 103.0, "ETH/USDC": 5 * 10.0, "NEW": 0.0}
+    assert view_model.page(seen)["exposure"]["rows"][0]["value"] == 462.0
+    assert view_model.exposures(replace(seen, ledger=Trouble("gone"))) == {}
+
+
+@pytest.mark.parametrize("side", ["BUY", "SELL"])
+@pytest.mark.parametrize(("qty", "filled"), [("0.5", "0"), ("2", "1.5")])
+def test_an_order_in_a_symbol_of_which_nothing_is_held_weighs_at_its_latest_tick(
+    side: str, qty: str, filled: str
+) -> None:
+    ledger = replace(LEDGER, holdings=[], open_orders=[OpenOrder("SHADOW", "SOL/USDC", side, qty, filled)])
+    assert view_model.exposures(replace(SEEN, ledger=ledger)) == {"SOL/USDC": 0.5 * 103.0}
+
+
+@pytest.mark.parametrize(
+    ("mode", "config", "word", "says"),
+    [
+        ("LIVE", "SHADOW", "LIVE", "REAL ORDERS go to the venue."),
+        ("", "PAPER", "PAPER", "Nothing is traded: the order lifecycle is simulated."),
+        ("dark", "PAPER", "DARK", "A mode that this page does not know."),
+    ],
+)
+def test_a_mode_is_what_was_logged_or_else_configured(mode: str, config: str, word: str, says: str) -> None:
+    seen = replace(SEEN, log=replace(LOG, mode=mode), config=EngineConfig(mode=config, feed="replay"))
+    assert view_model.page(seen)["mode"] == {"word": word, "feed": "REPLAY", "runs": True, "says": says}
+    lost = view_model.page(replace(seen, unit=Trouble("x")))["mode"]
+    assert (lost["word"], lost["runs"], lost["says"][:32]) == (word, False, "Whether the engine runs cannot b")
+
+
+@pytest.mark.parametrize(
+    ("active", "sub", "word", "tone"),
+    [
+        ("active", "running", "running", "good"), ("activating", "start", "starting", "busy"),
+        ("activating", "auto-restart", "waiting to be restarted", "busy"),
+        ("deactivating", "stop-sigterm", "stopping", "busy"), ("reloading", "reload", "reloading/reload", "busy"),
+    ],
+)  # fmt: skip
+def test_each_state_of_the_unit_has_its_word(active: str, sub: str, word: str, tone: str) -> None:
+    found = view_model.page(replace(SEEN, unit=unit(active=active, sub=sub)))["unit"]
+    assert (found["word"], found["tone"]) == (word, tone)
+
+
+def test_a_unit_that_systemd_forgot_is_as_old_as_its_last_line() -> None:
+    lifecycle = [entry(STARTED, "a" * 32, NOW - 90), entry(EXITED, "a" * 32, NOW - 30)]
+    forgotten = UnitSnapshot(replace(RUNNING, active="inactive"), None, lifecycle)
+    assert view_model.page(replace(SEEN, unit=forgotten))["unit"]["since"] == NOW - 30
+    assert view_model.page(replace(SEEN, unit=replace(forgotten, lifecycle=())))["unit"]["since"] is None
+    assert view_model.page(replace(SEEN, unit=replace(forgotten, changed_at=NOW - 5)))["unit"]["since"] == NOW - 5
+
+
+@pytest.mark.parametrize(
+    ("signal", "orderly"), [(1, True), (2, True), (13, True), (15, True), (3, False), (9, False), (14, False)]
+)
+def test_a_death_by_a_signal_is_orderly_where_systemd_says_so(signal: int, orderly: bool) -> None:
+    word = view_model.page(replace(SEEN, unit=down("success", 2, signal, "inactive")))["unit"]["word"]
+    assert word == ("stopped" if orderly else "down after a failure")
+    assert view_model.page(replace(SEEN, unit=down("success", 3, signal, "inactive")))["unit"]["tone"] == "bad"
+
+
+@pytest.mark.parametrize(
+    ("number", "named"),
+    [(4, " (SIGILL)"), (6, " (SIGABRT)"), (7, " (SIGBUS)"), (8, " (SIGFPE)"), (9, " (SIGKILL)"), (11, " (SIGSEGV)"),
+     (31, " (SIGSYS)"), (34, "")],
+)  # fmt: skip
+def test_what_killed_it_is_named(number: int, named: str) -> None:
+    for code, how in ((2, "killed"), (3, "dumped core")):
+        says = view_model.page(replace(SEEN, unit=down("signal", code, number)))["unit"]["says"]
+        assert says == f"the engine crashed: {how} by signal {number}{named}"
+    # Where no process ran there is no signal.
+    assert view_model.page(replace(SEEN, unit=down("resources", 0, number)))["unit"]["says"].endswith(": resources")
+
+
+@pytest.mark.parametrize(
+    ("run_id", "at"),
+    [("1800000000-ab", NOW), ("0-x", 0.0), ("99999999999-x", 99_999_999_999.0), ("100000000000-x", None), ("-x", None),
+     ("x", None), ("12", 12.0), ("-1-x", None)],
+)  # fmt: skip
+def test_the_time_of_a_run_is_the_head_of_its_id(run_id: str, at: float | None) -> None:
+    assert view_model.page(replace(SEEN, verdicts=Verdicts(run_id, [], [], {})))["verdicts"]["at"] == at
+
+
+def test_guardrails_come_in_the_order_of_the_contract() -> None:
+    claims = [
+        "L4",
+        "S10",
+        "S2",
+        "I7",
+        "psi",
+        "exit12",
+        "G5",
+        "G0",
+        "stall",
+        "N1",
+        "V12",
+        "I1",
+        "sampling",
+        "concurrency",
+    ]
+    rows = [Judged("a", claims, Verdict.PROVEN), Judged("b", ["G0", "G0"], Verdict.UNPROVEN)]
+    shown = view_model.page(replace(SEEN, verdicts=Verdicts("1-a", rows, [], {})))["verdicts"]
+    assert [row["clause"] for row in shown["rows"]] == [
+        "G0", "G5", "concurrency", "exit12", "psi", "sampling", "stall", "I1", "I7", "S2", "S10", "L4",
+    ]  # fmt: skip
+    assert (shown["rows"][0]["proofs"], shown["rows"][0]["verdict"], shown["word"]) == (3, "unproven", "1 unproven")
+
+
+def test_many_proofs_are_counted_with_a_comma() -> None:
+    refuted = [Judged("a", ["G0"], Verdict.REFUTED)] * 1234
+    assert (
+        view_model.page(replace(SEEN, verdicts=Verdicts("1-a", refuted, [], {})))["verdicts"]["word"] == "1,234 refuted"
+    )
+    cut = Verdicts("1-a", [], [], {}, "interrupted", 1234)
+    assert view_model.page(replace(SEEN, verdicts=cut))["verdicts"]["word"] == "interrupted: 1,234 proofs never ran"
+
+
+@pytest.mark.parametrize(
+    ("tables", "refused"),
+    [
+        ({"port": 1}, False), ({"port": 65_535}, False), ({"port": 65_536}, True), ({"port": 8501.0}, False),
+        ({"port": 8501.5}, True), ({"refresh_seconds": 0.001}, False), ({"refresh_seconds": -1}, True),
+        ({"host": " a"}, True), ({"host": "a "}, True), ({"host": 5}, True), ({"host": "::"}, False),
+    ],
+)  # fmt: skip
+def test_the_dashboards_own_table_is_taken_up_to_its_edges(tables: dict[str, Any], refused: bool) -> None:
+    if refused:
+        with pytest.raises(ValueError, match=r"^dashboard\."):
+            view_model.listen_of({"dashboard": tables})
+    else:
+        found = view_model.listen_of({"dashboard": tables})
+        names = {"host": "host", "port": "port", "refresh_seconds": "refresh_secs"}
+        assert found == replace(view_model.Listen(), **{names[key]: value for key, value in tables.items()})
+
+
+def test_each_key_of_the_engine_is_read_where_it_stands() -> None:
+    found = view_model.config_of(
+        {
+            "mode": "live",
+            "engine": {
+                "ingest_mode": "real_ws",
+                "sample_every": 7,
+                "heartbeat_interval_secs": 2.5,
+                "max_staleness_ms": 9,
+            },
+            "risk_caps": {"max_exposure_usd": 1.5, "max_symbol_exposure_usd": 2.5, "max_open_orders": 4},
+            "gate": {"proof_bundle": "/b.json", "max_age_hours": 0.5},
+        }
+    )
+    assert found == EngineConfig("LIVE", 7, 2.5, 9.0, RiskLimits(1.5, 2.5, 4), "REAL_WS", "/b.json", 0.5)
+    assert (EngineConfig().bundle, EngineConfig().bundle_max_age_hours) == ("data/proof_bundle.json", 24.0)
+
+
+@pytest.mark.parametrize("most", [4, 10, 100])
+def test_thinning_leaves_a_short_line_as_it_is_and_a_long_one_its_ends(most: int) -> None:
+    def line(count: int) -> list[StoredTick]:
+        return [StoredTick(number, number * 100, "X", float(count - number)) for number in range(count)]
+
+    assert view_model.thin(line(most), most) == line(most)
+    long = line(most * 20)
+    kept = view_model.thin(long, most)
+    assert most // 2 <= len(kept) <= most + 3
+    assert (kept[0], kept[-1]) == (long[0], long[-1])
+    assert view_model.thin([], most) == []
+
+
+def test_thinning_keeps_both_sides_of_what_is_longer_than_a_gap_and_of_no_other() -> None:
+    def line(pause_ms: int) -> list[StoredTick]:
+        # Prices rise, so that the extremes of a stretch are its ends; a pause stands amid one.
+        return [StoredTick(n, n * 100 + (pause_ms if n >= 25 else 0), "X", float(n)) for n in range(100)]
+
+    assert {24, 25}.isdisjoint(tick.id for tick in view_model.thin(line(4900), 4))
+    assert {24, 25} <= {tick.id for tick in view_model.thin(line(4901), 4)}
+
+
+@pytest.mark.parametrize(
+    ("text", "at"), [("1800000000500000", 1_800_000_000.5), ("", 0.0), ("-5", 0.0), ("x", 0.0), ("0", 0.0)]
+)
+def test_a_journal_entry_was_made_when_it_says_so(text: str, at: float) -> None:
+    assert view_model.entry_at({"__REALTIME_TIMESTAMP": text}) == at
+    assert view_model.entry_at({}) == 0.0
