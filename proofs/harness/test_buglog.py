@@ -230,6 +230,8 @@ def test_a_record_without_an_end_proves_nothing() -> None:
     assert document(all_proven[:-1]).verdict == "unproven"
     doc = document([one for one in RECORD if not isinstance(one, EndLine | VerdictLine)])
     assert [(one.verdict, "cut off" in one.reason) for one in doc.proofs] == [("unproven", True)]
+    assert (doc.cut_off, doc.state, doc.collected, doc.selected, doc.never_ran) == (True, "", 0, 0, 0)
+    assert (doc.accepted, doc.planned, doc.systemd) == ([], [], "private")
     for text in rendered(doc):
         assert "The record has no end" in text
 

@@ -167,8 +167,8 @@ def test_a_heartbeat_is_a_line_in_the_contracts_form_that_says_so(
     message: lines.Kept, fields: dict[str, object] | None
 ) -> None:
     told: dict[str, object] = {
-        "run": "1", "worker": "gw0", "seq": 1, "at": 1.0, "proof": PROOF, "type": "journal", "unit": "u", "by": "engine",
-        "message": "",
+        "run": "1", "worker": "gw0", "seq": 1, "at": 1.0, "proof": PROOF, "type": "journal", "unit": "u",
+        "by": "engine", "message": "",
     }  # fmt: skip
     line = lines.of(told, "0" * 64)
     assert isinstance(line, lines.JournalLine)

@@ -47,6 +47,8 @@ def test_a_crowd_is_drawn_once_and_its_worst_is_seen() -> None:
     drawn = rects(lanes("x", {"log": crowd}, seconds=10, priority=("INFO", "ERROR")))
     assert len(drawn) <= WIDTH / 2
     assert "bad" in [rect.findtext("title") for rect in drawn]
+    spans = [Span(1.0, number / 1000, "INFO", "fine") for number in range(9000)]
+    assert len(rects(lanes("x", {"log": spans}, seconds=10))) <= WIDTH / 2
 
 
 def test_what_lies_apart_is_drawn_apart() -> None:
@@ -115,7 +117,8 @@ LANES = {
         Span(2.0, 30.0, "command", "longer than the drawing"), Span(-1.0, 0.5, "command", "before it began"),
     ],
     "log & systemd": [Span(at, 0.0, kind, f"{at}") for at, kind in (
-        (0.25, "INFO"), (0.25, "other"), (0.251, "ERROR"), (0.3, "INFO"), (7.5, "ERROR"), (9.999, "INFO"), (11.0, "INFO"),
+        (0.25, "INFO"), (0.25, "other"), (0.251, "ERROR"), (0.3, "INFO"), (7.5, "ERROR"), (9.999, "INFO"),
+        (11.0, "INFO"),
     )],
     "<nothing>": [],
 }  # fmt: skip
