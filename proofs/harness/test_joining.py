@@ -101,7 +101,7 @@ def test_a_run_that_was_none_of_all_proofs_makes_the_whole_none() -> None:
 
 @pytest.mark.claim("V17")
 def test_what_was_accepted_anywhere_is_accepted() -> None:
-    accepted = ([G1], [], [G0, G1])
+    accepted: list[list[ClauseId]] = [[G1], [], [G0, G1]]
     parts = [of_both(accepted_unproven=of_one)(one) for one, of_one in zip(thirds(), accepted, strict=True)]
     assert joining.join(parts, "joined").accepted_unproven == [G0, G1]
 

@@ -122,7 +122,8 @@ def within(made: Any, path: tuple[str | int, ...]) -> Any:
     "path",
     [
         (), ("subject", 0), ("subject", 0, "digest"), ("predicate",), ("predicate", "proofs", 0),
-        ("predicate", "record"), ("predicate", "proved_on"), ("predicate", "runtime"), ("predicate", "runtime", "python"),
+        ("predicate", "record"), ("predicate", "proved_on"), ("predicate", "runtime"),
+        ("predicate", "runtime", "python"),
     ],
     ids=str,
 )  # fmt: skip
