@@ -65,6 +65,7 @@ def test_what_is_cut_is_cut_between_words() -> None:
     assert shortened(words, len(words)) == words
     assert shortened(words, 20) == "as long as it fits,…"
     assert shortened(words, 19) == "as long as it…"
+    assert [shortened(words, chars) for chars in (0, 1, 2, 3)] == ["…", "…", "a…", "as…"]
     assert shortened("a " + "x" * 30, 20) == "a " + "x" * 17 + "…"
 
 
