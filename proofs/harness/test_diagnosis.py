@@ -284,7 +284,8 @@ def busy() -> Interval:
             9: process("mute.service", 2.0, name="a-name-that-is-cut", system_secs=1.5, rss_bytes=6 * 2**20,
                        io_bytes=10240),
             # Another process than before that had its PID.
-            11: process(NO_UNIT, 0.5, started=2.0, waited_secs=2.0, io_bytes=100), 12: process("mute.service", 4.0, io_bytes=4096),
+            11: process(NO_UNIT, 0.5, started=2.0, waited_secs=2.0, io_bytes=100),
+            12: process("mute.service", 4.0, io_bytes=4096),
         },
         devices={"vda": DeviceCount(11_000, 7048, 30, 250, 6100), "vdb": DeviceCount(1, 1, 5, 5, 99_999_999),
                  "sr0": DeviceCount(0, 0, 0, 0, 0), "new": DeviceCount(1, 1, 1, 1, 1)},
