@@ -295,6 +295,8 @@ def _reach(copies: queue.SimpleQueue[Path], pool: ThreadPoolExecutor, kept: _Map
         file: {line: told.known(tests) for line, tests in measured.contexts_by_lineno(file).items()}
         for file in measured.measured_files()
     }
+    for unit, tests in readers(ROOT, told.seconds).items():
+        lines[unit] = dict.fromkeys(range(1, len((ROOT / unit).read_text().splitlines()) + 1), tests)
     if told.red:
         print(f"mutants: red without any mutant, and so not asked: {', '.join(told.red)}", file=sys.stderr)
     return plan.Reach(lines, told.seconds, _importers(asked), {}, frozenset(told.red))
@@ -362,10 +364,20 @@ def _importers(tests: list[str]) -> dict[str, frozenset[str]]:
         # Some look a module up by its name.
         for dotted in re.findall(r'"((?:engine|fleet|harness)(?:\.\w+)+)"', text):
             found[f"{dotted.replace('.', '/')}.py"].add(test)
-        for unit in re.findall(r"hybrid-[\w-]+\.(?:service|timer)", text):
-            if test.startswith("proofs/house/"):
-                found[f"systemd/{unit}"].add(test)
     return {name: frozenset(tests) for name, tests in found.items()}
+
+
+def readers(root: Path, tests: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return for each unit those of the tests that read it as it ships, however short that takes: it is no module that
+    somebody runs."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for test in tests:
+        file = test.partition("::")[0]
+        if file.startswith("proofs/house/"):
+            for unit in re.findall(r"hybrid-[\w@-]+\.(?:service|timer)", (root / file).read_text()):
+                if (root / "systemd" / unit).is_file():
+                    found[f"systemd/{unit}"].add(test)
+    return {unit: frozenset(tests) for unit, tests in found.items()}
 
 
 def _proofs(names: list[str]) -> dict[str, frozenset[str]]:

@@ -76,12 +76,12 @@ def parse(texts: Mapping[str, str]) -> Pressure | Unknown:
             return Unknown(f"{resource}: missing")
         for raw in texts[resource].splitlines():
             match = _LINE.fullmatch(raw.strip())
-            averages = [_percent(text) for text in match.group(2, 3, 4)] if match else [None]
-            if match is None or None in averages:
+            averages = [_percent(text) for text in match.group(2, 3, 4)] if match else []
+            known = [value for value in averages if value is not None]
+            if match is None or known != averages:
                 return Unknown(f"{resource}: not a line of PSI: {raw[:120]!r}")
-            lines[f"{resource}_{match[1]}"] = PressureLine(
-                raw.strip(), averages[0] or 0.0, averages[1] or 0.0, int(match[5])
-            )
+            avg10, avg60, _ = known
+            lines[f"{resource}_{match[1]}"] = PressureLine(raw.strip(), avg10, avg60, int(match[5]))
         if f"{resource}_some" not in lines:
             return Unknown(f"{resource}: no `some` line")
     return Pressure(lines)

@@ -64,7 +64,7 @@ def waiting_line(worker: str, proof: str, what: str, secs: float, columns: int) 
     name = proof.rpartition("/")[2].replace(".py::test_", "::")
     text = f"{worker:<4} {secs:5.1f} s  "
     # The name of the proof must not take the room of what it waits for.
-    room = max(0, columns - 1 - len(text))
+    room = columns - 1 - len(text)
     if what and len(name) + len(what) + 2 > room:
         name = shortened(name, max(room // 2, room - len(what) - 2))
     return shortened(f"{text}{name}{f': {what}' if what else ''}", columns - 1)

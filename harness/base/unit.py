@@ -95,7 +95,7 @@ def parse(text: str) -> UnitState:
 def set_by(cat: str, directive: str) -> tuple[str, str] | None:
     """(value, file) of the last line that sets a directive, from what `systemctl cat` prints; None: no file does."""
     file, found = "", None
-    for line in cat.splitlines():
+    for line in cat.split("\n"):
         name, equals, value = line.partition("=")
         if line.startswith("# /"):
             file = line.removeprefix("# ")

@@ -495,6 +495,6 @@ def _percent(part: float, whole: float) -> str:
 
 
 def _uptime(seconds: float) -> str:
-    minutes = int(seconds // 60)
+    minutes = int(seconds) // 60
     days, hours = minutes // 1440, minutes // 60 % 24
     return f"{f'{days} days, ' if days else ''}{hours}:{minutes % 60:02}"

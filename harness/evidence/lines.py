@@ -356,7 +356,7 @@ def of(entry: Mapping[str, object], sha256: str = "") -> RecordLine:
     try:
         return _adapter(kind if kind in KINDS else "").validate_python({**given, "sha256": sha256})
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
+        found = error.errors()
     lacking = [str(one["loc"][0]) for one in found if one["type"] == "missing" and len(one["loc"]) == 1]
     if lacking:
         raise ValueError(f"it has no {', '.join(lacking)}")

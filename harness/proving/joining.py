@@ -59,19 +59,15 @@ def join(parts: Sequence[Part], run_id: str) -> RunSummary:
     state = run_state(ended_early=False, left_out=not whole or bool(left_out) or len(judged) < first.end.collected)
     accepted = sorted({clause for part in parts for clause in part.summary.accepted_unproven})
     return replace(
-        first.summary, run_id=run_id, state=state, selected=len(judged), never_ran=0, verdicts=judged,
-        counts=counts(judged), accepted_unproven=accepted, complete=whole, left_out=left_out, record=None, shard=None,
+        first.summary, run_id=run_id, state=state, selected=len(judged), verdicts=judged, counts=counts(judged),
+        accepted_unproven=accepted, complete=whole, left_out=left_out, record=None, shard=None,
     )  # fmt: skip
 
 
 def facts(parts: Sequence[Part]) -> dict[str, str]:
     """What the record of the joined run says of the host: what is the same everywhere, and where the rest is from."""
-    same = {
-        name: value
-        for name, value in parts[0].run.facts.items()
-        if all(part.run.facts.get(name) == value for part in parts)
-    }
-    return same | {
+    same = set.intersection(*(set(part.run.facts.items()) for part in parts))
+    return dict(sorted(same)) | {
         f"part {number}": f"run {part.summary.run_id}, last digest {part.record.sha256}"
         for number, part in enumerate(parts, start=1)
     }

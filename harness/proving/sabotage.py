@@ -83,7 +83,7 @@ def _named(tree: ast.Module, name: str) -> ast.AST | None:
     found: list[ast.AST] = [tree]
     for part in name.split(".") if name else ():
         found = [inner for outer in found for inner in _held(outer) if part in _names(inner)]
-    return found[0] if len(found) == 1 else None
+    return found.pop() if len(found) == 1 else None
 
 
 def _held(node: ast.AST) -> Iterator[ast.AST]:
@@ -135,10 +135,10 @@ def _replace_statements(scope: ast.AST, old: list[ast.stmt], new: list[ast.stmt]
     wanted, found = [ast.dump(one) for one in old], 0
     for node in list(ast.walk(scope)):
         for name, body in ast.iter_fields(node):
-            if not isinstance(body, list) or not all(isinstance(one, ast.stmt) for one in body):
+            if not isinstance(body, list):
                 continue
-            told = [ast.dump(one) for one in body]
-            for at in reversed(range(len(told) - len(wanted) + 1)):
+            told = [ast.dump(one) for one in body if isinstance(one, ast.stmt)]
+            for at in reversed(range(len(told))):
                 if wanted and told[at : at + len(wanted)] == wanted:
                     found += 1
                     body[at : at + len(wanted)] = new

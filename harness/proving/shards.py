@@ -25,10 +25,9 @@ _SHARD = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})", re.ASCII)
 def parse(text: str) -> tuple[int, int]:
     """`2/4`: the second of four. Raises ValueError that says what is allowed."""
     found = _SHARD.fullmatch(text)
-    number, of = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= number <= of <= SHARDS_MAX:
+    if found is None or not int(found[1]) <= int(found[2]) <= SHARDS_MAX:
         raise ValueError(f"{text!r}: must be N/OF, such as 2/4, with N from 1 to OF and OF at most {SHARDS_MAX}")
-    return number, of
+    return int(found[1]), int(found[2])
 
 
 def durations(entries: Iterable[RunEntry], before: float, engine: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness import __main__ as harness_main
 from harness import scripts
@@ -62,7 +65,119 @@ def test_what_is_cut_is_cut_between_words() -> None:
     assert shortened(words, len(words)) == words
     assert shortened(words, 20) == "as long as it fits,…"
     assert shortened(words, 19) == "as long as it…"
+    assert [shortened(words, chars) for chars in (0, 1, 2, 3)] == ["…", "…", "a…", "as…"]
     assert shortened("a " + "x" * 30, 20) == "a " + "x" * 17 + "…"
+
+
+WORDS = st.lists(st.text("abc-", min_size=1, max_size=14), min_size=1, max_size=12)
+
+
+@given(WORDS, st.integers(0, 6), st.integers(-1, 40))
+def test_a_line_is_wrapped_between_words_and_what_goes_on_is_indented(
+    words: list[str], indent: int, width: int
+) -> None:
+    line = " " * indent + " ".join(words)
+    lines = arguments.wrapped(line, width)
+    if len(line) <= width:
+        assert lines == [line]
+        return
+    assert [one.split() for one in lines if not one.strip()] == []
+    assert " ".join(lines).split() == words
+    for number, one in enumerate(lines):
+        wanted = indent + 4 if indent and number else indent
+        room = max(0, width - len(one.strip()))
+        # A word that has no room behind an indentation is worth more than that.
+        indented, alone = len(one) - len(one.lstrip()), len(one.split()) == 1
+        assert indented == (min(wanted, room) if alone else wanted) or (alone and number == 0)
+        assert len(one) <= width or len(one.split()) == 1
+        if number + 1 < len(lines):
+            assert len(one) + 1 + len(lines[number + 1].split()[0]) > width, f"there was room for more: {lines}"
+
+
+def test_nothing_stays_nothing() -> None:
+    assert arguments.wrapped("", 10) == [""]
+    assert arguments.wrapped(" " * 20, 10) == [" " * 20]
+
+
+TOLD = """
+Says what it does,
+and goes on.
+
+The file, for example:
+a = 1
+  Indented
+  stays so.
+Not this,
+nor that:
+
+  $ x --to y
+"""
+
+
+@pytest.mark.parametrize(
+    ("width", "told"),
+    [
+        (500, ["Says what it does, and goes on.", "", "The file, for example:", "a = 1", "  Indented", "  stays so.",
+               "Not this, nor that:", "", "  $ x --to y"]),
+        (20, ["Says what it does,", "and goes on.", "", "The file, for", "example:", "a = 1", "  Indented",
+              "  stays so.", "Not this, nor that:", "", "  $ x --to y"]),
+    ],
+)  # fmt: skip
+def test_prose_is_paragraphs_and_what_is_indented_stays_a_line(width: int, told: list[str]) -> None:
+    assert arguments.HelpFormatter("x", width=width)._fill_text(TOLD, width, "").splitlines() == told
+
+
+def test_prose_is_no_wider_than_can_be_read() -> None:
+    text = "word " * 100
+    widest = {
+        width: max(map(len, arguments.HelpFormatter("x", width=width)._fill_text(text, width, "").splitlines()))
+        for width in (50, 99, 100, 500)
+    }
+    assert widest == {50: 49, 99: 99, 100: 99, 500: 99}
+
+
+def _help(width: int) -> arguments.CommandParser:
+    parser = arguments.CommandParser(
+        prog="prog", formatter_class=lambda prog: arguments.HelpFormatter(prog, width=width), add_help=False
+    )
+    parser.add_argument("-x", action="store_true", help="where it goes")
+    for name in ("--first", "--second-one", "--to"):
+        parser.add_argument(name, metavar="A-VALUE", help="what is said of it")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("width", "layout"),
+    [
+        (59, ["  -x", "    where it goes"]),
+        (60, ["  -x                    where it goes"]),
+    ],
+)
+def test_in_a_narrow_terminal_what_a_flag_does_stands_below_it(width: int, layout: list[str]) -> None:
+    told = _help(width).format_help().splitlines()
+    begin = told.index(layout[0])
+    assert told[begin : begin + len(layout)] == layout
+
+
+def test_a_usage_has_no_more_lines_than_it_needs_and_cuts_no_flag_from_its_value() -> None:
+    groups = ["usage:", "prog", "[-x]", "[--first A-VALUE]", "[--second-one A-VALUE]", "[--to A-VALUE]"]
+    for width in range(12, 90):
+        usage = _help(width).format_usage().rstrip("\n")
+        lines = usage.splitlines()
+        if width < 2 + max(map(len, groups)):
+            assert [line for line in lines if len(line) > width and len(line.split()) > 1] == []
+            continue
+        assert " ".join(usage.split()) == " ".join(groups)
+        assert [line for line in lines if line.count("[") != line.count("]")] == []
+        assert max(map(len, lines)) <= width
+        # argparse's own layout, where that has room, aligns what goes on with the first flag.
+        if len(lines) > 1 and lines[1].startswith("  ["):
+            spare = [
+                width - len(line) - 1 - len(re.findall(r"\[.*?\]", below)[0])
+                for line, below in itertools.pairwise(lines)
+            ]
+            assert spare[0] < 2, usage
+            assert all(one < 0 for one in spare[1:]), usage
 
 
 def test_make_help_is_grouped_and_no_wider_than_the_terminal() -> None:

@@ -230,6 +230,8 @@ def test_a_record_without_an_end_proves_nothing() -> None:
     assert document(all_proven[:-1]).verdict == "unproven"
     doc = document([one for one in RECORD if not isinstance(one, EndLine | VerdictLine)])
     assert [(one.verdict, "cut off" in one.reason) for one in doc.proofs] == [("unproven", True)]
+    assert (doc.cut_off, doc.state, doc.collected, doc.selected, doc.never_ran) == (True, "", 0, 0, 0)
+    assert (doc.accepted, doc.planned, doc.systemd) == ([], [], "private")
     for text in rendered(doc):
         assert "The record has no end" in text
 
@@ -276,10 +278,40 @@ def test_nothing_is_obeyed_or_hidden(texts: list[str]) -> None:
         assert escape.shown(text) == text
 
 
+STORY = f"""\
+refuted  {PROOF}
+run {RUN}, gw0, 1.250 s, claims E2, exit12
+  E2: * E2 Exit 12 under the real unit: state `failed`.
+  exit12: | exit12 | E2, E3 | the matrix |
+
+What it is about.
+
+--- what pytest said ---
+E  all that pytest said
+
+--- what was done and seen (UTC) ---
+08:44:34.500  > /etc/hybrid-engine/config.toml
+              invalid = [toml
+08:44:35.500  $ systemctl start 'a b.service'  (exit 1, 250 ms)
+              <script>alert(1)</script> ```
+08:44:36.500  engine: ERROR bad <config> key=x
+08:44:38.500  Started.
+08:44:39.500  $ systemctl show  (interrupted on the host: no result was recorded)
+08:44:52.500  hybrid-engine: INFO HEARTBEAT (G4) ...
+08:44:53.500  hybrid-engine: INFO HEARTBEAT (G4) ...
+08:44:54.500  hybrid-engine: INFO HEARTBEAT (G4) ...
+
+--- the effective unit hybrid-engine.service ---
+[Service]
+Restart=on-failure"""
+
+
 def test_the_story_of_one_proof() -> None:
     refuted = RECORD[-3]
     assert isinstance(refuted, VerdictLine)
     told = [*RECORD[:-3], replace(refuted, told="E  all that pytest said"), *RECORD[-2:]]
+    found, lines = buglog.story(lambda: told, PROOF)
+    assert (found, [re.sub("ingest_received.*", "...", line) for line in lines]) == (True, STORY.splitlines())
     for name in (PROOF, "stays_down", verdicts.anchor(PROOF)[:10]):
         found, lines = buglog.story(lambda: told, name)
         text = "\n".join(lines)
@@ -301,6 +333,15 @@ def test_output_cannot_become_markup() -> None:
     assert "&lt;script&gt;alert" in html
     assert "````\nsystemctl start" in markdown
     assert "it \\| restarted" in markdown
+
+
+@given(st.text("`a\n~", max_size=40))
+def test_a_fence_is_closed_by_itself_alone(text: str) -> None:
+    """In CommonMark three backticks or more open one, and as many or more in a line end it."""
+    opened, *body, closed = buglog.environment().filters["fence"](text).split("\n")
+    assert "\n".join(body) == text
+    assert opened == closed == "`" * max(3, len(opened))
+    assert opened not in text
 
 
 INJECTIONS = st.sampled_from(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.evidence import checkers
-from harness.evidence.checkers import FillRow, Heartbeat, Judgement, LedgerRows
+from harness.evidence.checkers import Equation, FillRow, Heartbeat, Judgement, LedgerRows
 from harness.evidence.verdict import Verdict
 
 pytestmark = pytest.mark.claim("V11")
@@ -65,6 +65,40 @@ def test_M3_no_number_of_a_heartbeat_can_be_another(name: str) -> None:
     assert {violation.at for violation in judgement.violations} == {9}
     missing = {key: value for key, value in BOOKS.items() if key != name}
     assert "no heartbeat tells" in says(checkers.books_balance([Heartbeat(1, missing)]))[0]
+
+
+@pytest.mark.claim("M3")
+def test_M3_an_equation_is_told_with_its_numbers() -> None:
+    """As proofs, `verify` and the dashboard show it."""
+    told = [(one.ok, one.says, one.number) for one in checkers.equations({**BOOKS, "sampled_out": 8})]
+    assert told == [
+        (True, "ticks parsed 12 = received + duplicates 12", 12),
+        (False, "received 10 ≠ processed + sampled out 11", 10),
+        (True, "ticks 3 = processed 3", 3),
+        (True, "ticks 3 = written + known before + queued + dropped 3", 3),
+    ]
+    for name, number in (("ingest_received", None), ("sampled_out", 10)):
+        one = checkers.equations({**BOOKS, name: "many"})[1]
+        assert one == Equation(
+            None,
+            "received",
+            "processed + sampled out",
+            "received = processed + sampled out: no heartbeat tells",
+            number,
+        )
+
+
+@pytest.mark.parametrize(
+    ("violations", "told"),
+    [
+        ([], "N7: proven by 4"),
+        (["7 ≠ 8"], "N7: 7 ≠ 8"),
+        (["7 ≠ 8", "8 ≠ 9"], "N7: 7 ≠ 8, and 1 more"),
+        (["7 ≠ 8", "8 ≠ 9", "9 ≠ 7"], "N7: 7 ≠ 8, and 2 more"),
+    ],
+)
+def test_a_judgement_says_what_is_broken_first(violations: list[str], told: str) -> None:
+    assert str(Judgement(checkers.N7, 4, [checkers.Violation(1, one) for one in violations])) == told
 
 
 @pytest.mark.claim("N7")

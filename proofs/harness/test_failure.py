@@ -54,6 +54,60 @@ def test_a_notice_says_who_where_how_and_why() -> None:
     assert (told.payload["exit_status"], told.payload["result"], len(told.payload["lines"])) == ("12", "exit-code", 3)
 
 
+END = entry("systemd", "hybrid-engine.service: Main process exited, code=exited, status=12/n/a")
+MISTAKE = "config.toml: engine.sample_every = 0"
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        (ENTRIES, [f"exit 12 after 0.0 s: {MISTAKE}"]),
+        # How it ended names the reason that it logged, if there is one, and else nothing is left to say.
+        ([END], ["exit 12"]),
+        (ENTRIES[:2], [MISTAKE]),
+        ([*ENTRIES[:1], END, ENTRIES[1]], ["exit 12 after 0.0 s", MISTAKE]),
+        ([entry("hybrid-engine", "hello")], []),
+        ([], []),
+    ],
+    ids=["end-and-reason", "end", "reason", "reason-after-the-end", "neither", "nothing"],
+)
+def test_what_is_told_is_the_end_the_reason_and_the_last_lines(entries: list[Entry], told: list[str]) -> None:
+    made = failure.notice(failure.failure_of("hybrid-engine.service", "box", ENVIRON), entries)
+    lines = [f"{one.identifier}: {one.event}" for one in entries]
+    look = f"Look further: journalctl --unit hybrid-engine.service _SYSTEMD_INVOCATION_ID={RUN}"
+    assert made.text.splitlines() == [made.subject, *told, "", *lines, "", look]
+    assert made.payload == {
+        "text": made.text, "subject": made.subject, "unit": "hybrid-engine.service", "host": "box",
+        "result": "exit-code", "exit_code": "exited", "exit_status": "12", "invocation_id": RUN,
+        "reason": MISTAKE if ENTRIES[1] in entries else "", "lines": lines,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environ", "ended"),
+    [
+        ({}, ": a notice on trial, nothing failed"),
+        ({"MONITOR_SERVICE_RESULT": "watchdog", "MONITOR_EXIT_CODE": "dumped", "MONITOR_EXIT_STATUS": "ABRT"},
+         "dumped ABRT"),
+        ({"MONITOR_SERVICE_RESULT": "oom-kill"}, "oom-kill"),
+        ({"MONITOR_SERVICE_RESULT": "timeout", "MONITOR_EXIT_CODE": "killed"}, "killed"),
+        ({"MONITOR_SERVICE_RESULT": "x", "MONITOR_INVOCATION_ID": f"{RUN}0"}, "x"),
+        ({"MONITOR_SERVICE_RESULT": "x", "MONITOR_INVOCATION_ID": RUN.upper()}, "x"),
+    ],
+)  # fmt: skip
+def test_how_it_ended_is_what_systemd_says(environ: dict[str, str], ended: str) -> None:
+    made = failure.notice(failure.failure_of("u", "box", environ), [])
+    assert made.subject == (f"u failed on box: {ended}" if environ else f"u on box{ended}")
+    assert made.text.endswith("\nLook further: journalctl --unit u")
+
+
+def test_of_the_journal_the_last_lines_are_told_and_of_a_long_one_its_beginning() -> None:
+    entries = [entry("e", f"line {number}") for number in range(25)]
+    long = [entry("e", "x" * 296 + "y"), entry("e", "x" * 297 + "y")]
+    lines = failure.notice(failure.failure_of("u", "h", ENVIRON), [*entries, *long]).payload["lines"]
+    assert lines == [*(f"e: line {number}" for number in range(7, 25)), f"e: {'x' * 296}y", f"e: {'x' * 297}"]
+
+
 def test_on_trial_nothing_has_failed() -> None:
     told = failure.notice(failure.failure_of("trial", "box", {}), [])
     assert told.subject == "trial on box: a notice on trial, nothing failed"
@@ -75,6 +129,14 @@ def test_whatever_was_logged_is_shown_and_not_obeyed(status: str, run: str, logg
         ({"webhook": "yes"}, "webhook = 'yes': must be true or false"),
         ({"command": "mail"}, "command = 'mail': must be a list of words"),
         ({"command": ["mail", ""]}, "must be a list of words that are not empty"),
+        *(
+            ({"webhook": True, "timeout_secs": secs}, f"timeout_secs = {secs!r}: must be above 0 and at most 60")
+            for secs in (-1, 60.001, True, "10", [1], float("nan"), float("inf"))
+        ),
+        ({"webhook": False}, "neither webhook = true nor a command"),
+        ({"webhook": False, "command": []}, "neither webhook = true nor a command"),
+        ({"command": [1]}, "command = [1]: must be a list of words"),
+        ({"webhook": 1}, "webhook = 1: must be true or false"),
         ({"webhook": True, "timeout_secs": 0}, "timeout_secs = 0: must be above 0 and at most 60"),
         ({"webhook": True, "url": "http://x"}, "url: unknown key, allowed are webhook, command, timeout_secs"),
     ],
@@ -86,6 +148,9 @@ def test_settings_that_cannot_be(tables: dict[str, Any], says: str) -> None:
 
 def test_settings() -> None:
     assert failure.wanted_of({"webhook": True}) == Wanted(True, (), 10.0)
+    for secs in (0.001, 1, 60, 60.0):
+        assert failure.wanted_of({"webhook": True, "timeout_secs": secs}) == Wanted(True, (), float(secs))
+    assert Wanted() == Wanted(False, (), 10.0)
     mail = {"command": ["mail", "{subject}"], "timeout_secs": 2}
     assert failure.wanted_of(mail) == Wanted(False, ("mail", "{subject}"), 2.0)
     assert failure.words_of(["mail", "-s", "{subject}", "x"], "it {failed}") == ["mail", "-s", "it {failed}", "x"]

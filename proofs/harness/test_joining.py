@@ -91,12 +91,27 @@ def test_runs_that_leave_something_out_are_no_whole() -> None:
 
 
 @pytest.mark.claim("V17")
+def test_a_run_that_was_none_of_all_proofs_makes_the_whole_none() -> None:
+    """As one that a file which could not be collected is missing from."""
+    for unlucky in range(3):
+        parts = [of_summary(complete=number != unlucky)(one) for number, one in enumerate(thirds())]
+        joined = joining.join(parts, "joined")
+        assert (joined.complete, joined.state, joined.never_ran) == (False, "partial", 0)
+
+
+@pytest.mark.claim("V17")
+def test_what_was_accepted_anywhere_is_accepted() -> None:
+    accepted: list[list[ClauseId]] = [[G1], [], [G0, G1]]
+    parts = [of_both(accepted_unproven=of_one)(one) for one, of_one in zip(thirds(), accepted, strict=True)]
+    assert joining.join(parts, "joined").accepted_unproven == [G0, G1]
+
+
+@pytest.mark.claim("V17")
 def test_a_record_says_what_its_runs_share_and_where_they_are_from() -> None:
-    told = joining.facts(thirds())
-    assert told["commit"] == "c"
-    assert "kernel" not in told
-    assert "shard" not in told
-    assert told["part 2"] == f"run run-2, last digest {'2' * 64}"
+    first, *others = thirds()
+    told = joining.facts([of_facts(os="of one alone")(first), *others])
+    of_parts = {f"part {number}": f"run run-{number}, last digest {f'{number}' * 64}" for number in (1, 2, 3)}
+    assert told == {"commit": "c", "tree": "clean", **of_parts}
 
 
 def of_summary(**changed: Any) -> Callable[[Part], Part]:
@@ -115,6 +130,10 @@ def of_facts(**changed: str) -> Callable[[Part], Part]:
 def reversed_verdict(one: Part) -> Part:
     first = replace(one.summary.verdicts[0], verdict=Verdict.REFUTED)
     return replace(one, summary=replace(one.summary, verdicts=[first, *one.summary.verdicts[1:]]))
+
+
+def with_verdicts_twice(one: Part) -> Part:
+    return replace(one, summary=replace(one.summary, verdicts=one.summary.verdicts * 2))
 
 
 def without_a_verdict(one: Part) -> Part:
@@ -151,6 +170,7 @@ def without_a_verdict(one: Part) -> Part:
         (of_summary(record=None), "host-2: its verdicts.json is about another record"),
         (reversed_verdict, r"host-2: verdicts.json says refuted \(G0 G1\) of test_1, its record proven"),
         (without_a_verdict, "host-2: verdicts.json says nothing of test_1, its record proven"),
+        (with_verdicts_twice, "host-2: its verdicts.json names a proof twice"),
         (of_summary(counts={}), "host-2: verdicts.json and its record differ in counts"),
         (of_summary(accepted_unproven=[G0]), "host-2: verdicts.json and its record differ in accepted_unproven"),
         (of_summary(shard=None), "host-2: verdicts.json calls it shard None, its record 2/3 of 555"),
@@ -172,7 +192,12 @@ def as_shard(one: Part, number: int, of: int, split: str) -> Part:
     ("given_parts", "reason"),
     [
         (lambda a, b, c: [a], "there is nothing to merge"),
-        (lambda a, b, c: [a, c], "shard 2/3 is missing"),
+        (lambda a, b, c: [b, c], "^shard 1/3 is missing: host-2, host-3 are not all"),
+        (lambda a, b, c: [a, c], "^shard 2/3 is missing"),
+        (lambda a, b, c: [a, b], "^shard 3/3 is missing"),
+        (lambda a, b, c: [a, as_shard(b, 2, 7, "5" * 64), c], "shard 2/7 is of another division than 1/3"),
+        (lambda a, b, c: [as_shard(one, n, 7, "5" * 64) for n, one in ((1, a), (7, b))],
+         "^shard 2/7, 3/7, 4/7 and 2 more is missing"),
         (lambda a, b, c: [a, b, a], "host-1: it is run run-1, which host-1 is too"),
         (lambda a, b, c: [a, b, as_shard(c, 2, 3, "5" * 64)], "host-3: it is shard 2/3, which host-2 is too"),
         (lambda a, b, c: [a, b, as_shard(c, 3, 3, "6" * 64)], "host-3: shard 3/3 is of another division than 1/3"),

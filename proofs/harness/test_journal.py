@@ -39,6 +39,17 @@ def test_a_line_of_systemd_about_a_unit_belongs_to_that_unit() -> None:
     assert (entry.unit, entry.invocation_id, entry.event) == ("a.service", "ee", "Failed")
 
 
+def test_what_an_entry_does_not_say_is_nothing_and_its_priority_that_of_information() -> None:
+    assert journal.parse({"MESSAGE": "x"}, 7) == Entry(
+        message="x", unit="", invocation_id="", identifier="", pid=0, realtime_us=7, sent_us=7, priority=6
+    )
+
+
+@pytest.mark.parametrize(("said", "priority"), [("0", 0), ("3", 3), ("7", 7), ("", 6), ("x", 6), ("-1", 6), ("²", 6)])
+def test_a_priority_is_a_number_or_that_of_information(said: str, priority: int) -> None:
+    assert parse(MESSAGE="x", PRIORITY=said).priority == priority
+
+
 def test_what_systemd_sent_before_a_start_is_known_however_late_it_is_received() -> None:
     late = parse(MESSAGE="Main process exited", _SOURCE_REALTIME_TIMESTAMP="1795421139000000")
     assert (late.sent_us, late.realtime_us) == (1795421139000000, 1795421139037929)
@@ -92,6 +103,18 @@ def test_a_field_that_stands_several_times_or_was_too_long() -> None:
     assert journal.entries('{"A": ["x", "y"], "B": [[104, 105], "z"], "C": null, "D": [300]}') == [
         {"A": "x", "B": "hi"}
     ]
+
+
+@pytest.mark.claim("K8")
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ([0], "\0"), ([255], "\ufffd"), ([0, 104, 255], "\0h\ufffd"), ([256], None), ([-1], None), ([104, 256], None),
+        ([104, -1], None), ([104, "i"], None), ([104, [105]], None), ([104, None], None),
+    ],
+)  # fmt: skip
+def test_numbers_are_text_where_each_of_them_is_a_byte(numbers: list[object], text: str | None) -> None:
+    assert journal.entries(json.dumps({"A": numbers, "B": "x"})) == [{"A": text, "B": "x"} if text else {"B": "x"}]
 
 
 def _told(message: str, at_secs: float, level: str = "", **fields: object) -> journal.Entry:

@@ -59,3 +59,39 @@ def test_a_value_is_taken_for_what_it_is(value: Any) -> None:
     text.encode("utf-8")
     if isinstance(value, list | dict | bool | None):
         assert (number, text) == (None, "?")
+
+
+@pytest.mark.claim("W2")
+@pytest.mark.parametrize(
+    ("value", "number", "whole"),
+    [
+        (0, 0, 0), (-1, -1, -1), (2**63 - 1, 2**63 - 1, 2**63 - 1), (-(2**63), -(2**63), -(2**63)),
+        (2**63, 2**63, None), (-(2**63) - 1, -(2**63) - 1, None), (10**299, 10**299, None),
+        (2.0, 2.0, None), (-0.5, -0.5, None), (9.9e299, 9.9e299, None), (-9.9e299, -9.9e299, None),
+        (1e300, None, None), (-1e300, None, None), (10**301, None, None), (-(10**301), None, None),
+        (math.nan, None, None), (math.inf, None, None), (-math.inf, None, None),
+        (True, None, None), (False, None, None), ("1", None, None), (None, None, None), ([1], None, None),
+    ],
+    ids=lambda value: str(value)[:24],
+)  # fmt: skip
+def test_a_number_has_a_sensible_size_and_a_whole_one_64_bits(value: object, number: object, whole: object) -> None:
+    assert (jsontext.number(value), jsontext.whole(value)) == (number, whole)
+    assert jsontext.text(value, "x") == (value if isinstance(value, str) else "x" if number is None else str(number))
+
+
+@pytest.mark.claim("W2")
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (2**53, "9007199254740992"), (-(2**53), "-9007199254740992"), (2**53 - 1, "9007199254740991"),
+        # What JavaScript takes for another number is written as the one that it takes it for.
+        (2**53 + 1, "9007199254740992.0"), (-(2**53) - 1, "-9007199254740992.0"), (2**63, "9.223372036854776e+18"),
+        (2**1000 - 1, "1.0715086071862673e+301"), (2**1000, "null"), (10**400, "null"), (-(10**400), "null"),
+        (1e308, "1e+308"), (math.inf, "null"), (math.nan, "null"), (True, "true"), (None, "null"), (object(), "null"),
+        (("a", 1), '["a",1]'), ({1: 2, None: 3, "b": []}, '{"1":2,"?":3,"b":[]}'), ("\ud800", '"?"'), (b"x", "null"),
+        ("x" * 2000, f'"{"x" * 2000}"'), ("x" * 2001, f'"{"x" * 2000}"'),
+    ],
+    ids=lambda value: str(value)[:24],
+)  # fmt: skip
+def test_what_json_cannot_say_is_the_nearest_that_it_can(value: object, written: str) -> None:
+    assert jsontext.write(value) == written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -34,8 +35,15 @@ BY_KIND: dict[str, dict[str, object]] = {
     "machine": {"name": "m", "variant": "private", "event": "booted"},
     "unit": {"name": "u.service", "text": "[Service]"},
     "journal": {"unit": "u.service", "by": "u", "message": "hello"},
+    "ledger": {
+        "ticks": [[1, "A", None, 1000]], "signals": [[1, 1, "BUY"]], "orders": ["o"],
+        "fills": [[1, "A", "BUY", "1", "2", "0", "-2"]], "caps": {},
+    },
     "verdict": {"verdict": "proven", "claims": ["E2"], "reason": "", "seconds": 1, "about": "x"},
     "sabotage": {"id": "s", "guardrail": "G0", "breaks": "x", "confirmed": "", "verdict": "refuted", "reason": "r"},
+    "since": {
+        "before": "", "counts": {"broken": 1}, "gone": 0, "broken": ["p"], "mended": [], "added": [], "flaky": [],
+    },
     "end": {
         "lines": 3, "counts": {"proven": 1}, "interrupted": False, "systemd": "private", "planned": [],
         "accepted_unproven": [],
@@ -118,6 +126,24 @@ def test_each_kind_is_a_class_of_its_own_and_needs_its_members(kind: str) -> Non
         lines.of({**ENVELOPE, "type": kind})
 
 
+DEFAULTS: dict[str, dict[str, object]] = {
+    "verdict": {"told": ""},
+    "end": {"state": "", "collected": 0, "selected": 0, "never_ran": 0, "status": None},
+}
+"""What recorders of earlier versions did not write."""
+
+
+def test_the_table_has_every_kind() -> None:
+    assert set(BY_KIND) == set(lines.KINDS)
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_what_an_earlier_recorder_did_not_write_is_empty(kind: str) -> None:
+    envelope = {"run", "worker", "seq", "at", "proof", "sha256"}
+    members = {name: value for name, value in dataclasses.asdict(line(kind)).items() if name not in envelope}
+    assert {name: value for name, value in members.items() if name not in BY_KIND[kind]} == DEFAULTS.get(kind, {})
+
+
 def test_a_line_is_what_its_members_say() -> None:
     assert line("machine") == MachineLine(
         run="r", worker="gw0", seq=1, at=1.5, proof="", sha256="d" * 64, name="m", variant="private", event="booted"
@@ -127,7 +153,7 @@ def test_a_line_is_what_its_members_say() -> None:
     assert (verdict.verdict, verdict.told) == (Verdict.PROVEN, "a\ud800")
     end = line("end")
     assert isinstance(end, EndLine)
-    assert (end.state, end.never_ran, end.status) == ("", 0, None)
+    assert (end.lines, end.counts, end.interrupted) == (3, {"proven": 1}, False)
 
 
 def test_a_kind_that_is_not_known_holds_what_it_likes() -> None:

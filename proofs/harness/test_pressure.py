@@ -39,6 +39,21 @@ def test_a_limit_is_exceeded_only_by_more_than_it(found: Pressure, exceeded: lis
     assert found.exceeded() == exceeded
 
 
+@pytest.mark.claim("K1", "K2")
+def test_each_number_of_a_line_is_where_it_belongs() -> None:
+    texts = {
+        name: f"some avg10={10 * n}.25 avg60={n}.5 avg300=0.0 total={n}\n"
+        "full avg10=0.00 avg60=100.00 avg300=0.00 total=9\n"
+        for n, name in enumerate(pressure.RESOURCES)
+    }
+    found = pressure.parse(texts)
+    assert isinstance(found, Pressure)
+    for n, name in enumerate(pressure.RESOURCES):
+        assert (found.some(name), found.some_minute(name)) == (10 * n + 0.25, n + 0.5)
+        assert (found.lines[f"{name}_some"].total_us, found.lines[f"{name}_full"].total_us) == (n, 9)
+        assert (found.lines[f"{name}_full"].avg10, found.lines[f"{name}_full"].avg60) == (0.0, 100.0)
+
+
 @pytest.mark.claim("K6")
 def test_K6_facts_are_raw_and_parsed() -> None:
     facts = pressure.facts(reading(cpu=62.33))
@@ -99,6 +114,21 @@ def test_K2_each_average_must_be_one(broken: str) -> None:
     found = pressure.parse({"cpu": text, "memory": psi(0), "io": psi(0)})
     assert isinstance(found, Unknown)
     assert found.reason.startswith("cpu: not a line of PSI: ")
+
+
+@pytest.mark.claim("K2")
+@pytest.mark.parametrize(
+    ("before", "after", "percent"),
+    [(100, 100, 0.0), (100, 1100, 10.0), (100, 10_100, 100.0), (100, 99_999, 100.0), (1000, 500, 5.0), (0, 1, 0.01)],
+    ids=["nothing", "tenth", "all", "more-than-all", "counts-anew", "least"],
+)
+def test_K2_stall_is_the_part_of_the_time_between_two_looks(before: int, after: int, percent: float) -> None:
+    """Of ten milliseconds."""
+    looks = [
+        pressure.parse(dict.fromkeys(pressure.RESOURCES, psi(0).replace("388424185368", str(total))))
+        for total in (before, after)
+    ]
+    assert pressure.stalled(looks[0], looks[1], 0.01) == pytest.approx(dict.fromkeys(pressure.RESOURCES, percent))
 
 
 @pytest.mark.claim("K2")

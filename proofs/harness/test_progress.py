@@ -64,6 +64,57 @@ def test_K7_a_line_never_fills_the_terminal(
     assert re.sub(r"\x1b\[\d+m", "", shown(sample, 86400, columns=columns, colour=True)) == plain
 
 
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize("read", [True, False])
+def test_K7_a_narrow_terminal_loses_what_matters_least_and_nothing_without_need(read: bool) -> None:
+    sample = {key: value for key, value in SAMPLE.items() if read or not key.endswith("avg10")}
+    whole = shown(sample, columns=None).split("  ")
+    matters = 4 if read else 3
+    for columns in range(10, 160):
+        line = shown(sample, columns=columns)
+        bar, told = re.findall(r"^(?:\[([#-]+)\] )?(.*)$", line)[0]
+        parts = told.split("  ")
+        assert parts == whole[: len(parts)]
+        with_one_more = len("  ".join(whole[: len(parts) + 1]))
+        if len(parts) > matters:
+            assert len(bar) == progress.BAR_CHARS, "restarts and memory are worth no piece of the bar"
+        if matters <= len(parts) < len(whole):
+            assert columns <= with_one_more + progress.BAR_CHARS + len("[] "), "there was room for more"
+        if len(parts) < matters:
+            assert columns <= with_one_more, "there was room for more"
+        if len(parts) > 1:
+            assert len(line) < columns
+        room = columns - 1 - len(told) - len("[] ")
+        assert len(bar) == (min(room, progress.BAR_CHARS) if room >= progress.BAR_CHARS_MIN else 0)
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize(
+    ("elapsed", "seconds", "bar", "left"),
+    [
+        (0, 100, "-" * 20, "0:01:40"), (4.9, 100, "-" * 20, "0:01:35"), (5, 100, "#" + "-" * 19, "0:01:35"),
+        (99.4, 100, "#" * 19 + "-", "0:00:01"), (100, 100, "#" * 20, "0:00:00"), (1000, 100, "#" * 20, "0:00:00"),
+        (0, 0, "#" * 20, "0:00:00"), (0.2, 0.4, "#" * 10 + "-" * 10, "0:00:00"),
+        (None, 7261, "-" * 20, "2:01:01"), (3661, 86400, "-" * 20, "22:58:59"),
+    ],
+)  # fmt: skip
+def test_K7_the_bar_grows_and_the_time_left_shrinks(elapsed: object, seconds: float, bar: str, left: str) -> None:
+    assert shown({**SAMPLE, "elapsed_secs": elapsed}, seconds).startswith(f"[{bar}] {left} left  ")
+
+
+@pytest.mark.claim("K7")
+@pytest.mark.parametrize(
+    ("state", "active", "colour"),
+    [("NORMAL", "active", 32), ("THROTTLE1", "active", 33), ("THROTTLE2", "active", 33), ("THROTTLE3", "active", 31),
+     ("NORMAL", "failed", 31), ("ANOTHER", "active", 0)],
+)  # fmt: skip
+def test_K7_a_rung_has_its_colour(state: str, active: str, colour: int) -> None:
+    text = state if active == "active" else "down"
+    line = shown({**SAMPLE, "state": state, "active": active}, colour=True)
+    assert re.findall("\x1b.*?m", line) == [f"\x1b[{colour}m", "\x1b[0m"]
+    assert f"\x1b[{colour}m{text}\x1b[0m" in line
+
+
 @pytest.mark.claim("K2")
 def test_K2_pressure_that_is_not_read_is_not_shown() -> None:
     sample = {key: value for key, value in SAMPLE.items() if not key.endswith("avg10")}
@@ -77,6 +128,21 @@ def test_a_wait_fits_the_terminal_and_says_what_it_is_for() -> None:
     assert progress.waiting_line("gw0", proof, "", 3.21, 80) == (
         "gw0    3.2 s  test_stall::controller_restarts_a_paused_engine"
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (60, "gw0    3.2 s  test_stall::paused_engine: the decision STALL"),
+        (59, "gw0    3.2 s  test_stall::paused_engi…: the decision STALL"),
+        (49, "gw0    3.2 s  test_stall::paus…: the decision…"),
+        (30, "gw0    3.2 s  test_s…: the…"),
+        (15, "gw0    3.2 s…"),
+    ],
+)
+def test_a_narrow_terminal_has_both_of_proof_and_wait(columns: int, line: str) -> None:
+    proof = "proofs/guardrails/test_stall.py::test_paused_engine"
+    assert progress.waiting_line("gw0", proof, "the decision STALL", 3.21, columns) == line
 
 
 @given(st.text(max_size=60), st.text(max_size=200), st.floats(0, 1e5), st.integers(10, 200))

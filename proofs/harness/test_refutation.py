@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import subprocess
@@ -56,6 +57,71 @@ def test_what_a_reader_asks_for_in_this_order() -> None:
     assert lines[-3:] == [f"  {FOUND.again}", "look further, also later:", f"  {FOUND.look}"]
 
 
+def numbered(count: int, word: str = "line") -> str:
+    return "\n".join(f"{word} {number}" for number in range(1, count + 1))
+
+
+FULL = Refutation(
+    proof="proofs/guardrails/test_exit12.py::test_stays_down[a-parameter-that-has-no-room-in-a-line]",
+    claims={f"E{number}": f"* E{number} {'its words ' * 10}" for number in range(1, 6)},
+    expected=numbered(3),
+    observed=numbered(9, "a-word-that-is-not-broken-at-its-hyphens " * 3),
+    where="proofs/guardrails/test_exit12.py:57, a function whose name has no room there(), and the next one",
+    state=numbered(3),
+    set_by="",
+    journal=[entry(f"{number} " + "y" * 300) for number in range(2)],
+    printed=numbered(4),
+    again="again",
+    look="look\nfurther",
+)
+HYPHENS = "          a-word-that-is-not-broken-at-its-hyphens\n            a-word-that-is-not-broken-at-its-hyphens\n"
+CUT = f"""\
+REFUTED   proofs/guardrails/test_exit12.py::test_stays_down[a-parameter-that-...
+claim     E1 its words its words its words its words its words its words its ...
+claim     E2 its words its words its words its words its words its words its ...
+          and E3, E4, E5
+expected  line 1
+          line 2 [+1 lines]
+observed  a-word-that-is-not-broken-at-its-hyphens
+            a-word-that-is-not-broken-at-its-hyphens
+            a-word-that-is-not-broken-at-its-hyphens  1
+{HYPHENS}            a-word-that-is-not-broken-at-its-hyphens  2
+          a-word-that-is-not-broken-at-its-hyphens [+20 lines]
+at        proofs/guardrails/test_exit12.py:57, a function whose name  [+1 lines]
+unit      line 1
+          line 2 [+1 lines]
+journal   2 lines, the last at the bottom
+          engine: 0 {"y" * 60}
+            {"y" * 68}
+            {"y" * 62}
+            [+110]
+          engine: 1 {"y" * 60}
+            {"y" * 68}
+            {"y" * 62}
+            [+110]
+printed   line 1
+          line 2 [+2 lines]
+run it again:
+  again
+look further, also later:
+  look\\nfurther"""
+
+
+def test_what_has_no_room_is_cut_with_a_count() -> None:
+    assert "\n".join(block(FULL)) == CUT
+
+
+def test_what_has_just_room_is_not_cut() -> None:
+    full = dataclasses.replace(
+        FULL, claims={f"E{number}": "" for number in range(3)}, expected=numbered(2), observed=numbered(7),
+        where="w" * (COLUMNS - 10), state=numbered(2), set_by=numbered(2), printed=numbered(2),
+        journal=[entry("y" * (200 - len("engine: "))) for _ in range(5)], proof="p" * (COLUMNS - 10),
+    )  # fmt: skip
+    told = "\n".join(block(full))
+    assert re.findall(r"\[\+.*|\.\.\.$|and E.*", told, re.MULTILINE) == []
+    assert [told.count(word) for word in ("line 7", "line 2", "claim ")] == [1, 5, 3]
+
+
 ANY = st.text(max_size=3000) | st.text("x", min_size=200, max_size=3000) | st.text("ab \n\t\x1b\u202e", max_size=3000)
 
 
@@ -97,6 +163,31 @@ def test_the_lines_that_matter() -> None:
     assert len(that_matter(entries)) == JOURNAL_LINES
     long = block(Refutation("p", {}, "", "", "", "", "", [entry("y" * 1000)], "", "a", "l"))
     assert any("[+" in line for line in long)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # An error, or an end that systemd tells of, before a warning or a start, before the rest.
+        (entry("e", level="ERROR"), entry("w", level="WARN")),
+        (entry("e", level="CRITICAL"), entry("w", level="WARNING")),
+        *((entry(f"u: {what}", "systemd"), entry("w", level="WARN"))
+          for what in ("Main process exited", "killed", "dumped", "Failed", "failed", "start timed out", "refused")),
+        (entry("u: Failed", "systemd"), entry("Started u", "systemd")),
+        *((entry("w", level=level), entry("i", level="INFO")) for level in ("WARN", "WARNING")),
+        *((entry(f"{what} u", "systemd"), entry("i", level="INFO"))
+          for what in ("Scheduled restart", "Stopped", "Started")),
+        # What others say of failures is their word.
+        (entry("w", level="WARN"), entry("it failed, was killed and timed out")),
+        (entry("Started u", "systemd"), entry("Started it")),
+        (entry("Started u", "systemd"), entry("u: Deactivated", "systemd")),
+    ],
+)  # fmt: skip
+def test_of_two_kinds_of_lines_one_matters_more(before: Entry, after: Entry) -> None:
+    crowd = [after] * JOURNAL_LINES
+    for entries in ([before, *crowd], [*crowd, before]):
+        assert before in that_matter(entries)
+    assert [one is before for one in that_matter([before] * JOURNAL_LINES + [after])] == [True] * JOURNAL_LINES
 
 
 SOURCE = """

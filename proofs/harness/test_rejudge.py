@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from harness.__main__ import main
 from harness.base.clock import FakeClock
-from harness.evidence import recorder, verify
+from harness.evidence import lines, recorder, rejudge, verify
 from harness.evidence.recorder import Recorder
 
 pytestmark = pytest.mark.claim("V11")
@@ -131,6 +133,48 @@ def test_what_is_known_to_be_broken_is_no_news(
     assert checked(tmp_path, capsys)[0] == 0
 
 
+BEAT = {"message": "HEARTBEAT (G4)", "tick_count": 2}
+
+
+def logged(told: object) -> str:
+    return json.dumps({"level": "INFO", "fields": told, "target": "engine"})
+
+
+@pytest.mark.parametrize(
+    ("message", "fields"),
+    [
+        (logged(BEAT), BEAT),
+        (logged({"message": "HEARTBEAT"}), {"message": "HEARTBEAT"}),
+        # The word alone does not make one.
+        (logged({"message": "no HEARTBEAT (G4) for a minute"}), None),
+        (logged({"message": "connected", "reason": "HEARTBEAT (G4)"}), None),
+        (logged({"message": 7, "reason": "HEARTBEAT"}), None),
+        (logged({"reason": "HEARTBEAT"}), None),
+        (logged(["HEARTBEAT"]), None),
+        (logged(None), None),
+        (logged({"message": "connected"}), None),
+        ("HEARTBEAT (G4)", None),
+        ('{"HEARTBEAT', None),
+        ('["HEARTBEAT"]', None),
+        ("", None),
+        # What the record does not hold as text.
+        (lines.ShortBytes("SEVBUlRCRUFU"), None),
+        (lines.LongBytes("0" * 64, 70_000, True), None),
+        (lines.LongText("0" * 64, 70_000, "HEARTBEAT", "HEARTBEAT"), None),
+    ],
+)
+def test_a_heartbeat_is_a_line_in_the_contracts_form_that_says_so(
+    message: lines.Kept, fields: dict[str, object] | None
+) -> None:
+    told: dict[str, object] = {
+        "run": "1", "worker": "gw0", "seq": 1, "at": 1.0, "proof": PROOF, "type": "journal", "unit": "u",
+        "by": "engine", "message": "",
+    }  # fmt: skip
+    line = lines.of(told, "0" * 64)
+    assert isinstance(line, lines.JournalLine)
+    assert rejudge.heartbeat(dataclasses.replace(line, message=message)) == fields
+
+
 def test_a_run_of_the_engine_is_held_to_what_it_was_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with flown(tmp_path) as flight:
         flight.starts(sample_every=None)
@@ -152,8 +196,19 @@ def test_another_engine_is_held_to_what_was_claimed_of_it(
     assert checked(tmp_path, capsys)[0] == int(claims == ["N7"])
 
 
+def test_an_exact_decimal_has_digits_enough() -> None:
+    for exact in ("1" * 60, f"-{'1' * 60}", "1e60", "1e-60", "0"):
+        line = lines.LedgerLine(
+            run="1", worker="gw0", seq=1, at=1.0, proof=PROOF, ticks=[], signals=[], orders=[], fills=[],
+            caps={"exposure": exact},
+        )  # fmt: skip
+        assert rejudge.ledger(1, line).exposure_cap == Decimal(exact)
+
+
 @pytest.mark.claim("V8")
-@pytest.mark.parametrize("exact", ["x", "NaN", "Infinity", "1e999999999"])
+@pytest.mark.parametrize(
+    "exact", ["x", "NaN", "Infinity", "1e999999999", "1" * 61, "-1e61", "1e-61"], ids=lambda exact: exact[:11]
+)
 def test_V8_what_is_no_exact_decimal_is_answered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], exact: str
 ) -> None:

@@ -44,6 +44,23 @@ def test_every_test_is_in_one_part_and_no_part_is_much_too_long(
 
 
 @pytest.mark.claim("V16")
+@given(st.dictionaries(st.sampled_from([f"test_{number}" for number in range(12)]), SECONDS), st.integers(1, 4))
+def test_only_how_durations_compare_divides(seconds: dict[str, float], of: int) -> None:
+    known = {anchor(test): float(round(secs)) for test, secs in seconds.items()}
+    tiny = {name: secs * 2.0**-80 for name, secs in known.items()}
+    assert shards.split(seconds, tiny, of) == shards.split(seconds, known, of)
+
+
+@pytest.mark.claim("V16")
+def test_the_longest_come_first_and_neighbours_that_are_alike_in_no_order_of_theirs() -> None:
+    known = {anchor(f"test_{name}"): 4.0 if name == "z" else 1.0 for name in "abcdz"}
+    parts = shards.split([f"test_{name}" for name in "abcdz"], known, 2)
+    assert [test for test, number in parts.items() if number == parts["test_z"]] == ["test_z"]
+    alike = shards.split([f"test_{number:02}" for number in range(20)], {}, 2)
+    assert len({(alike[f"test_{number:02}"], alike[f"test_{number + 1:02}"]) for number in range(0, 20, 2)}) > 1
+
+
+@pytest.mark.claim("V16")
 def test_another_division_is_another() -> None:
     tests = [f"proofs/test_a.py::test_{number}" for number in range(20)]
     plain, informed = shards.split(tests, {}, 2), shards.split(tests, {anchor(tests[0]): 9.0, anchor(tests[1]): 1.0}, 2)
@@ -61,6 +78,9 @@ def test_what_a_proof_took_last_counts() -> None:
     earlier = [entry(100, "", a=1.0, b=5.0), entry(200, "", a=2.0), entry(300, "other", a=7.0), entry(400, "", a=9.0)]
     # The last of them ends after the run began.
     assert shards.durations(earlier, 405.0, "") == {"a": 2.0, "b": 5.0}
+    assert shards.durations(earlier, 410.0, "") == {"a": 2.0, "b": 5.0}
+    assert shards.durations(earlier, 410.1, "") == {"a": 9.0, "b": 5.0}
+    assert shards.durations(earlier, 410.1, "other") == {"a": 7.0}
 
 
 @pytest.mark.claim("V16")

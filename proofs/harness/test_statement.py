@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from harness.bundle import statement
 from harness.bundle.statement import BundleStatement
 from harness.evidence import results
-from harness.evidence.results import RunSummary
+from harness.evidence.results import Interpreter, Package, RunSummary, Runtime
 from harness.evidence.verdict import ClauseId, Verdict
 from proofs.fixtures import true_bundle
 
@@ -108,6 +109,67 @@ def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
 )
 def test_a_statement_that_contradicts_itself(change: Callable[[dict[str, Any]], object], says: str) -> None:
     assert says in (statement.problem(as_read(changed(change))) or "nothing")
+
+
+def within(made: Any, path: tuple[str | int, ...]) -> Any:
+    for step in path:
+        made = made[step]
+    return made
+
+
+@pytest.mark.claim("V5")
+@pytest.mark.parametrize(
+    "path",
+    [
+        (), ("subject", 0), ("subject", 0, "digest"), ("predicate",), ("predicate", "proofs", 0),
+        ("predicate", "record"), ("predicate", "proved_on"), ("predicate", "runtime"),
+        ("predicate", "runtime", "python"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_part_of_a_statement_has_more_or_less_than_is_known_of_it(path: tuple[str | int, ...]) -> None:
+    with pytest.raises(ValidationError):
+        as_read(changed(lambda made: within(made, path).update(more="x")))
+    for name in within(MADE, path):
+        with pytest.raises(ValidationError):
+            as_read(changed(lambda made, name=name: within(made, path).pop(name)))  # type: ignore[misc]
+
+
+@pytest.mark.claim("V5")
+def test_a_statement_stays_as_it_was_read() -> None:
+    read = as_read(MADE)
+    for part in (read, read.predicate, read.predicate.record, read.subject[0]):
+        for name in type(part).model_fields:
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(part, name, None)
+
+
+PROVEN = Runtime(
+    Interpreter("3.11", "1" * 64),
+    {name: Package("1", f"{number}" * 64) for number, name in enumerate(("websockets", "tomlkit", "certifi"))},
+)
+
+
+@pytest.mark.claim("R9")
+@pytest.mark.parametrize(
+    ("now", "added", "changed"),
+    [
+        (PROVEN, [], []),
+        (replace(PROVEN, packages={**PROVEN.packages, "b": Package("2", "f"), "a": Package("1", "e")}),
+         ["a 1", "b 2"], []),
+        (replace(PROVEN, packages={}), [], ["certifi", "tomlkit", "websockets"]),
+        (replace(PROVEN, packages={**PROVEN.packages, "tomlkit": Package("1", "f" * 64)}), [], ["tomlkit"]),
+        (replace(PROVEN, packages={**PROVEN.packages, "certifi": Package("2", "2" * 64)}), [], ["certifi"]),
+        (replace(PROVEN, python=Interpreter("3.11", "2" * 64)), [], ["python"]),
+        (Runtime(Interpreter("3.12", "1" * 64), {"a": Package("1", "e")}), ["a 1"],
+         ["python", "certifi", "tomlkit", "websockets"]),
+    ],
+    ids=["same", "more", "gone", "other-files", "other-version", "other-python", "all"],
+)  # fmt: skip
+def test_what_a_runtime_has_more_or_other_than_the_proven_one_is_named(
+    now: Runtime, added: list[str], changed: list[str]
+) -> None:
+    assert (statement.added_packages(now, PROVEN), statement.changed_since(now, PROVEN)) == (added, changed)
 
 
 @pytest.mark.claim("V5")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutants import plan
-from mutants.__main__ import broken
+from mutants.__main__ import broken, readers
 from mutants.operators import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,6 +141,17 @@ def test_who_ran_the_changed_lines_is_asked_first_the_quickest_first() -> None:
     assert plan.tests_of(made("harness/b.py", 3), starts) == []
     assert plan.time_limit_secs(["slow", "quick", "unknown"], seconds) == pytest.approx(60 + 10 * 19.1)
     assert plan.time_limit_secs(["j.py", "i.py::process"], seconds) == pytest.approx(60 + 10 * 2.0)
+
+
+@pytest.mark.claim("V12")
+def test_of_each_unit_who_demands_its_directives_is_asked() -> None:
+    """Also of a template, and however quickly the test is over."""
+    demands = "proofs/house/test_units.py::test_each_directive_is_demanded"
+    units = [f"systemd/{path.name}" for path in (ROOT / "systemd").iterdir() if path.suffix in (".service", ".timer")]
+    found = readers(ROOT, [demands, "proofs/house/test_docs.py::test_x", "proofs/engine/test_risk.py::test_y"])
+    assert len(units) > 8
+    assert [unit for unit in units if demands not in found.get(unit, ())] == []
+    assert {test for tests in found.values() for test in tests if test.startswith("proofs/engine/")} == set()
 
 
 @pytest.mark.claim("V12")
