@@ -112,12 +112,21 @@ def made(path: str, line: int) -> Mutant:
 
 @pytest.mark.claim("V12")
 @given(st.integers(0, 30), st.integers(0, 40), st.integers())
-def test_a_seed_draws_the_same_mutants_each_once(total: int, count: int, seed: int) -> None:
+def test_a_seed_draws_the_same_mutants_each_once_whatever_else_there_is(total: int, count: int, seed: int) -> None:
     found = [made("a.py", line) for line in range(total)]
     drawn = plan.sample(found, count, seed)
-    assert drawn == plan.sample(found, count, seed)
+    assert drawn == plan.sample(found[::-1], count, seed)
     assert len(drawn) == len(set(drawn)) == min(count, total)
     assert set(drawn) <= set(found)
+    more = plan.sample([*found, made("b.py", 1)], count, seed)
+    assert [one for one in more if one in found] == drawn[: len(more) - (made("b.py", 1) in more)]
+
+
+@pytest.mark.claim("V12")
+def test_another_seed_draws_others() -> None:
+    found = [made("a.py", line) for line in range(200)]
+    drawn = [set(plan.sample(found, 20, seed)) for seed in range(3)]
+    assert all(len(one & other) < 15 for one in drawn for other in drawn if one is not other)
 
 
 @pytest.mark.claim("V12")
@@ -157,7 +166,16 @@ def test_of_each_unit_who_demands_its_directives_is_asked() -> None:
 @pytest.mark.claim("V12")
 def test_the_report_counts_each_mutant_once() -> None:
     outcomes = {"a": "caught", "b": "timeout", "c": "survived", "d": "survived", "e": "caught"}
-    results = [{"id": name, "outcome": outcome, "reason": ""} for name, outcome in outcomes.items()]
+    paths = {
+        "a": "engine/base/x.py",
+        "b": "engine/base/y.py",
+        "c": "engine/z.py",
+        "d": "engine/z.py",
+        "e": "engine/z.py",
+    }
+    results = [
+        {"id": name, "path": paths[name], "outcome": outcome, "reason": ""} for name, outcome in outcomes.items()
+    ]
     equivalents = [plan.Equivalent("d", "both are 0 there"), plan.Equivalent("e", "wrongly named: it was caught")]
     report = plan.report(results, equivalents, seed=7)
     assert {name: report[name] for name in ("seed", "tried", "caught", "timeouts", "survived", "equivalent")} == {
@@ -167,7 +185,11 @@ def test_the_report_counts_each_mutant_once() -> None:
     lines = report["mutants"]
     assert isinstance(lines, list)
     assert [line["id"] for line in lines] == ["c", "a", "b", "d", "e"]
-    assert lines[3] == {"id": "d", "outcome": "equivalent", "reason": "both are 0 there"}
+    assert lines[3] == {"id": "d", "path": "engine/z.py", "outcome": "equivalent", "reason": "both are 0 there"}
+    assert report["directories"] == [
+        {"directory": "engine", "tried": 3, "caught": 1, "survived": 1, "equivalent": 1},
+        {"directory": "engine/base", "tried": 2, "caught": 2, "survived": 0, "equivalent": 0},
+    ]
     json.dumps(report)
 
 
