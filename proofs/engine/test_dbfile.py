@@ -39,6 +39,8 @@ from proofs.fixtures import seed_database
 
 DEADLINE_SECS = 15.0
 
+MIB = 1024 * 1024
+
 OPEN = """
 import os, sys
 from engine.base.exits import EngineError
@@ -947,6 +949,19 @@ def test_D9_the_bulk_is_never_copied_while_the_writer_waits(left: int, more: int
     if how is None:
         assert left < ledger.WAL_BYTES
         assert left + more <= ledger.WAL_BYTES_MAX
+
+
+@pytest.mark.claim("D9")
+@pytest.mark.parametrize(
+    ("left", "wal", "how"),
+    [
+        (0, 0, None), (4 * MIB - 1, 8 * MIB, None), (4 * MIB, 4 * MIB, "PASSIVE"), (8 * MIB, 8 * MIB, "PASSIVE"),
+        (8 * MIB + 1, 8 * MIB + 1, "ASIDE"), (64 * MIB, 64 * MIB, "ASIDE"), (0, 8 * MIB + 1, "TRUNCATE"),
+        (8 * MIB, 8 * MIB + 1, "TRUNCATE"), (8 * MIB, 64 * MIB, "TRUNCATE"),
+    ],
+)  # fmt: skip
+def test_D9_where_nobody_reads_a_wal_has_4_MiB_to_be_copied_and_8_at_most(left: int, wal: int, how: str | None) -> None:
+    assert ledger.plan_checkpoint(left, wal) == how
 
 
 @pytest.mark.claim("D9")
