@@ -1156,3 +1156,134 @@ def test_D4_D8_whoever_keeps_a_database_with_its_wal_is_waited_for_as_long_as_fo
     store = opened(killed)
     assert store.restore().next_tick_id == 11
     store.close()
+
+
+SEEN = dbfile.FilesSnapshot(
+    database=(1, 2, 10_240, 777), wal=(1, 3), shm=(1, 4), wal_bytes=32 + 3 * (24 + 1024),
+    frames=dbfile.Frames(page_bytes=1024, written=3, salts=(5, 6), copied=1),
+)  # fmt: skip
+
+
+@pytest.mark.claim("D7")
+@pytest.mark.parametrize(
+    ("files", "frames", "odd"),
+    [
+        ({}, {}, None),
+        # By what became of the file itself, while SQLite says of no checkpoint.
+        ({"database": (1, 2, 10_240, 778)}, {}, "was changed in place"),
+        ({"database": (1, 2, 11_264, 777)}, {}, "was changed in place"),
+        ({"database": (1, 2, 10_239, 777)}, {}, "is 1 bytes shorter"),
+        ({"database": (1, 2, 1024, 778)}, {}, "is 9216 bytes shorter"),
+        ({"database": (1, 2, 11_264, 778)}, {"copied": 2}, None),
+        ({"database": (1, 2, 1024, 778)}, {"copied": 3}, None),
+        ({"database": (1, 2, 11_264, 778)}, {"salts": (6, 6), "written": 0}, None),
+        ({"database": (1, 2, 11_264, 778)}, {"salts": (5, 7), "written": 0}, None),
+        # More frames alone are transactions, which do not change the file.
+        ({"wal_bytes": 32 + 4 * (24 + 1024), "database": (1, 2, 10_240, 778)}, {"written": 4}, "was changed in place"),
+        ({"wal_bytes": 32 + 4 * (24 + 1024)}, {"written": 4}, None),
+        # By how long the WAL is, of which what is left of an earlier time may follow.
+        ({"wal_bytes": 32 + 3 * (24 + 1024) - 1}, {}, "has a WAL that was cut off"),
+        ({"wal_bytes": 0}, {}, "has a WAL that was cut off"),
+        ({"wal_bytes": 99_999}, {}, None),
+        ({"wal_bytes": 0}, {"written": 0}, None),
+    ],
+    ids=range(15),
+)
+def test_D7_a_change_that_no_transaction_and_no_checkpoint_explains_is_odd(
+    files: dict[str, Any], frames: dict[str, Any], odd: str | None
+) -> None:
+    now = SEEN._replace(**files, frames=SEEN.frames._replace(**frames))
+    assert dbfile.find_oddity(SEEN, now) == odd
+
+
+@pytest.mark.claim("D7")
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ({}, None),
+        ({"database": (1, 2, 1, 999), "wal_bytes": 0}, None),
+        ({"database": (9, 2, 10_240, 777)}, "was replaced: another file is in its place"),
+        ({"database": (1, 9, 10_240, 777)}, "was replaced: another file is in its place"),
+        ({"wal": (1, 9)}, "has lost its WAL: another file is in its place"),
+        ({"shm": (9, 4)}, "has lost its WAL's index: another file is in its place"),
+        ({"database": (1, 2, 0, 777)}, "was truncated to nothing"),
+        ({"database": (1, 9, 0, 777), "wal": (1, 9)}, "was replaced: another file is in its place"),
+    ],
+    ids=range(8),
+)
+def test_D7_which_file_is_another_one_is_said(files: dict[str, Any], fault: str | None) -> None:
+    assert dbfile.find_fault(SEEN, SEEN._replace(**files)) == fault
+
+
+@pytest.mark.claim("D9")
+def test_D9_a_frame_is_a_page_and_its_header() -> None:
+    assert [SEEN.frames.bytes_of(frames) for frames in (0, 1, 3)] == [0, 1048, 3144]
+    assert SEEN.frames.left_bytes == 2096
+
+
+def wal(page_bytes: int, magic: int = 0x377F0682) -> bytes:
+    return magic.to_bytes(4, "big") + (3_007_000).to_bytes(4, "big") + page_bytes.to_bytes(4, "big") + bytes(20)
+
+
+def header(page_bytes: int, *, in_wal_mode: bool = True, version: int = 5) -> bytes:
+    mode = b"\x02\x02" if in_wal_mode else b"\x01\x01"
+    return (b"SQLite format 3\0" + page_bytes.to_bytes(2, "big") + mode).ljust(60, b"\0") + version.to_bytes(4, "big")
+
+
+JOURNAL = bytes.fromhex("d9d505f920a163d7") + bytes(20)
+
+
+@pytest.mark.claim("D8")
+@pytest.mark.parametrize(
+    ("beside", "found", "of", "why"),
+    [
+        ("bot.db-wal", wal(1024), header(1024), None),
+        ("bot.db-wal", wal(1024, 0x377F0683), header(1024), None),
+        ("bot.db-wal", wal(4096), header(1024), "its pages have 4096 bytes, those of the database 1024"),
+        ("bot.db-wal", wal(4096, 0x377F0683), header(1024), "its pages have 4096 bytes, those of the database 1024"),
+        ("bot.db-wal", wal(65536), header(1), None),
+        ("bot.db-wal", wal(1), header(1), "its pages have 1 bytes, those of the database 65536"),
+        # What means nothing to SQLite is in nobody's way.
+        ("bot.db-wal", wal(4096, 0x377F0684), header(1024), None),
+        ("bot.db-wal", b"", header(1024), None),
+        ("bot.db-journal", JOURNAL, header(1024), "the database is in WAL mode and has no journal"),
+        ("bot.db-journal", JOURNAL, header(1024, in_wal_mode=False), None),
+        # It was changed to that mode, and then died: before it was one of ours.
+        ("bot.db-journal", JOURNAL, header(1024, version=0), None),
+        ("bot.db-journal", bytes(28), header(1024), None),
+        ("bot.db-journal", JOURNAL[:7], header(1024), None),
+    ],
+    ids=range(13),
+)
+def test_D8_why_what_lies_beside_a_database_is_another_ones(
+    beside: str, found: bytes, of: bytes, why: str | None
+) -> None:
+    assert dbfile.why_foreign(of.ljust(100, b"\0"), Path("/x") / beside, found) == why
+
+
+@pytest.mark.claim("D8")
+@pytest.mark.parametrize(
+    ("suffix", "size", "is_kept"),
+    [
+        ("-wal", 0, False), ("-wal", 32, False), ("-wal", 33, True), ("-journal", 512, False), ("-journal", 513, True),
+        ("-shm", 32_768, False), ("-other", 9999, False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("there", [b"", None, b"SQLite format 3\0"], ids=["empty", "gone", "there"])
+def test_D8_what_holds_something_and_has_no_database_is_kept(
+    tmp_path: Path, suffix: str, size: int, is_kept: bool, there: bytes | None
+) -> None:
+    path = tmp_path / "bot.db"
+    beside = path.with_name(f"bot.db{suffix}")
+    beside.write_bytes(b"x" * size)
+    if there is not None:
+        path.write_bytes(there)
+    found = dbfile.set_aside_orphans(path)
+    if is_kept and not there:
+        [(orphan, orphan_bytes)] = found
+        assert orphan_bytes == size
+        assert orphan.read_bytes() == b"x" * size
+        assert not beside.exists()
+    else:
+        assert found == []
+        assert beside.read_bytes() == b"x" * size
