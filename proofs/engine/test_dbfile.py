@@ -1287,3 +1287,120 @@ def test_D8_what_holds_something_and_has_no_database_is_kept(
     else:
         assert found == []
         assert beside.read_bytes() == b"x" * size
+
+
+def as_of_another_application(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA application_id = 7; CREATE TABLE t(x)")
+
+
+def as_of_a_newer_engine(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA user_version = 6; CREATE TABLE t(x)")
+
+
+def locked_by_a_link(path: Path) -> None:
+    path.with_name("bot.db.lock").symlink_to("elsewhere")
+
+
+def locked_by_a_directory(path: Path) -> None:
+    path.with_name("bot.db.lock").mkdir()
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str, dict[str, object]]] = {
+    "text": (
+        lambda path: path.write_text("this is a letter"), "{path}: not an SQLite database",
+        {"found": b"this is a letter".hex()},
+    ),
+    "short": (
+        lambda path: path.write_bytes(b"SQLite format 3\0".ljust(99)), "{path}: not an SQLite database",
+        {"found": b"SQLite format 3\0".hex()},
+    ),
+    "another application's": (
+        as_of_another_application,
+        "{path}: the database of another application (application_id 0x00000007); left as it is",
+        {"application_id": "00000007"},
+    ),
+    "a newer engine's": (
+        as_of_a_newer_engine, "{path}: schema version 6; this engine knows 0 to 5; left as it is",
+        {"version": 6, "known": 5},
+    ),
+    "a directory": (Path.mkdir, "{path}: not a regular file", {}),
+    "a pipe": (os.mkfifo, "{path}: not a regular file", {}),
+    "a directory for its WAL": (
+        lambda path: path.with_name("bot.db-wal").mkdir(),
+        "{path}-wal: not a regular file, and SQLite needs one there", {},
+    ),
+    "a directory for its index": (
+        lambda path: path.with_name("bot.db-shm").mkdir(),
+        "{path}-shm: not a regular file, and SQLite needs one there", {},
+    ),
+    "a lock that is a link": (
+        locked_by_a_link,
+        f"{{path}}.lock: Too many levels of symbolic links: it belongs to uid {os.getuid()}, mode 777, and this is uid"
+        f" {os.geteuid()}; nobody holds it, so it can be removed", {},
+    ),
+    "a lock that is a directory": (locked_by_a_directory, "{path}.lock: Is a directory: it belongs to uid ", {}),
+}  # fmt: skip
+
+
+@pytest.mark.claim("C7", "D2", "D6")
+@pytest.mark.parametrize("what", REFUSED)
+def test_C7_what_is_no_database_of_ours_is_told_in_words_and_fields(tmp_path: Path, what: str) -> None:
+    make, says, details = REFUSED[what]
+    path = tmp_path / "bot.db"
+    make(path)
+    there = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError) as refused:
+        opened(path)
+    assert str(refused.value).startswith(says.format(path=path))
+    told = f"{path}-{'wal' if 'WAL' in what else 'shm'}" if "for its" in what else str(path)
+    assert refused.value.details == {"path": told, **details}
+    # Nobody has it afterwards, and nothing was left there but what a lock was taken for.
+    assert sorted(set(tmp_path.iterdir()) - {path}) == sorted(set(there) - {path})
+
+
+@pytest.mark.claim("D6")
+def test_D6_who_has_it_is_a_field_too(database: Path) -> None:
+    store = opened(database)
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            opened(database)
+        except ConfigError as error:
+            details = {"path": str(database), "holder": f"pid {os.getppid()}"}
+            code = 12 if error.details == details else 98
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 12
+    store.close()
+
+
+@pytest.mark.claim("D1", "D8")
+def test_D1_D8_what_is_told_of_an_opening_has_its_fields(killed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    killed.unlink()
+    caplog.set_level(logging.INFO, "engine.storage.ledger")
+    opened(killed).close()
+    told = {line.message: (line.levelname, vars(line)["fields"]) for line in caplog.records}
+    level, fields = told["set aside what a database that is gone has left"]
+    orphan = Path(fields["orphan"])
+    assert (level, fields) == (
+        "WARNING", {"path": str(killed), "orphan": str(orphan), "bytes": orphan.stat().st_size}
+    )  # fmt: skip
+    assert told["all PRAGMAs verified"] == ("INFO", {"path": str(killed)})
+    assert told["initial database state"] == ("INFO", {
+        "path": str(killed), "schema_version": 5, "ticks_id_max": 0, "signals_id_max": 0, "orders_id_max": 0,
+        "trades_id_max": 0,
+    })  # fmt: skip
+    store = opened(killed)
+    store.write(traded(3))
+    store.write(ticks(1))
+    store.close()
+    caplog.clear()
+    opened(killed).close()
+    (fields,) = (vars(line)["fields"] for line in caplog.records if line.message == "initial database state")
+    assert fields == {
+        "path": str(killed), "schema_version": 5, "ticks_id_max": 10, "signals_id_max": 1, "orders_id_max": 4,
+        "trades_id_max": 1,
+    }  # fmt: skip
