@@ -20,6 +20,7 @@ import pytest
 from engine import __version__, command
 from engine.base.events import Numbering, Tick
 from engine.base.exits import ConfigError
+from engine.config.settings import Environment, Loaded
 from engine.signals import Signals
 from engine.storage import opening
 from engine.storage.batch import Batch
@@ -711,3 +712,60 @@ def test_U1_a_table_is_of_columns_for_people_and_of_objects_for_scripts() -> Non
 )
 def test_N9_a_time_is_shown_to_the_millisecond(ms: int | None, shown: str) -> None:
     assert command._time(ms) == shown
+
+
+@pytest.mark.claim("M1", "C3")
+@pytest.mark.parametrize("config", [None, "c.toml"])
+def test_M1_a_start_says_what_it_starts_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, config: str | None
+) -> None:
+    from engine import pipeline
+
+    ran = []
+
+    def run(loaded: Loaded, environment: Environment, store: Ledger, adapter: object, signals: Signals) -> int:
+        store.close()
+        ran.append((loaded.settings.engine.sample_every, environment.transport, adapter, signals))
+        return 11
+
+    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text("engine.sample_every = 3")
+    caplog.set_level("INFO")
+    signals = Signals()
+    flags = [] if config is None else ["--config", config]
+    monkeypatch.setattr("engine.base.logs.set_level", lambda _: None)
+    # The status is the pipeline's.
+    assert command.run([*flags, "--ingest", "mockws", "--db", "bot.db"], signals) == 11
+    assert ran == [(1 if config is None else 3, "picows", None, signals)]
+    told = [(line.levelname, line.message, vars(line)["fields"]) for line in caplog.records if line.name == "engine"]
+    python = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    version, started = told[0], told[-1]
+    assert version == ("INFO", "engine starting", {"version": __version__, "python": python})
+    assert started == ("INFO", "configuration loaded", {
+        "config_path": config, "mode": "SHADOW", "ingest_mode": "MOCK_WS", "db_path": "bot.db",
+        "sample_every": 1 if config is None else 3,
+    })  # fmt: skip
+    absent = ("WARNING", "no config file, built-in defaults apply", {"config_path": "config/config.toml"})
+    assert told[1:-1] == ([absent] if config is None else [])
+
+
+@pytest.mark.claim("N5")
+def test_N5_bars_are_lifted_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("engine.base.logs.set_level", lambda _: None)
+    path = tmp_path / "bot.db"
+    store = opening.open_ledger(path, busy_timeout_ms=1000)
+    store.write(Batch(barred={"b": ("b.example", 7), "a": ("a.example", 9), "c": ("a.example", 8)}))
+    store.close()
+    caplog.set_level("INFO")
+    for hosts in (["a.example", "b.example"], []):
+        caplog.clear()
+        assert command.run(["--lift-bars", "--config", "/dev/null", "--db", str(path)], Signals()) == 0
+        (lifted,) = (vars(line)["fields"] for line in caplog.records if line.message == "bars lifted")
+        assert lifted == {"hosts": hosts}
+    # Nobody has it any more.
+    store = opening.open_ledger(path, busy_timeout_ms=1000)
+    assert store.restore().barred == {}
+    store.close()
