@@ -6,14 +6,16 @@ from __future__ import annotations
 import asyncio
 import time
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from engine import build
 from engine.base import metrics, notify
-from engine.base.events import Mode, OrderEvent, OrderStatus, Reason, Side, Signal
+from engine.base.events import Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.config.schema import Settings
-from engine.config.settings import Loaded
+from engine.config.settings import Loaded, load, read_environment
+from engine.storage import opening
 from engine.storage.batch import Position, Restored
 
 NOW_MS = time.time_ns() // 1_000_000
@@ -122,3 +124,30 @@ def test_N10_the_source_of_a_mock_feed_is_called_by_its_address(url: str, name: 
     for mode in ("SYNTHETIC", "REPLAY"):
         options = Settings.model_validate({"engine": {"ingest_mode": mode}})
         assert build._sources(Loaded(options, (source,), None, ())) == ()
+
+
+@pytest.mark.claim("N9")
+@pytest.mark.parametrize(("venue", "market", "gaps"), [("kraken", "BTC/USD", 6), ("bitstamp", "btcusd", None)])
+def test_N9_holes_in_ids_that_lie_apart_by_nature_are_no_gaps(
+    tmp_path: Path, venue: str, market: str, gaps: int | None
+) -> None:
+    (tmp_path / "config.toml").write_text('engine.ingest_mode = "REAL_WS"')
+    (tmp_path / "ws_sources.toml").write_text(
+        f'[[source]]\nname = "a"\npriority = 1\nvenue = "{venue}"\nmarkets = {{ "{market}" = "BTC/USD" }}\n'
+    )
+    loaded = load(str(tmp_path / "config.toml"), {})
+
+    async def scenario() -> dict[str, tuple[int | None, int]]:
+        store = opening.open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
+        clock = asyncio.get_running_loop().time
+        try:
+            channels = build.make_channels(loaded.settings, clock)
+            environment = read_environment({}, 7)
+            ingest = build.make_ingest(loaded, environment, store, store.restore(), channels, clock, lambda: None)
+            ticks = [Tick("a", "BTC/USD", 1.0, 1.0, NOW_MS + number, number) for number in (1, 2, 5, 5, 10)]
+            assert ingest.deliver(ticks) == 4
+            return ingest.by_market()
+        finally:
+            store.close()
+
+    assert asyncio.run(scenario()) == {"a": (gaps, 1)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import gzip
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -769,3 +771,41 @@ def test_N5_bars_are_lifted_and_told(
     store = opening.open_ledger(path, busy_timeout_ms=1000)
     assert store.restore().barred == {}
     store.close()
+
+
+@pytest.mark.claim("U1")
+@pytest.mark.parametrize(
+    "parser", [command._parser, command._venues_parser, command._gaps_parser, command._recorder_parser]
+)
+def test_U1_every_flag_says_what_it_does_and_what_it_takes(
+    parser: Callable[[Signals], argparse.ArgumentParser],
+) -> None:
+    made = parser(Signals())
+    helped = " ".join(made.format_help().split())
+    assert made.description
+    assert made.description in helped
+    for action in made._actions:
+        assert action.help, action.option_strings
+        # What is not a switch says what follows it.
+        assert (action.nargs == 0) or action.metavar, action.option_strings
+        assert " ".join(action.help.split()) in helped
+        for flag in action.option_strings:
+            assert flag in helped
+
+
+@pytest.mark.claim("U1", "C1", "C2", "C3")
+def test_U1_the_contract_lists_each_flag() -> None:
+    section = (ROOT / "docs/contract.md").read_text().partition("\n## 1. ")[2].partition("\n## ")[0]
+    flags = {flag for row in re.findall(r"^\| (`--[^|]+)\|", section.replace("\\|", "/"), re.MULTILINE)
+             for flag in re.findall(r"`(--[a-z-]+)", row)}  # fmt: skip
+    known = {flag for action in command._parser(Signals())._actions for flag in action.option_strings}
+    assert known - flags == {"-h", "--help"}
+    assert flags <= known
+    of_commands = dict(re.findall(r"^\| `(\w+)` \|([^\n]*)\|$", section, re.MULTILINE))
+    parsers = {"venues": command._venues_parser, "gaps": command._gaps_parser, "record": command._recorder_parser}
+    assert of_commands.keys() == parsers.keys()
+    for name, parser in parsers.items():
+        told = set(re.findall(r"--[a-z-]+", of_commands[name]))
+        assert told == {flag for action in parser(Signals())._actions for flag in action.option_strings} - {
+            "-h", "--help"
+        }  # fmt: skip
