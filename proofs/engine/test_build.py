@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from engine.base.events import Mode, OrderEvent, OrderStatus, Reason, Side, Sign
 from engine.config.schema import Settings
 from engine.config.settings import Loaded, load, read_environment
 from engine.storage import opening
-from engine.storage.batch import Position, Restored
+from engine.storage.batch import Batch, Position, Restored
 
 NOW_MS = time.time_ns() // 1_000_000
 
@@ -151,3 +153,34 @@ def test_N9_holes_in_ids_that_lie_apart_by_nature_are_no_gaps(
             store.close()
 
     assert asyncio.run(scenario()) == {"a": (gaps, 1)}
+
+
+@pytest.mark.claim("N5")
+@pytest.mark.parametrize("left_secs", [600, 60, -1])
+def test_N5_a_bar_that_an_earlier_run_left_lasts_as_long_as_it_was_to(tmp_path: Path, left_secs: int) -> None:
+    (tmp_path / "config.toml").write_text('engine.ingest_mode = "REAL_WS"')
+    (tmp_path / "ws_sources.toml").write_text('[[source]]\nname = "a"\npriority = 1\nurl = "wss://h.example/x"\n')
+    loaded = load(str(tmp_path / "config.toml"), {})
+
+    async def scenario() -> str:
+        store = opening.open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
+        clock = asyncio.get_running_loop().time
+        try:
+            until = time.time_ns() // 1_000_000 + left_secs * 1000
+            store.write(Batch(barred={"a": ("h.example", until)}))
+            channels = build.make_channels(loaded.settings, clock)
+            environment = read_environment({}, 7)
+            ingest = build.make_ingest(loaded, environment, store, store.restore(), channels, clock, lambda: None)
+            return ingest.feed.hindrance
+        finally:
+            store.close()
+
+    before = datetime.now(UTC)
+    told = re.match(r"a barred until (\S+): ", asyncio.run(scenario()))
+    if left_secs < 0:
+        assert told is None
+        return
+    assert told is not None
+    until = datetime.strptime(told[1], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    # Told in whole seconds.
+    assert before + timedelta(seconds=left_secs - 1.1) <= until <= datetime.now(UTC) + timedelta(seconds=left_secs)
