@@ -211,7 +211,6 @@ class Ledger:
             self._fail(error)
         if newest < self._newest_tick_id:
             self._give_up(f"was restored over: its newest tick has id {newest}, and {self._newest_tick_id} was written")
-        self._left = now
 
     def _give_up(self, what: str) -> NoReturn:
         """Leave the files as a kill would, and no WAL beside a file that it was not made for."""

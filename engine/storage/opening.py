@@ -175,23 +175,23 @@ _TICK: Final = "SELECT id, symbol, price, ts FROM ticks"
 class _Glance(NamedTuple):
     """What a database is seen to hold."""
 
-    has_ticks: bool
     newest: tuple[int, str, float, int] | None
     """Id, symbol, price and time of the newest tick; the time in seconds where the earlier engine wrote it."""
     is_sound: bool
 
 
 def _glance(path: Path, busy_timeout_ms: int, *, alone: bool) -> _Glance | None:
-    """A look that changes nothing, `alone`: at the file without its WAL. None where SQLite cannot make sense of it."""
+    """A look that changes nothing, `alone`: at the file without its WAL. None where there is no table of ticks, or
+    where SQLite cannot make sense of it."""
     how = uri(path) + ("&immutable=1" if alone else "")
     with closing(sqlite3.connect(how, uri=True, timeout=busy_timeout_ms / 1000)) as connection:
         try:
             if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ticks'").fetchone() is None:
-                return _Glance(False, None, True)
+                return None
             newest = connection.execute(f"{_TICK} ORDER BY id DESC LIMIT 1").fetchone()
             is_small = path.stat().st_size <= QUICK_CHECK_BYTES_MAX
             is_sound = not is_small or connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-            return _Glance(True, newest, is_sound)
+            return _Glance(newest, is_sound)
         except sqlite3.Error as error:
             if primary_code(error) in DAMAGED | {sqlite3.SQLITE_ERROR}:
                 return None
@@ -205,10 +205,10 @@ def _why_not_its_wal(path: Path, busy_timeout_ms: int) -> str | None:
     WAL it must have with it. A file in the midst of a checkpoint need not make sense alone; with its own WAL it does.
     """
     alone = _glance(path, busy_timeout_ms, alone=True)
-    if alone is None or not alone.has_ticks or not alone.is_sound:
+    if alone is None or not alone.is_sound:
         return None
     both = _glance(path, busy_timeout_ms, alone=False)
-    if both is None or not both.has_ticks or not both.is_sound:
+    if both is None or not both.is_sound:
         return "with it the database is damaged, without it not"
     if alone.newest is None or both.newest == alone.newest:
         return None

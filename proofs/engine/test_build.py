@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from engine import build
 from engine.base import metrics, notify
-from engine.base.events import Mode, OrderEvent, OrderStatus, Reason, Side, Signal
+from engine.base.events import Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.config.schema import Settings
-from engine.storage.batch import Position, Restored
+from engine.config.settings import Loaded, load, read_environment
+from engine.storage import opening
+from engine.storage.batch import Batch, Position, Restored
 
 NOW_MS = time.time_ns() // 1_000_000
 
@@ -70,3 +75,112 @@ def test_caps_count_what_earlier_runs_of_the_mode_left(
     )
     veto = asyncio.run(judged(options, restored(left_by), side))
     assert veto == (Reason.RISK_CAP if counts and mode is left_by and not replay else None)
+
+
+@pytest.mark.claim("E4")
+@pytest.mark.parametrize("stop_secs", [0.2, 5.0])
+def test_E4_half_of_a_stop_is_the_venues_and_the_rest_the_disks(stop_secs: float) -> None:
+    async def scenario() -> float:
+        options = Settings.model_validate({"engine": {"shutdown_timeout_secs": stop_secs}})
+        channels = build.make_channels(options, asyncio.get_running_loop().time)
+        liveness = notify.Liveness(("strategy", "execution"))
+        return build.make_desk(options, held(Mode.PAPER), None, channels, metrics.Counters(), liveness)._settle_secs
+
+    assert asyncio.run(scenario()) == stop_secs / 2
+
+
+@pytest.mark.claim("R2")
+def test_R2_the_time_of_day_is_in_milliseconds() -> None:
+    before = time.time_ns()
+    assert before // 1_000_000 <= build._wall_ms() <= time.time_ns() // 1_000_000
+
+
+@pytest.mark.claim("B1")
+def test_B1_channels_are_as_large_as_they_are_configured() -> None:
+    options = Settings.model_validate(
+        {"channels": {"tick_channel_size": 3, "signal_channel_size": 5, "persist_channel_size": 7}}
+    )
+    made = build.make_channels(options, lambda: 0.0)
+    assert [(channel.name, channel.capacity) for channel in made] == [("tick", 3), ("signal", 5), ("persist", 7)]
+
+
+@pytest.mark.claim("R5")
+@pytest.mark.parametrize("text", ["0.1", "1e-07", "10000.0", "0.30000000000000004", "1e+22"])
+def test_R5_a_number_is_taken_as_it_stands_in_the_file(text: str) -> None:
+    assert build._decimal(float(text)) == Decimal(text)
+
+
+@pytest.mark.claim("N10", "C8")
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("ws://127.0.0.1:9001", "mock_ws ws://127.0.0.1:9001"),
+        ("ws://h/x?token=hunter2", "mock_ws ws://h/x?[redacted]"),
+        (f"ws://h/{'x/' * 100}", f"mock_ws ws://h/{'x/' * 100}"[:128]),
+    ],
+)
+def test_N10_the_source_of_a_mock_feed_is_called_by_its_address(url: str, name: str) -> None:
+    options = Settings.model_validate({"engine": {"ingest_mode": "MOCK_WS", "ws_url": url}})
+    [source] = build._sources(Loaded(options, (), None, ()))
+    assert (source.name, source.url, source.kind, source.priority) == (name, url, "mock", 0)
+    for mode in ("SYNTHETIC", "REPLAY"):
+        options = Settings.model_validate({"engine": {"ingest_mode": mode}})
+        assert build._sources(Loaded(options, (source,), None, ())) == ()
+
+
+@pytest.mark.claim("N9")
+@pytest.mark.parametrize(("venue", "market", "gaps"), [("kraken", "BTC/USD", 6), ("bitstamp", "btcusd", None)])
+def test_N9_holes_in_ids_that_lie_apart_by_nature_are_no_gaps(
+    tmp_path: Path, venue: str, market: str, gaps: int | None
+) -> None:
+    (tmp_path / "config.toml").write_text('engine.ingest_mode = "REAL_WS"')
+    (tmp_path / "ws_sources.toml").write_text(
+        f'[[source]]\nname = "a"\npriority = 1\nvenue = "{venue}"\nmarkets = {{ "{market}" = "BTC/USD" }}\n'
+    )
+    loaded = load(str(tmp_path / "config.toml"), {})
+
+    async def scenario() -> dict[str, tuple[int | None, int]]:
+        store = opening.open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
+        clock = asyncio.get_running_loop().time
+        try:
+            channels = build.make_channels(loaded.settings, clock)
+            environment = read_environment({}, 7)
+            ingest = build.make_ingest(loaded, environment, store, store.restore(), channels, clock, lambda: None)
+            ticks = [Tick("a", "BTC/USD", 1.0, 1.0, NOW_MS + number, number) for number in (1, 2, 5, 5, 10)]
+            assert ingest.deliver(ticks) == 4
+            return ingest.by_market()
+        finally:
+            store.close()
+
+    assert asyncio.run(scenario()) == {"a": (gaps, 1)}
+
+
+@pytest.mark.claim("N5")
+@pytest.mark.parametrize("left_secs", [600, 60, -1])
+def test_N5_a_bar_that_an_earlier_run_left_lasts_as_long_as_it_was_to(tmp_path: Path, left_secs: int) -> None:
+    (tmp_path / "config.toml").write_text('engine.ingest_mode = "REAL_WS"')
+    (tmp_path / "ws_sources.toml").write_text('[[source]]\nname = "a"\npriority = 1\nurl = "wss://h.example/x"\n')
+    loaded = load(str(tmp_path / "config.toml"), {})
+
+    async def scenario() -> str:
+        store = opening.open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
+        clock = asyncio.get_running_loop().time
+        try:
+            until = time.time_ns() // 1_000_000 + left_secs * 1000
+            store.write(Batch(barred={"a": ("h.example", until)}))
+            channels = build.make_channels(loaded.settings, clock)
+            environment = read_environment({}, 7)
+            ingest = build.make_ingest(loaded, environment, store, store.restore(), channels, clock, lambda: None)
+            return ingest.feed.hindrance
+        finally:
+            store.close()
+
+    before = datetime.now(UTC)
+    told = re.match(r"a barred until (\S+): ", asyncio.run(scenario()))
+    if left_secs < 0:
+        assert told is None
+        return
+    assert told is not None
+    until = datetime.strptime(told[1], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    # Told in whole seconds.
+    assert before + timedelta(seconds=left_secs - 1.1) <= until <= datetime.now(UTC) + timedelta(seconds=left_secs)

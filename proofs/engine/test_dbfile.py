@@ -39,6 +39,8 @@ from proofs.fixtures import seed_database
 
 DEADLINE_SECS = 15.0
 
+MIB = 1024 * 1024
+
 OPEN = """
 import os, sys
 from engine.base.exits import EngineError
@@ -951,6 +953,19 @@ def test_D9_the_bulk_is_never_copied_while_the_writer_waits(left: int, more: int
 
 @pytest.mark.claim("D9")
 @pytest.mark.parametrize(
+    ("left", "wal", "how"),
+    [
+        (0, 0, None), (4 * MIB - 1, 8 * MIB, None), (4 * MIB, 4 * MIB, "PASSIVE"), (8 * MIB, 8 * MIB, "PASSIVE"),
+        (8 * MIB + 1, 8 * MIB + 1, "ASIDE"), (64 * MIB, 64 * MIB, "ASIDE"), (0, 8 * MIB + 1, "TRUNCATE"),
+        (8 * MIB, 8 * MIB + 1, "TRUNCATE"), (8 * MIB, 64 * MIB, "TRUNCATE"),
+    ],
+)  # fmt: skip
+def test_D9_where_nobody_reads_a_wal_has_4_MiB_to_be_copied_and_8_at_most(left: int, wal: int, how: str | None) -> None:
+    assert ledger.plan_checkpoint(left, wal) == how
+
+
+@pytest.mark.claim("D9")
+@pytest.mark.parametrize(
     ("mib", "level"), [(0, 0), (63.9, 0), (64, 1), (127.9, 1), (128, 2), (255, 2), (256, 3), (1024, 5)]
 )
 def test_D9_a_long_wal_is_told_of_at_64_MiB_and_at_each_doubling(mib: float, level: int) -> None:
@@ -1141,3 +1156,251 @@ def test_D4_D8_whoever_keeps_a_database_with_its_wal_is_waited_for_as_long_as_fo
     store = opened(killed)
     assert store.restore().next_tick_id == 11
     store.close()
+
+
+SEEN = dbfile.FilesSnapshot(
+    database=(1, 2, 10_240, 777), wal=(1, 3), shm=(1, 4), wal_bytes=32 + 3 * (24 + 1024),
+    frames=dbfile.Frames(page_bytes=1024, written=3, salts=(5, 6), copied=1),
+)  # fmt: skip
+
+
+@pytest.mark.claim("D7")
+@pytest.mark.parametrize(
+    ("files", "frames", "odd"),
+    [
+        ({}, {}, None),
+        # By what became of the file itself, while SQLite says of no checkpoint.
+        ({"database": (1, 2, 10_240, 778)}, {}, "was changed in place"),
+        ({"database": (1, 2, 11_264, 777)}, {}, "was changed in place"),
+        ({"database": (1, 2, 10_239, 777)}, {}, "is 1 bytes shorter"),
+        ({"database": (1, 2, 1024, 778)}, {}, "is 9216 bytes shorter"),
+        ({"database": (1, 2, 11_264, 778)}, {"copied": 2}, None),
+        ({"database": (1, 2, 1024, 778)}, {"copied": 3}, None),
+        ({"database": (1, 2, 11_264, 778)}, {"salts": (6, 6), "written": 0}, None),
+        ({"database": (1, 2, 11_264, 778)}, {"salts": (5, 7), "written": 0}, None),
+        # More frames alone are transactions, which do not change the file.
+        ({"wal_bytes": 32 + 4 * (24 + 1024), "database": (1, 2, 10_240, 778)}, {"written": 4}, "was changed in place"),
+        ({"wal_bytes": 32 + 4 * (24 + 1024)}, {"written": 4}, None),
+        # By how long the WAL is, of which what is left of an earlier time may follow.
+        ({"wal_bytes": 32 + 3 * (24 + 1024) - 1}, {}, "has a WAL that was cut off"),
+        ({"wal_bytes": 0}, {}, "has a WAL that was cut off"),
+        ({"wal_bytes": 99_999}, {}, None),
+        ({"wal_bytes": 0}, {"written": 0}, None),
+    ],
+    ids=range(15),
+)
+def test_D7_a_change_that_no_transaction_and_no_checkpoint_explains_is_odd(
+    files: dict[str, Any], frames: dict[str, Any], odd: str | None
+) -> None:
+    now = SEEN._replace(**files, frames=SEEN.frames._replace(**frames))
+    assert dbfile.find_oddity(SEEN, now) == odd
+
+
+@pytest.mark.claim("D7")
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ({}, None),
+        ({"database": (1, 2, 1, 999), "wal_bytes": 0}, None),
+        ({"database": (9, 2, 10_240, 777)}, "was replaced: another file is in its place"),
+        ({"database": (1, 9, 10_240, 777)}, "was replaced: another file is in its place"),
+        ({"wal": (1, 9)}, "has lost its WAL: another file is in its place"),
+        ({"shm": (9, 4)}, "has lost its WAL's index: another file is in its place"),
+        ({"database": (1, 2, 0, 777)}, "was truncated to nothing"),
+        ({"database": (1, 9, 0, 777), "wal": (1, 9)}, "was replaced: another file is in its place"),
+    ],
+    ids=range(8),
+)
+def test_D7_which_file_is_another_one_is_said(files: dict[str, Any], fault: str | None) -> None:
+    assert dbfile.find_fault(SEEN, SEEN._replace(**files)) == fault
+
+
+@pytest.mark.claim("D9")
+def test_D9_a_frame_is_a_page_and_its_header() -> None:
+    assert [SEEN.frames.bytes_of(frames) for frames in (0, 1, 3)] == [0, 1048, 3144]
+    assert SEEN.frames.left_bytes == 2096
+
+
+def wal(page_bytes: int, magic: int = 0x377F0682) -> bytes:
+    return magic.to_bytes(4, "big") + (3_007_000).to_bytes(4, "big") + page_bytes.to_bytes(4, "big") + bytes(20)
+
+
+def header(page_bytes: int, *, in_wal_mode: bool = True, version: int = 5) -> bytes:
+    mode = b"\x02\x02" if in_wal_mode else b"\x01\x01"
+    return (b"SQLite format 3\0" + page_bytes.to_bytes(2, "big") + mode).ljust(60, b"\0") + version.to_bytes(4, "big")
+
+
+JOURNAL = bytes.fromhex("d9d505f920a163d7") + bytes(20)
+
+
+@pytest.mark.claim("D8")
+@pytest.mark.parametrize(
+    ("beside", "found", "of", "why"),
+    [
+        ("bot.db-wal", wal(1024), header(1024), None),
+        ("bot.db-wal", wal(1024, 0x377F0683), header(1024), None),
+        ("bot.db-wal", wal(4096), header(1024), "its pages have 4096 bytes, those of the database 1024"),
+        ("bot.db-wal", wal(4096, 0x377F0683), header(1024), "its pages have 4096 bytes, those of the database 1024"),
+        ("bot.db-wal", wal(65536), header(1), None),
+        ("bot.db-wal", wal(1), header(1), "its pages have 1 bytes, those of the database 65536"),
+        # What means nothing to SQLite is in nobody's way.
+        ("bot.db-wal", wal(4096, 0x377F0684), header(1024), None),
+        ("bot.db-wal", b"", header(1024), None),
+        ("bot.db-journal", JOURNAL, header(1024), "the database is in WAL mode and has no journal"),
+        ("bot.db-journal", JOURNAL, header(1024, in_wal_mode=False), None),
+        # It was changed to that mode, and then died: before it was one of ours.
+        ("bot.db-journal", JOURNAL, header(1024, version=0), None),
+        ("bot.db-journal", bytes(28), header(1024), None),
+        ("bot.db-journal", JOURNAL[:7], header(1024), None),
+    ],
+    ids=range(13),
+)
+def test_D8_why_what_lies_beside_a_database_is_another_ones(
+    beside: str, found: bytes, of: bytes, why: str | None
+) -> None:
+    assert dbfile.why_foreign(of.ljust(100, b"\0"), Path("/x") / beside, found) == why
+
+
+@pytest.mark.claim("D8")
+@pytest.mark.parametrize(
+    ("suffix", "size", "is_kept"),
+    [
+        ("-wal", 0, False), ("-wal", 32, False), ("-wal", 33, True), ("-journal", 512, False), ("-journal", 513, True),
+        ("-shm", 32_768, False), ("-other", 9999, False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("there", [b"", None, b"SQLite format 3\0"], ids=["empty", "gone", "there"])
+def test_D8_what_holds_something_and_has_no_database_is_kept(
+    tmp_path: Path, suffix: str, size: int, is_kept: bool, there: bytes | None
+) -> None:
+    path = tmp_path / "bot.db"
+    beside = path.with_name(f"bot.db{suffix}")
+    beside.write_bytes(b"x" * size)
+    if there is not None:
+        path.write_bytes(there)
+    found = dbfile.set_aside_orphans(path)
+    if is_kept and not there:
+        [(orphan, orphan_bytes)] = found
+        assert orphan_bytes == size
+        assert orphan.read_bytes() == b"x" * size
+        assert not beside.exists()
+    else:
+        assert found == []
+        assert beside.read_bytes() == b"x" * size
+
+
+def as_of_another_application(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA application_id = 7; CREATE TABLE t(x)")
+
+
+def as_of_a_newer_engine(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA user_version = 6; CREATE TABLE t(x)")
+
+
+def locked_by_a_link(path: Path) -> None:
+    path.with_name("bot.db.lock").symlink_to("elsewhere")
+
+
+def locked_by_a_directory(path: Path) -> None:
+    path.with_name("bot.db.lock").mkdir()
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str, dict[str, object]]] = {
+    "text": (
+        lambda path: path.write_text("this is a letter"), "{path}: not an SQLite database",
+        {"found": b"this is a letter".hex()},
+    ),
+    "short": (
+        lambda path: path.write_bytes(b"SQLite format 3\0".ljust(99)), "{path}: not an SQLite database",
+        {"found": b"SQLite format 3\0".hex()},
+    ),
+    "another application's": (
+        as_of_another_application,
+        "{path}: the database of another application (application_id 0x00000007); left as it is",
+        {"application_id": "00000007"},
+    ),
+    "a newer engine's": (
+        as_of_a_newer_engine, "{path}: schema version 6; this engine knows 0 to 5; left as it is",
+        {"version": 6, "known": 5},
+    ),
+    "a directory": (Path.mkdir, "{path}: not a regular file", {}),
+    "a pipe": (os.mkfifo, "{path}: not a regular file", {}),
+    "a directory for its WAL": (
+        lambda path: path.with_name("bot.db-wal").mkdir(),
+        "{path}-wal: not a regular file, and SQLite needs one there", {},
+    ),
+    "a directory for its index": (
+        lambda path: path.with_name("bot.db-shm").mkdir(),
+        "{path}-shm: not a regular file, and SQLite needs one there", {},
+    ),
+    "a lock that is a link": (
+        locked_by_a_link,
+        f"{{path}}.lock: Too many levels of symbolic links: it belongs to uid {os.getuid()}, mode 777, and this is uid"
+        f" {os.geteuid()}; nobody holds it, so it can be removed", {},
+    ),
+    "a lock that is a directory": (locked_by_a_directory, "{path}.lock: Is a directory: it belongs to uid ", {}),
+}  # fmt: skip
+
+
+@pytest.mark.claim("C7", "D2", "D6")
+@pytest.mark.parametrize("what", REFUSED)
+def test_C7_what_is_no_database_of_ours_is_told_in_words_and_fields(tmp_path: Path, what: str) -> None:
+    make, says, details = REFUSED[what]
+    path = tmp_path / "bot.db"
+    make(path)
+    there = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError) as refused:
+        opened(path)
+    assert str(refused.value).startswith(says.format(path=path))
+    told = f"{path}-{'wal' if 'WAL' in what else 'shm'}" if "for its" in what else str(path)
+    assert refused.value.details == {"path": told, **details}
+    # Nobody has it afterwards, and nothing was left there but what a lock was taken for.
+    assert sorted(set(tmp_path.iterdir()) - {path}) == sorted(set(there) - {path})
+
+
+@pytest.mark.claim("D6")
+def test_D6_who_has_it_is_a_field_too(database: Path) -> None:
+    store = opened(database)
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            opened(database)
+        except ConfigError as error:
+            details = {"path": str(database), "holder": f"pid {os.getppid()}"}
+            code = 12 if error.details == details else 98
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 12
+    store.close()
+
+
+@pytest.mark.claim("D1", "D8")
+def test_D1_D8_what_is_told_of_an_opening_has_its_fields(killed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    killed.unlink()
+    caplog.set_level(logging.INFO, "engine.storage.ledger")
+    opened(killed).close()
+    told = {line.message: (line.levelname, vars(line)["fields"]) for line in caplog.records}
+    level, fields = told["set aside what a database that is gone has left"]
+    orphan = Path(fields["orphan"])
+    assert (level, fields) == (
+        "WARNING", {"path": str(killed), "orphan": str(orphan), "bytes": orphan.stat().st_size}
+    )  # fmt: skip
+    assert told["all PRAGMAs verified"] == ("INFO", {"path": str(killed)})
+    assert told["initial database state"] == ("INFO", {
+        "path": str(killed), "schema_version": 5, "ticks_id_max": 0, "signals_id_max": 0, "orders_id_max": 0,
+        "trades_id_max": 0,
+    })  # fmt: skip
+    store = opened(killed)
+    store.write(traded(3))
+    store.write(ticks(1))
+    store.close()
+    caplog.clear()
+    opened(killed).close()
+    (fields,) = (vars(line)["fields"] for line in caplog.records if line.message == "initial database state")
+    assert fields == {
+        "path": str(killed), "schema_version": 5, "ticks_id_max": 10, "signals_id_max": 1, "orders_id_max": 4,
+        "trades_id_max": 1,
+    }  # fmt: skip

@@ -136,6 +136,22 @@ def test_no_case_on_which_verifiers_differ_is_accepted(key: str, signature: str)
 
 
 @pytest.mark.claim("R8")
+@pytest.mark.parametrize(("above", "weak"), [(-1, None), (0, "S"), (1, "S"), (2**253, "S")])
+def test_an_s_is_below_the_order_of_the_group(above: int, weak: str | None) -> None:
+    order = 2**252 + 27742317777372353535851937790883648493
+    first = bytes.fromhex(RFC_8032[0][2])[:32]
+    found = signature_weakness(first + (order + above).to_bytes(32, "little"))
+    assert found == (weak and "has an S that is not below the order of the group")
+
+
+@pytest.mark.claim("R8")
+@pytest.mark.parametrize("length", [0, 31, 33, 63, 65])
+def test_what_has_another_length_is_neither(length: int) -> None:
+    assert weakness(bytes(length)) == f"has {length} bytes instead of 32"
+    assert signature_weakness(bytes(length)) == f"has {length} bytes instead of 64"
+
+
+@pytest.mark.claim("R8")
 def test_no_y_of_p_or_above_is_an_encoding() -> None:
     for y in range(P, 2**255):
         for sign in (0, 1):

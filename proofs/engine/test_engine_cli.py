@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import gzip
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -20,6 +22,7 @@ import pytest
 from engine import __version__, command
 from engine.base.events import Numbering, Tick
 from engine.base.exits import ConfigError
+from engine.config.settings import Environment, Loaded
 from engine.signals import Signals
 from engine.storage import opening
 from engine.storage.batch import Batch
@@ -61,7 +64,8 @@ def test_check_config_prints_the_effective_config_and_touches_nothing(tmp_path: 
     assert result.returncode == 0
     shown = json.loads(result.stdout)
     assert (shown["engine"]["sample_every"], shown["engine"]["run_seconds"], shown["mode"]) == (5, 1.0, "SHADOW")
-    assert list(shown) == sorted(shown)
+    # For people, and for whoever compares two of them.
+    assert result.stdout == json.dumps(shown, indent=2, sort_keys=True) + "\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -710,3 +714,98 @@ def test_U1_a_table_is_of_columns_for_people_and_of_objects_for_scripts() -> Non
 )
 def test_N9_a_time_is_shown_to_the_millisecond(ms: int | None, shown: str) -> None:
     assert command._time(ms) == shown
+
+
+@pytest.mark.claim("M1", "C3")
+@pytest.mark.parametrize("config", [None, "c.toml"])
+def test_M1_a_start_says_what_it_starts_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, config: str | None
+) -> None:
+    from engine import pipeline
+
+    ran = []
+
+    def run(loaded: Loaded, environment: Environment, store: Ledger, adapter: object, signals: Signals) -> int:
+        store.close()
+        ran.append((loaded.settings.engine.sample_every, environment.transport, adapter, signals))
+        return 11
+
+    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text("engine.sample_every = 3")
+    caplog.set_level("INFO")
+    signals = Signals()
+    flags = [] if config is None else ["--config", config]
+    monkeypatch.setattr("engine.base.logs.set_level", lambda _: None)
+    # The status is the pipeline's.
+    assert command.run([*flags, "--ingest", "mockws", "--db", "bot.db"], signals) == 11
+    assert ran == [(1 if config is None else 3, "picows", None, signals)]
+    told = [(line.levelname, line.message, vars(line)["fields"]) for line in caplog.records if line.name == "engine"]
+    python = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    version, started = told[0], told[-1]
+    assert version == ("INFO", "engine starting", {"version": __version__, "python": python})
+    assert started == ("INFO", "configuration loaded", {
+        "config_path": config, "mode": "SHADOW", "ingest_mode": "MOCK_WS", "db_path": "bot.db",
+        "sample_every": 1 if config is None else 3,
+    })  # fmt: skip
+    absent = ("WARNING", "no config file, built-in defaults apply", {"config_path": "config/config.toml"})
+    assert told[1:-1] == ([absent] if config is None else [])
+
+
+@pytest.mark.claim("N5")
+def test_N5_bars_are_lifted_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("engine.base.logs.set_level", lambda _: None)
+    path = tmp_path / "bot.db"
+    store = opening.open_ledger(path, busy_timeout_ms=1000)
+    store.write(Batch(barred={"b": ("b.example", 7), "a": ("a.example", 9), "c": ("a.example", 8)}))
+    store.close()
+    caplog.set_level("INFO")
+    for hosts in (["a.example", "b.example"], []):
+        caplog.clear()
+        assert command.run(["--lift-bars", "--config", "/dev/null", "--db", str(path)], Signals()) == 0
+        (lifted,) = (vars(line)["fields"] for line in caplog.records if line.message == "bars lifted")
+        assert lifted == {"hosts": hosts}
+    # Nobody has it any more.
+    store = opening.open_ledger(path, busy_timeout_ms=1000)
+    assert store.restore().barred == {}
+    store.close()
+
+
+@pytest.mark.claim("U1")
+@pytest.mark.parametrize(
+    "parser", [command._parser, command._venues_parser, command._gaps_parser, command._recorder_parser]
+)
+def test_U1_every_flag_says_what_it_does_and_what_it_takes(
+    parser: Callable[[Signals], argparse.ArgumentParser],
+) -> None:
+    made = parser(Signals())
+    helped = " ".join(made.format_help().split())
+    assert made.description
+    assert made.description in helped
+    for action in made._actions:
+        assert action.help, action.option_strings
+        # What is not a switch says what follows it.
+        assert (action.nargs == 0) or action.metavar, action.option_strings
+        assert " ".join(action.help.split()) in helped
+        for flag in action.option_strings:
+            assert flag in helped
+
+
+@pytest.mark.claim("U1", "C1", "C2", "C3")
+def test_U1_the_contract_lists_each_flag() -> None:
+    section = (ROOT / "docs/contract.md").read_text().partition("\n## 1. ")[2].partition("\n## ")[0]
+    flags = {flag for row in re.findall(r"^\| (`--[^|]+)\|", section.replace("\\|", "/"), re.MULTILINE)
+             for flag in re.findall(r"`(--[a-z-]+)", row)}  # fmt: skip
+    known = {flag for action in command._parser(Signals())._actions for flag in action.option_strings}
+    assert known - flags == {"-h", "--help"}
+    assert flags <= known
+    of_commands = dict(re.findall(r"^\| `(\w+)` \|([^\n]*)\|$", section, re.MULTILINE))
+    parsers = {"venues": command._venues_parser, "gaps": command._gaps_parser, "record": command._recorder_parser}
+    assert of_commands.keys() == parsers.keys()
+    for name, parser in parsers.items():
+        told = set(re.findall(r"--[a-z-]+", of_commands[name]))
+        assert told == {flag for action in parser(Signals())._actions for flag in action.option_strings} - {
+            "-h", "--help"
+        }  # fmt: skip

@@ -362,3 +362,42 @@ def test_C8_an_expression_that_is_not_asked_would_find_nothing(word: str) -> Non
             expected = re.sub(expression, instead, expected)
         assert redaction._redact_words(text) == expected
         assert redaction._may_have_url(text) or re.search(redaction._URL, text) is None
+
+
+@pytest.mark.claim("C8")
+@pytest.mark.parametrize("length", [16_383, 16_384, 16_385, 100_000])
+def test_C8_what_nobody_reads_to_its_end_is_cut(length: int) -> None:
+    text = "x" * length
+    assert redact(text) == (text if length <= 16_384 else "x" * 16_384 + "...")
+
+
+@pytest.mark.claim("C8")
+@pytest.mark.usefixtures("learning")
+@pytest.mark.parametrize(
+    ("secret", "said", "shown"),
+    [
+        # What is shorter would be found by chance.
+        ("abc", "of abc", "of abc"),
+        ("abcd", "of abcd", "of [redacted]"),
+        ("abcd", "(ABCD)", "([redacted])"),
+        # From eight characters on it is one within other words too, and where it was cut.
+        ("abcdefg", "xabcdefg abcdefgx", "xabcdefg abcdefgx"),
+        ("abcdefg", "of abcdef", "of abcdef"),
+        ("abcdefgh", "xabcdefgh abcdefghx", "x[redacted] [redacted]x"),
+        ("abcdefgh", "of abcdef", "of [redacted]"),
+        ("abcdefgh", "of abcdefg...", "of [redacted]..."),
+        ("abcdefgh", "of abcde", "of abcde"),
+        ("abcdefgh", "of abcdef and more", "of abcdef and more"),
+        ("a1b2" * 20, f"of {'a1b2' * 19}a1b", "of [redacted]"),
+        # Of one that is longer than eighty all the rest is taken out.
+        ("a1b2" * 25, f"of {'a1b2' * 21}", "of [redacted]"),
+        ("a1b2" * 25, f"of {'a1b2' * 24}...", "of [redacted]"),
+        # What stands in every stream's URL is none.
+        ("trades", "of trades", "of trades"),
+        ("Stream", "of stream", "of stream"),
+    ],
+    ids=range(15),
+)
+def test_C8_how_much_of_a_learnt_secret_is_one(secret: str, said: str, shown: str) -> None:
+    learn(f"wss://host/key/{secret}")
+    assert redact(said) == shown

@@ -613,6 +613,23 @@ def test_the_unit_is_its_files_and_those_of_its_environment(systemctl: Systemctl
         gate.effective_unit()
 
 
+@pytest.mark.claim("R9")
+@pytest.mark.parametrize("which", ["FragmentPath", "DropInPaths"])
+def test_R9_a_file_of_the_unit_that_is_gone_keeps_the_gate_shut(
+    systemctl: Systemctl, tmp_path: Path, which: str
+) -> None:
+    """Only an environment file may be absent, where the unit says so."""
+    paths = [tmp_path / "10-a.conf", tmp_path / "20-b.conf"]
+    for path in paths:
+        path.write_text("[Service]\n")
+    systemctl.show["DropInPaths"] = " ".join(map(str, paths))
+    assert [name for name, _ in gate.effective_unit().files] == ["engine.service", "10-a.conf", "20-b.conf"]
+    gone = systemctl.fragment if which == "FragmentPath" else paths[1]
+    gone.unlink()
+    with pytest.raises(Refusal, match=f"^unit: {gone} is missing"):
+        gate.effective_unit()
+
+
 UNIT_REFUSALS: dict[str, tuple[Callable[[Systemctl, pytest.MonkeyPatch], object], str]] = {
     "no service": (
         lambda _, patch: patch.setattr(gate, "_text", lambda _: "0::/user.slice/session-1.scope\n"),

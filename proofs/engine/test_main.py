@@ -135,6 +135,10 @@ assert sys.stdin.read(1) == "" if 0 in {closed!r} else True
 print("nobody reads this", file=sys.stdout, flush=True)
 print("nor this", file=sys.stderr, flush=True)
 assert sys.stdin.fileno() == 0 and sys.stdout.fileno() == 1 and sys.stderr.fileno() == 2
+# Whoever closes one of these leaves its number taken.
+for fd in {closed!r}:
+    (sys.stdin, sys.stdout, sys.stderr)[fd].close()
+    os.fstat(fd)
 os._exit(7)
 """
     done = subprocess.run(

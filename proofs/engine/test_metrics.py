@@ -49,6 +49,15 @@ def test_M2_a_snapshot_has_every_name_of_the_contract() -> None:
     assert set(M2_NAMES) <= set(fields)
 
 
+@pytest.mark.claim("M2")
+@pytest.mark.parametrize(("lag", "told"), [(0.0, 0.0), (1.23456, 1.235), (1.2344, 1.234), (99_000.0, 99_000.0)])
+def test_M2_the_lag_is_told_to_the_microsecond(lag: float, told: float) -> None:
+    fields = snapshot(
+        Counters(), by_market={}, tick_rows_queued=0, loop_lag_ms_p99=lag, wal_bytes=0, source=None, clock_skew_ms=None
+    )
+    assert fields["loop_lag_ms_p99"] == told
+
+
 @pytest.mark.claim("N9", "C8")
 def test_N9_gaps_and_duplicates_are_told_of_the_markets_with_most() -> None:
     counts: dict[str, tuple[int | None, int]] = {f"s {number}": (number, 200 - number) for number in range(1, 151)}

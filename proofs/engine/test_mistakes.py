@@ -29,6 +29,26 @@ def test_every_mistake_is_told_and_what_to_do() -> None:
     ]  # fmt: skip
 
 
+def test_of_a_mistyped_command_the_usage_follows() -> None:
+    error = ConfigError("command line: unknown flag --sampel", usage="usage: x [--one]\n  [--two-three FOUR-FIVE]")
+    assert mistakes.told(error, 30).splitlines() == [
+        "hybrid-engine does not start (CONFIG, exit 12):", "",
+        "  command line: unknown flag", "    --sampel", "",
+        "  usage: x [--one]", "    [--two-three FOUR-FIVE]",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [1, 20, 21, 40])
+def test_no_word_is_cut_neither_at_a_hyphen_nor_where_it_is_too_long(columns: int) -> None:
+    words = ["engine.signal_every_n_ticks_and_more", "well-known-names", "--check-config", "a-b"] * 3
+    lines = mistakes.told(ConfigError(" ".join(words)), columns).splitlines()[2:]
+    assert " ".join(lines).split() == words
+    # What goes on stands farther in.
+    assert {line[: len(line) - len(line.lstrip())] for line in lines[1:]} == {"    "}
+    assert lines[0].startswith("  e")
+    assert all(len(line) <= max(columns, 20) for line in lines if len(line.split()) > 1)
+
+
 @given(st.text(max_size=300), st.integers(1, 200))
 def test_words_stay_whole_within_the_terminal_and_nothing_is_obeyed(text: str, columns: int) -> None:
     told = mistakes.told(ConfigError(text), columns)

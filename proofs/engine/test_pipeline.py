@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import itertools
 import json
 import logging
@@ -11,6 +12,7 @@ import signal
 import socket
 import sqlite3
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +29,7 @@ from websockets.sync.server import ServerConnection
 
 from engine import pipeline
 from engine.base.events import Fill, OrderEvent, OrderStatus, Reason, Side, Tick
-from engine.base.exits import ConfigError
+from engine.base.exits import ConfigError, Overload
 from engine.config import schema, settings
 from engine.ingest.synthetic import SyntheticFeed
 from engine.storage import persistence
@@ -1459,6 +1461,72 @@ def test_E5_M4_a_watchdog_of_no_time_leaves_time_for_the_rest(tmp_path: Path, us
             seconds = time.monotonic() - fed[-1]
             assert 1 <= len(running.messages("sd_notify failed")) <= seconds + 2
             assert len(running.messages("watchdog not fed")) <= seconds + 2
+
+
+@pytest.mark.slow
+@pytest.mark.claim("M4", "E4")
+def test_M4_systemd_hears_of_the_whole_life_of_a_run_in_its_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    told = run_in_process(tmp_path, 60.0, {"engine": {"run_seconds": 0.1, "tick_interval_ms": 1000}})
+    # A heartbeat says how it is, too.
+    life = [line for line in told if not line.startswith("STATUS=SHADOW SYNTHETIC from ")]
+    assert life == ["READY=1", "STOPPING=1", "STATUS=stopping"]
+    assert told[0] == "READY=1"
+    assert told[1].startswith("STATUS=SHADOW SYNTHETIC from ")
+    lines = [(line.levelname, line.message, vars(line)["fields"]) for line in caplog.records]
+    assert lines[-1] == ("INFO", "shutdown complete", {"exit_code": 0})
+    assert lines[-2][:2] == ("INFO", "FINAL METRICS")
+    assert ("INFO", "pipeline running", {"ingest_mode": "SYNTHETIC"}) in lines
+
+
+@pytest.mark.slow
+@pytest.mark.claim("M4", "C7")
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "nobody"])
+@pytest.mark.parametrize("error", [ValueError("of this"), Overload("too much", channel="x"), ImportError("no x")])
+def test_M4_C7_whatever_a_stage_raises_ends_the_run_in_order_and_is_told_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stage: str, error: Exception
+) -> None:
+    async def fail(self: object) -> None:
+        raise error
+
+    owner, name = STAGES[stage] or (None, "")
+    monkeypatch.setattr(owner, name, fail)
+    told = run_in_process(
+        tmp_path, 60.0, {"engine": {"run_seconds": 60, "shutdown_timeout_secs": 0.1, "tick_interval_ms": 1}}
+    )
+    code, words, fields = {
+        ValueError: ("CRASH", f"{stage} failed", {"exit_code": 1, "task": stage}),
+        Overload: ("OVERLOAD", "too much", {"exit_code": 13, "channel": "x"}),
+        ImportError: ("CONFIG", "installation is damaged: no x",
+                      {"exit_code": 12, "task": stage, "error": "ImportError('no x')"}),
+    }[type(error)]  # fmt: skip
+    found = [line for line in caplog.records if line.levelname == "ERROR" and "exit_code" in fields_of(line)]
+    assert [(line.message, fields_of(line)) for line in found] == [(words, {"exit_name": code, **fields})]
+    # As the last word of the unit, and why it is not there any more.
+    assert told[-1] == f"STATUS={words} (exit {fields['exit_code']} {code})"
+    assert told[-3:-1] == ["STOPPING=1", "STATUS=stopping"]
+
+
+@pytest.mark.parametrize("has_uvloop", [True, False])
+def test_a_run_has_the_quicker_loop_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_uvloop: bool
+) -> None:
+    kinds = []
+
+    async def look(*_: object) -> int:
+        kinds.append(type(asyncio.get_running_loop()).__module__.partition(".")[0])
+        return 7
+
+    monkeypatch.setattr(pipeline, "_run", look)
+    if not has_uvloop:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    loaded = load(tmp_path, {})
+    store: Any = None
+    assert pipeline.run(loaded, settings.Environment("INFO", "picows", None, None), store) == 7
+    can_be_had = has_uvloop and importlib.util.find_spec("uvloop") is not None
+    assert kinds == ["uvloop" if can_be_had else "asyncio"]
 
 
 @pytest.mark.claim("M4")

@@ -223,3 +223,32 @@ def test_R9_the_interpreter_is_the_one_that_runs(place: Place) -> None:
         "sha256": hashlib.sha256(Path(os.path.realpath(sys.executable)).read_bytes()).hexdigest(),
     }
     assert attestation.digest(place.describe()) == attestation.digest(place.describe())
+
+
+@pytest.mark.claim("R9", "L1")
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [(1, "0.py"), (3, "0.py, 1.py, 2.py"), (4, "0.py, 1.py, 2.py and 1 more"), (9, "0.py, 1.py, 2.py and 6 more")],
+)
+def test_L1_of_many_strays_three_are_named(place: Place, count: int, named: str) -> None:
+    for number in range(count):
+        place.write(f"{number}.py", "")
+    assert place.refusal() == f"{named} in {place.site}: belongs to no installed package"
+
+
+@pytest.mark.claim("R9")
+@pytest.mark.parametrize(
+    ("path", "is_it"),
+    [
+        ("__pycache__/a.cpython-311.pyc", True),
+        ("a/__pycache__/b.pyc", True),
+        ("a/b.pyc", False),
+        ("a.pyc", False),
+        ("a__pycache__/b.pyc", False),
+        ("__pycache__/a.py", False),
+        ("__pycache__/a/b.pyc", False),
+        ("__pycache__.pyc", False),
+    ],
+)
+def test_R9_bytecode_lies_beside_its_source_and_nowhere_else(path: str, is_it: bool) -> None:
+    assert runtime.is_bytecode(path) is is_it
