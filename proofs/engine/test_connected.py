@@ -281,7 +281,7 @@ def test_a_better_source_replaces_the_one_that_there_is_once_it_delivers(
         worse_line, worse = feed.open()
         said(worse_line, binance_trade("BTCUSDT", 1))
         assert (feed.source, feed.reconnects) == ("worse", 0)
-        feed.clock += 10
+        feed.clock += 1
         feed._wake()
         best_line, best = feed.open()
         said(best_line, '{"e": "nothing of interest"}', binance_trade("BTCUSDT", 1)[:-1])
