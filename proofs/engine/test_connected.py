@@ -6,19 +6,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
-from engine.base.exits import ConfigError
+from engine.base.exits import ConfigError, ProtocolChanged
 from engine.config import schema
 from engine.ingest.connected import FeedLine
 from engine.ingest.intake import Intake
 from engine.ingest.recorder import Books
-from engine.ingest.transport import Connection, Line
+from engine.ingest.transport import ConnectFailed, Connection, Line
 from engine.ingest.venues.markets import Streams
 from engine.ingest.websocket import WebSocketFeed
-from harness.faults.dialects import DIALECTS, Dialect
+from harness.faults.dialects import DIALECTS, CoinbaseDialect, Dialect
 
 NOW = 1_764_000_000_000
 
@@ -61,8 +62,9 @@ class Wired(WebSocketFeed):
         self.attempts: list[FeedLine] = []
         self.wakes: list[float] = []
         options = schema.Engine(feed_silence_secs=feed_silence_secs)
+        self.books = Books(Intake(1, 1))
         super().__init__(
-            Books(Intake(1, 1)),
+            self.books,
             sources,
             options,
             "S",
@@ -257,6 +259,180 @@ def test_trades_of_another_market_end_the_run_only_where_there_is_no_other_sourc
             with pytest.raises(ConfigError, match="`markets` has to"):
                 await task
         else:
+            await task
+
+    loop.run(scenario())
+
+
+def binance(name: str = "one", priority: int = 1, **options: Any) -> schema.Source:
+    # Each on a host of its own, so that no budget is shared.
+    url = f"ws://127.0.0.{priority}:1/ws/btcusdt@trade"
+    return schema.Source(name=name, priority=priority, url=url, venue="binance", **options)
+
+
+@pytest.mark.claim("N4")
+def test_a_better_source_replaces_the_one_that_there_is_once_it_delivers(
+    loop: asyncio.Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        feed = Wired([binance("best", 1), binance("worse", 2)])
+        task = await begin(feed)
+        feed._report_failure(feed.attempts[-1], ConnectFailed("refused"))
+        worse_line, worse = feed.open()
+        said(worse_line, binance_trade("BTCUSDT", 1))
+        assert (feed.source, feed.reconnects) == ("worse", 0)
+        feed.clock += 1
+        feed._wake()
+        best_line, best = feed.open()
+        said(best_line, '{"e": "nothing of interest"}', binance_trade("BTCUSDT", 1)[:-1])
+        assert worse.asked == []
+        assert feed.source == "worse"
+        said(best_line, binance_trade("BTCUSDT", 2))
+        assert (worse.asked, best.asked) == (["close"], [])
+        assert (feed.source, feed.reconnects) == ("best", 1)
+        feed.stop()
+        assert best.asked == ["close"]
+        await task
+
+    with caplog.at_level(logging.WARNING):
+        loop.run(scenario())
+    [dropped] = [record for record in caplog.records if record.message == "connection dropped"]
+    assert vars(dropped)["fields"] == {
+        "source": "worse", "url": "ws://127.0.0.2:1/ws/btcusdt@trade", "reason": "best is preferred",
+    }  # fmt: skip
+
+
+@pytest.mark.claim("N6", "N8b")
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"e": "kline"}',
+        "rubbish",
+        binance_trade("BTCUSDT", 1),
+        binance_trade("ETHUSDT", 7),
+        binance_trade("BTCUSDT", 2).replace('"M"', '"X": "INSURANCE_FUND", "M"'),
+    ],
+    ids=["no trade", "rubbish", "a trade again", "a trade of another market", "no market trade"],
+)
+def test_what_is_no_new_tick_is_no_progress(loop: asyncio.Runner, message: str) -> None:
+    """However often it comes, and whatever was progress before."""
+
+    async def scenario() -> None:
+        feed = Wired([binance()])
+        task = await begin(feed)
+        line, wire = feed.open()
+        said(line, binance_trade("BTCUSDT", 1))
+        for _ in range(11):
+            feed.clock += 10
+            said(line, message)
+            feed._wake()
+        assert "close" not in wire.asked
+        feed.clock += 10
+        said(line, message)
+        feed._wake()
+        assert wire.asked[-1] == "close"
+        feed.stop()
+        await task
+
+    loop.run(scenario())
+
+
+@pytest.mark.claim("N12", "N9")
+@pytest.mark.parametrize("execution", ["INSURANCE_FUND", "ADL", "NA"])
+def test_an_id_of_what_is_no_trade_is_no_gap_for_a_feed_either(loop: asyncio.Runner, execution: str) -> None:
+    async def scenario() -> None:
+        feed = Wired([binance()])
+        task = await begin(feed)
+        line, _ = feed.open()
+        no_trade = binance_trade("BTCUSDT", 2).replace('"M"', f'"X": "{execution}", "M"')
+        said(line, binance_trade("BTCUSDT", 1), no_trade)
+        said(line, binance_trade("BTCUSDT", 3), binance_trade("BTCUSDT", 5))
+        assert feed.books.intake.gaps == 1
+        # Each is told once.
+        assert (line.parser.numbers, line.parser.latest) == ([], {})
+        feed.stop()
+        await task
+
+    loop.run(scenario())
+
+
+@pytest.mark.claim("N9")
+def test_what_a_venue_says_it_traded_last_reaches_the_books(loop: asyncio.Runner) -> None:
+    async def scenario() -> None:
+        dialect = CoinbaseDialect()
+        place = schema.Source(
+            name="one", priority=1, url="ws://127.0.0.1:1", venue="coinbase", markets={dialect.market: "A"}
+        )
+        feed = Wired([place])
+        task = await begin(feed)
+        line, _ = feed.open()
+        said(line, dialect.trade(dialect.market, 7, "1.5", "1", NOW), dialect.latest(dialect.market, 9))
+        assert feed.books.intake.gaps == 2
+        assert line.parser.latest == {}
+        feed.stop()
+        await task
+
+    loop.run(scenario())
+
+
+@pytest.mark.claim("N4")
+def test_a_connection_that_nobody_wants_any_more_is_heard_no_more(
+    loop: asyncio.Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither what it brings, nor its end; one that opens too late is closed."""
+
+    async def scenario() -> None:
+        feed = Wired([binance()])
+        task = await begin(feed)
+        late = feed.attempts[-1]
+        feed.clock += 3600
+        feed._wake()
+        wire = Wire()
+        late.opened(wire)
+        assert wire.asked == ["close"]
+        feed.clock += 60
+        feed._wake()
+        line, _ = feed.open()
+        line.closed("gone")
+        caplog.clear()
+        said(line, binance_trade("BTCUSDT", 1))
+        line.refuse("binary")
+        line.pong()
+        line.unread()
+        line.closed("gone")
+        assert (feed.books.intake.parsed, feed.parse_errors, feed.connections_unbounded) == (0, 0, 0)
+        assert line.parser.controls == []
+        assert not caplog.records
+        feed.stop()
+        await task
+
+    loop.run(scenario())
+
+
+@pytest.mark.claim("N8", "N12")
+@pytest.mark.parametrize("first", ["foreign", "rubbish"])
+def test_the_first_reason_to_end_a_run_is_the_one_that_is_told(loop: asyncio.Runner, first: str) -> None:
+    """Both come in one read, before the run can end."""
+
+    async def scenario() -> None:
+        # In an earlier run BTCUSDT came.
+        url = "ws://127.0.0.1:1/ws"
+        place = schema.Source(name="s0", priority=0, url=url, venue="binance")
+        feed = Wired([place], streams=Streams({"s0": ("s0", "BTCUSDT")}, ["s0"], {"s0": "S"}), feed_silence_secs=5.0)
+        task = await begin(feed)
+        line, _ = feed.open()
+        said(line, binance_trade("ETHUSDT", 1))
+        feed.clock += 5
+        causes: dict[str, Callable[[], None]] = {
+            "foreign": lambda: said(line, binance_trade("ETHUSDT", 2)),
+            "rubbish": lambda: said(line, *["{"] * schema.Engine().parse_error_limit),
+        }
+        causes.pop(first)()
+        [other] = causes.values()
+        other()
+        await asyncio.sleep(0)
+        feed.stop()
+        with pytest.raises(ConfigError if first == "foreign" else ProtocolChanged):
             await task
 
     loop.run(scenario())

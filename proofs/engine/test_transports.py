@@ -7,18 +7,23 @@ import json
 import logging
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection
+from websockets.sync.server import ServerConnection
 
 from engine.base.events import Tick
+from engine.base.exits import NetworkLost
 from engine.config import schema
 from engine.ingest import via_picows, via_websockets, websocket
 from engine.ingest.refusal import HEAD_BYTES_MAX
@@ -29,6 +34,7 @@ from engine.ingest.websocket import WebSocketFeed
 from proofs.engine.test_peers import GOODBYES, NOT_TO_BE_READ, RESERVED, VIOLATIONS
 from proofs.engine.test_recording import Ears, running, until
 from proofs.fixtures.engine_process import DEADLINE_SECS, mock_tick
+from proofs.fixtures.engine_process import server as tls_server
 from proofs.fixtures.raw_server import (
     BINARY,
     CLOSE,
@@ -59,10 +65,7 @@ class Listener(Ears):
         self.bars.append((source, host, secs))
 
 
-@asynccontextmanager
-async def listening(
-    transport: str, url: str, kind: type[Listener] = Listener, **options: Any
-) -> AsyncIterator[Listener]:
+def make(transport: str, url: str, kind: type[Listener] = Listener, **options: Any) -> Listener:
     """A feed at one URL, quick to come back."""
     ears = kind(url)
     wanted = schema.Source(name="one", url=url, kind="mock", priority=0)
@@ -70,6 +73,15 @@ async def listening(
     now = asyncio.get_running_loop().time
     connect = websocket.CONNECTS[transport]
     ears.feed = WebSocketFeed(ears, [wanted], schema.Engine(**quick), "S", connect, now, {}, Streams())
+    return ears
+
+
+@asynccontextmanager
+async def listening(
+    transport: str, url: str, kind: type[Listener] = Listener, **options: Any
+) -> AsyncIterator[Listener]:
+    """Such a feed, as long as somebody waits for what it hears."""
+    ears = make(transport, url, kind, **options)
     async with running(ears.feed):
         yield ears
 
@@ -285,6 +297,8 @@ FULL = mock_tick(0)[:-1] + ', "pad": "' + "x" * (MAX_MESSAGE_BYTES - len(mock_ti
 FITS = {
     "one frame": frame(FULL),
     "two frames": frame(FULL[:100], fin=False) + frame(FULL[100:], 0),
+    "one frame and nothing": frame(FULL, fin=False) + frame(b"", 0),
+    "nothing and one frame": frame("", fin=False) + frame(FULL, 0),
     "many frames": frame(FULL[:1], fin=False)
     + b"".join(frame(FULL[at : at + 100_000], 0, fin=False) for at in range(1, len(FULL), 100_000))
     + frame(b"", 0),
@@ -532,6 +546,62 @@ def test_N5_what_a_refusal_says_is_told_as_far_as_it_is_obeyed(
         assert 0 < bar[2] <= barred_secs + 1e-6
     assert len(ears.bars) <= 1
     assert bool(ears.bars) == (barred_secs is not None)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N5", "B4")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("body", [b"", b"x" * 100, b"x" * 1_000_000], ids=["nothing", "little", "much"])
+def test_N5_a_refusal_is_known_from_its_head(transport: str, body: bytes) -> None:
+    """Nobody waits for the rest of it, or for the peer to leave."""
+    left = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        if number:
+            serve(client, number)
+            return
+        read_request(client)
+        with suppress(ConnectionResetError, BrokenPipeError):
+            client.sendall(b"HTTP/1.1 503 No\r\nContent-Length: 2000000\r\n\r\n" + body)
+            until_closed(client)
+        left.set()
+
+    with raw_server(script) as server:
+        began = time.monotonic()
+        wait_ticks(transport, server.url, 1)
+        assert left.wait(DEADLINE_SECS)
+        # An attempt may take 10 s.
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N4")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_N4_over_tls_only_a_server_that_is_trusted_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, transport: str, is_trusted: bool
+) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    (authority if is_trusted else stranger).cert_pem.write_to_path(tmp_path / "trusted.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "trusted.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def script(connection: ServerConnection, number: int) -> None:
+        connection.send(mock_tick(number))
+        server.done.wait(DEADLINE_SECS)
+
+    with tls_server(script, context) as server, caplog.at_level(logging.WARNING):
+        if is_trusted:
+            assert ids(wait_ticks(transport, server.url, 1)) == [0]
+            return
+
+        async def listen_in_vain() -> None:
+            await make(transport, server.url, network_give_up_secs=0.2).feed.run()
+
+        with pytest.raises(NetworkLost, match="unable to get local issuer certificate"):
+            asyncio.run(asyncio.wait_for(listen_in_vain(), DEADLINE_SECS))
+        assert server.connections == 0
 
 
 @pytest.mark.slow
