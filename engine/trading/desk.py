@@ -113,14 +113,14 @@ class Desk:
             if self._reports_secs is not None:
                 await self._book_reports()
         # What no tick of this run can fill any more must not look open to the next one (S11).
-        batch = Batch(orders=[], fills=[])
+        batch = Batch()
         self._book_outcome(self._executor.cancel_all(self._now_ms()), batch)
         await self._persist(batch)
         await self._settle()
 
     async def _book_reports(self) -> None:
         """Book what a venue has said since it was last asked."""
-        batch = Batch(orders=[], fills=[])
+        batch = Batch()
         self._book_outcome(self._executor.on_ticks([], self._now_ms()), batch)
         await self._persist(batch)
 
@@ -136,7 +136,7 @@ class Desk:
 
     def _execute(self, ticks: list[Tick], signals: list[Signal]) -> Batch:
         """Risk and execution for one piece of the flow, as the rows that come of it."""
-        batch = Batch(signals=[], orders=[], fills=[])
+        batch = Batch()
         if ticks:
             self._book.mark(ticks)
         book, submit, wall_ms = self._book, self._executor.submit, self._wall_ms
