@@ -20,7 +20,7 @@ from engine.trading import execution, risk, strategy
 logger = logging.getLogger("engine.pipeline")
 
 REPORTS_SECS: Final = 0.1
-"""How long an answer of a venue may wait to be booked while there are no ticks, LIVE."""
+"""How long an answer of a venue may wait to be booked while there are no ticks, or no more of them, LIVE."""
 
 # To look a member up in its enumeration takes as long as to add two decimals.
 _REJECTED: Final = OrderStatus.REJECTED
@@ -129,7 +129,7 @@ class Desk:
         left open comes to the next run."""
         deadline = self._loop.time() + self._settle_secs
         while (left := self._executor.open_order_ids()) and self._loop.time() < deadline:
-            await asyncio.sleep(REPORTS_SECS / 2)
+            await asyncio.sleep(REPORTS_SECS)
             await self._book_reports()
         if left:
             logger.error("orders left open at the venue", extra={"fields": {"order_ids": left}})
@@ -139,11 +139,11 @@ class Desk:
         batch = Batch()
         if ticks:
             self._book.mark(ticks)
-        book, submit, wall_ms = self._book, self._executor.submit, self._wall_ms
-        now_ms = 0 if wall_ms is None else wall_ms()
+        book, submit, replays = self._book, self._executor.submit, self._wall_ms is None
+        now_ms = self._now_ms()
         for signal_ in signals:
-            if wall_ms is None:
-                now_ms = self._replay_ms = max(self._replay_ms, signal_.ts)
+            if replays:
+                now_ms = self._replay_ms = max(now_ms, signal_.ts)
             assessed = book.assess(signal_, now_ms)
             batch.signals.append(assessed)
             if assessed.veto is None:
