@@ -96,7 +96,7 @@ class Desk:
     def _signals_of(self, ticks: list[Tick]) -> list[Signal]:
         signals = self._strategy.on_ticks(ticks)
         self._counters.signal_count += len(signals)
-        if signals and logger.isEnabledFor(logging.DEBUG):
+        if logger.isEnabledFor(logging.DEBUG):
             for made in signals:
                 fields = {"event_id": made.event_id, "symbol": made.symbol, "side": made.side}
                 logger.debug("signal generated", extra={"fields": {**fields, "reason_code": made.reason}})
