@@ -20,7 +20,7 @@ from engine.trading import execution, risk, strategy
 logger = logging.getLogger("engine.pipeline")
 
 REPORTS_SECS: Final = 0.1
-"""How long an answer of a venue may wait to be booked while there are no ticks, LIVE."""
+"""How long an answer of a venue may wait to be booked while there are no ticks, or no more of them, LIVE."""
 
 # To look a member up in its enumeration takes as long as to add two decimals.
 _REJECTED: Final = OrderStatus.REJECTED
@@ -96,7 +96,7 @@ class Desk:
     def _signals_of(self, ticks: list[Tick]) -> list[Signal]:
         signals = self._strategy.on_ticks(ticks)
         self._counters.signal_count += len(signals)
-        if signals and logger.isEnabledFor(logging.DEBUG):
+        if logger.isEnabledFor(logging.DEBUG):
             for made in signals:
                 fields = {"event_id": made.event_id, "symbol": made.symbol, "side": made.side}
                 logger.debug("signal generated", extra={"fields": {**fields, "reason_code": made.reason}})
@@ -113,14 +113,14 @@ class Desk:
             if self._reports_secs is not None:
                 await self._book_reports()
         # What no tick of this run can fill any more must not look open to the next one (S11).
-        batch = Batch(orders=[], fills=[])
+        batch = Batch()
         self._book_outcome(self._executor.cancel_all(self._now_ms()), batch)
         await self._persist(batch)
         await self._settle()
 
     async def _book_reports(self) -> None:
         """Book what a venue has said since it was last asked."""
-        batch = Batch(orders=[], fills=[])
+        batch = Batch()
         self._book_outcome(self._executor.on_ticks([], self._now_ms()), batch)
         await self._persist(batch)
 
@@ -129,21 +129,21 @@ class Desk:
         left open comes to the next run."""
         deadline = self._loop.time() + self._settle_secs
         while (left := self._executor.open_order_ids()) and self._loop.time() < deadline:
-            await asyncio.sleep(REPORTS_SECS / 2)
+            await asyncio.sleep(REPORTS_SECS)
             await self._book_reports()
         if left:
             logger.error("orders left open at the venue", extra={"fields": {"order_ids": left}})
 
     def _execute(self, ticks: list[Tick], signals: list[Signal]) -> Batch:
         """Risk and execution for one piece of the flow, as the rows that come of it."""
-        batch = Batch(signals=[], orders=[], fills=[])
+        batch = Batch()
         if ticks:
             self._book.mark(ticks)
-        book, submit, wall_ms = self._book, self._executor.submit, self._wall_ms
-        now_ms = 0 if wall_ms is None else wall_ms()
+        book, submit, replays = self._book, self._executor.submit, self._wall_ms is None
+        now_ms = self._now_ms()
         for signal_ in signals:
-            if wall_ms is None:
-                now_ms = self._replay_ms = max(self._replay_ms, signal_.ts)
+            if replays:
+                now_ms = self._replay_ms = max(now_ms, signal_.ts)
             assessed = book.assess(signal_, now_ms)
             batch.signals.append(assessed)
             if assessed.veto is None:

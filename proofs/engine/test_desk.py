@@ -40,8 +40,8 @@ def settings(
     )
 
 
-def tick(number: int, ts: int, volume: float = 1.0) -> Tick:
-    return Tick("f", "SOL/USDC", 100.0, volume, ts, trade_id=number, id=number)
+def tick(number: int, ts: int, volume: float = 1.0, price: float = 100.0, symbol: str = "SOL/USDC") -> Tick:
+    return Tick("f", symbol, price, volume, ts, trade_id=number, id=number)
 
 
 @dataclass
@@ -206,3 +206,48 @@ def test_B1_what_becomes_of_ticks_does_not_depend_on_pieces_and_never_overfills_
     assert made.outcomes_made == len(made.of("orders")) + len(made.of("fills"))
     # A PAPER piece is its ticks and their signals, which are no more.
     assert max(made.weights) <= signal_channel_size * (1 if mode == "SHADOW" else 2)
+
+
+@pytest.mark.claim("R3", "R4")
+@pytest.mark.parametrize(("price", "veto"), [(940.0, None), (960.0, Reason.RISK_CAP)])
+def test_R3_ticks_without_a_signal_move_the_exposure_of_what_a_paper_run_holds(
+    price: float, veto: Reason | None
+) -> None:
+    """A tenth is sold at 100, and the market carries it on; whether another symbol has room depends on that."""
+    ticks = [tick(n, n) for n in (1, 2, 3, 4)] + [tick(5, 5, price=price), tick(6, 6, symbol="ETH/USDC")]
+    pieces = [[one] for one in ticks]
+    made = trade(settings("PAPER", signal_every_n_ticks=3, max_exposure_usd=105.0), *pieces)
+    assert [signal.symbol for signal in made.of("signals")] == ["SOL/USDC", "ETH/USDC"]
+    assert [signal.veto for signal in made.of("signals")] == [None, veto]
+
+
+@pytest.mark.claim("M1")
+@pytest.mark.parametrize("level", ["DEBUG", "INFO"])
+def test_M1_each_signal_veto_and_order_is_told_to_who_asks_for_everything(
+    level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(level, "engine.pipeline")
+    made = trade(settings("SHADOW", max_staleness_ms=5000), [tick(1, 100_000), tick(2, 1)])
+    first, second = made.of("signals")
+    [order] = made.of("orders")
+    assert [(record.message, vars(record)["fields"]) for record in caplog.records] == (
+        [
+            *(
+                (
+                    "signal generated",
+                    {"event_id": one.event_id, "symbol": one.symbol, "side": one.side, "reason_code": one.reason},
+                )
+                for one in (first, second)
+            ),
+            (
+                "signal vetoed",
+                {"event_id": second.event_id, "reason": Reason.STALE_DATA, "detail": second.veto_detail},
+            ),
+            (
+                "shadow order executed",
+                {"order_id": order.order_id, "signal_id": first.event_id, "symbol": "SOL/USDC"},
+            ),
+        ]
+        if level == "DEBUG"
+        else []
+    )

@@ -111,6 +111,7 @@ def test_an_order_left_open_is_told_and_belongs_to_the_next_run(
     assert trade(tmp_path, silent, shutdown_timeout_secs=0.5) == 0
     (told,) = [record for record in caplog.records if record.message == "orders left open at the venue"]
     assert vars(told)["fields"] == {"order_ids": silent.submitted}
+    assert silent.asked < 50, "a venue is asked now and then, and nobody waits for it in a circle"
     assert query(tmp_path, "SELECT status FROM orders") == [("SUBMITTED",)]
     later = RecordingAdapter()
     later.answers = [AdapterReport(silent.submitted[0], *fields(filled()))]

@@ -151,3 +151,21 @@ def test_an_instance_is_one_token_of_a_subject(name: str, taken: bool) -> None:
     else:
         with pytest.raises(ValueError, match="names no instance"):
             wire.decode(data, f"hybrid.{name}.ticks")
+
+
+@pytest.mark.claim("F1")
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("a/b", "a%2Fb"), ("a.b", "a%2Eb"), ("a b", "a%20b"), ("a%2Eb", "a%252Eb"), ("a\nb", "a%0Ab"),
+     ("\u20ac", "%E2%82%AC"), ("a-b_c~", "a-b_c~"), (-5, "-5")],
+)  # fmt: skip
+def test_no_two_keys_have_one_id(value: str | int, written: str) -> None:
+    gap = (1, 1_795_000_000_000, value, "BTC/USDT", 7, 9)
+    assert wire.message_id("one", "gaps", gap) == f"one.gaps.1.{written}.BTC%2FUSDT.7"
+
+
+@pytest.mark.claim("F1")
+@pytest.mark.parametrize("row", [TICK[:-1], (*TICK, 1), ()])
+def test_a_row_with_more_or_fewer_values_than_columns_has_no_id(row: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="argument 2 is"):
+        wire.message_id("one", "ticks", row)
