@@ -633,6 +633,18 @@ def test_a_group_counts_what_is_proven_and_names_each_clause_once() -> None:
     assert many.claims == [f"E{n}" for n in range(12)]
 
 
+def test_of_too_many_heartbeats_every_second_is_kept() -> None:
+    one = proof_log()
+    for count in range(1, 500):
+        one.take(float(count), {})
+        times = [at for at, _ in one.heartbeats]
+        assert (times[0], times[-1]) == (1.0, count)
+        assert len(times) == count if count <= 120 else 60 < len(times) <= 120
+        apart = [after - before for before, after in itertools.pairwise(times)]
+        assert apart == sorted(apart, reverse=True), "the later the closer"
+        assert set(apart) <= {1.0, 2.0, 4.0, 8.0, 16.0}, "every second one went, each time"
+
+
 STEP_TEXTS = st.lists(st.integers(0, 400), max_size=60)
 
 

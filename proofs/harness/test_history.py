@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.base.escape import shown
 from harness.evidence import history
 from harness.evidence.history import RunEntry
-from harness.evidence.lines import SinceLine, VerdictLine
+from harness.evidence.lines import SECONDS_MAX, SinceLine, VerdictLine
 from harness.evidence.results import ProofResult
 from harness.evidence.verdict import Verdict, anchor
 from proofs.harness.test_buglog import RECORD, document, line, rendered
@@ -68,7 +68,7 @@ def test_seconds_are_kept_to_the_millisecond() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "kept"),
-    [(0, True), (0.5, True), (history.SECONDS_MAX, True), (history.SECONDS_MAX * 1.01, False), (-0.1, False),
+    [(0, True), (0.5, True), (SECONDS_MAX, True), (SECONDS_MAX * 1.01, False), (-0.1, False),
      (None, False), (True, False), ("1", False)],
 )  # fmt: skip
 def test_a_time_that_cannot_be_makes_no_entry(seconds: object, kept: bool) -> None:

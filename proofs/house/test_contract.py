@@ -106,6 +106,20 @@ def test_every_way_to_disagree_is_named() -> None:
     assert [line.split()[0] for line in contract.disagreements(texts, table)] == ["A9", "G0", "the"]
 
 
+def test_the_list_comes_back_from_its_text() -> None:
+    texts = contract.clauses(TEXT)
+    table = contract.listed(tomllib.loads(contract.as_toml(texts, planned=[A2], of_harness=[A2, G0])))
+    assert table == {
+        clause: Clause(clause, contract.digest(texts[clause]), planned, engines)
+        for clause, planned, engines in ((A1, False, True), (A2, True, False), (G0, False, False))
+    }
+    assert contract.as_toml(texts, [A2], [A2, G0]).splitlines()[3:] == [
+        f'A1 = {{ digest = "{table[A1].digest}" }}',
+        f'A2 = {{ digest = "{table[A2].digest}", planned = true, of = "harness" }}',
+        f'G0 = {{ digest = "{table[G0].digest}", of = "harness" }}',
+    ]
+
+
 def test_claims_and_clauses() -> None:
     table = {A1: Clause(A1, "", planned=False), A2: Clause(A2, "", planned=True)}
     assert contract.unproved(table, {A2}) == [A1]
