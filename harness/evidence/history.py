@@ -92,7 +92,7 @@ def line(one: RunEntry) -> str:
 def parse(text: str) -> list[RunEntry]:
     """Return the entries of a history, the oldest first. What is no entry is passed over: a line may be torn, or
     another's."""
-    return [found for one in text.splitlines() if (found := _entry(one)) is not None]
+    return [found for one in text.split("\n") if (found := _entry(one)) is not None]
 
 
 def _entry(text: str) -> RunEntry | None:

@@ -254,8 +254,9 @@ class Redactor:
         redacted: list[str] = []
         split = _SPLIT.get(argv[0].rpartition("/")[2], ()) if argv else ()
         if len(line := " ".join(argv)) < LINE_CHARS_MAX:
-            # Flags whose meaning depends on the program, and on the words before.
-            self.text(line, self._learn)
+            # Flags whose meaning depends on the program, and on the words before. What goes on in another word is more
+            # than a secret: a header's value, which ends with its line, and the URL behind it.
+            self.text(line, lambda secret: self._learn(secret) if any(secret in word for word in argv) else None)
         for before, word in zip(("", *argv), argv, strict=False):
             assigned = _ASSIGNED.fullmatch(word)
             if _FLAG.fullmatch(before):
@@ -329,9 +330,7 @@ def _basic(match: re.Match[str], found: Callable[[str], None]) -> str:
     """Return a header of HTTP Basic without its credentials; a sentence about something basic as it is."""
     encoded = match["s"].replace("-", "+").replace("_", "/")
     try:
-        user, colon, secret = (
-            base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode().partition(":")
-        )
+        user, colon, secret = base64.b64decode(encoded + "=" * (-len(encoded) % 4)).decode().partition(":")
     except ValueError:
         return match[0]
     if not colon or not f"{user}{secret}".isprintable():
@@ -360,8 +359,6 @@ def _without_nested(text: str) -> str:
         content = text[match.end() : end]
         pieces += [text[at : match.end()], MARK if content.strip() else content]
         at = end
-        if budget <= 0:
-            budget = 0
     return "".join([*pieces, text[at:]])
 
 

@@ -88,7 +88,8 @@ def test_a_line_is_wrapped_between_words_and_what_goes_on_is_indented(
         room = max(0, width - len(one.strip()))
         # A word that has no room behind an indentation is worth more than that.
         indented, alone = len(one) - len(one.lstrip()), len(one.split()) == 1
-        assert indented == (min(wanted, room) if alone else wanted) or (alone and number == 0)
+        begins_too_late = number == 0 and indent + len(words[0]) > width
+        assert indented == (min(wanted, room) if alone else wanted) or begins_too_late
         assert len(one) <= width or len(one.split()) == 1
         if number + 1 < len(lines):
             assert len(one) + 1 + len(lines[number + 1].split()[0]) > width, f"there was room for more: {lines}"

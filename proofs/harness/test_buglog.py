@@ -10,6 +10,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from harness.base import escape
 from harness.evidence import buglog, lines
 from harness.evidence import verdict as verdicts
-from harness.evidence.buglog import Document, Steps
+from harness.evidence.buglog import Document, Group, ProofLog, ProofStep, Since, Steps
 from harness.evidence.lines import EndLine, RecordLine, ResultLine, VerdictLine
 from proofs.fixtures import large_run
 
@@ -467,6 +468,271 @@ def test_files_with_something_not_proven_come_first_and_are_open() -> None:
     opened = {attributes["id"] for tag, attributes in Page(rendered(doc)[1]).elements
               if tag == "details" and attributes.get("class") == "group" and "open" in attributes}  # fmt: skip
     assert opened == {group.anchor for group in doc.groups[:3]}
+
+
+def proof_log(proof: str = PROOF, verdict: str = "proven", **more: Any) -> ProofLog:
+    told: dict[str, Any] = {"claims": [], "reason": "", "seconds": 1.0, "about": "", "ended": 9.0, "worker": "gw0"}
+    return ProofLog(proof=proof, verdict=verdict, **{**told, **more})
+
+
+@pytest.mark.parametrize(
+    ("proof", "module", "title"),
+    [
+        ("proofs/engine/test_x.py::test_stays_down", "x", "stays down"),
+        ("proofs/engine/test_x.py::test_E2_exit12_stays_down[a-b]", "x", "stays down [a-b]"),
+        ("proofs/engine/test_x.py::test_x[a::b[0]]", "x", "x [a::b[0]]"),
+        ("proofs/engine/test_x.py::test_E2", "x", "test_E2"),
+        ("long_soak.py::soak", "long_soak", "soak"),
+        ("gw3 died", "gw3 died", "gw3 died"),
+        (f"test_x.py::test_{'y' * 301}", "x", f"{'y' * 300}\n[1 more characters in the record]"),
+    ],
+)
+def test_a_proof_is_called_by_its_name_in_words(proof: str, module: str, title: str) -> None:
+    one = proof_log(proof)
+    assert (one.module, one.title) == (module, title)
+
+
+def ran(status: int | None, *argv: str) -> ProofStep:
+    """The step of a command that ended so, or not at all."""
+    record = [RECORD[0], line(2, "intent", argv=list(argv), cwd="/", environment="")]
+    if status is not None:
+        record += [line(3, "result", intent=2, status=status, stdout="out\n\n", stderr="err\n\n", seconds=0.0016)]
+    (step,) = document([*record, *RECORD[-3:]]).proofs[0].steps
+    return step
+
+
+@pytest.mark.parametrize(
+    ("status", "note", "ok"),
+    [(0, "exit 0, 2 ms", True), (1, "exit 1, 2 ms", False), (-9, "signal 9, 2 ms", False),
+     (None, "interrupted: no result was recorded", False)],
+)  # fmt: skip
+def test_a_command_says_how_and_where_it_ended(status: int | None, note: str, ok: bool) -> None:
+    """On the host, which is told, or within a machine, whose entry is left out."""
+    inside = ran(status, "nsenter", "-t", "77", "-a", "ls", "a b")
+    assert (inside.title, inside.note, inside.ok) == ("ls 'a b'", note, ok)
+    assert inside.body == ("" if status is None else "out\n\nerr")
+    assert inside.seconds == (0.0 if status is None else 0.0016)
+    for argv in (("ls",), ("nsenter", "-t", "77"), ("nsenter", "-t", "77", "-m", "ls"), ("nsenter", "-m", "77", "-a")):
+        outside = ran(status, *argv)
+        where = (
+            note.replace("interrupted", "interrupted on the host")
+            if status is None
+            else note.replace(",", " on the host,")
+        )
+        assert (outside.title, outside.note, outside.ok) == (" ".join(argv), where, ok)
+
+
+def test_what_is_not_told_of_a_step_is_nothing() -> None:
+    step = ProofStep("machine", 1.0, "x")
+    assert (step.body, step.note, step.ok, step.level, step.seconds) == ("", "", True, "", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ("text", "text"),
+        ({"base64": "AAE="}, "[no text; base64: AAE=]"),
+        ({"blob": "a" * 64, "bytes": 9, "binary": True}, f"[no text; 9 bytes in blobs/{'a' * 64}]"),
+        ({"blob": "a" * 64, "bytes": 9, "head": "h", "tail": "t"}, f"h\n[... 9 bytes in blobs/{'a' * 64} ...]\nt"),
+        ("x" * 6000, "x" * 6000),
+        ("x" * 6001, f"{'x' * 6000}\n[1 more characters in the record]"),
+        (None, "(removed)"),
+    ],
+    ids=["text", "bytes", "long-bytes", "long-text", "room", "no-room", "removed"],
+)
+def test_what_is_kept_of_a_file_is_shown(kept: object, told: str) -> None:
+    record = [RECORD[0], line(2, "write", path="/proc/1/fd/x", text=kept), *RECORD[-3:]]
+    (step,) = document(record).proofs[0].steps
+    assert (step.title, step.body) == ("/proc/1/fd/x", told)
+
+
+def test_a_log_line_of_many_fields_is_shown_without_those_that_are_0() -> None:
+    for count, shown in ((8, " ".join(f"z{n}=0" for n in range(7)) + " a=1"), (9, "a=1 (0: 8 others)")):
+        fields = {"message": "event", **{f"z{n}": 0 for n in range(count - 1)}, "a": 1}
+        said = json.dumps({"level": "WARN", "fields": fields})
+        (step,) = document([RECORD[0], line(2, "journal", by="e", message=said), *RECORD[-3:]]).proofs[0].steps
+        assert (step.title, step.level, step.ok) == (f"e: WARN event {shown}", "WARN", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [
+        ("| G0 | what it is | its proof |", ("what it is", "its proof")), ("| G0 | what it is |", ("what it is", "")),
+        ("| G0 |", ("", "")), ("* E2 Exit 12 under it.", ("Exit 12 under it.", "")),
+        ("words", ("words", "")), ("", ("", "")),
+    ],
+)  # fmt: skip
+def test_a_clause_is_what_stands_behind_its_name(text: str, cells: tuple[str, str]) -> None:
+    assert buglog.environment().filters["clause"](text) == cells
+
+
+@pytest.mark.parametrize(
+    ("told", "python"),
+    [("/a/.venv/bin/pytest -n 4", "/a/.venv/bin/python"), (".venv/bin/pytest", ".venv/bin/python"),
+     ("pytest -q", "python"), ("/usr/bin/python -m pytest", "python"), ("", "python")],
+)  # fmt: skip
+def test_what_runs_the_harness_again_is_what_ran_it(told: str, python: str) -> None:
+    run = line(1, "run", proof="", systemd="private", facts={"pytest": told} if told else {}, clauses={})
+    doc = document([run, *RECORD[-3:]])
+    assert doc.python == python
+    assert doc.proofs[0].again == f"{told or 'pytest'} '{PROOF}'"
+
+
+def test_the_summary_names_the_worst_and_of_those_what_an_earlier_run_had_proven_first() -> None:
+    order = [("refuted", "broken"), ("refuted", ""), ("unproven", "broken"), ("unproven", "")]
+    names = {f"test_x.py::test_{letter}": kind for letter, kind in zip("dcba" * 2, order * 2, strict=True)}
+    names |= {"test_x.py::test_z": ("proven", "broken")}
+    record = [
+        RECORD[0], *(verdict(2, name, ["G0"], of) for name, (of, _) in names.items()),
+        line(3, "since", proof="", before="run-1", gone=0, broken=[n for n, (_, new) in names.items() if new],
+             mended=[], added=[], flaky=[], counts={}),
+        RECORD[-1],
+    ]  # fmt: skip
+    more = [verdict(2, f"test_y.py::test_{n}", ["G0"], "unproven") for n in range(9)]
+    told = [(one.verdict, "broken" in one.news) for one in document([*record[:1], *more, *record[1:]]).headlines]
+    assert told == [("refuted", True), ("refuted", False), ("unproven", True), *[("unproven", False)] * 3]
+    doc = document(record)
+    assert doc.since == Since("run-1", dict.fromkeys(("broken", "mended", "added", "flaky"), 0), 0)
+    assert [one.proof for one in doc.headlines] == [f"test_x.py::test_{letter}" for letter in "dcba"]
+
+
+def test_of_very_many_units_sabotages_and_workers_some_are_shown() -> None:
+    units = [line(3, "unit", proof="", name=f"u{n}.service", text="x") for n in (*range(9), 0)]
+    broken = [
+        line(
+            4, "sabotage", proof="", id=f"s{n}", guardrail="G0", breaks="x", confirmed="", verdict="refuted", reason=""
+        )
+        for n in range(401)
+    ]
+    busy = [replace(verdict(5, f"test_x.py::test_{n}", ["G0"], "proven"), worker=f"gw{n:02}") for n in range(17)]
+    doc = document([RECORD[0], *units, *busy, RECORD[-1]], [SABOTAGE[0], *broken])
+    assert [name for name, _ in doc.units] == [f"u{n}.service" for n in range(8)]
+    assert doc.sabotage is not None
+    assert [entry.id for entry in doc.sabotage.entries] == [f"s{n}" for n in range(400)]
+    assert re.findall(r">(gw\d\d)<", doc.overview) == [f"gw{n:02}" for n in range(16)]
+
+
+def test_a_record_that_goes_on_behind_its_end_has_none() -> None:
+    """As one to which somebody has appended."""
+    assert document([*RECORD, line(34, "journal", proof="", by="x", message="more")]).cut_off
+    assert not document(RECORD).cut_off
+
+
+def test_a_run_takes_from_its_first_line_to_its_latest() -> None:
+    late = replace(RECORD[1], at=1795423571.5)
+    doc = document([RECORD[0], late, *RECORD[2:]])
+    assert (doc.started, doc.seconds) == ("2026-11-23 08:44:32 UTC", 99.0)
+
+
+def test_a_group_counts_what_is_proven_and_names_each_clause_once() -> None:
+    proofs = [proof_log(f"test_x.py::test_{n}", of, claims=["G0", "E2"], seconds=1.5)
+              for n, of in enumerate(("refuted", "proven", "proven", "unproven"))]  # fmt: skip
+    group = Group("test_x.py", proofs)
+    assert (group.proven, group.verdict, group.seconds, group.claims) == (2, "refuted", 6.0, ["G0", "E2"])
+    many = Group("test_x.py", [proof_log(claims=[f"E{n}" for n in range(20)])])
+    assert many.claims == [f"E{n}" for n in range(12)]
+
+
+def test_of_too_many_heartbeats_every_second_is_kept() -> None:
+    one = proof_log()
+    for count in range(1, 500):
+        one.take(float(count), {})
+        times = [at for at, _ in one.heartbeats]
+        assert (times[0], times[-1]) == (1.0, count)
+        assert len(times) == count if count <= 120 else 60 < len(times) <= 120
+        apart = [after - before for before, after in itertools.pairwise(times)]
+        assert apart == sorted(apart, reverse=True), "the later the closer"
+        assert count > 180 or set(apart) <= {1.0, 2.0}, "every second one went"
+
+
+def test_a_document_counts_its_lines() -> None:
+    doc = document(sabotage=SABOTAGE)
+    assert doc.sabotage is not None
+    assert (doc.lines, doc.sabotage.lines) == (len(RECORD), len(SABOTAGE))
+
+
+@pytest.mark.parametrize(("first", "axis"), [(-5.0, "6 s"), (0.25, "1 s")])
+def test_a_timeline_begins_with_its_proof_or_with_what_was_before(first: float, axis: str) -> None:
+    began = 1795423440.0
+    steps = [replace(line(2, "journal", by="systemd", message="x"), at=began + first + n / 10) for n in range(4)]
+    ended = replace(verdict(9, PROOF, ["E2"], "refuted", seconds=1.0), at=began + 1.0)
+    (proof,) = document([RECORD[0], *steps, ended, RECORD[-1]]).proofs
+    assert re.findall(r'text-anchor="end">([\d.]+ s)<', proof.timeline) == [axis]
+    (bar, *_) = (float(x) for x in re.findall(r'<rect class="bar-systemd" x="([\d.]+)"', proof.timeline))
+    assert bar == pytest.approx(98.0 if first < 0 else 98.0 + 790 * first, abs=0.1)
+
+
+def test_of_very_many_commands_without_an_end_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buglog, "WAITING_MAX", 2)
+    record = [line(n, "intent", argv=[f"c{n}"], cwd="/", environment="") for n in range(2, 7)]
+    late = line(9, "result", intent=6, status=0, stdout="", stderr="", seconds=0.1)
+    (proof, _) = document([RECORD[0], *record, late, *RECORD[-3:]]).proofs
+    assert [(step.title, step.ok) for step in proof.steps] == [(f"c{n}", n == 6) for n in range(2, 7)]
+
+
+STEP_TEXTS = st.lists(st.integers(0, 400), max_size=60)
+
+
+@given(STEP_TEXTS, st.integers(0, 30_000))
+def test_steps_that_are_kept_are_the_first_and_the_last_and_have_room(lengths: list[int], budget: int) -> None:
+    steps = Steps(budget)
+    every = [ProofStep("journal", float(number), "x" * length) for number, length in enumerate(lengths)]
+    for step in every:
+        steps.add(step)
+    shown = list(steps)
+    kept = [step for step in shown if step.kind != "omitted"]
+    omitted = [step for step in shown if step.kind == "omitted"]
+    first = next((n for n, step in enumerate(kept) if step != every[n]), len(kept))
+    assert kept == [*every[:first], *every[len(every) - len(kept) + first :]]
+    assert len(steps) == len(every)
+    assert [step.title for step in omitted] == [f"{len(every) - len(kept)} more steps are in the record"] * (
+        len(kept) < len(every)
+    )
+    sizes = [step.size for step in every]
+    assert sum(step.size for step in kept) <= budget
+    if sum(sizes) <= budget // 2:
+        assert kept == every
+    for step in omitted:
+        at = shown.index(step)
+        assert sum(one.size for one in shown[:at]) <= budget // 2
+        assert sum(one.size for one in shown[at + 1 :]) <= budget // 2
+        # One more on either side would have had no room.
+        assert sum(sizes[: at + 1]) > budget // 2
+        rest = len(shown) - at - 1
+        assert sum(sizes[len(sizes) - rest - 1 :]) > budget // 2
+        neighbour = shown[at + 1] if rest else shown[at - 1] if at else None
+        assert step.at == (neighbour.at if neighbour else 0.0)
+
+
+DRAWINGS = Path(__file__).resolve().parents[1] / "fixtures/drawings"
+
+
+def test_what_happened_when_is_drawn_the_same_to_the_last_byte() -> None:
+    """A proof that ran from 08:44:00 to 08:45:00, with a bit of all that can happen."""
+    began = 1795423440.0
+    said = json.dumps({"level": "ERROR", "fields": {"message": "x" * 200}})
+    beats = [replace(BEATS[n], at=began + 5 + 20 * n) for n in range(3)]
+    odd = json.dumps({"fields": {"message": "HEARTBEAT", "ingest_received": 1e16, "ingest_processed": "many"}})
+    steps = [
+        line(2, "intent", argv=["sleep", "y" * 200], cwd="/", environment=""), line(3, "result", intent=2, status=0,
+             stdout="", stderr="", seconds=7.5), line(4, "intent", argv=["false"], cwd="/", environment=""),
+        line(5, "result", intent=4, status=1, stdout="", stderr="", seconds=2.5),
+        line(6, "journal", by="systemd", message="Started."), line(7, "journal", by="engine", message=said),
+        line(8, "journal", by="engine", message="plain"), line(9, "journal", by="engine", message=odd),
+    ]  # fmt: skip
+    seen = [
+        *(replace(one, at=began + 4 * n) for n, one in enumerate(steps)), *beats,
+        replace(line(9, "journal", by="engine", message=odd), at=began + 30),
+    ]  # fmt: skip
+    record = [
+        RECORD[0], *sorted(seen, key=lambda one: one.at), replace(verdict(40, PROOF, ["E2"], "refuted", seconds=60.0),
+        at=began + 60), RECORD[-1],
+    ]  # fmt: skip
+    doc = document(record)
+    for name, drawing in (
+        ("timeline", doc.proofs[0].timeline), ("chart", doc.proofs[0].chart), ("overview", doc.overview),
+    ):  # fmt: skip
+        assert drawing + "\n" == (DRAWINGS / f"proof-{name}.svg").read_text(), name
 
 
 def test_log_lines_of_any_form() -> None:

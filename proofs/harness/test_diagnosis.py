@@ -234,6 +234,7 @@ def test_devices_and_waits() -> None:
             "cron.service",
         ),
         ("9:name=systemd:/system.slice/cron.service\n0::/\n", "cron.service"),
+        ("0::/system.slice/a:b.service\n", "a:b.service"),
         ("0::/../..\n", NO_UNIT),
         ("0::/user.slice\n", NO_UNIT),
         ("", NO_UNIT),
@@ -449,6 +450,27 @@ def test_of_who_waits_the_three_longest_are_named_and_who_hardly_does_is_not() -
     few = {name: units[name] for name in ("a", "b")}
     said = words(compare(FACTS, look(0.0, psi()), look(10.0, psi(cpu=9.0), units=few)))
     assert "Waiting: b 1.0 % of the time." in said
+
+
+def test_of_memory_and_disk_who_takes_most_is_named_first() -> None:
+    """Also where that is not the busiest."""
+    units = {"busy": unit(9.0, memory=6 * 2**30, io=6000), "calm": unit(1.0, memory=8 * 2**30, io=8000)}
+    for resource in ("memory", "io"):
+        said = words(compare(FACTS, look(0.0, psi()), look(10.0, psi(**{resource: 9.0}), units=units)))
+        assert re.findall(r"(busy|calm) \(", said) == ["calm", "busy"]
+    said = words(compare(FACTS, look(0.0, psi()), look(10.0, psi(cpu=9.0), units=units)))
+    assert re.findall(r"(busy|calm) \(", said) == ["busy"]
+
+
+def test_json_has_all_that_the_report_has() -> None:
+    shown = json.loads(json.dumps(diagnosis.as_json(busy())))
+    assert shown["limits"] == {"cpu": 20.0, "memory": 10.0, "io": 15.0}
+    assert shown["pressure"] == pressure.facts(busy().pressure)
+    assert shown["stalled"] == pytest.approx({"cpu": 50.0, "memory": 5.0, "io": 1.0})
+    assert shown["facts"]["disks"] == [["/", 143 * 2**30, 233 * 2**30], ["/empty", 0, 0]]
+    assert [one["pid"] for one in shown["processes"]] == [7, 8, 9, 11, 12]
+    unknown = diagnosis.as_json(replace(busy(), pressure=Unknown("gone"), stalled=Unknown("gone")))
+    assert (unknown["pressure"], unknown["stalled"]) == ({"psi": "unknown", "psi_error": "gone"}, None)
 
 
 def test_of_disk_and_memory_the_process_that_takes_most_is_named() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -81,6 +82,42 @@ def test_allure_results_have_status_steps_and_a_steady_identity() -> None:
     assert {one["historyId"] for one in again} == {one["historyId"] for one in results.values()}
     assert {one["uuid"] for one in again}.isdisjoint(one["uuid"] for one in results.values())
     assert "kernel = Linux\\ 6.18" in files["environment.properties"]
+
+
+EXPORTS = Path(__file__).resolve().parents[1] / "fixtures/exports"
+
+ALL_KINDS = [
+    *RECORD[:-3],
+    verdict(
+        31, PROOF, ["E2", "exit12"], "refuted", "it | restarted\n  state: <failed>", 1.25, told="E  all\nthat & more"
+    ),
+    verdict(32, "proofs/engine/test_b.py::test_\xe9[::]", ["N7"], "unproven", "no PSI\nhere", 0.5, about=""),
+    verdict(33, "proofs/engine/test_b.py::test_fine", [], "proven"),
+    verdict(34, "gw1 died", ["E2"], "unproven", "", 0.0),
+    line(35, "end", proof="", **{**END, "state": "partial", "selected": 4, "collected": 30}),
+]
+
+
+@pytest.mark.parametrize("name", ["run.xml", "run.json"])
+def test_what_others_read_is_all_that_is_known_of_a_run(name: str) -> None:
+    """JUnit XML; Allure's files, one below the other."""
+    doc = document(ALL_KINDS)
+    files = exports.allure(doc)
+    told = exports.junit(doc) if name == "run.xml" else "".join(f"--- {file}\n{files[file]}" for file in sorted(files))
+    assert told == (EXPORTS / name).read_text()
+
+
+def test_a_run_without_any_proof_was_at_no_time() -> None:
+    doc = document([RECORD[0]])
+    (result,) = (json.loads(text) for name, text in exports.allure(doc).items() if name.endswith("-result.json"))
+    assert (result["status"], result["start"], result["stop"]) == ("broken", 0, 0)
+    early = replace(verdict(2, PROOF, ["E2"], "proven", seconds=9.0), at=4.0)
+    (result,) = (
+        json.loads(text) for name, text in exports.allure(document([RECORD[0], early, RECORD[-1]])).items()
+        if name.endswith("-result.json")
+    )  # fmt: skip
+    assert (result["start"], result["stop"]) == (0, 4000)
+    assert 'timestamp="1970-01-01T00:00:00"' in exports.junit(document([RECORD[0], early, RECORD[-1]]))
 
 
 @given(st.lists(st.text(min_size=1), min_size=5, max_size=5))

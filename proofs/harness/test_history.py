@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.base.escape import shown
 from harness.evidence import history
 from harness.evidence.history import RunEntry
-from harness.evidence.lines import SinceLine, VerdictLine
+from harness.evidence.lines import SECONDS_MAX, SinceLine, VerdictLine
 from harness.evidence.results import ProofResult
 from harness.evidence.verdict import Verdict, anchor
 from proofs.harness.test_buglog import RECORD, document, line, rendered
@@ -48,6 +50,36 @@ def test_what_is_no_entry_is_passed_over(text: str) -> None:
     """A line that a crash tore, or anybody wrote."""
     kept = history.parse(f"{text}\n{history.line(RUNS[1])}")
     assert kept == [RUNS[1]]
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(["a\u2028b", "a\x85b", "a\x1cb", "a\r\nb"]))
+def test_whatever_a_proof_is_called_its_entry_is_one_line(name: str) -> None:
+    """Also where Unicode ends a line in the midst of it."""
+    one = run(1, {name: "refuted"}, commit=name)
+    (kept, after) = history.parse(history.line(one) + history.line(RUNS[1]))
+    assert (kept.commit, kept.refuted, after) == (shown(name), {shown(name): 0.25}, RUNS[1])
+
+
+def test_seconds_are_kept_to_the_millisecond() -> None:
+    told = dict.fromkeys(("run", "sha256", "state", "systemd", "commit", "tree", "engine"), "")
+    one = history.entry(told, [ProofResult(B, [], Verdict.REFUTED, "", 1.23456)], started=1.23456, seconds=60.98765)
+    assert (one.refuted, one.started, one.seconds) == ({B: 1.235}, 1.23456, 60.988)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept"),
+    [(0, True), (0.5, True), (SECONDS_MAX, True), (SECONDS_MAX * 1.01, False), (-0.1, False),
+     (None, False), (True, False), ("1", False)],
+)  # fmt: skip
+def test_a_time_that_cannot_be_makes_no_entry(seconds: object, kept: bool) -> None:
+    for name in ("started", "seconds", "refuted", "proven", "unproven"):
+        told = {**vars(RUNS[0]), name: seconds if name in ("started", "seconds") else {"p": seconds}}
+        assert bool(history.parse(json.dumps(told))) == kept, name
+
+
+def test_what_was_chosen_and_has_no_verdict_is_nothing_new() -> None:
+    now = run(5, {B: "refuted", D: "proven"})
+    assert history.changes(RUNS[:2], now, [A, B, C, D])["counts"] == {"broken": 1, "mended": 0, "added": 1, "flaky": 1}
 
 
 def test_a_run_is_compared_with_the_last_one_that_had_each_proof() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.base.plots import STRETCHED, Mark, Series, figure
+
+DRAWINGS = Path(__file__).resolve().parents[1] / "fixtures/drawings"
 
 
 def drawn(svg: str) -> ElementTree.Element:
@@ -80,6 +86,77 @@ def test_a_figure_has_its_words_outside_of_what_stretches() -> None:
     (link,) = page.iter("a")
     assert (link.text, link.attrib["href"], link.attrib["title"]) == ("7", "#decision-7", "12:00:00 <stuck>")
     assert "% <of>" in "".join(page.itertext())
+
+
+@pytest.mark.parametrize(
+    ("value", "top"),
+    [(0.0, 1.0), (-5.0, 1.0), (1.0, 1.0), (1.0000001, 2.0), (2.0, 2.0), (2.1, 2.5), (2.5, 2.5), (2.6, 5.0), (5.0, 5.0),
+     (5.1, 10.0), (10.0, 10.0), (0.3, 0.5), (99.0, 100.0), (101.0, 200.0), (1e-12, 1e-12), (3e-7, 5e-7)],
+)  # fmt: skip
+def test_an_axis_ends_at_a_round_number(value: float, top: float) -> None:
+    page = drawn(figure("t", [Series("a", [(0, value)])], unit="u", seconds=10))
+    named = [float(str(span.text)) for span in page.iter("span") if span.get("class") == "y"]
+    assert named == pytest.approx([0.0, top / 2, top])
+    assert points(figure("t", [Series("a", [(0, top), (1, top)])], unit="u", seconds=10))[0][0][1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("ticks", "told"),
+    [((0, 999), "0 999"), ((0, 1000, 2500), "0 1k 2.5k"), ((1e6, 1.5e6), "1M 1.5M"), ((1e9, 2e9), "1G 2G"),
+     ((0.001,), "0.001")],
+)  # fmt: skip
+def test_a_value_is_named_in_short(ticks: tuple[float, ...], told: str) -> None:
+    page = drawn(figure("t", [], unit="u", seconds=10, ticks=ticks))
+    assert " ".join(str(span.text) for span in page.iter("span") if span.get("class") == "y") == told
+
+
+def test_of_a_column_that_is_known_nowhere_a_gap_stays() -> None:
+    """Where there are more points than columns."""
+    hours = [(float(n), None if 1000 <= n < 2000 else 1.0) for n in range(6000)]
+    assert len(points(figure("t", [Series("a", hours)], unit="u", seconds=6000))) == 2
+    few = [(float(n), float(n % 2)) for n in range(2 * STRETCHED)]
+    (line,) = points(figure("t", [Series("a", few)], unit="u", seconds=2 * STRETCHED))
+    assert len(line) == 2 * STRETCHED, "there was room for each"
+    (line,) = points(figure("t", [Series("a", few * 2)], unit="u", seconds=2 * STRETCHED))
+    assert len(line) <= 2 * STRETCHED
+
+
+def test_marks_at_the_same_time_have_one_number_and_those_a_room_apart_each_theirs() -> None:
+    def numbered(*times: float) -> list[str | None]:
+        marks = [Mark(at, "stall", "t", number) for number, at in enumerate(times, start=1)]
+        page = drawn(figure("t", [], unit="u", seconds=1000, marks=[Mark(0.0, "start", "s"), *marks]))
+        return [link.text for link in page.iter("a") if "hidden" not in link.attrib]
+
+    assert numbered(0.0, 0.0, 24.9, 25.0, 49.9, 50.0) == ["1", "4", "6"]
+    assert numbered(0.5) == ["1"]
+
+
+FULL = {
+    "title": "Rung & <rate>",
+    "series": [
+        Series("rung", [(0, 1.0), (10, 5.0), (20, None), (30, 2.0)], stepped=True),
+        Series("rate <a s>", [(0, 3.0), (15, math.nan), (20, 7.5), (50, -1.0), (70, 12.0)]),
+    ],
+    "unit": "ticks & more",
+    "seconds": 60.0,
+    "limits": {"rung": 4.0},
+    "marks": [Mark(5.0, "stall", "12:00 <stuck>", 7), Mark(5.5, "stop", "later", 8), Mark(59.0, "start", "none")],
+}
+
+
+@pytest.mark.claim("V2")
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("figure", {}),
+        ("figure-detail", {"detail": 4, "ticks": (0, 5, 10, 50), "clock": lambda at: f"<{at:.0f}>"}),
+        ("figure-short", {"seconds": 59.9, "limits": None, "marks": ()}),
+        ("figure-one", {"series": [Series("alone", [(0, 1.0), (7199, 2.0)])], "seconds": 7200.0, "limits": {"x": 9.0}}),
+    ],
+)
+def test_a_figure_is_the_same_to_the_last_byte(name: str, more: dict[str, Any]) -> None:
+    """`verify` renders a document anew and compares: whoever moves a line makes a forgery of each that there is."""
+    assert figure(**{**FULL, **more}) + "\n" == (DRAWINGS / f"{name}.html").read_text()
 
 
 def test_times_are_as_exact_as_the_axis_is_long() -> None:

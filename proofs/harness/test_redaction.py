@@ -251,6 +251,118 @@ def test_a_known_secret_is_found_in_other_forms(before: str, secret: str, after:
         assert not any(form in redacted for form in inner)
 
 
+COMMANDS = {
+    # words, in which X is the secret
+    "a flag and its value": ["tool", "--token", "X"],
+    "an assignment": ["env", "DB_PASSWORD=X", "tool"],
+    "a URL": ["psql", "postgresql://me:X@db:5432/a"],
+    "a URL after a flag": ["tool", "--db=postgresql://me:X@db/a"],
+    "a header": ["curl", "-H", "Authorization: Bearer X", "https://db"],
+    "a user and a password": ["curl", "-u", "me:X", "https://db"],
+    "the same, by its path": ["/usr/bin/curl", "--user", "me:X", "https://db"],
+    "behind a proxy": ["wget", "--proxy-user", "me:X", "https://db"],
+    "a password alone": ["sshpass", "-p", "X", "ssh", "db"],
+    "the same, by its own path": ["./sshpass", "-p", "X", "ssh", "db"],
+    "redis": ["redis-cli", "-a", "X", "ping"],
+    "LDAP": ["/opt/bin/ldapsearch", "-x", "-w", "X"],
+    "MQTT": ["mosquitto_pub", "-P", "X", "-t", "a"],
+    "SQL Server": ["sqlcmd", "-S", "db", "-P", "X"],
+    "glued to its flag": ["mysql", "-h", "db", "-pX", "a"],
+    "of a container": ["docker", "login", "-u", "me", "-p", "X", "registry"],
+    "behind a percent sign": ["smbclient", "-U", "me%X", "//db/a"],
+    "behind a comma": ["lftp", "-u", "me,X", "db"],
+    "of an archive": ["unzip", "-P", "X", "a.zip"],
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_what_a_command_is_given_is_not_shown_and_known_everywhere_from_then_on(words: list[str]) -> None:
+    secret = "c0rrectHorse7"
+    redactor = fresh()
+    shown = redactor.argv([word.replace("X", secret) for word in words])
+    assert secret not in " ".join(shown)
+    assert len(shown) == len(words)
+    assert [(word, one) for word, one in zip(words, shown, strict=True) if "X" not in word and word != one] == []
+    assert redactor.text(f"hello {secret}") == f"hello {MARK}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sshpass", "-p"],
+        ["/bin/redis-cli", "-a"],
+        ["curl", "-u"],
+        ["/usr/bin/wget", "--proxy-user"],
+        ["tool", "--password"],
+    ],
+)
+def test_a_password_that_is_too_short_to_be_known_is_not_shown_where_it_stands(words: list[str]) -> None:
+    """Elsewhere it may be anything."""
+    redactor = fresh()
+    assert redactor.argv([*words, "pw1", "pw1"]) == [*words, MARK, "pw1"]
+    assert redactor.text("it says pw1") == "it says pw1"
+
+
+def test_what_the_environment_holds_within_more_text_is_known_everywhere() -> None:
+    """A secret in a URL, or behind a word that says what it is."""
+    secret = "c0rrectHorse7"
+    for name, value in (
+        ("DATABASE_URL", f"postgresql://me:{secret}@db/a"), ("OPTIONS", f"-Xmx1g -Ddb.password={secret}"),
+        ("API_TOKEN", f"Bearer {secret}"), ("HTTP_AUTHORIZATION", f"Basic  {secret}"), ("DB_PASSWORD", f"me:{secret}"),
+    ):  # fmt: skip
+        assert fresh({name: value}).text(f"hello {secret}") == f"hello {MARK}", name
+    assert fresh({"HOME": f"/{secret}"}).text(f"hello {secret}") == f"hello {secret}"
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        # Nothing is no secret, and what is around one stays to the last blank.
+        ('password = ""', 'password = ""'),
+        ("token = '' # none", "token = '' # none"),
+        ("<password></password>", "<password></password>"),
+        ("password\n  a1b2c3d4e5 \t\nnext", f"password\n  {MARK} \t\nnext"),
+        ('password = "a b" # old', f'password = "{MARK}" # old'),
+        ('tokens = ["a"]\nn = 1', f"tokens = [{MARK}]\nn = 1"),
+        # What has no end is taken to the end of its line.
+        ('tokens = ["a"\nn = 1', f"tokens = [{MARK}\nn = 1"),
+        ('tokens = ["a"', f"tokens = [{MARK}"),
+        ('a = {"secret": {"b": "]}", "c": [1]}, "n": 1}', f'a = {{"secret": {{{MARK}}}, "n": 1}}'),
+        ("secrets:\nn: 1\n", "secrets:\nn: 1\n"),
+        ("secrets:\n  a: x\n\n  b: y\nn: 1\n", f"secrets:\n  {MARK}\nn: 1\n"),
+        ("secrets:\n  a: x", f"secrets:\n  {MARK}"),
+        ("d:\n  secrets:\n  - x\n  - y\n  n: 1\n", f"d:\n  secrets:\n    {MARK}\n  n: 1\n"),
+        ("[secrets]\na = 1\nb = 2\n[other]\nn = 1\n", f"[secrets]\n{MARK}\n[other]\nn = 1\n"),
+        ("[secrets]\na = 1\n \t[other]\nn = 1\n", f"[secrets]\n{MARK}\n \t[other]\nn = 1\n"),
+        ("[secrets]\na = 1", f"[secrets]\n{MARK}"),
+        ("[secrets]\n\n[other]\n", "[secrets]\n\n[other]\n"),
+        # Of a sentence about something basic nobody can tell that it is none, but by what it would say.
+        ("basic bWU6aHVudGVyMg==", f"basic {MARK}"),
+        ("basic bWU6aHVudGVyMg", f"basic {MARK}"),
+        ("basic bWU6aHVudGVyMg=", f"basic {MARK}"),
+        ("basic bWU6aHVudGVy=", f"basic {MARK}"),
+        ("basic bm9ib2R5IGhlcmU=", "basic bm9ib2R5IGhlcmU="),
+        ("basic bWU6AAECAwQF", "basic bWU6AAECAwQF"),
+        ("basic AAEC6gMEBQY=", "basic AAEC6gMEBQY="),
+        ("basic electricity", "basic electricity"),
+    ],
+)  # fmt: skip
+def test_what_is_taken_out_ends_where_it_ends(text: str, redacted: str) -> None:
+    assert fresh().text(text) == redacted
+
+
+@given(st.binary(max_size=9), RANDOM, st.binary(max_size=9))
+def test_of_base64_each_character_that_only_the_secret_makes_is_taken_out(
+    before: bytes, secret: str, after: bytes
+) -> None:
+    """A character is six bits; of the first and the last some may be of what is around."""
+    first, end = 8 * len(before), 8 * len(before + secret.encode())
+    encoded = base64.b64encode(before + secret.encode() + after).decode()
+    assert fresh({"VENUE_API_SECRET": secret}).text(f"<{encoded}>") == (
+        f"<{encoded[: -(-first // 6)]}{MARK}{encoded[end // 6 :]}>"
+    )
+
+
 @given(RANDOM)
 def test_all_below_a_telling_key_is_secret(secret: str) -> None:
     value = {

@@ -82,6 +82,17 @@ def test_V5_the_same_facts_are_the_same_bytes(order: list[str]) -> None:
     assert statement.canonical(made) == statement.canonical(MADE)
 
 
+@pytest.mark.claim("V5")
+def test_V5_what_is_signed_is_json_that_every_reader_takes() -> None:
+    assert (
+        statement.canonical({"b": [1, "é"], "a": {"d": None, "c": 0.5}})
+        == '{"a":{"c":0.5,"d":null},"b":[1,"é"]}'.encode()
+    )
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            statement.canonical({"a": number})
+
+
 def as_read(made: dict[str, Any]) -> BundleStatement:
     return BundleStatement.model_validate_json(statement.canonical(made))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,17 @@ def test_the_page_has_each_run_and_who_is_not_steady() -> None:
     assert "Proven in one run" in page
     assert "Proven in one run" not in trend.page(RUNS[:2], [])
     assert "0 runs" in trend.page([], [])
+
+
+def test_of_very_many_that_are_not_steady_the_worst_are_named() -> None:
+    names = [f"proofs/test_x.py::test_{number:03}" for number in range(102)]
+    runs = [run(1, dict.fromkeys(names, "proven")), run(2, dict.fromkeys(names, "refuted")),
+            run(3, {names[-1]: "unproven", names[50]: "refuted"})]  # fmt: skip
+    page = trend.page(runs, [])
+    told = re.findall(r'<td class="name">(.*?)</td><td class="number">(\d+)</td><td class="number">(\d+)</td>', page)
+    twice = [names[50], names[-1]]
+    expected = [*((name, "1", "2") for name in twice), *((name, "1", "1") for name in names if name not in twice)]
+    assert told == expected[: trend.FLAKES_MAX]
 
 
 @given(st.text(min_size=1, max_size=40))

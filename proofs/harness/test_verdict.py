@@ -151,6 +151,7 @@ def test_how_much_a_run_has_judged() -> None:
         ("test_N7_every_nth", ["N7"]),
         ("test_N8b_D3_both", ["N8b", "D3"]),
         ("test_stall_E2_stays_down", ["stall", "E2"]),
+        ("test_N7_every_D3_nth", ["N7"]),
         ("test_plain", []),
         ("test_L_shaped", []),
     ],
@@ -170,6 +171,27 @@ def test_only_unproven_can_be_accepted() -> None:
 @pytest.mark.claim("V7")
 def test_exit_statuses_are_those_of_the_contract() -> None:
     assert (verdict.EXIT_PROVEN, verdict.EXIT_REFUTED, verdict.EXIT_UNPROVEN) == (0, 1, 3)
+
+
+@pytest.mark.claim("V3", "V7")
+@pytest.mark.parametrize(
+    ("pytests", "verdicts", "accepted", "status"),
+    [
+        # What is waved through explains that pytest counts a failure.
+        (1, [Verdict.UNPROVEN], [True], 0), (1, [Verdict.PROVEN, Verdict.UNPROVEN], [False, True], 0),
+        (1, [Verdict.UNPROVEN, Verdict.UNPROVEN], [True, False], 3), (1, [Verdict.PROVEN], [False], 1), (1, [], [], 1),
+        (0, [Verdict.UNPROVEN], [True], 0), (0, [], [], 0), (5, [], [], 5), (3, [], [], 3), (2, [], [], 2),
+        (4, [Verdict.UNPROVEN], [False], 4), (4, [Verdict.REFUTED], [False], 1), (2, [Verdict.UNPROVEN], [True], 2),
+    ],
+)  # fmt: skip
+def test_the_exit_status_of_a_run(pytests: int, verdicts: list[Verdict], accepted: list[bool], status: int) -> None:
+    assert exit_status(pytests, verdicts, accepted=accepted, plain_failures=False, missing=False) == status
+    assert exit_status(pytests, verdicts, accepted=accepted, plain_failures=True, missing=False) == 1
+
+
+def test_each_verdict_needs_its_acceptance() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        exit_status(0, [Verdict.PROVEN] * 2, accepted=[False], plain_failures=False, missing=False)
 
 
 def test_pytests_exit_statuses_are_pytests() -> None:

@@ -59,6 +59,8 @@ def test_claims_are_read_from_marks() -> None:
         "@pytest.mark.claim('A1', 'A2')\ndef test_B1_x(): ...\nasync def test_y(): ...\ndef helper(): ...\n"
     )
     assert contract.claims_in_source(source) == {"test_B1_x": ["Z1", "A1", "A2"], "test_y": ["Z1"]}
+    odd = "@pytest.mark.claim(CLAUSE, 5, 'A1', *MORE)\n@pytest.mark.slow\n@other.claim('A2')\ndef test_x(): ..."
+    assert contract.claims_in_source(odd) == {"test_x": ["A1"]}
     assert contract.claims_in_source("def test_B1_C2_x(): ...") == {"test_B1_C2_x": []}
 
 
@@ -106,11 +108,41 @@ def test_every_way_to_disagree_is_named() -> None:
     assert [line.split()[0] for line in contract.disagreements(texts, table)] == ["A9", "G0", "the"]
 
 
+def test_the_list_comes_back_from_its_text() -> None:
+    texts = contract.clauses(TEXT)
+    table = contract.listed(tomllib.loads(contract.as_toml(texts, planned=[A2], of_harness=[A2, G0])))
+    assert table == {
+        clause: Clause(clause, contract.digest(texts[clause]), planned, engines)
+        for clause, planned, engines in ((A1, False, True), (A2, True, False), (G0, False, False))
+    }
+    assert contract.as_toml(texts, [A2], [A2, G0]).splitlines()[3:] == [
+        f'A1 = {{ digest = "{table[A1].digest}" }}',
+        f'A2 = {{ digest = "{table[A2].digest}", planned = true, of = "harness" }}',
+        f'G0 = {{ digest = "{table[G0].digest}", of = "harness" }}',
+    ]
+
+
 def test_claims_and_clauses() -> None:
     table = {A1: Clause(A1, "", planned=False), A2: Clause(A2, "", planned=True)}
     assert contract.unproved(table, {A2}) == [A1]
     assert contract.unproved(table, {A1}) == []
     assert contract.unknown(table, [A1, ClauseId("Z9")]) == ["Z9"]
+
+
+@pytest.mark.parametrize(
+    ("claimed", "kept", "judges"),
+    [
+        ([A1], None, True), ([A1, G0], None, True), ([G0], None, False), ([], None, False), (["Z9"], None, True),
+        ([A1], [A1], True), ([A1], [A1, A2], True), ([A1, A2], [A1], False), ([A1, A2], [A1, A2], True),
+        ([A1], [], False),
+        ([A1, G0], [A1], True), ([G0], [A1], False),
+    ],
+)  # fmt: skip
+def test_a_proof_judges_an_engine_that_claims_to_keep_all_that_it_asks_for(
+    claimed: list[ClauseId], kept: list[ClauseId] | None, judges: bool
+) -> None:
+    table = {clause: Clause(clause, "", planned=False, engines=clause != G0) for clause in (A1, A2, G0)}
+    assert contract.judges_engine(table, claimed, kept) == judges
 
 
 def test_a_malformed_list_names_the_entry() -> None:
