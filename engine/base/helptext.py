@@ -65,5 +65,5 @@ def wrapped(line: str, width: int) -> list[str]:
         return [line]
     begin = line[: len(line) - len(line.lstrip())]
     on = f"{begin}    " if begin else ""
-    lines = textwrap.wrap(line, max(width, 11), subsequent_indent=on, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(line, max(width, 1), subsequent_indent=on, break_long_words=False, break_on_hyphens=False)
     return [one.strip().rjust(min(len(one), width)) if len(one.split()) == 1 else one for one in lines]
