@@ -17,11 +17,8 @@ from mutants.operators import Mutant
 CAUGHT = ("caught", "timeout")
 """Outcomes of a mutant that somebody noticed."""
 
-PROCESS_SECS = 0.2
-"""A test that takes less has started no interpreter."""
-
-PROCESSES_SECS = 60.0
-"""So long may those take together that are asked only because they may run a module in another process."""
+IMPORTERS_SECS = 60.0
+"""So long may those take together that are asked only because they import the module."""
 
 ENGINE_PROCESSES = ("proofs/fixtures/engine_process.py", "proofs/fixtures/fork_server.py")
 """What tests start an engine with."""
@@ -119,19 +116,19 @@ def sample(found: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
 def tests_of(mutant: Mutant, reach: Reach) -> list[list[str]]:
     """Batches of tests to run, one after the other until one is red.
 
-    First what ran the changed lines, quickest first. What is run by a process of its own has no test of its own there:
-    second come those of whoever imports the module, or starts engines where nobody ran the lines, that take as long as
-    a process does, as many as PROCESSES_SECS allow; proofs under the unit last.
+    First what ran the changed lines, quickest first. What runs as a module is imported, or in a process of its own, has
+    no test of its own there: second come those of whoever imports the module, or starts engines where nobody ran the
+    lines, as many as IMPORTERS_SECS allow; proofs under the unit last.
     """
     lines = reach.lines.get(mutant.path, {})
     direct = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(line, ())} - reach.red
     importers = reach.importers.get(mutant.path, frozenset())
     if not direct and mutant.path.startswith("engine/"):
         importers = importers.union(*(reach.importers.get(fixture, frozenset()) for fixture in ENGINE_PROCESSES))
-    others = {test for test, took in reach.seconds.items() if took >= PROCESS_SECS and _file(test) in importers}
+    others = {test for test in reach.seconds if _file(test) in importers}
     batches = [
         _quickest(direct, reach.seconds),
-        _quickest(others - direct - reach.red, reach.seconds, PROCESSES_SECS),
+        _quickest(others - direct - reach.red, reach.seconds, IMPORTERS_SECS),
         sorted(reach.proofs.get(mutant.path, ())),
     ]
     return [batch for batch in batches if batch]
