@@ -157,6 +157,14 @@ def test_N13_what_may_work_yet_surprise_is_told(url: str, doubt: str) -> None:
 
 
 @pytest.mark.claim("N13")
+def test_N13_of_many_doubts_three_are_told() -> None:
+    wrong = "/".join(f"{name}usdt@ticker" for name in ("eth", "sol", "ada", "xrp"))
+    doubts = subscription(None, f"{BINANCE}/stream?streams={wrong}/btcusdt@trade/btcusdt@aggTrade").doubts
+    assert len(doubts) == 3
+    assert all("carries no trades" in doubt for doubt in doubts)
+
+
+@pytest.mark.claim("N13")
 @pytest.mark.parametrize(
     ("venue", "url", "why"),
     [

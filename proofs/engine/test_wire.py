@@ -568,3 +568,14 @@ def test_B5_a_replay_may_have_any_number_of_symbols() -> None:
     assert len({(t.source, t.trade_id, t.event_id) for t in ticks}) == SYMBOLS_MAX + 10
     assert all(t.symbol == t.event_id.partition("@")[2] for t in ticks if t.event_id is not None)
     assert len({t.source for t in ticks}) == SYMBOLS_MAX + 1
+
+
+@pytest.mark.claim("N8", "N2")
+@pytest.mark.parametrize("kind", [Kind.MOCK, Kind.REPLAY])
+@pytest.mark.parametrize("field", ["price", "volume", "ts"])
+def test_N8_a_number_of_a_tick_may_be_a_text(kind: Kind, field: str) -> None:
+    """As in what a spreadsheet or another engine has written."""
+    plain, _ = parse(kind, json.dumps(MOCK).encode())
+    quoted, parser = parse(kind, json.dumps(MOCK | {field: str(MOCK[field])}).encode())
+    assert (quoted, parser.errors) == (plain, 0)
+    assert len(plain) == 1
