@@ -130,6 +130,10 @@ class Page(HTMLParser):
             self.text += data
 
 
+def test_a_document_ends_with_a_line() -> None:
+    assert [text[-1] for text in rendered()] == ["\n", "\n"]
+
+
 def test_same_record_same_bytes() -> None:
     assert rendered() == rendered()
     assert buglog.render(document(sabotage=SABOTAGE)) == buglog.render(document(sabotage=SABOTAGE))
@@ -503,7 +507,7 @@ def ran(status: int | None, *argv: str) -> ProofStep:
 
 @pytest.mark.parametrize(
     ("status", "note", "ok"),
-    [(0, "exit 0, 2 ms", True), (1, "exit 1, 2 ms", False), (-9, "signal 9, 2 ms", False),
+    [(0, "exit 0, 2 ms", True), (1, "exit 1, 2 ms", False), (-1, "signal 1, 2 ms", False), (-9, "signal 9, 2 ms", False),
      (None, "interrupted: no result was recorded", False)],
 )  # fmt: skip
 def test_a_command_says_how_and_where_it_ended(status: int | None, note: str, ok: bool) -> None:
