@@ -160,7 +160,7 @@ def _thin(points: Points, seconds: float, columns: int) -> Points:
         if known:
             thinned += sorted({(at, value) for value, at in (min(known), max(known))})
         else:
-            thinned.append((bucket[0][0], None))
+            thinned.append(bucket.pop())
     return thinned
 
 
@@ -185,7 +185,7 @@ def _round_up(value: float) -> float:
         # At the ends of what a float can hold there are no round numbers.
         return value
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 5, 10, 20) if step * power >= value * (1 - 1e-9))
+    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * (1 - 1e-9))
 
 
 def _short(value: float) -> str:

@@ -185,7 +185,8 @@ def unit_in(path: str) -> str:
 def unit_of(cgroups: str) -> str:
     """Return the unit in a /proc/<pid>/cgroup: by cgroup v2, else by systemd's own v1 hierarchy."""
     found = {}
-    for line in cgroups.splitlines():
+    # At line feeds only: every other character may stand in a cgroup's name.
+    for line in filter(None, cgroups.split("\n")):
         _, controllers, path = line.split(":", 2)
         if controllers in ("", "name=systemd"):
             found[controllers] = unit_in(path)

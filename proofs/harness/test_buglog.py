@@ -130,6 +130,10 @@ class Page(HTMLParser):
             self.text += data
 
 
+def test_a_document_ends_with_a_line() -> None:
+    assert [text[-1] for text in rendered()] == ["\n", "\n"]
+
+
 def test_same_record_same_bytes() -> None:
     assert rendered() == rendered()
     assert buglog.render(document(sabotage=SABOTAGE)) == buglog.render(document(sabotage=SABOTAGE))
@@ -341,8 +345,8 @@ def test_a_fence_is_closed_by_itself_alone(text: str) -> None:
     """In CommonMark three backticks or more open one, and as many or more in a line end it."""
     opened, *body, closed = buglog.environment().filters["fence"](text).split("\n")
     assert "\n".join(body) == text
-    assert opened == closed == "`" * max(3, len(opened))
-    assert opened not in text
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    assert opened == closed == "`" * max(3, longest + 1)
 
 
 INJECTIONS = st.sampled_from(
@@ -503,7 +507,7 @@ def ran(status: int | None, *argv: str) -> ProofStep:
 
 @pytest.mark.parametrize(
     ("status", "note", "ok"),
-    [(0, "exit 0, 2 ms", True), (1, "exit 1, 2 ms", False), (-9, "signal 9, 2 ms", False),
+    [(0, "exit 0, 2 ms", True), (1, "exit 1, 2 ms", False), (-1, "signal 1, 2 ms", False), (-9, "signal 9, 2 ms", False),
      (None, "interrupted: no result was recorded", False)],
 )  # fmt: skip
 def test_a_command_says_how_and_where_it_ended(status: int | None, note: str, ok: bool) -> None:
@@ -612,6 +616,15 @@ def test_of_very_many_units_sabotages_and_workers_some_are_shown() -> None:
     assert re.findall(r">(gw\d\d)<", doc.overview) == [f"gw{n:02}" for n in range(16)]
 
 
+def test_of_proofs_that_are_drawn_at_one_place_the_worst_is_seen() -> None:
+    order = ["proven", "refuted", "unproven", "proven"]
+    for names in (order, order[::-1]):
+        judged = [replace(verdict(5, f"test_x.py::test_{n}", ["G0"], of, seconds=0.0), at=1795423490.0)
+                  for n, of in enumerate(names)]  # fmt: skip
+        doc = document([RECORD[0], *judged, RECORD[-1]])
+        assert re.findall(r'class="bar-(\w+)"', doc.overview) == ["refuted"]
+
+
 def test_a_record_that_goes_on_behind_its_end_has_none() -> None:
     """As one to which somebody has appended."""
     assert document([*RECORD, line(34, "journal", proof="", by="x", message="more")]).cut_off
@@ -626,9 +639,9 @@ def test_a_run_takes_from_its_first_line_to_its_latest() -> None:
 
 def test_a_group_counts_what_is_proven_and_names_each_clause_once() -> None:
     proofs = [proof_log(f"test_x.py::test_{n}", of, claims=["G0", "E2"], seconds=1.5)
-              for n, of in enumerate(("refuted", "proven", "proven", "unproven"))]  # fmt: skip
+              for n, of in enumerate(("refuted", "proven", "proven", "proven", "unproven"))]  # fmt: skip
     group = Group("test_x.py", proofs)
-    assert (group.proven, group.verdict, group.seconds, group.claims) == (2, "refuted", 6.0, ["G0", "E2"])
+    assert (group.proven, group.verdict, group.seconds, group.claims) == (3, "refuted", 7.5, ["G0", "E2"])
     many = Group("test_x.py", [proof_log(claims=[f"E{n}" for n in range(20)])])
     assert many.claims == [f"E{n}" for n in range(12)]
 

@@ -52,6 +52,10 @@ def test_true_histories_are_proven_and_empty_ones_are_not() -> None:
     for of_ledger in (checkers.caps_hold, checkers.events_count_once, checkers.fills_balance):
         assert (of_ledger([LEDGER]).verdict, of_ledger([]).verdict) == (Verdict.PROVEN, Verdict.UNPROVEN)
     assert (checkers.books_balance(beats).judged, checkers.sampling_is_exact(beats).judged) == (2, 1)
+    ledgers = [LEDGER, replace(LEDGER, symbol_exposure_cap=None)]
+    assert [of(ledgers).judged for of in (checkers.caps_hold, checkers.events_count_once, checkers.fills_balance)] == [
+        2 * 2 + 2, 2 * (3 + 2 + 2 + 2), 2 * 2,
+    ]  # fmt: skip
     unknown = replace(LEDGER, exposure_cap=None, symbol_exposure_cap=None)
     assert checkers.caps_hold([unknown]).verdict is Verdict.UNPROVEN
 
@@ -124,8 +128,11 @@ def test_N7_what_is_processed_is_a_floor() -> None:
         ([fill(1, "BUY", "2", "100"), fill(2, "BUY", "0.1", "200")],
          ["fill 2 carries the exposure of A from 400 to 420.0, the cap is 250",
           "fill 2 carries the exposure of all symbols from 400 to 420.0, the cap is 350"]),
+        # To the other side, as far as it was on this one.
+        ([fill(1, "BUY", "2", "100"), fill(2, "SELL", "4", "200")], []),
+        ([fill(1, "BUY", "2.5", "100")], []),
     ],
-    ids=["bought", "sold", "turned", "in-all", "brought-back", "carried-on"],
+    ids=["bought", "sold", "turned", "in-all", "brought-back", "carried-on", "turned-beyond", "at-the-cap"],
 )  # fmt: skip
 def test_I2_a_fill_over_a_cap(fills: list[FillRow], told: list[str]) -> None:
     assert says(checkers.caps_hold([replace(LEDGER, fills=fills)])) == told

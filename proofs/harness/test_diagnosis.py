@@ -235,6 +235,8 @@ def test_devices_and_waits() -> None:
         ),
         ("9:name=systemd:/system.slice/cron.service\n0::/\n", "cron.service"),
         ("0::/system.slice/a:b.service\n", "a:b.service"),
+        # Whoever has a cgroup delegated may call one below it as they like.
+        ("0::/user.slice/user@1000.service/a\u2028b\x0b\x85c/d.scope\n", "user@1000.service/d.scope"),
         ("0::/../..\n", NO_UNIT),
         ("0::/user.slice\n", NO_UNIT),
         ("", NO_UNIT),

@@ -60,6 +60,15 @@ def test_whatever_a_proof_is_called_its_entry_is_one_line(name: str) -> None:
     assert (kept.commit, kept.refuted, after) == (shown(name), {shown(name): 0.25}, RUNS[1])
 
 
+def test_an_entry_is_short() -> None:
+    """There are 200 of them, each with thousands of proofs."""
+    assert history.line(run(1, {"a.py::test_\xe9": "refuted", B: "proven"}, commit="c")) == (
+        f'{{"run":"run-1","sha256":"{1:064x}","started":1795427071.0,"seconds":61.0,"state":"complete",'
+        f'"systemd":"private","commit":"c","tree":"clean","engine":"","proven":{{"{anchor(B)}":0.25}},'
+        '"refuted":{"a.py::test_\xe9":0.25},"unproven":{}}\n'
+    )
+
+
 def test_seconds_are_kept_to_the_millisecond() -> None:
     told = dict.fromkeys(("run", "sha256", "state", "systemd", "commit", "tree", "engine"), "")
     one = history.entry(told, [ProofResult(B, [], Verdict.REFUTED, "", 1.23456)], started=1.23456, seconds=60.98765)

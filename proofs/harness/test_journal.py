@@ -31,7 +31,7 @@ def test_a_line_of_the_service() -> None:
     entry = parse(MESSAGE=M1, _SYSTEMD_UNIT="a.service", _SYSTEMD_INVOCATION_ID="ff", SYSLOG_IDENTIFIER="engine")
     assert (entry.unit, entry.invocation_id, entry.pid, entry.level) == ("a.service", "ff", 62, "INFO")
     assert (entry.event, entry.identifier) == ("HEARTBEAT (G4)", "engine")
-    assert entry.fields["tick_count"] == 7
+    assert (entry.fields["tick_count"], entry.target) == (7, "engine.pipeline")
 
 
 def test_a_line_of_systemd_about_a_unit_belongs_to_that_unit() -> None:

@@ -100,6 +100,12 @@ def test_an_axis_ends_at_a_round_number(value: float, top: float) -> None:
     assert points(figure("t", [Series("a", [(0, top), (1, top)])], unit="u", seconds=10))[0][0][1] == 0.0
 
 
+def test_what_is_as_large_as_a_number_can_be_is_its_own_bound() -> None:
+    for value in (1e300, 1.7e308, 1e-300, 5e-324):
+        (line,) = points(figure("t", [Series("a", [(0, value), (10, value)])], unit="u", seconds=10))
+        assert line == [(0.0, 0.0), (1000.0, 0.0)]
+
+
 @pytest.mark.parametrize(
     ("ticks", "told"),
     [((0, 999), "0 999"), ((0, 1000, 2500), "0 1k 2.5k"), ((1e6, 1.5e6), "1M 1.5M"), ((1e9, 2e9), "1G 2G"),

@@ -122,7 +122,9 @@ def test_K2_each_average_must_be_one(broken: str) -> None:
     [(100, 100, 0.0), (100, 1100, 10.0), (100, 10_100, 100.0), (100, 99_999, 100.0), (1000, 500, 5.0), (0, 1, 0.01)],
     ids=["nothing", "tenth", "all", "more-than-all", "counts-anew", "least"],
 )
-def test_K2_stall_is_the_part_of_the_time_between_two_looks(before: int, after: int, percent: float) -> None:
+def test_K2_between_two_looks_it_is_the_part_of_the_time_that_was_waited(
+    before: int, after: int, percent: float
+) -> None:
     """Of ten milliseconds."""
     looks = [
         pressure.parse(dict.fromkeys(pressure.RESOURCES, psi(0).replace("388424185368", str(total))))

@@ -145,6 +145,16 @@ def test_a_narrow_terminal_has_both_of_proof_and_wait(columns: int, line: str) -
     assert progress.waiting_line("gw0", proof, "the decision STALL", 3.21, columns) == line
 
 
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [(40, "test_stall::paused_engine"), (39, "test_stall::paused_engi…"), (30, "test_stall::pa…")],
+)
+def test_a_proof_that_waits_for_nothing_has_all_of_the_line(columns: int, name: str) -> None:
+    proof = "proofs/guardrails/test_stall.py::test_paused_engine"
+    line = progress.waiting_line("gw0", proof, "", 3.21, columns)
+    assert (line, len(line) < columns) == (f"gw0    3.2 s  {name}", True)
+
+
 @given(st.text(max_size=60), st.text(max_size=200), st.floats(0, 1e5), st.integers(10, 200))
 def test_a_wait_never_fills_the_terminal(proof: str, what: str, secs: float, columns: int) -> None:
     assert len(progress.waiting_line("gw12", proof, what, secs, columns)) < columns

@@ -303,6 +303,13 @@ def test_a_password_that_is_too_short_to_be_known_is_not_shown_where_it_stands(w
     assert redactor.text("it says pw1") == "it says pw1"
 
 
+def test_a_known_secret_is_found_in_json_of_either_kind() -> None:
+    secret = 'sécret"with\\quotes'
+    redactor = fresh({"VENUE_API_SECRET": secret})
+    for ascii_only in (True, False):
+        assert redactor.text(f"it said {json.dumps(secret, ensure_ascii=ascii_only)}") == f'it said "{MARK}"'
+
+
 def test_what_the_environment_holds_within_more_text_is_known_everywhere() -> None:
     """A secret in a URL, or behind a word that says what it is."""
     secret = "c0rrectHorse7"

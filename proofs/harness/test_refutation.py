@@ -111,6 +111,12 @@ def test_what_has_no_room_is_cut_with_a_count() -> None:
     assert "\n".join(block(FULL)) == CUT
 
 
+def test_tabs_and_lines_stay_and_blanks_at_the_end_do_not() -> None:
+    lines = block(dataclasses.replace(FOUND, observed="\n\na\tb\n\n    c\n\n"))
+    at = lines.index("observed  a   b")
+    assert lines[at + 1] == "              c"
+
+
 def test_what_has_just_room_is_not_cut() -> None:
     full = dataclasses.replace(
         FULL, claims={f"E{number}": "" for number in range(3)}, expected=numbered(2), observed=numbered(7),
@@ -119,6 +125,7 @@ def test_what_has_just_room_is_not_cut() -> None:
     )  # fmt: skip
     told = "\n".join(block(full))
     assert re.findall(r"\[\+.*|\.\.\.$|and E.*", told, re.MULTILINE) == []
+    assert [line for line in told.splitlines() if line.split()[:1] == ["and"]] == []
     assert [told.count(word) for word in ("line 7", "line 2", "claim ")] == [1, 5, 3]
 
 

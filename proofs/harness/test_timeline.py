@@ -111,6 +111,21 @@ def test_columns_stand_side_by_side_and_are_as_high_as_their_values(values: list
     assert zero < height
 
 
+@pytest.mark.parametrize(
+    ("seconds", "axis"),
+    [(0.5, ["0 s", "125 ms", "250 ms", "375 ms", "500 ms"]), (1.0, ["0 s", "250 ms", "500 ms", "750 ms", "1 s"]),
+     (4.0, ["0 s", "1 s", "2 s", "3 s", "4 s"]), (1000.0, ["0 s", "250 s", "500 s", "750 s", "1e+03 s"])],
+)  # fmt: skip
+def test_an_axis_is_named_in_seconds_or_milliseconds(seconds: float, axis: list[str]) -> None:
+    assert [text.text for text in ET.fromstring(lanes("x", {}, seconds=seconds)).findall("text")] == axis
+
+
+def test_what_stands_below_columns_has_room() -> None:
+    for count, shown in ((6, []), (7, ["a", "b"]), (40, ["a", "b"])):
+        drawing = ET.fromstring(columns("x", COLUMNS[:1] * count, unit="s", ends=("a", "b")))
+        assert [text.text for text in drawing.findall("text")][2:] == shown, count
+
+
 LANES = {
     "commands": [
         Span(0.0, 1.5, "command", "systemctl start <a>"), Span(0.001, 1.5, "failed", "and one that failed"),

@@ -92,6 +92,20 @@ def test_who_met_it_decides(code: str, refuted: bool) -> None:
     assert not refutes(raised_by(code, f"{HARNESS}/x.py"), HERE, HARNESS)
 
 
+@pytest.mark.claim("V3")
+@pytest.mark.parametrize("code", ["assert 0", "int('x')", "raise TimeoutError"])
+def test_what_a_fixture_meets_that_a_proof_asks_for_in_its_call_says_nothing(code: str) -> None:
+    def fixture() -> None:
+        raise raised_by(code, __file__)
+
+    def through(file: str) -> BaseException:
+        inner = compile("call()", file, "exec")
+        return raised_by("call()", __file__, lambda: exec(inner, {"call": fixture}))
+
+    assert not refutes(through("/lib/site-packages/_pytest/fixtures.py"), HERE, HARNESS)
+    assert refutes(through("/lib/site-packages/other/fixtures.py"), HERE, HARNESS)
+
+
 def raised_by_helper(code: str) -> None:
     raise raised_by(code, "/project/helpers.py")
 

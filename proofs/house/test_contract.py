@@ -59,6 +59,8 @@ def test_claims_are_read_from_marks() -> None:
         "@pytest.mark.claim('A1', 'A2')\ndef test_B1_x(): ...\nasync def test_y(): ...\ndef helper(): ...\n"
     )
     assert contract.claims_in_source(source) == {"test_B1_x": ["Z1", "A1", "A2"], "test_y": ["Z1"]}
+    twice = "marks = pytestmark = pytest.mark.claim('Z1')\nother = pytest.mark.claim('Z2')\ndef test_x(): ..."
+    assert contract.claims_in_source(twice) == {"test_x": ["Z1"]}
     odd = "@pytest.mark.claim(CLAUSE, 5, 'A1', *MORE)\n@pytest.mark.slow\n@other.claim('A2')\ndef test_x(): ..."
     assert contract.claims_in_source(odd) == {"test_x": ["A1"]}
     assert contract.claims_in_source("def test_B1_C2_x(): ...") == {"test_B1_C2_x": []}
