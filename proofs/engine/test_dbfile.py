@@ -1404,3 +1404,10 @@ def test_D1_D8_what_is_told_of_an_opening_has_its_fields(killed: Path, caplog: p
         "path": str(killed), "schema_version": 5, "ticks_id_max": 10, "signals_id_max": 1, "orders_id_max": 4,
         "trades_id_max": 1,
     }  # fmt: skip
+
+
+@pytest.mark.claim("D7", "D9")
+def test_D7_D9_times_and_lengths_are_those_of_the_contract() -> None:
+    contract = " ".join((Path(__file__).parents[2] / "docs/contract.md").read_text().split())
+    assert f"a transaction or within {ledger.LOOK_PAUSE_SECS * 1000:g} ms of one" in contract
+    assert f"when it is {ledger.WAL_ALARM_BYTES // MIB} MiB long, and at each doubling" in contract
