@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import engine.config.settings
+from engine.base import redaction
 from engine.base.exits import ConfigError
 from engine.config import schema
 from engine.config.schema import INGEST_MODES, MODES, Settings
@@ -1065,3 +1066,28 @@ def test_C4_an_empty_path_is_none() -> None:
     assert (str(refused.value), refused.value.details) == (
         "--sources = '': should be a file path", {"key": "--sources", "value": ""},
     )  # fmt: skip
+
+
+@pytest.mark.claim("C8")
+@pytest.mark.parametrize(
+    ("config", "sources", "is_learnt"),
+    [
+        ("engine.ws_url = 'ws://h/key/swordfish-1'", "", True),
+        ('engine.ingest_mode = "REAL_WS"', "url = 'wss://h/x?token=swordfish-1'", True),
+        ('engine.ingest_mode = "REAL_WS"', "url = 'wss://h/key/swordfish-1/x'", True),
+        # What nobody will connect to nobody will say.
+        ("", "url = 'wss://h/x?token=swordfish-1'", False),
+    ],
+    ids=range(4),
+)
+def test_C8_a_secret_in_what_was_loaded_is_shown_nowhere(
+    tmp_path: Path, config: str, sources: str, is_learnt: bool
+) -> None:
+    redaction.forget()
+    try:
+        (tmp_path / "ws_sources.toml").write_text(f"[[source]]\nname = 'a'\npriority = 1\n{sources}\n")
+        accepted(tmp_path, config)
+        said = redaction.redact("4001 unknown key swordfish-1")
+        assert said == ("4001 unknown key [redacted]" if is_learnt else "4001 unknown key swordfish-1")
+    finally:
+        redaction.forget()
