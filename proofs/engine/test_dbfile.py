@@ -1411,3 +1411,22 @@ def test_D7_D9_times_and_lengths_are_those_of_the_contract() -> None:
     contract = " ".join((Path(__file__).parents[2] / "docs/contract.md").read_text().split())
     assert f"a transaction or within {ledger.LOOK_PAUSE_SECS * 1000:g} ms of one" in contract
     assert f"when it is {ledger.WAL_ALARM_BYTES // MIB} MiB long, and at each doubling" in contract
+
+
+@pytest.mark.claim("D4", "D7")
+def test_D4_D7_files_that_cannot_be_looked_at_are_no_other_files(database: Path) -> None:
+    """What lies in the way may be gone at the next attempt, and then nothing is lost."""
+    store = opened(database)
+    store.write(ticks(1))
+    aside = database.rename(database.with_name("aside.db"))
+    database.symlink_to(database.name)
+    for _ in range(2):
+        with pytest.raises(DiskTrouble, match="Too many levels of symbolic links") as trouble:
+            store.look()
+        assert trouble.value.reason == "ELOOP"
+    database.unlink()
+    aside.rename(database)
+    store.look()
+    assert store.write(ticks(11)).ticks == 10
+    store.close()
+    assert query(database, "SELECT count(*) FROM ticks") == [(20,)]
