@@ -35,8 +35,7 @@ def weakness(encoded: bytes) -> str | None:
         return "is not a point of the curve"
     if x == 0 and sign:
         return "is a second encoding of its point: there is no negative zero"
-    if x & 1 != sign:
-        x = _P - x
+    # Of the point with the other x, its negative, the order is the same.
     point = (x, y, 1, x * y % _P)
     if _is_identity(_times(8, point)):
         return "is a point of small order"

@@ -422,7 +422,7 @@ def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: M
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False)
+        found = error.errors()
     problems = [_problem(item, model, path, origins) for item in found[:_PROBLEMS_MAX]]
     first = problems[0]
     message = str(first["problem"]) + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
