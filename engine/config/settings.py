@@ -233,7 +233,9 @@ def make_source(table: Mapping[str, object], path: Path, origins: Mapping[str, s
     """A source that stands in no sources file but in `path`, or on the command line: `origins` maps its keys to flags.
     Raises ConfigError."""
     named = {f"source[0].{key}": flag for key, flag in origins.items()}
-    return _located(_validate(schema.SourcesFile, {"source": [dict(table)]}, path, named).source[0], path)
+    source = _located(_validate(schema.SourcesFile, {"source": [dict(table)]}, path, named).source[0], path)
+    learn(source.url)
+    return source
 
 
 def known_sources(loaded: Loaded, sources: str | None) -> tuple[Source, ...]:
@@ -420,7 +422,7 @@ def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: M
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        found = error.errors(include_context=False)
+        found = error.errors()
     problems = [_problem(item, model, path, origins) for item in found[:_PROBLEMS_MAX]]
     first = problems[0]
     message = str(first["problem"]) + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")

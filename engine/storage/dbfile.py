@@ -149,11 +149,10 @@ class DatabaseFile:
         self._map: mmap.mmap | None = None
 
     def open_index(self) -> None:
-        """Once SQLite has opened its files, and again when it has done so anew.
+        """To be called once, when SQLite has opened its files.
 
         Raises ConfigError when there is no index of a WAL that others share.
         """
-        self._close_index()
         try:
             self._index = os.open(self._shm, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -161,8 +160,6 @@ class DatabaseFile:
         # Mapped, as SQLite has it: a system call would hand the interpreter over to the event loop, in each batch.
         self._map = mmap.mmap(self._index, _INDEX.size, mmap.MAP_SHARED, mmap.PROT_READ)
         self._index_bytes = os.fstat(self._index).st_size
-        if self._wal_descriptor is not None:
-            os.close(self._wal_descriptor)
         self._wal_descriptor = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
         if not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
             raise Crash(f"{self._path}: was replaced while it was opened", path=self._path)
@@ -240,19 +237,12 @@ class DatabaseFile:
 
     def release(self) -> None:
         """Let others have it. To be called once, when SQLite has closed it."""
-        self._close_index()
-        if self._wal_descriptor is not None:
-            os.close(self._wal_descriptor)
-        os.close(self._descriptor)
-        _drop_lock(self._lock_path, self._lock)
-
-    def _close_index(self) -> None:
         if self._map is not None:
             self._map.close()
-            self._map = None
-        if self._index is not None:
-            os.close(self._index)
-            self._index = None
+        for descriptor in (self._index, self._wal_descriptor, self._descriptor):
+            if descriptor is not None:
+                os.close(descriptor)
+        _drop_lock(self._lock_path, self._lock)
 
 
 def claim(path: Path) -> DatabaseFile:

@@ -75,11 +75,15 @@ def _stored_version(path: Path, busy_timeout_ms: int) -> int:
     wal = path.with_name(path.name + "-wal")
     if not wal.exists() or wal.stat().st_size == 0:
         return int.from_bytes(header[60:64], "big", signed=True)
-    connection = sqlite3.connect(uri(path), uri=True, timeout=busy_timeout_ms / 1000)
-    try:
+    with closing(_reader(path, busy_timeout_ms)) as connection:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
-    finally:
-        connection.close()
+
+
+def _reader(path: Path, busy_timeout_ms: int, *, alone: bool = False) -> sqlite3.Connection:
+    """A connection that changes nothing, `alone`: to the file without its WAL."""
+    connection = sqlite3.connect(uri(path) + ("&immutable=1" if alone else ""), uri=True)
+    connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
+    return connection
 
 
 def _check_place(path: Path) -> None:
@@ -181,10 +185,9 @@ class _Glance(NamedTuple):
 
 
 def _glance(path: Path, busy_timeout_ms: int, *, alone: bool) -> _Glance | None:
-    """A look that changes nothing, `alone`: at the file without its WAL. None where there is no table of ticks, or
-    where SQLite cannot make sense of it."""
-    how = uri(path) + ("&immutable=1" if alone else "")
-    with closing(sqlite3.connect(how, uri=True, timeout=busy_timeout_ms / 1000)) as connection:
+    """A look, `alone`: at the file without its WAL. None where there is no table of ticks, or where SQLite cannot make
+    sense of it."""
+    with closing(_reader(path, busy_timeout_ms, alone=alone)) as connection:
         try:
             if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ticks'").fetchone() is None:
                 return None
@@ -212,7 +215,7 @@ def _why_not_its_wal(path: Path, busy_timeout_ms: int) -> str | None:
         return "with it the database is damaged, without it not"
     if alone.newest is None or both.newest == alone.newest:
         return None
-    with closing(sqlite3.connect(uri(path), uri=True, timeout=busy_timeout_ms / 1000)) as connection:
+    with closing(_reader(path, busy_timeout_ms)) as connection:
         same = connection.execute(f"{_TICK} WHERE id = ?", alone.newest[:1]).fetchone()
     # The WAL may have the migration of the earlier engine's database.
     if same in (alone.newest, (*alone.newest[:3], alone.newest[3] * 1000)):

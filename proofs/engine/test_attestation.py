@@ -425,6 +425,36 @@ def test_nobody_is_trusted_by_default() -> None:
     assert failed(TRUE, trusted=()) == ["signature"]
 
 
+@pytest.mark.claim("R6", "L1")
+@pytest.mark.parametrize(
+    ("raw", "trusted", "says"),
+    [
+        (TRUE, [], "signature: cannot count: [gate] trusted_keys is empty, so nobody may sign"),
+        (TRUE, [STRANGER.public],
+         "signature: is by none of [gate] trusted_keys, or what was signed has been changed"),
+        (envelope(signatures=[{**ENVELOPE["signatures"][0], "keyid": "0" * 64}]), [SIGNER.public],
+         "signature: is by a trusted key, but its key id names another"),
+        (envelope(payloadType="application/json"), [SIGNER.public],
+         "payload type: has the payload type 'application/json', must have 'application/vnd.in-toto+json'"),
+        (envelope(payloadType="x" * 100), [SIGNER.public],
+         f"payload type: has the payload type '{'x' * 80}', must have 'application/vnd.in-toto+json'"),
+        (envelope(signatures=[]), [SIGNER.public], "envelope: must have exactly one signature"),
+        (envelope(payload=1), [SIGNER.public], "envelope: must have strings as payload and payloadType"),
+        (envelope(payload="*"), [SIGNER.public], "envelope: must have base64 in payload and signature"),
+        (envelope(payload="AB=="), [SIGNER.public], "envelope: has base64 that is not in its one form"),
+        (b"", [SIGNER.public], "envelope: is empty"),
+        (b"\xff", [SIGNER.public], "envelope: is not UTF-8"),
+        (TRUE.rstrip(), [SIGNER.public],
+         "envelope: is not in the form in which `python -m harness bundle` writes it, byte for byte"),
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_L1_what_is_wrong_with_a_bundle_is_said_in_words(raw: bytes, trusted: list[str], says: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        attestation.verified(raw, trusted)
+    assert str(refused.value) == says
+
+
 @pytest.mark.claim("R6", "G1")
 @pytest.mark.parametrize(
     "payload",

@@ -22,6 +22,7 @@ import pytest
 from engine import __version__, command
 from engine.base.events import Numbering, Tick
 from engine.base.exits import ConfigError
+from engine.base.redaction import forget, redact
 from engine.config.settings import Environment, Loaded
 from engine.signals import Signals
 from engine.storage import opening
@@ -809,3 +810,23 @@ def test_U1_the_contract_lists_each_flag() -> None:
         assert told == {flag for action in parser(Signals())._actions for flag in action.option_strings} - {
             "-h", "--help"
         }  # fmt: skip
+
+
+@pytest.mark.claim("C8", "N20")
+def test_C8_N20_a_key_in_the_url_of_a_recording_is_shown_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A venue that closes the connection may say it again."""
+    from engine import record
+
+    said = "closed by the peer: 4001 unknown key swordfish-1"
+    shown: list[str] = []
+    monkeypatch.setattr(record, "run", lambda *_, **__: shown.append(redact(said)) or 0)
+    forget()
+    try:
+        assert redact(said) == said
+        argv = ["record", "--to", str(tmp_path), "--url", "ws://h/x?token=swordfish-1", "--config", "/dev/null"]
+        assert command.run(argv, Signals()) == 0
+    finally:
+        forget()
+    assert shown == ["closed by the peer: 4001 unknown key [redacted]"]

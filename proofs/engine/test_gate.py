@@ -132,6 +132,34 @@ def test_a_refusal_names_every_check_and_changes_nothing(place: Place) -> None:
     assert sorted(place.directory.rglob("*")) == before
 
 
+@pytest.mark.slow
+@pytest.mark.claim("R6", "L1", "M1")
+def test_L1_what_the_gate_says_has_its_fields(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    place.put()
+    assert gate.check(place.loaded) is not None
+    (line,) = caplog.records
+    assert (line.levelname, line.name, line.message) == (
+        "WARNING", "engine.live.gate", "LIVE gate opened: orders are real",
+    )  # fmt: skip
+    assert vars(line)["fields"] == {"bundle_time": attestation.show_time(place.made_at), "adapter": "filling"}
+    config = place.directory / "config.toml"
+    config.write_text(config.read_text().replace("live_armed = true", "live_armed = false"))
+    place.loaded = settings.load(str(config), {})
+    place.put()
+    with pytest.raises(ConfigError) as refused:
+        gate.check(place.loaded)
+    assert str(refused.value) == f'{config}: mode = "LIVE" is refused: live_armed: is not true'
+    assert refused.value.details == {"key": "mode", "value": "LIVE", "checks": ["live_armed"]}
+    # A configuration of flags alone has no file.
+    with pytest.raises(ConfigError) as refused:
+        gate.check(place.loaded._replace(config_path=None))
+    assert str(refused.value) == 'mode = "LIVE" is refused: live_armed: is not true'
+    # Nobody else is asked.
+    for mode in ("SHADOW", "PAPER"):
+        loaded = place.loaded._replace(settings=place.loaded.settings.model_copy(update={"mode": mode}))
+        assert gate.check(loaded) is None
+
+
 @pytest.mark.claim("G1")
 def test_G1_the_bundle_may_be_no_link_no_pipe_no_directory_and_not_huge(place: Place) -> None:
     place.put()

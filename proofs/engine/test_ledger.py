@@ -910,6 +910,17 @@ def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     assert store.restore().recent_signal_ids == ["s:7", "s:8"]
 
 
+@pytest.mark.claim("S3", "S10")
+@pytest.mark.parametrize(("mode", "is_shadow"), [(Mode.PAPER, True), (Mode.LIVE, False)])
+def test_S3_S10_an_open_order_is_restored_as_it_was_last_told(store: Ledger, mode: Mode, is_shadow: bool) -> None:
+    event = order_event(
+        5, 2, OrderStatus.PARTIAL_FILL, Decimal("0.3"), mode, is_shadow=is_shadow, side=Side.SELL,
+        reason=Reason.ADAPTER, ts=77, symbol="A/B",
+    )  # fmt: skip
+    store.write(Batch(signals=traded(5).signals, orders=[event]))
+    assert store.restore().open_orders == [event]
+
+
 @pytest.mark.claim("N11")
 def test_N11_ticks_that_are_ahead_of_what_is_said_of_their_ids_count_as_seen(store: Ledger) -> None:
     """A kill between the ticks and what is said of their ids: the holes between them are still holes."""

@@ -499,3 +499,10 @@ def test_M6_a_mebibyte_waits_and_of_more_the_older_half_is_dropped() -> None:
         assert reader.read_all()[-1]["fields"]["message"].startswith("yyy")
     finally:
         reader.close()
+
+
+@pytest.mark.claim("M6")
+def test_M6_times_and_lengths_are_those_of_the_contract() -> None:
+    contract = " ".join((ROOT / "docs/contract.md").read_text().split())
+    assert f"The end of the process waits {logs.LINGER_SECS:g} s for a reader" in contract
+    assert f"waits, {logs.QUEUE_BYTES_MAX // 2**20} MiB at most" in contract

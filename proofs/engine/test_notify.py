@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,41 @@ def test_E5_a_task_that_ended_as_it_should_is_not_missed() -> None:
     liveness = Liveness(("ingest",))
     liveness.finished("ingest")
     assert liveness.silent() == []
+
+
+@pytest.mark.claim("D2", "M4")
+def test_D2_M4_more_time_is_asked_for_well_before_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        extension = notify.Extension(str(tmp_path / "notify"), "migrating")
+        asked = []
+        for now in (1000.0, 1004.9, 1005.0, 1009.9, 1010.0, 1100.0, 1104.9):
+            monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+            extension()
+            with suppress(BlockingIOError):
+                systemd.recv(4096)
+                asked.append(now)
+        extension.close()
+    assert asked == [1000.0, 1005.0, 1010.0, 1100.0]
+
+
+@pytest.mark.slow
+@pytest.mark.claim("M4", "E5")
+def test_M4_a_listener_that_does_not_read_holds_up_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As many datagrams as its queue has room for are kept; of the others each is waited for a moment."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        notifier = Notifier(str(tmp_path / "notify"))
+        kept, took = 0, list[float]()
+        while not caplog.records or len(took) < kept + 3:
+            began = time.monotonic()
+            notifier.send(WATCHDOG=1)
+            took.append(time.monotonic() - began)
+            kept = len(took) if not caplog.records else kept
+        notifier.close()
+        assert vars(caplog.records[0])["fields"]["error"] == "timed out"
+        assert 0.1 <= min(took[kept:]) < 1.0
+        systemd.setblocking(False)
+        for _ in range(kept):
+            assert systemd.recv(4096) == b"WATCHDOG=1"

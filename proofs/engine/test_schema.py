@@ -70,6 +70,17 @@ def test_C4_the_contract_names_each_key_and_its_default() -> None:
         assert shown in spelled, f"{key} is {value!r}, and the contract says {said}"
 
 
+@pytest.mark.claim("C4", "G0", "R6")
+def test_G0_who_says_nothing_trades_nothing() -> None:
+    """As the contract has it: `mode` and `live_armed` (false)."""
+    assert "`live_armed` (false)" in (ROOT / "docs" / "contract.md").read_text()
+    for made in (Settings(), Settings.model_validate({}), Settings.model_validate({"engine": {}})):
+        assert (made.mode, made.live_armed) == ("SHADOW", False)
+    # Neither switch moves the other.
+    assert Settings.model_validate({"mode": "LIVE"}).live_armed is False
+    assert Settings.model_validate({"live_armed": True}).mode == "SHADOW"
+
+
 @pytest.mark.claim("C4")
 def test_C4_keys_are_those_of_all_tables_below() -> None:
     assert dict(keys(SourcesFile)).keys() == {

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import engine.config.settings
+from engine.base import redaction
 from engine.base.exits import ConfigError
 from engine.config import schema
 from engine.config.schema import INGEST_MODES, MODES, Settings
@@ -31,6 +32,7 @@ from engine.config.settings import (
     known_sources,
     load,
     load_sources,
+    notify_socket,
     read_environment,
     redact_url,
 )
@@ -1004,3 +1006,88 @@ def test_C7_a_database_is_called_what_leaves_room_for_sqlites_journal(tmp_path: 
     assert len(deep) < 500
     assert accepted(tmp_path, f"app.db_path = '{deep}{'d' * (504 - len(deep))}'")
     assert "too long a name" in str(refused(tmp_path, f"app.db_path = '{deep}{'d' * (505 - len(deep))}'"))
+
+
+@pytest.mark.claim("C7", "M4", "E5")
+@pytest.mark.parametrize(
+    ("variables", "taken"),
+    [
+        ({}, ("INFO", "picows", None, None)),
+        ({"HYBRID_LOG": "warn", "HYBRID_TRANSPORT": "WebSockets"}, ("WARN", "websockets", None, None)),
+        ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "1"}, ("INFO", "picows", "/run/x", 1e-6)),
+        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "9" * 20}, ("INFO", "picows", "@x", 99999999999999.999999)),
+        ({"NOTIFY_SOCKET": "", "WATCHDOG_USEC": "9" * 21}, ("INFO", "picows", None, None)),
+        ({"NOTIFY_SOCKET": " ", "WATCHDOG_USEC": "00"}, ("INFO", "picows", " ", None)),
+    ],
+    ids=range(6),
+)
+def test_C7_what_the_environment_says_is_taken(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], taken: tuple[object, ...]
+) -> None:
+    assert read_environment(variables, 7) == taken
+    for name in ("HYBRID_LOG", "HYBRID_TRANSPORT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert read_environment() == taken
+    assert notify_socket() == taken[2]
+    # A watchdog that is another process's.
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid() + 1))
+    assert read_environment().watchdog_secs is None
+
+
+@pytest.mark.claim("C4", "C7")
+@pytest.mark.parametrize(
+    ("name", "value", "shown", "allowed"),
+    [
+        ("HYBRID_LOG", "loud", "LOUD", ["DEBUG", "INFO", "WARN", "ERROR"]),
+        ("HYBRID_TRANSPORT", "Pigeon", "pigeon", ["picows", "websockets"]),
+        ("HYBRID_TRANSPORT", "x" * 81, "x" * 77 + "...", ["picows", "websockets"]),
+        ("HYBRID_TRANSPORT", "token=hunter2", "token=[redacted]", ["picows", "websockets"]),
+    ],
+    ids=range(4),
+)
+def test_C4_C7_what_the_environment_may_not_say_is_told(name: str, value: str, shown: str, allowed: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read_environment({name: value}, 7)
+    assert str(refused.value) == f"environment variable {name} = {shown!r}: should be one of {', '.join(allowed)}"
+    assert refused.value.details == {"key": name, "value": shown, "allowed": allowed}
+
+
+@pytest.mark.claim("C4")
+def test_C4_an_empty_path_is_none() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load("", {})
+    assert (str(refused.value), refused.value.details) == (
+        "--config = '': should be a file path", {"key": "--config", "value": ""},
+    )  # fmt: skip
+    with pytest.raises(ConfigError) as refused:
+        load("/dev/null", {"engine.ingest_mode": ("--ingest", "realws")}, "")
+    assert (str(refused.value), refused.value.details) == (
+        "--sources = '': should be a file path", {"key": "--sources", "value": ""},
+    )  # fmt: skip
+
+
+@pytest.mark.claim("C8")
+@pytest.mark.parametrize(
+    ("config", "sources", "is_learnt"),
+    [
+        ("engine.ws_url = 'ws://h/key/swordfish-1'", "", True),
+        ('engine.ingest_mode = "REAL_WS"', "url = 'wss://h/x?token=swordfish-1'", True),
+        ('engine.ingest_mode = "REAL_WS"', "url = 'wss://h/key/swordfish-1/x'", True),
+        # What nobody will connect to nobody will say.
+        ("", "url = 'wss://h/x?token=swordfish-1'", False),
+    ],
+    ids=range(4),
+)
+def test_C8_a_secret_in_what_was_loaded_is_shown_nowhere(
+    tmp_path: Path, config: str, sources: str, is_learnt: bool
+) -> None:
+    redaction.forget()
+    try:
+        (tmp_path / "ws_sources.toml").write_text(f"[[source]]\nname = 'a'\npriority = 1\n{sources}\n")
+        accepted(tmp_path, config)
+        said = redaction.redact("4001 unknown key swordfish-1")
+        assert said == ("4001 unknown key [redacted]" if is_learnt else "4001 unknown key swordfish-1")
+    finally:
+        redaction.forget()
