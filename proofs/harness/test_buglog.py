@@ -507,8 +507,8 @@ def ran(status: int | None, *argv: str) -> ProofStep:
 
 @pytest.mark.parametrize(
     ("status", "note", "ok"),
-    [(0, "exit 0, 2 ms", True), (1, "exit 1, 2 ms", False), (-1, "signal 1, 2 ms", False), (-9, "signal 9, 2 ms", False),
-     (None, "interrupted: no result was recorded", False)],
+    [(0, "exit 0, 2 ms", True), (1, "exit 1, 2 ms", False), (-1, "signal 1, 2 ms", False),
+     (-9, "signal 9, 2 ms", False), (None, "interrupted: no result was recorded", False)],
 )  # fmt: skip
 def test_a_command_says_how_and_where_it_ended(status: int | None, note: str, ok: bool) -> None:
     """On the host, which is told, or within a machine, whose entry is left out."""
