@@ -265,7 +265,6 @@ class Reducer:
         self._acted_at = began_at
         self._complaint = complaint
         self._invocation = present
-        self._heartbeat = {}
         if started:
             self._stall.restarted(now)
 
