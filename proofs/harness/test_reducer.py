@@ -264,6 +264,17 @@ def test_K7_the_next_look_is_a_poll_away_or_when_something_is_due(now: float, lo
     assert soak.next_poll_at(now) == looks_at
 
 
+@pytest.mark.claim("K7")
+def test_K7_until_the_engine_is_well_the_time_is_that_of_the_controller() -> None:
+    soak = Reducer(TERMS, 100.0)
+    assert (soak.next_poll_at(100.0), soak.next_poll_at(398.0)) == (105.0, 400.0)
+    assert soak.check_time(399.9) is None
+    assert soak.check_time(400.0) == End(Action.COMPLETE, "Soak duration reached", EXIT_COMPLETE)
+    soak.healthy(130.0)
+    assert soak.check_time(429.9) is None
+    assert soak.check_time(430.0) is not None
+
+
 @pytest.mark.claim("K4", "K7")
 def test_K4_an_engine_that_is_held_is_started_when_its_backoff_is_over() -> None:
     soak = begun()
@@ -410,9 +421,11 @@ def test_K3_an_engine_that_an_operator_restarted_gets_the_whole_threshold_from_t
 
 
 @pytest.mark.claim("K4")
-def test_K4_a_unit_that_is_down_without_a_word_is_given_up_at_the_second_look() -> None:
+@pytest.mark.parametrize("was_up", [True, False])
+def test_K4_a_unit_that_is_down_without_a_word_is_given_up_at_the_second_look(was_up: bool) -> None:
     soak = begun()
-    look(soak, 5.0, up())
+    if was_up:
+        look(soak, 5.0, up())
     assert [type(one) for one in look(soak, 10.0, DOWN)] == [WriteSample]
     (end,) = look(soak, 15.0, DOWN)
     assert isinstance(end, End)
