@@ -402,6 +402,16 @@ def test_K4_a_look_in_which_an_end_was_answered_steps_up_once() -> None:
     assert (found[-1].fields["sample_every"], found[-1].restarts) == (5, 2)
 
 
+@pytest.mark.claim("K1", "K3")
+def test_K3_a_look_in_which_a_stall_was_answered_leaves_the_rung_as_it_is() -> None:
+    soak = begun()
+    look(soak, 5.0, up())
+    found = look(soak, 50.0, up(), pressure=PRESSED)
+    assert [type(one) for one in found] == [Decide, Decide, Restart, WriteSample]
+    assert isinstance(found[-1], WriteSample)
+    assert found[-1].fields["sample_every"] == 1
+
+
 @pytest.mark.claim("K6")
 def test_K6_a_sample_of_an_engine_that_is_being_replaced_has_no_heartbeat() -> None:
     soak = begun()
