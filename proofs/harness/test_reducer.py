@@ -402,6 +402,20 @@ def test_K4_a_look_in_which_an_end_was_answered_steps_up_once() -> None:
     assert (found[-1].fields["sample_every"], found[-1].restarts) == (5, 2)
 
 
+@pytest.mark.claim("K4")
+@pytest.mark.parametrize(("ended_at", "answered"), [(19.9, True), (20.0, False)])
+def test_K4_what_ended_before_the_soak_last_acted_is_answered_by_that(ended_at: float, answered: bool) -> None:
+    """A run ends, systemd starts another one, and the soak restarts that before it hears of the first."""
+    soak, third = begun(), "c" * 32
+    look(soak, 5.0, up())
+    soak.acted(NEXT, third, "", 20.0, 21.0, started=True)
+    entries = [process_exit(RUN, 13), failure(RUN, "exit-code") | at(ended_at)]
+    found = look(soak, 25.0, up(third), 2, entries=entries)
+    told = [one.facts["restarted_by"] for one in found if isinstance(one, Decide) and "restarted_by" in one.facts]
+    assert told == ["controller" if answered else "systemd"]
+    assert (Restart() in found) is not answered
+
+
 @pytest.mark.claim("K1", "K3")
 def test_K3_a_look_in_which_a_stall_was_answered_leaves_the_rung_as_it_is() -> None:
     soak = begun()
