@@ -158,7 +158,6 @@ class _Over(Exception):
     """Leaves the middle of a look: nothing more is decided in it."""
 
     def __init__(self, end: End) -> None:
-        super().__init__(end.reason)
         self.end = end
 
 

@@ -446,6 +446,16 @@ def test_I3_the_same_signal_again_changes_nothing(make: Callable[[], Executor]) 
     assert executor.submit(signal(1), NOW + 1) == ([], [])
 
 
+@pytest.mark.claim("R4", "S11")
+@pytest.mark.parametrize("make", EXECUTORS, ids=["shadow", "paper", "live"])
+def test_S11_an_order_that_is_not_open_cannot_be_cancelled(make: Callable[[], Executor]) -> None:
+    executor = make()
+    assert executor.cancel("nobody's", NOW) == ([], [])
+    assert executor.cancel_all(NOW) == ([], [])
+    assert executor.open_order_ids() == []
+    assert executor.on_ticks([tick(2, 1.0)], NOW) == ([], [])
+
+
 @pytest.mark.claim("I3")
 def test_I3_the_memory_of_ids_is_exact_within_its_bound() -> None:
     seen = SeenIds(3)
