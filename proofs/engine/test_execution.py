@@ -149,8 +149,10 @@ def test_R5_I4_what_a_venue_says_is_rounded_to_the_nearest() -> None:
 @pytest.mark.parametrize("field", ["size", "price"])
 def test_R4_L3_what_cannot_be_booked_is_rejected(field: str, value: str) -> None:
     wrong: dict[str, Any] = {field: value}
-    events, fills = shadow().submit(signal(**wrong), NOW)
-    assert (statuses(events), fills) == (["REJECTED"], [])
+    for bps in (0, 10):
+        events, fills = shadow(bps).submit(signal(**wrong), NOW)
+        assert (statuses(events), fills) == (["REJECTED"], [])
+        assert (events[0].detail or "").startswith(f"{field} ")
     events, fills = paper().submit(signal(**wrong), NOW)
     assert (statuses(events), fills) == (["SUBMITTED", "REJECTED"], [])
     assert events[1].reason is Reason.PAPER_REJECTED
