@@ -454,6 +454,9 @@ def test_where_no_tick_came_the_line_has_a_gap() -> None:
     assert parts(line(7)) == [1]
     thinned = [StoredTick(1, 0, "X", 1.0), StoredTick(600, 300_000, "X", 1.0)]
     assert parts(thinned) == [2], "ticks that were thinned out are no gap"
+    beside = [*line(0, 0.5, 1), StoredTick(603, 301_000, "X", 1.0), StoredTick(604, 301_500, "X", 1.0)]
+    assert parts(beside) == [5], "nor where others were not"
+    assert parts([*beside, StoredTick(605, 306_501, "X", 1.0)]) == [5, 1]
 
 
 @pytest.mark.claim("W2")
@@ -778,6 +781,14 @@ def test_the_newest_dozen_of_decisions_is_shown_and_all_are_handed_out() -> None
     seen = replace(SEEN, decisions=lines)
     assert [row["action"] for row in view_model.page(seen)["decisions"]["rows"]] == [f"A{n}" for n in range(14, 2, -1)]
     assert [row[1] for row in view_model.decision_rows(seen)] == [f"A{number}" for number in range(15)]
+
+
+def test_a_decision_that_lacks_something_is_shown_without_it() -> None:
+    seen = replace(SEEN, decisions=[{"state": "NORMAL"}, {"timestamp": "soon", "action": "STALL", "reason": None}])
+    rows = view_model.page(seen)["decisions"]["rows"]
+    assert [(row["at"], row["state"], row["action"]) for row in rows][1] == (0.0, "NORMAL", "?")
+    assert (rows[0]["at"], rows[0]["action"]) == (0.0, "STALL")
+    assert [row[0] for row in view_model.decision_rows(seen)] == [0, 0]
 
 
 @pytest.mark.claim("W5")
