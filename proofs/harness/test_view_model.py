@@ -1089,7 +1089,9 @@ def test_each_key_of_the_engine_is_read_where_it_stands() -> None:
 @pytest.mark.parametrize("most", [4, 10, 100])
 def test_thinning_leaves_a_short_line_as_it_is_and_a_long_one_its_ends(most: int) -> None:
     def line(count: int) -> list[StoredTick]:
-        return [StoredTick(number, number * 100, "X", float(count - number)) for number in range(count)]
+        # Neither end is the dearest or the cheapest of its stretch.
+        prices = [5.0, *(9.0 if number % 2 else 1.0 for number in range(count - 2)), 5.0]
+        return [StoredTick(number, number * 100, "X", price) for number, price in enumerate(prices)]
 
     assert view_model.thin(line(most), most) == line(most)
     long = line(most * 20)
