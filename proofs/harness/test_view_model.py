@@ -110,6 +110,7 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], named: str) -> None:
             -5_001, 5000,
             ["clock: the venue's clock is 5.0 s behind, or its trades come late: every signal is vetoed as stale"],
         ),
+        (1, 0, ["clock: the venue's clock is 0.0 s ahead: every signal is vetoed as stale"]),
         (62_000, 62_000, []), (-5_000, 5000, []), (0, 5000, []), (None, 5000, []),
     ],
 )  # fmt: skip
@@ -130,7 +131,7 @@ def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
         still_secs=None, pressure=pressure.Unknown("cpu: missing"),
     )  # fmt: skip
     page = view_model.page(seen)
-    assert page["mode"]["word"] == "unknown"
+    assert (page["mode"]["word"], page["mode"]["feed"], page["mode"]["runs"]) == ("unknown", "", False)
     assert page["unit"]["word"] == "unknown"
     assert [page[name]["trouble"] for name in ("price", "books", "exposure", "decisions", "verdicts")] == ["gone"] * 5
     assert "pressure: unknown: cpu: missing" in view_model.problems(seen)
@@ -267,6 +268,10 @@ FAILED_BEFORE = (
 )
 
 
+def stopped(invocation: str) -> dict[str, str]:
+    return entry("7ad2d189f7e94e70a38c781354912448", invocation, NOW)
+
+
 @pytest.mark.claim("W5")
 @pytest.mark.parametrize(
     ("look", "word", "tone", "says"),
@@ -281,6 +286,10 @@ FAILED_BEFORE = (
         (down("watchdog", 2, 6), "crashed", "bad", "crashed: stuck, and killed by systemd's watchdog"),
         (down("oom-kill", 2, 9), "crashed", "bad", "because memory was short"),
         (down("timeout", 2, 9), "crashed", "bad", "did not stop or start in time"),
+        (down("protocol", 1, 1), "crashed", "bad", "the engine crashed: protocol"),
+        # Of several ends the last one counts.
+        (replace(unit(active="inactive", invocation_id=""), lifecycle=[*FAILED_BEFORE, stopped("c" * 32)]), "stopped",
+         "calm", "in order (exit 0)"),
         # After `systemctl reset-failed`, which makes it inactive, and after which systemd may forget it.
         (down("success", 1, 12, "inactive"), "down after a failure", "bad",
          "ended with exit 12 (CONFIG): no such key"),
