@@ -222,12 +222,10 @@ class _Executor:
 
     def cancel_all(self, now_ms: int) -> Outcome:
         events: list[OrderEvent] = []
-        fills: list[Fill] = []
         for order_id in list(self._open):
-            more_events, more_fills = self.cancel(order_id, now_ms)
-            events += more_events
-            fills += more_fills
-        return events, fills
+            # To cancel fills nothing: what a venue has filled meanwhile is in its reports.
+            events += self.cancel(order_id, now_ms)[0]
+        return events, []
 
     def open_order_ids(self) -> list[str]:
         return list(self._open)
@@ -373,8 +371,6 @@ class PaperExecutor(_Simulator):
         events: list[OrderEvent] = []
         fills: list[Fill] = []
         for tick in ticks:
-            if not self._open:
-                break
             if tick.symbol in self._by_symbol:
                 self._match(tick, now_ms, events, fills)
         while self._open and now_ms - (oldest := next(iter(self._open.values()))).since_ms > PAPER_REST_MS:

@@ -770,7 +770,7 @@ def _exposure(seen: Observation) -> Json:
         return {"trouble": seen.ledger.reason}
     caps = _config(seen).caps
     by_symbol = exposures(seen)
-    open_orders = _open_orders(seen)
+    open_orders = _open_orders(seen.ledger, _mode_word(seen))
     rows = [("all symbols", sum(by_symbol.values()), caps.exposure_usd, "USD")]
     rows += [(symbol, value, caps.symbol_exposure_usd, "USD") for symbol, value in sorted(by_symbol.items())]
     rows.append(("open orders", float(open_orders), float(caps.open_orders), ""))
@@ -783,11 +783,8 @@ def _exposure(seen: Observation) -> Json:
     }
 
 
-def _open_orders(seen: Observation) -> int:
-    if isinstance(seen.ledger, Trouble):
-        return 0
-    mode = _mode_word(seen)
-    return sum(order.mode == mode for order in seen.ledger.open_orders)
+def _open_orders(ledger: LedgerSnapshot, mode: str) -> int:
+    return sum(order.mode == mode for order in ledger.open_orders)
 
 
 def _decisions(seen: Observation) -> Json:
@@ -1033,7 +1030,7 @@ def _values(seen: Observation) -> dict[str, list[tuple[str, float]]]:
             put("hybrid_newest_tick_timestamp_seconds", seen.ledger.ticks[-1].ts / 1000)
         for symbol, value in exposures(seen).items():
             put("hybrid_exposure_usd", value, symbol)
-        put("hybrid_open_orders", _open_orders(seen))
+        put("hybrid_open_orders", _open_orders(seen.ledger, _mode_word(seen)))
     if isinstance(seen.config, EngineConfig):
         put("hybrid_exposure_limit_usd", seen.config.caps.exposure_usd, "total")
         put("hybrid_exposure_limit_usd", seen.config.caps.symbol_exposure_usd, "symbol")

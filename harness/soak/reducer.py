@@ -158,7 +158,6 @@ class _Over(Exception):
     """Leaves the middle of a look: nothing more is decided in it."""
 
     def __init__(self, end: End) -> None:
-        super().__init__(end.reason)
         self.end = end
 
 
@@ -265,7 +264,6 @@ class Reducer:
         self._acted_at = began_at
         self._complaint = complaint
         self._invocation = present
-        self._heartbeat = {}
         if started:
             self._stall.restarted(now)
 

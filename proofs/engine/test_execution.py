@@ -149,12 +149,34 @@ def test_R5_I4_what_a_venue_says_is_rounded_to_the_nearest() -> None:
 @pytest.mark.parametrize("field", ["size", "price"])
 def test_R4_L3_what_cannot_be_booked_is_rejected(field: str, value: str) -> None:
     wrong: dict[str, Any] = {field: value}
-    events, fills = shadow().submit(signal(**wrong), NOW)
-    assert (statuses(events), fills) == (["REJECTED"], [])
+    for bps in (0, 10):
+        events, fills = shadow(bps).submit(signal(**wrong), NOW)
+        assert (statuses(events), fills) == (["REJECTED"], [])
+        assert (events[0].detail or "").startswith(f"{field} ")
     events, fills = paper().submit(signal(**wrong), NOW)
     assert (statuses(events), fills) == (["SUBMITTED", "REJECTED"], [])
     assert events[1].reason is Reason.PAPER_REJECTED
     assert field in (events[1].detail or "")
+
+
+@pytest.mark.claim("R4", "L3")
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("0", "0 is not a positive number"), ("-0.5", "-0.5 is not a positive number"),
+        ("NaN", "NaN is not a positive number"), ("-Infinity", "-Infinity is not a positive number"),
+        ("1e-13", "1E-13 is below 1E-12"), ("1e15", "1E+15 is not below 1E+15"),
+        ("1000000000000000.5", "1000000000000000.5 is not below 1E+15"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("field", ["size", "price"])
+def test_L3_a_rejection_says_what_is_wrong_with_which_figure(field: str, value: str, why: str) -> None:
+    wrong: dict[str, Any] = {field: value}
+    [rejected], _ = shadow().submit(signal(**wrong), NOW)
+    assert rejected.detail == f"{field} {why}"
+    # Of two the size is named.
+    [both], _ = shadow().submit(signal(2, size=value, price=value), NOW)
+    assert both.detail == f"size {why}"
 
 
 LEAST, MOST = "0.000000000001", "999999999999999.999999999999"
@@ -425,6 +447,36 @@ def test_S10_an_open_order_of_an_earlier_run_is_filled_by_whatever_tick_comes_fi
     assert statuses(later) == ["CANCELED"]
 
 
+@pytest.mark.claim("S10", "L4")
+@pytest.mark.parametrize("status", [OrderStatus.SUBMITTED, OrderStatus.ACKNOWLEDGED, OrderStatus.PARTIAL_FILL])
+def test_S10_an_order_of_an_earlier_run_has_the_status_that_it_had(status: OrderStatus) -> None:
+    """What goes wrong with it is a transition to that status."""
+    [left], _ = LiveExecutor(RecordingAdapter()).submit(signal(1, size="1"), NOW)
+    adapter = RecordingAdapter()
+    executor = LiveExecutor(adapter)
+    executor.adopt([msgspec.structs.replace(left, seq=4, status=status, filled_qty=Decimal("0.25"))])
+    adapter.failure = ConnectionError("gone")
+    [event], fills = executor.cancel_all(NOW + 1)
+    assert (event.order_id, event.seq, event.status, event.reason, fills) == (
+        "live-periodic:1", 5, status, Reason.ADAPTER_ERROR, [],
+    )  # fmt: skip
+    assert (event.qty, event.filled_qty, event.side, event.price, event.ts) == (
+        1, Decimal("0.25"), Side.BUY, 100, NOW + 1,
+    )  # fmt: skip
+
+
+@pytest.mark.claim("B5")
+def test_B5_of_a_symbol_without_open_orders_nothing_is_kept() -> None:
+    executor = paper()
+    for n in range(1, 50):
+        executor.submit(signal(n, symbol=f"S{n}"), NOW)
+        if n % 2:
+            executor.on_ticks([tick(n + 1, 9.0, symbol=f"S{n}")], NOW)
+        else:
+            executor.cancel(f"paper-periodic:{n}", NOW)
+    assert (executor._by_symbol, executor.open_order_ids()) == ({}, [])
+
+
 @pytest.mark.claim("S10", "S11")
 @pytest.mark.parametrize("mode", [Mode.SHADOW, Mode.LIVE])
 def test_S10_an_open_order_of_another_mode_is_not_taken_over(mode: Mode) -> None:
@@ -444,6 +496,16 @@ def test_I3_the_same_signal_again_changes_nothing(make: Callable[[], Executor]) 
     executor = make()
     assert executor.submit(signal(1), NOW)[0]
     assert executor.submit(signal(1), NOW + 1) == ([], [])
+
+
+@pytest.mark.claim("R4", "S11")
+@pytest.mark.parametrize("make", EXECUTORS, ids=["shadow", "paper", "live"])
+def test_S11_an_order_that_is_not_open_cannot_be_cancelled(make: Callable[[], Executor]) -> None:
+    executor = make()
+    assert executor.cancel("nobody's", NOW) == ([], [])
+    assert executor.cancel_all(NOW) == ([], [])
+    assert executor.open_order_ids() == []
+    assert executor.on_ticks([tick(2, 1.0)], NOW) == ([], [])
 
 
 @pytest.mark.claim("I3")
@@ -591,8 +653,9 @@ def test_R6_live_books_what_the_adapter_reports() -> None:
 def test_L4_a_report_about_an_unknown_order_ends_the_run() -> None:
     adapter = RecordingAdapter()
     adapter.answers = [AdapterReport("live-x", OrderStatus.FILLED)]
-    with pytest.raises(Crash, match="recording"):
+    with pytest.raises(Crash, match="recording") as ended:
         LiveExecutor(adapter).on_ticks([], NOW)
+    assert ended.value.details == {"order_id": "live-x", "status": OrderStatus.FILLED}
 
 
 @pytest.mark.claim("R6")

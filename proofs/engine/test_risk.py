@@ -147,13 +147,18 @@ def test_R3_mark_takes_the_latest_price_of_what_is_held() -> None:
 
 
 @pytest.mark.claim("R3")
-@given(marked=st.lists(st.tuples(st.sampled_from("ABCX"), st.integers(1, 99)), max_size=12))
-def test_R3_mark_takes_the_latest_price_of_each_symbol_however_they_alternate(marked: list[tuple[str, int]]) -> None:
-    book = Book(caps(), {symbol: (Decimal(2), Decimal(100)) for symbol in "ABC"})
+@given(
+    held=st.sampled_from(["", "A", "AB", "ABC", "ABCD"]),
+    marked=st.lists(st.tuples(st.sampled_from("ABCDX"), st.integers(1, 99)), max_size=12),
+)
+def test_R3_mark_takes_the_latest_price_of_each_symbol_however_they_alternate(
+    held: str, marked: list[tuple[str, int]]
+) -> None:
+    book = Book(caps(), {symbol: (Decimal(2), Decimal(100)) for symbol in held})
     book.mark([Tick("f", symbol, float(price), 1.0, 0) for symbol, price in marked])
-    latest = dict.fromkeys("ABC", 100) | dict(marked)
-    assert [book.exposure(symbol) for symbol in "ABC"] == [2 * latest[symbol] for symbol in "ABC"]
-    assert book.exposure() == sum(2 * latest[symbol] for symbol in "ABC")
+    latest = dict.fromkeys("ABCD", 100) | dict(marked)
+    assert [book.exposure(symbol) for symbol in held] == [2 * latest[symbol] for symbol in held]
+    assert book.exposure() == sum(2 * latest[symbol] for symbol in held)
 
 
 @pytest.mark.claim("S11")

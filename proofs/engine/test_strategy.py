@@ -212,6 +212,14 @@ def test_B5_S8_the_symbol_without_a_tick_for_longest_is_forgotten_and_starts_ane
     assert made == remembering(batches, symbols_max, prices_max, long)
 
 
+@pytest.mark.claim("B5", "R1")
+def test_B5_a_symbol_alone_is_remembered_however_long_its_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    prices: list[float] = [10, 10, 10, 13, 13, 13, 9, 9]
+    unbounded = crossover().on_ticks(ticks_of(prices))
+    monkeypatch.setattr(strategy, "PRICES_MAX", 2)
+    assert crossover().on_ticks(ticks_of(prices)) == unbounded != []
+
+
 @pytest.mark.slow
 @pytest.mark.claim("B5")
 @pytest.mark.parametrize(("long", "symbols"), [(20, 30_000), (1_000, 3_000)])

@@ -264,6 +264,17 @@ def test_K7_the_next_look_is_a_poll_away_or_when_something_is_due(now: float, lo
     assert soak.next_poll_at(now) == looks_at
 
 
+@pytest.mark.claim("K7")
+def test_K7_until_the_engine_is_well_the_time_is_that_of_the_controller() -> None:
+    soak = Reducer(TERMS, 100.0)
+    assert (soak.next_poll_at(100.0), soak.next_poll_at(398.0)) == (105.0, 400.0)
+    assert soak.check_time(399.9) is None
+    assert soak.check_time(400.0) == End(Action.COMPLETE, "Soak duration reached", EXIT_COMPLETE)
+    soak.healthy(130.0)
+    assert soak.check_time(429.9) is None
+    assert soak.check_time(430.0) is not None
+
+
 @pytest.mark.claim("K4", "K7")
 def test_K4_an_engine_that_is_held_is_started_when_its_backoff_is_over() -> None:
     soak = begun()
@@ -367,6 +378,100 @@ def test_K6_the_first_decision_says_what_is_soaked(mode: str, restored: bool) ->
     (silent,) = Reducer(TERMS, 0.0).start("run-7", None, restored=False)
     assert isinstance(silent, Decide)
     assert silent.facts == {}
+
+
+@pytest.mark.claim("K1", "K4")
+def test_K4_a_look_that_finds_an_operators_restart_is_a_look_like_any_other() -> None:
+    soak = begun()
+    look(soak, 5.0, up())
+    found = look(soak, 10.0, up(NEXT), 2, entries=[success(RUN)], pressure=PRESSED)
+    told = [(one.action, one.facts.get("restarted_by")) for one in found if isinstance(one, Decide)]
+    assert told == [(Action.ENGINE_EXIT, "operator"), (Action.ENGINE_RESTART, None)]
+    assert Restart() in found
+
+
+@pytest.mark.claim("K1", "K4")
+def test_K4_a_look_in_which_an_end_was_answered_steps_up_once() -> None:
+    """The pressure in it is that of an engine that is no more."""
+    soak = begun()
+    look(soak, 5.0, up())
+    entries = [process_exit(RUN, 13), failure(RUN, "exit-code") | at(9.0)]
+    found = look(soak, 10.0, up(NEXT), 2, entries=entries, pressure=PRESSED)
+    assert [type(one) for one in found] == [Decide, Change, Decide, Restart, WriteSample]
+    assert isinstance(found[-1], WriteSample)
+    assert (found[-1].fields["sample_every"], found[-1].restarts) == (5, 2)
+
+
+@pytest.mark.claim("K4")
+@pytest.mark.parametrize(("ended_at", "answered"), [(19.9, True), (20.0, False)])
+def test_K4_what_ended_before_the_soak_last_acted_is_answered_by_that(ended_at: float, answered: bool) -> None:
+    """A run ends, systemd starts another one, and the soak restarts that before it hears of the first."""
+    soak, third = begun(), "c" * 32
+    look(soak, 5.0, up())
+    soak.acted(NEXT, third, "", 20.0, 21.0, started=True)
+    entries = [process_exit(RUN, 13), failure(RUN, "exit-code") | at(ended_at)]
+    found = look(soak, 25.0, up(third), 2, entries=entries)
+    told = [one.facts["restarted_by"] for one in found if isinstance(one, Decide) and "restarted_by" in one.facts]
+    assert told == ["controller" if answered else "systemd"]
+    assert (Restart() in found) is not answered
+
+
+@pytest.mark.claim("K1", "K3")
+def test_K3_a_look_in_which_a_stall_was_answered_leaves_the_rung_as_it_is() -> None:
+    soak = begun()
+    look(soak, 5.0, up())
+    found = look(soak, 50.0, up(), pressure=PRESSED)
+    assert [type(one) for one in found] == [Decide, Decide, Restart, WriteSample]
+    assert isinstance(found[-1], WriteSample)
+    assert found[-1].fields["sample_every"] == 1
+
+
+@pytest.mark.claim("K6")
+def test_K6_a_sample_of_an_engine_that_is_being_replaced_has_no_heartbeat() -> None:
+    soak = begun()
+    look(soak, 5.0, up(), heartbeat={"ingest_received": 7})
+    *_, sample = look(soak, 10.0, up(), 2, pressure=PRESSED)
+    assert isinstance(sample, WriteSample)
+    assert (sample.fields["ingest_received"], sample.fields["state"]) == (None, "THROTTLE1")
+
+
+@pytest.mark.claim("K3", "K4")
+def test_K3_an_engine_that_an_operator_restarted_gets_the_whole_threshold_from_then_on() -> None:
+    soak = begun()
+    look(soak, 5.0, up())
+    look(soak, 40.0, up(NEXT), entries=[success(RUN)])
+    assert Restart() not in look(soak, 84.9, up(NEXT))
+    assert Restart() in look(soak, 85.0, up(NEXT))
+
+
+@pytest.mark.claim("K4")
+@pytest.mark.parametrize("was_up", [True, False])
+def test_K4_a_unit_that_is_down_without_a_word_is_given_up_at_the_second_look(was_up: bool) -> None:
+    soak = begun()
+    if was_up:
+        look(soak, 5.0, up())
+    assert [type(one) for one in look(soak, 10.0, DOWN)] == [WriteSample]
+    (end,) = look(soak, 15.0, DOWN)
+    assert isinstance(end, End)
+    assert (end.action, end.status) == (Action.ABORT, EXIT_ABORT)
+    assert end.reason.startswith("The unit is down: ")
+
+
+@pytest.mark.claim("K4")
+def test_K4_of_the_ends_in_a_look_each_that_is_news_is_dealt_with() -> None:
+    """The journal tells late of a run that the soak itself replaced, and in the same look of the next one's end."""
+    soak = begun()
+    look(soak, 5.0, up())
+    soak.acted(RUN, NEXT, "", 6.0, 6.0, started=True)
+    last = "c" * 32
+    entries = [
+        process_exit(RUN, 9, "killed"), failure(RUN, "timeout") | at(6.0),
+        process_exit(NEXT, 11), failure(NEXT, "exit-code") | at(9.0),
+    ]  # fmt: skip
+    found = look(soak, 10.0, up(last), 2, entries=entries)
+    assert [one.facts["invocation_id"] for one in found if isinstance(one, Decide)] == [NEXT]
+    # Told once more, neither is.
+    assert [type(one) for one in look(soak, 15.0, up(last), 3, entries=entries)] == [WriteSample]
 
 
 class SoakMachine(RuleBasedStateMachine):

@@ -99,3 +99,32 @@ def test_columns_have_one_type() -> None:
              for value in (1, "1", None)]  # fmt: skip
     assert table.decisions_table(lines).columns["a"] == ["1", '"1"', None]
     assert datetime.fromisoformat(lines[0].timestamp).tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("values", "column"),
+    [
+        ([True, None, False], [True, None, False]),
+        (["a", None], ["a", None]),
+        ([1, None, -(2**63), 2**63 - 1], [1, None, -(2**63), 2**63 - 1]),
+        ([1, 2.5, None], [1.0, 2.5, None]),
+        ([None, None], [None, None]),
+        ([2**63, None], ["9223372036854775808", None]),
+        ([True, 1], ["true", "1"]),
+        ([{"x": "\u20ac"}, ["\u00e9"]], ['{"x": "\u20ac"}', '["\u00e9"]']),
+        ([1, "1"], ["1", '"1"']),
+    ],
+)
+def test_a_column_has_the_values_of_the_log_or_their_json(values: list[Any], column: list[Any]) -> None:
+    lines = [SampleLine(decisions.timestamp(BEGUN), RUN, {"a": value}) for value in values]
+    found = table.samples_table(lines).columns["a"]
+    assert [(type(value), value) for value in found] == [(type(value), value) for value in column]
+
+
+def test_columns_are_those_of_all_lines_in_their_order_and_of_one_length() -> None:
+    lines = [SampleLine("t1", RUN, {"b": 1}), SampleLine("t2", RUN, {"a": 2})]
+    assert table.samples_table(lines).columns == {
+        "timestamp": ["t1", "t2"], "run_id": [RUN, RUN], "b": [1, None], "a": [None, 2],
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="shorter"):
+        table.as_csv(table.SoakTable({"a": [1], "b": []}))

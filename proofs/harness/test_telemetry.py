@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.base.pressure import Unknown
-from harness.dashboard.telemetry import AGE_SECS_MAX, TIERS, Telemetry
+from harness.dashboard.telemetry import AGE_SECS_MAX, TIERS, Remembered, Telemetry
 from harness.dashboard.view_model import LogSnapshot, Observation, Trouble, UnitSnapshot
 from proofs.harness.test_view_model import BEAT, EXITED, NOW, SEEN, STARTED, entry, unit
 
@@ -144,7 +144,14 @@ def test_something_is_known_from_the_oldest_step_on_that_is_remembered(seconds: 
 
 def test_what_was_kept_and_taken_back_is_what_was_seen() -> None:
     whole, first = Telemetry(), Telemetry()
-    observed = [at(second, ticks_per_sec=float(second % 7)) for second in (*range(20), 1000, 1001, 5000)]
+    observed = [
+        at(
+            second,
+            ticks_per_sec=float(second % 7),
+            log=LogSnapshot("SHADOW", 5, {**BEAT, "source": f"venue {second // 5}"}, NOW),
+        )
+        for second in (*range(20), 1000, 1001, 5000)
+    ]
     for one in observed:
         whole.take(one)
     for one in observed[:10]:
@@ -182,4 +189,88 @@ def test_only_what_has_changed_is_handed_out_to_be_kept_and_what_was_not_kept_co
     assert later.steps[0].at == int(NOW) + 2
     assert (len(later.steps), later.events) == (len(TIERS), None)
     telemetry.not_kept(later)
-    assert telemetry.unkept() == later
+    assert repr(telemetry.unkept()) == repr(later)
+
+
+def test_nothing_was_seen_yet_and_nothing_is_to_be_kept() -> None:
+    telemetry = Telemetry()
+    assert telemetry.unkept() == Remembered([], None, 0, None, None)
+    telemetry.restore(Remembered())
+    assert telemetry.everything() == Remembered([], [], 0, None, None)
+    telemetry.restore(Remembered(events=None))
+    assert (telemetry.first_ms(), telemetry.events(0, 10**15), telemetry.source_since_ms) == (None, [], None)
+    assert telemetry.span(0, 10**15)["at_ms"] == []
+
+
+def test_each_series_has_what_was_seen_in_its_unit() -> None:
+    telemetry = Telemetry()
+    telemetry.take(at(0))
+    shown = telemetry.span(0, int(NOW + 60) * 1000)
+    assert shown == {
+        "step_ms": 1000, "at_ms": [int(NOW) * 1000], "ticks_per_sec": [20.0], "rss_mib": [1.0], "cpu": [3.0],
+        "memory": [0.0], "io": [0.0], "sample_every": [5.0], "lag_ms": [2.5],
+    }  # fmt: skip
+    # Of an engine that does not run there is no rung and no lag.
+    telemetry.take(at(1, unit=unit(active="inactive")))
+    last = {name: values[-1] for name, values in telemetry.span(0, int(NOW + 60) * 1000).items() if name != "step_ms"}
+    assert (last["rss_mib"], last["sample_every"], last["lag_ms"], last["cpu"]) == (None, None, None, 3.0)
+
+
+def test_tiers_reach_back_as_far_as_the_contract_says() -> None:
+    assert [(seconds, seconds * steps) for seconds, steps in TIERS] == [
+        (1, 15 * 60), (15, 4 * 3600), (120, 2 * 86_400), (1800, 31 * 86_400),
+    ]  # fmt: skip
+    assert AGE_SECS_MAX == 31 * 86_400
+
+
+def test_a_span_has_its_beginning_and_not_its_end() -> None:
+    telemetry = Telemetry()
+    for second in range(5):
+        telemetry.take(at(second, log=LogSnapshot("SHADOW", 5, {**BEAT, "source": f"venue {second}"}, NOW)))
+    zero = int(NOW) * 1000
+    assert telemetry.span(zero + 1000, zero + 3000)["at_ms"] == [zero + 1000, zero + 2000]
+    assert telemetry.span(zero + 1001, zero + 3001)["at_ms"] == [zero + 2000, zero + 3000]
+    # What happened has a moment, and not a length: that at the end is of it.
+    assert [event.at_ms - zero for event in telemetry.events(zero + 1000, zero + 3000)] == [1000, 2000, 3000]
+    assert [event.at_ms - zero for event in telemetry.events(zero + 1001, zero + 2999)] == [2000]
+
+
+def test_of_many_events_the_newest_are_remembered() -> None:
+    telemetry = Telemetry()
+    for second in range(510):
+        telemetry.take(at(second, log=LogSnapshot("SHADOW", 5, {**BEAT, "source": f"venue {second}"}, NOW)))
+    events = telemetry.events(0, 10**15)
+    assert [event.text for event in events[:1] + events[-1:]] == ["venue 9 -> venue 10", "venue 508 -> venue 509"]
+    assert len(events) == 500
+
+
+def test_what_the_journal_tells_anew_is_taken_and_what_it_tells_again_is_not() -> None:
+    telemetry = Telemetry()
+    lifecycle = [entry(STARTED, "a", NOW - 100, MESSAGE="one"), entry(EXITED, "a", NOW - 50, MESSAGE="two"),
+                 entry(STARTED, "c", NOW - 40, MESSAGE="three")]  # fmt: skip
+    for second, told in enumerate((lifecycle[:1], lifecycle[:2], lifecycle, lifecycle)):
+        telemetry.take(at(second, unit=UnitSnapshot(unit().state, NOW, told)))
+    assert [event.text for event in telemetry.events(0, 10**15)] == ["one", "two", "three"]
+    assert telemetry.unkept().told_us == round((NOW - 40) * 1e6)
+
+
+def test_what_was_forgotten_before_it_was_kept_is_not_kept() -> None:
+    telemetry = Telemetry()
+    for second in (0, 1, 2, 2000):
+        telemetry.take(at(second))
+    kept = telemetry.unkept()
+    assert [step.at - int(NOW) for step in kept.steps if step.seconds == 1] == [2000]
+    assert len([step for step in kept.steps if step.seconds == 15]) == 2
+    # Nor what could not be kept, and was forgotten meanwhile.
+    telemetry.take(at(4000))
+    telemetry.not_kept(kept)
+    assert [step.at - int(NOW) for step in telemetry.unkept().steps if step.seconds == 1] == [4000]
+
+
+def test_the_oldest_step_of_a_month_is_shown_although_it_began_before() -> None:
+    zero = int(NOW) // 1800 * 1800
+    telemetry = Telemetry()
+    for second in (0, AGE_SECS_MAX + 5):
+        telemetry.take(at(zero + second - NOW))
+    shown = telemetry.span(0, 10**15)
+    assert (shown["step_ms"], shown["at_ms"]) == (1_800_000, [zero * 1000, (zero + AGE_SECS_MAX) * 1000])

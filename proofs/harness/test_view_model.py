@@ -110,6 +110,7 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], named: str) -> None:
             -5_001, 5000,
             ["clock: the venue's clock is 5.0 s behind, or its trades come late: every signal is vetoed as stale"],
         ),
+        (1, 0, ["clock: the venue's clock is 0.0 s ahead: every signal is vetoed as stale"]),
         (62_000, 62_000, []), (-5_000, 5000, []), (0, 5000, []), (None, 5000, []),
     ],
 )  # fmt: skip
@@ -130,7 +131,7 @@ def test_everything_unknown_still_makes_a_page_and_no_zeros() -> None:
         still_secs=None, pressure=pressure.Unknown("cpu: missing"),
     )  # fmt: skip
     page = view_model.page(seen)
-    assert page["mode"]["word"] == "unknown"
+    assert (page["mode"]["word"], page["mode"]["feed"], page["mode"]["runs"]) == ("unknown", "", False)
     assert page["unit"]["word"] == "unknown"
     assert [page[name]["trouble"] for name in ("price", "books", "exposure", "decisions", "verdicts")] == ["gone"] * 5
     assert "pressure: unknown: cpu: missing" in view_model.problems(seen)
@@ -267,6 +268,10 @@ FAILED_BEFORE = (
 )
 
 
+def stopped(invocation: str) -> dict[str, str]:
+    return entry("7ad2d189f7e94e70a38c781354912448", invocation, NOW)
+
+
 @pytest.mark.claim("W5")
 @pytest.mark.parametrize(
     ("look", "word", "tone", "says"),
@@ -281,6 +286,10 @@ FAILED_BEFORE = (
         (down("watchdog", 2, 6), "crashed", "bad", "crashed: stuck, and killed by systemd's watchdog"),
         (down("oom-kill", 2, 9), "crashed", "bad", "because memory was short"),
         (down("timeout", 2, 9), "crashed", "bad", "did not stop or start in time"),
+        (down("protocol", 1, 1), "crashed", "bad", "the engine crashed: protocol"),
+        # Of several ends the last one counts.
+        (replace(unit(active="inactive", invocation_id=""), lifecycle=[*FAILED_BEFORE, stopped("c" * 32)]), "stopped",
+         "calm", "in order (exit 0)"),
         # After `systemctl reset-failed`, which makes it inactive, and after which systemd may forget it.
         (down("success", 1, 12, "inactive"), "down after a failure", "bad",
          "ended with exit 12 (CONFIG): no such key"),
@@ -454,6 +463,9 @@ def test_where_no_tick_came_the_line_has_a_gap() -> None:
     assert parts(line(7)) == [1]
     thinned = [StoredTick(1, 0, "X", 1.0), StoredTick(600, 300_000, "X", 1.0)]
     assert parts(thinned) == [2], "ticks that were thinned out are no gap"
+    beside = [*line(0, 0.5, 1), StoredTick(603, 301_000, "X", 1.0), StoredTick(604, 301_500, "X", 1.0)]
+    assert parts(beside) == [5], "nor where others were not"
+    assert parts([*beside, StoredTick(605, 306_501, "X", 1.0)]) == [5, 1]
 
 
 @pytest.mark.claim("W2")
@@ -780,6 +792,14 @@ def test_the_newest_dozen_of_decisions_is_shown_and_all_are_handed_out() -> None
     assert [row[1] for row in view_model.decision_rows(seen)] == [f"A{number}" for number in range(15)]
 
 
+def test_a_decision_that_lacks_something_is_shown_without_it() -> None:
+    seen = replace(SEEN, decisions=[{"state": "NORMAL"}, {"timestamp": "soon", "action": "STALL", "reason": None}])
+    rows = view_model.page(seen)["decisions"]["rows"]
+    assert [(row["at"], row["state"], row["action"]) for row in rows][1] == (0.0, "NORMAL", "?")
+    assert (rows[0]["at"], rows[0]["action"]) == (0.0, "STALL")
+    assert [row[0] for row in view_model.decision_rows(seen)] == [0, 0]
+
+
 @pytest.mark.claim("W5")
 @pytest.mark.parametrize(
     ("beat", "warned"),
@@ -1078,7 +1098,9 @@ def test_each_key_of_the_engine_is_read_where_it_stands() -> None:
 @pytest.mark.parametrize("most", [4, 10, 100])
 def test_thinning_leaves_a_short_line_as_it_is_and_a_long_one_its_ends(most: int) -> None:
     def line(count: int) -> list[StoredTick]:
-        return [StoredTick(number, number * 100, "X", float(count - number)) for number in range(count)]
+        # Neither end is the dearest or the cheapest of its stretch.
+        prices = [5.0, *(9.0 if number % 2 else 1.0 for number in range(count - 2)), 5.0]
+        return [StoredTick(number, number * 100, "X", price) for number, price in enumerate(prices)]
 
     assert view_model.thin(line(most), most) == line(most)
     long = line(most * 20)
