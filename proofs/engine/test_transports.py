@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.sync.server import ServerConnection
 
 from engine.base.events import Tick
-from engine.base.exits import NetworkLost
+from engine.base.exits import NetworkLost, ProtocolChanged
 from engine.config import schema
 from engine.ingest import via_picows, via_websockets, websocket
 from engine.ingest.refusal import HEAD_BYTES_MAX
@@ -204,6 +204,8 @@ def test_N6_a_connection_of_which_nobody_takes_what_is_sent_is_closed_all_the_sa
                 if now != before:
                     stuck_since, before = time.monotonic(), now
                 await asyncio.sleep(0)
+            # So much may wait.
+            assert ears.feed.connections_unbounded == 0
             connection.close()
             # Before the peer's own end.
             async with asyncio.timeout(DEADLINE_SECS / 3):
@@ -359,6 +361,32 @@ def test_N8_what_is_no_offence_does_not_end_the_connection(
 ) -> None:
     ears = heard(transport, said, then_leaves=False)
     assert (ids(ears), ears.feed.parse_errors, ears.feed.reconnects) == (expected, errors, 0)
+
+
+@pytest.mark.claim("N8")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("bad", [frame("{"), frame(b"\x00", BINARY), frame("{", fin=False) + frame("{", 0)], ids=repr)
+def test_N8_so_many_unusable_messages_in_a_row_end_the_run(
+    caplog: pytest.LogCaptureFixture, transport: str, bad: bytes
+) -> None:
+    """Whatever makes them unusable, each is told where it comes."""
+
+    def script(client: socket.socket, number: int) -> None:
+        upgrade(client, and_then=bad * 2 + frame(mock_tick(0)) + bad * 3)
+        until_closed(client)
+
+    async def listen_in_vain(url: str) -> Listener:
+        ears = make(transport, url, parse_error_limit=3)
+        with pytest.raises(ProtocolChanged, match="3 unusable messages in a row"):
+            await asyncio.wait_for(ears.feed.run(), DEADLINE_SECS)
+        return ears
+
+    with raw_server(script) as server, caplog.at_level(logging.WARNING):
+        ears = asyncio.run(listen_in_vain(server.url))
+    assert (ids(ears), ears.feed.parse_errors) == ([0], 5)
+    # Others are held back.
+    [(_, fields), *_] = told(caplog, "unusable message")
+    assert fields["parse_errors"] == 1
 
 
 @pytest.mark.slow
