@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -491,6 +492,35 @@ def frames_from(client: socket.socket) -> Iterator[tuple[int, bytes]]:
         if not more:
             return
         data += more
+
+
+@pytest.mark.claim("N6")
+def test_N6_websockets_pings_nobody_by_itself() -> None:
+    """When a ping is due, and what its absence means, is the session's to say."""
+
+    async def scenario(url: str) -> None:
+        async with listening("websockets", url, keepalive_secs=60) as ears:
+            await until(lambda: bool(ears.rows), ears.heard)
+            [line] = ears.feed._lines.values()
+            connection: Any = line.connection
+            assert connection._websocket.ping_interval is None
+
+    with raw_server(serve) as server:
+        asyncio.run(scenario(server.url))
+
+
+@pytest.mark.claim("B4", "N17")
+@pytest.mark.parametrize(("level", "asked"), [(logging.INFO, []), (logging.WARNING, []), (logging.ERROR, ["pause"])])
+def test_B4_picows_reads_no_more_once_the_protocol_is_broken(level: int, asked: list[str]) -> None:
+    """It says so 10 ms before it disconnects."""
+    done: list[str] = []
+    line: Any = SimpleNamespace(connection=SimpleNamespace(pause=lambda: done.append("pause")))
+    via_picows._Ear(line).log(level, "protocol error")
+    assert done == asked
+    # Before the upgrade there is nothing to pause.
+    line.connection = None
+    via_picows._Ear(line).log(level, "protocol error")
+    assert done == asked
 
 
 # --- attempts that fail -----------------------------------------------------------------------------------------
