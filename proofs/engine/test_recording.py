@@ -657,6 +657,15 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.claim("N20")
+@pytest.mark.parametrize("pack", [bytes, lambda text: gzip.compress(text, 0)], ids=["text", "gzip"])
+def test_N20_a_recording_is_read_to_its_end_however_long_it_is(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """Only to know one from another file not all of it is read."""
+    events = [message(number, 1, b"x" * 100_000) for number in range(90)]
+    (tmp_path / "r").write_bytes(pack(line_of(okx_header()) + b"".join(map(line_of, events))))
+    assert events_of(tmp_path / "r") == (events, False)
+
+
 @pytest.mark.slow
 @pytest.mark.claim("N20", "B1")
 def test_N20_B1_a_recording_is_read_piece_by_piece_however_well_it_is_packed(tmp_path: Path) -> None:

@@ -509,6 +509,47 @@ def test_N6_websockets_pings_nobody_by_itself() -> None:
         asyncio.run(scenario(server.url))
 
 
+@pytest.mark.claim("B2")
+@pytest.mark.parametrize(
+    ("course", "asked"),
+    [
+        (["pause"], ["pause"]),
+        (["pause", "pause"], ["pause"]),
+        (["resume"], []),
+        (["pause", "resume", "resume", "pause"], ["pause", "resume", "pause"]),
+        (["end", "pause"], []),
+        (["pause", "end", "resume"], ["pause"]),
+        (["end", "close"], []),
+    ],
+)
+def test_B2_picows_is_told_to_pause_and_to_go_on_once_and_only_while_it_is_connected(
+    course: list[str], asked: list[str]
+) -> None:
+    """An event loop may raise for what comes twice, or too late."""
+    done: list[str] = []
+
+    async def scenario() -> None:
+        below = SimpleNamespace(
+            pause_reading=lambda: done.append("pause"), resume_reading=lambda: done.append("resume")
+        )
+        transport: Any = SimpleNamespace(
+            is_disconnected=False,
+            underlying_transport=below,
+            wait_disconnected=asyncio.Event().wait,
+            send_close=lambda code: done.append("close"),
+            disconnect=lambda graceful=True: done.append("disconnect"),
+        )
+        connection = via_picows._PicowsConnection(transport, SimpleNamespace())
+        for step in course:
+            if step == "end":
+                transport.is_disconnected = True
+            else:
+                getattr(connection, step)()
+
+    asyncio.run(scenario())
+    assert done == asked
+
+
 @pytest.mark.claim("B4", "N17")
 @pytest.mark.parametrize(("level", "asked"), [(logging.INFO, []), (logging.WARNING, []), (logging.ERROR, ["pause"])])
 def test_B4_picows_reads_no_more_once_the_protocol_is_broken(level: int, asked: list[str]) -> None:
