@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -467,6 +468,18 @@ def test_N20_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(Crash, match="cannot be written: No space left on device"):
         full.flush()
     full.close()
+
+
+@pytest.mark.claim("N20")
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_N20_who_may_read_a_recording_is_the_umasks_to_say(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        tape.Tape(tmp_path / "to", okx_header(), file_bytes=1 << 20, files=1).close()
+    finally:
+        os.umask(before)
+    modes = {path.suffix: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "to").iterdir()}
+    assert modes == dict.fromkeys((".gz", ".lock"), 0o666 & ~umask)
 
 
 @pytest.mark.claim("N20")
