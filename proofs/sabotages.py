@@ -944,7 +944,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/ingest/recent_ids.py",
             "RecentIds.add",
-            "not self._trades.add(hash((stream, text, ts)) or 1, least)",
+            "not self._trades.add(_key(stream, text, ts), least)",
             "False",
         ),
         reason=r"of 600 received|has not come",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 
 from picows import (
     WSCloseCode,
@@ -231,7 +230,6 @@ async def connect(url: str, line: Line, connected: socket.socket) -> None:
         await ws_connect(
             listen,
             url,
-            ssl_context=ssl.create_default_context() if url.startswith("wss:") else None,
             socket_factory=lambda _: connected,
             websocket_handshake_timeout=CONNECT_TIMEOUT_SECS,
             logger_name=_Ear(line),

@@ -11,6 +11,7 @@ import pytest
 
 from engine.ingest import dialing
 from engine.ingest.dialing import Dialer, secs_since_bytes
+from engine.ingest.session import CONNECT_TIMEOUT_SECS
 
 PLACE = ("venue.test", 443)
 FIRST, SECOND = (("192.0.2.1", 443), ("192.0.2.2", 443))
@@ -85,3 +86,9 @@ def test_N16_what_is_known_of_addresses_is_known_of_a_place_and_of_those_that_it
 )
 def test_N16_of_the_addresses_that_did_not_answer_the_first_are_named(count: int, names: str) -> None:
     assert dialing._names([(2, 1, 6, "", (str(number + 1), 443)) for number in range(count)]) == names
+
+
+@pytest.mark.claim("N16")
+def test_N16_there_is_time_to_say_what_did_not_answer() -> None:
+    """Before the attempt itself is over, of which is only known that it led to nothing; and most of that is for it."""
+    assert CONNECT_TIMEOUT_SECS / 2 < dialing.DIAL_TIMEOUT_SECS < CONNECT_TIMEOUT_SECS

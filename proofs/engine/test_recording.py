@@ -12,9 +12,11 @@ import shutil
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
@@ -469,6 +471,18 @@ def test_N20_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.claim("N20")
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_N20_who_may_read_a_recording_is_the_umasks_to_say(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        tape.Tape(tmp_path / "to", okx_header(), file_bytes=1 << 20, files=1).close()
+    finally:
+        os.umask(before)
+    modes = {path.suffix: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "to").iterdir()}
+    assert modes == dict.fromkeys((".gz", ".lock"), 0o666 & ~umask)
+
+
+@pytest.mark.claim("N20")
 def test_N20_where_the_next_file_cannot_be_made(tmp_path: Path) -> None:
     written = tape.Tape(tmp_path / "gone", okx_header(), file_bytes=1, files=1)
     (whole,) = (tmp_path / "gone").glob("*.gz")
@@ -654,6 +668,29 @@ BAD = {
     "an event without a bottom": (GOOD.replace(b'"opened"', b'"opened","x":' + DEEP), "damaged after line 1: "),
     "two events without a bottom": (GOOD.replace(b'"received"', b'"received","x":' + DEEP), "damaged after line 2: "),
 }  # fmt: skip
+
+
+@pytest.mark.claim("N20")
+@pytest.mark.parametrize("pack", [bytes, lambda text: gzip.compress(text, 0)], ids=["text", "gzip"])
+def test_N20_a_recording_is_read_to_its_end_however_long_it_is(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """Only to know one from another file not all of it is read."""
+    events = [message(number, 1, b"x" * 100_000) for number in range(90)]
+    (tmp_path / "r").write_bytes(pack(line_of(okx_header()) + b"".join(map(line_of, events))))
+    assert events_of(tmp_path / "r") == (events, False)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N20", "B1")
+def test_N20_B1_a_recording_is_read_piece_by_piece_however_well_it_is_packed(tmp_path: Path) -> None:
+    """A thousandth of it on disk is not all of it in memory."""
+    (tmp_path / "r").write_bytes(gzip.compress(line_of(okx_header()) + (b" " * 1_000_000 + b"\n") * 64, 1))
+    tracemalloc.start()
+    try:
+        assert events_of(tmp_path / "r") == ([], False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 1024 * 1024
 
 
 @pytest.mark.claim("N20")
@@ -973,6 +1010,40 @@ def test_N20_C8_a_failure_that_says_a_key_is_recorded_without_it(monkeypatch: py
     feed._report_failure(line, ConnectFailed("nobody at wss://venue.test/ws?token=0123456789abcdefgh"))
     assert [(event.event, event.conn) for event in kept] == [("failed", 7)]
     assert "0123456789abcdefgh" not in str(kept)
+
+
+@pytest.mark.claim("N20", "B1")
+def test_N20_a_recorder_keeps_nothing_that_nobody_asks_for() -> None:
+    """It goes on for as long as the disk does."""
+    heard = recorder.Books(recorder.make_books(sparse=False))
+    # An absurd id, and those that go on, one after the other: each is a break.
+    ticks = [Tick("s", "S", 1.0, 1.0, NOW + number, number + (10**15 if number % 2 else 0)) for number in range(20)]
+    assert [heard.deliver([tick]) for tick in ticks] == [1] * 20
+    assert (heard.intake.take_breaks(), heard.intake.take_moved()) == ([], [])
+
+
+@pytest.mark.claim("N20")
+def test_N20_a_recorded_connection_does_what_it_is_asked_for() -> None:
+    asked: list[tuple[Any, ...]] = []
+    kept: list[Event] = []
+    below: Any = SimpleNamespace(
+        ping=lambda: asked.append(("ping",)),
+        send=lambda text: asked.append(("send", text)),
+        pause=lambda: asked.append(("pause",)),
+        resume=lambda: asked.append(("resume",)),
+        close=lambda: asked.append(("close",)),
+    )
+    line: Any = SimpleNamespace(conn=7, parser=SimpleNamespace(parse_into=None))
+    listening: Any = SimpleNamespace(sent=0, record=kept.append)
+    tapped = recorder._TappedConnection(recorder._Tap(listening, line), below)
+    tapped.ping()
+    tapped.pause()
+    tapped.resume()
+    tapped.send("hello")
+    tapped.close()
+    assert asked == [("ping",), ("pause",), ("resume",), ("send", "hello"), ("close",)]
+    assert [(event.event, event.conn, event.text) for event in kept] == [("sent", 7, "hello"), ("closed", 7, None)]
+    assert listening.sent == 1
 
 
 @pytest.mark.claim("N20", "N8")

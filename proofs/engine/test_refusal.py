@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -96,6 +97,19 @@ def test_N5_all_forms_of_retry_after_mean_the_same(secs: int, form: str) -> None
         "epoch_ms": str((NOW_SECS + secs) * 1000),
     }
     assert wait_secs([said[form]], NOW) == secs
+
+
+@pytest.mark.claim("N5")
+@pytest.mark.parametrize("zone", ["UTC", "XXX-9", "XXX+9:30"])
+def test_N5_a_date_without_a_zone_is_utc_wherever_the_engine_runs(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        forms = ["Fri, 01 Mar 2024 00:01:00 GMT", "Fri, 01 Mar 2024 00:01:00", "Fri Mar  1 00:01:00 2024"]
+        assert [wait_secs([form], NOW) for form in forms] == [60.0] * 3
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.claim("N5")

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.sync.server import ServerConnection
 
 from engine.base.events import Tick
-from engine.base.exits import NetworkLost
+from engine.base.exits import NetworkLost, ProtocolChanged
 from engine.config import schema
 from engine.ingest import via_picows, via_websockets, websocket
 from engine.ingest.refusal import HEAD_BYTES_MAX
@@ -204,6 +205,8 @@ def test_N6_a_connection_of_which_nobody_takes_what_is_sent_is_closed_all_the_sa
                 if now != before:
                     stuck_since, before = time.monotonic(), now
                 await asyncio.sleep(0)
+            # So much may wait.
+            assert ears.feed.connections_unbounded == 0
             connection.close()
             # Before the peer's own end.
             async with asyncio.timeout(DEADLINE_SECS / 3):
@@ -361,6 +364,32 @@ def test_N8_what_is_no_offence_does_not_end_the_connection(
     assert (ids(ears), ears.feed.parse_errors, ears.feed.reconnects) == (expected, errors, 0)
 
 
+@pytest.mark.claim("N8")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("bad", [frame("{"), frame(b"\x00", BINARY), frame("{", fin=False) + frame("{", 0)], ids=repr)
+def test_N8_so_many_unusable_messages_in_a_row_end_the_run(
+    caplog: pytest.LogCaptureFixture, transport: str, bad: bytes
+) -> None:
+    """Whatever makes them unusable, each is told where it comes."""
+
+    def script(client: socket.socket, number: int) -> None:
+        upgrade(client, and_then=bad * 2 + frame(mock_tick(0)) + bad * 3)
+        until_closed(client)
+
+    async def listen_in_vain(url: str) -> Listener:
+        ears = make(transport, url, parse_error_limit=3)
+        with pytest.raises(ProtocolChanged, match="3 unusable messages in a row"):
+            await asyncio.wait_for(ears.feed.run(), DEADLINE_SECS)
+        return ears
+
+    with raw_server(script) as server, caplog.at_level(logging.WARNING):
+        ears = asyncio.run(listen_in_vain(server.url))
+    assert (ids(ears), ears.feed.parse_errors) == ([0], 5)
+    # Others are held back.
+    [(_, fields), *_] = told(caplog, "unusable message")
+    assert fields["parse_errors"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.claim("N6")
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -463,6 +492,76 @@ def frames_from(client: socket.socket) -> Iterator[tuple[int, bytes]]:
         if not more:
             return
         data += more
+
+
+@pytest.mark.claim("N6")
+def test_N6_websockets_pings_nobody_by_itself() -> None:
+    """When a ping is due, and what its absence means, is the session's to say."""
+
+    async def scenario(url: str) -> None:
+        async with listening("websockets", url, keepalive_secs=60) as ears:
+            await until(lambda: bool(ears.rows), ears.heard)
+            [line] = ears.feed._lines.values()
+            connection: Any = line.connection
+            assert connection._websocket.ping_interval is None
+
+    with raw_server(serve) as server:
+        asyncio.run(scenario(server.url))
+
+
+@pytest.mark.claim("B2")
+@pytest.mark.parametrize(
+    ("course", "asked"),
+    [
+        (["pause"], ["pause"]),
+        (["pause", "pause"], ["pause"]),
+        (["resume"], []),
+        (["pause", "resume", "resume", "pause"], ["pause", "resume", "pause"]),
+        (["end", "pause"], []),
+        (["pause", "end", "resume"], ["pause"]),
+        (["end", "close"], []),
+    ],
+)
+def test_B2_picows_is_told_to_pause_and_to_go_on_once_and_only_while_it_is_connected(
+    course: list[str], asked: list[str]
+) -> None:
+    """An event loop may raise for what comes twice, or too late."""
+    done: list[str] = []
+
+    async def scenario() -> None:
+        below = SimpleNamespace(
+            pause_reading=lambda: done.append("pause"), resume_reading=lambda: done.append("resume")
+        )
+        transport: Any = SimpleNamespace(
+            is_disconnected=False,
+            underlying_transport=below,
+            wait_disconnected=asyncio.Event().wait,
+            send_close=lambda code: done.append("close"),
+            disconnect=lambda graceful=True: done.append("disconnect"),
+        )
+        connection = via_picows._PicowsConnection(transport, SimpleNamespace())
+        for step in course:
+            if step == "end":
+                transport.is_disconnected = True
+            else:
+                getattr(connection, step)()
+
+    asyncio.run(scenario())
+    assert done == asked
+
+
+@pytest.mark.claim("B4", "N17")
+@pytest.mark.parametrize(("level", "asked"), [(logging.INFO, []), (logging.WARNING, []), (logging.ERROR, ["pause"])])
+def test_B4_picows_reads_no_more_once_the_protocol_is_broken(level: int, asked: list[str]) -> None:
+    """It says so 10 ms before it disconnects."""
+    done: list[str] = []
+    line: Any = SimpleNamespace(connection=SimpleNamespace(pause=lambda: done.append("pause")))
+    via_picows._Ear(line).log(level, "protocol error")
+    assert done == asked
+    # Before the upgrade there is nothing to pause.
+    line.connection = None
+    via_picows._Ear(line).log(level, "protocol error")
+    assert done == asked
 
 
 # --- attempts that fail -----------------------------------------------------------------------------------------

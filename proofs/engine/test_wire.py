@@ -105,6 +105,37 @@ PRICES, VOLUMES, IDS, TIMES = (
 )
 
 
+@pytest.mark.claim("N8", "N2b")
+@pytest.mark.parametrize("kind", [Kind.MOCK, Kind.REPLAY])
+@pytest.mark.parametrize(
+    ("ts", "unit"),
+    [
+        (10**9 - 1, None),
+        (10**9, "seconds"),
+        (10**11 - 1, "seconds"),
+        (10**11, None),
+        (10**14 - 1, None),
+        (10**14, "microseconds"),
+        (1_700_000_000_000_000, "microseconds"),
+        (10**17 - 1, "microseconds"),
+        (10**17, "nanoseconds"),
+        (1_700_000_000_000_000_000, "nanoseconds"),
+        (2**70, "nanoseconds"),
+    ],
+)
+def test_N8_a_time_in_another_unit_is_called_by_its_unit(kind: Kind, ts: int, unit: str | None) -> None:
+    """A tick that somebody made up may be of any year, and one of 1970 is no mistake unless it is in a file."""
+    parser = parser_for(kind, "src", Markets("src", "SYM", Streams()))
+    ticks: list[Tick] = []
+    parser.parse_into(json.dumps({**MOCK, "ts": ts}).encode(), ticks)
+    if unit is None or (unit == "seconds" and kind is Kind.MOCK):
+        assert ([tick.ts for tick in ticks], parser.errors) == ([ts], 0)
+    else:
+        assert ticks == []
+        assert parser.last_error is not None
+        assert f" ts is in {unit}, expected milliseconds" in parser.last_error
+
+
 @pytest.mark.claim("N8")
 @pytest.mark.parametrize("kind", [Kind.BINANCE, Kind.MOCK, Kind.GEMINI])
 def test_N8_bad_numbers_are_one_error(kind: Kind) -> None:
