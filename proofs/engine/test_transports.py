@@ -8,6 +8,7 @@ import logging
 import re
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -148,6 +149,34 @@ def test_N17_after_its_last_words_a_peer_is_left_though_it_keeps_the_connection(
         ears = wait_ticks(transport, server.url, 2, keepalive_secs=60, feed_silence_secs=0)
         assert left.wait(DEADLINE_SECS)
     assert [row[5] for row in ears.rows] == [0, 1]
+
+
+@pytest.mark.claim("N4")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("how", ["ends", "resets"])
+def test_N4_a_connection_that_breaks_off_without_a_word_is_over(
+    caplog: pytest.LogCaptureFixture, transport: str, how: str
+) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        if number:
+            serve(client, number)
+            return
+        upgrade(client, and_then=frame(mock_tick(number)))
+        if how == "resets":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with raw_server(script) as server, caplog.at_level(logging.WARNING):
+
+        async def listen() -> Listener:
+            async with listening(transport, server.url, keepalive_secs=60, feed_silence_secs=0) as ears:
+                # A reset may overtake the tick before it.
+                await until(lambda: 1 in ids(ears), ears.heard)
+            return ears
+
+        ears = asyncio.run(listen())
+    assert ears.feed.parse_errors == 0
+    [(_, fields)] = told(caplog, "connection lost")
+    assert fields["reason"]
 
 
 @pytest.mark.claim("N4")
