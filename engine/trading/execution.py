@@ -222,10 +222,12 @@ class _Executor:
 
     def cancel_all(self, now_ms: int) -> Outcome:
         events: list[OrderEvent] = []
+        fills: list[Fill] = []
         for order_id in list(self._open):
-            # To cancel fills nothing: what a venue has filled meanwhile is in its reports.
-            events += self.cancel(order_id, now_ms)[0]
-        return events, []
+            more_events, more_fills = self.cancel(order_id, now_ms)
+            events += more_events
+            fills += more_fills
+        return events, fills
 
     def open_order_ids(self) -> list[str]:
         return list(self._open)
