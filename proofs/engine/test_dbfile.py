@@ -760,6 +760,7 @@ BESIDE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D8")
 @pytest.mark.parametrize("whose", BESIDE)
 def test_D8_what_is_of_another_database_is_set_aside_and_named(

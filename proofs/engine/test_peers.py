@@ -685,6 +685,7 @@ def test_N16_every_address_of_a_host_is_tried(
                 assert_calm(running)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N16")
 def test_N16_what_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialing, "DIAL_TIMEOUT_SECS", 1.0)

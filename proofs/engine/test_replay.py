@@ -310,6 +310,7 @@ class Endless(io.BytesIO):
         return found.ljust(size or 0, b"\0")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E6", "N20")
 @pytest.mark.parametrize(
     "head",

@@ -202,6 +202,7 @@ def test_N4_whatever_ends_the_reading_of_a_connection_is_its_end(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N6")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_N6_a_connection_of_which_nobody_takes_what_is_sent_is_closed_all_the_same(

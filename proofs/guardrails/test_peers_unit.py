@@ -47,6 +47,7 @@ def test_a_bar_is_shown_and_outlasts_restarts(engine: EngineUnit, exchange: Exch
     )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N15")
 def test_a_venue_that_delivers_and_drops_is_reconnected_to_at_an_even_pace(engine: EngineUnit) -> None:
     """At a budget of 60 a minute, a second after the connection before began."""
@@ -67,6 +68,7 @@ def test_a_venue_that_delivers_and_drops_is_reconnected_to_at_an_even_pace(engin
     engine.expect(took > 2.0, f"connected again after {took / 3:.2f} s")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("B4")
 def test_a_peer_that_never_reads_is_left(engine: EngineUnit) -> None:
     """Pings without end, whose pongs it does not read: the connection is closed and counted, and the log says why."""

@@ -47,6 +47,7 @@ def test_one_rung_up_above_the_limit_and_not_at_it(
     soak.expect(sampled(engine) >= 5, "the config was not rewritten")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("psi", "K1", "K6")
 def test_latch_then_up_to_the_top_then_abort(engine: EngineUnit, soak: SoakRun) -> None:
     soak.inject_pressure(cpu=55.0)

@@ -59,6 +59,7 @@ def test_hangup_and_quit_in_full_flow(engine: EngineUnit, exchange: Exchange, si
     engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("E6")
 @pytest.mark.parametrize("signal", ["USR1", "USR2", "ALRM", "RTMIN+1"])
 def test_a_signal_that_means_nothing(engine: EngineUnit, exchange: Exchange, signal: str) -> None:

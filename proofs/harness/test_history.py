@@ -45,6 +45,7 @@ def test_an_entry_comes_back_from_its_line() -> None:
     assert [one.verdict for one in RUNS] == [Verdict.REFUTED, Verdict.PROVEN, Verdict.UNPROVEN, Verdict.REFUTED]
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60) | st.sampled_from([history.line(RUNS[0])[:40], "[]", "{}", "[" * 5000, "null"]))
 def test_what_is_no_entry_is_passed_over(text: str) -> None:
     """A line that a crash tore, or anybody wrote."""

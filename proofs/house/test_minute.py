@@ -37,6 +37,7 @@ def _slow(mark: ast.expr) -> bool:
     return any(ast.unparse(one) == "pytest.mark.slow" for one in marks)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V18")
 def test_every_clause_has_a_proof_that_is_not_slow() -> None:
     table = contract.listed(tomllib.loads((ROOT / "config" / "contract.toml").read_text()))
