@@ -535,6 +535,19 @@ def test_N11_a_hole_takes_only_a_trade_of_its_time(ts: int, gaps: int) -> None:
     assert books.gaps == gaps
 
 
+@pytest.mark.claim("N11", "N9")
+@pytest.mark.parametrize("missing", range(1, 6))
+def test_N11_a_late_trade_leaves_the_times_of_the_ids_before_it_as_they_were(missing: int) -> None:
+    """The last of a hole comes first: whatever its time, what was missed before it still has all of the hole's."""
+    books = fresh_intake()
+    admitted(books, 1, ts=100)
+    admitted(books, missing + 2, ts=900)
+    for ts, trade_id in enumerate(range(missing + 1, 1, -1), start=200):
+        assert admitted(books, trade_id, ts=ts) == [trade_id]
+    assert books.gaps == 0
+    assert admitted(books, 1, ts=100) == admitted(books, missing + 2, ts=900) == []
+
+
 def stored_ids(store: Ledger) -> Counter[tuple[int, int]]:
     return Counter(store._connection.execute("SELECT trade_id, ts FROM ticks").fetchall())
 

@@ -654,6 +654,7 @@ BAD = {
     "a damaged check sum": (damaged(gzip.compress(GOOD), -7 + len(gzip.compress(GOOD))), "incorrect data check"),
     "a gzip damaged in its first line": (torn(GOOD, 100), "damaged within its first line, so that nothing of it can"),
     "no JSON in the middle": (GOOD.replace(b'{"event":"opened"}', b"?"), r"damaged after line 1: .*cat r \| head"),
+    "two megabytes of NULs": (GOOD.replace(b"\n", b"\n" + bytes(2_000_000), 1), r"damaged after line 1: \d{7} NULs;"),
     "an event that nobody knows": (GOOD.replace(b'"opened"', b'"melted"'), "melted"),
     "nothing received": (GOOD.replace(b'"text"', b'"test"', 1), "neither text nor base64"),
     "another version": (GOOD.replace(b'"recording":1', b'"recording":2'), "version 2; this engine reads version 1"),

@@ -128,7 +128,7 @@ LAST_WORDS = {
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("words", LAST_WORDS)
 def test_N17_after_its_last_words_a_peer_is_left_though_it_keeps_the_connection(
-    transport: str, words: str, monkeypatch: pytest.MonkeyPatch
+    transport: str, words: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not only once it is found to be silent (N6), for which it may take a minute."""
     for module in (via_picows, via_websockets):
@@ -149,6 +149,7 @@ def test_N17_after_its_last_words_a_peer_is_left_though_it_keeps_the_connection(
         ears = wait_ticks(transport, server.url, 2, keepalive_secs=60, feed_silence_secs=0)
         assert left.wait(DEADLINE_SECS)
     assert [row[5] for row in ears.rows] == [0, 1]
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 @pytest.mark.claim("N4")

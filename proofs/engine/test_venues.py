@@ -324,6 +324,8 @@ def test_N9_gaps_are_counted_where_the_venue_numbers_by_market_and_resends_are_d
     said = [dialect.trade(dialect.market, number, "1", "1", NOW + number) for number in (1, 2, 3, 6, 7)]
     said += [dialect.trade(dialect.other, number, "1", "1", NOW + number) for number in (900, 901)]
     assert len(intake.admit(read(parser, *said))) == 7
+    # A trade uses up its own id and no other.
+    assert parser.numbers == []
     assert intake.admit(read(parser, *said)) == []
     assert (intake.received, intake.duplicates) == (7, 7)
     assert intake.gaps == (2 if dialect.numbers_by_market else 0)
@@ -371,6 +373,10 @@ def test_N12_a_block_trade_of_bybits_is_no_print_of_the_market() -> None:
     ]
     assert [tick.trade_id for tick in read(parser, *said, *said)] == [1, 1]
     assert (parser.ignored, parser.errors) == (2, 0)
+    # Among others it hides none of them.
+    several = json.loads(said[0])
+    several["data"] += json.loads(said[1])["data"] + json.loads(dialect.trade(dialect.market, 3, "1", "1", NOW))["data"]
+    assert [tick.trade_id for tick in read(parser, json.dumps(several))] == [1, 3]
 
 
 @pytest.mark.claim("N9")

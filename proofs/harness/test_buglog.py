@@ -413,6 +413,13 @@ def test_steps_within_a_budget() -> None:
     assert list(Steps(0)) == []
 
 
+@pytest.mark.parametrize(("size", "fit"), [(0, 0), (13, 0), (14, 1), (99, 7), (280, 20), (1000, 20)])
+def test_a_page_has_as_many_proofs_as_it_has_room_for(size: int, fit: int) -> None:
+    """Each takes what its texts take once they are HTML, and something beside them."""
+    proofs = [ProofLog(str(number), [], "proven", "", 0.1, "", 0.0, "gw0") for number in range(20)]
+    assert buglog._within(size, 10, proofs, lambda _: ("<",)) == proofs[:fit]
+
+
 def flood(megabytes: int, piece: str) -> Iterator[RecordLine]:
     """A record of this size, of many and of talkative proofs."""
     yield RECORD[0]
