@@ -32,6 +32,9 @@ def test_N16_an_address_is_tried_last_only_until_its_handshake_succeeds() -> Non
     for address in (FIRST, SECOND):
         dialer.note_handshake(PLACE, address, good=False)
     assert order(dialer) == [FIRST, SECOND]
+    # Where all have disappointed none has, until it does again.
+    dialer.note_handshake(PLACE, FIRST, good=False)
+    assert order(dialer) == [SECOND, FIRST]
 
 
 async def dialed(place: tuple[str, int]) -> socket.socket:

@@ -776,3 +776,14 @@ def test_a_file_name_that_is_no_utf_8_has_a_digest(package: Path) -> None:
     """Such bytes reach Python as lone surrogates, which UTF-8 does not have."""
     (package / os.fsdecode(b"\xff.py")).write_text("")
     assert attestation.digest(gate.engine_files(package)) != attestation.digest({})
+
+
+@pytest.mark.claim("R9")
+def test_a_systemd_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = tmp_path / "systemctl"
+    silent.write_text("#!/bin/sh\nexec sleep 60\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: str(silent))
+    monkeypatch.setattr(gate, "SYSTEMCTL_SECS", 0.05)
+    with pytest.raises(Refusal, match=r"systemd does not say what its own environment is: .*timed out after 0\.05"):
+        gate._systemctl("show-environment", about="its own environment")
