@@ -29,6 +29,7 @@ PROMISED: list[tuple[str, str, object, str, str]] = [
     ("engine.ingest.intake", "JUMP_MAX", 1_000_000, "N11", "more than 1 000 000 ids"),
     ("engine.storage.opening", "BUSY_TIMEOUT_MS_MIN", 1000, "D1", "busy_timeout >= 1000 ms"),
     ("engine.storage.ledger", "WAL_ALARM_BYTES", 64 * 2**20, "D9", "when it is 64 MiB"),
+    ("engine.command", "_DESCRIPTORS_MIN", 24, "C7", "descriptors (24 are needed"),
     ("engine.base.logs", "QUEUE_BYTES_MAX", 2**20, "M6", "waits, 1 MiB at most"),
 ]
 """Module, constant, value, clause, its words."""
