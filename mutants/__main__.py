@@ -123,9 +123,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="which mutants are drawn")
     parser.add_argument("--count", type=int, default=200, help="how many")
     parser.add_argument("--only", action="append", default=[], metavar="GLOB", help="files, such as 'engine/trading/*'")
-    parser.add_argument(
-        "--jobs", type=int, default=max(1, (os.cpu_count() or 1) * 3 // 4), help="how many at a time, each in its copy"
-    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time, each in its copy")
     parser.add_argument(
         "--tests", action="append", default=[], metavar="GLOB", help="whom to ask, such as 'proofs/engine/test_risk.py'"
     )

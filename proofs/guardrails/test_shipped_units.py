@@ -246,11 +246,14 @@ def test_a_failed_engine_is_told_of_and_only_when_that_is_wanted(engine: EngineU
     credential = machine.path("/etc/credstore/hybrid-notice-url")
     engine.configure_text("[engine]\nsample_every = 0\n")
 
-    def skipped() -> bool | None:
-        return machine.systemctl("show", "--property=ConditionResult", "--value", name).stdout == "no\n" or None
-
     def said() -> str:
         return machine.run("journalctl", "-u", name, "-o", "cat", "--no-pager").stdout
+
+    # Failures of other proofs on this machine have asked for it too.
+    before = said().count("unmet condition")
+
+    def skipped() -> bool | None:
+        return said().count("unmet condition") > before or None
 
     with hook(503) as there, Shipped(machine, "hybrid-notice@.service").shortened("[Service]\nRestartSec=50ms\n"):
         engine.try_start()
