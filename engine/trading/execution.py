@@ -373,6 +373,8 @@ class PaperExecutor(_Simulator):
         events: list[OrderEvent] = []
         fills: list[Fill] = []
         for tick in ticks:
+            if not self._open:
+                break
             if tick.symbol in self._by_symbol:
                 self._match(tick, now_ms, events, fills)
         while self._open and now_ms - (oldest := next(iter(self._open.values()))).since_ms > PAPER_REST_MS:
