@@ -36,7 +36,6 @@ import pytest
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness.base import arguments, terminal
-from harness.base.terminal import redraws
 from mutants import contexts, plan
 from mutants.operators import Mutant, mutants
 from proofs.sabotages import CATALOGUE
@@ -96,9 +95,8 @@ def main() -> int:
             pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
             stack.callback(_end_all)
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            reach = _reach(copies, pool, _Map(options.output, state), asked)
-            if not options.in_process:
-                reach = dataclasses.replace(reach, proofs=_proofs(names))
+            proofs = {} if options.in_process else _proofs(names)
+            reach = _reach(copies, pool, _Map(options.output, state), asked, proofs)
             results += [done[mutant.id] for mutant in chosen if mutant.id in done]
             tried = [pool.submit(_try, copies, mutant, reach) for mutant in chosen if mutant.id not in done]
             for future in as_completed(tried):
@@ -177,7 +175,7 @@ def _digest(names: Iterable[str], root: Path = ROOT) -> str:
 
 def _judge(proof: str, root: Path = ROOT) -> str:
     """Return the digest of the file of a test; of no test, nothing."""
-    name = proof.partition("::")[0]
+    name = plan.file_of(proof)
     return _digest([name], root) if (root / name).is_file() else ""
 
 
@@ -275,7 +273,13 @@ def _end_all() -> None:
         _end(running)
 
 
-def _reach(copies: queue.SimpleQueue[Path], pool: ThreadPoolExecutor, kept: _Map, asked: list[str]) -> plan.Reach:
+def _reach(
+    copies: queue.SimpleQueue[Path],
+    pool: ThreadPoolExecutor,
+    kept: _Map,
+    asked: list[str],
+    proofs: dict[str, frozenset[str]],
+) -> plan.Reach:
     """Return which of the tests in these files runs which line. Only what changed since it was kept is run."""
     measured, told = kept.read()
     files = {name: _digest([name]) for name in asked}
@@ -297,7 +301,7 @@ def _reach(copies: queue.SimpleQueue[Path], pool: ThreadPoolExecutor, kept: _Map
         lines[unit] = dict.fromkeys(range(1, len((ROOT / unit).read_text().splitlines()) + 1), tests)
     if told.red:
         print(f"mutants: red without any mutant, and so not asked: {', '.join(told.red)}", file=sys.stderr)
-    return plan.Reach(lines, told.seconds, _importers(asked), {}, frozenset(told.red))
+    return plan.Reach(lines, told.seconds, _importers(asked), proofs, frozenset(told.red))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,7 +374,7 @@ def readers(root: Path, tests: Iterable[str]) -> dict[str, frozenset[str]]:
     somebody runs."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for test in tests:
-        file = test.partition("::")[0]
+        file = plan.file_of(test)
         if file.startswith("proofs/house/"):
             for unit in re.findall(r"hybrid-[\w@-]+\.(?:service|timer)", (root / file).read_text()):
                 if (root / "systemd" / unit).is_file():
@@ -467,7 +471,7 @@ def _tell(number: int, count: int, result: dict[str, object]) -> None:
     """A line for whoever waits; one that stays for what nobody noticed."""
     if result["outcome"] == "survived":
         print(f"survived  {result['path']}:{result['line']}  {result['operator']}: {result['change']}", flush=True)
-    if redraws(sys.stderr):
+    if terminal.redraws(sys.stderr):
         sys.stderr.write(f"\r\x1b[K{number}/{count}  {str(result['id'])[:80]}  {result['outcome']}")
         sys.stderr.write("\n" if number == count else "")
         sys.stderr.flush()

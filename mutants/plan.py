@@ -85,8 +85,8 @@ class Told:
         return Told(
             self.sources,
             {name: digest for name, digest in self.files.items() if name in kept},
-            {test: took for test, took in self.seconds.items() if _file(test) in kept},
-            [test for test in self.red if _file(test) in kept],
+            {test: took for test, took in self.seconds.items() if file_of(test) in kept},
+            [test for test in self.red if file_of(test) in kept],
         )
 
     def updated(self, files: Mapping[str, str], answers: Iterable[Timings]) -> Told:
@@ -99,7 +99,8 @@ class Told:
         return Told(self.sources, {**same.files, **files}, seconds, sorted(red))
 
 
-def _file(test: str) -> str:
+def file_of(test: str) -> str:
+    """Return the file of a test; a file is its own."""
     return test.partition("::")[0]
 
 
@@ -125,7 +126,7 @@ def tests_of(mutant: Mutant, reach: Reach) -> list[list[str]]:
     importers = reach.importers.get(mutant.path, frozenset())
     if not direct and mutant.path.startswith("engine/"):
         importers = importers.union(*(reach.importers.get(fixture, frozenset()) for fixture in ENGINE_PROCESSES))
-    others = {test for test in reach.seconds if _file(test) in importers}
+    others = {test for test in reach.seconds if file_of(test) in importers}
     batches = [
         _quickest(direct, reach.seconds),
         _quickest(others - direct - reach.red, reach.seconds, IMPORTERS_SECS),
@@ -145,7 +146,7 @@ def time_limit_secs(tests: Iterable[str], seconds: Mapping[str, float]) -> float
     """Return how long a batch may take before its mutant counts as one that hangs: well above what the tests took."""
     files: defaultdict[str, float] = defaultdict(float)
     for test, took in seconds.items():
-        files[_file(test)] += took
+        files[file_of(test)] += took
     return 60.0 + 10 * sum(seconds.get(test, files.get(test, 10.0)) for test in tests)
 
 

@@ -23,7 +23,7 @@ from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 from engine.storage.batch import Batch
 from engine.storage.opening import open_ledger
 from harness.base.errors import Unavailable
-from proofs.fixtures.engine_process import DEADLINE_SECS, Engine, engine, mock_tick, write_config
+from proofs.fixtures.engine_process import DEADLINE_SECS, TRANSPORTS, Engine, engine, mock_tick, write_config
 from proofs.fixtures.raw_server import (
     CLOSE,
     PING,
@@ -37,7 +37,6 @@ from proofs.fixtures.raw_server import (
     upgrade,
 )
 
-TRANSPORTS = ["picows", "websockets"]
 MIB = 1024 * 1024
 RSS_MIB_MAX = 64
 

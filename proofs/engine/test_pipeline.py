@@ -41,6 +41,7 @@ from engine.trading.desk import Desk
 from proofs.fixtures import seed_database
 from proofs.fixtures.engine_process import (
     DEADLINE_SECS,
+    TRANSPORTS,
     Server,
     assert_balanced,
     binance_trade,
@@ -51,8 +52,6 @@ from proofs.fixtures.engine_process import (
     write_config,
 )
 from proofs.fixtures.small_disk import mounted
-
-TRANSPORTS = ["picows", "websockets"]
 
 
 def walk(ticks: int, price: float = 100.0, step: float = 0.05) -> list[float]:

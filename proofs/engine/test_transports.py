@@ -11,7 +11,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 from engine.ingest.websocket import WebSocketFeed
 from proofs.engine.test_peers import GOODBYES, NOT_TO_BE_READ, RESERVED, VIOLATIONS
 from proofs.engine.test_recording import Ears, running, until
-from proofs.fixtures.engine_process import DEADLINE_SECS, mock_tick
+from proofs.fixtures.engine_process import DEADLINE_SECS, TRANSPORTS, mock_tick
 from proofs.fixtures.engine_process import server as tls_server
 from proofs.fixtures.raw_server import (
     BINARY,
@@ -50,8 +50,6 @@ from proofs.fixtures.raw_server import (
     until_closed,
     upgrade,
 )
-
-TRANSPORTS = ["picows", "websockets"]
 
 
 class Listener(Ears):
@@ -103,6 +101,18 @@ def serve(client: socket.socket, number: int) -> None:
     """Upgrade, send a tick of this number, and stay."""
     upgrade(client, and_then=frame(mock_tick(number)))
     until_closed(client)
+
+
+def at_first(script: Callable[[socket.socket], None]) -> Callable[[socket.socket, int], None]:
+    """What the first connection meets; those after it are served."""
+
+    def either(client: socket.socket, number: int) -> None:
+        if number:
+            serve(client, number)
+        else:
+            script(client)
+
+    return either
 
 
 def told(caplog: pytest.LogCaptureFixture, *messages: str) -> list[tuple[str, dict[str, Any]]]:
@@ -454,10 +464,8 @@ def test_N6_pings_are_answered_with_what_they_say_and_ours_are_answered(transpor
 def test_B4_a_peer_that_reads_no_pongs_is_left(caplog: pytest.LogCaptureFixture, transport: str, first: bytes) -> None:
     left = threading.Event()
 
-    def script(client: socket.socket, number: int) -> None:
-        if number:
-            serve(client, number)
-            return
+    @at_first
+    def script(client: socket.socket) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         upgrade(client, and_then=first)
         with suppress(ConnectionResetError, BrokenPipeError):
@@ -653,10 +661,8 @@ def test_N5_what_a_refusal_says_is_told_as_far_as_it_is_obeyed(
     barred_secs: float | None,
     is_cut: bool,
 ) -> None:
-    def script(client: socket.socket, number: int) -> None:
-        if number:
-            serve(client, number)
-            return
+    @at_first
+    def script(client: socket.socket) -> None:
         read_request(client)
         client.sendall("\r\n".join([f"HTTP/1.1 {answer[0]}", *answer[1:], "Content-Length: 0", "", ""]).encode())
 
@@ -686,10 +692,8 @@ def test_N5_a_refusal_is_known_from_its_head(transport: str, body: bytes) -> Non
     """Nobody waits for the rest of it, or for the peer to leave."""
     left = threading.Event()
 
-    def script(client: socket.socket, number: int) -> None:
-        if number:
-            serve(client, number)
-            return
+    @at_first
+    def script(client: socket.socket) -> None:
         read_request(client)
         with suppress(ConnectionResetError, BrokenPipeError):
             client.sendall(b"HTTP/1.1 503 No\r\nContent-Length: 2000000\r\n\r\n" + body)
@@ -785,10 +789,8 @@ OVER = "the head of the answer has over 16384 bytes"
 def test_B4_the_head_of_an_answer_has_a_bound(
     caplog: pytest.LogCaptureFixture, transport: str, answer: bytes, is_unbounded: bool, reason: str
 ) -> None:
-    def script(client: socket.socket, number: int) -> None:
-        if number:
-            serve(client, number)
-            return
+    @at_first
+    def script(client: socket.socket) -> None:
         read_request(client)
         with suppress(ConnectionResetError, BrokenPipeError):
             client.sendall(answer)
