@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from queue import SimpleQueue
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ TOLD = (
 """Signals that would end the process and mean nothing to it. Not those that say that it is broken (SEGV, ABRT...)."""
 
 _TERMINAL = (signal.SIGTTIN, signal.SIGTTOU)
+
+LOOK_SECS = 0.1
+"""A signal that comes as the main thread is about to sleep does not wake it: its handler runs only after that."""
 
 
 class Signals:
@@ -116,7 +119,8 @@ class Signals:
         work.add_done_callback(lambda _: bell.put(None))
         with self.waking(lambda: bell.put(None)):
             while not work.done() and self.stop is None:
-                bell.get()
+                with suppress(Empty):
+                    bell.get(timeout=LOOK_SECS)
         return work.done()
 
     def report(self) -> bool:

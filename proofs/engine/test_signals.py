@@ -8,12 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from engine import signals
+from harness.base.clock import OsClock, poll
 from proofs.fixtures.engine_process import DEADLINE_SECS, ROOT, Engine, engine, write_config
 
 # Nothing is written before the stop.
@@ -302,3 +303,17 @@ def test_E6_what_is_asked_of_signals_holds_for_each_of_them(method: str, left: s
     assert {now[signum] for signum in {*signals.STOPS, *signals.TOLD} - ignored} == expected
     assert {now[signum] for signum in (*ignored, signal.SIGTTIN, signal.SIGTTOU)} == {signal.SIG_IGN}
     assert not still_blocked
+
+
+@pytest.mark.claim("E6")
+def test_E6_a_signal_that_comes_as_the_wait_begins_is_not_slept_over() -> None:
+    """Its handler has not rung, for the interpreter ran it too late; and what is waited for takes its time."""
+    came, work = signals.Signals(), Future[None]()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(came.wait, work)
+        assert poll(lambda: came._wake is not None or None, OsClock(), DEADLINE_SECS)
+        came.stop = signal.SIGTERM
+        try:
+            assert waiting.result(DEADLINE_SECS) is False
+        finally:
+            work.set_result(None)
