@@ -64,10 +64,10 @@ $(READY): $(DISTRIBUTIONS:%=%/pyproject.toml) requirements/develop.txt requireme
 
 # systemd-nspawn boots the private machine, D-Bus lets systemctl talk to it, ss lists the engine's sockets. Without them
 # the proofs run all the same and say why they are unproven.
-MACHINE_PACKAGES := systemd-container dbus iproute2
+MACHINE_PACKAGES := systemd-container dbus iproute2 strace
 .PHONY: machine-tools
 machine-tools:
-	@{ command -v systemd-nspawn && command -v dbus-daemon && command -v ss; } >/dev/null || \
+	@{ command -v systemd-nspawn && command -v dbus-daemon && command -v ss && command -v strace; } >/dev/null || \
 	  { $(SUDO) apt-get update $(APT_QUIET) && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y $(APT_QUIET) $(MACHINE_PACKAGES); } || \
 	  echo "$(MACHINE_PACKAGES) could not be installed: see 'make doctor'" >&2

@@ -32,6 +32,8 @@ class Entry:
     """The same, when it was sent, of what systemd says itself; of a service's output, when it was received."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The `fields` of an M1 log line, `message` included; empty for other entries."""
+    timestamp: str = ""
+    """The `timestamp` of an M1 log line: when the service says that it was."""
     level: str = ""
     """The `level` of an M1 log line."""
     target: str = ""
@@ -122,6 +124,7 @@ def parse(raw: Mapping[str, str], realtime_us: int) -> Entry | None:
         realtime_us=realtime_us,
         sent_us=int(raw.get("_SOURCE_REALTIME_TIMESTAMP", realtime_us)),
         fields=fields if isinstance(fields, dict) else {},
+        timestamp=str(log.get("timestamp", "")),
         level=str(log.get("level", "")),
         target=str(log.get("target", "")),
         priority=int(raw["PRIORITY"]) if raw.get("PRIORITY", "").isdecimal() else 6,

@@ -85,7 +85,7 @@ class Exchange:
         self._on_connect: Callable[[ServerConnection], Awaitable[None]] | None = None
         self._dialect: Dialect | None = None
         self.heard: list[str] = []
-        """What clients said to a `dialect`, each of which has been answered."""
+        """What clients said; a `dialect` has answered each of it. Nobody listens while `feed` sends."""
 
     @property
     def url(self) -> str:
@@ -152,15 +152,16 @@ class Exchange:
                 return None
         return min(deadline, self._clock.monotonic() - began)
 
-    def send_ticks(self, count: int, *, price: float = 100.0, again: int = 0) -> None:
+    def send_ticks(self, count: int, *, price: float = 100.0, step: float = 0.0, again: int = 0) -> None:
         """Send `count` new ticks to every client, at full speed.
 
-        price: of each tick, in quote units. again: how many of the ticks sent last are sent once more before, as
-        venues do after a reconnect; they count as `sent_again`, not as `sent`.
+        price, step: the n-th tick ever sent (from 1) is at price + n * step, in quote units. again: how many of the
+        ticks sent last are sent once more before, as venues do after a reconnect; they count as `sent_again`, not as
+        `sent`.
         """
         first = self._next_id - again
         self._next_id += count
-        self._call(self._broadcast(self.tick(number, price) for number in range(first, self._next_id)))
+        self._call(self._broadcast(self.tick(n, price + n * step) for n in range(first, self._next_id)))
         self.sent += count
         self.sent_again += again
 
@@ -306,20 +307,18 @@ class Exchange:
         try:
             if self._on_connect is not None:
                 await self._on_connect(client)
-            if self._dialect is not None:
-                await self._converse(client, self._dialect)
-            await client.wait_closed()
+            await self._converse(client, self._dialect)
         except ConnectionClosed:
             pass  # The engine may go at any moment: killing it is what proofs do.
         finally:
             self._clients.discard(client)
 
-    async def _converse(self, client: ServerConnection, dialect: Dialect) -> None:
-        for message in dialect.greeting:
+    async def _converse(self, client: ServerConnection, dialect: Dialect | None) -> None:
+        for message in dialect.greeting if dialect else ():
             await client.send(message)
         async for said in client:
-            text = said if isinstance(said, str) else said.decode()
-            for message in dialect.answer(text):
+            text = said if isinstance(said, str) else said.decode(errors="replace")
+            for message in dialect.answer(text) if dialect else ():
                 await client.send(message)
             self.heard.append(text)
 

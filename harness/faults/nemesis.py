@@ -49,7 +49,7 @@ def paused(unit: Unit) -> Iterator[Receipt]:
     pid = unit.show().main_pid
     unit.kill("STOP")
     try:
-        yield Receipt("pause", _await(lambda: _stopped(unit.machine, pid), f"process {pid} to stop"))
+        yield Receipt("pause", await_receipt(lambda: _stopped(unit.machine, pid), f"process {pid} to stop"))
     finally:
         if unit.show().main_pid == pid:
             try:
@@ -65,7 +65,7 @@ def killed(unit: Unit) -> Iterator[Receipt]:
     """SIGKILL to the unit's main process, as the out-of-memory killer sends it. Cannot be undone."""
     pid = unit.show().main_pid
     unit.kill("KILL")
-    yield Receipt("kill", _await(lambda: _gone(unit, pid), f"process {pid} to die"))
+    yield Receipt("kill", await_receipt(lambda: _gone(unit, pid), f"process {pid} to die"))
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def silent(exchange: Exchange) -> Iterator[Receipt]:
     try:
         # What was on its way when it was muted may still go out.
         before = exchange.sent
-        _await(lambda: "quiet" if exchange.sent == before else None, "the feed to fall silent")
+        await_receipt(lambda: "quiet" if exchange.sent == before else None, "the feed to fall silent")
         yield Receipt("silence", f"{exchange.sent} ticks sent, and no more")
     finally:
         exchange.mute(False)
@@ -136,7 +136,7 @@ def slow(exchange: Exchange, seconds: float) -> Iterator[Receipt]:
         return f"{count} handshake(s) answered after {seconds:g} s" if count else None
 
     try:
-        yield Receipt("slow server", _await(late, f"a handshake that takes {seconds:g} s"))
+        yield Receipt("slow server", await_receipt(late, f"a handshake that takes {seconds:g} s"))
     finally:
         exchange.delay_handshakes(0.0)
 
@@ -153,7 +153,7 @@ def refusing(exchange: Exchange, status: int, headers: dict[str, str] | None = N
         return f"{count} handshake(s) got HTTP {status}" if count else None
 
     try:
-        yield Receipt("refuse", _await(refused, f"a handshake to be refused with {status}"))
+        yield Receipt("refuse", await_receipt(refused, f"a handshake to be refused with {status}"))
     finally:
         exchange.refuse(None)
 
@@ -239,9 +239,9 @@ def cpu_load(machine: Machine, *, hogs: int = 4, idle: bool = False, above: floa
     machine.systemd_run(f"--unit={HOG}", "--collect", *policy, "sh", "-c", f"{last}{loops} wait").expect(0)
     try:
         if above is None:
-            evidence = _await(lambda: _busy(machine, HOG), "the hog to run")
+            evidence = await_receipt(lambda: _busy(machine, HOG), "the hog to run")
         else:
-            evidence = _await(lambda: _pressed(above), f"CPU pressure above {above:g} %", deadline_secs=30.0)
+            evidence = await_receipt(lambda: _pressed(above), f"CPU pressure above {above:g} %", deadline_secs=30.0)
         yield Receipt("idle CPU load" if idle else "CPU load", evidence)
     finally:
         machine.systemctl("stop", HOG)
@@ -289,7 +289,7 @@ def _pressed(above: float) -> str | None:
     return f"/proc/pressure/cpu: some avg10={some:g}" if some > above else None
 
 
-def _await(look: Callable[[], str | None], what: str, deadline_secs: float = LAND_SECS) -> str:
+def await_receipt(look: Callable[[], str | None], what: str, deadline_secs: float = LAND_SECS) -> str:
     clock: Clock = OsClock()
     with awaiting(what):
         evidence = poll(look, clock, deadline_secs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
 from harness.proving.sabotage import Patch
@@ -20,6 +22,29 @@ def test_pragmas_are_verified_before_ready(engine: EngineUnit) -> None:
     events = [entry.event for entry in engine.journal()]
     engine.expect(
         events.index("all PRAGMAs verified") < events.index("pipeline running"), "it ran before it had verified"
+    )
+    verified = datetime.fromisoformat(engine.wait_log("all PRAGMAs verified").timestamp)
+    ready = engine.wait("systemd's word that it started", lambda e: e.message.startswith("Started "))
+    early = verified.timestamp() - ready.sent_us / 1e6
+    engine.expect(early <= 0, f"READY=1 came {early:.3f} s before the database was verified")
+
+
+@pytest.mark.claim("M4", "E2")
+def test_what_is_no_database_is_never_ready(engine: EngineUnit) -> None:
+    """READY=1 says that the database was verified: whoever says it first lets `systemctl start` succeed on one that
+    cannot be used."""
+    engine.try_start()
+    engine.stop()
+    engine.configure({})
+    engine.write_state("data/bot.db", "this is a letter to the operator\n" * 300)
+    for left in ("-wal", "-shm"):
+        engine.database.with_name(f"bot.db{left}").unlink(missing_ok=True)
+    started = engine.try_start()
+    engine.expect(started.status != 0, "systemctl start succeeded on a file that is no database")
+    ended = engine.wait("the report of the ended main process", lambda e: "Main process exited" in e.message)
+    engine.expect("status=12/" in ended.message, f"expected exit status 12, systemd says: {ended.message}")
+    engine.expect(
+        not any(entry.event == "pipeline running" for entry in engine.journal()), "it ran on a file that is no database"
     )
 
 

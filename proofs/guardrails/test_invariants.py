@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.evidence import checkers
-from harness.faults import nemesis
+from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
@@ -20,10 +20,14 @@ EACH_TICK = {"signal_every_n_ticks": 1}
 
 @pytest.mark.claim("I1", "R4")
 def test_orders_make_no_network_call(engine: EngineUnit, exchange: Exchange) -> None:
-    """With orders in full flow, the process has one connection: to the feed."""
+    """With orders in full flow, the process has one connection, to the feed, over which it says nothing; and it asks
+    the kernel for no other, be it for a moment."""
     engine.connect(exchange, engine=EACH_TICK)
-    exchange.send_ticks(50)
-    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=50)
+    with tracing.network_calls(engine) as calls:
+        exchange.send_ticks(50)
+        engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=50)
+        engine.expect(not calls(), f"while orders are made it calls the network: {calls()[:3]}")
+    engine.expect(exchange.heard == [], f"the exchange was told {exchange.heard[:3]}")
     pid = engine.show().main_pid
     lines = engine.machine.run("ss", "--tcp", "--udp", "--numeric", "--processes", "--all", "--no-header").stdout
     own = [line.split() for line in lines.splitlines() if f"pid={pid}," in line]

@@ -167,7 +167,7 @@ def test_a_fault_that_did_not_land_has_no_receipt(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nemesis, "LAND_SECS", SOON_SECS)
-    monkeypatch.setattr(nemesis._await, "__defaults__", (SOON_SECS,))
+    monkeypatch.setattr(nemesis.await_receipt, "__defaults__", (SOON_SECS,))
     no_receipt(nemesis.disconnected(exchange), "nobody was connected, so no connection was cut")
     no_receipt(nemesis.half_open(exchange), "nobody was connected, so no connection is half-open")
     no_receipt(nemesis.garbage(exchange, ["{"]), "nobody was connected, so nobody got any garbage")
@@ -191,7 +191,7 @@ def test_a_fault_of_the_unit_that_did_not_land_has_no_receipt(
     engine: EngineUnit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Signals that reach nobody, pressure that does not rise, a disk with room left."""
-    monkeypatch.setattr(nemesis._await, "__defaults__", (SOON_SECS,))
+    monkeypatch.setattr(nemesis.await_receipt, "__defaults__", (SOON_SECS,))
     engine.configure({})
     engine.start()
     monkeypatch.setattr(engine, "kill", lambda name="KILL": None)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from harness.faults import nemesis
+from harness.base.clock import OsClock, poll
+from harness.base.errors import Refuted
+from harness.base.waiting import awaiting
+from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from harness.proving.sabotage import Patch
 from proofs.fixtures.engine_unit import EngineUnit
+
+GOES_ON_TICKS = 50
+"""More than any buffer of an engine under proof holds when a thread stops: they are written each 10 ms."""
 
 
 @pytest.mark.claim("E5", "stall")
@@ -20,6 +26,47 @@ def test_paused_engine_is_restarted_by_the_watchdog(watched: EngineUnit) -> None
         watched.wait("the watchdog report of systemd", lambda e: "Watchdog timeout" in e.message)
         watched.wait_restarts(1)
     watched.wait_log("HEARTBEAT (G4)", lambda entry: entry.pid != before.main_pid)
+
+
+def goes_on(engine: EngineUnit, exchange: Exchange) -> bool:
+    """Whether ticks are stored that came after now; the other way is that it is ended. Refuted when it is neither."""
+    due = engine.tick_count() + GOES_ON_TICKS
+
+    def decided() -> bool | None:
+        state = engine.show()
+        if state.active != "active" or state.n_restarts > 0:
+            return False
+        return True if engine.tick_count() >= due else None
+
+    with awaiting(f"{GOES_ON_TICKS} more ticks, or the end of a process that stores none"):
+        found = poll(decided, OsClock(), engine.deadline_secs)
+    if found is None:
+        raise engine.refuted(
+            f"{engine.tick_count()} ticks, of {due} that were due, and systemd lets it be", waited=True
+        )
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.claim("E5")
+def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUnit, exchange: Exchange) -> None:
+    """A watchdog that a thread of its own feeds sees nothing of one that hangs: ticks come, none is stored, and the
+    unit is active. So each thread is held for itself, whatever it is for."""
+    exchange.feed(interval_secs=0.02)
+    watched.connect(exchange)
+    watched.wait_ticks(1)
+    ended = []
+    for number, thread in enumerate(tracing.threads(watched)):
+        with tracing.standing_still(watched, tracing.threads(watched)[number]) as receipt:
+            try:
+                if not goes_on(watched, exchange):
+                    ended.append(thread.name)
+            except Refuted as refuted:
+                raise watched.refuted(f"{receipt.evidence}: {refuted.observed}", waited=True) from None
+        watched.stop()
+        watched.start()
+        watched.wait_ticks(watched.tick_count() + 1)
+    watched.expect(bool(ended), "no thread is missed: nothing that stands still is ever noticed")
 
 
 @pytest.mark.claim("E5")

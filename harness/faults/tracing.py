@@ -1,0 +1,101 @@
+"""What strace(1) sees and does of a running service, whatever language it is written in: its calls to the network, and
+a thread that stands still while the others go on.
+
+Both begin when every thread concerned has a tracer, and end with none; a service is not restarted for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from harness.base.errors import Unavailable
+from harness.faults.nemesis import Receipt, await_receipt
+from harness.machines.machine import Machine
+from harness.machines.systemd import Unit
+
+TRACER = "proof-trace.service"
+"""The unit that strace runs as."""
+
+LOG = "/run/proof-trace.log"
+"""What it writes, in the machine."""
+
+NETWORK = "socket,connect,bind,sendto,sendmsg,sendmmsg"
+FAR = re.compile(r"\bAF_(INET6?|PACKET|VSOCK)\b")
+"""Address families that reach beyond the computer's own files: a UNIX socket, as of sd_notify, does not."""
+
+
+@dataclass(frozen=True)
+class Thread:
+    """One thread of a service's main process."""
+
+    id: int
+    name: str
+
+
+def threads(unit: Unit) -> list[Thread]:
+    """Return the main process's threads, the main thread first; empty when there is none."""
+    pid = unit.show().main_pid
+    shown = unit.machine.run("grep", "-H", "", "-r", "--include=comm", f"/proc/{pid}/task").stdout
+    found = [
+        Thread(int(match[1]), match[2])
+        for match in re.finditer(rf"^/proc/{pid}/task/(\d+)/comm:(.*)$", shown, re.MULTILINE)
+    ]
+    return sorted(found, key=lambda thread: (thread.id != pid, thread.id))
+
+
+@contextmanager
+def network_calls(unit: Unit) -> Iterator[Callable[[], list[str]]]:
+    """Watch the main process's threads; yields what returns the calls since then that make a socket of an internet
+    address family, or name such an address, one line each.
+
+    What goes out over a connection that is open already names no address. Unavailable without strace, or where it may
+    not trace. A call through io_uring(7) is none that can be seen.
+    """
+    pid = unit.show().main_pid
+    with _strace(unit.machine, pid, "--follow-forks", f"--trace={NETWORK}"):
+        _await_tracer(unit.machine, f"/proc/{pid}/task/*/status")
+
+        def seen() -> list[str]:
+            return [line for line in unit.machine.run("cat", LOG).expect(0).stdout.splitlines() if FAR.search(line)]
+
+        yield seen
+
+
+@contextmanager
+def standing_still(unit: Unit, thread: Thread) -> Iterator[Receipt]:
+    """Let one thread of the main process stand still at its next system call, as in a call that does not return; the
+    others go on. At the end it goes on too. Unavailable without strace, or where it may not trace."""
+    with _strace(unit.machine, thread.id, "--trace=all", "--inject=all:delay_enter=3600s"):
+        pid = unit.show().main_pid
+        evidence = _await_tracer(unit.machine, f"/proc/{pid}/task/{thread.id}/status", "t (tracing stop)")
+        yield Receipt("a thread stands still", f"{thread.name}: {evidence}")
+
+
+@contextmanager
+def _strace(machine: Machine, pid: int, *flags: str) -> Iterator[None]:
+    if machine.run("sh", "-c", "command -v strace").status != 0:
+        raise Unavailable("strace is not installed", "apt-get install strace")
+    command = ("strace", "--quiet=all", "--signal=none", f"--output={LOG}", *flags, f"--attach={pid}")
+    machine.systemd_run(f"--unit={TRACER}", "--property=CollectMode=inactive-or-failed", *command).expect(0)
+    try:
+        yield
+    finally:
+        machine.systemctl("stop", TRACER)
+        machine.run("rm", "-f", LOG).expect(0)
+
+
+def _await_tracer(machine: Machine, files: str, state: str = "") -> str:
+    """Wait until the threads of these /proc/PID/task/TID/status files are traced, and are in this state if any."""
+
+    def look() -> str | None:
+        shown = machine.run("sh", "-c", f"grep -h -e ^State -e ^TracerPid {files}").stdout
+        tracers = re.findall(r"^TracerPid:\s*(\d+)$", shown, re.MULTILINE)
+        done = bool(tracers) and "0" not in tracers and state in shown
+        if not done and machine.systemctl("is-active", TRACER).status != 0:
+            raise Unavailable("strace may not trace here", "use PROOFS_SYSTEMD=private, as root")
+        return " ".join(shown.split()) if done else None
+
+    return await_receipt(look, "strace to be there")
