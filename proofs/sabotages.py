@@ -228,6 +228,27 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"watchdog report of systemd has not come",
     ),
     Sabotage(
+        id="a-thread-that-nobody-misses",
+        guardrail="E5",
+        breaks="the watchdog is fed although the thread that writes stands still",
+        proof="test_watchdog::test_whichever_thread_stands_still_it_goes_on_or_is_ended",
+        patch=Patch("engine/base/notify.py", "Liveness.silent", "self._answered.items()", "()"),
+        reason=r"that were due, and systemd lets it be",
+    ),
+    Sabotage(
+        id="ready-before-the-database",
+        guardrail="M4",
+        breaks="systemd is told that a start succeeded before the database was opened",
+        proof="test_g3::test_what_is_no_database_is_never_ready",
+        patch=Patch(
+            "engine/command.py",
+            "_trade",
+            "store: Future[Ledger] = Future()",
+            "store: Future[Ledger] = Future()\nnotify.Notifier(environment.notify_socket).send(READY=1)",
+        ),
+        reason=r"systemctl start succeeded on a file that is no database",
+    ),
+    Sabotage(
         id="sigint-is-no-stop",
         guardrail="E4",
         breaks="Ctrl-C ends the engine in the middle of what it does",

@@ -290,6 +290,7 @@ def _pressed(above: float) -> str | None:
 
 
 def await_receipt(look: Callable[[], str | None], what: str, deadline_secs: float = LAND_SECS) -> str:
+    """Return the evidence that a fault landed, once `look` has any. HarnessError when it never has."""
     clock: Clock = OsClock()
     with awaiting(what):
         evidence = poll(look, clock, deadline_secs)

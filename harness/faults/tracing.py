@@ -19,9 +19,6 @@ from harness.machines.systemd import Unit
 TRACER = "proof-trace.service"
 """The unit that strace runs as."""
 
-LOG = "/run/proof-trace.log"
-"""What it writes, in the machine."""
-
 NETWORK = "socket,connect,bind,sendto,sendmsg,sendmmsg"
 FAR = re.compile(r"\bAF_(INET6?|PACKET|VSOCK)\b")
 """Address families that reach beyond the computer's own files: a UNIX socket, as of sd_notify, does not."""
@@ -59,7 +56,8 @@ def network_calls(unit: Unit) -> Iterator[Callable[[], list[str]]]:
         _await_tracer(unit.machine, f"/proc/{pid}/task/*/status")
 
         def seen() -> list[str]:
-            return [line for line in unit.machine.run("cat", LOG).expect(0).stdout.splitlines() if FAR.search(line)]
+            lines = unit.machine.run("cat", _log(unit.machine)).expect(0).stdout.splitlines()
+            return [line for line in lines if FAR.search(line)]
 
         yield seen
 
@@ -78,13 +76,17 @@ def standing_still(unit: Unit, thread: Thread) -> Iterator[Receipt]:
 def _strace(machine: Machine, pid: int, *flags: str) -> Iterator[None]:
     if machine.run("sh", "-c", "command -v strace").status != 0:
         raise Unavailable("strace is not installed", "apt-get install strace")
-    command = ("strace", "--quiet=all", "--signal=none", f"--output={LOG}", *flags, f"--attach={pid}")
+    command = ("strace", "--quiet=all", "--signal=none", f"--output={_log(machine)}", *flags, f"--attach={pid}")
     machine.systemd_run(f"--unit={TRACER}", "--property=CollectMode=inactive-or-failed", *command).expect(0)
     try:
         yield
     finally:
         machine.systemctl("stop", TRACER)
-        machine.run("rm", "-f", LOG).expect(0)
+        machine.run("rm", "-f", _log(machine)).expect(0)
+
+
+def _log(machine: Machine) -> str:
+    return f"{machine.layout.state}/trace.log"
 
 
 def _await_tracer(machine: Machine, files: str, state: str = "") -> str:

@@ -37,7 +37,7 @@ class Requirement:
 def examine() -> list[Requirement]:
     """Look at everything a proof may need. Changes nothing."""
     checks: tuple[Callable[[], Requirement], ...] = (
-        _python, _private, _host, _user, _journal, _pressure, _cgroup_controllers, _browser, _fleet, _tools,
+        _python, _private, _host, _user, _journal, _pressure, _tracer, _cgroup_controllers, _browser, _fleet, _tools,
     )  # fmt: skip
     return [check() for check in checks]
 
@@ -103,6 +103,17 @@ def _cgroup_controllers() -> Requirement:
         ok,
         "available" if ok else "not available: CPUQuota= and MemoryMax= do nothing here",
         "" if ok else "not needed: the caged neighbour uses CPUSchedulingPolicy=idle",
+        needed=False,
+    )
+
+
+def _tracer() -> Requirement:
+    found = shutil.which("strace")
+    return Requirement(
+        "strace",
+        bool(found),
+        found or "not installed",
+        "" if found else "apt-get install strace: two proofs about any engine need it, no other does",
         needed=False,
     )
 

@@ -7,6 +7,7 @@ one that keeps the contract is proven in what it keeps, whatever its modules are
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 
@@ -19,7 +20,8 @@ from harness.faults.exchange import Exchange
 from harness.machines import systemd
 from harness.machines.stage import PREFIX
 from proofs.fixtures import soak_run
-from proofs.fixtures.engine_unit import ENGINE_FILES, EngineUnit
+from proofs.fixtures.engine_unit import ENGINE_FILES, WATCHDOG_SEC, EngineUnit
+from proofs.fixtures.lies import LIES, Lie
 from proofs.fixtures.soak_run import SoakRun
 from proofs.guardrails import (
     test_exit12,
@@ -32,6 +34,10 @@ from proofs.guardrails import (
     test_watchdog,
 )
 
+Another = Callable[..., EngineUnit]
+
+SECOND = ("reference_engine.py", f"{PREFIX}/bin/python -I {{}} --config /etc/hybrid-engine/config.toml", "")
+
 SLEEPER_SECS = 0.5
 """What is waited for a sleeper that will never wake."""
 
@@ -40,15 +46,15 @@ EARLY_SECS = 0.05
 
 
 @pytest.fixture
-def another(engine: EngineUnit) -> Iterator[Callable[[str, str, str], EngineUnit]]:
+def another(engine: EngineUnit) -> Iterator[Another]:
     """The unit with a program of proofs/fixtures instead of our engine, and a drop-in's further lines, until the test
     ends."""
     directory = engine.machine.path(f"{ENGINE_FILES}/another")
     directory.mkdir(parents=True, exist_ok=True)
 
-    def run(program: str, command: str, more: str) -> EngineUnit:
+    def run(program: str, command: str, more: str, changed: Callable[[str], str] = str) -> EngineUnit:
         source = directory / program
-        source.write_bytes((engine.stage.checkout / "proofs/fixtures" / program).read_bytes())
+        source.write_text(changed((engine.stage.checkout / "proofs/fixtures" / program).read_text()))
         source.chmod(0o755)
         asked = command.format(f"{ENGINE_FILES}/another/{program}")
         engine.drop_in("30-another", f"[Service]\nExecStart=\nExecStart={asked}\n{more}\n")
@@ -84,7 +90,7 @@ def drive(proof: Callable[..., None], engine: EngineUnit, exchange: Exchange, pa
 @pytest.mark.claim("V9", "V10")
 @pytest.mark.parametrize("variant", ["ready", "mute"])
 def test_an_engine_that_does_nothing_is_refuted_in_everything(
-    another: Callable[[str, str, str], EngineUnit], exchange: Exchange, variant: str
+    another: Another, exchange: Exchange, variant: str
 ) -> None:
     """Refuted, not unproven; and one that never says READY=1 is told so in seconds."""
     engine = another("nothing", f"{{}} {variant}", "TimeoutStartSec=500ms" if variant == "mute" else "")
@@ -117,13 +123,30 @@ KEPT = [
 @pytest.mark.claim("V9")
 @pytest.mark.parametrize(("proof", "parameters"), KEPT)
 def test_a_second_engine_that_keeps_the_contract_is_proven(
-    another: Callable[[str, str, str], EngineUnit],
+    another: Another,
     exchange: Exchange,
     proof: Callable[..., None],
     parameters: Mapping[str, object],
 ) -> None:
-    engine = another("reference_engine.py", f"{PREFIX}/bin/python -I {{}} --config /etc/hybrid-engine/config.toml", "")
-    drive(proof, engine, exchange, parameters)
+    drive(proof, another(*SECOND), exchange, parameters)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V9")
+@pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.id)
+def test_a_second_engine_that_keeps_all_but_one_promise_is_refuted(
+    another: Another, exchange: Exchange, lie: Lie
+) -> None:
+    engine = another(*SECOND, lie.applied)
+    if lie.watched:
+        engine.drop_in("20-watchdog", f"[Service]\nWatchdogSec={WATCHDOG_SEC}\n")
+    try:
+        with pytest.raises(Refuted) as refuted:
+            drive(lie.proof, engine, exchange, lie.parameters)
+    finally:
+        if lie.watched:
+            engine.remove_drop_in("20-watchdog")
+    assert re.search(lie.says, str(refuted.value), re.DOTALL), f"refuted, but not for that: {refuted.value}"
 
 
 @pytest.mark.slow

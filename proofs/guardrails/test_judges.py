@@ -16,7 +16,7 @@ import pytest
 
 from harness.base.clock import OsClock, poll
 from harness.base.errors import HarnessError, MachineError, Refuted
-from harness.faults import nemesis
+from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from harness.faults.nemesis import Receipt
 from harness.machines import systemd
@@ -202,6 +202,14 @@ def test_a_fault_of_the_unit_that_did_not_land_has_no_receipt(
         machine, "run", lambda *argv, **more: run(*(["true"] if argv[0] == "systemd-run" else argv), **more)
     )
     no_receipt(nemesis.cpu_load(machine), "did not land: waited 0.2 s for the hog to run")
+    # One that runs, but traces nothing.
+    thread = tracing.threads(engine)[0]
+    no_receipt(tracing.standing_still(engine, thread), "strace may not trace here")
+    systemctl = machine.systemctl
+    monkeypatch.setattr(
+        machine, "systemctl", lambda *args, **more: run("true") if args[0] == "is-active" else systemctl(*args, **more)
+    )
+    no_receipt(tracing.standing_still(engine, thread), "did not land: waited 0.2 s for strace")
 
 
 def test_poll_says_no() -> None:
