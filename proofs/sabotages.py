@@ -249,6 +249,19 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"systemctl start succeeded on a file that is no database",
     ),
     Sabotage(
+        id="a-stop-that-nobody-hears-of",
+        guardrail="M4",
+        breaks="systemd is not told that the engine is stopping",
+        proof="test_stop::test_systemd_is_told_of_a_stop",
+        patch=Patch(
+            "engine/pipeline.py",
+            "Pipeline.run",
+            "self._notifier.send(STOPPING=1, STATUS='stopping')",
+            "self._notifier.send(STATUS='stopping')",
+        ),
+        reason=r"STOPPING=1 was sent 0 times",
+    ),
+    Sabotage(
         id="sigint-is-no-stop",
         guardrail="E4",
         breaks="Ctrl-C ends the engine in the middle of what it does",

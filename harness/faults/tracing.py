@@ -1,5 +1,5 @@
-"""What strace(1) sees and does of a running service, whatever language it is written in: its calls to the network, and
-a thread that stands still while the others go on.
+"""What strace(1) sees and does of a running service, whatever language it is written in: what it sends, and a thread
+that stands still while the others go on.
 
 Both begin when every thread concerned has a tracer, and end with none; a service is not restarted for them.
 """
@@ -7,7 +7,7 @@ Both begin when every thread concerned has a tracer, and end with none; a servic
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ from harness.machines.systemd import Unit
 TRACER = "proof-trace.service"
 """The unit that strace runs as."""
 
-NETWORK = "socket,connect,bind,sendto,sendmsg,sendmmsg"
-FAR = re.compile(r"\bAF_(INET6?|PACKET|VSOCK)\b")
+SENDING = "socket,connect,bind,sendto,sendmsg,sendmmsg,write,writev"
+FAR = re.compile(r"\b(?:socket\(|sa_family=)AF_(?:INET6?|PACKET|VSOCK)\b")
 """Address families that reach beyond the computer's own files: a UNIX socket, as of sd_notify, does not."""
 
 
@@ -44,22 +44,24 @@ def threads(unit: Unit) -> list[Thread]:
 
 
 @contextmanager
-def network_calls(unit: Unit) -> Iterator[Callable[[], list[str]]]:
-    """Watch the main process's threads; yields what returns the calls since then that make a socket of an internet
-    address family, or name such an address, one line each.
+def sent(unit: Unit) -> Iterator[Callable[[], list[str]]]:
+    """Watch the main process's threads; yields what returns their calls since then that make a socket or send
+    something, one line each, as strace writes them.
 
-    What goes out over a connection that is open already names no address. Unavailable without strace, or where it may
-    not trace. A call through io_uring(7) is none that can be seen.
+    Unavailable without strace, or where it may not trace. A call through io_uring(7) is none that can be seen.
     """
     pid = unit.show().main_pid
-    with _strace(unit.machine, pid, "--follow-forks", f"--trace={NETWORK}"):
+    with _strace(unit.machine, pid, "--follow-forks", f"--trace={SENDING}"):
         _await_tracer(unit.machine, f"/proc/{pid}/task/*/status")
+        yield lambda: unit.machine.run("cat", _log(unit.machine)).expect(0).stdout.splitlines()
 
-        def seen() -> list[str]:
-            lines = unit.machine.run("cat", _log(unit.machine)).expect(0).stdout.splitlines()
-            return [line for line in lines if FAR.search(line)]
 
-        yield seen
+def to_the_network(calls: Sequence[str]) -> list[str]:
+    """Return those of the calls that make a socket of an internet address family, or name such an address.
+
+    What goes out over a connection that is open already names no address.
+    """
+    return [call for call in calls if FAR.search(call)]
 
 
 @contextmanager

@@ -69,8 +69,8 @@ def test_live_on_the_command_line_needs_the_gate_too(engine: EngineUnit) -> None
 
 def expect_refused(engine: EngineUnit, armed: bool) -> None:
     engine.expect_no_live(engine.try_start())
-    line = engine.wait("the refusal", lambda e: e.level == "ERROR")
-    engine.expect(line.fields.get("exit_code") == 12, f"refused with {line.fields.get('exit_code')}")
+    line = engine.wait("the line that ends the run", lambda e: e.level == "ERROR" and "exit_code" in e.fields)
+    engine.expect(line.fields["exit_code"] == 12, f"refused with {line.fields['exit_code']}")
     engine.expect(("live_armed" in line.event) == (not armed), "the refusal must name what is missing, and only that")
     engine.expect("proof bundle" in line.event, "the refusal does not name the proof bundle")
     engine.expect(not engine.database.exists(), "a refused LIVE touched the database")

@@ -14,8 +14,10 @@ from proofs.fixtures.engine_unit import EngineUnit
 FIELDS = {
     "tick_count", "signal_count", "shadow_orders", "trade_count", "persist_count", "persist_errors", "ingest_received",
     "ingest_processed", "bp_drops_tick", "bp_drops_signal", "bp_drops_persist", "risk_vetoes", "parse_errors",
-    "ignored", "duplicates", "gaps", "reconnects", "stale_vetoes", "loop_lag_ms_p99",
+    "ignored", "foreign", "duplicates", "gaps", "reconnects", "connections_unbounded", "stale_vetoes", "log_drops",
+    "loop_lag_ms_p99", "clock_skew_ms", "wal_bytes",
 }  # fmt: skip
+"""All that M2 names; a test of the suite holds that."""
 
 BEATS = 16
 INTERVAL_SECS = 0.2

@@ -23,10 +23,11 @@ def test_orders_make_no_network_call(engine: EngineUnit, exchange: Exchange) -> 
     """With orders in full flow, the process has one connection, to the feed, over which it says nothing; and it asks
     the kernel for no other, be it for a moment."""
     engine.connect(exchange, engine=EACH_TICK)
-    with tracing.network_calls(engine) as calls:
+    with tracing.sent(engine) as calls:
         exchange.send_ticks(50)
         engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=50)
-        engine.expect(not calls(), f"while orders are made it calls the network: {calls()[:3]}")
+        far = tracing.to_the_network(calls())
+    engine.expect(not far, f"while orders are made it calls the network: {far[:3]}")
     engine.expect(exchange.heard == [], f"the exchange was told {exchange.heard[:3]}")
     pid = engine.show().main_pid
     lines = engine.machine.run("ss", "--tcp", "--udp", "--numeric", "--processes", "--all", "--no-header").stdout

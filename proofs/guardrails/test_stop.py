@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.faults import nemesis
+from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
@@ -46,6 +46,17 @@ def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     engine.wait_end()
     expect_clean_end(engine)
     engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
+
+
+@pytest.mark.claim("M4")
+def test_systemd_is_told_of_a_stop(engine: EngineUnit, exchange: Exchange) -> None:
+    """STOPPING=1, or a stop that the engine began by itself looks like a service that runs."""
+    run_and_feed(engine, exchange)
+    with tracing.sent(engine) as calls:
+        engine.kill("INT")
+        engine.wait_end()
+        told = [call for call in calls() if "STOPPING=1" in call]
+    engine.expect(len(told) == 1, f"STOPPING=1 was sent {len(told)} times")
 
 
 @pytest.mark.claim("E6", "S13")

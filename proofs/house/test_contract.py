@@ -14,6 +14,7 @@ from harness.__main__ import main
 from harness.evidence.verdict import ClauseId, claims_in_name
 from harness.proving import contract
 from harness.proving.contract import Clause
+from proofs.guardrails.test_g4 import FIELDS
 
 A1, A2, G0 = ClauseId("A1"), ClauseId("A2"), ClauseId("G0")
 
@@ -207,3 +208,10 @@ def test_the_interface_is_a_page(capsys: pytest.CaptureFixture[str], monkeypatch
     assert "| 13 | OVERLOAD |" in told
     with pytest.raises(ValueError, match="has no part"):
         contract.interface("# Nothing\n")
+
+
+@pytest.mark.claim("M2")
+def test_a_heartbeat_is_asked_for_all_that_the_contract_names() -> None:
+    text = contract.clauses((ROOT / "docs" / "contract.md").read_text())[ClauseId("M2")]
+    quoted = ", ".join(part for part in text.split("`")[1::2] if part.islower())
+    assert set(re.findall(r"\w+", quoted)) - {"heartbeat_interval_secs"} == FIELDS
