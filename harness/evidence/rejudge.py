@@ -10,6 +10,7 @@ be one. Of another engine (--engine-cmd), only the clauses count that a proof of
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -65,6 +66,29 @@ def heartbeat(line: JournalLine) -> Mapping[str, object] | None:
     return found[1] if found is not None and str(found[1]["message"]).startswith("HEARTBEAT") else None
 
 
+class Told:
+    """What the log of one unit tells of itself, entry by entry."""
+
+    def __init__(self) -> None:
+        self._sample_every: int | None = None
+
+    def take(self, at: int, message: str, *, by_systemd: bool) -> Heartbeat | None:
+        """Take the next entry of the unit, or of systemd about it; returns it when it is a heartbeat, or the last
+        metrics. at: where it stands, for whoever looks it up."""
+        if by_systemd:
+            # What the next run was told stands in its own log.
+            if message.startswith("Starting "):
+                self._sample_every = None
+            return None
+        if (log := log_fields(message)) is None:
+            return None
+        event = str(log[1]["message"])
+        if event == "configuration loaded":
+            self._sample_every = jsontext.whole(log[1].get("sample_every"))
+        is_beat = event.startswith("HEARTBEAT") or event == "FINAL METRICS"
+        return Heartbeat(at, log[1], self._sample_every) if is_beat else None
+
+
 def judge(lines: Iterable[RecordLine]) -> list[Rejudged]:
     """Judge a record's history. Raises ValueError that names the line of which the rows are not numbers."""
     found = _collect(lines)
@@ -94,7 +118,7 @@ def _on_purpose(verdict: VerdictLine | None) -> bool:
 
 def _collect(lines: Iterable[RecordLine]) -> _Histories:
     found = _Histories()
-    every: dict[tuple[str, str], int | None] = {}
+    told: dict[tuple[str, str], Told] = defaultdict(Told)
     for number, line in enumerate(lines, start=1):
         place = line.worker, line.proof
         match line:
@@ -104,16 +128,9 @@ def _collect(lines: Iterable[RecordLine]) -> _Histories:
                 found.verdicts[line.proof] = line
             case LedgerLine():
                 found.ledgers.setdefault(place, []).append(ledger(number, line))
-            case JournalLine(by="systemd"):
-                # What the next run was told stands in its own log.
-                if isinstance(line.message, str) and line.message.startswith("Starting "):
-                    every.pop((line.worker, line.unit), None)
-            case JournalLine(message=str(message)) if (log := log_fields(message)) is not None:
-                event = str(log[1]["message"])
-                if event == "configuration loaded":
-                    every[line.worker, line.unit] = jsontext.whole(log[1].get("sample_every"))
-                elif event.startswith("HEARTBEAT") or event == "FINAL METRICS":
-                    beat = Heartbeat(number, log[1], every.get((line.worker, line.unit)))
+            case JournalLine(message=str(message)):
+                beat = told[line.worker, line.unit].take(number, message, by_systemd=line.by == "systemd")
+                if beat is not None:
                     found.beats.setdefault(place, []).append(beat)
     return found
 

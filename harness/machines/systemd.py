@@ -163,7 +163,7 @@ class Unit:
         """Start it and wait until it says READY=1. Refuted when it does not come up."""
         started = self.try_start()
         if started.status != 0:
-            raise self.refuted(f"{self.name} did not start: {started.stderr.strip()}", waited=True)
+            raise self.refuted(f"{self.name} did not start: {started.stderr.strip()}")
 
     def try_start(self, *beside: str) -> CommandResult:
         """Start it, and other units beside it, whatever comes of it. Waits for the start jobs' end. Forgets the
@@ -227,17 +227,23 @@ class Unit:
         if not done:
             count, waited = self.show().n_restarts, min(self.deadline_secs, clock.monotonic() - began)
             raise self.refuted(
-                f"{self.name} was restarted {count} times within {waited:.2g} s", "Restart", "RestartSec", waited=True
+                f"{self.name} was restarted {count} times within {waited:.2g} s", "Restart", "RestartSec"
             )
 
     def wait_end(self) -> None:
         """Wait until the unit does not run any more, however that came. A user's manager does not log a clean end."""
+        before = self.show().n_restarts
+
+        def ended() -> bool | None:
+            state = self.show()
+            return True if state.active in ("inactive", "failed") else False if state.n_restarts > before else None
+
         with awaiting(f"the end of {self.name}"):
-            ended = poll(
-                lambda: True if self.show().active in ("inactive", "failed") else None, OsClock(), self.deadline_secs
-            )
-        if not ended:
+            found = poll(ended, OsClock(), self.deadline_secs)
+        if found is None:
             raise self.refuted(f"{self.name} still runs after {self.deadline_secs:g} s")
+        if not found:
+            raise self.refuted(f"{self.name} was started again where it had to stay down", "Restart")
 
     def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
         """Wait for a journal entry of the unit since the mark. Refuted when none has come in time, and at once when the
@@ -251,7 +257,7 @@ class Unit:
             )
         if entry is None:
             waited = min(deadline, clock.monotonic() - began)
-            raise self.refuted(f"{self.name}: {what} has not come within {waited:.2g} s", waited=True)
+            raise self.refuted(f"{self.name}: {what} has not come within {waited:.2g} s")
         return entry
 
     def is_down_for_good(self) -> bool:
@@ -268,13 +274,11 @@ class Unit:
         if not condition:
             raise self.refuted(message, *directives)
 
-    def refuted(self, message: str, *directives: str, waited: bool = False) -> Refuted:
-        """Return a refutation with the unit's state and journal.
-
-        waited: for something in vain, so that how the unit ended meanwhile, if it did, is the first thing to say.
-        """
+    def refuted(self, message: str, *directives: str) -> Refuted:
+        """Return a refutation with the unit's state and journal. How the unit ended meanwhile, if it did, is the first
+        thing that it says (V10)."""
         entries, state = self.whole_journal(), str(self.show())
-        if waited and (ended := journal.how_it_ended(entries)):
+        if ended := journal.how_it_ended(entries):
             message = f"{ended}; {message}"
         lines = [f"    {entry.identifier}[{entry.pid}]: {entry.message}" for entry in entries[-SHOWN_LINES:]]
         set_by = self._set_by(directives) if directives else ""

@@ -71,7 +71,7 @@ class ServiceUnit(Unit):
         with awaiting(what):
             done = poll(serving, OsClock(), self.deadline_secs)
         if done is None:
-            raise self.refuted(f"{self.name} does not serve: waited {self.deadline_secs:g} s for {what}", waited=True)
+            raise self.refuted(f"{self.name} does not serve: waited {self.deadline_secs:g} s for {what}")
 
     @contextmanager
     def drop_in(self, name: str, directives: str) -> Iterator[None]:

@@ -132,7 +132,7 @@ def test_a_second_engine_that_keeps_the_contract_is_proven(
 
 
 @pytest.mark.slow
-@pytest.mark.claim("V9")
+@pytest.mark.claim("V4", "V9")
 @pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.id)
 def test_a_second_engine_that_keeps_all_but_one_promise_is_refuted(
     another: Another, exchange: Exchange, lie: Lie

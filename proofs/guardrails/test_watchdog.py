@@ -41,9 +41,7 @@ def goes_on(engine: EngineUnit, exchange: Exchange) -> bool:
     with awaiting(f"{GOES_ON_TICKS} more ticks, or the end of a process that stores none"):
         found = poll(decided, OsClock(), engine.deadline_secs)
     if found is None:
-        raise engine.refuted(
-            f"{engine.tick_count()} ticks, of {due} that were due, and systemd lets it be", waited=True
-        )
+        raise engine.refuted(f"{engine.tick_count()} ticks, of {due} that were due, and systemd lets it be")
     return found
 
 
@@ -62,7 +60,7 @@ def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUni
                 if not goes_on(watched, exchange):
                     ended.append(thread.name)
             except Refuted as refuted:
-                raise watched.refuted(f"{receipt.evidence}: {refuted.observed}", waited=True) from None
+                raise watched.refuted(f"{receipt.evidence}: {refuted.observed}") from None
         watched.stop()
         watched.start()
         watched.wait_ticks(watched.tick_count() + 1)
