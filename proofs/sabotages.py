@@ -236,6 +236,14 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"that were due, and systemd lets it be",
     ),
     Sabotage(
+        id="never-synced",
+        guardrail="D1",
+        breaks="what was committed is lost with the computer's power",
+        proof="test_g3::test_what_was_committed_is_forced_to_disk",
+        patch=Patch("engine/storage/opening.py", "PRAGMAS", '("NORMAL", 1)', '("OFF", 0)'),
+        reason=r"a clean stop syncs nothing",
+    ),
+    Sabotage(
         id="ready-before-the-database",
         guardrail="M4",
         breaks="systemd is told that a start succeeded before the database was opened",

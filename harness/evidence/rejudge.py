@@ -66,7 +66,7 @@ def heartbeat(line: JournalLine) -> Mapping[str, object] | None:
     return found[1] if found is not None and str(found[1]["message"]).startswith("HEARTBEAT") else None
 
 
-class Told:
+class UnitLog:
     """What the log of one unit tells of itself, entry by entry."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ def _on_purpose(verdict: VerdictLine | None) -> bool:
 
 def _collect(lines: Iterable[RecordLine]) -> _Histories:
     found = _Histories()
-    told: dict[tuple[str, str], Told] = defaultdict(Told)
+    told: dict[tuple[str, str], UnitLog] = defaultdict(UnitLog)
     for number, line in enumerate(lines, start=1):
         place = line.worker, line.proof
         match line:

@@ -20,6 +20,11 @@ TRACER = "proof-trace.service"
 """The unit that strace runs as."""
 
 SENDING = "socket,connect,bind,sendto,sendmsg,sendmmsg,write,writev"
+"""Calls that make a socket or send something."""
+
+SYNCING = "fsync,fdatasync,msync,sync,syncfs,sync_file_range"
+"""Calls that force what was written to the disk."""
+
 FAR = re.compile(r"\b(?:socket\(|sa_family=)AF_(?:INET6?|PACKET|VSOCK)\b")
 """Address families that reach beyond the computer's own files: a UNIX socket, as of sd_notify, does not."""
 
@@ -44,14 +49,14 @@ def threads(unit: Unit) -> list[Thread]:
 
 
 @contextmanager
-def sent(unit: Unit) -> Iterator[Callable[[], list[str]]]:
-    """Watch the main process's threads; yields what returns their calls since then that make a socket or send
-    something, one line each, as strace writes them.
+def calls(unit: Unit, names: str) -> Iterator[Callable[[], list[str]]]:
+    """Watch the main process's threads; yields what returns their calls of these names since then, one line each, as
+    strace writes them.
 
     Unavailable without strace, or where it may not trace. A call through io_uring(7) is none that can be seen.
     """
     pid = unit.show().main_pid
-    with _strace(unit.machine, pid, "--follow-forks", f"--trace={SENDING}"):
+    with _strace(unit.machine, pid, "--follow-forks", f"--trace={names}"):
         _await_tracer(unit.machine, f"/proc/{pid}/task/*/status")
         yield lambda: unit.machine.run("cat", _log(unit.machine)).expect(0).stdout.splitlines()
 

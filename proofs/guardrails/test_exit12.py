@@ -18,10 +18,16 @@ from proofs.fixtures.engine_unit import EngineUnit
 
 OBSERVED_RESTART_DELAYS = 3
 
+PASSWORD = "correct horse battery staple"
+"""What somebody may have set the wrong key to."""
+
 MISCONFIGURED = {
     # case: (configuration or None for no file at all, what the one log line must name)
     "toml-syntax-error": ("invalid = [toml\n", ["line 1"]),
-    "unknown-key": ("[engine]\ntick_intervall_ms = 500\n", ["engine.tick_intervall_ms", "tick_interval_ms"]),
+    "unknown-key": (
+        f'[engine]\ntick_intervall_ms = "{PASSWORD}"\n',
+        ["engine.tick_intervall_ms", "tick_interval_ms"],
+    ),
     "wrong-type": ('[engine]\nsample_every = "five"\n', ["engine.sample_every", "five"]),
     "risk-cap-zero": ("[risk_caps]\nmax_exposure_usd = 0\n", ["risk_caps.max_exposure_usd", "0"]),
     "missing-file": (None, ["No such file"]),
@@ -87,6 +93,8 @@ def test_misconfigured_unit_stays_down_and_says_why(engine: EngineUnit, case: st
     )
     for word in MISCONFIGURED[case][1]:
         engine.expect(word in line.message, f"the log line does not name {word!r}")
+    told = [entry.message for entry in engine.whole_journal() if PASSWORD in entry.message]
+    engine.expect(not told, f"the log shows the value of a key that is not known: {told}")
     # What `systemctl status` shows of it, and what `journalctl -p err` finds.
     status = engine.property("StatusText")
     engine.expect(
@@ -101,7 +109,11 @@ def test_mended_unit_runs(engine: EngineUnit, exchange: Exchange) -> None:
     """The operator mends the file and restarts the unit, and ticks reach the database."""
     misconfigure(engine, "unknown-key")
     engine.try_start()
-    engine.expect(engine.show().active == "failed", "the unit took a configuration that must be refused")
+    state = engine.show()
+    engine.expect(
+        (state.active, state.exec_main_status) == ("failed", 12),
+        f"the unit is {state.active}, exit status {state.exec_main_status}, where it must be failed with 12",
+    )
     exchange.feed(interval_secs=0.005)
     engine.configure(
         {"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url}, "persist": {"flush_interval_ms": 10}}

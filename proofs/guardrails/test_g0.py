@@ -53,6 +53,7 @@ def test_live_without_the_gate_records_nothing(engine: EngineUnit, armed: bool, 
     if bundle is not None:
         engine.write_state("data/proof_bundle.json", bundle)
     expect_refused(engine, armed)
+    expect_runs_otherwise(engine)
 
 
 @pytest.mark.claim("G0", "L1", "S14")
@@ -65,6 +66,7 @@ def test_live_on_the_command_line_needs_the_gate_too(engine: EngineUnit) -> None
     finally:
         engine.down()
         engine.remove_drop_in("30-flag")
+    expect_runs_otherwise(engine)
 
 
 def expect_refused(engine: EngineUnit, armed: bool) -> None:
@@ -74,3 +76,11 @@ def expect_refused(engine: EngineUnit, armed: bool) -> None:
     engine.expect(("live_armed" in line.event) == (not armed), "the refusal must name what is missing, and only that")
     engine.expect("proof bundle" in line.event, "the refusal does not name the proof bundle")
     engine.expect(not engine.database.exists(), "a refused LIVE touched the database")
+
+
+def expect_runs_otherwise(engine: EngineUnit) -> None:
+    """A positive control: it was LIVE that was refused. What starts at nothing refuses nothing."""
+    engine.wipe()
+    engine.configure({"engine": FAST})
+    engine.start()
+    engine.wait_ticks(1)

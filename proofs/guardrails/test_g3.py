@@ -6,6 +6,8 @@ from datetime import datetime
 
 import pytest
 
+from harness.faults import tracing
+from harness.faults.exchange import Exchange
 from harness.proving.sabotage import Patch
 from proofs.fixtures.engine_unit import EngineUnit
 
@@ -25,8 +27,24 @@ def test_pragmas_are_verified_before_ready(engine: EngineUnit) -> None:
     )
     verified = datetime.fromisoformat(engine.wait_log("all PRAGMAs verified").timestamp)
     ready = engine.wait("systemd's word that it started", lambda e: e.message.startswith("Started "))
+    mode = engine.query("PRAGMA journal_mode")
+    engine.expect(mode == [("wal",)], f"it says that it verified a database, which is in mode {mode}")
     early = verified.timestamp() - ready.sent_us / 1e6
     engine.expect(early <= 0, f"READY=1 came {early:.3f} s before the database was verified")
+
+
+@pytest.mark.claim("G3", "D1", "I5")
+def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exchange) -> None:
+    """`synchronous` belongs to a connection, so that nobody else can read it back: but with OFF nothing is ever synced,
+    not even what a clean stop moves from the log into the database."""
+    engine.connect(exchange)
+    exchange.send_ticks(10)
+    engine.wait_ticks(10)
+    with tracing.calls(engine, tracing.SYNCING) as calls:
+        engine.kill("INT")
+        engine.wait_end()
+        synced = calls()
+    engine.expect(bool(synced), "a clean stop syncs nothing: synchronous is OFF, whatever was read back")
 
 
 @pytest.mark.claim("M4", "E2")

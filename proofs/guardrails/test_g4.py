@@ -35,7 +35,7 @@ def heartbeats(engine: EngineUnit, count: int) -> list[Entry]:
             seen.append(entry)
         return len(seen) == count
 
-    engine.wait(f"{count} heartbeats", enough)
+    engine.wait(f"heartbeat number {count}", enough)
     return seen
 
 
@@ -71,6 +71,8 @@ def test_heartbeats_come_in_time_and_balance(engine: EngineUnit, exchange: Excha
     engine.expect_judged(checkers.books_balance(history))
     engine.expect_judged(checkers.sampling_is_exact(history))
     engine.expect(beats[-1].fields["ingest_received"] > beats[0].fields["ingest_received"], "no progress")
+    strange = [entry.message for entry in engine.journal() if entry.pid == beats[0].pid and not entry.level]
+    engine.expect(not strange, f"lines that are no M1 lines: {strange[:3]}")
 
 
 @pytest.mark.claim("G4", "M2")
@@ -80,5 +82,6 @@ def test_first_heartbeat_comes_at_start_and_default_is_ten_seconds(engine: Engin
     (first,) = heartbeats(engine, 1)
     ready = engine.wait("systemd's word that it started", lambda e: e.message.startswith("Started "))
     engine.expect(abs(first.realtime_us - ready.realtime_us) < 1e6, "the first heartbeat is not at the start")
-    shown = engine.machine.run(*engine.command("--check-config").split()).expect(0).stdout
-    engine.expect('"heartbeat_interval_secs": 10' in shown, "the default heartbeat interval is not 10 s")
+    shown = engine.machine.run(*engine.command("--check-config").split())
+    engine.expect(shown.status == 0, f"--check-config ends with {shown.status}: {shown.stderr[-300:]}")
+    engine.expect('"heartbeat_interval_secs": 10' in shown.stdout, "the default heartbeat interval is not 10 s")

@@ -23,7 +23,7 @@ def test_orders_make_no_network_call(engine: EngineUnit, exchange: Exchange) -> 
     """With orders in full flow, the process has one connection, to the feed, over which it says nothing; and it asks
     the kernel for no other, be it for a moment."""
     engine.connect(exchange, engine=EACH_TICK)
-    with tracing.sent(engine) as calls:
+    with tracing.calls(engine, tracing.SENDING) as calls:
         exchange.send_ticks(50)
         engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=50)
         far = tracing.to_the_network(calls())

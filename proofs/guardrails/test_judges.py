@@ -21,6 +21,7 @@ from harness.faults.exchange import Exchange
 from harness.faults.nemesis import Receipt
 from harness.machines import systemd
 from harness.machines.systemd import METRONOME
+from harness.proving.sabotage import Patch
 from proofs.fixtures import soak_run
 from proofs.fixtures.browser import Visit
 from proofs.fixtures.dashboard_unit import DashboardUnit
@@ -102,6 +103,25 @@ def test_judges_of_the_controller_say_no(soak: SoakRun, monkeypatch: pytest.Monk
     finally:
         soak.stop()
     soak.wait_end(SOON_SECS)
+
+
+def test_judges_of_a_history_say_no(engine: EngineUnit, exchange: Exchange) -> None:
+    """Whatever a proof is about; and only of what was told since it is listened to."""
+
+    def run() -> None:
+        engine.connect(exchange)
+        exchange.send_ticks(5)
+        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == 5)
+        engine.stop()
+        engine.wait_log("FINAL METRICS")
+
+    run()
+    engine.expect_true_history()
+    with engine.patched(Patch("engine/ingest/inlet.py", "Ingest.deliver", "len(ticks)", "2 * len(ticks)")):
+        run()
+    says_no(engine.expect_true_history, r"M3: ticks parsed \d+ ≠ received \+ duplicates")
+    engine.listen()
+    engine.expect_true_history()
 
 
 def test_judges_of_the_dashboard_say_no(engine: EngineUnit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
 def test_systemd_is_told_of_a_stop(engine: EngineUnit, exchange: Exchange) -> None:
     """STOPPING=1, or a stop that the engine began by itself looks like a service that runs."""
     run_and_feed(engine, exchange)
-    with tracing.sent(engine) as calls:
+    with tracing.calls(engine, tracing.SENDING) as calls:
         engine.kill("INT")
         engine.wait_end()
         told = [call for call in calls() if "STOPPING=1" in call]

@@ -236,6 +236,7 @@ WITHOUT_SABOTAGE = {
     "test_sabotage::test_sabotage_is_caught": "is what runs the sabotages",
     "test_judges::test_judges_of_the_unit_say_no": "is itself what shows that judges can say no",
     "test_judges::test_judges_of_the_controller_say_no": "likewise",
+    "test_judges::test_judges_of_a_history_say_no": "likewise",
     "test_judges::test_judges_of_the_dashboard_say_no": "likewise",
     "test_judges::test_judges_of_a_shipped_unit_say_no": "likewise",
     "test_judges::test_a_fault_of_the_unit_that_did_not_land_has_no_receipt": "likewise",
