@@ -41,6 +41,9 @@ SECOND = ("reference_engine.py", f"{PREFIX}/bin/python -I {{}} --config /etc/hyb
 SLEEPER_SECS = 0.5
 """What is waited for a sleeper that will never wake."""
 
+LIAR_SECS = 5.0
+"""What is waited for what an engine says and does not do."""
+
 EARLY_SECS = 0.05
 """How often a wait asks here whether it is in vain."""
 
@@ -138,6 +141,7 @@ def test_a_second_engine_that_keeps_all_but_one_promise_is_refuted(
     another: Another, exchange: Exchange, lie: Lie
 ) -> None:
     engine = another(*SECOND, lie.applied)
+    engine.deadline_secs = exchange.deadline_secs = LIAR_SECS
     if lie.watched:
         engine.drop_in("20-watchdog", f"[Service]\nWatchdogSec={WATCHDOG_SEC}\n")
     try:

@@ -23,7 +23,7 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.claim("S3", "N5")
+@pytest.mark.claim("S3")
 def test_refused_reconnects_back_off(engine: EngineUnit, exchange: Exchange) -> None:
     """Refused for a while: it keeps its distance; then it comes back and goes on without a duplicate."""
     engine.connect(exchange, engine={"max_backoff_secs": 1.0})
