@@ -46,7 +46,14 @@ def test_mode_typo_on_the_command_line_is_shadow(engine: EngineUnit) -> None:
 
 @pytest.mark.claim("G0", "L1", "S14")
 @pytest.mark.parametrize("armed", [False, True])
-@pytest.mark.parametrize("bundle", [None, "", "{}"], ids=["no-bundle", "touched-bundle", "empty-object"])
+@pytest.mark.parametrize(
+    "bundle",
+    [
+        pytest.param(None, id="no-bundle"),
+        pytest.param("", id="touched-bundle", marks=pytest.mark.slow),
+        pytest.param("{}", id="empty-object", marks=pytest.mark.slow),
+    ],
+)
 def test_live_without_the_gate_records_nothing(engine: EngineUnit, armed: bool, bundle: str | None) -> None:
     """Every way to ask for LIVE without all it needs: exit 12, and not one order of any kind."""
     engine.configure({"mode": "LIVE", "live_armed": armed, "engine": FAST})

@@ -33,6 +33,7 @@ def test_pragmas_are_verified_before_ready(engine: EngineUnit) -> None:
     engine.expect(early <= 0, f"READY=1 came {early:.3f} s before the database was verified")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("G3", "D1", "I5")
 def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exchange) -> None:
     """`synchronous` belongs to a connection, so that nobody else can read it back: but with OFF nothing is ever synced,
@@ -47,6 +48,7 @@ def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exch
     engine.expect(bool(synced), "a clean stop syncs nothing: synchronous is OFF, whatever was read back")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M4", "E2")
 def test_what_is_no_database_is_never_ready(engine: EngineUnit) -> None:
     """READY=1 says that the database was verified: whoever says it first lets `systemctl start` succeed on one that

@@ -48,6 +48,7 @@ def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M4")
 def test_systemd_is_told_of_a_stop(engine: EngineUnit, exchange: Exchange) -> None:
     """STOPPING=1, or a stop that the engine began by itself looks like a service that runs."""
