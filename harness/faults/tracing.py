@@ -40,7 +40,7 @@ class Thread:
 def threads(unit: Unit) -> list[Thread]:
     """Return the main process's threads, the main thread first; empty when there is none."""
     pid = unit.show().main_pid
-    shown = unit.machine.run("grep", "-H", "", "-r", "--include=comm", f"/proc/{pid}/task").stdout
+    shown = unit.machine.run("sh", "-c", f"grep -H '' /proc/{pid}/task/*/comm").stdout
     found = [
         Thread(int(match[1]), match[2])
         for match in re.finditer(rf"^/proc/{pid}/task/(\d+)/comm:(.*)$", shown, re.MULTILINE)
@@ -83,7 +83,10 @@ def standing_still(unit: Unit, thread: Thread) -> Iterator[Receipt]:
 def _strace(machine: Machine, pid: int, *flags: str) -> Iterator[None]:
     if machine.run("sh", "-c", "command -v strace").status != 0:
         raise Unavailable("strace is not installed", "apt-get install strace")
-    command = ("strace", "--quiet=all", "--signal=none", f"--output={_log(machine)}", *flags, f"--attach={pid}")
+    command = (
+        "strace", "--quiet=all", "--signal=none", "--string-limit=4096", f"--output={_log(machine)}", *flags,
+        f"--attach={pid}",
+    )  # fmt: skip
     machine.systemd_run(f"--unit={TRACER}", "--property=CollectMode=inactive-or-failed", *command).expect(0)
     try:
         yield
