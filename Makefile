@@ -130,8 +130,9 @@ canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it
 NOTHING := '{checkout}/proofs/fixtures/nothing {config}'
 nothing: $(READY) machine-tools  ## Every proof over a program that does nothing: fails unless none is proven (two minutes)
 	-@$(BIN)/pytest proofs/guardrails $(PARALLEL) -q --tb=no --engine-cmd $(NOTHING) $(ARGS)
-	@$(BIN)/python -c 'import json; counts = json.load(open("reports/verdicts.json"))["counts"]; \
-	  assert counts["proven"] == 0 < counts["refuted"], f"what does nothing is proven: {counts}"'
+	@$(BIN)/python -c 'import json; run = json.load(open("reports/verdicts.json")); counts, judged = run["counts"], run["judged"]; \
+	  assert counts["proven"] == 0 < counts["refuted"], f"what does nothing is proven: {counts}"; \
+	  assert any(path.endswith("/nothing") for path in judged["files"]), f"it was not what ran: {judged}"'
 
 # Without what would patch an engine's own modules.
 REFERENCE := '/opt/hybrid-engine/bin/python -I {checkout}/proofs/fixtures/reference_engine.py --config {config}'

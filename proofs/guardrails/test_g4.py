@@ -80,5 +80,5 @@ def test_first_heartbeat_comes_at_start_and_default_is_ten_seconds(engine: Engin
     (first,) = heartbeats(engine, 1)
     ready = engine.wait("systemd's word that it started", lambda e: e.message.startswith("Started "))
     engine.expect(abs(first.realtime_us - ready.realtime_us) < 1e6, "the first heartbeat is not at the start")
-    shown = engine.machine.run(*engine.command("--check-config").split()).expect(0).stdout
+    shown = engine.machine.run(*engine.argv("--check-config")).expect(0).stdout
     engine.expect('"heartbeat_interval_secs": 10' in shown, "the default heartbeat interval is not 10 s")
