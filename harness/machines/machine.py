@@ -261,7 +261,7 @@ class PrivateMachine:
         """What a boot does for all units beyond starting them."""
         # The journal is its group's to read.
         self.run("systemd-tmpfiles", "--create", "--prefix=/run/log/journal").expect(0)
-        lines = [line for path in self._users for line in path.read_text().splitlines()]
+        lines = [line for path in self._users for line in path.read_text("utf-8").splitlines()]
         # As an argument, a remark is not understood.
         wanted = [line for line in lines if line and not line.startswith("#")]
         if wanted:
