@@ -47,7 +47,10 @@ LOCKED := -m pip install $(PIP_QUIET) --disable-pip-version-check --require-hash
 # What builds wheels lies beside the environment: in it, its .pth file would take time of each start of Python.
 BACKEND := $(CURDIR)/.cache/backend
 
+# Shells read what pip writes into the programs that it installs, and the paths here.
 $(READY): $(DISTRIBUTIONS:%=%/pyproject.toml) requirements/develop.txt requirements/build.txt
+	@case "$$(pwd -P)" in *['$$"`\']*) \
+	  echo 'nothing works in a directory with one of $$ " ` \ in its path: move this checkout' >&2; exit 1;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than 3.11; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \

@@ -97,8 +97,8 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 
     A reader that has read enough (`| head`) is no error: a command that is over by then keeps its exit status, and one
     that is not ends as by SIGPIPE, 141. A standard output that cannot be written (a full disk) is said in a line on
-    stderr, exit status 1. So is one that is closed. What is closed of stdin, stdout and stderr leads nowhere: no file that
-    is opened later takes its place. What the encoding of the output has no signs for is spelled out.
+    stderr, exit status 1. So is one that is closed. What is closed of stdin, stdout and stderr leads nowhere: no file
+    that is opened later takes its place. What the encoding of the output has no signs for is spelled out.
     """
 
     @functools.wraps(main)

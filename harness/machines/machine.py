@@ -511,10 +511,16 @@ CapabilityBoundingSet=~
         return Path(inside)
 
 
+def user_manager() -> Path:
+    """Return where this user's own manager answers, when it runs."""
+    return Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"), "systemd", "private")
+
+
 def why_not_private() -> Unavailable | None:
     """Return what keeps this computer from booting a private machine, or None when nothing does."""
     if os.geteuid() != 0:
-        return Unavailable("a private systemd needs root", "run as root, or use PROOFS_SYSTEMD=user")
+        instead = ", or use PROOFS_SYSTEMD=user" if user_manager().exists() else ""
+        return Unavailable("a private systemd needs root", f"run as root{instead}")
     for program, package in (
         ("systemd-nspawn", "systemd-container"),
         ("nsenter", "util-linux"),
@@ -553,7 +559,7 @@ def choose(kind: str) -> str:
     reason = why_not_private()
     if reason is None:
         return "private"
-    if Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"), "systemd", "private").exists():
+    if user_manager().exists():
         return "user"
     raise reason
 

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pytest
 
-from harness.base import settings, terminal
+from harness.base import files, settings, terminal
 from harness.base.arguments import nearest
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError, RecorderError, Refuted, Unavailable
@@ -649,6 +649,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
         before: dict[int, Handler] = {number: signal.signal(number, signal.default_int_handler) for number in ours}
         config.stash[_HANDLERS] = before
+    run = config.stash[_RUN]
+    looks = ("collectonly", "showfixtures", "show_fixtures_per_test")
+    # To collect everything takes most of a minute. Who asks for a part is told when it is known that it has a proof.
+    at_once = config.getini("hybrid_proofs") and run.complete and not any(map(config.getoption, looks))
+    if at_once and (why := files.why_not_writable(run.options.reports)):
+        run.refusal = f"cannot write {run.options.reports}: {why}"
+        raise pytest.UsageError(run.refusal)
 
 
 @pytest.hookimpl(trylast=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
 import shlex
@@ -17,6 +18,7 @@ import pytest
 
 from harness.base import settings
 from harness.base.clock import OsClock, poll
+from harness.base.errors import Unavailable
 from harness.evidence import history, past
 from harness.evidence import recorder as flight
 from harness.evidence.lines import EndLine, RunLine, SinceLine, VerdictLine
@@ -506,6 +508,46 @@ def test_ctrl_c_halts_the_machine(pytestconfig: pytest.Config, tmp_path: Path) -
         output, _ = running.communicate(timeout=20)
     assert running.returncode == 2, output
     assert not (machines.RUN_DIR / name).exists()
+
+
+READ_ONLY = """
+set -e
+mount --bind . .
+mount -o remount,ro,bind .
+cd .
+exec "$@"
+"""
+
+
+@pytest.mark.claim("V7")
+@pytest.mark.parametrize(
+    ("flags", "status", "told"),
+    [
+        ([], 4, "ERROR: cannot write {}/reports: Read-only file system"),
+        (["-n", "2"], 4, "ERROR: cannot write {}/reports: Read-only file system"),
+        (["test_sample.py"], 4, "ERROR: cannot write {}/reports: Read-only file system"),
+        (["--collect-only", "-q"], 0, "1 test collected in"),
+    ],
+    ids=["all", "workers", "one", "collected"],
+)
+def test_a_checkout_that_cannot_be_written_is_told_before_anything_is_collected(
+    tmp_path: Path, flags: list[str], status: int, told: str
+) -> None:
+    if os.geteuid() != 0:
+        raise Unavailable("to mount a directory read-only takes root", "run as root")
+    marker, project = tmp_path / "collected", tmp_path / "project"
+    project.mkdir()
+    (project / "test_sample.py").write_text(HEADER + f"open({str(marker)!r}, 'w').close()\n" + PROVEN)
+    (project / "pytest.ini").write_text("[pytest]\nhybrid_proofs = true\n")
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", sys.executable, "-B", "-m", "pytest", *QUICK, *flags],
+        cwd=project, capture_output=True, text=True, timeout=60, env=environ(),
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    assert done.returncode == status, output
+    assert told.format(project) in output
+    assert "Traceback" not in output
+    assert marker.exists() == bool([flag for flag in flags if flag not in ("-n", "2")])
 
 
 BLACK_BOX = """
