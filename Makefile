@@ -47,7 +47,10 @@ LOCKED := -m pip install $(PIP_QUIET) --disable-pip-version-check --require-hash
 # What builds wheels lies beside the environment: in it, its .pth file would take time of each start of Python.
 BACKEND := $(CURDIR)/.cache/backend
 
+# Shells read what pip writes into the programs that it installs, and the paths here.
 $(READY): $(DISTRIBUTIONS:%=%/pyproject.toml) requirements/develop.txt requirements/build.txt
+	@case "$$(pwd -P)" in *['$$"`\']*) \
+	  echo 'nothing works in a directory with one of $$ " ` \ in its path: move this checkout' >&2; exit 1;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than 3.11; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -130,8 +133,9 @@ canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it
 NOTHING := '{checkout}/proofs/fixtures/nothing {config}'
 nothing: $(READY) machine-tools  ## Every proof over a program that does nothing: fails unless none is proven (two minutes)
 	-@$(BIN)/pytest proofs/guardrails $(PARALLEL) -q --tb=no --engine-cmd $(NOTHING) $(ARGS)
-	@$(BIN)/python -c 'import json; counts = json.load(open("reports/verdicts.json"))["counts"]; \
-	  assert counts["proven"] == 0 < counts["refuted"], f"what does nothing is proven: {counts}"'
+	@$(BIN)/python -c 'import json; run = json.load(open("reports/verdicts.json")); counts, judged = run["counts"], run["judged"]; \
+	  assert counts["proven"] == 0 < counts["refuted"], f"what does nothing is proven: {counts}"; \
+	  assert any(path.endswith("/nothing") for path in judged["files"]), f"it was not what ran: {judged}"'
 
 # Without what would patch an engine's own modules.
 REFERENCE := '/opt/hybrid-engine/bin/python -I {checkout}/proofs/fixtures/reference_engine.py --config {config}'

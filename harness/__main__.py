@@ -290,6 +290,10 @@ def _verify(options: argparse.Namespace) -> int:
     return int(refused > 0)
 
 
+def _proof_sources() -> dict[str, str]:
+    return {path.name: path.read_text("utf-8") for path in Path("proofs").rglob("test_*.py")}
+
+
 def _contract(options: argparse.Namespace) -> int:
     import dataclasses
 
@@ -297,22 +301,21 @@ def _contract(options: argparse.Namespace) -> int:
 
     text, table = Path("docs/contract.md"), Path("config/contract.toml")
     try:
-        texts = contract.clauses(text.read_text())
-        listed = contract.listed(tomllib.loads(table.read_text()) if table.exists() else {})
+        texts = contract.clauses(text.read_text("utf-8"))
+        listed = contract.listed(tomllib.loads(table.read_text("utf-8")) if table.exists() else {})
     except OSError as error:
         raise HarnessError(f"cannot read {error.filename}: {error.strerror}; run this in the checkout") from error
     except ValueError as error:
         raise HarnessError(f"{table}: {error}") from error
     if options.interface:
-        print(contract.interface(text.read_text()), end="")
+        print(contract.interface(text.read_text("utf-8"), listed, _proof_sources()), end="")
         return 0
     if options.update:
         planned = [clause for clause in texts if clause not in listed or listed[clause].planned]
         of_harness = [clause.id for clause in listed.values() if not clause.engines]
-        table.write_text(contract.as_toml(texts, planned, of_harness))
-        listed = contract.listed(tomllib.loads(table.read_text()))
-        sources = {path.name: path.read_text() for path in Path("proofs").rglob("test_*.py")}
-        text.write_text(contract.with_table(text.read_text(), listed, sources))
+        table.write_text(contract.as_toml(texts, planned, of_harness), "utf-8")
+        listed = contract.listed(tomllib.loads(table.read_text("utf-8")))
+        text.write_text(contract.with_table(text.read_text("utf-8"), listed, _proof_sources()), "utf-8")
         return 0
     if options.json:
         _print_json([{**dataclasses.asdict(entry), "text": texts.get(clause, "")} for clause, entry in listed.items()])

@@ -184,3 +184,14 @@ def _directory(name: str, parent: int, path: Path, make: bool) -> int:
         return os.open(name, flags, dir_fd=parent)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def why_not_writable(directory: Path) -> str:
+    """Return what keeps this process from writing in a directory, or from making it; empty when nothing does. Writes
+    nothing."""
+    place = next(path for path in (directory, *directory.absolute().parents) if os.path.exists(path))
+    if not place.is_dir():
+        return os.strerror(errno.ENOTDIR)
+    if os.access(place, os.W_OK | os.X_OK):
+        return ""
+    return os.strerror(errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES)

@@ -4,13 +4,15 @@ when nobody takes what it says.
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import ParamSpec, TextIO, cast
 
 P = ParamSpec("P")
@@ -61,6 +63,13 @@ class Unheard(Exception):
         self.had_enough = isinstance(error, BrokenPipeError)
 
 
+class _Closed(io.StringIO):
+    """Stands for a standard output that was closed before this process began."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
 class _Stdout:
     """Standard output of which no error is taken for one of a file."""
 
@@ -88,12 +97,16 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 
     A reader that has read enough (`| head`) is no error: a command that is over by then keeps its exit status, and one
     that is not ends as by SIGPIPE, 141. A standard output that cannot be written (a full disk) is said in a line on
-    stderr, exit status 1.
+    stderr, exit status 1. So is one that is closed. What is closed of stdin, stdout and stderr leads nowhere: no file
+    that is opened later takes its place. What the encoding of the output has no signs for is spelled out.
     """
 
     @functools.wraps(main)
     def run(*arguments: P.args, **options: P.kwargs) -> int:
+        _occupy_closed()
         stream, ended = sys.stdout, 128 + signal.SIGPIPE
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
         sys.stdout = cast(TextIO, _Stdout(stream))
         try:
             try:
@@ -105,7 +118,8 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
                 sys.stdout.flush()
         except Unheard as trouble:
             # The interpreter tries again when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if not isinstance(stream, _Closed):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if trouble.had_enough:
                 return ended
             print(f"standard output cannot be written: {trouble}", file=sys.stderr)
@@ -115,3 +129,13 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
         return ended
 
     return run
+
+
+def _occupy_closed() -> None:
+    with suppress(OSError):
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(fd, True)
+        os.close(fd)
+    sys.stdin = sys.stdin or io.StringIO()
+    sys.stdout = sys.stdout or _Closed()
+    sys.stderr = sys.stderr or io.StringIO()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 PROPERTIES = (
@@ -102,3 +103,20 @@ def set_by(cat: str, directive: str) -> tuple[str, str] | None:
         elif equals and name.strip() == directive:
             found = (value.strip(), file)
     return found
+
+
+UNRUNNABLE = "'\"\\"
+"""What systemd allows in no path of a program."""
+
+_ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\t": r"\t", "\r": r"\r", "%": "%%"})
+
+
+def exec_start(argv: Sequence[str]) -> str:
+    """Return a command line for ExecStart= (systemd.service(5)) that runs just these words: nothing of them is expanded
+    or parted."""
+    # In the path of the program systemd looks for no variable.
+    words = [argv[0], *(word.replace("$", "$$") for word in argv[1:])]
+    return " ".join(word if _PLAIN.fullmatch(word) else f'"{word.translate(_ESCAPED)}"' for word in words)
+
+
+_PLAIN = re.compile(r"[\w@+=:,./{}-]+", re.ASCII)

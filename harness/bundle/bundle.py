@@ -440,7 +440,7 @@ def verdict_on(made: BundleStatement, checkout: Path, key: Path | None = None) -
 def _clauses(checkout: Path) -> list[ClauseId]:
     path = checkout / "config" / "contract.toml"
     try:
-        return list(map(ClauseId, tomllib.loads(path.read_text())))
+        return list(map(ClauseId, tomllib.loads(path.read_text("utf-8"))))
     except (OSError, ValueError) as error:
         raise HarnessError(f"cannot read the list of clauses {path}: {error}; run this in the checkout") from error
 

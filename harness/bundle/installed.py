@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import JsonValue, TypeAdapter
 
+from harness.base import settings
 from harness.base.errors import BundleError
 from harness.bundle import statement
 from harness.evidence.results import Interpreter, Package, Runtime
@@ -38,11 +38,9 @@ def engine_files(prefix: Path) -> dict[str, str]:
     return found
 
 
-def files_of_command(command: str) -> dict[str, str]:
-    """Return path -> SHA-256 of each file that a command line names: the program, and a script that an interpreter
-    runs."""
-    named = [Path(word) for word in shlex.split(command) if word.startswith("/")]
-    return {str(path): sha256(path) for path in named if path.is_file()}
+def files_of_command(command: str, checkout: Path) -> dict[str, str]:
+    """Return path -> SHA-256 of each file that a command line names."""
+    return {str(path): sha256(path) for path in settings.files_named(command, checkout)}
 
 
 def unit_files(

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.base import files
 from harness.machines import tools
-from harness.machines.machine import why_not_private
+from harness.machines.machine import user_manager, why_not_private
+from harness.machines.stage import Stage
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 """Names under which distributions install a browser that playwright can drive."""
@@ -37,7 +39,8 @@ class Requirement:
 def examine() -> list[Requirement]:
     """Look at everything a proof may need. Changes nothing."""
     checks: tuple[Callable[[], Requirement], ...] = (
-        _python, _private, _host, _user, _journal, _pressure, _tracer, _cgroup_controllers, _browser, _fleet, _tools,
+        _python, _checkout, _private, _host, _user, _journal, _pressure, _tracer, _cgroup_controllers, _browser, _fleet,
+        _tools,
     )  # fmt: skip
     return [check() for check in checks]
 
@@ -56,6 +59,23 @@ def _python() -> Requirement:
     )
 
 
+UNUSABLE = frozenset('$"`\\')
+"""What may be in no path of an environment: a shell reads what pip writes into the programs that it installs."""
+
+
+def _checkout() -> Requirement:
+    here = Path.cwd()
+    if UNUSABLE & set(sys.prefix):
+        detail = f'{sys.prefix} has one of $ " ` \\ in its path'
+        return Requirement("checkout", False, detail, "move it: its programs cannot be run there")
+    wanted = [here / "reports", *([here / ".cache"] if Stage(here).is_possible else [])]
+    for place in wanted:
+        if why := files.why_not_writable(place):
+            remedy = "clone it to where you may write: no verdict is kept here"
+            return Requirement("checkout", False, f"cannot write {place}: {why}", remedy)
+    return Requirement("checkout", True, f"{here} can be written")
+
+
 def _private() -> Requirement:
     reason = why_not_private()
     if reason is None:
@@ -72,7 +92,7 @@ def _host() -> Requirement:
 
 
 def _user() -> Requirement:
-    socket = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"), "systemd", "private")
+    socket = user_manager()
     detail = f"a manager answers at {socket}" if socket.exists() else "no user manager runs"
     return Requirement("user systemd", socket.exists(), detail, "" if socket.exists() else "not needed", needed=False)
 

@@ -62,6 +62,32 @@ After=systemd-journald.service dbus.socket
 """
 
 
+UMASK = 0o022
+"""Of what is made for machines, as a computer's own boot makes it: units run as users of their own, and read it."""
+
+
+class _Umask:
+    """Has this process, and what it starts, make files for machines, whatever umask it was started with, for as long as
+    a machine is in use. What it reports lies in directories that are there before, under the umask of whoever asked."""
+
+    def __init__(self) -> None:
+        self._machines: set[str] = set()
+        self._before = UMASK
+
+    def take(self, machine: str) -> None:
+        if not self._machines:
+            self._before = os.umask(UMASK)
+        self._machines.add(machine)
+
+    def leave(self, machine: str) -> None:
+        if self._machines == {machine}:
+            os.umask(self._before)
+        self._machines.discard(machine)
+
+
+_umask = _Umask()
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the installed engine's files are, as the unit sees them."""
@@ -164,6 +190,7 @@ class PrivateMachine:
         reason = why_not_private()
         if reason:
             raise reason
+        _umask.take(self.name)
         for directory in ("root", "run", "etc", "lib", "state"):
             (self._work / directory).mkdir(parents=True)
         (self._work / "run" / "proofs.target").write_text(TARGET)
@@ -234,7 +261,7 @@ class PrivateMachine:
         """What a boot does for all units beyond starting them."""
         # The journal is its group's to read.
         self.run("systemd-tmpfiles", "--create", "--prefix=/run/log/journal").expect(0)
-        lines = [line for path in self._users for line in path.read_text().splitlines()]
+        lines = [line for path in self._users for line in path.read_text("utf-8").splitlines()]
         # As an argument, a remark is not understood.
         wanted = [line for line in lines if line and not line.startswith("#")]
         if wanted:
@@ -261,6 +288,7 @@ class PrivateMachine:
     def halt(self) -> None:
         if not self._work.exists():
             return
+        _umask.leave(self.name)
         if self._nspawn is not None:
             if self._leader > 1 and self._nspawn.alive:
                 # As a power cut: nothing in the overlay is worth an orderly shutdown of 2 s.
@@ -322,6 +350,7 @@ class _BorrowedManager:
         self._work = work
 
     def halt(self) -> None:
+        _umask.leave(self.name)
         self.systemctl("stop", ENGINE_UNIT, "proof-*.service")
         for path in Path(self.unit_dir).glob("proof-*.service"):
             path.unlink()
@@ -359,6 +388,7 @@ class _BorrowedManager:
             self.halt()
         elif fragment:
             raise Unavailable(f"this manager has a {ENGINE_UNIT} of its own ({fragment})", "use PROOFS_SYSTEMD=private")
+        _umask.take(self.name)
         for directory in (self._work / "etc", self._work / "state"):
             directory.mkdir(parents=True)
         shutil.copytree(self._stage.etc, self._work / "etc", dirs_exist_ok=True)
@@ -481,10 +511,16 @@ CapabilityBoundingSet=~
         return Path(inside)
 
 
+def user_manager() -> Path:
+    """Return where this user's own manager answers, when it runs."""
+    return Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"), "systemd", "private")
+
+
 def why_not_private() -> Unavailable | None:
     """Return what keeps this computer from booting a private machine, or None when nothing does."""
     if os.geteuid() != 0:
-        return Unavailable("a private systemd needs root", "run as root, or use PROOFS_SYSTEMD=user")
+        instead = ", or use PROOFS_SYSTEMD=user" if user_manager().exists() else ""
+        return Unavailable("a private systemd needs root", f"run as root{instead}")
     for program, package in (
         ("systemd-nspawn", "systemd-container"),
         ("nsenter", "util-linux"),
@@ -523,7 +559,7 @@ def choose(kind: str) -> str:
     reason = why_not_private()
     if reason is None:
         return "private"
-    if Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"), "systemd", "private").exists():
+    if user_manager().exists():
         return "user"
     raise reason
 

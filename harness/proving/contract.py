@@ -61,18 +61,73 @@ def clauses(markdown: str) -> dict[ClauseId, str]:
 INTERFACE_HEADING = "## 10b. What proofs read of an engine"
 
 
-def interface(markdown: str) -> str:
-    """Return the page for whoever writes another engine: what proofs read of one, then the parts of the contract that
-    say what it is told and when it ends.
+_TOLD_FIRST = ("## 1. ", "## 2. ", "## 3. ")
+"""What an engine is told, and when it ends."""
 
-    Raises ValueError when the contract has no such part.
+_REFERRED = re.compile(r"(?<![\w.-])(?:[A-Z]\d{1,2}b?|exit12|stall|sampling|psi|concurrency)(?![\w-])")
+
+
+def interface(markdown: str, table: Mapping[ClauseId, Clause], sources: Mapping[str, str]) -> str:
+    """Return the page for whoever writes another engine: what proofs read of one, the parts of the contract that say
+    what it is told and when it ends, and each further clause that is an engine's promise and that proofs ask another
+    engine for, or that those refer to.
+
+    sources: as for with_table. Raises ValueError when the contract has no such part.
     """
     parts = re.split(r"^(?=## )", markdown.partition(TABLE_HEADING)[0], flags=re.MULTILINE)
-    wanted = (INTERFACE_HEADING, "## 1. ", "## 2. ", "## 3. ")
-    found = [part for heading in wanted for part in parts if part.startswith(heading)]
-    if len(found) != len(wanted):
+    whole = [part for heading in (INTERFACE_HEADING, *_TOLD_FIRST) for part in parts if part.startswith(heading)]
+    if len(whole) != 1 + len(_TOLD_FIRST):
         raise ValueError(f"docs/contract.md has no part {INTERFACE_HEADING!r}, or not the three first ones")
-    return "\n".join(part.strip() + "\n" for part in found)
+    texts = clauses(markdown)
+    wanted: set[ClauseId] = set()
+    new = asked_of_engines(table, sources) | _referred(whole[0])
+    while new := {clause for clause in new if clause in texts and clause in table and table[clause].engines} - wanted:
+        wanted |= new
+        new = {clause for one in new for clause in _referred(texts[one])}
+    rest = [told for part in parts if part not in whole and (told := _only(part, wanted))]
+    return "\n".join(part.strip() + "\n" for part in [*whole, *rest])
+
+
+def _referred(text: str) -> set[ClauseId]:
+    return {ClauseId(found) for found in _REFERRED.findall(text)}
+
+
+def _only(part: str, wanted: Collection[ClauseId]) -> str:
+    """Return a part of the contract with these clauses and nothing else; empty when it has none of them."""
+    heading, *lines = part.splitlines() or [""]
+    kept, found, keeps, head = [heading, ""], False, False, ""
+    for number, line in enumerate(lines):
+        match = _BULLET.match(line) or _ROW.match(line)
+        if match:
+            keeps = match[1] in wanted
+            if keeps and head:
+                kept, head = [*kept, head], ""
+        elif line.startswith("|---"):
+            head = f"{lines[number - 1]}\n{line}"
+        keeps = keeps and (match is not None or line.startswith("  "))
+        if keeps:
+            kept, found = [*kept, line], True
+    return "\n".join(kept) if found else ""
+
+
+def asked_of_engines(table: Mapping[ClauseId, Clause], sources: Mapping[str, str]) -> set[ClauseId]:
+    """Return the engine's promises that the proofs claim that drive its unit.
+
+    sources: as for with_table.
+    """
+    asked: set[ClauseId] = set()
+    for source in sources.values():
+        if "EngineUnit" not in source:
+            continue
+        claimed = claims_in_source(source)
+        for node in ast.walk(ast.parse(source)):
+            if (
+                isinstance(node, ast.FunctionDef)
+                and any(each.annotation and ast.unparse(each.annotation) == "EngineUnit" for each in node.args.args)
+                and judges_engine(table, claimed.get(node.name, []))
+            ):
+                asked |= {clause for clause in claimed[node.name] if clause not in table or table[clause].engines}
+    return asked
 
 
 def digest(text: str) -> str:

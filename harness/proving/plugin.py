@@ -36,7 +36,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pytest
 
-from harness.base import settings, terminal
+from harness.base import files, settings, terminal
+from harness.base.arguments import nearest
 from harness.base.clock import OsClock
 from harness.base.errors import HarnessError, RecorderError, Refuted, Unavailable
 from harness.base.escape import shown
@@ -231,7 +232,9 @@ class Run:
         from harness.bundle import installed
 
         kept = None if self.options.clauses is None else sorted(map(ClauseId, self.options.clauses))
-        return JudgedEngine(command, kept, installed.files_of_command(command), len(self.foreign))
+        return JudgedEngine(
+            command, kept, installed.files_of_command(command, self.options.checkout), len(self.foreign)
+        )
 
     @cached_property
     def contract(self) -> dict[ClauseId, contract.Clause]:
@@ -306,6 +309,7 @@ def begin(config: pytest.Config, run_id: str) -> None:
     worker = getattr(config, "workerinput", None)
     if worker is None:
         run = Run(options, run_id, "main")
+        _check_clauses(run)
         sweep()
     else:
         run = Run(options, worker["proof_run"], worker["workerid"])
@@ -331,6 +335,16 @@ def begin(config: pytest.Config, run_id: str) -> None:
         except HarnessError as error:
             raise pytest.UsageError(str(error)) from error
     config.stash[_RUN] = run
+
+
+def _check_clauses(run: Run) -> None:
+    """Raises pytest.UsageError for a clause of --clauses that no engine can keep."""
+    if not run.options.clauses or not run.contract:
+        return
+    engines = [clause.id for clause in run.contract.values() if clause.engines]
+    for clause in sorted(run.options.clauses - set(engines)):
+        what = "no promise of an engine's" if clause in run.contract else "no clause of config/contract.toml"
+        raise pytest.UsageError(f"--clauses: {clause} is {what}{nearest(clause, engines)}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -635,6 +649,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
         before: dict[int, Handler] = {number: signal.signal(number, signal.default_int_handler) for number in ours}
         config.stash[_HANDLERS] = before
+    run = config.stash[_RUN]
+    looks = ("collectonly", "showfixtures", "show_fixtures_per_test")
+    # To collect everything takes most of a minute. Who asks for a part is told when it is known that it has a proof.
+    at_once = config.getini("hybrid_proofs") and run.complete and not any(map(config.getoption, looks))
+    if at_once and (why := files.why_not_writable(run.options.reports)):
+        run.refusal = f"cannot write {run.options.reports}: {why}"
+        raise pytest.UsageError(run.refusal)
 
 
 @pytest.hookimpl(trylast=True)
@@ -840,6 +861,8 @@ def _sum_up(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"judged as a black box: {run.options.engine_cmd}", yellow=True)
         for path, digest in run.judged.files.items():
             terminalreporter.write_line(f"  sha256 {digest}  {path}")
+        if run.systemd == "private":
+            terminalreporter.write_line("of the checkout, its unit sees what is named here, and nothing else")
         terminalreporter.write_line(
             f"{len(run.foreign)} tests were left out: they are about the engine of this project, or about the harness"
         )

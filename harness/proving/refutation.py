@@ -28,8 +28,15 @@ JOURNAL_CHARS = 200
 CLAIMS_MAX, EXPECTED_LINES, OBSERVED_LINES, SHORT_LINES = 3, 2, 7, 2
 """How many claims are quoted, and how many lines the other parts have."""
 
+LAST_WORDS = 2
+"""Lines of the service just before its end that matter more than what systemd did about that end."""
+
+_ROUTINE = re.compile(r"Failed with result|Failed to start|Scheduled restart|Stopped|Started", re.ASCII)
+"""What systemd says of every end and every start."""
+
 _FAULTY = re.compile(r"exited|killed|dumped|Failed|failed|timed out|timeout|refused", re.ASCII)
-_NOTABLE = re.compile(r"Scheduled restart|Stopped|Started", re.ASCII)
+
+_END = re.compile(r"exited|killed|dumped", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -81,17 +88,51 @@ def block(found: Refutation) -> list[str]:
 
 
 def that_matter(entries: Sequence[Entry]) -> list[Entry]:
-    """Return the five that tell most, in their order: errors and ends before warnings and starts before the rest, and
-    of the same kind the latest, since the event that refuted was near the end."""
-    ranked = sorted(range(len(entries)), key=lambda number: (_rank(entries[number]), -number))
+    """Return the five that tell most, in their order: errors and ends, then warnings and the last words before the last
+    end, then what systemd says of every end and start, then what is said again later, then the rest; and of the same
+    kind the latest, since the event that refuted was near the end."""
+    last_words = _last_words(entries)
+    again, later = set(), set()
+    for number in reversed(range(len(entries))):
+        said = _said(entries[number])
+        (again.add(number) if said in later else later.add(said))
+
+    def rank(number: int) -> int:
+        found = 1 if number in last_words else _rank(entries[number])
+        return max(found, _SAID_AGAIN) if number in again else found
+
+    ranked = sorted(range(len(entries)), key=lambda number: (rank(number), -number))
     return [entries[number] for number in sorted(ranked[:JOURNAL_LINES])]
 
 
+_SAID_AGAIN = 3
+
+
 def _rank(entry: Entry) -> int:
-    by_systemd = entry.identifier == "systemd"
-    if entry.level in ("ERROR", "CRITICAL") or (by_systemd and _FAULTY.search(entry.message)):
+    if entry.level in ("ERROR", "CRITICAL"):
         return 0
-    return 1 if entry.level in ("WARN", "WARNING") or (by_systemd and _NOTABLE.search(entry.message)) else 2
+    if entry.level in ("WARN", "WARNING"):
+        return 1
+    if not _by_systemd(entry):
+        return 4
+    return 2 if _ROUTINE.search(entry.message) else 0 if _FAULTY.search(entry.message) else 4
+
+
+def _by_systemd(entry: Entry) -> bool:
+    # In parentheses stands the name of a program that systemd is about to run, in the process that is to become it.
+    return entry.identifier == "systemd" or (entry.identifier.startswith("(") and entry.identifier.endswith(")"))
+
+
+def _said(entry: Entry) -> tuple[str, str]:
+    # systemd counts what it does.
+    return entry.identifier, re.sub(r"[0-9]+", "0", entry.message) if _by_systemd(entry) else entry.event
+
+
+def _last_words(entries: Sequence[Entry]) -> set[int]:
+    """Return where the service's own lines stand that come just before its last end, but for its errors."""
+    ends = [at for at, entry in enumerate(entries) if entry.identifier == "systemd" and _END.search(entry.message)]
+    own = [at for at in range(ends[-1] if ends else 0) if not _by_systemd(entries[at])]
+    return {at for at in own[-LAST_WORDS:] if _rank(entries[at]) > 1}
 
 
 def _line(entry: Entry) -> str:

@@ -79,7 +79,7 @@ class ServiceUnit(Unit):
         inside = f"{self.machine.unit_dir}/{self.name}.d/{name}.conf"
         path = self.machine.path(inside)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"[Service]\n{directives}\n")
+        path.write_text(f"[Service]\n{directives}\n", "utf-8")
         try:
             self.machine.systemctl("daemon-reload").expect(0)
             if inside not in self.property("DropInPaths").split():
@@ -311,7 +311,7 @@ def no_network() -> Promise:
 def _writable(unit: ServiceUnit, allowed: Sequence[str]) -> str:
     """The first file or directory outside of these directories that the running unit may write to; else empty."""
     pid = unit.show().main_pid
-    mounts = unit.machine.path(f"/proc/{pid}/mountinfo").read_text()
+    mounts = unit.machine.path(f"/proc/{pid}/mountinfo").read_text("utf-8", "surrogateescape")
     status = unit.machine.path(f"/proc/{pid}/status").read_text()
     become = shlex.join(["setpriv", *privileges(status)])
     for place in writable_mounts(mounts):
@@ -367,7 +367,7 @@ def put(machine: Machine, name: str, text: str | None, package: str | None, arch
     if machine.kind != "private":
         raise Unavailable(f"a {machine.kind} systemd is not ours to put {name} into", "use --proofs-systemd=private")
     if text is not None:
-        machine.path(f"{machine.unit_dir}/{name}").write_text(text)
+        machine.path(f"{machine.unit_dir}/{name}").write_text(text, "utf-8")
         machine.systemctl("daemon-reload").expect(0)
     elif machine.systemctl("cat", name).status != 0:
         if package is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import socket
 import time
@@ -11,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from engine.base import notify
-from engine.base.exits import ConfigError, Overload
+from engine.base.exits import ConfigError, Crash, EngineError, NetworkLost, Overload, ProtocolChanged
 from engine.base.notify import Liveness, Notifier
+from harness.evidence.verdict import ClauseId
+from harness.proving import contract
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.claim("M4")
@@ -162,3 +167,12 @@ def test_M4_a_listener_that_does_not_read_holds_up_nobody(tmp_path: Path, caplog
         systemd.setblocking(False)
         for _ in range(kept):
             assert systemd.recv(4096) == b"WATCHDOG=1"
+
+
+@pytest.mark.claim("M4")
+@pytest.mark.parametrize("failure", [Crash, NetworkLost, ProtocolChanged, ConfigError, Overload])
+def test_M4_behind_a_reason_is_the_code_with_the_name_that_the_contract_has(failure: type[EngineError]) -> None:
+    text = contract.clauses((ROOT / "docs" / "contract.md").read_text())[ClauseId("M4")]
+    named = dict(re.findall(r"\b(\d+) ([A-Z]+)[,)]", text))
+    code = int(failure.code)
+    assert notify.reason(failure("why")) == f"why (exit {code} {named[str(code)]})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -131,7 +132,7 @@ def barred(at: Site) -> Iterator[None]:
     with nemesis.refusing(at.exchange, 429, {"Retry-After": "120"}):
         yield
     at.engine.stop()
-    lift = at.engine.command("--lift-bars")
+    lift = shlex.join(at.engine.argv("--lift-bars"))
     at.engine.machine.run("setpriv", "--reuid=hybrid-engine", "--regid=hybrid-engine", "--clear-groups", "sh", "-c",
                           f"umask 027 && cd {at.engine.machine.layout.state} && exec {lift}").expect(0)  # fmt: skip
     at.engine.start()

@@ -50,7 +50,7 @@ def test_a_killed_controller_leaves_a_config_that_loads(engine: EngineUnit, soak
         found = tomllib.loads(path.read_text())["engine"]
         soak.expect(found["tick_interval_ms"] == 20, f"kill {kill} left {found}")
         left.append(found["sample_every"])
-        engine.machine.run(*engine.command("--check-config").split()).expect(0)
+        engine.machine.run(*engine.argv("--check-config")).expect(0)
     soak.expect(len(set(left)) > 1, f"it was never killed after it had changed the configuration: {left}")
     soak.inject_pressure()
     soak.start("--mode", "synthetic", seconds=1.0)

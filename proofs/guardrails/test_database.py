@@ -16,8 +16,8 @@ def test_an_engine_that_is_started_by_hand_beside_the_unit_is_refused(engine: En
     engine.connect(exchange)
     engine.wait_ticks(10)
     pid = engine.show().main_pid
-    by_hand = engine.command("--db", engine.machine.layout.database, "--seconds", "2")
-    second = engine.machine.run(*by_hand.split())
+    by_hand = engine.argv("--db", engine.machine.layout.database, "--seconds", "2")
+    second = engine.machine.run(*by_hand)
     engine.expect(
         second.status == 12 and f"pid {pid};" in second.stdout,
         f"a second engine on the unit's database ended with {second.status}, and said {second.stdout[-500:]}",

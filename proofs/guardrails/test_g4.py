@@ -82,6 +82,6 @@ def test_first_heartbeat_comes_at_start_and_default_is_ten_seconds(engine: Engin
     (first,) = heartbeats(engine, 1)
     ready = engine.wait("systemd's word that it started", lambda e: e.message.startswith("Started "))
     engine.expect(abs(first.realtime_us - ready.realtime_us) < 1e6, "the first heartbeat is not at the start")
-    shown = engine.machine.run(*engine.command("--check-config").split())
+    shown = engine.machine.run(*engine.argv("--check-config"))
     engine.expect(shown.status == 0, f"--check-config ends with {shown.status}: {shown.stderr[-300:]}")
     engine.expect('"heartbeat_interval_secs": 10' in shown.stdout, "the default heartbeat interval is not 10 s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,9 +20,11 @@ from harness import __main__ as harness_main
 from harness import scripts
 from harness.__main__ import main
 from harness.base import arguments
+from harness.base.errors import Unavailable
 from harness.base.progress import shortened
 from harness.machines import doctor
 from harness.observing import health
+from proofs.fixtures.bytecode import environ
 
 pytestmark = pytest.mark.claim("U1")
 
@@ -208,6 +211,62 @@ def test_the_doctor_keeps_to_the_terminal(columns: int) -> None:
     for words in ("missing pressure (PSI) this kernel counts no pressure -> boot with psi=1, then again",
                   "Proofs that need pressure (PSI) will be unproven here."):  # fmt: skip
         assert words in told
+
+
+AS_NOBODY = """
+import os, sys
+from harness.machines import doctor
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for one in doctor.examine():
+    print(one.subject, one.ok, one.detail, one.remedy, sep="|")
+"""
+
+
+def test_the_doctor_says_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert doctor._checkout().ok
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "reports").touch()
+    found = doctor._checkout()
+    assert (found.ok, found.needed, found.detail) == (False, True, f"cannot write {tmp_path}/reports: Not a directory")
+
+
+@pytest.mark.parametrize("sign", '$"`\\')
+def test_the_doctor_says_where_no_program_of_an_environment_can_be_run(
+    sign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", f"/home/a{sign}b/.venv")
+    found = doctor._checkout()
+    assert not found.ok
+    assert f"a{sign}b" in found.detail
+
+
+def test_the_doctor_sends_nobody_to_a_manager_that_does_not_run() -> None:
+    if os.geteuid() != 0:
+        raise Unavailable("to become somebody else takes root", "run as root")
+    argv = [sys.executable, "-c", AS_NOBODY]
+    environment = environ() | {"XDG_RUNTIME_DIR": "/nowhere"}
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    rows = {line.partition("|")[0]: line for line in done.stdout.splitlines()}
+    assert rows["user systemd"].startswith("user systemd|False|no user manager runs")
+    assert rows["private systemd"] == "private systemd|False|a private systemd needs root|run as root"
+    assert rows["checkout"].startswith(f"checkout|False|cannot write {ROOT}/reports: Permission denied|")
+
+
+@pytest.mark.parametrize("sign", '$"`\\')
+def test_a_checkout_in_whose_path_a_shell_would_read_is_refused_at_once(tmp_path: Path, sign: str) -> None:
+    place = tmp_path / f"a {sign}b"
+    for pattern in ("Makefile", "pyproject.toml", "requirements/*.txt", "distributions/*/pyproject.toml"):
+        for path in ROOT.glob(pattern):
+            copied = place / path.relative_to(ROOT)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copied)
+    done = subprocess.run(["make", "-s", "doctor"], cwd=place, capture_output=True, text=True, timeout=60)
+    first, *rest = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert first == 'nothing works in a directory with one of $ " ` \\ in its path: move this checkout'
+    assert [line.partition(":")[0] for line in rest] == ["make"]
+    assert not (place / ".venv").exists()
 
 
 COLUMNS = 40

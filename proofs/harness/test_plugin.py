@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from harness.base import settings
 from harness.base.clock import OsClock, poll
+from harness.base.errors import Unavailable
 from harness.evidence import history, past
 from harness.evidence import recorder as flight
 from harness.evidence.lines import EndLine, RunLine, SinceLine, VerdictLine
@@ -506,6 +510,46 @@ def test_ctrl_c_halts_the_machine(pytestconfig: pytest.Config, tmp_path: Path) -
     assert not (machines.RUN_DIR / name).exists()
 
 
+READ_ONLY = """
+set -e
+mount --bind . .
+mount -o remount,ro,bind .
+cd .
+exec "$@"
+"""
+
+
+@pytest.mark.claim("V7")
+@pytest.mark.parametrize(
+    ("flags", "status", "told"),
+    [
+        ([], 4, "ERROR: cannot write {}/reports: Read-only file system"),
+        (["-n", "2"], 4, "ERROR: cannot write {}/reports: Read-only file system"),
+        (["test_sample.py"], 4, "ERROR: cannot write {}/reports: Read-only file system"),
+        (["--collect-only", "-q"], 0, "1 test collected in"),
+    ],
+    ids=["all", "workers", "one", "collected"],
+)
+def test_a_checkout_that_cannot_be_written_is_told_before_anything_is_collected(
+    tmp_path: Path, flags: list[str], status: int, told: str
+) -> None:
+    if os.geteuid() != 0:
+        raise Unavailable("to mount a directory read-only takes root", "run as root")
+    marker, project = tmp_path / "collected", tmp_path / "project"
+    project.mkdir()
+    (project / "test_sample.py").write_text(HEADER + f"open({str(marker)!r}, 'w').close()\n" + PROVEN)
+    (project / "pytest.ini").write_text("[pytest]\nhybrid_proofs = true\n")
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", sys.executable, "-B", "-m", "pytest", *QUICK, *flags],
+        cwd=project, capture_output=True, text=True, timeout=60, env=environ(),
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    assert done.returncode == status, output
+    assert told.format(project) in output
+    assert "Traceback" not in output
+    assert marker.exists() == bool([flag for flag in flags if flag not in ("-n", "2")])
+
+
 BLACK_BOX = """
 import pytest
 
@@ -569,8 +613,15 @@ def test_of_both_sides(engine):
         ),
         (["--engine-cmd", "{checkout}/other", "--clauses", "E2,E3"], 4, [], "no proof judges an engine .* by E3"),
         (["--clauses", "E2"], 4, [], "needs --proofs-engine-cmd"),
+        (
+            ["--engine-cmd", "{checkout}/other", "--clauses", "E2,E22", "-n", "2"],
+            4,
+            [],
+            r"\AERROR: --clauses: E22 is no clause of config/contract.toml; did you mean E2\?\s*\Z",
+        ),
+        (["--engine-cmd", "{checkout}/other", "--clauses", "K1"], 4, [], "--clauses: K1 is no promise of an engine's"),
     ],
-    ids=["one", "two", "unproved", "no-engine"],
+    ids=["one", "two", "unproved", "no-engine", "unknown", "harness"],
 )
 def test_an_engine_is_judged_by_the_clauses_that_it_claims(
     tmp_path: Path, flags: list[str], status: int, proven: list[str], told: str
@@ -587,6 +638,70 @@ def test_an_engine_is_judged_by_the_clauses_that_it_claims(
     assert ended == status, output
     assert sorted(one["proof"].partition("::test_")[2] for one in report.get("verdicts", [])) == proven
     assert re.search(told, output), output
+
+
+@pytest.mark.claim("V9")
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--engine-cmd", ""], "must begin with an absolute path"),
+        (["--engine-cmd", "relative {config}"], "must begin with an absolute path"),
+        (["--engine-cmd", "/bin/sh -c 'unbalanced"], "No closing quotation"),
+        (["--engine-cmd", "/bin/sh\\"], "No escaped character"),
+        (["--engine-cmd", "/bin/engine {confg}"], "{confg} is no placeholder, {config} and {checkout} are; did"),
+        (["--engine-cmd", "/bin/sh -c 'exec a {}'"], "{} is no placeholder"),
+        (["--engine-cmd", "{checkout}/missing"], "{checkout}/missing is no file of the checkout"),
+        (["--engine-cmd", "/bin/sh -c 'exec {checkout}/missing {config}'"], "{checkout}/missing {config} is no file"),
+        (["--engine-cmd", "/bin/sh -c 'cd {checkout} && exec ./other'"], "{checkout} && exec ./other is no file"),
+        (["--engine-cmd", "/bin/x {checkout}/"], "{checkout}/ is no file"),
+        (["--engine-cmd", "/bin/x {checkout}/../x"], "{checkout}/../x is no file"),
+        (["--engine-cmd", "\"/bin/it's\""], "systemd runs no program with a quote or a backslash in its path"),
+        (["--engine-cmd", "/bin/engine", "--clauses", " , "], "names no clause"),
+    ],
+)  # fmt: skip
+def test_a_command_that_cannot_be_is_told_in_a_line(tmp_path: Path, flags: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)) as refused:
+        settings.load(tmp_path, engine_cmd=flags[1], clauses=flags[3] if flags[2:] else None)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.claim("V9")
+def test_what_pytest_says_of_a_command_that_cannot_be_is_that_line(tmp_path: Path) -> None:
+    status, output, _ = run(tmp_path, PROVEN, "--engine-cmd", "/bin/sh -c 'unbalanced")
+    said = 'ERROR: --proofs-engine-cmd="/bin/sh -c \'unbalanced": No closing quotation'
+    assert (status, output.strip()) == (4, said)
+
+
+NAMED: dict[str, tuple[str, list[str]]] = {
+    "a program": ("{checkout}/other {config}", ["other"]),
+    "a script": ("/bin/sh {checkout}/other", ["other"]),
+    "in a word": ("/bin/sh --file={checkout}/other", ["other"]),
+    "in a shell's words": ("/bin/sh -c 'exec /bin/sh {checkout}/other --config {config}'", ["other"]),
+    "before a shell's sign": ("/bin/sh -c 'exec {checkout}/other; exit 1'", ["other"]),
+    "with a blank": ("/bin/sh '{checkout}/a b'", ["a b"]),
+    "with a blank in a shell's words": ("""/bin/sh -c 'exec "{checkout}/a b" {config}'""", ["a b"]),
+    "two in a word": ("/bin/env A={checkout}/other:{checkout}/below/helper.py x", ["below/helper.py", "other"]),
+    "the longer of two": ("/bin/sh {checkout}/other.py", ["other.py"]),
+    "a shell's own braces": ("/bin/sh -c 'exec ${SHELL} {checkout}/other'", ["other"]),
+}  # fmt: skip
+
+
+@pytest.mark.claim("V9")
+@pytest.mark.parametrize("checkout", ["plain", 'it\'s "a" 100% $HOME\\'])
+@pytest.mark.parametrize("command", NAMED)
+def test_a_file_of_the_checkout_is_found_wherever_it_is_named(tmp_path: Path, checkout: str, command: str) -> None:
+    text, expected = NAMED[command]
+    place = tmp_path / checkout
+    (place / "below").mkdir(parents=True)
+    for name in ("other", "other.py", "a b", "a", "below/helper.py"):
+        (place / name).touch()
+    loaded = settings.load(place, engine_cmd=text)
+    assert loaded.engine_cmd is not None
+    found = settings.files_named(loaded.engine_cmd, place)
+    assert sorted(str(name) for name in found.values() if name is not None) == expected
+    assert all(path == place / name for path, name in found.items() if name is not None)
+    # Its words are those that were typed, and where nothing needs a quote it is the text that was typed.
+    assert shlex.split(loaded.engine_cmd) == [word.replace("{checkout}", str(place)) for word in shlex.split(text)]
 
 
 @pytest.mark.slow

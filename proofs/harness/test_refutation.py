@@ -25,7 +25,7 @@ HERE = {__file__}
 
 
 def entry(message: str, identifier: str = "engine", level: str = "") -> Entry:
-    return Entry(message, "u.service", "", identifier, 1, 0, 0, {"message": message} if level else {}, level)
+    return Entry(message, "u.service", "", identifier, 1, 0, 0, {"message": message} if level else {}, level=level)
 
 
 FOUND = Refutation(
@@ -152,19 +152,19 @@ def test_at_most_40_lines_of_80_columns(
 
 
 def test_the_lines_that_matter() -> None:
-    """Errors and ends, then warnings and restarts, then the latest; in their order."""
+    """Errors and ends, then warnings and last words, then restarts, then the latest; in their order."""
     entries = [
         entry("bad key", level="ERROR"),
         *(entry(f"chatter {number}") for number in range(30)),
         entry("u.service: Main process exited, code=exited, status=12/n/a", "systemd"),
+        entry("u.service: Failed with result 'exit-code'", "systemd"),
         entry("slow", level="WARN"),
         *(entry(f"later {number}") for number in range(30)),
         entry("u.service: Scheduled restart job", "systemd"),
         entry("the last"),
     ]
     assert [one.event for one in that_matter(entries)] == [
-        "bad key", "u.service: Main process exited, code=exited, status=12/n/a", "slow",
-        "u.service: Scheduled restart job", "the last",
+        "bad key", "chatter 28", "chatter 29", "u.service: Main process exited, code=exited, status=12/n/a", "slow",
     ]  # fmt: skip
     assert len(that_matter(entries[:3])) == 3
     assert len(that_matter(entries)) == JOURNAL_LINES
@@ -191,10 +191,54 @@ def test_the_lines_that_matter() -> None:
     ],
 )  # fmt: skip
 def test_of_two_kinds_of_lines_one_matters_more(before: Entry, after: Entry) -> None:
-    crowd = [after] * JOURNAL_LINES
+    crowd = [entry(f"{after.message} {word}", after.identifier, after.level) for word in "abcde"]
     for entries in ([before, *crowd], [*crowd, before]):
         assert before in that_matter(entries)
-    assert [one is before for one in that_matter([before] * JOURNAL_LINES + [after])] == [True] * JOURNAL_LINES
+    many = [entry(f"{before.message} {word}", before.identifier, before.level) for word in "abcde"]
+    assert that_matter([*many, after]) == many
+
+
+RESTART = [
+    entry("Stopped u.service - A unit.", "systemd"),
+    entry("Starting u.service - A unit...", "systemd"),
+]
+CANNOT = [
+    entry("u.service: Failed to locate executable /no/such: No such file or directory", "(such)"),
+    entry("u.service: Failed at step EXEC spawning /no/such: No such file or directory", "(such)"),
+]
+
+
+def ended(status: str) -> list[Entry]:
+    return [
+        entry(f"u.service: Main process exited, code=exited, status={status}", "systemd"),
+        entry("u.service: Failed with result 'exit-code'.", "systemd"),
+        entry("Failed to start u.service - A unit.", "systemd"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("why", "status"),
+    [
+        (CANNOT, "203/EXEC"),
+        ([entry("a reason"), entry("/bin/sh: 1: exec: /nope: not found")], "127/n/a"),
+        ([entry("what", level="INFO"), entry("why", level="INFO")], "12/n/a"),
+        ([entry("the first", level="ERROR"), entry("the second", level="ERROR")], "12/n/a"),
+    ],
+    ids=["not-run", "a-shell", "its-own-words", "its-errors"],
+)
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_of_a_unit_that_is_restarted_again_and_again_one_reads_why_it_ends(
+    why: list[Entry], status: str, times: int
+) -> None:
+    """systemd says of each end and each start six lines that say nothing of the reason."""
+    loop: list[Entry] = [entry("Starting u.service - A unit...", "systemd")]
+    for number in range(times):
+        if number:
+            loop += [entry(f"u.service: Scheduled restart job, restart counter is at {number}.", "systemd"), *RESTART]
+        loop += [*(dataclasses.replace(one) for one in why), *ended(status)]
+    loop.append(entry(f"u.service: Scheduled restart job, restart counter is at {times}.", "systemd"))
+    told = [one.message for one in that_matter(loop)]
+    assert told[:3] == [*(one.message for one in why), f"u.service: Main process exited, code=exited, status={status}"]
 
 
 SOURCE = """

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.base import terminal
+from proofs.fixtures.bytecode import environ
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,3 +144,53 @@ def test_a_disk_that_is_full_is_told_by_every_command(module: str) -> None:
         done = subprocess.run(asked, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     said = "standard output cannot be written: No space left on device\n"
     assert (done.returncode, done.stderr.removeprefix("hybrid-engine: ")) == (1, said)
+
+
+PROGRAMS = [
+    ("harness", "contract", "--interface"), ("harness", "--help"), ("harness", "doctor"),
+    ("harness.upkeep.ctl", "--help"),
+    ("harness.observing.health", "--help"), ("harness.soak.controller", "--help"), ("fleet.relay.command", "--help"),
+]  # fmt: skip
+
+
+def said_with(redirection: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What becomes of a program of ours in a shell that redirects it so."""
+    module, *arguments = words
+    program = f"import sys; from {module}{'.__main__' if module == 'harness' else ''} import main; sys.exit(main())"
+    return subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-c", program, *arguments],
+        cwd=ROOT, env=dict(environ(), **environment), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.claim("U1")
+@pytest.mark.parametrize("words", PROGRAMS, ids=" ".join)
+def test_a_standard_output_that_is_closed_is_told_in_a_line(words: tuple[str, ...]) -> None:
+    done = said_with(">&-", *words)
+    assert (done.returncode, done.stderr) == (1, "standard output cannot be written: Bad file descriptor\n")
+
+
+@pytest.mark.claim("U1")
+def test_what_else_is_closed_is_no_fault_of_a_command(tmp_path: Path) -> None:
+    """And no file that it opens becomes its standard error."""
+    program = (
+        "import os, sys; from harness.base import terminal\n"
+        "def main():\n"
+        "    file = open(sys.argv[1], 'w'); print('an error', file=sys.stderr)\n"
+        "    print(file.fileno() > 2, sys.stdin.read())\n"
+        "    return 7\n"
+        "sys.exit(terminal.command(main)())\n"
+    )
+    argv = ["sh", "-c", 'exec "$0" "$@" <&- 2>&-', sys.executable, "-c", program, str(tmp_path / "file")]
+    done = subprocess.run(argv, cwd=ROOT, env=environ(), stdout=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (7, "True \n")
+    assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.claim("U1")
+def test_in_a_locale_of_ascii_other_signs_are_spelled_out() -> None:
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = said_with("", "harness", "contract", "--interface", **plain)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "`l\\u0131ve` is not LIVE" in done.stdout

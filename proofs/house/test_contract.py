@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +16,7 @@ from harness.__main__ import main
 from harness.evidence.verdict import ClauseId, claims_in_name
 from harness.proving import contract
 from harness.proving.contract import Clause
+from proofs.fixtures.bytecode import environ
 from proofs.guardrails.test_g4 import FIELDS
 
 A1, A2, G0 = ClauseId("A1"), ClauseId("A2"), ClauseId("G0")
@@ -153,16 +156,24 @@ def test_a_malformed_list_names_the_entry() -> None:
         contract.listed({"A1": {"digests": "x"}})
 
 
+def the_list() -> dict[ClauseId, Clause]:
+    return contract.listed(tomllib.loads((ROOT / "config/contract.toml").read_text()))
+
+
+def the_page() -> str:
+    sources = {path.name: path.read_text() for path in (ROOT / "proofs").rglob("test_*.py")}
+    return contract.interface((ROOT / "docs/contract.md").read_text(), the_list(), sources)
+
+
 def read_of_an_engine() -> dict[str, set[str]]:
     """What proofs that judge an engine by its unit read of it: log messages, fields, and words of their SQL, each with
     the files where it stands. Those of the dashboard and of the gate read this project's own."""
-    listed = contract.listed(tomllib.loads((ROOT / "config/contract.toml").read_text()))
     found: dict[str, set[str]] = defaultdict(set)
     for path in sorted((ROOT / "proofs/guardrails").glob("test_*.py")):
         source = path.read_text()
         claims = contract.claims_in_source(source).values()
         ours = "fixtures.dashboard_unit" in source or "fixtures.live_unit" in source
-        if "EngineUnit" not in source or ours or not any(contract.judges_engine(listed, each) for each in claims):
+        if "EngineUnit" not in source or ours or not any(contract.judges_engine(the_list(), each) for each in claims):
             continue
         for node in ast.walk(ast.parse(source)):
             match node:
@@ -187,9 +198,7 @@ OF_THE_WIRE = {"fields", "message", "timestamp"}
 
 @pytest.mark.claim("V9")
 def test_proofs_rely_on_nothing_that_the_interface_does_not_name() -> None:
-    page = contract.interface((ROOT / "docs/contract.md").read_text()) + "\n".join(
-        text for clause, text in contract.clauses((ROOT / "docs/contract.md").read_text()).items() if clause == "M2"
-    )
+    page = the_page()
     read = read_of_an_engine()
     assert {"HEARTBEAT (G4)", "ingest_received", "veto", "positions"} <= read.keys(), "nothing was collected"
     unnamed = {
@@ -206,8 +215,91 @@ def test_the_interface_is_a_page(capsys: pytest.CaptureFixture[str], monkeypatch
     told = capsys.readouterr().out
     assert told.startswith("## 10b.")
     assert "| 13 | OVERLOAD |" in told
+    assert told == the_page()
     with pytest.raises(ValueError, match="has no part"):
-        contract.interface("# Nothing\n")
+        contract.interface("# Nothing\n", {}, {})
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V9")
+def test_the_interface_has_each_clause_that_another_engine_is_asked_for() -> None:
+    """In its own words; and what these refer to, and the first part of the page, where that is an engine's promise."""
+    texts, listed = contract.clauses((ROOT / "docs/contract.md").read_text()), the_list()
+    told = contract.clauses(the_page())
+    program = (
+        "import pytest, sys\n"
+        "class Asked:\n"
+        "    def pytest_collection_finish(self, session):\n"
+        "        marks = [mark for item in session.items for mark in item.iter_markers('claim')]\n"
+        "        print('asked', *sorted({clause for mark in marks for clause in mark.args}))\n"
+        "flags = ['--collect-only', '-q', '-p', 'no:xdist', '--engine-cmd', '/bin/engine']\n"
+        "pytest.main(['proofs/guardrails', *flags], [Asked()])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env=environ(), timeout=60
+    )
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("asked "))
+    asked = {ClauseId(word) for word in line.split()[1:] if listed[ClauseId(word)].engines}
+    assert len(asked) > 70
+    assert {clause: told.get(clause) for clause in asked} == {clause: texts[clause] for clause in asked}
+    words = [the_page().partition("## 1. ")[0], *(texts[clause] for clause in asked)]
+    referred = {ClauseId(word) for word in re.findall(r"\b[A-Z]\d{1,2}b?\b", " ".join(words))}
+    missing = {clause for clause in referred - told.keys() if clause in listed and listed[clause].engines}
+    assert not missing, f"the page refers to {missing}, and does not print them"
+
+
+PAGE = f"""\
+{contract.INTERFACE_HEADING}
+
+B2 counts here.
+
+## 1. One
+
+* C1 Told.
+
+## 2. Two
+
+## 3. Three
+
+## 4. Four
+
+Nobody's words.
+
+* A1 Asked,
+  on two lines (A3).
+* A2 Not asked.
+
+* A3 Referred to (A1, B1).
+
+## 5. Five
+
+| id | words |
+|---|---|
+| S1 | not asked |
+| S2 | asked |
+
+* B2 Read.
+
+## 6. Six
+
+* B1 The harness's.
+"""
+
+
+def test_of_the_rest_the_interface_has_what_is_asked_and_what_that_refers_to() -> None:
+    table = {
+        clause: Clause(clause, "", planned=False, engines=clause != "B1")
+        for clause in map(ClauseId, ("A1", "A2", "A3", "B1", "B2", "C1", "S1", "S2"))
+    }
+    proofs = (
+        "@pytest.mark.claim('A1', 'S2', 'B1')\ndef test_a(engine: EngineUnit): ...\n"
+        "@pytest.mark.claim('A2')\ndef test_b(): ...\n"
+    )
+    rest = contract.interface(PAGE, table, {"test_a.py": proofs}).partition("## 4. ")[2]
+    assert rest == (
+        "Four\n\n* A1 Asked,\n  on two lines (A3).\n* A3 Referred to (A1, B1).\n\n"
+        "## 5. Five\n\n| id | words |\n|---|---|\n| S2 | asked |\n* B2 Read.\n"
+    )
 
 
 @pytest.mark.claim("M2")

@@ -197,7 +197,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         default=None,
         metavar="CMD",
         help="judge another engine that keeps the contract: the command the unit runs, `{config}` standing for the "
-        "configuration's path, for example '/usr/bin/my-engine --config {config}'",
+        "configuration's path, and `{checkout}/...` for a file of this project, which is copied to where the unit can "
+        "read it. For example '/usr/bin/my-engine --config {config}'",
     )
     option(
         "clauses",
