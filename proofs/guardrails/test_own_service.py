@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from pytest_hybrid_proofs import unit_under_proof
 
-from harness.base.errors import HarnessError, MachineError, Refuted, Unavailable
+from harness.base.errors import MachineError, Refuted, Unavailable
 from harness.evidence.shell import CommandResult
 from harness.machines.machine import Machine
 from harness.proving import service
@@ -66,14 +66,16 @@ class Sabotageable:
 
     deadline_secs = 10.0
     broken = False
+    lines = ""
     runs = False
 
     def fresh(self) -> None:
         self.runs = False
 
     @contextmanager
-    def drop_in(self, _name: str, _directives: str) -> Iterator[None]:
+    def drop_in(self, _name: str, directives: str) -> Iterator[None]:
         self.broken = True
+        self.lines = directives
         yield
 
 
@@ -101,7 +103,7 @@ def always_fails(_unit: Any) -> None:
     [
         (never_fails, "broken", AssertionError, "proves nothing"),
         (keeps, "another", AssertionError, "refuted, but not by /another/"),
-        (always_fails, "broken", HarnessError, "refuted without any sabotage"),
+        (always_fails, "broken", Refuted, "it is broken"),
     ],
 )
 def test_a_promise_that_cannot_fail_is_told(prove: Any, reason: str, raised: type[Exception], told: str) -> None:
@@ -110,6 +112,19 @@ def test_a_promise_that_cannot_fail_is_told(prove: Any, reason: str, raised: typ
     unit = Sabotageable()
     Promise("p", keeps, "Restart=no", "is broken").prove_it_can_fail(cast(ServiceUnit, unit))
     assert unit.deadline_secs == Sabotageable.deadline_secs, "a sabotage's short deadline stays"
+
+
+@pytest.mark.claim("V13", "V4")
+def test_each_way_in_which_a_promise_can_be_broken_has_to_be_noticed() -> None:
+    unit = Sabotageable()
+
+    def notices_one(unit: Any) -> None:
+        if unit.lines == "Restart=no":
+            raise Refuted("it is broken")
+
+    promise = Promise("p", notices_one, "Restart=no", "is broken", (("TimeoutStopSec=1", "is late"),))
+    with pytest.raises(AssertionError, match=r"not refuted under 'TimeoutStopSec=1', so it proves nothing"):
+        promise.prove_it_can_fail(cast(ServiceUnit, unit))
 
 
 @pytest.mark.claim("V13")
@@ -191,7 +206,7 @@ def test_judges_of_a_service_say_no(greeter: ServiceUnit, monkeypatch: pytest.Mo
     """To one that does not serve, or is not there to be looked at; and what cannot be asked is not taken for a no."""
     down, never = (ServiceUnit(greeter.machine, greeter._stream, greeter.name, serves) for serves in ((), ("false",)))
     down.deadline_secs = never.deadline_secs = 0.2
-    with pytest.raises(Refuted, match=r"greeter\.service does not serve: waited 0\.2 s for it to be active"):
+    with pytest.raises(Refuted, match=r"greeter\.service does not serve: it is inactive"):
         down.wait_serving()
     greeter.start_serving()
     with pytest.raises(Refuted, match=r"does not serve: waited 0\.2 s for `false`"):
