@@ -120,7 +120,7 @@ class ServiceUnit(Unit):
     def _all_told(self) -> list[Entry]:
         """What systemd has said of the unit since it is there, when it was read and reloaded included."""
         self.whole_journal()
-        return [entry for entry in self._stream.since(0) if entry.unit == self.name and entry.identifier == "systemd"]
+        return [entry for entry in self._stream.since(0) if entry.unit == self.name and by_systemd(entry)]
 
     def ignored(self, file: str) -> list[str]:
         """What systemd said of lines of a file that it does not understand, and ignores."""
@@ -202,14 +202,18 @@ class ServiceUnit(Unit):
         """Wait until it runs and does what it is there for, and has done so for a while without a new start. Refuted
         when it does not in time, and at once when it is down for good."""
         clock = OsClock()
-        run, since, longest = "", 0.0, 0.0
+        run, since, longest, unknown = "", 0.0, 0.0, ""
 
         def serving() -> bool | None:
-            nonlocal run, since, longest
+            nonlocal run, since, longest, unknown
             state = self.show()
             if self._is_down(state):
                 return False
-            serves = state.active == "active" and (not self._serves or self.machine.run(*self._serves).status == 0)
+            serves = state.active == "active"
+            if serves and self._serves:
+                asked = self.machine.run(*self._serves)
+                serves = asked.status == 0
+                unknown = asked.stderr.strip() if asked.stderr.startswith("nsenter: failed to execute") else ""
             now = clock.monotonic()
             if not serves:
                 run = ""
@@ -224,6 +228,8 @@ class ServiceUnit(Unit):
             done = poll(serving, clock, self.deadline_secs + steady_secs)
         if done:
             return
+        if unknown:
+            raise HarnessError(f"nobody can tell whether {self.name} serves: {unknown}")
         state = self.show()
         if done is False:
             reason = f"it is {state.active}"
@@ -289,6 +295,9 @@ class ServiceUnit(Unit):
             return told.replace("no READY=1 (M4)", self._start_lacks(), 1)
         if any("Watchdog timeout" in entry.message for entry in entries):
             told = f"its watchdog (WatchdogSec=) was not fed: {told}"
+        failed = [e.message for e in entries if e.message.startswith(f"{self.name}: Failed to ")]
+        if told.startswith("result ") and failed:
+            return f"{told}: {failed[-1].removeprefix(f'{self.name}: ')}{limited}"
         own = [entry for entry in entries if entry.identifier != "systemd" and entry.message.strip()]
         words = f": {own[-1].message.strip()}" if own and ": " not in told else ""
         return f"{told}{words}{limited}"
@@ -488,7 +497,7 @@ def watchdog_bites(within_secs: float = 10.0) -> Promise:
         unit.kill("STOP")
         unit.wait(
             "the watchdog's report of systemd",
-            lambda entry: entry.identifier == "systemd" and "Failed with result 'watchdog'" in entry.message,
+            lambda entry: by_systemd(entry) and "Failed with result 'watchdog'" in entry.message,
             within_secs,
         )
         unit.fresh()
@@ -521,7 +530,7 @@ def stops_within(secs: float) -> Promise:
             (state.active, state.result) == ("inactive", "success"), f"did not stop cleanly: result {state.result}",
             "KillSignal", "TimeoutStopSec",
         )  # fmt: skip
-        killed = next((entry.message for entry in entries if _KILLED.search(entry.message)), "")
+        killed = next((e.message for e in entries if by_systemd(e) and _KILLED.search(e.message)), "")
         unit.expect(not killed, f"did not stop cleanly: {killed}", "KillMode", "TimeoutStopSec")
         left = unit.left_running()
         unit.expect(not left, f"left running: {', '.join(left)}", "KillMode")
@@ -535,13 +544,18 @@ def stops_within(secs: float) -> Promise:
     )  # fmt: skip
 
 
+def by_systemd(entry: Entry) -> bool:
+    """Whether a machine's systemd says it, and not a service that calls itself so (SyslogIdentifier=)."""
+    return entry.identifier == "systemd" and entry.pid == 1
+
+
 def stopping_secs(entries: Sequence[Entry], command_secs: float, limit: float) -> float:
     """How long a stop took, by systemd's own words, which leave out how long systemctl takes.
 
     They must agree with the command that asked for it; where they do not, or are missing, the command's time counts.
     MachineError when the two differ so much that one of them keeps the limit and the other does not.
     """
-    told = [entry for entry in entries if entry.identifier == "systemd"]
+    told = [entry for entry in entries if by_systemd(entry)]
     began = next((entry.sent_us for entry in told if entry.message.startswith("Stopping ")), None)
     ended = next((entry.sent_us for entry in reversed(told) if entry.message.startswith("Stopped ")), None)
     if began is None or ended is None or ended < began:
@@ -711,7 +725,7 @@ def wrong_text(text: str) -> str:
     """What keeps a text from being a service's unit file; empty for one that may be one."""
     if "\0" in text:
         return "has a NUL character in it"
-    sections = {line.strip() for line in text.splitlines()}
+    sections = {line.strip() for line in text.removeprefix("\ufeff").splitlines()}
     return "" if "[Service]" in sections else "has no section [Service]"
 
 

@@ -230,7 +230,7 @@ UNUSABLE: list[tuple[str, str, str]] = [
     ("exits-0", "ExecStart=/bin/true", "ended by itself without an error"),
     ("no-program", "ExecStart=/no/such/program", "exit 203/EXEC: Failed at step EXEC"),
     ("no-user", f"{LOOP}\nUser=nosuchuser", "exit 217/USER: Failed at step USER"),
-    ("no-file", f"{LOOP}\nEnvironmentFile=/etc/nope", "result resources"),
+    ("no-file", f"{LOOP}\nEnvironmentFile=/etc/nope", "result resources: Failed to "),
     ("no-command", "Restart=always", "systemd cannot use no-command.service (bad-setting): no-command.service: Servi"),
     ("not-ready", f"{LOOP}\nType=notify", "no READY=1 within 1 s"),
     ("not-ready-short", f"{LOOP}\nType=notify\nTimeoutStartSec=500ms", "no READY=1 after 0."),
