@@ -49,6 +49,8 @@ class Entry:
 
 _EXITED = re.compile(r"Main process exited, code=(\w+), status=(\S+)")
 _FAILED = re.compile(r"Failed with result '([\w-]+)'")
+_CONTROL = re.compile(r"Control process exited, code=(\w+), status=(\S+)")
+_STEP = re.compile(r"Failed at step \w+ spawning .*")
 
 
 def how_it_ended(entries: Sequence[Entry]) -> str:
@@ -61,20 +63,35 @@ def how_it_ended(entries: Sequence[Entry]) -> str:
         return ""
     began = max((at for at in range(ends[-1]) if entries[at].message.startswith("Starting ")), default=None)
     since = entries[began or 0 : ends[-1] + 1]
-    told = "" if began is None else f" after {(since[-1].sent_us - since[0].sent_us) / 1e6:.1f} s"
+    # Of a service that need not say that it is ready, systemd tells only when it has started it.
+    timed = (
+        since[0] if began is not None else next((e for e in reversed(since) if e.message.startswith("Started ")), None)
+    )
+    told = "" if timed is None else f" after {(since[-1].sent_us - timed.sent_us) / 1e6:.1f} s"
     if any("tart operation timed out" in entry.message for entry in since):
         return f"no READY=1 (M4){told}"
-    exited = next((found for entry in since if (found := _EXITED.search(entry.message))), None)
+    exited = next((found for entry in reversed(since) if (found := _EXITED.search(entry.message))), None)
+    step = next((found[0] for entry in reversed(since) if (found := _STEP.search(entry.message))), "")
+    if step:
+        status = exited or next((found for entry in reversed(since) if (found := _CONTROL.search(entry.message))), None)
+        return f"exit {status[2] if status else 'unknown'}: {step}"
     if exited is None:
+        control = next((found for entry in reversed(since) if (found := _CONTROL.search(entry.message))), None)
+        if control is not None:
+            return f"{_how(control)} of a command beside the main process (such as ExecStartPre=){told}"
         failed = _FAILED.search(since[-1].message)
         return f"result {failed[1] if failed else 'unknown'}{told}"
-    number, _, name = exited[2].partition("/")
-    word = f"exit {number}" if exited[1] == "exited" else f"{exited[1]} by {name}"
+    word = _how(exited)
     errors = [entry for entry in since if entry.level == "ERROR"]
     if not errors:
         return f"{word}{told}"
     named = [str(value) for name in ("reason", "channel") if (value := errors[-1].fields.get(name))]
     return f"{word}{told}: {' '.join(named) or errors[-1].event}"
+
+
+def _how(exited: re.Match[str]) -> str:
+    number, _, name = exited[2].partition("/")
+    return f"exit {number}" if exited[1] == "exited" else f"{exited[1]} by {name}"
 
 
 def entries(output: str) -> list[dict[str, str]]:

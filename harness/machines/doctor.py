@@ -12,12 +12,15 @@ from pathlib import Path
 
 from harness.base import files
 from harness.machines import tools
-from harness.machines.machine import user_manager, why_not_private
+from harness.machines.machine import INOTIFY_INSTANCES, inotify_instances, user_manager, why_not_private
 from harness.machines.stage import Stage
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 """Names under which distributions install a browser that playwright can drive."""
 
+
+MACHINES_AT_ONCE = 10
+"""Two workers of a run have no more, each its own and a few of single units."""
 
 _DETAIL_COLUMN = 32
 """Where a finding's words begin."""
@@ -39,7 +42,8 @@ class Requirement:
 def examine() -> list[Requirement]:
     """Look at everything a proof may need. Changes nothing."""
     checks: tuple[Callable[[], Requirement], ...] = (
-        _python, _checkout, _private, _host, _user, _journal, _pressure, _tracer, _cgroup_controllers, _browser, _fleet,
+        _python, _checkout, _private, _inotify, _host, _user, _journal, _pressure, _tracer, _cgroup_controllers, _browser,
+        _fleet,
         _tools,
     )  # fmt: skip
     return [check() for check in checks]
@@ -81,6 +85,22 @@ def _private() -> Requirement:
     if reason is None:
         return Requirement("private systemd", True, "systemd-nspawn can boot one for each worker")
     return Requirement("private systemd", False, reason.reason, reason.remedy)
+
+
+def _inotify() -> Requirement:
+    try:
+        used, most = inotify_instances()
+    except (OSError, ValueError):
+        return Requirement("inotify instances", True, "this kernel tells no limit", needed=False)
+    room = (most - used) // INOTIFY_INSTANCES
+    detail = f"{used} of {most} in use by this user: room for {max(room, 0)} private machines"
+    return Requirement(
+        "inotify instances",
+        room >= MACHINES_AT_ONCE,
+        detail,
+        "" if room >= MACHINES_AT_ONCE else "sysctl fs.inotify.max_user_instances=512, or end what holds them",
+        needed=False,
+    )
 
 
 def _host() -> Requirement:

@@ -49,6 +49,14 @@ BOOT_SECS = 20.0
 
 HALT_SECS = 5.0
 
+INOTIFY_INSTANCES = 4
+"""So many inotify(7) instances a machine's systemd and D-Bus take, of those that the kernel gives each user."""
+
+INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
+
+IN_EVERY_BOOT = "Attempted to remove disk file system under"
+"""What systemd-nspawn says on each console of a machine with an overlay, and means nothing."""
+
 NO_GENERATORS = "/run/no-generators"
 """Where the machine's systemd looks for generators: nowhere. They make units of the host's fstab, ttys and init
 scripts, of which a machine has none, and each daemon-reload runs all of them, which takes twice as long as the rest."""
@@ -283,7 +291,10 @@ class PrivateMachine:
             assert self._nspawn is not None
             if not self._nspawn.alive or self._clock.monotonic() > end:
                 how = f"is not up after {BOOT_SECS:g} s" if self._nspawn.alive else "ended while it booted"
-                raise MachineError(f"machine {self.name} {how}; its console:\n{''.join(self._console[-20:])}")
+                console = [line for line in self._console if IN_EVERY_BOOT not in line]
+                told = f"its console:\n{''.join(console[-20:])}" if console else "its console says nothing"
+                reasons = [f"machine {self.name} {how}", *filter(None, [short_of_inotify()]), told]
+                raise MachineError("; ".join(reasons))
 
     def halt(self) -> None:
         if not self._work.exists():
@@ -547,6 +558,31 @@ def in_a_chroot() -> bool:
     seen = Shell(Unrecorded()).run("nsenter", "--mount=/proc/self/ns/mnt", "stat", "-Lc", "%d %i", "/")
     here = os.stat("/")
     return seen.stdout.split() != [str(here.st_dev), str(here.st_ino)]
+
+
+def short_of_inotify() -> str:
+    """Return what there is to say when this user has too few inotify instances left for one more machine, whose systemd
+    then ends without a word; empty when there are enough."""
+    used, most = inotify_instances()
+    if most - used >= INOTIFY_INSTANCES:
+        return ""
+    return (
+        f"{used} of the {most} inotify instances of this user are in use (sysctl fs.inotify.max_user_instances), and a "
+        f"machine takes {INOTIFY_INSTANCES}"
+    )
+
+
+def inotify_instances() -> tuple[int, int]:
+    """Return how many inotify instances this user's processes hold, nearly, and how many the kernel gives."""
+    used = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        # Processes come and go, and those of others may not be looked at.
+        with contextlib.suppress(OSError):
+            if process.stat().st_uid == os.geteuid():
+                for link in (process / "fd").iterdir():
+                    with contextlib.suppress(OSError):
+                        used += os.readlink(link) == "anon_inode:inotify"
+    return used, int(INOTIFY_LIMIT.read_text())
 
 
 def choose(kind: str) -> str:

@@ -8,7 +8,7 @@ unit's state, its last journal lines and the command to look further.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from cysystemd.reader import JournalReader
 
@@ -278,7 +278,7 @@ class Unit:
         """Return a refutation with the unit's state and journal. How the unit ended meanwhile, if it did, is the first
         thing that it says (V10)."""
         entries, state = self.whole_journal(), str(self.show())
-        if ended := journal.how_it_ended(entries):
+        if ended := self.how_it_ended(entries):
             message = f"{ended}; {message}"
         lines = [f"    {entry.identifier}[{entry.pid}]: {entry.message}" for entry in entries[-SHOWN_LINES:]]
         set_by = self._set_by(directives) if directives else ""
@@ -298,6 +298,10 @@ class Unit:
             set_by=set_by,
             journal=entries,
         )
+
+    def how_it_ended(self, entries: Sequence[Entry]) -> str:
+        """Return how it ended, by these entries about it; empty when they tell of no end."""
+        return journal.how_it_ended(entries)
 
     def _set_by(self, directives: Collection[str]) -> str:
         # What cannot be looked up must not take the place of the refutation.
@@ -332,8 +336,10 @@ class Metronome:
             f"[Service]\nExecStart=/bin/false\nRestart=on-failure\nRestartSec={restart_sec}\n"
         )
 
-    def beats(self, count: int, watched: Unit) -> list[UnitState]:
+    def beats(self, count: int, watched: Unit, delays_secs: float = 0.0) -> list[UnitState]:
         """Let `count` restart delays pass, from now on. Returns how `watched` looked all the while, first to last.
+
+        delays_secs: how long these are together, when that is not next to nothing.
 
         Raises MachineError when the metronome does not beat.
         """
@@ -347,7 +353,7 @@ class Metronome:
             return True if own.n_restarts >= beats[0] + count else None
 
         with awaiting(f"{count} beats of the metronome"):
-            beaten = poll(enough, OsClock(), DEADLINE_SECS)
+            beaten = poll(enough, OsClock(), DEADLINE_SECS + delays_secs)
         if beaten is None:
             raise MachineError(f"the metronome beat {beats[-1] - beats[0]} of {count} times: nothing can be said")
         return seen

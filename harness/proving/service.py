@@ -10,14 +10,19 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.clock import OsClock, poll
-from harness.base.errors import HarnessError, MachineError, Refuted, Unavailable
+from harness.base.errors import CommandFailed, HarnessError, MachineError, Refuted, Unavailable
+from harness.base.journal import Entry
+from harness.base.unit import UnitState, properties
 from harness.base.waiting import awaiting
+from harness.evidence.recorder import Recorder
+from harness.evidence.shell import CommandResult
 from harness.machines.machine import Machine
 from harness.machines.stage import UNITS
 from harness.machines.systemd import JournalStream, Metronome, Unit
@@ -32,6 +37,42 @@ ARCHIVES = "/run/proof-archives"
 BEATS = 3
 """Restart delays after which a unit that was not restarted stays down."""
 
+START_SECS = 60.0
+"""How long a start may take, unless the unit's own TimeoutStartSec= is shorter."""
+
+STEADY_SECS = 0.5
+"""For so long a unit has to serve without a new start before anything else is asked of it: one that ends soon after
+each start is active again and again."""
+
+BACK_SECS = 2.0
+"""The same, of one that was killed."""
+
+STOP_SECS = 10.0
+"""How long a promise that comes next waits for a unit's own stop before it kills whatever is left."""
+
+OVERDUE_SECS = 1.0
+"""After so long beyond its time a stop is not waited for any longer."""
+
+APART_SECS = 1.0
+"""A stop's length by the journal and by the command's own time differ by less."""
+
+CONTROL_TIMES = 2.5
+"""So many of a watchdog's periods a unit must live through that is not paused."""
+
+SLOWEST_RESTART_SECS = 120.0
+"""A longer RestartSec= is not waited for."""
+
+ENDS = "/run/proof-ends"
+"""In the machine: a line for each time that the program ran that ends at once."""
+
+MACHINES_OWN = frozenset(
+    {"systemd-journald.service", "dbus.service", "dbus-broker.service", "systemd-networkd.service", "init.scope"}
+)
+"""What a machine is made of, and not to be proven in it with another unit file."""
+
+NAME_CHARS = 200
+"""Of a unit's name: systemd takes 255, and a proof puts files beside it whose names are longer."""
+
 MADE_BY_SYSTEMD = {"RuntimeDirectory": "/run", "StateDirectory": "/var/lib", "CacheDirectory": "/var/cache"}
 """Directive -> where a directory is made of it that the service may write to."""
 
@@ -39,51 +80,244 @@ API_FILE_SYSTEMS = ("/dev", "/proc", "/sys")
 """Not writable data, whoever may write to them: what ProtectSystem=strict leaves as it is."""
 
 
+TOLD = "[Unit]\nCollectMode=inactive\n[Service]\nLogLevelMax=info\n"
+"""On top of every unit: what became of it is kept, and what systemd says of it is not left out of the journal."""
+
+_IGNORED = re.compile(r"(/\S+?):\d+: (.*[Ii]gnor.*)")
+"""What systemd says of a line of a unit file: the file, and what is wrong with it."""
+
+_SKIPPED = re.compile(r"was skipped because|Condition check resulted in")
+
+_COMMANDS = {"condition": "ExecCondition", "start-pre": "ExecStartPre", "start-post": "ExecStartPost"}
+"""State of a start -> what is being run."""
+
+_KILLED = re.compile(r"Killing process .* with signal SIGKILL|timed out\. Killing")
+
+
 class ServiceUnit(Unit):
-    """One unit on a private machine, for promises about it."""
+    """One unit on a private machine, for promises about it. What the service does wrong is a Refuted, never the failure
+    of a command that was given to systemd."""
 
     def __init__(self, machine: Machine, stream: JournalStream, name: str, serves: Sequence[str] = ()) -> None:
         """serves: a command that exits 0, in the machine, as soon as the service does what it is there for."""
         super().__init__(machine, stream, name)
         self._serves = serves
+        self._group = ""
         self.metronome = Metronome(machine, f"proof-metronome-{name}")
+        self.start_secs = START_SECS
+        """How long a start may take."""
+
+    def expect_usable(self) -> None:
+        """Refuted when systemd cannot make anything of the unit's file."""
+        shown = self.property("LoadState")
+        if shown != "loaded":
+            told = [
+                entry.message for entry in self._all_told() if "efus" in entry.message or _IGNORED.match(entry.message)
+            ]
+            why = f": {told[-1]}" if told else ""
+            raise self.refuted(f"systemd cannot use {self.name} ({shown}){why}")
+
+    def _all_told(self) -> list[Entry]:
+        """What systemd has said of the unit since it is there, when it was read and reloaded included."""
+        self.whole_journal()
+        return [entry for entry in self._stream.since(0) if entry.unit == self.name and by_systemd(entry)]
+
+    def ignored(self, file: str) -> list[str]:
+        """What systemd said of lines of a file that it does not understand, and ignores."""
+        found = [told for entry in self._all_told() if (told := _IGNORED.match(entry.message)) and told[1] == file]
+        return list(dict.fromkeys(told[2] for told in found))
 
     def fresh(self) -> None:
-        """Stop it and let systemd forget what became of it, how often it was started included."""
-        self.stop()
+        """Stop it, by SIGKILL when it takes long, and let systemd forget what became of it, how often it was started
+        included. Nothing of it is left running."""
+        self._group = self.property("ControlGroup") or self._group
+        told = ""
+        try:
+            told = self.machine.systemctl("stop", self.name, timeout_secs=STOP_SECS).stderr
+        except CommandFailed:
+            self.machine.systemctl("kill", "--signal=KILL", self.name)
+        for process in self.left_running():
+            self.machine.run("kill", "-KILL", process.partition(" ")[0])
+        with awaiting(f"the end of {self.name}"):
+            down = poll(
+                lambda: True if self.show().active in ("inactive", "failed") else None, OsClock(), STOP_SECS
+            )  # fmt: skip
+        if down is None:
+            raise MachineError(f"{self.name} cannot be stopped: {told.strip() or self.show()}")
         self.machine.systemctl("reset-failed", self.name)
+
+    def stop(self) -> None:
+        """Stop it and wait until it is down. Does nothing to a unit that is down. Refuted when that takes a minute."""
+        try:
+            done = self.machine.systemctl("stop", self.name, timeout_secs=self.start_secs)
+        except CommandFailed:
+            raise self.refuted(f"{self.name} has not stopped within {self.start_secs:g} s") from None
+        if done.status != 0:
+            raise self.refuted(f"systemd does not stop {self.name}: {done.stderr.strip()}")
+
+    def left_running(self) -> list[str]:
+        """What runs in its control group, each as `PID NAME`."""
+        self._group = self.property("ControlGroup") or self._group
+        if not self._group:
+            return []
+        listed = self.machine.run(
+            "find", f"/sys/fs/cgroup{self._group}", "-name", "cgroup.procs", "-exec", "cat", "{}", "+"
+        )
+        found = []
+        for pid in listed.stdout.split():
+            named = self.machine.run("cat", f"/proc/{pid}/comm").stdout.strip()
+            found.append(f"{pid} {named}".strip())
+        return found
+
+    def try_start(self, *beside: str) -> CommandResult:
+        """As Unit's. Refuted when it neither comes up nor fails within start_secs."""
+        self.forget()
+        try:
+            return self.machine.systemctl("start", self.name, *beside, timeout_secs=self.start_secs)
+        except CommandFailed:
+            raise self.refuted(
+                f"{self._start_lacks()} within {self.start_secs:g} s; {self.name} did not start",
+                "Type",
+                "TimeoutStartSec",
+            ) from None
+
+    def _start_lacks(self) -> str:
+        """What a start still waits for."""
+        shown = properties(self.machine.systemctl("show", self.name, "--property=Type,SubState,BusName").stdout)
+        if shown.get("SubState") in ("condition", "start-pre", "start-post"):
+            return f"no end of {_COMMANDS[shown['SubState']]}="
+        kind = shown.get("Type", "")
+        if kind == "dbus":
+            return f"no {shown.get('BusName') or 'name'} on the bus"
+        return "no READY=1" if kind in ("notify", "notify-reload") else f"no end of ExecStart= (Type={kind})"
 
     def start_serving(self) -> None:
         """Start it and wait until it serves. Refuted when it does not."""
+        self.expect_usable()
         self.fresh()
         self.start()
         self.wait_serving()
 
-    def wait_serving(self) -> None:
-        """Wait until it runs and does what it is there for. Refuted when it does not in time."""
+    def wait_serving(self, steady_secs: float = STEADY_SECS) -> None:
+        """Wait until it runs and does what it is there for, and has done so for a while without a new start. Refuted
+        when it does not in time, and at once when it is down for good."""
+        clock = OsClock()
+        run, since, longest, unknown = "", 0.0, 0.0, ""
 
         def serving() -> bool | None:
-            if self.show().active != "active":
-                return None
-            return True if not self._serves or self.machine.run(*self._serves).status == 0 else None
+            nonlocal run, since, longest, unknown
+            state = self.show()
+            if self._is_down(state):
+                return False
+            serves = state.active == "active"
+            if serves and self._serves:
+                asked = self.machine.run(*self._serves)
+                serves = asked.status == 0
+                unknown = asked.stderr.strip() if asked.stderr.startswith("nsenter: failed to execute") else ""
+            now = clock.monotonic()
+            if not serves:
+                run = ""
+            elif run != state.invocation_id:
+                run, since = state.invocation_id, now
+            else:
+                longest = max(longest, now - since)
+            return True if run and now - since >= steady_secs else None
 
         what = f"`{shlex.join(self._serves)}`" if self._serves else "it to be active"
         with awaiting(what):
-            done = poll(serving, OsClock(), self.deadline_secs)
-        if done is None:
-            raise self.refuted(f"{self.name} does not serve: waited {self.deadline_secs:g} s for {what}")
+            done = poll(serving, clock, self.deadline_secs + steady_secs)
+        if done:
+            return
+        if unknown:
+            raise HarnessError(f"nobody can tell whether {self.name} serves: {unknown}")
+        state = self.show()
+        if done is False:
+            reason = f"it is {state.active}"
+        elif longest:
+            reason = f"never longer than {longest:.1f} s, restarted {state.n_restarts} times"
+        else:
+            reason = f"waited {self.deadline_secs:g} s for {what}"
+        raise self.refuted(f"{self.name} does not serve: {reason}")
+
+    def _is_down(self, state: UnitState) -> bool:
+        """Whether it will not run again by itself."""
+        if state.active == "inactive":
+            # For a moment of each restart it is that as well, with a job on its way.
+            return self.property("Job") in ("", "0") and self.show().active == "inactive"
+        return state.active == "failed"
+
+    def kill(self, signal_name: str = "KILL") -> None:
+        """Send the main process a signal through systemd, which knows its PID. Refuted when there is none."""
+        done = self.machine.systemctl("kill", f"--signal={signal_name}", "--kill-whom=main", self.name)
+        if done.status != 0:
+            raise self.refuted(f"{self.name} has no main process that could get a signal")
+
+    def main_process(self) -> int:
+        """The main process's PID. Refuted when there is none."""
+        pid = self.show().main_pid
+        if pid == 0:
+            raise self.refuted(f"{self.name} has no main process")
+        return pid
+
+    def restart_secs(self) -> float:
+        """How long systemd waits before it starts it again. HarnessError when that is too long to wait for."""
+        shown = self.property("RestartUSec")
+        if (secs := seconds(shown)) > SLOWEST_RESTART_SECS:
+            raise HarnessError(
+                f"{self.name} is started again after {shown} (RestartSec=), and a promise waits "
+                f"{SLOWEST_RESTART_SECS:g} s at most: give unit_under_proof a drop_in with a shorter one"
+            )
+        return secs
+
+    def wait_restarts(self, times: int) -> None:
+        """As Unit's; what systemd waits before each (RestartSec=) comes on top of the deadline."""
+        usual = self.deadline_secs
+        self.deadline_secs += times * self.restart_secs()
+        try:
+            super().wait_restarts(times)
+        finally:
+            self.deadline_secs = usual
+
+    def how_it_ended(self, entries: Sequence[Entry]) -> str:
+        """As Unit's, with what systemd and a service that logs no JSON say."""
+        skipped = [entry.message for entry in entries if _SKIPPED.search(entry.message)]
+        if skipped:
+            return f"not started by systemd: {skipped[-1]}"
+        limited = (
+            " (start request repeated too quickly)" if any("repeated too quickly" in e.message for e in entries) else ""
+        )
+        told = super().how_it_ended(entries)
+        if not told:
+            clean = any("Deactivated successfully" in entry.message for entry in entries)
+            asked = any(entry.message.startswith("Stopping ") for entry in entries)
+            return f"ended by itself without an error{limited}" if clean and not asked else limited.strip()
+        if told.startswith("no READY=1"):
+            return told.replace("no READY=1 (M4)", self._start_lacks(), 1)
+        if any("Watchdog timeout" in entry.message for entry in entries):
+            told = f"its watchdog (WatchdogSec=) was not fed: {told}"
+        failed = [e.message for e in entries if e.message.startswith(f"{self.name}: Failed to ")]
+        if told.startswith("result ") and failed:
+            return f"{told}: {failed[-1].removeprefix(f'{self.name}: ')}{limited}"
+        own = [entry for entry in entries if entry.identifier != "systemd" and entry.message.strip()]
+        words = f": {own[-1].message.strip()}" if own and ": " not in told else ""
+        return f"{told}{words}{limited}"
 
     @contextmanager
     def drop_in(self, name: str, directives: str) -> Iterator[None]:
-        """Put lines of [Service] on top of the unit's file for a while. HarnessError when that is not in effect."""
+        """Put lines of [Service] on top of the unit's file for a while. HarnessError when that is not in effect, or
+        systemd ignores one of them."""
         inside = f"{self.machine.unit_dir}/{self.name}.d/{name}.conf"
         path = self.machine.path(inside)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"[Service]\n{directives}\n", "utf-8")
         try:
             self.machine.systemctl("daemon-reload").expect(0)
-            if inside not in self.property("DropInPaths").split():
-                raise HarnessError(f"{inside} is not in effect: {self.property('DropInPaths')}")
+            # There a name stands as it is, where a property is quoted.
+            shown = self.machine.systemctl("cat", self.name)
+            if f"# {inside}" not in shown.stdout.split("\n"):
+                raise HarnessError(f"{inside} is not in effect: {shown.stdout}{shown.stderr}")
+            if ignored := self.ignored(inside):
+                raise HarnessError(f"systemd ignores a line of the drop-in {name}: {'; '.join(ignored)}")
             yield
         finally:
             self.fresh()
@@ -92,11 +326,18 @@ class ServiceUnit(Unit):
 
     @contextmanager
     def ending_with(self, status: int) -> Iterator[None]:
-        """Have another program in the place of the unit's, which ends at once with an exit status."""
+        """Have another program in the place of the unit's, which ends at once with an exit status. What has to be done
+        before it (ExecStartPre=) is done each time."""
         # With full privileges, so that no sandbox keeps it from being run: the status is what is asked about.
-        program = f"ExecStart=\nExecStart=+/bin/sh -c 'exit {status}'"
-        with self.drop_in("50-ends", f"Type=exec\nExecCondition=\nExecStartPre=\nExecStartPost=\n{program}"):
+        program = f"ExecStart=\nExecStart=+/bin/sh -c 'echo >>{ENDS}; exit {status}'"
+        self.machine.path(ENDS).unlink(missing_ok=True)
+        with self.drop_in("50-ends", f"Type=exec\nExecStartPost=\n{program}"):
             yield
+
+    def ends(self) -> int:
+        """How often the program of ending_with() ran."""
+        path = self.machine.path(ENDS)
+        return path.read_text().count("\n") if path.exists() else 0
 
 
 @dataclass(frozen=True)
@@ -110,71 +351,99 @@ class Promise:
     """Lines for [Service] under which it must be refuted."""
     reason: str
     """Regular expression that this refutation must match."""
+    further: tuple[tuple[str, str], ...] = ()
+    """The same for each further way in which it can be broken: lines for [Service], and the refutation's expression."""
 
     def __str__(self) -> str:
         return self.name
 
     def prove_it_can_fail(self, unit: ServiceUnit) -> None:
-        """Prove it, break it on purpose, and expect the refutation. AssertionError when that does not come, or for
-        another reason; HarnessError when the promise is not kept to begin with."""
+        """Prove it, break it on purpose in each way that is known, and expect each refutation. AssertionError when one
+        does not come, or for another reason; Refuted when the promise is not kept to begin with."""
         clock = OsClock()
         began = clock.monotonic()
         try:
             self.prove(unit)
-        except BaseException as error:
+        except BaseException:
             # Whoever comes next expects it stopped, as a promise that is kept leaves it.
             unit.fresh()
-            if isinstance(error, Refuted):
-                raise HarnessError(f"{self.name}: refuted without any sabotage: {error}") from error
             raise
         usual = unit.deadline_secs
         unit.deadline_secs = max(SABOTAGED_SECS_MIN, SABOTAGED_TIMES * (clock.monotonic() - began))
         try:
-            with unit.drop_in("90-sabotage", self.sabotage):
-                self.prove(unit)
-        except Refuted as error:
-            if not re.search(self.reason, error.observed):
-                raise AssertionError(f"{self.name}: refuted, but not by /{self.reason}/: {error}") from error
-            return
+            for directives, reason in ((self.sabotage, self.reason), *self.further):
+                self._expect_refutation(unit, directives, reason)
         finally:
             unit.deadline_secs = usual
-        raise AssertionError(f"{self.name}: not refuted under {self.sabotage!r}, so it proves nothing")
+
+    def _expect_refutation(self, unit: ServiceUnit, directives: str, reason: str) -> None:
+        try:
+            with unit.drop_in("90-sabotage", directives):
+                self.prove(unit)
+        except Refuted as error:
+            if not re.search(reason, error.observed):
+                raise AssertionError(f"{self.name}: refuted, but not by /{reason}/: {error}") from error
+            return
+        raise AssertionError(f"{self.name}: not refuted under {directives!r}, so it proves nothing")
 
 
 def restarts_on(status: int = 1) -> Promise:
-    """Systemd starts it again when its program ends with this exit status."""
+    """Systemd starts it again when its program ends with this exit status: the program runs a second time.
+
+    Takes the unit's RestartSec=, two minutes at most.
+    """
+    _expect_status(status)
 
     def prove(unit: ServiceUnit) -> None:
+        # One that does not serve with its own program is not started again in any sense that matters.
+        unit.start_serving()
         unit.fresh()
         with unit.ending_with(status):
             unit.try_start()
             unit.wait_restarts(1)
+            # systemd counts a restart before it knows whether it may start the unit.
+            again = poll(
+                lambda: True if unit.ends() > 1 else False if unit._is_down(unit.show()) else None,
+                OsClock(), unit.deadline_secs,
+            )  # fmt: skip
+            if not again:
+                raise unit.refuted(
+                    f"{unit.name} was not started again on exit status {status}",
+                    "Restart", "StartLimitBurst", "StartLimitIntervalSec",
+                )  # fmt: skip
 
-    return Promise(f"restarts on exit status {status}", prove, "Restart=no", r"was restarted 0 times")
+    return Promise(
+        f"restarts on exit status {status}", prove, "Restart=no", r"was restarted 0 times",
+        (("[Unit]\nStartLimitBurst=1\nStartLimitIntervalSec=1h", r"was not started again"),),
+    )  # fmt: skip
 
 
 def stays_down_on(status: int) -> Promise:
     """It is not started again, however long one waits, when its program ends with this exit status.
 
-    Takes three of the unit's RestartSec=.
+    Takes three of the unit's RestartSec=, of which none may be longer than two minutes. What ExecStartPre= ends with is
+    not asked about; that systemd does not apply RestartPreventExitStatus= to.
     """
+    _expect_status(status)
 
     def prove(unit: ServiceUnit) -> None:
+        unit.start_serving()
         unit.fresh()
+        delay = unit.restart_secs()
         unit.metronome.install(unit.property("RestartUSec"))
         with unit.ending_with(status):
             try:
                 unit.try_start(unit.metronome.name)
-                seen = unit.metronome.beats(BEATS, unit)
+                seen = unit.metronome.beats(BEATS, unit, BEATS * delay)
             finally:
                 unit.machine.systemctl("stop", unit.metronome.name)
-            last = seen[-1]
+            last, ends = seen[-1], unit.ends()
+            again = max(last.n_restarts, ends - 1)
             unit.expect(
-                last.n_restarts == 0, f"restarted {last.n_restarts} times on exit status {status}",
-                "Restart", "RestartPreventExitStatus",
-            )  # fmt: skip
-            told = (last.active, last.exec_main_status)
-            unit.expect(told == ("failed", status), f"expected it to be failed with status {status}: {last}")
+                again <= 0, f"restarted {again} times on exit status {status}", "Restart", "RestartPreventExitStatus"
+            )
+            down = last.active == "inactive" or (last.active, last.exec_main_status) == ("failed", status)
+            unit.expect(ends == 1 and down, f"expected it to have ended with status {status}: {last}")
 
     return Promise(
         f"stays down on exit status {status}", prove, "Restart=always\nRestartPreventExitStatus=",
@@ -182,33 +451,53 @@ def stays_down_on(status: int) -> Promise:
     )  # fmt: skip
 
 
-def survives_sigkill() -> Promise:
-    """Killed, it comes back by itself as another process, and serves again."""
+def survives_sigkill(serves_secs: float = BACK_SECS) -> Promise:
+    """Killed, it comes back by itself as another process, and serves again, for so many seconds at least.
+
+    Takes the unit's RestartSec=, two minutes at most.
+    """
+    _expect_seconds(serves_secs)
 
     def prove(unit: ServiceUnit) -> None:
         unit.start_serving()
-        before = unit.show().main_pid
+        before = unit.show()
         unit.kill("KILL")
         unit.wait_restarts(1)
-        unit.wait_serving()
-        unit.expect(unit.show().main_pid not in (0, before), f"still process {before} after SIGKILL")
+        unit.wait_serving(serves_secs)
+        after = unit.show()
+        unit.expect(
+            after.invocation_id != before.invocation_id and after.main_pid not in (0, before.main_pid),
+            f"still process {before.main_pid} after SIGKILL",
+        )
         unit.fresh()
 
+    # The second breaks every start but the first.
+    started = "ExecStartPre=+/bin/sh -c 'test $$(systemctl show --property=NRestarts --value -- \"%n\") = 0'"
     return Promise(
         "survives SIGKILL", prove, "RestartForceExitStatus=\nRestartPreventExitStatus=SIGKILL",
-        r"was restarted 0 times",
+        r"was restarted 0 times", ((started, r"does not serve"),),
     )  # fmt: skip
 
 
 def watchdog_bites(within_secs: float = 10.0) -> Promise:
-    """A paused process, which says nothing any more, is ended by systemd within so many seconds."""
+    """A paused process, which says nothing any more, is ended by systemd within so many seconds, and one that is not
+    paused is not.
+
+    Takes two and a half of the unit's WatchdogSec= before.
+    """
+    _expect_seconds(within_secs)
 
     def prove(unit: ServiceUnit) -> None:
         unit.start_serving()
+        period = seconds(unit.property("WatchdogUSec"))
+        # A longer one does not bite in time, which is all that there is to know.
+        if 0 < period <= within_secs:
+            unit.wait_serving(CONTROL_TIMES * period)
+        unit.mark()
         unit.kill("STOP")
         unit.wait(
             "the watchdog's report of systemd",
-            lambda entry: entry.identifier == "systemd" and "Failed with result 'watchdog'" in entry.message,
+            lambda entry: by_systemd(entry) and "Failed with result 'watchdog'" in entry.message,
             within_secs,
         )
         unit.fresh()
@@ -217,32 +506,74 @@ def watchdog_bites(within_secs: float = 10.0) -> Promise:
 
 
 def stops_within(secs: float) -> Promise:
-    """Asked to stop, it ends by itself within so many seconds, without an error and without SIGKILL."""
+    """Asked to stop, it ends by itself within so many seconds, without an error and without SIGKILL, and leaves no
+    process running."""
+    _expect_seconds(secs)
 
     def prove(unit: ServiceUnit) -> None:
         unit.start_serving()
-        unit.stop()
-        state = unit.show()
+        unit.left_running()
+        unit.mark()
+        most = secs + OVERDUE_SECS
+        try:
+            done = unit.machine.systemctl("stop", unit.name, timeout_secs=most)
+        except CommandFailed:
+            raise unit.refuted(
+                f"took more than {most:.2f} s to stop, at most {secs:g}: {unit.show().sub}",
+                "KillSignal",
+                "TimeoutStopSec",
+            ) from None
+        if done.status != 0:
+            raise unit.refuted(f"systemd does not stop {unit.name}: {done.stderr.strip()}")
+        state, entries = unit.show(), unit.whole_journal()
         unit.expect(
             (state.active, state.result) == ("inactive", "success"), f"did not stop cleanly: result {state.result}",
             "KillSignal", "TimeoutStopSec",
         )  # fmt: skip
-        # By systemd's clock: ours would count how long systemctl takes.
-        left, down = (
-            int(unit.property(f"{name}TimestampMonotonic")) for name in ("ActiveExit", "InactiveEnter")
-        )  # fmt: skip
-        unit.expect((down - left) / 1e6 <= secs, f"took {(down - left) / 1e6:.2f} s to stop, at most {secs:g}")
+        killed = next((e.message for e in entries if by_systemd(e) and _KILLED.search(e.message)), "")
+        unit.expect(not killed, f"did not stop cleanly: {killed}", "KillMode", "TimeoutStopSec")
+        left = unit.left_running()
+        unit.expect(not left, f"left running: {', '.join(left)}", "KillMode")
+        took = stopping_secs(entries, done.seconds, secs)
+        unit.expect(took <= secs, f"took {took:.2f} s to stop, at most {secs:g}")
 
     return Promise(
         f"stops within {secs:g} s", prove, "ExecStop=\nKillSignal=SIGURG\nTimeoutStopSec=200ms",
         r"did not stop cleanly: result timeout",
+        ((f"ExecStop=+/bin/sleep {secs + 1:g}\nTimeoutStopSec={secs + 60:g}", r"took .*\d s to stop"),),
     )  # fmt: skip
+
+
+def by_systemd(entry: Entry) -> bool:
+    """Whether a machine's systemd says it, and not a service that calls itself so (SyslogIdentifier=)."""
+    return entry.identifier == "systemd" and entry.pid == 1
+
+
+def stopping_secs(entries: Sequence[Entry], command_secs: float, limit: float) -> float:
+    """How long a stop took, by systemd's own words, which leave out how long systemctl takes.
+
+    They must agree with the command that asked for it; where they do not, or are missing, the command's time counts.
+    MachineError when the two differ so much that one of them keeps the limit and the other does not.
+    """
+    told = [entry for entry in entries if by_systemd(entry)]
+    began = next((entry.sent_us for entry in told if entry.message.startswith("Stopping ")), None)
+    ended = next((entry.sent_us for entry in reversed(told) if entry.message.startswith("Stopped ")), None)
+    if began is None or ended is None or ended < began:
+        return command_secs
+    took = (ended - began) / 1e6
+    if took <= limit < command_secs and command_secs - took > APART_SECS:
+        raise MachineError(f"the stop took {took:.2f} s by the journal and {command_secs:.2f} s by systemctl")
+    return took if took <= command_secs else command_secs
 
 
 def exposure_at_most(limit: float) -> Promise:
     """`systemd-analyze security` gives it at most this exposure, from 0 (none) to 10."""
 
+    if not 0 <= limit <= 10:
+        raise ValueError(f"an exposure is from 0 to 10, not {limit}")
+
     def prove(unit: ServiceUnit) -> None:
+        unit.expect_usable()
         shown = unit.machine.run("systemd-analyze", "security", "--no-pager", unit.name)
         overall = re.search(r"Overall exposure level for \S+: ([\d.]+)", shown.stdout)
         if overall is None:
@@ -264,6 +595,11 @@ def writes_only_below(*directories: str) -> Promise:
     Beside /dev, /proc and /sys. Every file and directory that it sees on a file system that it has not mounted
     read-only is asked about. A service with PrivateTmp= has /tmp and /var/tmp to name as well.
     """
+
+    for path in directories:
+        if not path.startswith("/"):
+            raise ValueError(f"writes_only_below: {path!r} is not an absolute path")
+    directories = tuple(path.rstrip("/") or "/" for path in directories)
 
     def prove(unit: ServiceUnit) -> None:
         unit.start_serving()
@@ -287,7 +623,7 @@ def no_network() -> Promise:
 
     def prove(unit: ServiceUnit) -> None:
         unit.start_serving()
-        pid = unit.show().main_pid
+        pid = unit.main_process()
         inodes = unit.machine.run("readlink", "/proc/1/ns/net", f"/proc/{pid}/ns/net").expect(0).stdout.split()
         if len(set(inodes)) == 1 and any(
             "PrivateNetwork=yes is configured, but" in entry.message for entry in unit.whole_journal()
@@ -310,14 +646,14 @@ def no_network() -> Promise:
 
 def _writable(unit: ServiceUnit, allowed: Sequence[str]) -> str:
     """The first file or directory outside of these directories that the running unit may write to; else empty."""
-    pid = unit.show().main_pid
+    pid = unit.main_process()
     mounts = unit.machine.path(f"/proc/{pid}/mountinfo").read_text("utf-8", "surrogateescape")
     status = unit.machine.path(f"/proc/{pid}/status").read_text()
     become = shlex.join(["setpriv", *privileges(status)])
     for place in writable_mounts(mounts):
         if _is_below(place, allowed):
             continue
-        left_out = [word for path in allowed for word in ("-path", f"./{path.lstrip('/')}", "-prune", "-o")]
+        left_out = [word for path in allowed for word in ("-path", f"./{_literal(path)}", "-prune", "-o")]
         search = shlex.join(
             ["find", f"./{place.lstrip('/')}", "-xdev", *left_out, "-type", "f,d", "-writable", "-print", "-quit"]
         )
@@ -329,6 +665,74 @@ def _writable(unit: ServiceUnit, allowed: Sequence[str]) -> str:
         if found:
             return found[0].removeprefix(".")
     return ""
+
+
+def _literal(path: str) -> str:
+    """A path as find's -path takes it, which knows wildcards."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", path.lstrip("/"))
+
+
+def _expect_status(status: int) -> None:
+    if not 0 <= status <= 255:
+        raise ValueError(f"an exit status is from 0 to 255, not {status}")
+
+
+def _expect_seconds(secs: float) -> None:
+    if not 0 <= secs < float("inf"):
+        raise ValueError(f"not a number of seconds: {secs}")
+
+
+_UNITS_SECS = {
+    "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "month": 2629800.0,
+    "y": 31557600.0,
+}  # fmt: skip
+
+
+def seconds(shown: str) -> float:
+    """Seconds of a time span as systemd shows it (systemd.time(7)): `1min 30s`, `infinity`. ValueError for none."""
+    if shown == "infinity":
+        return float("inf")
+    if shown == "0":
+        return 0.0
+    found = re.findall(r"([\d.]+)(us|ms|min|month|s|h|d|w|y)", shown)
+    if not found or " ".join(f"{number}{unit}" for number, unit in found) != shown:
+        raise ValueError(f"not a time span: {shown!r}")
+    return sum(float(number) * _UNITS_SECS[unit] for number, unit in found)
+
+
+def check_definition(name: str, text: str | None, drop_in: str, serves: Sequence[str]) -> None:
+    """ValueError, in one line, for what cannot be a service under proof: its name, its unit file's text, the lines on
+    top, or the command that tells that it serves."""
+    if len(name) > NAME_CHARS or not re.fullmatch(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]+)?\.service", name):
+        raise ValueError(
+            f"unit_under_proof({name[:60]!r}): not the name of a service. It ends with `.service`, is no longer than "
+            f"{NAME_CHARS} characters, and has only ASCII letters, digits and any of : - _ . \\ in it; of a template "
+            "(`name@.service`) an instance is proven, such as `name@one.service`"
+        )
+    if text is not None and name in MACHINES_OWN:
+        raise ValueError(f"unit_under_proof({name!r}): a private machine needs its own {name}")
+    if text is not None and (wrong := wrong_text(text)):
+        raise ValueError(f"unit_under_proof({name!r}): the unit's text {wrong}")
+    if "\0" in drop_in:
+        raise ValueError(f"unit_under_proof({name!r}): drop_in has a NUL character in it")
+    if isinstance(serves, str):
+        raise ValueError(
+            f"unit_under_proof({name!r}): serves is a list of words, such as {shlex.split(serves)!r}, not {serves!r}"
+        )
+
+
+def wrong_text(text: str) -> str:
+    """What keeps a text from being a service's unit file; empty for one that may be one."""
+    if "\0" in text:
+        return "has a NUL character in it"
+    sections = {line.strip() for line in text.removeprefix("\ufeff").splitlines()}
+    return "" if "[Service]" in sections else "has no section [Service]"
+
+
+def warn_of_ignored(unit: ServiceUnit) -> None:
+    """Warn of lines of the unit's own file that systemd ignores: they stand there, and nothing is proven of them."""
+    if ignored := unit.ignored(unit.property("FragmentPath")):
+        warnings.warn(f"systemd ignores lines of {unit.name}: {'; '.join(ignored)}", stacklevel=2)
 
 
 def _is_below(path: str, directories: Sequence[str]) -> bool:
@@ -358,6 +762,28 @@ def privileges(status: str) -> list[str]:
     ]  # fmt: skip
 
 
+@contextmanager
+def under_proof(
+    recorder: Recorder,
+    machine: Machine,
+    name: str,
+    text: str | None,
+    archives: Path,
+    *,
+    package: str | None = None,
+    drop_in: str = "",
+    serves: Sequence[str] = (),
+) -> Iterator[ServiceUnit]:
+    """Have a unit in a private machine for a while, as put() does, with lines for [Service] on top, to be proven."""
+    put(machine, name, text, package, archives)
+    with closing(JournalStream(recorder, machine, [name])) as stream:
+        unit = ServiceUnit(machine, stream, name, serves)
+        with unit.drop_in("05-told", TOLD):
+            warn_of_ignored(unit)
+            with unit.drop_in("10-proof", drop_in):
+                yield unit
+
+
 def put(machine: Machine, name: str, text: str | None, package: str | None, archives: Path) -> None:
     """Have a unit in a private machine: its text as a unit file, or the computer's own, or what a package brings.
 
@@ -366,6 +792,8 @@ def put(machine: Machine, name: str, text: str | None, package: str | None, arch
     """
     if machine.kind != "private":
         raise Unavailable(f"a {machine.kind} systemd is not ours to put {name} into", "use --proofs-systemd=private")
+    if text is not None and (wrong := wrong_text(text)):
+        raise HarnessError(f"the unit file of {name} {wrong}")
     if text is not None:
         machine.path(f"{machine.unit_dir}/{name}").write_text(text, "utf-8")
         machine.systemctl("daemon-reload").expect(0)

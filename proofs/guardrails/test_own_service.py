@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +14,13 @@ import pytest
 from pytest_hybrid_proofs import unit_under_proof
 
 from harness.base.errors import HarnessError, MachineError, Refuted, Unavailable
+from harness.base.journal import Entry
 from harness.evidence.shell import CommandResult
 from harness.machines.machine import Machine
 from harness.proving import service
+from harness.proving.plugin import Run
 from harness.proving.service import Promise, ServiceUnit
+from proofs.fixtures.bytecode import QUICK, environ
 
 GREETER = """
 [Service]
@@ -66,14 +72,16 @@ class Sabotageable:
 
     deadline_secs = 10.0
     broken = False
+    lines = ""
     runs = False
 
     def fresh(self) -> None:
         self.runs = False
 
     @contextmanager
-    def drop_in(self, _name: str, _directives: str) -> Iterator[None]:
+    def drop_in(self, _name: str, directives: str) -> Iterator[None]:
         self.broken = True
+        self.lines = directives
         yield
 
 
@@ -101,7 +109,7 @@ def always_fails(_unit: Any) -> None:
     [
         (never_fails, "broken", AssertionError, "proves nothing"),
         (keeps, "another", AssertionError, "refuted, but not by /another/"),
-        (always_fails, "broken", HarnessError, "refuted without any sabotage"),
+        (always_fails, "broken", Refuted, "it is broken"),
     ],
 )
 def test_a_promise_that_cannot_fail_is_told(prove: Any, reason: str, raised: type[Exception], told: str) -> None:
@@ -110,6 +118,19 @@ def test_a_promise_that_cannot_fail_is_told(prove: Any, reason: str, raised: typ
     unit = Sabotageable()
     Promise("p", keeps, "Restart=no", "is broken").prove_it_can_fail(cast(ServiceUnit, unit))
     assert unit.deadline_secs == Sabotageable.deadline_secs, "a sabotage's short deadline stays"
+
+
+@pytest.mark.claim("V13", "V4")
+def test_each_way_in_which_a_promise_can_be_broken_has_to_be_noticed() -> None:
+    unit = Sabotageable()
+
+    def notices_one(unit: Any) -> None:
+        if unit.lines == "Restart=no":
+            raise Refuted("it is broken")
+
+    promise = Promise("p", notices_one, "Restart=no", "is broken", (("TimeoutStopSec=1", "is late"),))
+    with pytest.raises(AssertionError, match=r"not refuted under 'TimeoutStopSec=1', so it proves nothing"):
+        promise.prove_it_can_fail(cast(ServiceUnit, unit))
 
 
 @pytest.mark.claim("V13")
@@ -169,6 +190,142 @@ class Bare:
         return CommandResult(argv, 100 if failed else 0, "", "E: Unable to locate package a" if failed else "", 0.0)
 
 
+TEXT = "[Service]\nExecStart=/bin/sleep infinity\n"
+
+
+@pytest.mark.claim("V13")
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"name": "greeter"}, r"not the name of a service\. It ends with `\.service`"),
+        ({"name": "greeter.socket"}, "not the name of a service"),
+        ({"name": ".service"}, "not the name of a service"),
+        ({"name": ""}, "not the name of a service"),
+        ({"name": "a b.service"}, "not the name of a service"),
+        ({"name": "ünit.service"}, "not the name of a service"),
+        ({"name": "../x.service"}, "not the name of a service"),
+        ({"name": "a.service\n"}, "not the name of a service"),
+        ({"name": "g" * 250 + ".service"}, "no longer than 200 characters"),
+        ({"name": "foo@.service"}, "an instance is proven, such as `name@one.service`"),
+        ({"name": "systemd-journald.service", "text": TEXT}, "a private machine needs its own"),
+        ({"text": "ExecStart=/bin/true"}, r"has no section \[Service\]"),
+        ({"text": ""}, r"has no section \[Service\]"),
+        ({"text": f"{TEXT}\0"}, "a NUL character"),
+        ({"text": TEXT, "drop_in": "Restart=\0"}, "a NUL character"),
+        ({"text": TEXT, "serves": "redis-cli ping"}, r"serves is a list of words, such as \['redis-cli', 'ping'\]"),
+    ],
+)
+def test_what_cannot_be_a_service_under_proof_is_told_where_it_is_defined(asked: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told) as error:
+        unit_under_proof(**{"name": "a.service", **asked})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.claim("V13")
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"name": r"my-\x2ddash.service", "text": f"\ufeff{TEXT}"},
+        {"name": "foo@bar:1_2.service", "text": TEXT.replace("\n", "\r\n")},
+        {"name": "systemd-journald.service"},
+        {"serves": ["redis-cli", "ping"]},
+    ],
+    ids=str,
+)
+def test_what_can_be_a_service_under_proof_is_taken(asked: dict[str, Any]) -> None:
+    unit_under_proof(**{"name": "a.service", **asked})
+
+
+@pytest.mark.claim("V13")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: service.restarts_on(256),
+        lambda: service.stays_down_on(-1),
+        lambda: service.stops_within(float("nan")),
+        lambda: service.stops_within(-1.0),
+        lambda: service.survives_sigkill(float("inf")),
+        lambda: service.watchdog_bites(-1.0),
+        lambda: service.exposure_at_most(11),
+        lambda: service.writes_only_below("var/lib/x"),
+    ],
+)
+def test_a_promise_of_nothing_is_told_where_it_is_made(make: Callable[[], Promise]) -> None:
+    with pytest.raises(ValueError, match=r"not|from 0 to"):
+        make()
+
+
+@pytest.mark.claim("V13")
+def test_time_spans_are_read_as_systemd_shows_them() -> None:
+    for shown, secs in {
+        "0": 0.0, "100ms": 0.1, "20s": 20.0, "1min 30s": 90.0, "1h 1min 1.5s": 3661.5, "3us": 3e-6, "1month": 2629800.0,
+        "infinity": float("inf"),
+    }.items():  # fmt: skip
+        assert service.seconds(shown) == pytest.approx(secs)
+    for wrong in ("", "20", "20 bananas", "s", "1s2"):
+        with pytest.raises(ValueError, match="not a time span"):
+            service.seconds(wrong)
+
+
+@pytest.mark.claim("V13")
+def test_a_stop_is_not_measured_by_one_clock_that_the_other_contradicts() -> None:
+    def said(message: str, at: float) -> Entry:
+        return Entry(message, "a.service", "", "systemd", 1, int(at * 1e6), int(at * 1e6))
+
+    whole = [said("Stopping a.service...", 1.0), said("Stopped a.service.", 1.5)]
+    assert service.stopping_secs(whole, 0.6, 2.0) == 0.5
+    assert service.stopping_secs(whole[:1], 0.6, 2.0) == 0.6, "one end is missing"
+    assert service.stopping_secs([], 6.0, 2.0) == 6.0, "a journal that tells nothing is no stop of 0 s"
+    set_back = [said("Stopping a.service...", 1.5), said("Stopped a.service.", 1.0)]
+    assert service.stopping_secs(set_back, 6.0, 2.0) == 6.0
+    forged = [replace(entry, pid=14) for entry in whole]
+    assert service.stopping_secs(forged, 6.0, 2.0) == 6.0, "a service may call itself systemd"
+    assert service.stopping_secs(whole, 0.4, 2.0) == 0.4
+    with pytest.raises(MachineError, match=r"0\.50 s by the journal and 6\.00 s by systemctl"):
+        service.stopping_secs(whole, 6.0, 2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V13")
+def test_a_line_that_systemd_ignores_is_not_passed_over(greeter: ServiceUnit, proof_run: Run, tmp_path: Path) -> None:
+    def under(name: str, text: str, drop_in: str = "") -> AbstractContextManager[ServiceUnit]:
+        return service.under_proof(proof_run.recorder, greeter.machine, name, text, tmp_path, drop_in=drop_in)
+
+    for wrong in ("RestartSec=banana", "Restrat=always", "nonsense", "[Nonsense]\nA=1"):
+        with (
+            pytest.raises(HarnessError, match="systemd ignores a line of the drop-in 10-proof: "),
+            under("ignored.service", TEXT, wrong),
+        ):
+            pass
+    with (
+        pytest.warns(UserWarning, match=r"systemd ignores lines of a\.service: Unknown key 'Restrat'"),
+        under("a.service", f"{TEXT}Restrat=always\n") as unit,
+    ):
+        service.exposure_at_most(10.0).prove(unit)
+    # A name that systemd quotes where it shows it.
+    with under(r"my-\x2ddash.service", TEXT, "RestartSec=1") as unit:
+        unit.start_serving()
+        assert unit.property("RestartUSec") == "1s"
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V13")
+def test_what_cannot_be_asked_of_a_service_says_nothing_about_it(
+    greeter: ServiceUnit, proof_run: Run, tmp_path: Path
+) -> None:
+    late = f"{TEXT}Restart=always\nRestartSec=10min\n"
+    with service.under_proof(
+        proof_run.recorder, greeter.machine, "late.service", late, tmp_path, serves=["/no/such/program"]
+    ) as unit:
+        unit.deadline_secs = 0.2
+        with pytest.raises(HarnessError, match=r"nobody can tell whether late\.service serves: .*/no/such/program"):
+            service.stops_within(3.0).prove(unit)
+        unit._serves = ()
+        for promise in (service.survives_sigkill(), service.restarts_on(1), service.stays_down_on(1)):
+            with pytest.raises(HarnessError, match=r"started again after 10min \(RestartSec=\), .*a drop_in"):
+                promise.prove(unit)
+
+
 @pytest.mark.claim("V13")
 def test_a_unit_that_cannot_be_had_is_unavailable_and_says_what_to_do(greeter: ServiceUnit, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"no-such\.service is not installed"):
@@ -191,7 +348,7 @@ def test_judges_of_a_service_say_no(greeter: ServiceUnit, monkeypatch: pytest.Mo
     """To one that does not serve, or is not there to be looked at; and what cannot be asked is not taken for a no."""
     down, never = (ServiceUnit(greeter.machine, greeter._stream, greeter.name, serves) for serves in ((), ("false",)))
     down.deadline_secs = never.deadline_secs = 0.2
-    with pytest.raises(Refuted, match=r"greeter\.service does not serve: waited 0\.2 s for it to be active"):
+    with pytest.raises(Refuted, match=r"greeter\.service does not serve: it is inactive"):
         down.wait_serving()
     greeter.start_serving()
     with pytest.raises(Refuted, match=r"does not serve: waited 0\.2 s for `false`"):
@@ -200,3 +357,57 @@ def test_judges_of_a_service_say_no(greeter: ServiceUnit, monkeypatch: pytest.Mo
     with pytest.raises(MachineError, match=r"cannot look at what greeter\.service may write to: setpriv:"):
         service.writes_only_below("/var/lib/greeter").prove(greeter)
     greeter.fresh()
+
+
+MANY = """
+import os
+import pytest
+from pathlib import Path
+from pytest_hybrid_proofs import KEPT_MACHINES, unit_under_proof
+
+TEXT = "[Service]\\nExecStart=/bin/sleep infinity\\n"
+
+@pytest.fixture(scope="session")
+def begun(unit_0):
+    unit_0.start()
+    yield unit_0
+    unit_0.stop()
+
+def machines():
+    return {path.name for path in Path("/run/hybrid-proofs").glob(f"proof-{os.getpid()}-*")}
+"""
+
+ONE_OF_MANY = """
+unit_{n} = unit_under_proof("unit-{n}.service", text=TEXT)
+
+@pytest.mark.claim("one")
+def test_{n}(unit_{n}):
+    unit_{n}.start_serving()
+    # Its own, the run's, and those that are kept.
+    assert len(machines()) <= KEPT_MACHINES + 2, machines()
+
+@pytest.mark.claim("one")
+def test_{n}_again(unit_{n}):
+    assert unit_{n}.show().active == "active", "the machine went between two tests that use it"
+"""
+
+AFTER_MANY = """
+@pytest.mark.claim("one")
+def test_begun(begun):
+    assert begun.show().active == "active", "what was made of a machine that went is still there"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.machine
+@pytest.mark.claim("V13")
+def test_a_machine_goes_when_few_others_are_left_to_keep(tmp_path: Path) -> None:
+    """However many units a run has, and in whatever order: what a test uses is there, made anew where it went."""
+    tests = AFTER_MANY + "".join(ONE_OF_MANY.format(n=number) for number in range(6)) + AFTER_MANY.replace("n(", "n_2(")
+    (tmp_path / "test_many.py").write_text(MANY + tests)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *QUICK], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env=environ(),
+    )  # fmt: skip
+    assert "14 proven, 0 unproven, 0 refuted" in done.stdout, done.stdout + done.stderr

@@ -151,6 +151,27 @@ ENDS = {
          _told("Starting u - a unit...", 2.0), _told("u: Failed with result 'protocol'.", 2.1)],
         "result protocol after 0.1 s",
     ),
+    "it need not say that it is ready": (
+        [_told("Started u.", 1.0), _told("u: Main process exited, code=exited, status=1/FAILURE", 1.7),
+         _told("Started u.", 2.0), _told("u: Main process exited, code=exited, status=7/NOTRUNNING", 2.3)],
+        "exit 7 after 0.3 s",
+    ),
+    "no program": (
+        [_told("Started u.", 1.0), _told("u: Failed at step EXEC spawning /no/such: No such file or directory", 1.0),
+         _told("u: Main process exited, code=exited, status=203/EXEC", 1.0)],
+        "exit 203/EXEC: Failed at step EXEC spawning /no/such: No such file or directory",
+    ),
+    "no program before it": (
+        [START, _told("u: Failed at step EXEC spawning /no/such: No such file or directory", 1.0),
+         _told("u: Control process exited, code=exited, status=203/EXEC", 1.0),
+         _told("u: Failed with result 'exit-code'.", 1.0)],
+        "exit 203/EXEC: Failed at step EXEC spawning /no/such: No such file or directory",
+    ),
+    "before its program": (
+        [START, _told("u: Control process exited, code=exited, status=3/NOTIMPLEMENTED", 1.2),
+         _told("u: Failed with result 'exit-code'.", 1.2)],
+        "exit 3 of a command beside the main process (such as ExecStartPre=) after 0.2 s",
+    ),
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ from harness.base import settings
 from harness.base.clock import OsClock, poll
 from harness.base.errors import MachineError, Unavailable
 from harness.evidence.shell import Shell
+from harness.machines import doctor
 from harness.machines import machine as machines
 from harness.machines.machine import Machine, PrivateMachine
 from harness.machines.stage import Stage
@@ -123,9 +125,42 @@ def test_a_boot_that_fails_says_why_and_leaves_nothing(
     monkeypatch.setattr(machines, "TARGET", "[Unit]\nRequires=no-such.service\n")
     monkeypatch.setattr(machines, "BOOT_SECS", 2.0)
     machine = PrivateMachine(shell, stage.binds(), f"proof-{os.getpid()}-fails")
-    with pytest.raises(MachineError, match=r"is not up after|ended while it booted"):
+    with pytest.raises(MachineError, match=r"is not up after|ended while it booted") as error:
         machine.boot()
     assert left_of(machine.name) == []
+    assert machines.IN_EVERY_BOOT not in str(error.value), "what stands in every good boot is no reason"
+
+
+@pytest.mark.claim("V13")
+def test_a_boot_that_fails_for_want_of_inotify_instances_says_so(
+    can_boot: None, shell: Shell, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, most = machines.inotify_instances()
+    assert 0 < used <= most
+    assert machines.short_of_inotify() == (
+        "" if most - used >= machines.INOTIFY_INSTANCES else machines.short_of_inotify()
+    )
+    monkeypatch.setattr(machines, "TARGET", "[Unit]\nRequires=no-such.service\n")
+    monkeypatch.setattr(machines, "BOOT_SECS", 1.0)
+    monkeypatch.setattr(machines, "inotify_instances", lambda: (126, 128))
+    machine = PrivateMachine(shell, stage.binds(), f"proof-{os.getpid()}-short")
+    with pytest.raises(MachineError, match=r"; 126 of the 128 inotify instances of this user are in use \(sysctl fs"):
+        machine.boot()
+
+
+@pytest.mark.claim("V13")
+def test_inotify_instances_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, most = machines.inotify_instances()
+    fds = [ctypes.CDLL(None).inotify_init1(os.O_CLOEXEC) for _ in range(12)]
+    try:
+        # Others on this computer come and go meanwhile.
+        assert machines.inotify_instances()[0] >= before + 12 - 8
+    finally:
+        for fd in fds:
+            os.close(fd)
+    monkeypatch.setattr(doctor, "inotify_instances", lambda: (most - 1, most))
+    (line,) = [found for found in doctor.examine() if found.subject == "inotify instances"]
+    assert (line.ok, line.detail.endswith("room for 0 private machines")) == (False, True)
 
 
 def test_auto_takes_the_best_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ FIXTURES = frozenset({"proof_run", "proof_shell", "proof_stage", "proof_machine"
 
 _ACTIVATION = pytest.StashKey["Activation"]()
 
+KEPT_MACHINES = 3
+"""So many machines of units are kept that the next test does not use: each takes memory, and four or so of the 128
+inotify instances that a kernel gives a user."""
+
+_OWN_MACHINE = "proofs_own_machine"
+"""Attribute of a fixture's function: what it makes has a machine of its own."""
+
 
 class Activation:
     """Waits for the first proof, and remembers what the judging part needs to know of the time before."""
@@ -50,6 +57,8 @@ class Activation:
         self.crashed: list[str] = []
         self.plain_failures = 0
         self.uncollected = 0
+        self._lent: list[tuple[pytest.FixtureDef[Any], Any]] = []
+        """Fixtures with a machine of their own, and with what request they were made; the one used last is last."""
 
     def activate(self) -> Any:
         """Load the judging part, once, and hand over; returns its module."""
@@ -82,6 +91,26 @@ class Activation:
         if asked and not self.active:
             self.activate()
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any], request: Any) -> Iterator[Any]:
+        if getattr(fixturedef.func, _OWN_MACHINE, False):
+            self._lent.append((fixturedef, request))
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[Any]:
+        """Of the machines that the next test does not use, only a few are kept."""
+        result = yield
+        if nextitem is not None and self._lent:
+            # Those that were used last go last.
+            self._lent.sort(key=lambda lent: _uses(item, lent[0]))
+            idle = [lent for lent in self._lent if not _uses(nextitem, lent[0])]
+            for lent in idle[: max(0, len(idle) - KEPT_MACHINES)]:
+                self._lent.remove(lent)
+                # What was made of it ends before; whoever asks for it again gets a new one.
+                lent[0].finish(lent[1])
+        return result
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self.active:
@@ -111,6 +140,12 @@ class Activation:
         # A worker that is active has found proofs, and none of them may have come to a report.
         if not self.active and "hybrid_proofs" in getattr(node, "workeroutput", {}):
             self.activate().pytest_testnodedown(node, error)
+
+
+def _uses(item: pytest.Item, fixturedef: pytest.FixtureDef[Any]) -> bool:
+    """Whether a test is known to use this very fixture, and not another of the same name."""
+    info = getattr(item, "_fixtureinfo", None)
+    return info is not None and fixturedef in info.name2fixturedefs.get(fixturedef.argname, ())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -289,21 +324,29 @@ def unit_under_proof(
     no such unit. drop_in: lines for [Service] on top of the file, such as shorter times. serves: a command that exits 0
     in the machine as soon as the service does what it is there for.
 
-    Raises ValueError for text and path together. A proof with this fixture is unproven where no private machine can be
-    had, or no such unit.
+    Raises ValueError for text and path together, and for what cannot be a service's name, unit file or command. A proof
+    with this fixture is unproven where no private machine can be had, or no such unit. Its machine may go, and a new
+    one come, between two tests of which the second does not use it.
     """
     if text is not None and path is not None:
         raise ValueError(f"unit_under_proof({name!r}): text and path both say what is in the unit file; give one")
+    # Whoever calls this has loaded it, or is about to.
+    from harness.proving import service
 
-    @pytest.fixture(scope="session")
+    service.check_definition(name, text, drop_in, serves)
+
     def unit(
         proof_run: Run, proof_shell: Shell, proof_machine: Machine, pytestconfig: pytest.Config
     ) -> Iterator[ServiceUnit]:
+        from harness.base.errors import HarnessError
         from harness.machines import machine
-        from harness.machines.systemd import JournalStream
-        from harness.proving import service
 
-        content = (pytestconfig.rootpath / path).read_text("utf-8") if path is not None else text
+        content = text
+        if path is not None:
+            try:
+                content = (pytestconfig.rootpath / path).read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise HarnessError(f"the unit file of {name} cannot be read: {error}") from error
         archives = proof_run.options.checkout / ".cache" / "archives"
         with ExitStack() as stack:
             lent = proof_machine
@@ -312,11 +355,12 @@ def unit_under_proof(
                 lent = machine.make(lent.kind, proof_shell, None, f"{lent.name}-{os.urandom(2).hex()}", "own")
                 stack.callback(lent.halt)
                 lent.boot()
-            service.put(lent, name, content, package, archives)
-            stream = JournalStream(proof_run.recorder, lent, [name])
-            stack.callback(stream.close)
-            unit = service.ServiceUnit(lent, stream, name, serves)
-            with unit.drop_in("10-proof", drop_in):
-                yield unit
+            yield stack.enter_context(
+                service.under_proof(
+                    proof_run.recorder, lent, name, content, archives, package=package, drop_in=drop_in, serves=serves
+                )
+            )
 
-    return unit
+    setattr(unit, _OWN_MACHINE, package is None)
+    made: Callable[..., Iterator[ServiceUnit]] = pytest.fixture(scope="session")(unit)
+    return made
