@@ -42,9 +42,8 @@ class Requirement:
 def examine() -> list[Requirement]:
     """Look at everything a proof may need. Changes nothing."""
     checks: tuple[Callable[[], Requirement], ...] = (
-        _python, _checkout, _private, _inotify, _host, _user, _journal, _pressure, _tracer, _cgroup_controllers, _browser,
-        _fleet,
-        _tools,
+        _python, _checkout, _private, _inotify, _host, _user, _journal, _pressure, _tracer, _cgroup_controllers,
+        _browser, _fleet, _tools,
     )  # fmt: skip
     return [check() for check in checks]
 
