@@ -244,6 +244,27 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"a clean stop syncs nothing",
     ),
     Sabotage(
+        id="fed-too-often",
+        guardrail="E5",
+        breaks="systemd is told a thousand times a second that all is well",
+        proof="test_watchdog::test_it_is_fed_no_more_than_a_hundred_times_a_second",
+        patch=Patch(
+            "engine/watch.py",
+            "Watch.feed_watchdog",
+            "self._notifier.send(WATCHDOG=1)",
+            "[self._notifier.send(WATCHDOG=1) for _ in range(200)]",
+        ),
+        reason=r"it was fed \d+ times in",
+    ),
+    Sabotage(
+        id="a-second-signal-kills",
+        guardrail="E6",
+        breaks="an impatient Ctrl-C ends the engine in the midst of its stop",
+        proof="test_stop::test_once_a_stop_has_begun_no_signal_changes_its_end",
+        patch=Patch("engine/signals.py", "Signals._note", "self.stop = signum", "self.stop = signum\nself.restore()"),
+        reason=r"in the midst of its stop",
+    ),
+    Sabotage(
         id="ready-before-the-database",
         guardrail="M4",
         breaks="systemd is told that a start succeeded before the database was opened",

@@ -53,13 +53,15 @@ def judge(
     """Return the verdict of one test phase.
 
     outcome: pytest's "passed", "failed" or "skipped"; when: "setup", "call" or "teardown"; raised: what the
-    phase raised, if anything. proof_files, harness: see refutes(). Only the call can refute: a fixture that fails and a
-    skip say nothing about the system.
+    phase raised, if anything. proof_files, harness: see refutes(). A fixture that fails and a skip say nothing about
+    the system, but what a fixture judges at the end by `Refuted` does.
     """
     if outcome == "passed":
         return Verdict.PROVEN
-    if outcome == "failed" and when == "call" and raised is not None and refutes(raised, proof_files, harness):
-        return Verdict.REFUTED
+    if outcome == "failed" and raised is not None:
+        judged = when == "call" and refutes(raised, proof_files, harness)
+        if judged or (when == "teardown" and isinstance(raised, Refuted)):
+            return Verdict.REFUTED
     return Verdict.UNPROVEN
 
 

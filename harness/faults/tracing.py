@@ -25,8 +25,11 @@ SENDING = "socket,connect,bind,sendto,sendmsg,sendmmsg,write,writev"
 SYNCING = "fsync,fdatasync,msync,sync,syncfs,sync_file_range"
 """Calls that force what was written to the disk."""
 
-FAR = re.compile(r"\b(?:socket\(|sa_family=)AF_(?:INET6?|PACKET|VSOCK)\b")
+NEW = re.compile(r"\b(?:socket\(|sa_family=)AF_(?:INET6?|PACKET|VSOCK)\b")
 """Address families that reach beyond the computer's own files: a UNIX socket, as of sd_notify, does not."""
+
+OPEN = re.compile(r"\(\d+<(?:TCP|UDP)(?:v6|LITE)?:")
+"""A socket of such a family, as strace writes a descriptor."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,9 @@ def calls(unit: Unit, names: str) -> Iterator[Callable[[], list[str]]]:
 
 
 def to_the_network(calls: Sequence[str]) -> list[str]:
-    """Return those of the calls that make a socket of an internet address family, or name such an address.
-
-    What goes out over a connection that is open already names no address.
-    """
-    return [call for call in calls if FAR.search(call)]
+    """Return those of the calls that make a socket of an internet address family, name such an address, or send
+    something over one that is open."""
+    return [call for call in calls if NEW.search(call) or OPEN.search(call)]
 
 
 @contextmanager
@@ -84,8 +85,8 @@ def _strace(machine: Machine, pid: int, *flags: str) -> Iterator[None]:
     if machine.run("sh", "-c", "command -v strace").status != 0:
         raise Unavailable("strace is not installed", "apt-get install strace")
     command = (
-        "strace", "--quiet=all", "--signal=none", "--string-limit=4096", f"--output={_log(machine)}", *flags,
-        f"--attach={pid}",
+        "strace", "--quiet=all", "--decode-fds=all", "--signal=none", "--string-limit=4096",
+        f"--output={_log(machine)}", *flags, f"--attach={pid}",
     )  # fmt: skip
     machine.systemd_run(f"--unit={TRACER}", "--property=CollectMode=inactive-or-failed", *command).expect(0)
     try:

@@ -71,6 +71,9 @@ def test_heartbeats_come_in_time_and_balance(engine: EngineUnit, exchange: Excha
     engine.expect_judged(checkers.books_balance(history))
     engine.expect_judged(checkers.sampling_is_exact(history))
     engine.expect(beats[-1].fields["ingest_received"] > beats[0].fields["ingest_received"], "no progress")
+    whole = all(datetime.fromisoformat(beat.timestamp).microsecond == 0 for beat in beats)
+    engine.expect(not whole, f"the times of lines have no microseconds: {beats[0].timestamp}")
+    engine.expect(engine.property("StatusText") != "", "a running engine tells systemd no STATUS=")
     strange = [entry.message for entry in engine.journal() if entry.pid == beats[0].pid and not entry.level]
     engine.expect(not strange, f"lines that are no M1 lines: {strange[:3]}")
 

@@ -48,7 +48,7 @@ def sample(engine: EngineUnit, exchange: Exchange, every: int, feed: Mapping[str
     engine.start()
     for part in range(CUTS + 1):
         exchange.wait_client(connections=part + 1)
-        exchange.send_ticks(PART, step=STEP, again=20 if part else 0)
+        exchange.send_ticks(PART, step=STEP, again=120 if part else 0)
         engine.wait_ticks(exchange.sent // every)
         if part < CUTS:
             with nemesis.disconnected(exchange):

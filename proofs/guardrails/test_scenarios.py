@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from harness.faults import nemesis
@@ -13,12 +15,17 @@ from proofs.fixtures.engine_unit import EngineUnit
 @pytest.mark.claim("S2", "N3")
 def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
     exchange.numbered = True
+    exchange.symbol = "SHIB/EUR"
     engine.connect(exchange)
-    exchange.send_raw([exchange.tick(7, 123.5, volume=0.25), exchange.tick(8, 124.5, volume=2.0)])
-    engine.wait_ticks(2)
-    rows = engine.query("SELECT symbol, price, volume, trade_id FROM ticks ORDER BY id")
+    sent = [(7, 0.00001234, 0.25), (8, 123456.789, 2.0), (9, 124.5, 0.00000001)]
+    exchange.send_raw([exchange.tick(number, price, volume=volume, age_secs=90.0) for number, price, volume in sent])
+    engine.wait_ticks(len(sent))
+    rows = engine.query("SELECT symbol, trade_id, price, volume FROM ticks ORDER BY id")
+    engine.expect(rows == [("SHIB/EUR", *tick) for tick in sent], f"what was stored: {rows}")
+    ages = [time.time() - float(str(ts)) / 1000 for (ts,) in engine.query("SELECT ts FROM ticks ORDER BY id")]
     engine.expect(
-        rows == [(exchange.symbol, 123.5, 0.25, 7), (exchange.symbol, 124.5, 2.0, 8)], f"what was stored: {rows}"
+        all(90 <= age < 90 + engine.deadline_secs * 2 for age in ages),
+        f"the times are not the venue's: {[f'{age:.1f} s' for age in ages]} ago, of ticks that were 90 s old",
     )
 
 
@@ -64,6 +71,13 @@ def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchang
         exchange.tick(2, 0.0),
         b"\x00\x01",
         "{" * 500,
+        # In a text frame it would be one.
+        exchange.tick(4).encode(),
+        *(
+            exchange.tick(5).replace('"volume": 1.0', f'"volume": {volume}')
+            for volume in ("NaN", "Infinity", "-1", "null")
+        ),
+        *(exchange.tick(6).replace('"price": 100.0', f'"price": {price}') for price in ("true", "NaN", "1e999", "[]")),
     ]
     ignored = ['{"type": "heartbeat"}', '{"type": "subscribed", "channel": "trades"}']
     with nemesis.garbage(exchange, bad):
@@ -90,10 +104,10 @@ def test_burst_is_no_overload_and_loses_nothing(engine: EngineUnit, exchange: Ex
 @pytest.mark.claim("S7", "L2", "R2")
 def test_stale_data_is_vetoed_and_the_veto_persisted(engine: EngineUnit, exchange: Exchange) -> None:
     engine.connect(exchange, engine={"signal_every_n_ticks": 1, "max_staleness_ms": 2000})
-    exchange.send_raw([exchange.tick(1, age_secs=60.0), exchange.tick(2)])
-    engine.wait_rows("SELECT COUNT(*) FROM signals", at_least=2)
+    exchange.send_raw([exchange.tick(1, age_secs=60.0), exchange.tick(2, age_secs=2.5), exchange.tick(3)])
+    engine.wait_rows("SELECT COUNT(*) FROM signals", at_least=3)
     vetoes = engine.query("SELECT veto FROM signals ORDER BY id")
-    engine.expect(vetoes == [("STALE_DATA",), (None,)], f"vetoes: {vetoes}")
+    engine.expect(vetoes == [("STALE_DATA",), ("STALE_DATA",), (None,)], f"vetoes: {vetoes}")
     engine.wait_rows("SELECT COUNT(*) FROM orders", at_least=1)
     engine.expect(engine.query("SELECT COUNT(*) FROM orders") == [(1,)], "a stale signal became an order")
 
@@ -222,6 +236,11 @@ def test_locked_database_is_waited_for(engine: EngineUnit, exchange: Exchange) -
     with nemesis.locked(engine.database):
         exchange.send_ticks(50)
         engine.wait("the word that a batch could not be written", lambda e: e.level == "WARN" and "lock" in e.message)
+        engine.mark()
+        beat = engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == 60).fields
+        engine.expect(
+            beat["tick_rows_written"] <= 10, f"it says that {beat['tick_rows_written']} of 10 rows are written"
+        )
     engine.wait_ticks(60)
     state = engine.show()
     engine.expect((state.active, state.n_restarts) == ("active", 0), "a lock took the engine down")
@@ -266,6 +285,11 @@ def test_full_disk_is_waited_for(engine: EngineUnit, exchange: Exchange) -> None
         state = engine.show()
         engine.expect((state.active, state.n_restarts) == ("active", 0), "a full disk took the engine down")
         engine.stop()
+        # The disk is the machine's own mount.
+        copy = f"{engine.machine.layout.state}/copy.db"
+        engine.machine.run("cp", f"{disk}/bot.db", copy).expect(0)
+    ((stored,),) = engine.query("SELECT COUNT(*) FROM ticks", engine.machine.path(copy))
+    engine.expect(stored == 300, f"it says that 300 rows are written, and {stored} are")
 
 
 BOTH = """

@@ -8,6 +8,14 @@ from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
+COUNTED = {
+    "ticks": "tick_count",
+    "signals": "signal_count",
+    "orders": "shadow_orders",
+    "trades": "trade_count",
+}
+"""Tables, and what the last metrics say of each after one run."""
+
 
 def run_and_feed(engine: EngineUnit, exchange: Exchange) -> None:
     exchange.feed(interval_secs=0.001)
@@ -28,6 +36,9 @@ def expect_clean_end(engine: EngineUnit) -> None:
         stored == final["ingest_received"] > 0,
         f"{final['ingest_received']} ticks received, {stored} in the database",
     )
+    for table, counter in COUNTED.items():
+        rows = engine.query(f"SELECT COUNT(*) FROM {table}")
+        engine.expect(rows == [(final[counter],)], f"{counter} is {final[counter]}, {table} has {rows[0][0]} rows")
     engine.expect(engine.query("PRAGMA integrity_check") == [("ok",)], "the database is damaged")
 
 
@@ -58,6 +69,20 @@ def test_systemd_is_told_of_a_stop(engine: EngineUnit, exchange: Exchange) -> No
         engine.wait_end()
         told = [call for call in calls() if "STOPPING=1" in call]
     engine.expect(len(told) == 1, f"STOPPING=1 was sent {len(told)} times")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("E6", "S13")
+def test_once_a_stop_has_begun_no_signal_changes_its_end(engine: EngineUnit, exchange: Exchange) -> None:
+    """An operator who presses Ctrl-C again and again: while the database is locked, so that the stop takes a while."""
+    run_and_feed(engine, exchange)
+    with nemesis.locked(engine.database):
+        engine.kill("INT")
+        for signal in ("TERM", "INT", "HUP", "QUIT", "USR1", "TERM"):
+            sent = engine.machine.systemctl("kill", f"--signal={signal}", "--kill-whom=main", engine.name)
+            engine.expect(sent.status == 0, "a signal ended it in the midst of its stop")
+    engine.wait_end()
+    expect_clean_end(engine)
 
 
 @pytest.mark.claim("E6", "S13")

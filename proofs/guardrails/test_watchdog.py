@@ -55,16 +55,33 @@ def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUni
     watched.wait_ticks(1)
     ended = []
     for number, thread in enumerate(tracing.threads(watched)):
-        with tracing.standing_still(watched, tracing.threads(watched)[number]) as receipt:
+        which = f"thread {number} ({thread.name})" if number else "the main thread"
+        with tracing.standing_still(watched, tracing.threads(watched)[number]):
             try:
                 if not goes_on(watched, exchange):
                     ended.append(thread.name)
             except Refuted as refuted:
-                raise watched.refuted(f"{receipt.evidence}: {refuted.observed}") from None
+                raise watched.refuted(f"{which} stands still: {refuted.observed}") from None
         watched.stop()
         watched.start()
         watched.wait_ticks(watched.tick_count() + 1)
     watched.expect(bool(ended), "no thread is missed: nothing that stands still is ever noticed")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("E5")
+def test_it_is_fed_no_more_than_a_hundred_times_a_second(watched: EngineUnit, exchange: Exchange) -> None:
+    watched.connect(exchange)
+    with tracing.calls(watched, tracing.SENDING) as calls:
+        clock = OsClock()
+        began = clock.monotonic()
+        watched.mark()
+        for _ in range(5):
+            watched.wait_log("HEARTBEAT (G4)")
+            watched.mark()
+        fed = sum("WATCHDOG=1" in call for call in calls())
+        took = clock.monotonic() - began
+    watched.expect(0 < fed <= 100 * (took + 1), f"it was fed {fed} times in {took:.1f} s")
 
 
 @pytest.mark.claim("E5")
