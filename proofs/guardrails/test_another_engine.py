@@ -134,9 +134,16 @@ def test_a_second_engine_that_keeps_the_contract_is_proven(
     drive(proof, another(*SECOND), exchange, parameters)
 
 
+FIRST = {lie.proof: lie.id for lie in reversed(LIES)}
+
+
 @pytest.mark.slow
 @pytest.mark.claim("V4", "V9")
-@pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.id)
+@pytest.mark.parametrize(
+    "lie",
+    # One for each proof in the suite; like the sabotages, the others come in the night.
+    [pytest.param(lie, id=lie.id, marks=() if FIRST[lie.proof] == lie.id else pytest.mark.sabotage) for lie in LIES],
+)
 def test_a_second_engine_that_keeps_all_but_one_promise_is_refuted(
     another: Another, exchange: Exchange, lie: Lie
 ) -> None:
