@@ -86,7 +86,7 @@ TOLD = "[Unit]\nCollectMode=inactive\n[Service]\nLogLevelMax=info\n"
 _IGNORED = re.compile(r"(/\S+?):\d+: (.*[Ii]gnor.*)")
 """What systemd says of a line of a unit file: the file, and what is wrong with it."""
 
-_SKIPPED = re.compile(r"was skipped because|Condition check resulted in")
+_SKIPPED = re.compile(r"was skipped because| skipped, unmet |Condition check resulted in")
 
 _COMMANDS = {"condition": "ExecCondition", "start-pre": "ExecStartPre", "start-post": "ExecStartPost"}
 """State of a start -> what is being run."""

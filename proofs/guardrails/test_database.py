@@ -10,6 +10,7 @@ from harness.machines.systemd import METRONOME
 from proofs.fixtures.engine_unit import EngineUnit
 
 
+@pytest.mark.slow
 @pytest.mark.claim("D6")
 def test_an_engine_that_is_started_by_hand_beside_the_unit_is_refused(engine: EngineUnit, exchange: Exchange) -> None:
     exchange.feed(interval_secs=0.005)

@@ -89,6 +89,7 @@ def test_the_dashboard_of_the_configuration_must_answer(
         expect_failed(engine, check(engine, soak, "--dashboard", url), "dashboard")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("G1", "M5")
 def test_paused_engine_fails_although_systemd_says_active(engine: EngineUnit, soak: SoakRun) -> None:
     """With a heartbeat so fast that it is old before the healthcheck's own start-up is over."""

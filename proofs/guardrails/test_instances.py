@@ -154,6 +154,7 @@ def test_a_soak_of_one_leaves_the_other_alone(fleet: Fleet) -> None:
     fleet.expect(fleet.invocation(BETA) == before[BETA], "the soak of alpha has restarted beta")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("O10", "O12")
 def test_configurations_are_checked_together(fleet: Fleet) -> None:
     """What the engine refuses, and what two engines cannot both have."""

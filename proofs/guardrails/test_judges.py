@@ -105,6 +105,7 @@ def test_judges_of_the_controller_say_no(soak: SoakRun, monkeypatch: pytest.Monk
     soak.wait_end(SOON_SECS)
 
 
+@pytest.mark.slow
 def test_judges_of_a_history_say_no(engine: EngineUnit, exchange: Exchange) -> None:
     """Whatever a proof is about; and only of what was told since it is listened to."""
 
@@ -207,6 +208,7 @@ def test_a_fault_that_did_not_land_has_no_receipt(
     no_receipt(nemesis.locked(database), "takes a second writer")
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_unit_that_did_not_land_has_no_receipt(
     engine: EngineUnit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

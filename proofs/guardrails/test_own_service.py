@@ -343,6 +343,7 @@ def test_a_unit_that_cannot_be_had_is_unavailable_and_says_what_to_do(greeter: S
     assert (tmp_path / service.ARCHIVES.lstrip("/") / "one.deb").exists(), "what was fetched is not used"
 
 
+@pytest.mark.slow
 @pytest.mark.claim("V13", "V4")
 def test_judges_of_a_service_say_no(greeter: ServiceUnit, monkeypatch: pytest.MonkeyPatch) -> None:
     """To one that does not serve, or is not there to be looked at; and what cannot be asked is not taken for a no."""

@@ -365,8 +365,9 @@ def test_of_base64_each_character_that_only_the_secret_makes_is_taken_out(
     """A character is six bits; of the first and the last some may be of what is around."""
     first, end = 8 * len(before), 8 * len(before + secret.encode())
     encoded = base64.b64encode(before + secret.encode() + after).decode()
-    assert fresh({"VENUE_API_SECRET": secret}).text(f"<{encoded}>") == (
-        f"<{encoded[: -(-first // 6)]}{MARK}{encoded[end // 6 :]}>"
+    # Nothing stands behind it that an ending such as `pw=` could be the name of.
+    assert fresh({"VENUE_API_SECRET": secret}).text(f"<{encoded}") == (
+        f"<{encoded[: -(-first // 6)]}{MARK}{encoded[end // 6 :]}"
     )
 
 
