@@ -913,7 +913,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "self._options.engine.heartbeat_interval_secs",
             "4 * self._options.engine.heartbeat_interval_secs",
         ),
-        reason=r"heartbeats has not come|s between \d+ heartbeats",
+        reason=r"heartbeat number \d+ has not come|s for \d+ heartbeats",
     ),
     Sabotage(
         id="books-lose-duplicates",
@@ -1010,7 +1010,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "not self._trades.add(_key(stream, text, ts), least)",
             "False",
         ),
-        reason=r"of 600 received|has not come",
+        reason=r"of 604 received|has not come",
     ),
     Sabotage(
         id="ids-alone-are-a-trade",
@@ -1247,7 +1247,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
             "_subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
         ),
-        reason=r"connections of the engine",
+        reason=r"while orders are made it calls the network",
     ),
     Sabotage(
         id="slippage-in-our-favour",

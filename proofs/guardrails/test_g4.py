@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
@@ -28,15 +30,13 @@ CLOCK_SECS = 2.0
 
 
 def heartbeats(engine: EngineUnit, count: int) -> list[Entry]:
-    seen: list[Entry] = []
+    def nth(number: int) -> Callable[[Entry], bool]:
+        left = itertools.count(number, -1)
+        return lambda entry: entry.event == "HEARTBEAT (G4)" and next(left) == 1
 
-    def enough(entry: Entry) -> bool:
-        if entry.event == "HEARTBEAT (G4)":
-            seen.append(entry)
-        return len(seen) == count
-
-    engine.wait(f"heartbeat number {count}", enough)
-    return seen
+    for number in range(1, count + 1):
+        engine.wait(f"heartbeat number {number}", nth(number))
+    return [entry for entry in engine.journal() if entry.event == "HEARTBEAT (G4)"][:count]
 
 
 @pytest.mark.claim("G4", "M1", "M2", "M3")
