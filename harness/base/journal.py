@@ -70,13 +70,11 @@ def how_it_ended(entries: Sequence[Entry]) -> str:
     told = "" if timed is None else f" after {(since[-1].sent_us - timed.sent_us) / 1e6:.1f} s"
     if any("tart operation timed out" in entry.message for entry in since):
         return f"no READY=1 (M4){told}"
-    exited = next((found for entry in reversed(since) if (found := _EXITED.search(entry.message))), None)
-    step = next((found[0] for entry in reversed(since) if (found := _STEP.search(entry.message))), "")
-    if step:
-        status = exited or next((found for entry in reversed(since) if (found := _CONTROL.search(entry.message))), None)
-        return f"exit {status[2] if status else 'unknown'}: {step}"
+    exited, control, step = (_last(pattern, since) for pattern in (_EXITED, _CONTROL, _STEP))
+    if step is not None:
+        status = exited or control
+        return f"exit {status[2] if status else 'unknown'}: {step[0]}"
     if exited is None:
-        control = next((found for entry in reversed(since) if (found := _CONTROL.search(entry.message))), None)
         if control is not None:
             return f"{_how(control)} of a command beside the main process (such as ExecStartPre=){told}"
         failed = _FAILED.search(since[-1].message)
@@ -87,6 +85,10 @@ def how_it_ended(entries: Sequence[Entry]) -> str:
         return f"{word}{told}"
     named = [str(value) for name in ("reason", "channel") if (value := errors[-1].fields.get(name))]
     return f"{word}{told}: {' '.join(named) or errors[-1].event}"
+
+
+def _last(pattern: re.Pattern[str], entries: Sequence[Entry]) -> re.Match[str] | None:
+    return next((found for entry in reversed(entries) if (found := pattern.search(entry.message))), None)
 
 
 def _how(exited: re.Match[str]) -> str:

@@ -28,7 +28,7 @@ def test_paused_engine_is_restarted_by_the_watchdog(watched: EngineUnit) -> None
     watched.wait_log("HEARTBEAT (G4)", lambda entry: entry.pid != before.main_pid)
 
 
-def goes_on(engine: EngineUnit, exchange: Exchange) -> bool:
+def goes_on(engine: EngineUnit) -> bool:
     """Whether ticks are stored that came after now; the other way is that it is ended. Refuted when it is neither."""
     due = engine.tick_count() + GOES_ON_TICKS
 
@@ -58,7 +58,7 @@ def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUni
         which = f"thread {number} ({thread.name})" if number else "the main thread"
         with tracing.standing_still(watched, tracing.threads(watched)[number]):
             try:
-                if not goes_on(watched, exchange):
+                if not goes_on(watched):
                     ended.append(thread.name)
             except Refuted as refuted:
                 raise watched.refuted(f"{which} stands still: {refuted.observed}") from None
