@@ -98,7 +98,7 @@ class Exchange:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._call(self._close())
+        self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CALL_SECS)
         self._loop.close()
@@ -337,3 +337,11 @@ class Exchange:
         if self._server is not None:
             self._server.close(close_connections=True)
             await self._server.wait_closed()
+
+    async def _end(self) -> None:
+        await self._close()
+        # A client that came while the server closed has a handler that the server does not know any more.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
