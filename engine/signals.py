@@ -133,7 +133,7 @@ class Signals:
 
         logger = logging.getLogger("engine.signals")
         if self._ignored is None:
-            self._ignored = RateLimited(logger, logging.INFO)
+            self._ignored = RateLimited(logger, logging.WARNING)
         came, self._came = self._came, {}
         for signum, times in came.items():
             first = signum == self.stop and not self._stop_told

@@ -17,7 +17,7 @@ from harness.faults.exchange import Exchange
 @pytest.mark.claim("V3")
 def test_whoever_comes_while_it_closes_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
     """Which would be told, at some later time, as a fault of another proof."""
-    for _ in range(3):
+    for _ in range(6):
         over, calls = threading.Event(), list[float]()
         with Exchange() as exchange:
             thread = threading.Thread(target=_call_until, args=(over, exchange.port, calls))

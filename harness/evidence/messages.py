@@ -1,0 +1,57 @@
+"""Judge the lines that an engine logged: each has the level, fields and priority that the contract gives it (M1, 10b).
+
+Whoever filters by them (`journalctl -p err`, an alert on WARN) sees nothing of a line that is told at another level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.base.journal import Entry
+from harness.evidence.checkers import Judgement, Violation
+from harness.evidence.verdict import ClauseId
+
+M1 = ClauseId("M1")
+
+PRIORITIES = {"ERROR": 3, "WARN": 4, "INFO": 6, "DEBUG": 7}
+"""The levels of M1, and what `journalctl -p` calls them (syslog, RFC 5424)."""
+
+MESSAGES: dict[str, tuple[str, frozenset[str]]] = {
+    "configuration loaded": ("INFO", frozenset({"mode", "sample_every"})),
+    "PRAGMA verification": ("INFO", frozenset({"journal_mode", "synchronous", "busy_timeout", "temp_store"})),
+    "all PRAGMAs verified": ("INFO", frozenset()),
+    "pipeline running": ("INFO", frozenset()),
+    "connected": ("INFO", frozenset({"source"})),
+    "connection failed": ("WARN", frozenset({"source", "reason"})),
+    "connection lost": ("WARN", frozenset({"source", "reason"})),
+    "connection dropped": ("WARN", frozenset({"source", "reason"})),
+    "told to wait longer than max_retry_after_secs": ("WARN", frozenset({"source"})),
+    "trade of a market that nobody asked for": ("WARN", frozenset({"market"})),
+    "trade ids do not go on from where they were": ("WARN", frozenset({"old_id", "new_id"})),
+    "order rejected": ("ERROR", frozenset({"detail"})),
+    "signal ignored": ("WARN", frozenset({"signal"})),
+    "set aside what a database that is gone has left": ("WARN", frozenset({"bytes"})),
+    "HEARTBEAT (G4)": ("INFO", frozenset({"source"})),
+    "FINAL METRICS": ("INFO", frozenset({"source"})),
+}  # fmt: skip
+"""Section 10b of the contract: the level of each message, and the fields that it always has."""
+
+
+def are_as_told(entries: Iterable[Entry]) -> Judgement:
+    """Judge M1 by lines of one unit. What is no M1 line is not judged: systemd has its own."""
+    judged, found = 0, []
+    for at, entry in enumerate(entries, start=1):
+        if not entry.level:
+            continue
+        judged += 1
+        if (priority := PRIORITIES.get(entry.level)) != entry.priority:
+            expected = "no level of M1" if priority is None else f"whose priority is {priority}"
+            found.append(
+                Violation(at, f"{entry.event!r} is logged with priority {entry.priority} as {entry.level}, {expected}")
+            )
+        level, fields = MESSAGES.get(entry.event, (entry.level, frozenset[str]()))
+        if entry.level != level:
+            found.append(Violation(at, f"{entry.event!r} is logged as {entry.level}, and 10b says {level}"))
+        if missing := sorted(fields - entry.fields.keys()):
+            found.append(Violation(at, f"{entry.event!r} does not tell {', '.join(missing)}"))
+    return Judgement(M1, judged, found)
