@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from types import FunctionType
 
 from cysystemd.reader import JournalReader
 
@@ -138,6 +139,17 @@ class JournalStream:
         self._thread.join()
 
 
+def _not_as_asked(entries: Sequence[Entry], match: Callable[[Entry], bool] | None) -> str:
+    """Say how many lines came that did not satisfy `match`, and what the last had in the fields that it names."""
+    if match is None or not entries:
+        return ""
+    # A function's own constants hold the keys that it asks for.
+    constants = match.__code__.co_consts if isinstance(match, FunctionType) else ()
+    asked = [name for name in constants if isinstance(name, str) and name in entries[-1].fields]
+    had = ", ".join(f"{name} {entries[-1].fields[name]}" for name in asked)
+    return f" as it is asked for: {len(entries)} came" + (f", the last with {had}" if had else "")
+
+
 class Unit:
     """One unit of a machine. Verbs act and check; what systemd refuses is a Refuted with the evidence."""
 
@@ -202,11 +214,15 @@ class Unit:
         self, event: str, match: Callable[[Entry], bool] | None = None, deadline_secs: float | None = None
     ) -> Entry:
         """Wait for the service itself to log `event` (its M1 message), with fields that satisfy `match`."""
-        return self.wait(
-            f"the log line {event!r}",
-            lambda entry: entry.event == event and (match is None or match(entry)),
-            deadline_secs,
-        )
+        others: list[Entry] = []
+
+        def found(entry: Entry) -> bool:
+            if entry.event != event:
+                return False
+            others.append(entry)
+            return match is None or match(entry)
+
+        return self.wait(f"the log line {event!r}", found, deadline_secs, lambda: _not_as_asked(others, match))
 
     def wait_restarts(self, times: int) -> None:
         """Wait until systemd counts `times` automatic restarts of the unit since it was started by hand.
@@ -245,9 +261,15 @@ class Unit:
         if not found:
             raise self.refuted(f"{self.name} was started again where it had to stay down", "Restart")
 
-    def wait(self, what: str, match: Callable[[Entry], bool], deadline_secs: float | None = None) -> Entry:
+    def wait(
+        self,
+        what: str,
+        match: Callable[[Entry], bool],
+        deadline_secs: float | None = None,
+        instead: Callable[[], str] = str,
+    ) -> Entry:
         """Wait for a journal entry of the unit since the mark. Refuted when none has come in time, and at once when the
-        unit is down for good before."""
+        unit is down for good before. instead: what to say then of that which came in its place."""
         deadline = self.deadline_secs if deadline_secs is None else deadline_secs
         clock = OsClock()
         began = clock.monotonic()
@@ -257,7 +279,7 @@ class Unit:
             )
         if entry is None:
             waited = min(deadline, clock.monotonic() - began)
-            raise self.refuted(f"{self.name}: {what} has not come within {waited:.2g} s")
+            raise self.refuted(f"{self.name}: {what} has not come within {waited:.2g} s{instead()}")
         return entry
 
     def is_down_for_good(self) -> bool:

@@ -61,7 +61,10 @@ def test_judges_of_the_unit_say_no(engine: EngineUnit, exchange: Exchange, monke
     says_no(lambda: engine.wait_ticks(6), "5 of 6 after")
     says_no(lambda: engine.wait_rows("SELECT COUNT(*) FROM ticks WHERE price < 0", 1), "0 of 1 after")
     says_no(lambda: engine.wait_log("no such event"), "'no such event' has not come within 0.2 s")
-    says_no(lambda: engine.wait_log("engine starting", lambda _: False), "has not come")
+    says_no(
+        lambda: engine.wait_log("pipeline running", lambda entry: entry.fields["message"] == "x"),
+        "'pipeline running' has not come within 0.2 s as it is asked for: 1 came, the last with message pipeline",
+    )
     says_no(lambda: engine.wait("anything", lambda _: False), "anything has not come")
     engine.wait_log("engine starting")
     engine.mark()
