@@ -204,6 +204,19 @@ def test_engine_and_harness_do_not_know_each_other() -> None:
         )
 
 
+def test_the_second_engine_is_small_and_has_no_code_of_ours() -> None:
+    """What it takes to keep the contract can be read in one go (docs/hacking.md)."""
+    path = ROOT / "proofs" / "fixtures" / "reference_engine.py"
+    texts = [
+        node for node in ast.walk(tree(path)) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    told = {number for text in texts for number in range(text.lineno, (text.end_lineno or text.lineno) + 1)}
+    lines = enumerate(path.read_text().splitlines(), start=1)
+    code = [line for number, line in lines if number not in told and line.strip() and not line.strip().startswith("#")]
+    assert len(code) < 400
+    assert not tops(path) & {"engine", "fleet", "harness", "proofs"}
+
+
 def test_proofs_under_systemd_do_not_import_the_engine() -> None:
     for name, path in modules("proofs"):
         if "proofs.fixtures.engine_unit" in imports(path):
