@@ -87,6 +87,12 @@ def how_it_ended(entries: Sequence[Entry]) -> str:
     return f"{word}{told}: {' '.join(named) or errors[-1].event}"
 
 
+def exit_status(entry: Entry) -> int | None:
+    """Return the status of which systemd tells in this entry that a main process exited with it; else None."""
+    found = _EXITED.search(entry.message) if entry.identifier == "systemd" else None
+    return int(found[2].partition("/")[0]) if found and found[1] == "exited" else None
+
+
 def _last(pattern: re.Pattern[str], entries: Sequence[Entry]) -> re.Match[str] | None:
     return next((found for entry in reversed(entries) if (found := pattern.search(entry.message))), None)
 

@@ -5,8 +5,9 @@ Whoever filters by them (`journalctl -p err`, an alert on WARN) sees nothing of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from harness.base import journal
 from harness.base.journal import Entry
 from harness.evidence.checkers import Judgement, Violation
 from harness.evidence.verdict import ClauseId
@@ -35,6 +36,23 @@ MESSAGES: dict[str, tuple[str, frozenset[str]]] = {
     "FINAL METRICS": ("INFO", frozenset({"source"})),
 }  # fmt: skip
 """Section 10b of the contract: the level of each message, and the fields that it always has."""
+
+
+ENDS = frozenset({10, 11, 12, 13})
+"""The exits for which an engine has a reason of its own (section 3 of the contract)."""
+
+
+def ends_are_told(entries: Sequence[Entry]) -> Judgement:
+    """Judge M1 by each end of a run: an exit of section 3 is the `exit_code` of one of the run's ERROR lines."""
+    told = {(entry.invocation_id, entry.fields.get("exit_code")) for entry in entries if entry.level == "ERROR"}
+    ends = [(at, entry.invocation_id, journal.exit_status(entry)) for at, entry in enumerate(entries, start=1)]
+    judged = [(at, run, status) for at, run, status in ends if status in ENDS]
+    found = [
+        Violation(at, f"a run ended with exit {status}, and no ERROR line of it has exit_code {status}")
+        for at, run, status in judged
+        if (run, status) not in told
+    ]
+    return Judgement(M1, len(judged), found)
 
 
 def are_as_told(entries: Iterable[Entry]) -> Judgement:

@@ -39,6 +39,34 @@ def test_what_is_no_line_of_the_engines_is_not_judged() -> None:
     assert (judgement.judged, judgement.violations) == (0, [])
 
 
+def ended(status: str, invocation: str = "a") -> Entry:
+    return Entry(f"u: Main process exited, code=exited, status={status}", "u", invocation, "systemd", 1, 0, 0)
+
+
+def reason(code: object, level: str = "ERROR", invocation: str = "a") -> Entry:
+    return Entry("", "u", invocation, "engine", 1, 0, 0, {"message": "why", "exit_code": code}, "", level, "t", 3)
+
+
+@pytest.mark.parametrize(
+    ("entries", "wrong"),
+    [
+        ([reason(12), ended("12/n/a")], 0),
+        # The journal may have them in another order: they come over two ways.
+        ([ended("12/n/a"), reason(12)], 0),
+        ([ended("1/FAILURE"), ended("0/SUCCESS")], 0),
+        ([ended("12/n/a")], 1),
+        ([reason(11), ended("12/n/a")], 1),
+        ([reason("12"), ended("12/n/a")], 1),
+        ([reason(12, "WARN"), ended("12/n/a")], 1),
+        ([reason(10), ended("10/n/a"), ended("10/n/a", "b"), reason(13, invocation="c"), ended("13/n/a", "c")], 1),
+    ],
+)
+def test_an_end_with_a_reason_has_its_line(entries: list[Entry], wrong: int) -> None:
+    judgement = messages.ends_are_told(entries)
+    assert len(judgement.violations) == wrong
+    assert all("no ERROR line of it has exit_code" in violation.says for violation in judgement.violations)
+
+
 def test_messages_are_those_of_the_contract() -> None:
     table = CONTRACT.read_text().split("## 10b.")[1].split("| table |")[0]
     levels = {
