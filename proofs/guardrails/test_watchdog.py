@@ -51,7 +51,8 @@ def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUni
     """A watchdog that a thread of its own feeds sees nothing of one that hangs: ticks come, none is stored, and the
     unit is active. So each thread is held for itself, whatever it is for."""
     exchange.feed(interval_secs=0.02)
-    watched.connect(exchange)
+    # What comes meanwhile has room, however slow the computer is: an overload (B2) would end the process as well.
+    watched.connect(exchange, channels={"persist_channel_size": 4096})
     watched.wait_ticks(1)
     ended = []
     for number, thread in enumerate(tracing.threads(watched)):
