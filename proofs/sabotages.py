@@ -322,7 +322,6 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="E6",
         breaks="a signal that means nothing to the engine ends it",
         proof="test_stop::test_a_signal_that_means_nothing",
-        params={"signal": "USR1"},
         patch=Patch(
             "engine/signals.py",
             "TOLD",

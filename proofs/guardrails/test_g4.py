@@ -39,7 +39,7 @@ def heartbeats(engine: EngineUnit, count: int) -> list[Entry]:
     return [entry for entry in engine.journal() if entry.event == "HEARTBEAT (G4)"][:count]
 
 
-@pytest.mark.claim("G4", "M1", "M2", "M3")
+@pytest.mark.claim("G4", "M1", "M2", "M3", "M4")
 def test_heartbeats_come_in_time_and_balance(engine: EngineUnit, exchange: Exchange) -> None:
     """At a fraction of the default interval, so that a proof sees several; the cadence is the configured one."""
     exchange.feed(interval_secs=0.001)
@@ -54,6 +54,10 @@ def test_heartbeats_come_in_time_and_balance(engine: EngineUnit, exchange: Excha
         }
     )
     engine.start()
+    ready = engine.wait("systemd's word that it started", lambda e: e.message.startswith("Started "))
+    exchange.wait_client()
+    late = exchange.opened[0] - ready.realtime_us / 1e6
+    engine.expect(late <= 1.0, f"it connected {late:.1f} s after READY=1, by which ingest is running (M4)")
     beats = heartbeats(engine, BEATS)
     engine.expect(len({beat.pid for beat in beats}) == 1, "it was restarted meanwhile")
     # As a whole: on a busy computer one comes late, and the next one after it in time.

@@ -84,17 +84,22 @@ def test_it_is_fed_no_more_than_a_hundred_times_a_second(watched: EngineUnit, ex
     watched.expect(0 < fed <= 100 * (took + 1), f"it was fed {fed} times in {took:.1f} s")
 
 
-@pytest.mark.claim("E5")
+@pytest.mark.claim("E5", "N6")
 def test_quiet_market_is_not_stuck(watched: EngineUnit, exchange: Exchange) -> None:
-    """Connected, and not one tick for several watchdog periods."""
-    watched.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "heartbeat_interval_secs": 0.7}})
+    """Connected, and not one tick for several watchdog periods: a ping now and then, and that is all."""
+    feed = {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "keepalive_secs": 1}
+    watched.configure({"engine": {**feed, "heartbeat_interval_secs": 0.7}})
     watched.start()
     exchange.wait_client()
+    began = OsClock().monotonic()
     for _ in range(3):
         watched.wait_log("HEARTBEAT (G4)")
         watched.mark()
     state = watched.show()
     watched.expect((state.active, state.n_restarts) == ("active", 0), "a quiet market was taken for a hang")
+    exchange.wait_pings(1)
+    pings, took = len(exchange.pings), OsClock().monotonic() - began
+    watched.expect(pings <= took + 1, f"{pings} pings in {took:.1f} s of silence, keepalive_secs is 1")
 
 
 @pytest.mark.slow
