@@ -13,14 +13,19 @@ from typing import Any
 
 import pytest
 
-from harness.base.clock import OsClock
+from harness.base.clock import OsClock, poll
+from harness.base.errors import Unavailable
 from harness.base.journal import Entry
+from harness.base.waiting import awaiting
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from harness.machines.systemd import METRONOME
 from proofs.fixtures.engine_unit import EngineUnit
 
 OBSERVED_RESTART_DELAYS = 3
+
+GOES_ON_TICKS = 10
+"""As many more than are stored, when an engine goes on."""
 
 NAMES = {1: "CRASH", 10: "NETWORK", 11: "PARSE", 13: "OVERLOAD"}
 """What the contract's table calls the exits that are restarted."""
@@ -146,6 +151,50 @@ def test_crash_is_restarted(engine: EngineUnit) -> None:
         engine.try_start()
         expect_restarts_with(engine, 1)
         engine.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.claim("exit12", "E3", "M4")
+def test_start_that_fails_for_now_is_restarted(engine: EngineUnit) -> None:
+    """Exit 1: somebody else has the database, and it runs as soon as that is over; and then no thread can be had, for
+    which no engine has a rule, unless it needs none."""
+    engine.configure({"engine": {"tick_interval_ms": 5}, "persist": {"flush_interval_ms": 10, "busy_timeout_ms": 1000}})
+    engine.start()
+    engine.wait_ticks(1)
+    engine.stop()
+    with reasons_told(engine):
+        with nemesis.held(engine.database):
+            engine.try_start()
+            expect_restarts_with(engine, 1)
+        engine.wait_log("HEARTBEAT (G4)")
+    if engine.machine.kind == "user":
+        raise Unavailable("a user's other processes count among the threads", "use PROOFS_SYSTEMD=private, as root")
+    engine.drop_in("40-threads", "[Service]\nLimitNPROC=1\n")
+    try:
+        engine.try_start()
+        if not goes_on(engine):
+            engine.wait("an exit with status 1", lambda e: "process exited" in e.message and "status=1/" in e.message)
+            engine.wait_restarts(1)
+    finally:
+        engine.down()
+        engine.remove_drop_in("40-threads")
+
+
+def goes_on(engine: EngineUnit) -> bool:
+    """Whether ticks are stored that came after now; the other way is that it ends. Refuted when it is neither."""
+    due = engine.tick_count() + GOES_ON_TICKS
+
+    def decided() -> bool | None:
+        state = engine.show()
+        if state.n_restarts > 0 or state.active in ("inactive", "failed"):
+            return False
+        return True if engine.tick_count() >= due else None
+
+    with awaiting("ticks, or the end of a process that stores none"):
+        found = poll(decided, OsClock(), engine.deadline_secs)
+    if found is None:
+        raise engine.refuted("without a thread to be had it stores nothing, and does not end")
+    return found
 
 
 @pytest.mark.slow

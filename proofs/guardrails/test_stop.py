@@ -103,7 +103,8 @@ def test_hangup_and_quit_in_full_flow(engine: EngineUnit, exchange: Exchange, si
 @pytest.mark.slow
 @pytest.mark.claim("E6")
 def test_a_signal_that_means_nothing(engine: EngineUnit, exchange: Exchange) -> None:
-    """Neither the run nor its end is another one, from the moment at which it is ready."""
+    """Neither the run nor its end is another one, from the moment at which it is ready; nor does it take longer until a
+    stop is one."""
     exchange.feed(interval_secs=0.001)
     engine.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url}})
     engine.start()
@@ -122,6 +123,14 @@ def test_a_signal_that_means_nothing(engine: EngineUnit, exchange: Exchange) -> 
     engine.expect((state.active, state.main_pid) == ("active", pid), "another process runs, or none")
     engine.stop()
     expect_clean_end(engine)
+    engine.start()
+    engine.kill("QUIT")
+    engine.wait_end()
+    state = engine.show()
+    engine.expect(
+        (state.active, state.result, state.exec_main_status) == ("inactive", "success", 0),
+        "a stop at the moment at which it was ready did not end it cleanly",
+    )
 
 
 def told(engine: EngineUnit, signal: str) -> bool:
