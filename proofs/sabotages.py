@@ -72,6 +72,14 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"was restarted 0 times",
     ),
     Sabotage(
+        id="a-locked-database-is-final",
+        guardrail="exit12",
+        breaks="an engine whose database somebody else has for a moment stays down",
+        proof="test_exit12::test_start_that_fails_for_now_is_restarted",
+        patch=Patch("engine/base/exits.py", "ExitCode.CRASH", "1", "12"),
+        reason=r"expected exit status 1, ",
+    ),
+    Sabotage(
         id="failure-latches",
         guardrail="exit12",
         breaks="a unit that failed on its configuration does not come up with a mended one",
@@ -322,7 +330,6 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="E6",
         breaks="a signal that means nothing to the engine ends it",
         proof="test_stop::test_a_signal_that_means_nothing",
-        params={"signal": "USR1"},
         patch=Patch(
             "engine/signals.py",
             "TOLD",

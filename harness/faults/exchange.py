@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
+from websockets.protocol import Event
 
 from harness.base.clock import Clock, OsClock, poll
 from harness.base.errors import Refuted
@@ -68,6 +70,10 @@ class Exchange:
         self.hopeless: Callable[[], bool] = lambda: False
         """Whether no client can come any more: a unit's own knows that it is down for good. Asked now and then."""
         self._clock = clock or OsClock()
+        self.opened: list[float] = []
+        """When clients were let in, in seconds of the wall clock, as the journal has it."""
+        self.pings: list[float] = []
+        """When clients sent a ping, in monotonic seconds. It is answered."""
         self.refusals: list[float] = []
         """When handshakes were answered with an HTTP error, in monotonic seconds."""
         self._next_id = 1
@@ -122,6 +128,12 @@ class Exchange:
         waited = self._wait(f"{count} refused handshakes", lambda: len(self.refusals) >= count, deadline_secs)
         if waited is not None:
             raise self.refuted(f"{len(self.refusals)} of {count} handshakes refused within {waited:.2g} s")
+
+    def wait_pings(self, count: int, deadline_secs: float | None = None) -> None:
+        """Wait until clients have sent so many pings. Refuted when they do not."""
+        waited = self._wait(f"{count} pings of clients", lambda: len(self.pings) >= count, deadline_secs)
+        if waited is not None:
+            raise self.refuted(f"{len(self.pings)} of {count} pings were sent to {self.url} within {waited:.2g} s")
 
     def speak(self, dialect: Dialect) -> None:
         """From now on, greet every client that connects as this venue does, and answer what it says."""
@@ -286,7 +298,22 @@ class Exchange:
             compression=None,
             ping_interval=None,
             close_timeout=0.2,
+            create_connection=self._peer(),
         )
+
+    def _peer(self) -> type[ServerConnection]:
+        """A connection that says when its client has sent a ping, which the library answers without a word."""
+
+        def pinged() -> None:
+            self.pings.append(self._clock.monotonic())
+
+        class Peer(ServerConnection):
+            def process_event(self, event: Event) -> None:
+                if isinstance(event, Frame) and event.opcode is Opcode.PING:
+                    pinged()
+                super().process_event(event)
+
+        return Peer
 
     async def _answer(self, client: ServerConnection, _request: Request) -> Response | None:
         if self._delay_secs:
@@ -302,6 +329,7 @@ class Exchange:
         return response
 
     async def _handle(self, client: ServerConnection) -> None:
+        self.opened.append(self._clock.wall())
         self._clients.add(client)
         self.connections += 1
         try:

@@ -176,6 +176,25 @@ def locked(database: Path) -> Iterator[Receipt]:
 
 
 @contextmanager
+def held(database: Path) -> Iterator[Receipt]:
+    """Hold a database that nobody has open, as a restore does: others can neither write nor read it."""
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=LAND_SECS)) as connection:
+        # In WAL mode readers are kept out only by who asks for this before anything else.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        try:
+            with closing(sqlite3.connect(database, isolation_level=None, timeout=0.0)) as other:
+                try:
+                    other.execute("SELECT count(*) FROM sqlite_master").fetchall()
+                except sqlite3.OperationalError as error:
+                    yield Receipt("hold", f"another reader is told: {error}")
+                else:
+                    raise HarnessError(f"{database} can be read: it is not held")
+        finally:
+            connection.execute("ROLLBACK")
+
+
+@contextmanager
 def small_disk(machine: Machine, directory: str, size: str) -> Iterator[None]:
     """Put a tiny file system over `directory` of the machine. Units see it when they start."""
     machine.run("mkdir", "-p", directory).expect(0)

@@ -7,16 +7,34 @@ sabotaged unit is caught.
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
+from harness.base.clock import OsClock, poll
+from harness.base.errors import Unavailable
+from harness.base.journal import Entry
+from harness.base.waiting import awaiting
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from harness.machines.systemd import METRONOME
 from proofs.fixtures.engine_unit import EngineUnit
 
 OBSERVED_RESTART_DELAYS = 3
+
+GOES_ON_TICKS = 10
+"""As many more than are stored, when an engine goes on."""
+
+NAMES = {1: "CRASH", 10: "NETWORK", 11: "PARSE", 13: "OVERLOAD"}
+"""What the contract's table calls the exits that are restarted."""
+
+LIMIT_SECS = 1
+"""What an engine is told to bear something for."""
+
+PATIENCE_SECS = 1.5
+"""By how much longer it may have borne it, on a busy computer."""
 
 PASSWORD = "correct horse battery staple"
 """What somebody may have set the wrong key to."""
@@ -122,69 +140,158 @@ def test_mended_unit_runs(engine: EngineUnit, exchange: Exchange) -> None:
     engine.wait_ticks(1)
 
 
-@pytest.mark.claim("exit12", "E3")
+@pytest.mark.claim("exit12", "E3", "M4")
 def test_crash_is_restarted(engine: EngineUnit) -> None:
     """Exit 1: the disk is full when the database is opened."""
     # systemd makes the state directory, in which the disk may be, at the first start.
     engine.try_start()
     disk = engine.machine.layout.disk
     engine.configure({"app": {"db_path": f"{disk}/bot.db"}})
-    with nemesis.small_disk(engine.machine, disk, "4k"), nemesis.full_disk(engine.machine, disk):
+    with reasons_told(engine), nemesis.small_disk(engine.machine, disk, "4k"), nemesis.full_disk(engine.machine, disk):
         engine.try_start()
         expect_restarts_with(engine, 1)
         engine.stop()
 
 
-@pytest.mark.claim("exit12", "E3")
-def test_lost_network_is_restarted(engine: EngineUnit) -> None:
-    """Exit 10: nobody listens at the URL."""
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        engine.configure(
-            {
-                "engine": {
-                    "ingest_mode": "MOCK_WS",
-                    "ws_url": f"ws://127.0.0.1:{nobody.getsockname()[1]}",
-                    "network_give_up_secs": 0.1,
-                    "max_backoff_secs": 0.05,
-                }
-            }
-        )
-        engine.try_start()
-        expect_restarts_with(engine, 10)
-
-
-@pytest.mark.claim("exit12", "E3")
-def test_changed_protocol_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
-    """Exit 11: the exchange talks, and nothing it says can be understood."""
-    # One fewer than the limit, and what can be understood begins the count anew.
-    moved = "<html>we have moved</html>"
-    alternating = [message for number in (1, 2, 3) for message in (*[moved] * 4, exchange.tick(number))]
-    exchange.on_connect_send([*alternating, *[moved] * 20])
-    engine.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "parse_error_limit": 5}})
-    engine.try_start()
-    expect_restarts_with(engine, 11)
-    beat = engine.wait_log("FINAL METRICS").fields
-    told = f"{beat['parse_errors']} unusable messages and {beat['ingest_received']} ticks"
-    engine.expect(beat["parse_errors"] >= 17 and beat["ingest_received"] == 3, f"it ended after {told}, not 17 and 3")
-
-
-@pytest.mark.claim("exit12", "E3", "B2")
-def test_overload_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
-    """Exit 13: somebody holds the database while the exchange floods."""
-    exchange.flood_on_connect()
-    engine.configure(
-        {
-            "engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "overload_grace_ms": 50},
-            "channels": {"persist_channel_size": 16},
-            "persist": {"flush_interval_ms": 10, "busy_timeout_ms": 1000},
-        }
-    )
+@pytest.mark.slow
+@pytest.mark.claim("exit12", "E3", "M4")
+def test_start_that_fails_for_now_is_restarted(engine: EngineUnit) -> None:
+    """Exit 1: somebody else has the database, and it runs as soon as that is over; and then no thread can be had, for
+    which no engine has a rule, unless it needs none."""
+    engine.configure({"engine": {"tick_interval_ms": 5}, "persist": {"flush_interval_ms": 10, "busy_timeout_ms": 1000}})
     engine.start()
     engine.wait_ticks(1)
-    with nemesis.locked(engine.database):
-        engine.wait("the OVERLOAD log line", lambda e: e.fields.get("reason") == "OVERLOAD")
-    expect_restarts_with(engine, 13)
+    engine.stop()
+    with reasons_told(engine):
+        with nemesis.held(engine.database):
+            engine.try_start()
+            expect_restarts_with(engine, 1)
+        engine.wait_log("HEARTBEAT (G4)")
+    if engine.machine.kind == "user":
+        raise Unavailable("a user's other processes count among the threads", "use PROOFS_SYSTEMD=private, as root")
+    engine.drop_in("40-threads", "[Service]\nLimitNPROC=1\n")
+    try:
+        engine.try_start()
+        if not goes_on(engine):
+            engine.wait("an exit with status 1", lambda e: "process exited" in e.message and "status=1/" in e.message)
+            engine.wait_restarts(1)
+    finally:
+        engine.down()
+        engine.remove_drop_in("40-threads")
+
+
+def goes_on(engine: EngineUnit) -> bool:
+    """Whether ticks are stored that came after now; the other way is that it ends. Refuted when it is neither."""
+    due = engine.tick_count() + GOES_ON_TICKS
+
+    def decided() -> bool | None:
+        state = engine.show()
+        if state.n_restarts > 0 or state.active in ("inactive", "failed"):
+            return False
+        return True if engine.tick_count() >= due else None
+
+    with awaiting("ticks, or the end of a process that stores none"):
+        found = poll(decided, OsClock(), engine.deadline_secs)
+    if found is None:
+        raise engine.refuted("without a thread to be had it stores nothing, and does not end")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.claim("exit12", "E3", "M4", "N5")
+def test_lost_network_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
+    """Exit 10, that long after the last connection: a shorter time without one ends nothing. And so in the next run,
+    which never has one."""
+    with reasons_told(engine):
+        engine.connect(exchange, engine={"network_give_up_secs": LIMIT_SECS})
+        exchange.send_ticks(5)
+        engine.wait_ticks(5)
+        with nemesis.refusing(exchange, 503):
+            exchange.wait_refusals(3)
+        took = exchange.refusals[2] - exchange.refusals[0]
+        engine.expect(took <= 1.2, f"{took:.1f} s from one attempt to the next but one, max_backoff_secs is 0.1")
+        exchange.wait_client(connections=2)
+        exchange.send_ticks(5)
+        engine.wait_ticks(10)
+        began = OsClock().wall()
+        with nemesis.unreachable(exchange):
+            ended, final = expect_restarts_with(engine, 10)
+            expect_in_time(engine, ended.realtime_us / 1e6 - began, "network_give_up_secs")
+            engine.expect_stored(final)
+            engine.expect(final["ingest_received"] == 10, f"{final['ingest_received']} of 10 received")
+            again = engine.wait(
+                "the end of the next run", lambda e: "Main process exited" in e.message and e.sent_us > ended.sent_us
+            )
+            engine.expect("status=10/" in again.message, f"expected exit status 10, systemd says: {again.message}")
+            engine.wait_restarts(2)
+
+
+@pytest.mark.claim("exit12", "E3", "M4", "N8")
+def test_changed_protocol_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
+    """Exit 11: the exchange talks, and nothing it says can be understood."""
+    # One fewer than the limit, and what can be understood begins the count anew; and then as many as it is, no more.
+    moved = "<html>we have moved</html>"
+    alternating = [message for number in (1, 2, 3) for message in (*[moved] * 4, exchange.tick(number))]
+    exchange.on_connect_send([*alternating, *[moved] * 5])
+    engine.configure(
+        {
+            "engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "parse_error_limit": 5},
+            "persist": {"flush_interval_ms": 10},
+        }
+    )
+    with reasons_told(engine):
+        engine.try_start()
+        ended, final = expect_restarts_with(engine, 11)
+        engine.stop()
+    told = f"{final['parse_errors']} unusable messages and {final['ingest_received']} ticks"
+    engine.expect(final["parse_errors"] == 17 and final["ingest_received"] == 3, f"it ended after {told}, not 17 and 3")
+    late = ended.realtime_us / 1e6 - exchange.opened[0]
+    engine.expect(late <= PATIENCE_SECS, f"it ended {late:.1f} s after the messages were sent")
+    engine.expect_stored(final)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("exit12", "E3", "M4", "B2")
+def test_overload_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
+    """Exit 13: somebody holds the database while the exchange sends more than there is room for, for longer than the
+    grace; a shorter time ends nothing. What is queued then is written."""
+    with reasons_told(engine):
+        engine.connect(
+            exchange,
+            engine={"overload_grace_ms": 1000 * LIMIT_SECS, "signal_every_n_ticks": 2},
+            channels={"persist_channel_size": 16},
+            # So that what is on its way to the disk is not all that there is.
+            persist={"batch_size": 1},
+        )
+        exchange.send_ticks(1)
+        engine.wait_ticks(1)
+        with nemesis.locked(engine.database):
+            crowd(engine, exchange)
+            engine.mark()
+            engine.wait_log("HEARTBEAT (G4)")
+        engine.wait_ticks(exchange.sent)
+        engine.expect(engine.show().n_restarts == 0, "a lock that was shorter than the grace took it down")
+        with nemesis.locked(engine.database):
+            began = crowd(engine, exchange)
+            told = engine.wait("the OVERLOAD log line", lambda e: e.fields.get("reason") == "OVERLOAD")
+        _, final = expect_restarts_with(engine, 13)
+    expect_in_time(engine, told.realtime_us / 1e6 - began, "overload_grace_ms")
+    engine.expect(
+        final["tick_count"] == final["ingest_processed"] == final["tick_rows_written"],
+        f"of {final['ingest_processed']} ticks that were processed, {final['tick_rows_written']} are written",
+    )
+    engine.expect_stored(final)
+
+
+def crowd(engine: EngineUnit, exchange: Exchange) -> float:
+    """While nothing can be written: a tick that is on its way to the disk, and then more than there is room for.
+    Returns when these were sent, in seconds of the wall clock."""
+    exchange.send_ticks(1)
+    engine.mark()
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == exchange.sent)
+    began = OsClock().wall()
+    exchange.send_ticks(100)
+    return began
 
 
 @pytest.mark.claim("exit12", "E3")
@@ -211,10 +318,40 @@ def prove_restarted_after(engine: EngineUnit, signal: str) -> None:
     engine.expect(state.invocation_id != before.invocation_id, "a restart must be a new invocation")
 
 
-def expect_restarts_with(engine: EngineUnit, status: int) -> None:
-    """The unit ends with `status`, and systemd starts it again; but for a crash, it counts what it did before."""
-    if status != 1:
-        engine.wait_log("FINAL METRICS")
+@contextmanager
+def reasons_told(engine: EngineUnit) -> Iterator[None]:
+    """Have the unit say in the journal, each time that it has ended, what it has left as STATUS=: the next start
+    forgets it, and comes at once."""
+    systemctl = "systemctl --user" if engine.machine.kind == "user" else "systemctl"
+    engine.drop_in("40-reason", f"[Service]\nExecStopPost=+/bin/sh -c '{systemctl} show --property=StatusText %n'\n")
+    try:
+        yield
+    finally:
+        engine.down()
+        engine.remove_drop_in("40-reason")
+
+
+def expect_restarts_with(engine: EngineUnit, status: int) -> tuple[Entry, Mapping[str, Any]]:
+    """The unit ends with `status`, leaves its reason, and systemd starts it again; but for a crash, it counts what it
+    did before. Returns systemd's word of the end, and the last metrics."""
+    final: Mapping[str, Any] = {} if status == 1 else engine.wait_log("FINAL METRICS").fields
     ended = engine.wait("the report of the ended main process", lambda e: "Main process exited" in e.message)
     engine.expect(f"status={status}/" in ended.message, f"expected exit status {status}, systemd says: {ended.message}")
+    left = engine.wait("what it left as STATUS=", lambda e: e.message.startswith("StatusText=")).message
+    ending = f" (exit {status} {NAMES[status]})"
+    reason = left.removeprefix("StatusText=").removesuffix(ending)
+    errors = [entry.event for entry in engine.journal() if entry.level == "ERROR"]
+    engine.expect(
+        left.endswith(ending) and bool(reason) and any(event.startswith(reason[:60]) for event in errors),
+        f"systemctl status says {left.removeprefix('StatusText=')!r}; the ERROR lines: {errors}",
+    )
     engine.wait_restarts(1)
+    return ended, final
+
+
+def expect_in_time(engine: EngineUnit, took: float, limit: str) -> None:
+    """What must come LIMIT_SECS after something came neither before that nor much later."""
+    engine.expect(
+        0.9 * LIMIT_SECS <= took <= LIMIT_SECS + PATIENCE_SECS,
+        f"it came after {took:.2f} s, where {limit} is {LIMIT_SECS} s",
+    )

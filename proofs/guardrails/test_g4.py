@@ -25,6 +25,9 @@ BEATS = 16
 INTERVAL_SECS = 0.2
 """So many and so often that one that comes late, on a busy computer, changes little of the whole."""
 
+RUNNING_SECS = 0.5
+"""How long ingest that runs may take to be let in by an exchange of the same computer."""
+
 CLOCK_SECS = 2.0
 """By how much the time in a line may differ from when the journal had it."""
 
@@ -39,7 +42,7 @@ def heartbeats(engine: EngineUnit, count: int) -> list[Entry]:
     return [entry for entry in engine.journal() if entry.event == "HEARTBEAT (G4)"][:count]
 
 
-@pytest.mark.claim("G4", "M1", "M2", "M3")
+@pytest.mark.claim("G4", "M1", "M2", "M3", "M4")
 def test_heartbeats_come_in_time_and_balance(engine: EngineUnit, exchange: Exchange) -> None:
     """At a fraction of the default interval, so that a proof sees several; the cadence is the configured one."""
     exchange.feed(interval_secs=0.001)
@@ -53,7 +56,16 @@ def test_heartbeats_come_in_time_and_balance(engine: EngineUnit, exchange: Excha
             }
         }
     )
-    engine.start()
+    # A busy computer may be late once.
+    for attempt in (1, 2, 3):
+        engine.start()
+        ready = engine.wait("systemd's word that it started", lambda e: e.message.startswith("Started "))
+        exchange.wait_client(connections=attempt)
+        late = exchange.opened[-1] - ready.realtime_us / 1e6
+        if late <= RUNNING_SECS:
+            break
+        engine.stop()
+    engine.expect(late <= RUNNING_SECS, f"it connected {late:.1f} s after READY=1, by which ingest is running (M4)")
     beats = heartbeats(engine, BEATS)
     engine.expect(len({beat.pid for beat in beats}) == 1, "it was restarted meanwhile")
     # As a whole: on a busy computer one comes late, and the next one after it in time.

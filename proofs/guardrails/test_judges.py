@@ -170,6 +170,7 @@ def test_judges_of_the_exchange_say_no(exchange: Exchange) -> None:
     says_no(lambda: exchange.wait_heard(1, SOON_SECS), "0 of 1 messages were said")
     says_no(lambda: exchange.wait_sent(1, SOON_SECS), "0 of 1 ticks sent")
     says_no(lambda: exchange.wait_refusals(1, SOON_SECS), "0 of 1 handshakes refused")
+    says_no(lambda: exchange.wait_pings(1, SOON_SECS), "0 of 1 pings were sent")
 
 
 def test_judges_of_a_process_say_no(tmp_path: Path) -> None:
@@ -209,6 +210,7 @@ def test_a_fault_that_did_not_land_has_no_receipt(
         sqlite3, "connect", lambda *args, **options: sqlite3.dbapi2.connect(":memory:", isolation_level=None)
     )
     no_receipt(nemesis.locked(database), "takes a second writer")
+    no_receipt(nemesis.held(database), "can be read: it is not held")
 
 
 @pytest.mark.slow

@@ -70,9 +70,11 @@ def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUni
 
 
 @pytest.mark.slow
-@pytest.mark.claim("E5")
+@pytest.mark.claim("E5", "N6")
 def test_it_is_fed_no_more_than_a_hundred_times_a_second(watched: EngineUnit, exchange: Exchange) -> None:
-    watched.connect(exchange)
+    """Nor is a silent peer asked more often than each keepalive_secs whether it is there."""
+    watched.connect(exchange, engine={"keepalive_secs": 1})
+    connected = OsClock().monotonic()
     with tracing.calls(watched, tracing.SENDING) as calls:
         clock = OsClock()
         began = clock.monotonic()
@@ -83,6 +85,9 @@ def test_it_is_fed_no_more_than_a_hundred_times_a_second(watched: EngineUnit, ex
         fed = sum("WATCHDOG=1" in call for call in calls())
         took = clock.monotonic() - began
     watched.expect(0 < fed <= 100 * (took + 1), f"it was fed {fed} times in {took:.1f} s")
+    exchange.wait_pings(1)
+    pings, took = len(exchange.pings), OsClock().monotonic() - connected
+    watched.expect(pings <= took + 1, f"{pings} pings in {took:.1f} s of silence, keepalive_secs is 1")
 
 
 @pytest.mark.claim("E5")
