@@ -450,6 +450,14 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"exit 12: .*refresh_seconds",
     ),
     Sabotage(
+        id="unicode-is-live",
+        guardrail="C1",
+        breaks="a letter that is not LIVE's is taken for it",
+        proof="test_configuration::test_what_is_nearly_live_is_shadow",
+        patch=Patch("engine/config/schema.py", "upper", "name.upper() if name.isascii() else name", "name.upper()"),
+        reason=r"--mode 'l.ve' is no mode: SHADOW, and not exit 12",
+    ),
+    Sabotage(
         id="any-configuration-may-be-absent",
         guardrail="C3",
         breaks="an engine whose configuration is lost runs on its defaults",

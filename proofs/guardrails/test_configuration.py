@@ -15,6 +15,7 @@ from proofs.fixtures.misconfigured import (
     check,
     every_key,
     expect_refused,
+    expect_shadow,
     expect_untouched,
     logged,
     unknown,
@@ -48,7 +49,11 @@ GROUPS: dict[str, list[Mistake]] = {
 }
 """Of each kind a few, of each table one: each asks the engine anew, which takes a third of a second."""
 
+NEARLY_LIVE = (" LIVE", "l\u0131ve")
+"""A space, and an i without its dot."""
 
+
+@pytest.mark.slow
 @pytest.mark.claim("C4")
 @pytest.mark.parametrize("group", GROUPS)
 def test_what_must_not_stand_in_a_configuration_is_refused_and_told(engine: EngineUnit, group: str) -> None:
@@ -63,6 +68,14 @@ def test_every_key_of_the_contract_is_known(engine: EngineUnit) -> None:
     result = check(engine)
     said = [entry.event for entry in logged(result) if entry.level == "ERROR"]
     engine.expect(result.status == 0, f"--check-config of every key that section 2 names: exit {result.status}: {said}")
+
+
+@pytest.mark.claim("C1", "G0")
+def test_what_is_nearly_live_is_shadow(engine: EngineUnit) -> None:
+    """On the command line, over a configuration of LIVE: what only an eye or Unicode takes for it."""
+    engine.configure({"mode": "LIVE", "live_armed": True})
+    for mode in NEARLY_LIVE:
+        expect_shadow(engine, mode)
 
 
 @pytest.mark.claim("C3", "G0")
