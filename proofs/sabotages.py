@@ -450,6 +450,19 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"exit 12: .*refresh_seconds",
     ),
     Sabotage(
+        id="any-ingest-is-synthetic",
+        guardrail="C2",
+        breaks="a typo of real data becomes made-up data",
+        proof="test_configuration::test_an_unknown_ingest_is_refused",
+        patch=Patch(
+            "engine/config/schema.py",
+            "_ingest_mode",
+            "name if name in INGEST_MODES else value",
+            "name if name in INGEST_MODES else 'SYNTHETIC'",
+        ),
+        reason=r"--ingest realwss: exit 0, expected 12",
+    ),
+    Sabotage(
         id="unicode-is-live",
         guardrail="C1",
         breaks="a letter that is not LIVE's is taken for it",

@@ -24,8 +24,8 @@ from proofs.fixtures.misconfigured import (
 
 GROUPS: dict[str, list[Mistake]] = {
     "numbers": [
-        wrong_value("engine.sample_every", "true"),
-        wrong_value("execution.order_size", "nan"),
+        wrong_value("execution.fee_rate", "true"),
+        wrong_value("risk_caps.max_exposure_usd", "nan"),
         wrong_value("risk_caps.max_symbol_exposure_usd", "inf"),
         wrong_value("risk_caps.max_open_orders", "-1"),
         wrong_value("channels.persist_channel_size", "0"),
@@ -76,6 +76,16 @@ def test_what_is_nearly_live_is_shadow(engine: EngineUnit) -> None:
     engine.configure({"mode": "LIVE", "live_armed": True})
     for mode in NEARLY_LIVE:
         expect_shadow(engine, mode)
+
+
+@pytest.mark.claim("C2")
+def test_an_unknown_ingest_is_refused(engine: EngineUnit) -> None:
+    """On the command line, where a typo of real data must not become made-up data."""
+    engine.configure({"engine": {"ingest_mode": "SYNTHETIC"}})
+    result = check(engine, "--ingest", "realwss")
+    said = [entry.event for entry in logged(result) if entry.level == "ERROR"]
+    engine.expect(result.status == 12, f"--ingest realwss: exit {result.status}, expected 12: {said}")
+    engine.expect(any("realwss" in event.lower() for event in said), f"no ERROR line names realwss: {said}")
 
 
 @pytest.mark.claim("C3", "G0")

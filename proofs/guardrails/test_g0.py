@@ -82,15 +82,18 @@ def test_live_on_the_command_line_needs_the_gate_too(engine: EngineUnit) -> None
 def test_a_refused_live_calls_nobody(engine: EngineUnit) -> None:
     """From its first moment to its end it opens no connection, not even to its feed, and leaves no file."""
     feed = {"ingest_mode": "MOCK_WS", "ws_url": "ws://127.0.0.1:9"}
-    engine.configure({"mode": "Live", "live_armed": True, "engine": feed})
-    with misconfigured.expect_untouched(engine):
-        directory = engine.machine.layout.state
-        status, calls = tracing.whole_run(
-            engine.machine, directory, engine.argv(), tracing.SENDING, engine.deadline_secs
+    for asked, flags in (({"mode": "Live"}, ()), ({}, ("--mode", "live"))):
+        engine.configure({**asked, "live_armed": True, "engine": feed})
+        machine, argv = engine.machine, engine.argv(*flags)
+        with misconfigured.expect_untouched(engine):
+            status, calls = tracing.whole_run(
+                machine, machine.layout.state, argv, tracing.SENDING, engine.deadline_secs
+            )
+        engine.expect(
+            status == 12, f"LIVE without the gate: exit {status}, or no end within {engine.deadline_secs:g} s"
         )
-    engine.expect(status == 12, f"LIVE without the gate: exit {status}, or no end within {engine.deadline_secs:g} s")
-    called = tracing.to_the_network(calls)
-    engine.expect(not called, f"a refused LIVE calls the network: {called[:3]}")
+        called = tracing.to_the_network(calls)
+        engine.expect(not called, f"a refused LIVE calls the network: {called[:3]}")
 
 
 def expect_refused(engine: EngineUnit, armed: bool) -> None:
