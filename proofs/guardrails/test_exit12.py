@@ -38,7 +38,7 @@ MISCONFIGURED = {
 
 MISTAKES = {
     "unknown-key": unknown("engine.tick_intervall_ms", "tick_interval_ms"),
-    "wrong-type": Mistake("wrong-type", MISCONFIGURED["wrong-type"][0] or "", "engine.sample_every", "five"),
+    "wrong-type": Mistake("wrong-type", "", "engine.sample_every", "five"),
     "risk-cap-zero": wrong_value("risk_caps.max_exposure_usd", "0"),
 }
 """What the line of a start must name beside that, as `--check-config` has to (test_configuration.py)."""
