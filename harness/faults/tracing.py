@@ -70,6 +70,24 @@ def to_the_network(calls: Sequence[str]) -> list[str]:
     return [call for call in calls if NEW.search(call) or OPEN.search(call)]
 
 
+def whole_run(
+    machine: Machine, directory: str, argv: Sequence[str], names: str, most_secs: float
+) -> tuple[int, list[str]]:
+    """Run a command in this directory, as a service of systemd's that is watched from its first moment on and ended
+    after most_secs. Return its exit status, and its calls of these names as `calls` has them.
+
+    Unavailable without strace, or where it may not trace."""
+    traced = _command(machine, "--follow-forks", "--seccomp-bpf", f"--trace={names}", "--", *argv)
+    properties = {"WorkingDirectory": directory, "NotifyAccess": "all", "RuntimeMaxSec": f"{most_secs:g}"}
+    told = [f"--property={name}={value}" for name, value in properties.items()]
+    ended = machine.systemd_run(f"--unit={TRACER}", "--wait", "--collect", "--quiet", *told, *traced)
+    seen = machine.run("cat", _log(machine)).stdout
+    machine.run("rm", "-f", _log(machine)).expect(0)
+    if not seen:
+        raise Unavailable("strace may not trace here", "use PROOFS_SYSTEMD=private, as root")
+    return ended.status, seen.splitlines()
+
+
 @contextmanager
 def standing_still(unit: Unit, thread: Thread) -> Iterator[Receipt]:
     """Let one thread of the main process stand still at its next system call, as in a call that does not return; the
@@ -82,18 +100,22 @@ def standing_still(unit: Unit, thread: Thread) -> Iterator[Receipt]:
 
 @contextmanager
 def _strace(machine: Machine, pid: int, *flags: str) -> Iterator[None]:
-    if machine.run("sh", "-c", "command -v strace").status != 0:
-        raise Unavailable("strace is not installed", "apt-get install strace")
-    command = (
-        "strace", "--quiet=all", "--decode-fds=all", "--signal=none", "--string-limit=4096",
-        f"--output={_log(machine)}", *flags, f"--attach={pid}",
-    )  # fmt: skip
+    command = _command(machine, *flags, f"--attach={pid}")
     machine.systemd_run(f"--unit={TRACER}", "--property=CollectMode=inactive-or-failed", *command).expect(0)
     try:
         yield
     finally:
         machine.systemctl("stop", TRACER)
         machine.run("rm", "-f", _log(machine)).expect(0)
+
+
+def _command(machine: Machine, *flags: str) -> tuple[str, ...]:
+    if machine.run("sh", "-c", "command -v strace").status != 0:
+        raise Unavailable("strace is not installed", "apt-get install strace")
+    return (
+        "strace", "--quiet=all", "--decode-fds=all", "--signal=none", "--string-limit=4096",
+        f"--output={_log(machine)}", *flags,
+    )  # fmt: skip
 
 
 def _log(machine: Machine) -> str:

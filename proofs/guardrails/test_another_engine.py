@@ -36,7 +36,7 @@ from proofs.guardrails import (
 
 Another = Callable[..., EngineUnit]
 
-SECOND = ("reference_engine.py", f"{PREFIX}/bin/python -I {{}} --config /etc/hybrid-engine/config.toml", "")
+SECOND = ("reference_engine.py", f"{PREFIX}/bin/python -I {{}} --config {{{{config}}}}", "")
 
 SLEEPER_SECS = 0.5
 """What is waited for a sleeper that will never wake."""
@@ -59,11 +59,13 @@ def another(engine: EngineUnit) -> Iterator[Another]:
         source = directory / program
         source.write_text(changed((engine.stage.checkout / "proofs/fixtures" / program).read_text()))
         source.chmod(0o755)
-        asked = command.format(f"{ENGINE_FILES}/another/{program}")
-        engine.drop_in("30-another", f"[Service]\nExecStart=\nExecStart={asked}\n{more}\n")
+        engine.runs = command.format(f"{ENGINE_FILES}/another/{program}")
+        engine.drop_in("30-another", f"[Service]\nExecStart=\nExecStart={engine.command()}\n{more}\n")
         return engine
 
+    ours = engine.runs
     yield run
+    engine.runs = ours
     engine.down()
     engine.remove_drop_in("30-another")
     shutil.rmtree(directory)

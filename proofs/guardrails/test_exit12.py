@@ -21,6 +21,7 @@ from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from harness.machines.systemd import METRONOME
 from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.misconfigured import PASSWORD, Mistake, faults_of_line, unknown, wrong_value
 
 OBSERVED_RESTART_DELAYS = 3
 
@@ -35,9 +36,6 @@ LIMIT_SECS = 1
 
 PATIENCE_SECS = 1.5
 """By how much longer it may have borne it, on a busy computer."""
-
-PASSWORD = "correct horse battery staple"
-"""What somebody may have set the wrong key to."""
 
 MISCONFIGURED = {
     # case: (configuration or None for no file at all, what the one log line must name)
@@ -56,6 +54,12 @@ MISCONFIGURED = {
     "live-without-gate": ('mode = "LIVE"\n', ["LIVE", "live_armed", "proof bundle"]),
 }
 
+MISTAKES = {
+    "unknown-key": unknown("engine.tick_intervall_ms", "tick_interval_ms"),
+    "wrong-type": Mistake("wrong-type", "", "engine.sample_every", "five"),
+    "risk-cap-zero": wrong_value("risk_caps.max_exposure_usd", "0"),
+}
+"""What the line of a start must name beside that, as `--check-config` has to (test_configuration.py)."""
 
 HOPELESS = '[[source]]\nname = "a"\nurl = "wss://stream.binance.com:9443/ws/BTCUSDT@trade"\npriority = 1\n'
 
@@ -113,6 +117,9 @@ def test_misconfigured_unit_stays_down_and_says_why(engine: EngineUnit, case: st
         engine.expect(word in line.message, f"the log line does not name {word!r}")
     told = [entry.message for entry in engine.whole_journal() if PASSWORD in entry.message]
     engine.expect(not told, f"the log shows the value of a key that is not known: {told}")
+    if case in MISTAKES:
+        faults = faults_of_line(MISTAKES[case], line, engine.config_path)
+        engine.expect(not faults, f"C4: {'; '.join(faults)}")
     # What `systemctl status` shows of it, and what `journalctl -p err` finds.
     status = engine.property("StatusText")
     engine.expect(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from harness.faults import tracing
+from proofs.fixtures import misconfigured
 from proofs.fixtures.engine_unit import EngineUnit, Tables
 
 FAST = {"tick_interval_ms": 2, "signal_every_n_ticks": 2}
@@ -45,18 +47,18 @@ def test_mode_typo_on_the_command_line_is_shadow(engine: EngineUnit) -> None:
 
 
 @pytest.mark.claim("G0", "L1", "S14")
-@pytest.mark.parametrize("armed", [False, True])
 @pytest.mark.parametrize(
-    "bundle",
+    ("armed", "bundle"),
     [
-        pytest.param(None, id="no-bundle"),
-        pytest.param("", id="touched-bundle", marks=pytest.mark.slow),
-        pytest.param("{}", id="empty-object", marks=pytest.mark.slow),
+        pytest.param(False, None, id="not-armed"),
+        pytest.param(True, None, id="no-bundle"),
+        pytest.param(True, "", id="touched-bundle", marks=pytest.mark.slow),
+        pytest.param(True, "{}", id="empty-object", marks=pytest.mark.slow),
     ],
 )
 def test_live_without_the_gate_records_nothing(engine: EngineUnit, armed: bool, bundle: str | None) -> None:
     """Every way to ask for LIVE without all it needs: exit 12, and not one order of any kind."""
-    engine.configure({"mode": "LIVE", "live_armed": armed, "engine": FAST})
+    engine.configure({"mode": "LIVE" if armed else "live", "live_armed": armed, "engine": FAST})
     if bundle is not None:
         engine.write_state("data/proof_bundle.json", bundle)
     expect_refused(engine, armed)
@@ -74,6 +76,24 @@ def test_live_on_the_command_line_needs_the_gate_too(engine: EngineUnit) -> None
         engine.down()
         engine.remove_drop_in("30-flag")
     expect_runs_otherwise(engine)
+
+
+@pytest.mark.claim("G0", "L1", "S14")
+def test_a_refused_live_calls_nobody(engine: EngineUnit) -> None:
+    """From its first moment to its end it opens no connection, not even to its feed, and leaves no file."""
+    feed = {"ingest_mode": "MOCK_WS", "ws_url": "ws://127.0.0.1:9"}
+    for asked, flags in (({"mode": "Live"}, ()), ({}, ("--mode", "live"))):
+        engine.configure({**asked, "live_armed": True, "engine": feed})
+        machine, argv = engine.machine, engine.argv(*flags)
+        with misconfigured.expect_untouched(engine):
+            status, calls = tracing.whole_run(
+                machine, machine.layout.state, argv, tracing.SENDING, engine.deadline_secs
+            )
+        engine.expect(
+            status == 12, f"LIVE without the gate: exit {status}, or no end within {engine.deadline_secs:g} s"
+        )
+        called = tracing.to_the_network(calls)
+        engine.expect(not called, f"a refused LIVE calls the network: {called[:3]}")
 
 
 def expect_refused(engine: EngineUnit, armed: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signal import SIGALRM, SIGPROF, SIGRTMAX, SIGRTMIN, SIGUSR2
+from signal import SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGRTMAX, SIGRTMIN, SIGSTKFLT, SIGUSR2, SIGVTALRM
 
 import pytest
 
@@ -12,11 +12,14 @@ from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
-MEANINGLESS = (*map(int, (SIGUSR2, SIGALRM, SIGPROF)), *range(SIGRTMIN, SIGRTMAX + 1))
-"""Signals that E6 names, and that would end a process that does nothing about them."""
+MEANINGLESS = (
+    *map(int, (SIGUSR2, SIGALRM, SIGPROF, SIGVTALRM, SIGIO, SIGPWR, SIGSTKFLT)),
+    *range(SIGRTMIN, SIGRTMAX + 1),
+)
+"""Signals that E6 means, and that would end a process that does nothing about them."""
 
 TOLD_SECS = 2.0
-"""How long systemd may not know of a stop: far less than shutdown_timeout_secs (5)."""
+"""How long systemd may not know of a stop, or a start not obey one: far less than shutdown_timeout_secs (5)."""
 
 
 def run_and_feed(engine: EngineUnit, exchange: Exchange) -> None:
@@ -98,6 +101,33 @@ def test_hangup_and_quit_in_full_flow(engine: EngineUnit, exchange: Exchange, si
     engine.wait_end()
     expect_clean_end(engine)
     engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("E6")
+def test_a_stop_during_the_start_is_clean(engine: EngineUnit) -> None:
+    """While the database is being opened, which somebody else has: neither is that waited for, nor is a signal that
+    means nothing another one than later."""
+    engine.configure({"engine": {"tick_interval_ms": 5}, "persist": {"flush_interval_ms": 10, "busy_timeout_ms": 8000}})
+    engine.start()
+    engine.wait_ticks(1)
+    engine.stop()
+    with nemesis.held(engine.database):
+        engine.forget()
+        engine.machine.systemctl("start", "--no-block", engine.name).expect(0)
+        engine.wait_log("configuration loaded")
+        engine.kill("USR1")
+        began = OsClock().monotonic()
+        engine.stop()
+        took = OsClock().monotonic() - began
+    killed = [entry.message for entry in engine.whole_journal() if "code=killed" in entry.message]
+    engine.expect(not killed, f"a signal ended it during the start: {killed}")
+    state = engine.show()
+    engine.expect(
+        (state.active, state.result, state.exec_main_status) == ("inactive", "success", 0),
+        "a stop during the start did not end it cleanly",
+    )
+    engine.expect(took <= TOLD_SECS, f"a stop during the start took {took:.1f} s")
 
 
 @pytest.mark.slow

@@ -1,0 +1,107 @@
+"""C3 and C4 of the judged engine, as it is installed: what must not stand in a configuration is refused, and told.
+
+Its own `--check-config` is asked, which starts nothing; that a start agrees is for test_exit12.py and test_g0.py.
+proofs/guardrails/long_configuration.py asks for every key and every value.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.misconfigured import (
+    PASSWORD,
+    Mistake,
+    check,
+    every_key,
+    expect_refused,
+    expect_shadow,
+    expect_untouched,
+    logged,
+    unknown,
+    wrong_value,
+)
+
+GROUPS: dict[str, list[Mistake]] = {
+    "numbers": [
+        wrong_value("execution.fee_rate", "true"),
+        wrong_value("risk_caps.max_exposure_usd", "nan"),
+        wrong_value("risk_caps.max_symbol_exposure_usd", "inf"),
+        wrong_value("risk_caps.max_open_orders", "-1"),
+        wrong_value("channels.persist_channel_size", "0"),
+        wrong_value("engine.keepalive_secs", "-inf"),
+    ],
+    "types": [
+        wrong_value("persist.batch_size", '""'),
+        wrong_value("dashboard.port", "[1]"),
+        wrong_value("app.symbol", "1979-05-27"),
+        wrong_value("live_armed", "1"),
+        wrong_value("engine.ingest_mode", '"MOCK"'),
+        wrong_value("mode", '" LIVE"'),
+    ],
+    "unknown": [
+        unknown("live_arm", "live_armed"),
+        unknown("engine.Sample_every", "sample_every"),
+        unknown("risk_cap", "risk_caps", "[risk_cap]\n"),
+        unknown("exchange", "", f'[exchange]\napi_kee = "{PASSWORD}"\n'),
+        unknown("engine", "", "engine = 3\n"),
+    ],
+}
+"""Of each kind a few, of each table one: each asks the engine anew, which takes a third of a second."""
+
+NEARLY_LIVE = (" LIVE", "l\u0131ve")
+"""A space, and an i without its dot."""
+
+
+@pytest.mark.slow
+@pytest.mark.claim("C4")
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_must_not_stand_in_a_configuration_is_refused_and_told(engine: EngineUnit, group: str) -> None:
+    with expect_untouched(engine):
+        expect_refused(engine, GROUPS[group])
+
+
+@pytest.mark.claim("C4")
+def test_every_key_of_the_contract_is_known(engine: EngineUnit) -> None:
+    """The positive control: what refuses everything refuses no mistake."""
+    engine.configure_text(every_key())
+    result = check(engine)
+    said = [entry.event for entry in logged(result) if entry.level == "ERROR"]
+    engine.expect(result.status == 0, f"--check-config of every key that section 2 names: exit {result.status}: {said}")
+
+
+@pytest.mark.claim("C1", "G0")
+def test_what_is_nearly_live_is_shadow(engine: EngineUnit) -> None:
+    """On the command line, over a configuration of LIVE: what only an eye or Unicode takes for it."""
+    engine.configure({"mode": "LIVE", "live_armed": True})
+    for mode in NEARLY_LIVE:
+        expect_shadow(engine, mode)
+
+
+@pytest.mark.claim("C2")
+def test_an_unknown_ingest_is_refused(engine: EngineUnit) -> None:
+    """On the command line, where a typo of real data must not become made-up data."""
+    engine.configure({"engine": {"ingest_mode": "SYNTHETIC"}})
+    result = check(engine, "--ingest", "realwss")
+    said = [entry.event for entry in logged(result) if entry.level == "ERROR"]
+    engine.expect(result.status == 12, f"--ingest realwss: exit {result.status}, expected 12: {said}")
+    engine.expect(any("realwss" in event.lower() for event in said), f"no ERROR line names realwss: {said}")
+
+
+@pytest.mark.claim("C3", "G0")
+def test_only_the_default_configuration_may_be_absent(engine: EngineUnit) -> None:
+    """One that was named must be there, wherever it is named; without a name the defaults are warned of."""
+    for absent in (f"{engine.config_path}/../nowhere/config.toml", "config/config.toml"):
+        result = check(engine, config=absent)
+        engine.expect(result.status == 12, f"--config {absent}, which is absent: exit {result.status}")
+        ends = [entry.event for entry in logged(result) if entry.level == "ERROR"]
+        engine.expect(any(absent in event for event in ends), f"no ERROR line names {absent}: {ends}")
+    engine.drop_in("30-flag", f"[Service]\nExecStart=\nExecStart={engine.command_without_config()}\n")
+    try:
+        engine.start()
+        said = engine.wait_log("configuration loaded").fields["mode"]
+        engine.expect(said == "SHADOW", f"without a configuration it runs {said}")
+        engine.wait("a warning of the defaults", lambda entry: entry.level == "WARN" and "default" in entry.event)
+    finally:
+        engine.down()
+        engine.remove_drop_in("30-flag")
