@@ -1250,6 +1250,20 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"while orders are made it calls the network",
     ),
     Sabotage(
+        id="paper-orders-call-out",
+        guardrail="I1",
+        breaks="filling an order of PAPER opens a socket of its own",
+        proof="test_invariants::test_orders_of_paper_make_no_network_call",
+        patch=Patch(
+            "engine/trading/execution.py",
+            "_cash_delta",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+            "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
+        ),
+        reason=r"while orders are made it calls the network",
+    ),
+    Sabotage(
         id="slippage-in-our-favour",
         guardrail="S9",
         breaks="a shadow sale is recorded at a better price than the tick's",

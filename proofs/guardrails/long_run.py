@@ -23,7 +23,8 @@ BEAT_SECS = 0.2
 @pytest.mark.claim("D4", "G4", "M2", "M3", "S13")
 @pytest.mark.parametrize("seconds", [SECONDS])
 def test_what_is_told_is_there_for_as_long_as_it_runs(engine: EngineUnit, exchange: Exchange, seconds: float) -> None:
-    """Heartbeats come, and what they tell as written is in the database; at the end all that was counted is there."""
+    """Heartbeats come, and what they tell as written is in the database; at the end all that was counted is there, and
+    after another start it still is."""
     exchange.feed(interval_secs=0.005)
     engine.connect(exchange, engine={"heartbeat_interval_secs": BEAT_SECS})
     pid = engine.show().main_pid
@@ -41,3 +42,9 @@ def test_what_is_told_is_there_for_as_long_as_it_runs(engine: EngineUnit, exchan
     engine.expect(engine.show().main_pid == pid, "it was restarted meanwhile")
     engine.stop()
     expect_clean_end(engine)
+    newest = "SELECT max(id) FROM ticks"
+    ((last,),), stored = engine.query(newest), engine.tick_count()
+    engine.start()
+    engine.wait_rows(newest, at_least=int(str(last)) + 1)
+    ((left,),) = engine.query(f"SELECT count(*) FROM ticks WHERE id <= {last}")
+    engine.expect(left == stored, f"of {stored} ticks {left} are left after another start")

@@ -26,12 +26,24 @@ EACH_TICK = {"signal_every_n_ticks": 1}
 
 @pytest.mark.claim("I1", "R4")
 def test_orders_make_no_network_call(engine: EngineUnit, exchange: Exchange) -> None:
-    """With orders in full flow, the process has one connection, to the feed, over which it says nothing, be it in a
-    ping; and it asks the kernel for no other, be it for a moment, nor as it stops."""
-    engine.connect(exchange, engine={**EACH_TICK, "keepalive_secs": 600})
+    prove_no_network_call(engine, exchange, "SHADOW", fills=50)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("I1", "R4", "S10")
+def test_orders_of_paper_make_no_network_call(engine: EngineUnit, exchange: Exchange) -> None:
+    """Through their whole life: what is open is cancelled as it stops."""
+    # Some signals are vetoed: ten orders may be open.
+    prove_no_network_call(engine, exchange, "PAPER", fills=10)
+
+
+def prove_no_network_call(engine: EngineUnit, exchange: Exchange, mode: str, fills: int) -> None:
+    """With orders of 50 ticks in full flow, the process has one connection, to the feed, over which it says nothing, be
+    it in a ping; and it asks the kernel for no other, be it for a moment, nor as it stops."""
+    engine.connect(exchange, mode, engine={**EACH_TICK, "keepalive_secs": 600})
     with tracing.calls(engine, tracing.SENDING) as calls:
         exchange.send_ticks(50)
-        engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=50)
+        engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=fills)
         far = tracing.to_the_network(calls())
         pid = engine.show().main_pid
         lines = engine.machine.run("ss", "--tcp", "--udp", "--numeric", "--processes", "--all", "--no-header").stdout
