@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from harness.base.clock import OsClock
@@ -120,6 +122,14 @@ def test_a_signal_that_means_nothing(engine: EngineUnit, exchange: Exchange, sig
     expect_clean_end(engine)
 
 
+def count_commits(wal: bytes) -> int:
+    """Count the transactions that are in a write-ahead log (SQLite's file format, section 4)."""
+    (page_bytes,), salts = struct.unpack_from(">I", wal, 8), wal[16:24]
+    frames = range(32, len(wal) - 23, 24 + page_bytes)
+    # The last frame of a transaction says how large it leaves the database; those of an earlier log have other salts.
+    return sum(wal[at + 4 : at + 8] != bytes(4) and wal[at + 8 : at + 16] == salts for at in frames)
+
+
 def expect_whole_batches(engine: EngineUnit) -> int:
     """What one batch holds is there together, whenever somebody looks: a signal with its order, its transition and its
     fill. Returns how many ticks there are."""
@@ -137,7 +147,10 @@ def test_sigkill_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     exchange.numbered = True
     exchange.feed(interval_secs=0.001, again=100)
     engine.connect(exchange, engine={"signal_every_n_ticks": 2})
-    engine.wait_ticks(1)
+    engine.wait_ticks(100)
+    rows = sum(int(str(engine.query(f"SELECT COUNT(*) FROM {table}")[0][0])) for table in COUNTED)
+    commits = count_commits(engine.database.with_name("bot.db-wal").read_bytes())
+    engine.expect(2 * commits <= rows, f"{rows} rows in {commits} transactions: one takes everything that is pending")
     clock = OsClock()
     end = clock.monotonic() + engine.deadline_secs
     while expect_whole_batches(engine) < 300 and clock.monotonic() < end:
