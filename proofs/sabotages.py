@@ -249,7 +249,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="what was committed is lost with the computer's power",
         proof="test_g3::test_what_was_committed_is_forced_to_disk",
         patch=Patch("engine/storage/opening.py", "PRAGMAS", '("NORMAL", 1)', '("OFF", 0)'),
-        reason=r"a clean stop syncs nothing",
+        reason=r"nothing is synced before|a clean stop syncs nothing",
     ),
     Sabotage(
         id="fed-too-often",
@@ -1349,12 +1349,26 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"while orders are made it calls the network",
     ),
     Sabotage(
+        id="paper-orders-call-out",
+        guardrail="I1",
+        breaks="filling an order of PAPER opens a socket of its own",
+        proof="test_invariants::test_orders_of_paper_make_no_network_call",
+        patch=Patch(
+            "engine/trading/execution.py",
+            "_cash_delta",
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+            "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
+            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
+        ),
+        reason=r"while orders are made it calls the network",
+    ),
+    Sabotage(
         id="slippage-in-our-favour",
         guardrail="S9",
         breaks="a shadow sale is recorded at a better price than the tick's",
         proof="test_scenarios::test_shadow_orders_are_recorded_with_their_assumptions",
         patch=Patch("engine/trading/execution.py", "_Simulator.__init__", "_ROUND.subtract", "_ROUND.add"),
-        reason=r"the fill:",
+        reason=r"the fills:",
     ),
     Sabotage(
         id="pongs-are-not-missed",

@@ -1,29 +1,40 @@
 """What strace(1) sees and does of a running service, whatever language it is written in: what it sends, and a thread
 that stands still while the others go on.
 
-Both begin when every thread concerned has a tracer, and end with none; a service is not restarted for them.
+Both begin when every thread concerned has a tracer, and end with none; a service is not restarted for them. strace runs
+outside of the machine: a service in a private one has no way to ask whether it is watched, for its TracerPid is 0.
 """
 
 from __future__ import annotations
 
 import re
+import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.base.errors import Unavailable
+from harness.evidence.shell import Process
 from harness.faults.nemesis import Receipt, await_receipt
 from harness.machines.machine import Machine
 from harness.machines.systemd import Unit
 
-TRACER = "proof-trace.service"
-"""The unit that strace runs as."""
+END_SECS = 5.0
+"""How long strace may take to let go."""
 
 SENDING = "socket,connect,bind,sendto,sendmsg,sendmmsg,write,writev"
 """Calls that make a socket or send something."""
 
 SYNCING = "fsync,fdatasync,msync,sync,syncfs,sync_file_range"
 """Calls that force what was written to the disk."""
+
+TRACER = "proof-trace.service"
+"""The unit that a run which is watched as a whole is."""
+
+HOW = ("--quiet=all", "--decode-fds=all", "--signal=none", "--string-limit=4096")
+"""What strace shows of a call."""
 
 NEW = re.compile(r"\b(?:socket\(|sa_family=)AF_(?:INET6?|PACKET|VSOCK)\b")
 """Address families that reach beyond the computer's own files: a UNIX socket, as of sd_notify, does not."""
@@ -37,17 +48,18 @@ class Thread:
     """One thread of a service's main process."""
 
     id: int
+    """As this computer counts, which a machine's own processes may not."""
     name: str
 
 
 def threads(unit: Unit) -> list[Thread]:
     """Return the main process's threads, the main thread first; empty when there is none."""
-    pid = unit.show().main_pid
-    shown = unit.machine.run("sh", "-c", f"grep -H '' /proc/{pid}/task/*/comm").stdout
-    found = [
-        Thread(int(match[1]), match[2])
-        for match in re.finditer(rf"^/proc/{pid}/task/(\d+)/comm:(.*)$", shown, re.MULTILINE)
-    ]
+    pid = _pid(unit)
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        # One that has just ended is none.
+        with suppress(OSError):
+            found.append(Thread(int(task.name), (task / "comm").read_text().strip()))
     return sorted(found, key=lambda thread: (thread.id != pid, thread.id))
 
 
@@ -58,10 +70,10 @@ def calls(unit: Unit, names: str) -> Iterator[Callable[[], list[str]]]:
 
     Unavailable without strace, or where it may not trace. A call through io_uring(7) is none that can be seen.
     """
-    pid = unit.show().main_pid
-    with _strace(unit.machine, pid, "--follow-forks", f"--trace={names}"):
-        _await_tracer(unit.machine, f"/proc/{pid}/task/*/status")
-        yield lambda: unit.machine.run("cat", _log(unit.machine)).expect(0).stdout.splitlines()
+    pid = _pid(unit)
+    with _strace(unit.machine, pid, "--follow-forks", f"--trace={names}") as (strace, log):
+        _await_tracer(strace, pid)
+        yield lambda: log.read_text(errors="replace").splitlines()
 
 
 def to_the_network(calls: Sequence[str]) -> list[str]:
@@ -77,12 +89,15 @@ def whole_run(
     after most_secs. Return its exit status, and its calls of these names as `calls` has them.
 
     Unavailable without strace, or where it may not trace."""
-    traced = _command(machine, "--follow-forks", "--seccomp-bpf", f"--trace={names}", "--", *argv)
+    if machine.run("sh", "-c", "command -v strace").status != 0:
+        raise Unavailable("strace is not installed", "apt-get install strace")
+    log = f"{machine.layout.state}/trace.log"
+    traced = ("strace", *HOW, f"--output={log}", "--follow-forks", "--seccomp-bpf", f"--trace={names}", "--", *argv)
     properties = {"WorkingDirectory": directory, "NotifyAccess": "all", "RuntimeMaxSec": f"{most_secs:g}"}
     told = [f"--property={name}={value}" for name, value in properties.items()]
     ended = machine.systemd_run(f"--unit={TRACER}", "--wait", "--collect", "--quiet", *told, *traced)
-    seen = machine.run("cat", _log(machine)).stdout
-    machine.run("rm", "-f", _log(machine)).expect(0)
+    seen = machine.run("cat", log).stdout
+    machine.run("rm", "-f", log).expect(0)
     if not seen:
         raise Unavailable("strace may not trace here", "use PROOFS_SYSTEMD=private, as root")
     return ended.status, seen.splitlines()
@@ -92,45 +107,44 @@ def whole_run(
 def standing_still(unit: Unit, thread: Thread) -> Iterator[Receipt]:
     """Let one thread of the main process stand still at its next system call, as in a call that does not return; the
     others go on. At the end it goes on too. Unavailable without strace, or where it may not trace."""
-    with _strace(unit.machine, thread.id, "--trace=all", "--inject=all:delay_enter=3600s"):
-        pid = unit.show().main_pid
-        evidence = _await_tracer(unit.machine, f"/proc/{pid}/task/{thread.id}/status", "t (tracing stop)")
+    with _strace(unit.machine, thread.id, "--trace=all", "--inject=all:delay_enter=3600s") as (strace, _):
+        evidence = _await_tracer(strace, _pid(unit), thread.id, "t (tracing stop)")
         yield Receipt("a thread stands still", f"{thread.name}: {evidence}")
 
 
+def _pid(unit: Unit) -> int:
+    return unit.machine.pid_outside(unit.show().main_pid)
+
+
 @contextmanager
-def _strace(machine: Machine, pid: int, *flags: str) -> Iterator[None]:
-    command = _command(machine, *flags, f"--attach={pid}")
-    machine.systemd_run(f"--unit={TRACER}", "--property=CollectMode=inactive-or-failed", *command).expect(0)
-    try:
-        yield
-    finally:
-        machine.systemctl("stop", TRACER)
-        machine.run("rm", "-f", _log(machine)).expect(0)
+def _strace(machine: Machine, thread: int, *flags: str) -> Iterator[tuple[Process, Path]]:
+    """Yields strace, and the file that it writes."""
+    # Beside the machine as well: what lies in its directories can be seen there.
+    with tempfile.TemporaryDirectory(prefix="proof-trace-") as directory:
+        log = Path(directory, "calls")
+        log.touch()
+        strace = machine.start_outside("strace", *HOW, f"--output={log}", *flags, f"--attach={thread}")
+        try:
+            yield strace, log
+        finally:
+            strace.signal(signal.SIGTERM)
+            if not strace.wait(END_SECS):
+                strace.kill()
 
 
-def _command(machine: Machine, *flags: str) -> tuple[str, ...]:
-    if machine.run("sh", "-c", "command -v strace").status != 0:
-        raise Unavailable("strace is not installed", "apt-get install strace")
-    return (
-        "strace", "--quiet=all", "--decode-fds=all", "--signal=none", "--string-limit=4096",
-        f"--output={_log(machine)}", *flags,
-    )  # fmt: skip
-
-
-def _log(machine: Machine) -> str:
-    return f"{machine.layout.state}/trace.log"
-
-
-def _await_tracer(machine: Machine, files: str, state: str = "") -> str:
-    """Wait until the threads of these /proc/PID/task/TID/status files are traced, and are in this state if any."""
+def _await_tracer(strace: Process, pid: int, thread: int | None = None, state: str = "") -> str:
+    """Wait until this thread of the process, or each of them, is traced, and is in this state if any."""
 
     def look() -> str | None:
-        shown = machine.run("sh", "-c", f"grep -h -e ^State -e ^TracerPid {files}").stdout
-        tracers = re.findall(r"^TracerPid:\s*(\d+)$", shown, re.MULTILINE)
-        done = bool(tracers) and "0" not in tracers and state in shown
-        if not done and machine.systemctl("is-active", TRACER).status != 0:
+        shown = []
+        for status in Path(f"/proc/{pid}/task").glob(f"{'*' if thread is None else thread}/status"):
+            with suppress(OSError):
+                shown += re.findall(r"^(?:State|TracerPid):.*$", status.read_text(), re.MULTILINE)
+        tracers = [line.split()[-1] for line in shown if line.startswith("TracerPid")]
+        told = " ".join(" ".join(shown).split())
+        done = bool(tracers) and "0" not in tracers and state in told
+        if not done and not strace.alive:
             raise Unavailable("strace may not trace here", "use PROOFS_SYSTEMD=private, as root")
-        return " ".join(shown.split()) if done else None
+        return told if done else None
 
     return await_receipt(look, "strace to be there")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -114,6 +115,10 @@ class Layout:
         return f"{self.state}/data/bot.db"
 
 
+def _unheard(_line: str) -> None:
+    """What a command outside says is in the record."""
+
+
 class Machine(Protocol):
     """A place with a systemd, seen from the test process."""
 
@@ -156,6 +161,14 @@ class Machine(Protocol):
 
     def path(self, inside: str) -> Path:
         """Return where a file of the machine is seen from the test process."""
+        ...
+
+    def start_outside(self, *argv: str) -> Process:
+        """Start a command of this computer's, beside the machine: in a private one nobody sees it."""
+        ...
+
+    def pid_outside(self, inside: int) -> int:
+        """Return the number that a process of the machine has for the test process; 0 when there is none."""
         ...
 
 
@@ -338,6 +351,19 @@ class PrivateMachine:
             return self._work / f"state{inside.removeprefix(self.layout.state)}"
         return Path(f"/proc/{self._leader}/root{inside}")
 
+    def start_outside(self, *argv: str) -> Process:
+        return self._shell.start(*argv, on_line=_unheard)
+
+    def pid_outside(self, inside: int) -> int:
+        space = Path(f"/proc/{self._leader}/ns/pid").readlink()
+        for process in Path("/proc").glob("[0-9]*"):
+            # Whatever ends meanwhile is not meant.
+            with contextlib.suppress(OSError):
+                numbers = re.search(rf"^NSpid:.*\s{inside}$", (process / "status").read_text(), re.MULTILINE)
+                if numbers and (process / "ns/pid").readlink() == space:
+                    return int(process.name)
+        return 0
+
     def _enter(self, *argv: str) -> tuple[str, ...]:
         if self._leader <= 1:
             raise MachineError(f"machine {self.name} is not running")
@@ -384,6 +410,12 @@ class _BorrowedManager:
 
     def systemd_run(self, *args: str) -> CommandResult:
         return self.run("systemd-run", *self._manager, *args)
+
+    def start_outside(self, *argv: str) -> Process:
+        return self._shell.start(*argv, on_line=_unheard)
+
+    def pid_outside(self, inside: int) -> int:
+        return inside
 
     def journal_command(self, unit: str) -> str:
         return shlex.join(["journalctl", *self._manager, "-u", unit])

@@ -3,31 +3,68 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from decimal import Decimal
 
 import pytest
 
+from harness.base.clock import OsClock
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
+FLUSH_SECS = 0.4
+LATE_SECS = 2.0
+"""How much later a busy computer may write."""
 
-@pytest.mark.claim("S2", "N3")
+
+@pytest.mark.claim("S2", "N3", "N9", "D3")
 def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
+    """What is sent is stored as it is, in time, and once: a trade is its id and its time, whatever else it has."""
     exchange.numbered = True
     exchange.symbol = "SHIB/EUR"
-    engine.connect(exchange)
-    sent = [(7, 0.00001234, 0.25), (8, 123456.789, 2.0), (9, 124.5, 0.00000001)]
-    exchange.send_raw([exchange.tick(number, price, volume=volume, age_secs=90.0) for number, price, volume in sent])
-    engine.wait_ticks(len(sent))
-    rows = engine.query("SELECT symbol, trade_id, price, volume FROM ticks ORDER BY id")
-    engine.expect(rows == [("SHIB/EUR", *tick) for tick in sent], f"what was stored: {rows}")
-    ages = [time.time() - float(str(ts)) / 1000 for (ts,) in engine.query("SELECT ts FROM ticks ORDER BY id")]
+    engine.connect(exchange, persist={"flush_interval_ms": int(FLUSH_SECS * 1000)})
+    trades = [
+        exchange.tick(number, price, volume=volume, age_secs=90.0)
+        for number, price, volume in ((7, 0.00001234, 0.25), (8, 123456.789, 2.0), (9, 124.5, 0.00000001))
+    ]
+    clock = OsClock()
+    began = clock.monotonic()
+    exchange.send_raw(trades)
+    engine.wait_ticks(len(trades))
+    took = clock.monotonic() - began
     engine.expect(
-        all(90 <= age < 90 + engine.deadline_secs * 2 for age in ages),
-        f"the times are not the venue's: {[f'{age:.1f} s' for age in ages]} ago, of ticks that were 90 s old",
+        took <= FLUSH_SECS + LATE_SECS,
+        f"{len(trades)} ticks are written after {took:.1f} s, a flush is due each {FLUSH_SECS} s",
     )
+    expect_stored(engine, trades)
+    # Another id, a number or a text, of which the rest is the same is another trade; so is the same id a millisecond
+    # later, or of another market. Three ids are missing.
+    first, last = json.loads(trades[0]), json.loads(trades[2])
+    others = [
+        {**last, "event_id": 10}, {**last, "event_id": "14"}, {**last, "event_id": "x-15"},
+        {**first, "symbol": "SHIB/USD"}, {**first, "ts": first["ts"] + 1},
+    ]  # fmt: skip
+    trades += map(json.dumps, others)
+    exchange.send_raw([*trades[3:], *trades])
+    engine.wait_ticks(len(trades))
+    beat = engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == len(trades)).fields
+    engine.expect(beat["gaps"] == 3, f"after 7, 8, 9, 10 and 14 it counts {beat['gaps']} gaps")
+    expect_stored(engine, trades)
+
+
+def expect_stored(engine: EngineUnit, trades: Sequence[str]) -> None:
+    """What was sent, and only that, is there as it was sent."""
+    sent = [json.loads(trade) for trade in trades]
+    ids = [int(one["event_id"]) if str(one["event_id"]).isdecimal() else None for one in sent]
+    due = [(one["symbol"], number, one["price"], one["volume"]) for one, number in zip(sent, ids, strict=True)]
+    rows = engine.query("SELECT symbol, trade_id, price, volume FROM ticks ORDER BY id")
+    engine.expect(rows == due, f"what was stored: {rows}")
+    times = [int(str(ts)) for (ts,) in engine.query("SELECT ts FROM ticks ORDER BY id")]
+    later = [stored - one["ts"] for stored, one in zip(times, sent, strict=True)]
+    engine.expect(not any(later), f"the times are not the venue's, but later by {later} ms")
 
 
 @pytest.mark.slow
@@ -69,9 +106,22 @@ def test_missed_pong_means_reconnect(engine: EngineUnit, exchange: Exchange) -> 
         engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["reconnects"] == 1)
 
 
+FLOOD = 1000
+LINES_MAX = 50
+"""In which an engine may tell of so many unusable messages (N8)."""
+
+SIZE_MAX = 4 << 20
+"""Of a message, in bytes (N8)."""
+
+
+def padded(message: str, size: int) -> str:
+    """The same JSON object in so many bytes."""
+    return f"{message[:-1]}{' ' * (size - len(message))}}}"
+
+
 @pytest.mark.claim("S5", "L3", "N8")
 def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchange: Exchange) -> None:
-    engine.connect(exchange)
+    engine.connect(exchange, engine={"parse_error_limit": 2 * FLOOD})
     bad: list[str | bytes] = [
         "nonsense",
         "[]",
@@ -89,13 +139,31 @@ def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchang
         *(exchange.tick(6).replace('"price": 100.0', f'"price": {price}') for price in ("true", "NaN", "1e999", "[]")),
     ]
     ignored = ['{"type": "heartbeat"}', '{"type": "subscribed", "channel": "trades"}']
+    bad += ["nonsense"] * FLOOD
+    engine.mark()
     with nemesis.garbage(exchange, bad):
         exchange.send_raw([*ignored, exchange.tick(3)])
         engine.wait_ticks(1)
+    told = [entry.level for entry in engine.whole_journal() if entry.level and entry.event != "HEARTBEAT (G4)"]
     engine.mark()
     beat = engine.wait_log("HEARTBEAT (G4)").fields
     engine.expect(beat["parse_errors"] == len(bad), f"{beat['parse_errors']} parse errors, {len(bad)} were sent")
     engine.expect(beat["ignored"] == len(ignored), f"{beat['ignored']} ignored, {len(ignored)} were sent")
+    engine.expect("WARN" in told, f"no warning in the log tells of {len(bad)} unusable messages")
+    engine.expect(len(told) <= LINES_MAX, f"{len(told)} lines of the log tell of {len(bad)} unusable messages")
+    # At the limit of size and a byte above it, which may cost the connection.
+    last = exchange.tick(9, 109.0)
+    exchange.send_raw([padded(exchange.tick(7, 107.0), SIZE_MAX)])
+    engine.wait_ticks(2)
+    exchange.on_connect_send([last])
+    exchange.send_raw([padded(exchange.tick(8, 108.0), SIZE_MAX + 1), last])
+    engine.wait_ticks(3)
+    prices = engine.query("SELECT price FROM ticks ORDER BY id")
+    engine.expect(prices == [(100.0,), (107.0,), (109.0,)], f"with one of over 4 MiB at 108.0, it stored {prices}")
+    engine.wait(
+        "a heartbeat that counts the message of over 4 MiB as a parse error",
+        lambda entry: entry.fields.get("parse_errors") == len(bad) + 1,
+    )
     state = engine.show()
     engine.expect((state.active, state.n_restarts) == ("active", 0), "a malformed message took the engine down")
 
@@ -119,6 +187,9 @@ def test_stale_data_is_vetoed_and_the_veto_persisted(engine: EngineUnit, exchang
     engine.expect(vetoes == [("STALE_DATA",), ("STALE_DATA",), (None,)], f"vetoes: {vetoes}")
     engine.wait_rows("SELECT COUNT(*) FROM orders", at_least=1)
     engine.expect(engine.query("SELECT COUNT(*) FROM orders") == [(1,)], "a stale signal became an order")
+    engine.wait(
+        "a heartbeat that counts two stale vetoes", lambda entry: entry.fields.get("stale_vetoes") == len(vetoes) - 1
+    )
 
 
 @pytest.mark.claim("N14", "R2")
@@ -203,23 +274,32 @@ def test_same_ticks_same_signals_in_a_fresh_process(engine: EngineUnit, exchange
     engine.expect(runs[0] == runs[1], f"other signals for the same ticks: {runs}")
 
 
-@pytest.mark.claim("S9", "R4")
+@pytest.mark.claim("S9", "R4", "D3")
 def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, exchange: Exchange) -> None:
     engine.connect(
         exchange,
         engine={"signal_every_n_ticks": 1}, execution={"slippage_bps": 10, "fee_rate": 0.001, "order_size": 0.5},
+        # Nothing has to wait for the next flush when a batch is full.
+        persist={"batch_size": 1, "flush_interval_ms": 60_000},
     )  # fmt: skip
-    exchange.send_raw([exchange.tick(1, 200.0)])
-    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=1)
-    ((side, *figures, shadow),) = engine.query("SELECT side, fill_qty, fill_price, fees, is_shadow FROM trades")
-    # Slippage of 10 basis points against us: the first periodic signal sells (R1).
-    engine.expect((side, shadow) == ("SELL", 1), f"the fill: {side}, is_shadow {shadow}")
-    fill = [Decimal(str(figure)) for figure in figures]
+    exchange.send_raw([exchange.tick(1, 200.0), exchange.tick(2, 300.0)])
+    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=2)
+    fills = engine.query("SELECT side, is_shadow, fill_qty, fill_price, fees FROM trades ORDER BY id")
+    # Slippage of 10 basis points against us, whether we sell, as the first periodic signal does (R1), or buy.
+    wanted = [("SELL", 1, "0.5", "199.8", "0.0999"), ("BUY", 1, "0.5", "300.3", "0.15015")]
     engine.expect(
-        fill == list(map(Decimal, ("0.5", "199.8", "0.0999"))), f"quantity, price and fees of the fill: {figures}"
+        [(*fill[:2], *(Decimal(str(figure)) for figure in fill[2:])) for fill in fills]
+        == [(*fill[:2], *map(Decimal, fill[2:])) for fill in wanted],
+        f"side, is_shadow, quantity, price and fees of the fills: {fills}",
     )
     events = engine.query("SELECT status, reason FROM order_events")
-    engine.expect(events == [("FILLED", "SHADOW_RECORDED")], f"events of the order: {events}")
+    engine.expect(events == [("FILLED", "SHADOW_RECORDED")] * 2, f"events of the orders: {events}")
+    signals = engine.query(
+        "SELECT ticks.price, CAST(signals.price AS REAL), side, reason, veto"
+        " FROM signals JOIN ticks ON ticks.id = tick_id ORDER BY signals.id"
+    )
+    due = [(price, price, side, "PERIODIC_TRIGGER", None) for price, side in ((200.0, "SELL"), (300.0, "BUY"))]
+    engine.expect(signals == due, f"signals, with the prices of their ticks: {signals}")
 
 
 @pytest.mark.claim("S10", "S11", "R4")
@@ -247,8 +327,15 @@ def test_locked_database_is_waited_for(engine: EngineUnit, exchange: Exchange) -
     exchange.send_ticks(10)
     engine.wait_ticks(10)
     with nemesis.locked(engine.database):
+        began = time.time()
         exchange.send_ticks(50)
-        engine.wait("the word that a batch could not be written", lambda e: e.level == "WARN" and "lock" in e.message)
+        told = engine.wait(
+            "the word that a batch could not be written", lambda e: e.level == "WARN" and "lock" in e.message
+        )
+        waited = told.sent_us / 1e6 - began
+        engine.expect(
+            0.9 <= waited <= 1 + LATE_SECS, f"it gave up a write after {waited:.3f} s of a lock: busy_timeout is 1 s"
+        )
         engine.mark()
         beat = engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == 60).fields
         engine.expect(

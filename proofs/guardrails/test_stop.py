@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from signal import SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGRTMAX, SIGRTMIN, SIGSTKFLT, SIGUSR2, SIGVTALRM
 
 import pytest
@@ -10,7 +11,7 @@ from harness.base.clock import OsClock, poll
 from harness.base.waiting import awaiting
 from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
-from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.engine_unit import COUNTED, EngineUnit
 
 MEANINGLESS = (
     *map(int, (SIGUSR2, SIGALRM, SIGPROF, SIGVTALRM, SIGIO, SIGPWR, SIGSTKFLT)),
@@ -174,24 +175,48 @@ def expect_told(engine: EngineUnit, signal: str) -> None:
     engine.wait_log("signal ignored", lambda entry: entry.fields["signal"] == f"SIG{signal}")
 
 
-@pytest.mark.claim("D3", "N9")
+def count_commits(wal: bytes) -> int:
+    """Count the transactions that are in a write-ahead log (SQLite's file format, section 4)."""
+    (page_bytes,), salts = struct.unpack_from(">I", wal, 8), wal[16:24]
+    frames = range(32, len(wal) - 23, 24 + page_bytes)
+    # The last frame of a transaction says how large it leaves the database; those of an earlier log have other salts.
+    return sum(wal[at + 4 : at + 8] != bytes(4) and wal[at + 8 : at + 16] == salts for at in frames)
+
+
+def expect_whole_batches(engine: EngineUnit) -> int:
+    """What one batch holds is there together, whenever somebody looks: a signal with its order, its transition and its
+    fill. Returns how many ticks there are."""
+    ((ticks, *counts),) = engine.query(
+        "SELECT (SELECT count(*) FROM ticks), (SELECT count(*) FROM signals WHERE veto IS NULL),"
+        " (SELECT count(*) FROM orders), (SELECT count(*) FROM order_events), (SELECT count(*) FROM trades)"
+    )
+    engine.expect(len(set(counts)) == 1, f"a batch is there by half: signals, orders, transitions, fills {counts}")
+    return int(str(ticks))
+
+
+@pytest.mark.claim("D3", "D4", "N9")
 def test_sigkill_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     """Whole batches only, the engine goes on where it was, and what is sent again is not stored again."""
     exchange.numbered = True
     exchange.feed(interval_secs=0.001, again=100)
     engine.connect(exchange, engine={"signal_every_n_ticks": 2})
-    engine.wait_ticks(50)
+    engine.wait_ticks(100)
+    rows = sum(int(str(engine.query(f"SELECT COUNT(*) FROM {table}")[0][0])) for table in COUNTED)
+    commits = count_commits(engine.database.with_name("bot.db-wal").read_bytes())
+    engine.expect(2 * commits <= rows, f"{rows} rows in {commits} transactions: one takes everything that is pending")
+    clock = OsClock()
+    end = clock.monotonic() + engine.deadline_secs
+    while expect_whole_batches(engine) < 300 and clock.monotonic() < end:
+        pass
+    stored = engine.query("SELECT trade_id FROM ticks")
     with nemesis.killed(engine):
         engine.wait_restarts(1)
     before = engine.tick_count()
     engine.expect(engine.query("PRAGMA integrity_check") == [("ok",)], "the database is damaged")
     engine.wait_ticks(before + 200)
-    # What one batch holds is there together: a signal with its order, its transition and its fill.
-    (counts,) = engine.query(
-        "SELECT (SELECT count(*) FROM signals WHERE veto IS NULL), (SELECT count(*) FROM orders),"
-        " (SELECT count(*) FROM order_events), (SELECT count(*) FROM trades)"
-    )
-    engine.expect(len(set(counts)) == 1, f"a batch is there by half: signals, orders, transitions, fills {counts}")
+    lost = set(stored) - set(engine.query("SELECT trade_id FROM ticks"))
+    engine.expect(not lost, f"of {len(stored)} ticks that were stored before the kill, {len(lost)} are gone")
+    expect_whole_batches(engine)
     twice = engine.query("SELECT COUNT(*) FROM (SELECT 1 FROM ticks GROUP BY trade_id HAVING COUNT(*) > 1)")
     engine.expect(twice == [(0,)], f"a trade is stored twice: {twice}")
     engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] > 0)
