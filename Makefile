@@ -139,7 +139,7 @@ nothing: $(READY) machine-tools  ## Every proof over a program that does nothing
 
 # Without what would patch an engine's own modules.
 REFERENCE := '/opt/hybrid-engine/bin/python -I {checkout}/proofs/fixtures/reference_engine.py --config {config}'
-CLAIMED := B2 B3 C1 C3 C4 D1 D3 D4 D5 E2 E3 E4 E5 E6 G0 G3 G4 I1 I3 I4 I5 I6 L1 L2 L3 M1 M2 M3 M4 N3 N6 N7 N8 N9 R2 R4 R5 \
+CLAIMED := B2 B3 C1 C2 C3 C4 D1 D3 D4 D5 E2 E3 E4 E5 E6 G0 G3 G4 I1 I3 I4 I5 I6 L1 L2 L3 M1 M2 M3 M4 N3 N6 N7 N8 N9 R2 R4 R5 \
   S1 S2 S3 S4 S5 S7 S9 S12 S13 S14 concurrency exit12 sampling stall
 reference: $(READY) machine-tools  ## The engine in proofs/fixtures/reference_engine.py, by the clauses it claims to keep
 	$(BIN)/pytest proofs/guardrails $(PARALLEL) --engine-cmd $(REFERENCE) --clauses '$(CLAIMED)' \
