@@ -8,6 +8,7 @@ outside of the machine: a service in a private one has no way to ask whether it 
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -89,8 +90,7 @@ def whole_run(
     after most_secs. Return its exit status, and its calls of these names as `calls` has them.
 
     Unavailable without strace, or where it may not trace."""
-    if machine.run("sh", "-c", "command -v strace").status != 0:
-        raise Unavailable("strace is not installed", "apt-get install strace")
+    _demand_strace()
     log = f"{machine.layout.state}/trace.log"
     traced = ("strace", *HOW, f"--output={log}", "--follow-forks", "--seccomp-bpf", f"--trace={names}", "--", *argv)
     properties = {"WorkingDirectory": directory, "NotifyAccess": "all", "RuntimeMaxSec": f"{most_secs:g}"}
@@ -112,6 +112,12 @@ def standing_still(unit: Unit, thread: Thread) -> Iterator[Receipt]:
         yield Receipt("a thread stands still", f"{thread.name}: {evidence}")
 
 
+def _demand_strace() -> None:
+    # A machine has the programs of the computer that it is on.
+    if shutil.which("strace") is None:
+        raise Unavailable("strace is not installed", "apt-get install strace")
+
+
 def _pid(unit: Unit) -> int:
     return unit.machine.pid_outside(unit.show().main_pid)
 
@@ -119,6 +125,7 @@ def _pid(unit: Unit) -> int:
 @contextmanager
 def _strace(machine: Machine, thread: int, *flags: str) -> Iterator[tuple[Process, Path]]:
     """Yields strace, and the file that it writes."""
+    _demand_strace()
     # Beside the machine as well: what lies in its directories can be seen there.
     with tempfile.TemporaryDirectory(prefix="proof-trace-") as directory:
         log = Path(directory, "calls")
