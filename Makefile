@@ -131,7 +131,7 @@ canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it
 
 # A program that says READY=1 and does nothing: proven in nothing, and refuted where the fault is the engine's.
 NOTHING := '{checkout}/proofs/fixtures/nothing {config}'
-nothing: $(READY) machine-tools  ## Every proof over a program that does nothing: fails unless none is proven (two minutes)
+nothing: $(READY) machine-tools  ## Every proof over a program that does nothing: fails unless none is proven (three minutes)
 	-@$(BIN)/pytest proofs/guardrails $(PARALLEL) -q --tb=no --engine-cmd $(NOTHING) $(ARGS)
 	@$(BIN)/python -c 'import json; run = json.load(open("reports/verdicts.json")); counts, judged = run["counts"], run["judged"]; \
 	  assert counts["proven"] == 0 < counts["refuted"], f"what does nothing is proven: {counts}"; \

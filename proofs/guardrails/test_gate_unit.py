@@ -172,6 +172,7 @@ def test_another_mode_never_calls_the_adapter(engine: EngineUnit, mode: str) -> 
         engine.expect(orders == [(1, mode)], f"orders of {mode}: {orders}")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("G1", "R6", "L1", "V5")
 def test_another_engine_tree_does_not_open_live(engine: EngineUnit) -> None:
     """One constant of one module is another than when the bundle was signed."""

@@ -26,6 +26,7 @@ def configure(engine: EngineUnit, url: str, **options: object) -> None:
     engine.configure({"engine": {**feed, **options}, "persist": {"flush_interval_ms": 10}})
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N5", "M4", "E3")
 def test_a_bar_is_shown_and_outlasts_restarts(engine: EngineUnit, exchange: Exchange) -> None:
     """`systemctl status` says until when; systemd restarts the engine again and again, and the venue hears nothing."""

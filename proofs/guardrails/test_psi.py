@@ -69,6 +69,7 @@ def test_latch_then_up_to_the_top_then_abort(engine: EngineUnit, soak: SoakRun) 
         )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("psi", "K1")
 def test_recovery_steps_down_and_latch_does_not(engine: EngineUnit, soak: SoakRun) -> None:
     soak.inject_pressure(cpu=30.0)

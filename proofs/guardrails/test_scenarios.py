@@ -433,6 +433,7 @@ def wait_source(engine: EngineUnit, name: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N4", "N5")
 def test_a_venue_that_refuses_is_left_and_come_back_to(engine: EngineUnit, exchange: Exchange, other: Exchange) -> None:
     """HTTP 451, as the seed saw it, and then a closed port: each time the next source, and back when the better is."""
@@ -447,6 +448,7 @@ def test_a_venue_that_refuses_is_left_and_come_back_to(engine: EngineUnit, excha
     engine.expect(engine.show().n_restarts == 0, "a venue that refuses took the engine down")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("N4", "N6")
 def test_a_mute_venue_is_left_although_it_answers_pings(
     engine: EngineUnit, exchange: Exchange, other: Exchange
