@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -40,6 +42,13 @@ class OsClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+def process_age_secs() -> float:
+    """Return how long ago this process began, its interpreter's own start included (proc_pid_stat(5), field 22)."""
+    # The name of the program, which may hold anything, is in parentheses.
+    began = int(Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK"))
 
 
 class FakeClock:
