@@ -54,7 +54,9 @@ def reason(code: object, level: str = "ERROR", invocation: str = "a") -> Entry:
         # The journal may have them in another order: they come over two ways.
         ([ended("12/n/a"), reason(12)], 0),
         ([ended("1/FAILURE"), ended("0/SUCCESS")], 0),
+        ([reason(12, invocation=""), ended("12/n/a")], 0),
         ([ended("12/n/a")], 1),
+        ([reason(12, invocation="b"), ended("12/n/a")], 1),
         ([reason(11), ended("12/n/a")], 1),
         ([reason("12"), ended("12/n/a")], 1),
         ([reason(12, "WARN"), ended("12/n/a")], 1),
