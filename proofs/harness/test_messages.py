@@ -34,6 +34,18 @@ def test_a_line_has_its_level_priority_and_fields(entry: Entry, says: str) -> No
     assert [violation.says for violation in messages.are_as_told([entry]).violations] == [says] * bool(says)
 
 
+@pytest.mark.parametrize(("level", "priority"), [("ERROR", 3), ("WARN", 4), ("INFO", 6), ("DEBUG", 7)])
+def test_priorities_are_those_of_syslog(level: str, priority: int) -> None:
+    wrong = [other for other in range(9) if messages.are_as_told([line("of its own", level, other)]).violations]
+    assert wrong == [other for other in range(9) if other != priority]
+
+
+def test_a_judgement_says_how_many_lines_there_were_and_where_one_is_wrong() -> None:
+    lines = [line("of its own", "INFO", 6), line("Started", "", 6), line("connected", "WARN", 4, source="mock")]
+    judgement = messages.are_as_told(lines)
+    assert (judgement.judged, [violation.at for violation in judgement.violations]) == (2, [3])
+
+
 def test_what_is_no_line_of_the_engines_is_not_judged() -> None:
     judgement = messages.are_as_told([line("Started hybrid-engine.service", "", 6)])
     assert (judgement.judged, judgement.violations) == (0, [])
@@ -51,6 +63,7 @@ def reason(code: object, level: str = "ERROR", invocation: str = "a") -> Entry:
     ("entries", "wrong"),
     [
         ([reason(12), ended("12/n/a")], 0),
+        ([ended(f"{code}/n/a", str(code)) for code in (10, 11, 12, 13)], 4),
         # The journal may have them in another order: they come over two ways.
         ([ended("12/n/a"), reason(12)], 0),
         ([ended("1/FAILURE"), ended("0/SUCCESS")], 0),
@@ -66,6 +79,10 @@ def reason(code: object, level: str = "ERROR", invocation: str = "a") -> Entry:
 def test_an_end_with_a_reason_has_its_line(entries: list[Entry], wrong: int) -> None:
     judgement = messages.ends_are_told(entries)
     assert len(judgement.violations) == wrong
+    codes = ("10/", "11/", "12/", "13/")
+    ends = [at for at, entry in enumerate(entries, start=1) if any(f"status={code}" in entry.message for code in codes)]
+    assert judgement.judged == len(ends)
+    assert {violation.at for violation in judgement.violations} <= set(ends)
     assert all("no ERROR line of it has exit_code" in violation.says for violation in judgement.violations)
 
 
