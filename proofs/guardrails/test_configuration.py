@@ -82,10 +82,11 @@ def test_what_is_nearly_live_is_shadow(engine: EngineUnit) -> None:
 def test_an_unknown_ingest_is_refused(engine: EngineUnit) -> None:
     """On the command line, where a typo of real data must not become made-up data."""
     engine.configure({"engine": {"ingest_mode": "SYNTHETIC"}})
-    result = check(engine, "--ingest", "realwss")
-    said = [entry.event for entry in logged(result) if entry.level == "ERROR"]
-    engine.expect(result.status == 12, f"--ingest realwss: exit {result.status}, expected 12: {said}")
-    engine.expect(any("realwss" in event.lower() for event in said), f"no ERROR line names realwss: {said}")
+    for asked in ("realwss", ""):
+        result = check(engine, "--ingest", asked)
+        said = [entry.event for entry in logged(result) if entry.level == "ERROR"]
+        engine.expect(result.status == 12, f"--ingest {asked!r}: exit {result.status}, expected 12: {said}")
+        engine.expect(any(asked in event.lower() for event in said), f"no ERROR line names {asked!r}: {said}")
 
 
 @pytest.mark.claim("C3", "G0")

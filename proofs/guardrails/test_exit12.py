@@ -213,7 +213,7 @@ def test_lost_network_is_restarted(engine: EngineUnit, exchange: Exchange) -> No
         engine.connect(exchange, engine={"network_give_up_secs": LIMIT_SECS})
         exchange.send_ticks(5)
         engine.wait_ticks(5)
-        with nemesis.refusing(exchange, 503):
+        with nemesis.refusing(exchange, 401):
             exchange.wait_refusals(3)
         took = exchange.refusals[2] - exchange.refusals[0]
         engine.expect(took <= 1.2, f"{took:.1f} s from one attempt to the next but one, max_backoff_secs is 0.1")

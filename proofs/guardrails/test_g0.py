@@ -72,6 +72,8 @@ def test_live_on_the_command_line_needs_the_gate_too(engine: EngineUnit) -> None
     engine.drop_in("30-flag", f"[Service]\nExecStart=\nExecStart={engine.command('--mode', 'live')}\n")
     try:
         expect_refused(engine, armed=True)
+        asked = misconfigured.check(engine, "--mode", "live")
+        engine.expect(asked.status == 12, f"--check-config --mode live: exit {asked.status}, where a start has 12 (C7)")
     finally:
         engine.down()
         engine.remove_drop_in("30-flag")

@@ -55,10 +55,12 @@ def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exch
         synced = calls()
         # An engine may let more come together (D9).
         engine.expect(bool(synced) or not copied, "the log is copied into the database, and nothing is synced before")
+        # An engine may have copied everything by now (D3 says nothing of when).
+        left = wal.stat().st_size
         engine.kill("INT")
         engine.wait_end()
         more = calls()[len(synced) :]
-    engine.expect(bool(more), "a clean stop syncs nothing: synchronous is OFF, whatever was read back")
+    engine.expect(bool(more) or not left, "a clean stop syncs nothing: synchronous is OFF, whatever was read back")
 
 
 @pytest.mark.slow

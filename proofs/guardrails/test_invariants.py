@@ -74,10 +74,16 @@ def test_caps_are_never_exceeded(engine: EngineUnit, exchange: Exchange) -> None
     engine.expect_judged(checkers.caps_hold([engine.read_ledger()]))
 
 
-@pytest.mark.claim("I3", "N9")
+AGAIN_TIMES = 250
+
+
+@pytest.mark.claim("I3", "N9", "D4")
 def test_the_same_events_again_change_nothing(engine: EngineUnit, exchange: Exchange) -> None:
-    """Sent twice, over a reconnect and over a restart of the unit: the same rows."""
-    engine.connect(exchange, engine=EACH_TICK)
+    """Sent twice, over a reconnect and over a restart of the unit, and then thousands of times: the same rows."""
+    engine.connect(exchange, engine={**EACH_TICK, "max_staleness_ms": 2_000_000_000})
+    for old in range(1, 6):
+        # Stamped now, sent below: what is old is neither forgotten nor removed by a start (D4).
+        exchange.tick(old, age_secs=8 * 86_400)
     exchange.send_ticks(20)
     engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=20)
     before = engine.read_ledger()
@@ -90,6 +96,10 @@ def test_the_same_events_again_change_nothing(engine: EngineUnit, exchange: Exch
     exchange.wait_client(connections=3)
     exchange.send_ticks(0, again=20)
     engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == 20)
+    # More than any channel has room for (B2).
+    for _ in range(AGAIN_TIMES):
+        exchange.send_ticks(0, again=20)
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == 20 * (1 + AGAIN_TIMES))
     after = engine.read_ledger()
     engine.expect_judged(checkers.events_count_once([before, after]))
     engine.expect(replace(after, at=before.at) == before, f"rows before: {before}, after: {after}")

@@ -52,6 +52,19 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
     engine.wait_ticks(len(trades))
     beat = engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == len(trades)).fields
     engine.expect(beat["gaps"] == 3, f"after 7, 8, 9, 10 and 14 it counts {beat['gaps']} gaps")
+    # In a market of its own, whatever else a tick may be: names and ids that differ in case only, a long id, next to
+    # nothing of a price, no volume, and fields that nobody asked for.
+    odd = {**first, "symbol": "odd/usd"}
+    unusual = [
+        {**odd, "event_id": "x-15"}, {**odd, "event_id": "X-15"}, {**odd, "symbol": "ODD/usd", "event_id": "x-15"},
+        {**odd, "event_id": 12_345_678_901}, {**odd, "event_id": "a", "price": 1.23456e-07},
+        {**odd, "event_id": "b", "volume": 0.0}, {**odd, "event_id": "c", "type": "trade"},
+        {**odd, "event_id": "d", "side": "buy", "maker": True, "of": {"venue": [1, 2]}},
+    ]  # fmt: skip
+    unusual_trades = list(map(json.dumps, unusual))
+    exchange.send_raw(unusual_trades)
+    trades += unusual_trades
+    engine.wait_ticks(len(trades))
     expect_stored(engine, trades)
 
 
@@ -68,10 +81,11 @@ def expect_stored(engine: EngineUnit, trades: Sequence[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.claim("S3")
+@pytest.mark.claim("S3", "N6")
 def test_refused_reconnects_back_off(engine: EngineUnit, exchange: Exchange) -> None:
-    """Refused for a while: it keeps its distance; then it comes back and goes on without a duplicate."""
-    engine.connect(exchange, engine={"max_backoff_secs": 2.0})
+    """Refused for a while: it keeps its distance; then it comes back and goes on without a duplicate. A feed that then
+    answers pings and says nothing is left as well."""
+    engine.connect(exchange, engine={"max_backoff_secs": 2.0, "feed_silence_secs": 1})
     exchange.send_ticks(5)
     engine.wait_ticks(5)
     with nemesis.refusing(exchange, 503):
@@ -88,6 +102,13 @@ def test_refused_reconnects_back_off(engine: EngineUnit, exchange: Exchange) -> 
     exchange.send_ticks(5, again=5)
     engine.wait_ticks(10)
     engine.expect(engine.tick_count() == 10, f"{engine.tick_count()} ticks of 10: the resent ones count again")
+    before = exchange.connections
+    # One that has delivered, and one that never did.
+    for times in (1, 2):
+        dropped = engine.wait_log("connection dropped")
+        engine.mark()
+        engine.expect("no new tick" in str(dropped.fields["reason"]), f"dropped for {dropped.fields['reason']}")
+        exchange.wait_client(connections=before + times)
 
 
 @pytest.mark.claim("S4", "N6", "M2")
@@ -130,6 +151,9 @@ def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchang
         exchange.tick(2, 0.0),
         b"\x00\x01",
         "{" * 500,
+        "[" * 100_000,
+        # Half a character is none, however JSON writes it.
+        exchange.tick(4).replace(exchange.symbol, "\\ud800"),
         # In a text frame it would be one.
         exchange.tick(4).encode(),
         *(
@@ -274,7 +298,7 @@ def test_same_ticks_same_signals_in_a_fresh_process(engine: EngineUnit, exchange
     engine.expect(runs[0] == runs[1], f"other signals for the same ticks: {runs}")
 
 
-@pytest.mark.claim("S9", "R4", "D3")
+@pytest.mark.claim("S9", "R4", "R5", "D3")
 def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, exchange: Exchange) -> None:
     engine.connect(
         exchange,
@@ -282,23 +306,31 @@ def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, e
         # Nothing has to wait for the next flush when a batch is full.
         persist={"batch_size": 1, "flush_interval_ms": 60_000},
     )  # fmt: skip
-    exchange.send_raw([exchange.tick(1, 200.0), exchange.tick(2, 300.0)])
-    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=2)
+    prices = (200.0, 300.0, 0.1234567891)
+    exchange.send_raw([exchange.tick(number, price) for number, price in enumerate(prices, start=1)])
+    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=3)
     fills = engine.query("SELECT side, is_shadow, fill_qty, fill_price, fees FROM trades ORDER BY id")
     # Slippage of 10 basis points against us, whether we sell, as the first periodic signal does (R1), or buy.
-    wanted = [("SELL", 1, "0.5", "199.8", "0.0999"), ("BUY", 1, "0.5", "300.3", "0.15015")]
+    # Of the last, price and fees have more than 12 places (R5).
+    wanted = [
+        ("SELL", 1, "0.5", "199.8", "0.0999"), ("BUY", 1, "0.5", "300.3", "0.15015"),
+        ("SELL", 1, "0.5", "0.123333332311", "0.000061666666"),
+    ]  # fmt: skip
     engine.expect(
         [(*fill[:2], *(Decimal(str(figure)) for figure in fill[2:])) for fill in fills]
         == [(*fill[:2], *map(Decimal, fill[2:])) for fill in wanted],
         f"side, is_shadow, quantity, price and fees of the fills: {fills}",
     )
     events = engine.query("SELECT status, reason FROM order_events")
-    engine.expect(events == [("FILLED", "SHADOW_RECORDED")] * 2, f"events of the orders: {events}")
+    engine.expect(events == [("FILLED", "SHADOW_RECORDED")] * 3, f"events of the orders: {events}")
     signals = engine.query(
         "SELECT ticks.price, CAST(signals.price AS REAL), side, reason, veto"
         " FROM signals JOIN ticks ON ticks.id = tick_id ORDER BY signals.id"
     )
-    due = [(price, price, side, "PERIODIC_TRIGGER", None) for price, side in ((200.0, "SELL"), (300.0, "BUY"))]
+    due = [
+        (price, price, side, "PERIODIC_TRIGGER", None)
+        for price, side in zip(prices, ("SELL", "BUY", "SELL"), strict=True)
+    ]
     engine.expect(signals == due, f"signals, with the prices of their ticks: {signals}")
 
 
