@@ -13,7 +13,8 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -84,6 +85,7 @@ class Exchange:
         self._delay_secs = 0.0
         self._mute = False
         self._clients: set[ServerConnection] = set()
+        self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._stamps: dict[int, int] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exchange", daemon=True)
@@ -303,11 +305,16 @@ class Exchange:
 
     def _peer(self) -> type[ServerConnection]:
         """A connection that says when its client has sent a ping, which the library answers without a word."""
+        transports = self._transports
 
         def pinged() -> None:
             self.pings.append(self._clock.monotonic())
 
         class Peer(ServerConnection):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                transports.add(cast(asyncio.Transport, transport))
+                super().connection_made(transport)
+
             def process_event(self, event: Event) -> None:
                 if isinstance(event, Frame) and event.opcode is Opcode.PING:
                     pinged()
@@ -368,8 +375,13 @@ class Exchange:
 
     async def _end(self) -> None:
         await self._close()
-        # A client that came while the server closed has a handler that the server does not know any more.
+        # A client that came while the server closed has a handler that the server does not know any more, and a
+        # connection whose end wakes a server that was woken already, which asyncio (3.13) does not expect.
+        self._loop.set_exception_handler(lambda *_: None)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        for transport in self._transports:
+            transport.abort()
+        await asyncio.sleep(0)
