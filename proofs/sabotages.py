@@ -481,7 +481,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "name if name in INGEST_MODES else value",
             "name if name in INGEST_MODES else 'SYNTHETIC'",
         ),
-        reason=r"--ingest realwss: exit 0, expected 12",
+        reason=r"--ingest 'realwss': exit 0, expected 12",
     ),
     Sabotage(
         id="unicode-is-live",
