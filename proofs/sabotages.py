@@ -7,6 +7,14 @@ from __future__ import annotations
 
 from harness.proving.sabotage import Patch, Sabotage
 
+ORDERS_CALL_OUT = Patch(
+    "engine/trading/execution.py",
+    "_cash_delta",
+    "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
+    "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
+    "_subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
+)
+
 CATALOGUE: tuple[Sabotage, ...] = (
     Sabotage(
         id="restart-on-12",
@@ -1339,13 +1347,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="I1",
         breaks="recording an order opens a socket of its own",
         proof="test_invariants::test_orders_make_no_network_call",
-        patch=Patch(
-            "engine/trading/execution.py",
-            "_cash_delta",
-            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
-            "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
-            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
-        ),
+        patch=ORDERS_CALL_OUT,
         reason=r"while orders are made it calls the network",
     ),
     Sabotage(
@@ -1353,13 +1355,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="I1",
         breaks="filling an order of PAPER opens a socket of its own",
         proof="test_invariants::test_orders_of_paper_make_no_network_call",
-        patch=Patch(
-            "engine/trading/execution.py",
-            "_cash_delta",
-            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees)",
-            "(globals().setdefault('_out', __import__('socket').socket(2, 2)).connect(('127.0.0.1', 9)), "
-            "_subtract(notional if side is _SELL else EXACT.minus(notional), fees))[1]",
-        ),
+        patch=ORDERS_CALL_OUT,
         reason=r"while orders are made it calls the network",
     ),
     Sabotage(

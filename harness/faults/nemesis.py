@@ -164,13 +164,10 @@ def locked(database: Path) -> Iterator[Receipt]:
     with closing(sqlite3.connect(database, isolation_level=None, timeout=LAND_SECS)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            with closing(sqlite3.connect(database, isolation_level=None, timeout=0.0)) as other:
-                try:
-                    other.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as error:
-                    yield Receipt("lock", f"another writer is told: {error}")
-                else:
-                    raise HarnessError(f"{database} takes a second writer: it is not locked")
+            refused = _refusal(database, "BEGIN IMMEDIATE")
+            if refused is None:
+                raise HarnessError(f"{database} takes a second writer: it is not locked")
+            yield Receipt("lock", f"another writer is told: {refused}")
         finally:
             connection.execute("ROLLBACK")
 
@@ -183,15 +180,22 @@ def held(database: Path) -> Iterator[Receipt]:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
         try:
-            with closing(sqlite3.connect(database, isolation_level=None, timeout=0.0)) as other:
-                try:
-                    other.execute("SELECT count(*) FROM sqlite_master").fetchall()
-                except sqlite3.OperationalError as error:
-                    yield Receipt("hold", f"another reader is told: {error}")
-                else:
-                    raise HarnessError(f"{database} can be read: it is not held")
+            refused = _refusal(database, "SELECT count(*) FROM sqlite_master")
+            if refused is None:
+                raise HarnessError(f"{database} can be read: it is not held")
+            yield Receipt("hold", f"another reader is told: {refused}")
         finally:
             connection.execute("ROLLBACK")
+
+
+def _refusal(database: Path, sql: str) -> str | None:
+    """Return what SQLite says to somebody else who asks this at once; None when it does as it is asked."""
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=0.0)) as other:
+        try:
+            other.execute(sql).fetchall()
+        except sqlite3.OperationalError as error:
+            return str(error)
+    return None
 
 
 @contextmanager

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from harness.base.clock import OsClock, poll
+from harness.base.clock import OsClock
 from harness.base.errors import Unavailable
 from harness.base.journal import Entry
-from harness.base.waiting import awaiting
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from harness.machines.systemd import METRONOME
@@ -179,29 +178,14 @@ def test_start_that_fails_for_now_is_restarted(engine: EngineUnit) -> None:
     engine.drop_in("40-threads", "[Service]\nLimitNPROC=1\n")
     try:
         engine.try_start()
-        if not goes_on(engine):
+        goes_on = engine.goes_on(GOES_ON_TICKS)
+        engine.expect(goes_on is not None, "without a thread to be had it stores nothing, and does not end")
+        if not goes_on:
             engine.wait("an exit with status 1", lambda e: "process exited" in e.message and "status=1/" in e.message)
             engine.wait_restarts(1)
     finally:
         engine.down()
         engine.remove_drop_in("40-threads")
-
-
-def goes_on(engine: EngineUnit) -> bool:
-    """Whether ticks are stored that came after now; the other way is that it ends. Refuted when it is neither."""
-    due = engine.tick_count() + GOES_ON_TICKS
-
-    def decided() -> bool | None:
-        state = engine.show()
-        if state.n_restarts > 0 or state.active in ("inactive", "failed"):
-            return False
-        return True if engine.tick_count() >= due else None
-
-    with awaiting("ticks, or the end of a process that stores none"):
-        found = poll(decided, OsClock(), engine.deadline_secs)
-    if found is None:
-        raise engine.refuted("without a thread to be had it stores nothing, and does not end")
-    return found
 
 
 @pytest.mark.slow

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.base.clock import OsClock, poll
-from harness.base.errors import Refuted
-from harness.base.waiting import awaiting
+from harness.base.clock import OsClock
 from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from harness.proving.sabotage import Patch
@@ -28,23 +26,6 @@ def test_paused_engine_is_restarted_by_the_watchdog(watched: EngineUnit) -> None
     watched.wait_log("HEARTBEAT (G4)", lambda entry: entry.pid != before.main_pid)
 
 
-def goes_on(engine: EngineUnit) -> bool:
-    """Whether ticks are stored that came after now; the other way is that it is ended. Refuted when it is neither."""
-    due = engine.tick_count() + GOES_ON_TICKS
-
-    def decided() -> bool | None:
-        state = engine.show()
-        if state.active != "active" or state.n_restarts > 0:
-            return False
-        return True if engine.tick_count() >= due else None
-
-    with awaiting(f"{GOES_ON_TICKS} more ticks, or the end of a process that stores none"):
-        found = poll(decided, OsClock(), engine.deadline_secs)
-    if found is None:
-        raise engine.refuted(f"{engine.tick_count()} ticks, of {due} that were due, and systemd lets it be")
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.claim("E5")
 def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUnit, exchange: Exchange) -> None:
@@ -58,11 +39,14 @@ def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUni
     for number, thread in enumerate(tracing.threads(watched)):
         which = f"thread {number} ({thread.name})" if number else "the main thread"
         with tracing.standing_still(watched, tracing.threads(watched)[number]):
-            try:
-                if not goes_on(watched):
-                    ended.append(thread.name)
-            except Refuted as refuted:
-                raise watched.refuted(f"{which} stands still: {refuted.observed}") from None
+            due = watched.tick_count() + GOES_ON_TICKS
+            goes_on = watched.goes_on(GOES_ON_TICKS)
+            watched.expect(
+                goes_on is not None,
+                f"{which} stands still: {watched.tick_count()} ticks, of {due} that were due, and systemd lets it be",
+            )
+            if not goes_on:
+                ended.append(thread.name)
         watched.stop()
         watched.start()
         watched.wait_ticks(watched.tick_count() + 1)
