@@ -16,6 +16,7 @@ cgroup and removes both. The mounts live in nspawn's own mount namespace and van
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -385,8 +386,15 @@ class _BorrowedManager:
         self._shell = shell
         self._stage = stage
         self._work = work
+        self._held = -1
 
     def halt(self) -> None:
+        self._take_back()
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
+
+    def _take_back(self) -> None:
         _umask.leave(self.name)
         self.systemctl("stop", ENGINE_UNIT, "proof-*.service")
         for path in Path(self.unit_dir).glob("proof-*.service"):
@@ -423,19 +431,25 @@ class _BorrowedManager:
     def _lend(self) -> None:
         """Put the installed unit and its configuration where the manager finds them.
 
-        Raises Unavailable when an engine is installed there: its unit is never touched.
+        Raises Unavailable when an engine is installed there: its unit is never touched. Nor is that of another run,
+        which keeps the directory locked until its process ends.
         """
+        Path(self.unit_dir).mkdir(parents=True, exist_ok=True)
+        self._held = os.open(self.unit_dir, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(f"another run has its {ENGINE_UNIT} in {self.unit_dir}", "wait for its end") from None
         fragment = self.systemctl("show", ENGINE_UNIT, "--property=FragmentPath", "--value").stdout.strip()
         if fragment == f"{self.unit_dir}/{ENGINE_UNIT}":
             # Nobody but us installs into a runtime directory: a killed run left it.
-            self.halt()
+            self._take_back()
         elif fragment:
             raise Unavailable(f"this manager has a {ENGINE_UNIT} of its own ({fragment})", "use PROOFS_SYSTEMD=private")
         _umask.take(self.name)
         for directory in (self._work / "etc", self._work / "state"):
             directory.mkdir(parents=True)
         shutil.copytree(self._stage.etc, self._work / "etc", dirs_exist_ok=True)
-        Path(self.unit_dir).mkdir(parents=True, exist_ok=True)
         shutil.copy(self._stage.unit(ENGINE_UNIT), self.unit_dir)
 
 
@@ -471,8 +485,8 @@ ReadWritePaths=-{self.layout.disk}
             raise Unavailable("PID 1 is not a systemd that we may drive", "use PROOFS_SYSTEMD=private, as root")
         self._lend()
 
-    def halt(self) -> None:
-        super().halt()
+    def _take_back(self) -> None:
+        super()._take_back()
         # What systemd made for the unit: its state, and where it bound something.
         state = Path(self.layout.state)
         if state.is_symlink():

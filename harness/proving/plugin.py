@@ -140,6 +140,8 @@ class Run:
         self.signed = ""
         """What came of the proof bundle, in a line; empty when none was asked for."""
         self.systemd = options.systemd
+        self.fewer_workers = ""
+        """Why there is one worker instead of several; empty when there are as many as were asked for."""
         self.pytest = ["pytest"]
         """The words of a command that runs a proof of this run again, without the proof."""
         self.fault: str | None = None
@@ -345,6 +347,24 @@ def _check_clauses(run: Run) -> None:
     for clause in sorted(run.options.clauses - set(engines)):
         what = "no promise of an engine's" if clause in run.contract else "no clause of config/contract.toml"
         raise pytest.UsageError(f"--clauses: {clause} is {what}{nearest(clause, engines)}")
+
+
+def _share_one_unit(config: pytest.Config, run: Run) -> None:
+    """Have one worker where a systemd is borrowed: it has one unit, which another would take away (V19)."""
+    asked = config.getoption("tx", None) or []
+    if len(asked) < 2:
+        return
+    try:
+        kind = choose(run.options.systemd)
+    except Unavailable:
+        return  # Which each proof then says.
+    if kind != "private":
+        config.option.tx, config.option.numprocesses = asked[:1], 1
+        run.fewer_workers = f"one worker instead of {len(asked)}: a {kind} systemd has one {ENGINE_UNIT}"
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return config.stash[_RUN].fewer_workers
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -650,6 +670,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         before: dict[int, Handler] = {number: signal.signal(number, signal.default_int_handler) for number in ours}
         config.stash[_HANDLERS] = before
     run = config.stash[_RUN]
+    _share_one_unit(config, run)
     looks = ("collectonly", "showfixtures", "show_fixtures_per_test")
     # To collect everything takes most of a minute. Who asks for a part is told when it is known that it has a proof.
     at_once = config.getini("hybrid_proofs") and run.complete and not any(map(config.getoption, looks))
