@@ -1106,6 +1106,19 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"processed \d+, expected|of \d+ after",
     ),
     Sabotage(
+        id="sampling-counts-to-sixteen-bits",
+        guardrail="sampling",
+        breaks="the sampling counter starts anew after 65 535 ticks",
+        proof="test_sampling::test_a_long_run_is_sampled_as_a_short_one",
+        patch=Patch(
+            "engine/ingest/intake.py",
+            "Intake._sample.sampled",
+            "every - 1 - self.received % every",
+            "every - 1 - (self.received & 0xFFFF) % every",
+        ),
+        reason=r"the first that differ: ",
+    ),
+    Sabotage(
         id="resent-ticks-count-again",
         guardrail="sampling",
         breaks="what an exchange sends again after a reconnect is taken for new",
@@ -1399,6 +1412,19 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "return",
         ),
         reason=r"'connection lost' has not come",
+    ),
+    Sabotage(
+        id="a-wait-without-a-limit",
+        guardrail="N5",
+        breaks="a venue that was refused for an hour is left for hours",
+        proof="test_scenarios::test_a_wait_is_never_longer_than_its_limit",
+        patch=Patch(
+            "engine/ingest/session.py",
+            "Session._drop",
+            "min(policy.max_backoff_secs, policy.base_backoff_secs * 2.0 ** min(station.failures, 64))",
+            "policy.base_backoff_secs * 2.0 ** min(station.failures, 64)",
+        ),
+        reason=r"s from one attempt to the next but one",
     ),
     Sabotage(
         id="flapping-is-a-storm",

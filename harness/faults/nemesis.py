@@ -101,6 +101,15 @@ def unreachable(exchange: Exchange) -> Iterator[Receipt]:
 
 
 @contextmanager
+def unanswered(exchange: Exchange) -> Iterator[Receipt]:
+    """While it is unreachable, have somebody listen at its port who says nothing: who connects waits for an upgrade."""
+    with socket.create_server(("127.0.0.1", exchange.port)), socket.socket() as probe:
+        probe.settimeout(LAND_SECS)
+        probe.connect(("127.0.0.1", exchange.port))
+        yield Receipt("no answer", f"port {exchange.port} is connected to, and nobody reads")
+
+
+@contextmanager
 def silent(exchange: Exchange) -> Iterator[Receipt]:
     """A feed that brings nothing any more, over connections that are up and answer pings. Undone at the end."""
     exchange.mute(True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -37,6 +37,53 @@ def test_the_same_of_a_venue(engine: EngineUnit, exchange: Exchange) -> None:
     sample(engine, exchange, 5, {"ingest_mode": "REAL_WS"})
 
 
+LONG = 70_000
+"""Ticks of a long run: more than 16 bits count."""
+
+RARELY = 150
+"""One in so many is processed of it."""
+
+MISSING = 5
+LATE = 200
+"""Trades that come once more at its end, half of it later."""
+
+
+@pytest.mark.slow
+@pytest.mark.claim("sampling", "N7", "N9")
+def test_a_long_run_is_sampled_as_a_short_one(engine: EngineUnit, exchange: Exchange) -> None:
+    """What came long ago is known, and where the ids were when the connection was lost."""
+    exchange.numbered = True
+    engine.connect(exchange, engine={"sample_every": RARELY})
+    half = LONG // 2
+    exchange.send_ticks(half)
+    wait_received(engine, half)
+    with nemesis.disconnected(exchange):
+        engine.wait_log("connection lost")
+    exchange.wait_client(connections=2)
+    exchange.number_from(half + 1 + MISSING)
+    exchange.send_ticks(half)
+    exchange.send_raw([exchange.tick(half + 1 + MISSING + number) for number in range(LATE)])
+    wait_received(engine, LONG)
+    beat = engine.wait_log("HEARTBEAT (G4)", lambda e: e.fields["ticks_parsed"] >= LONG + LATE).fields
+    engine.expect(beat["ingest_received"] == LONG, f"{beat['ingest_received']} of {LONG} received")
+    engine.expect(beat["duplicates"] == LATE, f"{beat['duplicates']} of {LATE} that came again are duplicates")
+    engine.expect(beat["gaps"] == MISSING, f"{beat['gaps']} gaps, where {MISSING} ids are missing after a reconnect")
+    engine.wait_ticks(LONG // RARELY)
+    stored = [int(str(number)) for (number,) in engine.query("SELECT trade_id FROM ticks ORDER BY id")]
+    due = [number + (MISSING if number > half else 0) for number in range(RARELY, LONG + 1, RARELY)]
+    engine.expect(stored == due, differing(stored, due))
+
+
+def wait_received(engine: EngineUnit, count: int) -> None:
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] >= count)
+
+
+def differing(stored: Sequence[int], due: Sequence[int]) -> str:
+    """Which ticks are there, and which should be."""
+    first = [pair for pair in zip(stored, due, strict=False) if pair[0] != pair[1]][:3]
+    return f"{len(stored)} ticks are stored, {len(due)} are due; the first that differ: {first} (stored, due)"
+
+
 def sample(engine: EngineUnit, exchange: Exchange, every: int, feed: Mapping[str, object]) -> None:
     """Start, cut the connection some times, each time with ticks that come twice, stop; and count."""
     engine.configure(
@@ -66,8 +113,4 @@ def sample(engine: EngineUnit, exchange: Exchange, every: int, feed: Mapping[str
         round((float(str(price)) - 100.0) / STEP) for (price,) in engine.query("SELECT price FROM ticks ORDER BY id")
     ]
     due = list(range(every, ticks + 1, every))
-    engine.expect(
-        stored == due,
-        f"{len(stored)} ticks are stored, {len(due)} are due; the first that differ: "
-        f"{[pair for pair in zip(stored, due, strict=False) if pair[0] != pair[1]][:3]} (stored, due)",
-    )
+    engine.expect(stored == due, differing(stored, due))
