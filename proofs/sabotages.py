@@ -1384,6 +1384,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         guardrail="S4",
         breaks="a half-open connection is kept for ever",
         proof="test_scenarios::test_missed_pong_means_reconnect",
+        params={"pong_secs": 1},
         patch=Patch(
             "engine/ingest/session.py",
             "Session._dead_at",
@@ -1412,6 +1413,15 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "return",
         ),
         reason=r"'connection lost' has not come",
+    ),
+    Sabotage(
+        id="a-farewell-is-for-ever",
+        guardrail="N3",
+        breaks="a venue that closed in good order is left for ever",
+        proof="test_peers_unit::test_however_a_connection_ends_the_next_is_tried",
+        params={"reset": False},
+        patch=Patch("engine/ingest/session.py", "Session._drop", "now + station.delay", "now + 3600.0"),
+        reason=r"after \['close 1000'\] no connection came",
     ),
     Sabotage(
         id="a-wait-without-a-limit",

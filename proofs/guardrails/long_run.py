@@ -11,6 +11,7 @@ import os
 import pytest
 
 from harness.base.clock import OsClock
+from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.guardrails.test_stop import expect_clean_end
@@ -27,6 +28,8 @@ def test_what_is_told_is_there_for_as_long_as_it_runs(engine: EngineUnit, exchan
     after another start it still is."""
     exchange.feed(interval_secs=0.005)
     engine.connect(exchange, engine={"heartbeat_interval_secs": BEAT_SECS})
+    with nemesis.disconnected(exchange):
+        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["reconnects"] == 1)
     pid = engine.show().main_pid
     clock = OsClock()
     began, beats = clock.monotonic(), 0
@@ -35,6 +38,7 @@ def test_what_is_told_is_there_for_as_long_as_it_runs(engine: EngineUnit, exchan
         beat = engine.wait_log("HEARTBEAT (G4)").fields
         beats += 1
         told, stored = beat["tick_rows_written"], engine.tick_count()
+        engine.expect(beat["reconnects"] == 1, f"after {run_for:.0f} s it says {beat['reconnects']} reconnects of 1")
         engine.expect(stored >= told, f"after {run_for:.0f} s it says that {told} rows are written, and {stored} are")
     engine.expect(
         beats >= 0.5 * run_for / BEAT_SECS, f"{beats} heartbeats in {run_for:.0f} s, one is due each {BEAT_SECS} s"

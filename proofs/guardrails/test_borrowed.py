@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.base.errors import Refuted
+from harness.base.errors import Refuted, Unavailable
 from harness.evidence.shell import Shell
-from harness.machines.machine import PrivateMachine, why_not_private
+from harness.machines.machine import PrivateMachine, choose, why_not_private
 from harness.machines.stage import Stage
+from harness.proving.plugin import Run
 
 pytestmark = pytest.mark.slow
 
@@ -39,10 +40,12 @@ PLACES = (
 
 
 @pytest.fixture
-def computer(shell: Shell, stage: Stage) -> Iterator[PrivateMachine]:
+def computer(shell: Shell, stage: Stage, proof_run: Run) -> Iterator[PrivateMachine]:
     """A machine with a checkout and its environment, where no engine is installed."""
     if reason := why_not_private():
         raise reason
+    if choose(proof_run.options.systemd) != "private":
+        raise Unavailable("this run has lent its unit to the computer already", "use --systemd=private")
     digest = stage.root.parent / "stage.digest"
     binds = [(Path(sys.prefix), f"{CHECKOUT}/.venv"), (stage.root, f"{CHECKOUT}/.cache/stage"),
              (digest, f"{CHECKOUT}/.cache/{digest.name}")]  # fmt: skip

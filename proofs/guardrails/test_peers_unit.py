@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import time
 
 import pytest
 
+from harness.base.errors import Refuted
 from harness.base.waiting import awaiting
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
-from proofs.fixtures.raw_server import PING, flood, frame, raw_server, until_closed, upgrade
+from proofs.fixtures.raw_server import (
+    CLOSE,
+    PING,
+    close_frame,
+    flood,
+    frame,
+    raw_server,
+    read_request,
+    until_closed,
+    upgrade,
+)
 
 MIB = 1024 * 1024
 
@@ -89,3 +101,58 @@ def test_a_peer_that_never_reads_is_left(engine: EngineUnit) -> None:
         engine.wait_ticks(1)
         engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields.get("connections_unbounded") == 1)
         engine.stop()
+
+
+ENDINGS = {
+    **{
+        f"close {code}": close_frame(code)
+        for code in (1000, 1001, 1002, 1003, 1008, 1009, 1011, 1012, 1013, 3000, 4999)
+    },
+    "a reason": close_frame(1000, "bye " * 30),
+    "no code": frame(b"", CLOSE),
+    "half a code": frame(b"\x03", CLOSE),
+    "a code that is none": close_frame(999),
+    "no word": b"",
+    "half a frame": frame("x" * 200)[:50],
+    "half a head": frame("x" * 200)[:1],
+}
+"""What a peer says last, once the upgrade is made."""
+
+ANSWERS = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    b"SSH-2.0-OpenSSH_9.2\r\n",
+    b"",
+)
+"""What a peer says instead of an upgrade."""
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N3")
+@pytest.mark.parametrize("reset", [False, True])
+def test_however_a_connection_ends_the_next_is_tried(engine: EngineUnit, reset: bool) -> None:
+    """reset: by the kernel's RST, not its FIN."""
+
+    def script(client: socket.socket, number: int) -> None:
+        if reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if number < len(ENDINGS):
+            upgrade(client, and_then=list(ENDINGS.values())[number])
+        elif number < len(ENDINGS) + len(ANSWERS):
+            read_request(client)
+            client.sendall(ANSWERS[number - len(ENDINGS)])
+        else:
+            upgrade(client, and_then=trade(number))
+            until_closed(client)
+
+    with raw_server(script) as server, awaiting("a peer that ended all connections but the last"):
+        configure(engine, server.url, max_connects_per_minute=60_000)
+        engine.start()
+        try:
+            engine.wait_ticks(1)
+        except Refuted as refuted:
+            ended = [*ENDINGS, *(f"instead of an upgrade: {answer!r}" for answer in ANSWERS)][: server.connections]
+            raise Refuted(f"after {ended[-1:]} no connection came: {refuted}") from refuted
+        engine.stop()
+    engine.expect(engine.show().n_restarts == 0, "it was restarted meanwhile")

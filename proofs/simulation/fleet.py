@@ -231,14 +231,23 @@ class Fleet:
 
     def wait(self, look: Callable[[], T | None], what: str, deadline_secs: float = DEADLINE_SECS) -> T:
         """What `look` returns once that is true. AssertionError that says what whoever does not run, and the
-        collectors, had to say last."""
-        found = poll(lambda: look() or None, self.clock, deadline_secs)
-        if found is not None:
-            return found
+        collectors, had to say last; at once when one of them has failed, which nobody starts again."""
         parts = [*self.servers, self.postgres, *self.relays, *self.engines]
-        told = [f"{one.name} has ended: {one.said[-300:]}" for one in parts if not one.running]
-        told += [f"{one.name}: {one.said[-300:]}" for one in self.collectors]
-        raise AssertionError(f"{what}: not within {deadline_secs:g} s; {'; '.join(told)}; {dict(self.newest())}")
+
+        def told(how: str) -> AssertionError:
+            said = [f"{one.name} has ended: {one.said[-300:]}" for one in parts if not one.running]
+            said += [f"{one.name}: {one.said[-300:]}" for one in self.collectors]
+            return AssertionError(f"{what}: {how}; {'; '.join(said)}; {dict(self.newest())}")
+
+        def looked() -> T | None:
+            found = look() or None
+            if found is None and any(one.failed for one in parts):
+                raise told("it will not come")
+            return found
+
+        if (found := poll(looked, self.clock, deadline_secs)) is None:
+            raise told(f"not within {deadline_secs:g} s")
+        return found
 
     def leader(self) -> NatsServer | None:
         """Who leads the stream; None while nobody does."""
