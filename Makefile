@@ -28,7 +28,7 @@ APT_QUIET := $(shell test -t 2 && echo -q || echo -qq)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help proofs test sabotage mutants canary nothing reference scale stress fleet-sim debian soak bench doctor \
+.PHONY: help proofs test sabotage mutants another canary nothing reference scale stress fleet-sim debian soak bench doctor \
   buglog lint format pure coverage docs pictures lock dist release install uninstall clean
 
 # As wide as the terminal; a word is never cut.
@@ -125,6 +125,9 @@ SEED ?= 1
 COUNT ?= 200
 mutants: $(READY) machine-tools  ## Break a copy COUNT=200 times as SEED=1 draws: tests must turn red (ARGS='--only engine/trading/*')
 	$(BIN)/python -m mutants --seed $(SEED) --count $(COUNT) $(ARGS)
+
+another: $(READY) machine-tools  ## Break the second engine COUNT=200 times as SEED=1 draws: judges of any engine must turn red
+	$(BIN)/python -m mutants --another --seed $(SEED) --count $(COUNT) $(ARGS)
 
 canary: $(READY) machine-tools  ## A proof that must be refuted: fails unless it is
 	@$(BIN)/pytest -q proofs/canary.py; test $$? -eq 1 && echo "the canary is refuted, as it must be"

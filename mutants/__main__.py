@@ -1,8 +1,9 @@
 """`make mutants SEED=1 COUNT=200`: break copies of the checkout, one fault at a time, until a test is red.
 
-The checkout itself is never changed. Results are kept as they come; of the same sources a run asks again only about
-what was not caught, or by a test that has changed since. Exit status 0 when enough were caught, 1 when not, 130 after
-Ctrl-C.
+With --another it is the second engine that is broken, and judged as a black box, by the clauses that it claims: what
+survives is a promise that a stranger's engine may break. The checkout itself is never changed. Results are kept as they
+come; of the same sources a run asks again only about what was not caught, or by a test that has changed since. Exit
+status 0 when enough were caught, 1 when not, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import queue
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,10 +28,12 @@ import threading
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import coverage
 import pytest
@@ -50,10 +54,19 @@ MAP_SECS_MAX = 3600.0
 SOURCES = ("engine/", "fleet/", "harness/", "proofs/", "systemd/", "config/", "mutants/contexts.py", "pyproject.toml")
 """What a verdict about a mutant depends on, with the test that gave it."""
 
+ANOTHER = "proofs/fixtures/reference_engine.py"
+"""The second engine, of which nothing is known but the contract."""
+
+REFERENCE_SECS = 900.0
+"""What `make reference` may take, which takes a minute: most mutants that hang do so in one proof."""
+
 _TEST = re.compile(r"proofs/\w+/test_\w+\.py")
 
 _LATER = re.compile(rf"{_TEST.pattern}|config/contract\.toml")
 """What changes as survivors become proofs: tests are compared one by one, and which clauses there are moves none."""
+
+OPTIONS = ("-x", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider")
+"""Of a run of pytest that ends with the first red test, and names it."""
 
 _ended = threading.Event()
 _running: set[subprocess.Popen[str]] = set()
@@ -69,7 +82,7 @@ def main() -> int:
     state = _digest(name for name in names if name.startswith(SOURCES) and not _LATER.fullmatch(name))
     found = [
         mutant
-        for name in broken(names)
+        for name in ([ANOTHER] if options.another else broken(names))
         if _matches(name, options.only)
         for mutant in mutants(name, (ROOT / name).read_text())
     ]
@@ -82,7 +95,7 @@ def main() -> int:
         return 2
     equivalents = [plan.Equivalent(**one) for one in tomllib.loads(EQUIVALENTS.read_text())["equivalent"]]
     chosen = plan.sample(found, options.count, options.seed)
-    report = options.output / "mutants.json"
+    report = options.output / ("another.json" if options.another else "mutants.json")
     done = _done(report, state)
     begun = time.monotonic()
     facts = {"seed": options.seed, "of": len(found), "sources": state, "under_units": not options.in_process}
@@ -90,15 +103,18 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
-            for _ in range(options.jobs):
+            # `make reference` uses all processors.
+            for _ in range(1 if options.another else options.jobs):
                 copies.put(stack.enter_context(_copy(names)))
             pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
             stack.callback(_end_all)
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            proofs = {} if options.in_process else _proofs(names)
-            reach = _reach(copies, pool, _Map(options.output, state), asked, proofs)
+            notice: _Notice = _black_box
+            if not options.another:
+                proofs = {} if options.in_process else _proofs(names)
+                notice = partial(_reaching, _reach(copies, pool, _Map(options.output, state), asked, proofs))
             results += [done[mutant.id] for mutant in chosen if mutant.id in done]
-            tried = [pool.submit(_try, copies, mutant, reach) for mutant in chosen if mutant.id not in done]
+            tried = [pool.submit(_try, copies, mutant, notice) for mutant in chosen if mutant.id not in done]
             for future in as_completed(tried):
                 results.append(future.result())
                 _write(plan.report(results, equivalents, **facts, seconds=round(time.monotonic() - begun, 1)), report)
@@ -132,6 +148,7 @@ def _options() -> argparse.Namespace:
         metavar="DIRECTORY",
         help="where the report is written and kept",
     )
+    parser.add_argument("--another", action="store_true", help="break the second engine instead: another.html")
     parser.add_argument("--in-process", action="store_true", help="without the proofs that drive a machine")
     options: argparse.Namespace = parser.parse_args()
     return options
@@ -241,6 +258,10 @@ def _fill(copy: Path, names: list[str]) -> None:
     (copy / ".venv/.ready").touch()
 
 
+def _python(copy: Path) -> str:
+    return str(copy / ".venv/bin/python")
+
+
 def _run(copy: Path, *argv: str, timeout_secs: float, **environment: str) -> subprocess.CompletedProcess[str]:
     """Return a command in the copy, in a process group of its own, of which nothing stays whatever ends it.
     TimeoutExpired when it takes longer."""
@@ -248,7 +269,7 @@ def _run(copy: Path, *argv: str, timeout_secs: float, **environment: str) -> sub
         raise KeyboardInterrupt
     surroundings = {**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "500"}
     running = subprocess.Popen(
-        [str(copy / ".venv/bin/python"), *argv], cwd=copy, env=surroundings, text=True, start_new_session=True,
+        argv, cwd=copy, env=surroundings, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     _running.add(running)
@@ -340,8 +361,9 @@ def _measure(copies: queue.SimpleQueue[Path], files: list[str]) -> tuple[coverag
     settings.write_text(f"[run]\nsource = engine,harness,fleet\nrelative_files = true\ndata_file = {data}\n")
     try:
         ran = _run(
-            copy, "-m", "coverage", "run", f"--rcfile={settings}", "-m", "pytest", "-q", "-p", "mutants.contexts",
-            "-m", "not sabotage", *files, timeout_secs=MAP_SECS_MAX, **{contexts.TIMES: str(times)},
+            copy, _python(copy), "-m", "coverage", "run", f"--rcfile={settings}", "-m", "pytest", "-q",
+            "-p", "mutants.contexts", "-m", "not sabotage", *files,
+            timeout_secs=MAP_SECS_MAX, **{contexts.TIMES: str(times)},
         )  # fmt: skip
         if ran.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
             sys.exit(f"mutants: the tests did not run to their end:\n{ran.stdout[-4000:]}")
@@ -397,62 +419,98 @@ def _proofs(names: list[str]) -> dict[str, frozenset[str]]:
     return {name: frozenset(tests) for name, tests in found.items()}
 
 
-def _try(copies: queue.SimpleQueue[Path], mutant: Mutant, reach: plan.Reach) -> dict[str, object]:
-    """Put the fault into a copy, run who reaches it, and take it away."""
+_Noticed: TypeAlias = tuple[str, str, str] | None
+"""How a fault was noticed: the outcome, by which test, for which reason. None when no test minded."""
+
+_Ask: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
+
+_Notice: TypeAlias = Callable[[Path, Mutant], tuple[_Noticed, int]]
+"""Runs the tests about a mutant that is in place in a copy. The number is how many were asked."""
+
+
+def _try(copies: queue.SimpleQueue[Path], mutant: Mutant, notice: _Notice) -> dict[str, object]:
+    """Put the fault into a copy, have it noticed, and take it away."""
     copy = copies.get()
     place = copy / mutant.path
-    original = place.read_text()
-    result: dict[str, object] = {
-        "id": mutant.id, "path": mutant.path, "line": mutant.line, "operator": mutant.operator, "change": mutant.change,
-        "outcome": "survived", "proof": "", "reason": "", "judge": "", "tests": 0,
-    }  # fmt: skip
     begun = time.monotonic()
     place.write_text(mutant.text)
-    deselected = set(reach.red)
     try:
-        for tests in plan.tests_of(mutant, reach):
-            result["tests"] = int(str(result["tests"])) + len(tests)
-            limit = plan.time_limit_secs(tests, reach.seconds)
-            noticed = _noticed(copy, tests, deselected, limit)
-            if noticed and noticed[0] == "timeout":
-                place.write_text(original)
-                if _noticed(copy, tests, deselected, limit):
-                    noticed = None  # Nor do they end without the fault.
-                place.write_text(mutant.text)
-            if noticed:
-                outcome, proof, reason = noticed
-                result.update(outcome=outcome, proof=proof, reason=reason, judge=_judge(proof, copy))
-                break
+        noticed, tests = notice(copy, mutant)
+        outcome, proof, reason = noticed or ("survived", "", "")
+        judge = _judge(proof, copy) if noticed else ""
     finally:
-        place.write_text(original)
+        place.write_text(mutant.source)
         copies.put(copy)
-    result["seconds"] = round(time.monotonic() - begun, 1)
-    return result
+    return {
+        "id": mutant.id, "path": mutant.path, "line": mutant.line, "operator": mutant.operator, "change": mutant.change,
+        "outcome": outcome, "proof": proof, "reason": reason, "judge": judge, "tests": tests,
+        "seconds": round(time.monotonic() - begun, 1),
+    }  # fmt: skip
 
 
-def _noticed(copy: Path, tests: list[str], deselected: set[str], limit_secs: float) -> tuple[str, str, str] | None:
-    """Return how a fault was noticed: the outcome, by which test, for which reason. None when no test minded.
+def _reaching(reach: plan.Reach, copy: Path, mutant: Mutant) -> tuple[_Noticed, int]:
+    """Ask those who reach it."""
+    place, asked, deselected = copy / mutant.path, 0, set(reach.red)
+    for tests in plan.tests_of(mutant, reach):
+        asked += len(tests)
+        limit = plan.time_limit_secs(tests, reach.seconds)
+        noticed = _noticed(copy, tests, deselected, limit)
+        if noticed and noticed[0] == "timeout":
+            place.write_text(mutant.source)
+            if _noticed(copy, tests, deselected, limit):
+                noticed = None  # Nor do they end without the fault.
+            place.write_text(mutant.text)
+        if noticed:
+            return noticed, asked
+    return None, asked
+
+
+def _black_box(copy: Path, _mutant: Mutant) -> tuple[_Noticed, int]:
+    """Ask who judges another engine. RuntimeError when nobody can be asked."""
+    passed = 0
+
+    def reference(*more: str) -> subprocess.CompletedProcess[str]:
+        nonlocal passed
+        ran = _run(copy, "make", "reference", f"ARGS={shlex.join([*OPTIONS, *more])}", timeout_secs=REFERENCE_SECS)
+        if ran.returncode != 0 and not plan.refuted_by(ran.stdout)[0]:
+            raise RuntimeError(f"make reference: {ran.stdout[-1000:]}")
+        passed = max(passed, *map(int, re.findall(r"(\d+) passed", ran.stdout)), 0)
+        return ran
+
+    def again(proof: str) -> subprocess.CompletedProcess[str]:
+        return reference("-k", proof.rpartition("::")[2].partition("[")[0])
+
+    return _noticed_by(reference, again, ["make reference"], set(), REFERENCE_SECS), passed
+
+
+def _noticed(copy: Path, tests: list[str], deselected: set[str], limit_secs: float) -> _Noticed:
+    """Ask these tests, but for the deselected."""
+
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        words = _python(copy), "-m", "pytest", *OPTIONS, "-m", "not sabotage", *arguments
+        return _run(copy, *words, timeout_secs=limit_secs)
+
+    return _noticed_by(lambda *but: ask(*but, *tests), ask, tests, deselected, limit_secs)
+
+
+def _noticed_by(ask: _Ask, again: _Ask, tests: list[str], deselected: set[str], limit_secs: float) -> _Noticed:
+    """Return how a fault was noticed.
 
     A test counts when it is red twice. One that is green the second time says nothing of the fault, and is asked no
-    more.
+    more. ask: runs all, but for what options deselect. again: runs the one that is named.
     """
     while True:
         try:
-            ran = _pytest(copy, *(f"--deselect={test}" for test in sorted(deselected)), *tests, limit_secs=limit_secs)
+            ran = ask(*(f"--deselect={test}" for test in sorted(deselected)))
             if ran.returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
                 return None
             proof, reason = plan.refuted_by(ran.stdout)
-            again = _pytest(copy, proof, limit_secs=limit_secs) if proof else ran
+            second = again(proof) if proof else ran
         except subprocess.TimeoutExpired:
             return "timeout", tests[0], f"not over within {limit_secs:.0f} s"
-        if again.returncode != pytest.ExitCode.OK:
+        if second.returncode != pytest.ExitCode.OK:
             return "caught", proof, reason or ran.stdout.strip()[-300:]
         deselected.add(proof)
-
-
-def _pytest(copy: Path, *arguments: str, limit_secs: float) -> subprocess.CompletedProcess[str]:
-    options = "-x", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider", "-m", "not sabotage"
-    return _run(copy, "-m", "pytest", *options, *arguments, timeout_secs=limit_secs)
 
 
 def _write(found: dict[str, object], report: Path) -> None:

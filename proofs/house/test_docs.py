@@ -29,6 +29,7 @@ NEVER_INSIDE_ITSELF = (
     "make test",
     "make sabotage",
     "make mutants",
+    "make another",
     "make canary",
     "make nothing",
     "make reference",
