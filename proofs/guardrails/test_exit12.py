@@ -16,6 +16,7 @@ import pytest
 from harness.base.clock import OsClock
 from harness.base.errors import Unavailable
 from harness.base.journal import Entry
+from harness.base.unit import exec_start
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from harness.machines.systemd import METRONOME
@@ -164,8 +165,8 @@ def test_crash_is_restarted(engine: EngineUnit) -> None:
 @pytest.mark.slow
 @pytest.mark.claim("exit12", "E3", "M4")
 def test_start_that_fails_for_now_is_restarted(engine: EngineUnit) -> None:
-    """Exit 1: somebody else has the database, and it runs as soon as that is over; and then no thread can be had, for
-    which no engine has a rule, unless it needs none."""
+    """Exit 1: somebody else has the database, and it runs as soon as that is over; and then no thread can be had, or no
+    descriptor, for which no engine has a rule, unless it needs none."""
     engine.configure({"engine": {"tick_interval_ms": 5}, "persist": {"flush_interval_ms": 10, "busy_timeout_ms": 1000}})
     engine.start()
     engine.wait_ticks(1)
@@ -177,17 +178,21 @@ def test_start_that_fails_for_now_is_restarted(engine: EngineUnit) -> None:
         engine.wait_log("HEARTBEAT (G4)")
     if engine.machine.kind == "user":
         raise Unavailable("a user's other processes count among the threads", "use PROOFS_SYSTEMD=private, as root")
-    engine.drop_in("40-threads", "[Service]\nLimitNPROC=1\n")
-    try:
-        engine.try_start()
-        goes_on = engine.goes_on(GOES_ON_TICKS)
-        engine.expect(goes_on is not None, "without a thread to be had it stores nothing, and does not end")
-        if not goes_on:
-            engine.wait("an exit with status 1", lambda e: "process exited" in e.message and "status=1/" in e.message)
-            engine.wait_restarts(1)
-    finally:
-        engine.down()
-        engine.remove_drop_in("40-threads")
+    # systemd itself needs more descriptors than that to start it.
+    few = exec_start(["/bin/sh", "-c", 'ulimit -n 5 && exec "$@"', "sh", *engine.argv()])
+    for what, limit in (("thread", "LimitNPROC=1"), ("descriptor", f"ExecStart=\nExecStart={few}")):
+        engine.drop_in("40-limit", f"[Service]\n{limit}\n")
+        try:
+            engine.try_start()
+            goes_on = engine.goes_on(GOES_ON_TICKS)
+            engine.expect(goes_on is not None, f"without a {what} to be had it stores nothing, and does not end")
+            if not goes_on:
+                ended = engine.wait("the end of it", lambda e: "Main process exited" in e.message)
+                engine.expect("status=1/" in ended.message, f"without a {what} to be had: {ended.message}, not 1")
+                engine.wait_restarts(1)
+        finally:
+            engine.down()
+            engine.remove_drop_in("40-limit")
 
 
 @pytest.mark.slow

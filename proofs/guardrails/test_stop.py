@@ -28,6 +28,9 @@ MEANINGLESS = (
 TOLD_SECS = 2.0
 """How long systemd may not know of a stop, or a start not obey one: far less than shutdown_timeout_secs (5)."""
 
+SHUTDOWN_SECS = 5
+"""shutdown_timeout_secs, of its own."""
+
 HOLD_SECS = 3.0
 """How long a stop may not be over that is told to take LONG_SECS."""
 
@@ -52,6 +55,14 @@ def run_and_feed(engine: EngineUnit, exchange: Exchange) -> None:
     exchange.wait_sent(100)
 
 
+def stop_within(engine: EngineUnit, secs: float) -> None:
+    """Stop it, and refute when that takes much longer."""
+    began = OsClock().monotonic()
+    engine.stop()
+    took = OsClock().monotonic() - began
+    engine.expect(took <= secs + LATE_SECS, f"the stop took {took:.1f} s, {secs} s are allowed")
+
+
 def expect_clean_end(engine: EngineUnit) -> None:
     final = engine.wait_log("FINAL METRICS").fields
     state = engine.show()
@@ -71,7 +82,7 @@ def expect_clean_end(engine: EngineUnit) -> None:
 @pytest.mark.claim("E4", "S13")
 def test_systemctl_stop_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     run_and_feed(engine, exchange)
-    engine.stop()
+    stop_within(engine, SHUTDOWN_SECS)
     expect_clean_end(engine)
 
 
@@ -119,7 +130,8 @@ def test_a_stop_that_loses_rows_says_so(engine: EngineUnit, exchange: Exchange) 
     with nemesis.locked(engine.database):
         exchange.send_ticks(20)
         engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == 25)
-        engine.stop()
+        # And the write that is going on may wait for busy_timeout_ms, which is as long.
+        stop_within(engine, 2)
     final = engine.wait_log("FINAL METRICS").fields
     state, stored = engine.show(), engine.tick_count()
     engine.expect(
