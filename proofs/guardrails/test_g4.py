@@ -8,8 +8,11 @@ from datetime import datetime
 
 import pytest
 
+from harness.base.clock import OsClock, poll
 from harness.base.journal import Entry
+from harness.base.waiting import awaiting
 from harness.evidence import checkers
+from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
@@ -28,6 +31,10 @@ GAUGES = {"loop_lag_ms_p99", "clock_skew_ms", "wal_bytes", "gaps"}
 BEATS = 16
 INTERVAL_SECS = 0.2
 """So many and so often that one that comes late, on a busy computer, changes little of the whole."""
+
+LATE_TIMES = 10
+LATE_SECS = 0.5
+"""So often, at most, and for so long a loop stands still, with two heartbeats between."""
 
 RUNNING_SECS = 0.5
 """How long ingest that runs may take to be let in by an exchange of the same computer."""
@@ -110,3 +117,25 @@ def test_first_heartbeat_comes_at_start_and_default_is_ten_seconds(engine: Engin
     shown = engine.machine.run(*engine.argv("--check-config"))
     engine.expect(shown.status == 0, f"--check-config ends with {shown.status}: {shown.stderr[-300:]}")
     engine.expect('"heartbeat_interval_secs": 10' in shown.stdout, "the default heartbeat interval is not 10 s")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("M2", "B3")
+def test_a_loop_that_is_late_now_and_then_says_so(engine: EngineUnit) -> None:
+    """What is late once in ten times or so is what loop_lag_ms_p99 is about: a mean or a median says nothing of it."""
+    engine.configure({"engine": {"heartbeat_interval_secs": INTERVAL_SECS}})
+    engine.start()
+    heartbeats(engine, BEATS // 2)
+    told_ms = 0.0
+    for _ in range(LATE_TIMES):
+        with nemesis.paused(engine), awaiting("a loop to be late"):
+            poll(lambda: None, OsClock(), LATE_SECS)
+        for _ in range(2):
+            engine.mark()
+            told_ms = engine.wait_log("HEARTBEAT (G4)").fields["loop_lag_ms_p99"]
+        if told_ms >= 800 * LATE_SECS:
+            break
+    engine.expect(
+        told_ms >= 800 * LATE_SECS,
+        f"loop_lag_ms_p99 is {told_ms}, and it was late by {1000 * LATE_SECS:g} ms time and again",
+    )
