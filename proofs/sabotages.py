@@ -340,6 +340,15 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"loop_lag_ms_p99 is \d+\.\d+, and it was late by 500 ms",
     ),
     Sabotage(
+        id="broken-is-a-log-line",
+        guardrail="E3",
+        breaks="an engine that aborts goes on as if it were well",
+        proof="test_exit12::test_broken_engine_is_restarted",
+        params={"signal": "ABRT"},
+        patch=Patch("engine/signals.py", "_TERMINAL", "signal.SIGTTOU", "signal.SIGABRT"),
+        reason=r"was restarted 0 times",
+    ),
+    Sabotage(
         id="a-stop-that-nobody-hears-of",
         guardrail="M4",
         breaks="systemd is not told that the engine is stopping",

@@ -306,6 +306,14 @@ def test_engine_whose_mapped_file_was_cut_off_is_restarted(engine: EngineUnit) -
     prove_restarted_after(engine, "BUS")
 
 
+@pytest.mark.slow
+@pytest.mark.claim("exit12", "E3", "E6")
+@pytest.mark.parametrize("signal", ["ABRT", "SEGV", "FPE", "ILL"])
+def test_broken_engine_is_restarted(engine: EngineUnit, signal: str) -> None:
+    """As a library aborts, or the kernel ends what goes wrong: that is no clean end, and no line of the log."""
+    prove_restarted_after(engine, signal)
+
+
 def prove_restarted_after(engine: EngineUnit, signal: str) -> None:
     """Killed by a signal, the unit runs anew."""
     engine.configure({"engine": {"tick_interval_ms": 5}})

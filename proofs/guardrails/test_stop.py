@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import socket
 import struct
 from collections.abc import Sequence
 from datetime import datetime
@@ -276,9 +277,15 @@ def test_a_signal_that_means_nothing(engine: EngineUnit, exchange: Exchange) -> 
     engine.stop()
     expect_clean_end(engine)
     expect_at_most_one_a_second(engine)
-    engine.start()
-    engine.kill("QUIT")
-    engine.wait_end()
+    # And while it waits for an answer that does not come.
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        engine.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": f"ws://127.0.0.1:{mute.getsockname()[1]}"}})
+        engine.start()
+        began = OsClock().monotonic()
+        engine.kill("QUIT")
+        engine.wait_end()
+        took = OsClock().monotonic() - began
+    engine.expect(took <= SHUTDOWN_SECS + LATE_SECS, f"a stop while it connects took {took:.1f} s")
     state = engine.show()
     engine.expect(
         (state.active, state.result, state.exec_main_status) == ("inactive", "success", 0),
