@@ -37,7 +37,7 @@ HOLD_SECS = 3.0
 
 LONG_SECS = 12
 
-RUN_SECS = 1
+RUN_SECS = 2
 """How long an engine runs that is told to."""
 
 LATE_SECS = 3.0
