@@ -25,7 +25,7 @@ from typing import Any
 from engine import build
 from engine.base import logs, metrics, notify
 from engine.base.channels import Channel
-from engine.base.exits import EngineError, ExitCode, explain
+from engine.base.exits import Crash, EngineError, ExitCode, explain
 from engine.config.settings import Environment, Loaded
 from engine.signals import Signals
 from engine.storage.batch import Batch
@@ -174,6 +174,11 @@ class Pipeline:
             timer.cancel()
         await asyncio.gather(*timers, return_exceptions=True)
         lost = self._count_lost()
+        if lost is not None and failure is None:
+            failure = lost
+            logs.report(logger, failure)
+        elif lost is not None:
+            logger.error("%s", lost, extra={"fields": lost.details})
         try:
             self._persistence.close()
         except EngineError as error:
@@ -186,8 +191,6 @@ class Pipeline:
         self._notifier.close()
         if failure is not None:
             return failure.code
-        if lost:
-            return ExitCode.CRASH
         logger.info("shutdown complete", extra={"fields": {"exit_code": int(ExitCode.COMPLETE)}})
         return ExitCode.COMPLETE
 
@@ -245,8 +248,8 @@ class Pipeline:
             return 0
         return len(self._ingest.rest) + sum(len(batch.ticks) for batch in self._persistence.unwritten())
 
-    def _count_lost(self) -> int:
-        """Book what the shutdown deadline left unwritten as dropped; returns how many rows."""
+    def _count_lost(self) -> Crash | None:
+        """Book what the shutdown deadline left unwritten as dropped; returns how many rows, as a failure if any."""
         counters, unwritten = self._counters, self._persistence.unwritten()
         counters.bp_drops_tick += len(self._ingest.rest)
         counters.bp_drops_persist += sum(len(batch.ticks) for batch in unwritten)
@@ -254,9 +257,8 @@ class Pipeline:
         counters.bp_drops_signal += counters.signal_count + self._desk.outcomes_made - self._persistence.derived_written
         self._abandoned = True
         lost = counters.bp_drops_tick + counters.bp_drops_persist + counters.bp_drops_signal
-        if lost:
-            logger.error(
-                "rows lost: not written within shutdown_timeout_secs",
-                extra={"fields": {"rows": lost, "persist_errors": counters.persist_errors}},
-            )
-        return lost
+        if not lost:
+            return None
+        return Crash(
+            "rows lost: not written within shutdown_timeout_secs", rows=lost, persist_errors=counters.persist_errors
+        )

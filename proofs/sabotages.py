@@ -294,6 +294,61 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"systemctl start succeeded on a file that is no database",
     ),
     Sabotage(
+        id="a-run-that-is-over-is-dropped",
+        guardrail="E4",
+        breaks="when --seconds have elapsed, what is queued is not written",
+        proof="test_stop::test_a_run_that_is_over_is_written",
+        patch=Patch(
+            "engine/pipeline.py",
+            "Pipeline.run",
+            "self._loop.call_later(run_seconds, self._end, None)",
+            "self._loop.call_later(run_seconds, __import__('os')._exit, 0)",
+        ),
+        reason=r"'FINAL METRICS' has not come",
+    ),
+    Sabotage(
+        id="lost-rows-are-a-success",
+        guardrail="E4",
+        breaks="a stop that could not write everything ends as if it had",
+        proof="test_stop::test_a_stop_that_loses_rows_says_so",
+        patch=Patch(
+            "engine/pipeline.py",
+            "Pipeline.run",
+            "lost is not None and failure is None",
+            "False",
+        ),
+        reason=r"of 25 ticks received, 5 are stored: that is no clean end",
+    ),
+    Sabotage(
+        id="what-is-blocked-waits",
+        guardrail="E6",
+        breaks="signals that were blocked at the start stay so",
+        proof="test_stop::test_what_was_ignored_stays_ignored_and_what_was_blocked_is_obeyed",
+        patch=Patch(
+            "engine/signals.py", "Signals.install", "signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)", "None"
+        ),
+        reason=r"blocked at the start are not taken",
+    ),
+    Sabotage(
+        id="lag-of-the-median",
+        guardrail="G4",
+        breaks="the lag of the event loop is the usual one, not that of its worst moments",
+        proof="test_g4::test_a_loop_that_is_late_now_and_then_says_so",
+        patch=Patch(
+            "engine/base/metrics.py", "LagHistogram.quantile_ms", "fraction * self._total", "0.5 * self._total"
+        ),
+        reason=r"loop_lag_ms_p99 is \d+\.\d+, and it was late by 500 ms",
+    ),
+    Sabotage(
+        id="broken-is-a-log-line",
+        guardrail="E3",
+        breaks="an engine that aborts goes on as if it were well",
+        proof="test_exit12::test_broken_engine_is_restarted",
+        params={"signal": "ABRT"},
+        patch=Patch("engine/signals.py", "_TERMINAL", "signal.SIGTTOU", "signal.SIGABRT"),
+        reason=r"was restarted 0 times",
+    ),
+    Sabotage(
         id="a-stop-that-nobody-hears-of",
         guardrail="M4",
         breaks="systemd is not told that the engine is stopping",

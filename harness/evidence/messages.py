@@ -12,6 +12,7 @@ from harness.base.journal import Entry
 from harness.evidence.checkers import Judgement, Violation
 from harness.evidence.verdict import ClauseId
 
+E4 = ClauseId("E4")
 M1 = ClauseId("M1")
 
 PRIORITIES = {"ERROR": 3, "WARN": 4, "INFO": 6, "DEBUG": 7}
@@ -54,6 +55,24 @@ def ends_are_told(entries: Sequence[Entry]) -> Judgement:
         if not {(run, status), ("", status)} & told
     ]
     return Judgement(M1, len(judged), found)
+
+
+def stops_are_obeyed(entries: Iterable[Entry]) -> Judgement:
+    """Judge E4 by each end of which systemd tells: it never had to kill what it had told to stop."""
+    told = [(at, entry) for at, entry in enumerate(entries, start=1) if entry.identifier == "systemd"]
+    late = [at for at, entry in told if "State 'stop-sigterm' timed out" in entry.message]
+    return Judgement(E4, len(told), [Violation(at, "it did not stop in time, and systemd killed it") for at in late])
+
+
+def are_lines(entries: Iterable[Entry]) -> Judgement:
+    """Judge M1 by all that processes of one unit have written which write M1 lines at all: they write nothing else, nor
+    does stderr have anything."""
+    entries = list(entries)
+    # What systemd says before it becomes the service has the same PID, and another name.
+    writers = {(entry.pid, entry.identifier) for entry in entries if entry.level}
+    own = [(at, one) for at, one in enumerate(entries, start=1) if (one.pid, one.identifier) in writers]
+    found = [Violation(at, f"a line that is no M1 line: {one.message[:80]!r}") for at, one in own if not one.level]
+    return Judgement(M1, len(own), found)
 
 
 def are_as_told(entries: Iterable[Entry]) -> Judgement:

@@ -93,7 +93,13 @@ def whole_run(
     _demand_strace()
     log = f"{machine.layout.state}/trace.log"
     traced = ("strace", *HOW, f"--output={log}", "--follow-forks", "--seccomp-bpf", f"--trace={names}", "--", *argv)
-    properties = {"WorkingDirectory": directory, "NotifyAccess": "all", "RuntimeMaxSec": f"{most_secs:g}"}
+    properties = {
+        "WorkingDirectory": directory,
+        "NotifyAccess": "all",
+        "RuntimeMaxSec": f"{most_secs:g}",
+        # strace lets go of no process that it has seen begin.
+        "TimeoutStopSec": "1",
+    }
     told = [f"--property={name}={value}" for name, value in properties.items()]
     ended = machine.systemd_run(f"--unit={TRACER}", "--wait", "--collect", "--quiet", *told, *traced)
     seen = machine.run("cat", log).stdout

@@ -10,15 +10,22 @@ import os
 
 import pytest
 
-from harness.base.clock import OsClock
+from harness.base.clock import OsClock, poll
+from harness.base.waiting import awaiting
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
-from proofs.guardrails.test_stop import expect_clean_end
+from proofs.guardrails.test_stop import expect_clean_end, send_all, told
 
 SECONDS = float(os.environ.get("PROOFS_RUN_SECONDS", "180"))
 
 BEAT_SECS = 0.2
+
+FILES_MORE = 8
+"""So many files more may be open at one moment than at another."""
+
+IDLE_MOST = 0.1
+"""The part of a processor that a quiet market takes at most."""
 
 
 @pytest.mark.claim("D4", "G4", "M2", "M3", "S13")
@@ -52,3 +59,58 @@ def test_what_is_told_is_there_for_as_long_as_it_runs(engine: EngineUnit, exchan
     engine.wait_rows(newest, at_least=int(str(last)) + 1)
     ((left,),) = engine.query(f"SELECT count(*) FROM ticks WHERE id <= {last}")
     engine.expect(left == stored, f"of {stored} ticks {left} are left after another start")
+
+
+@pytest.mark.claim("B1", "E5", "E6")
+@pytest.mark.parametrize("seconds", [SECONDS])
+def test_a_market_is_quiet_for_as_long_as_it_likes(watched: EngineUnit, exchange: Exchange, seconds: float) -> None:
+    """Without any tick from the start on, and after one: the watchdog leaves it alone, it does next to nothing, and a
+    signal that means nothing is told however many were. Connections that are cut leave nothing open."""
+    watched.connect(exchange, engine={"feed_silence_secs": 0, "heartbeat_interval_secs": 1})
+    pid = watched.show().main_pid
+    clock, files = OsClock(), 0
+    for ticks in (1, 2):
+        began, used = clock.monotonic(), processor_secs(watched, pid)
+        while clock.monotonic() - began < seconds / 2:
+            watched.mark()
+            watched.wait_log("HEARTBEAT (G4)")
+            state, quiet_secs = watched.show(), clock.monotonic() - began
+            watched.expect(
+                (state.active, state.main_pid) == ("active", pid), f"{quiet_secs:.0f} s of a quiet market ended it"
+            )
+            expect_told_again(watched, pid)
+            with nemesis.disconnected(exchange):
+                watched.wait_log("connected")
+            opened = len(open_files(watched, pid))
+            files = files or opened
+            watched.expect(opened <= files + FILES_MORE, f"{opened} files are open, {files} were after one reconnect")
+        part = (processor_secs(watched, pid) - used) / quiet_secs
+        watched.expect(part <= IDLE_MOST, f"it takes {part:.0%} of a processor while nothing comes")
+        exchange.send_ticks(1)
+        watched.wait_ticks(ticks)
+    watched.stop()
+    expect_clean_end(watched)
+
+
+def expect_told_again(engine: EngineUnit, pid: int) -> None:
+    """Refute when a signal that means nothing is no log line. Of several within a second one is told."""
+
+    def told_now() -> bool | None:
+        send_all(engine, pid, ["USR1"])
+        return told(engine, "USR1") or None
+
+    with awaiting("a signal to be told"):
+        heard = poll(told_now, OsClock(), engine.deadline_secs)
+    engine.expect(heard is not None, "a signal that means nothing is told no more")
+
+
+def open_files(engine: EngineUnit, pid: int) -> list[str]:
+    """Return the descriptors of a process (proc(5))."""
+    return engine.machine.run("ls", f"/proc/{pid}/fd").expect(0).stdout.split()
+
+
+def processor_secs(engine: EngineUnit, pid: int) -> float:
+    """Return how long a process has had a processor (proc(5))."""
+    stat = engine.machine.run("cat", f"/proc/{pid}/stat").expect(0).stdout
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 import threading
 from contextlib import closing
 
@@ -51,5 +52,9 @@ def test_five_readers_beside_the_writer(engine: EngineUnit, exchange: Exchange) 
     engine.expect(
         all(seen[-1] > seen[0] for seen in counts), "nothing was written meanwhile, so nothing was concurrent"
     )
+    for path in (engine.database, engine.database.with_name(f"{engine.database.name}-wal"), engine.database.parent):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        readable = bool(mode & stat.S_IRGRP) and not mode & stat.S_IRWXO
+        engine.expect(readable, f"{path.name} has mode {mode:04o}: its group reads it, and nobody else (UMask=0027)")
     beat = engine.wait_log("HEARTBEAT (G4)").fields
     engine.expect(beat["persist_errors"] == 0, f"the writer had {beat['persist_errors']} errors")

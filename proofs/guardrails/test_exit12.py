@@ -16,6 +16,7 @@ import pytest
 from harness.base.clock import OsClock
 from harness.base.errors import Unavailable
 from harness.base.journal import Entry
+from harness.base.unit import exec_start
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from harness.machines.systemd import METRONOME
@@ -33,6 +34,9 @@ NAMES = {1: "CRASH", 10: "NETWORK", 11: "PARSE", 13: "OVERLOAD"}
 LIMIT_SECS = 1
 """What an engine is told to bear something for."""
 
+REASON_CHARS = 500
+"""So much of it STATUS= has, of a message that is longer."""
+
 PATIENCE_SECS = 1.5
 """By how much longer it may have borne it, on a busy computer."""
 
@@ -45,6 +49,7 @@ MISCONFIGURED = {
     ),
     "wrong-type": ('[engine]\nsample_every = "five"\n', ["engine.sample_every", "five"]),
     "risk-cap-zero": ("[risk_caps]\nmax_exposure_usd = 0\n", ["risk_caps.max_exposure_usd", "0"]),
+    "long-key": (f"[engine]\n{'tick-' * 120} = 1\n", ["engine.tick-tick"]),
     "missing-file": (None, ["No such file"]),
     "source-without-trades": (
         '[engine]\ningest_mode = "REAL_WS"\n',
@@ -100,6 +105,7 @@ def prove_not_restarted(engine: EngineUnit) -> None:
         pytest.param("unknown-key", marks=pytest.mark.claim("C4")),
         pytest.param("wrong-type", marks=pytest.mark.claim("C4")),
         pytest.param("risk-cap-zero", marks=pytest.mark.claim("C4")),
+        pytest.param("long-key", marks=[pytest.mark.claim("C4"), pytest.mark.slow]),
         pytest.param("missing-file", marks=pytest.mark.claim("C3")),
         pytest.param("source-without-trades", marks=pytest.mark.claim("N13")),
         pytest.param("live-without-gate", marks=pytest.mark.claim("G0", "S14")),
@@ -121,10 +127,7 @@ def test_misconfigured_unit_stays_down_and_says_why(engine: EngineUnit, case: st
         engine.expect(not faults, f"C4: {'; '.join(faults)}")
     # What `systemctl status` shows of it, and what `journalctl -p err` finds.
     status = engine.property("StatusText")
-    engine.expect(
-        line.event.startswith(status.partition(" (exit 12")[0][:60]) and status.endswith("(exit 12 CONFIG)"),
-        f"systemctl status says {status!r}",
-    )
+    engine.expect(tells(status, line.event, " (exit 12 CONFIG)"), f"systemctl status says {status!r}")
     engine.expect(line.priority == 3, f"the line has priority {line.priority}, an error has 3")
 
 
@@ -162,8 +165,8 @@ def test_crash_is_restarted(engine: EngineUnit) -> None:
 @pytest.mark.slow
 @pytest.mark.claim("exit12", "E3", "M4")
 def test_start_that_fails_for_now_is_restarted(engine: EngineUnit) -> None:
-    """Exit 1: somebody else has the database, and it runs as soon as that is over; and then no thread can be had, for
-    which no engine has a rule, unless it needs none."""
+    """Exit 1: somebody else has the database, and it runs as soon as that is over; and then no thread can be had, or no
+    descriptor, for which no engine has a rule, unless it needs none."""
     engine.configure({"engine": {"tick_interval_ms": 5}, "persist": {"flush_interval_ms": 10, "busy_timeout_ms": 1000}})
     engine.start()
     engine.wait_ticks(1)
@@ -175,17 +178,21 @@ def test_start_that_fails_for_now_is_restarted(engine: EngineUnit) -> None:
         engine.wait_log("HEARTBEAT (G4)")
     if engine.machine.kind == "user":
         raise Unavailable("a user's other processes count among the threads", "use PROOFS_SYSTEMD=private, as root")
-    engine.drop_in("40-threads", "[Service]\nLimitNPROC=1\n")
-    try:
-        engine.try_start()
-        goes_on = engine.goes_on(GOES_ON_TICKS)
-        engine.expect(goes_on is not None, "without a thread to be had it stores nothing, and does not end")
-        if not goes_on:
-            engine.wait("an exit with status 1", lambda e: "process exited" in e.message and "status=1/" in e.message)
-            engine.wait_restarts(1)
-    finally:
-        engine.down()
-        engine.remove_drop_in("40-threads")
+    # systemd itself needs more descriptors than that to start it.
+    few = exec_start(["/bin/sh", "-c", 'ulimit -n 5 && exec "$@"', "sh", *engine.argv()])
+    for what, limit in (("thread", "LimitNPROC=1"), ("descriptor", f"ExecStart=\nExecStart={few}")):
+        engine.drop_in("40-limit", f"[Service]\n{limit}\n")
+        try:
+            engine.try_start()
+            goes_on = engine.goes_on(GOES_ON_TICKS)
+            engine.expect(goes_on is not None, f"without a {what} to be had it stores nothing, and does not end")
+            if not goes_on:
+                ended = engine.wait("the end of it", lambda e: "Main process exited" in e.message)
+                engine.expect("status=1/" in ended.message, f"without a {what} to be had: {ended.message}, not 1")
+                engine.wait_restarts(1)
+        finally:
+            engine.down()
+            engine.remove_drop_in("40-limit")
 
 
 @pytest.mark.slow
@@ -264,6 +271,8 @@ def test_overload_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
             began = crowd(engine, exchange)
             told = engine.wait("the OVERLOAD log line", lambda e: e.fields.get("reason") == "OVERLOAD")
         _, final = expect_restarts_with(engine, 13)
+    channel = told.fields.get("channel")
+    engine.expect(channel == "persist", f"{channel!r} is told as full, and nothing but the persist channel can be")
     expect_in_time(engine, told.realtime_us / 1e6 - began, "overload_grace_ms")
     engine.expect(
         final["tick_count"] == final["ingest_processed"] == final["tick_rows_written"],
@@ -295,6 +304,14 @@ def test_engine_whose_mapped_file_was_cut_off_is_restarted(engine: EngineUnit) -
     prove_restarted_after(engine, "BUS")
 
 
+@pytest.mark.slow
+@pytest.mark.claim("exit12", "E3", "E6")
+@pytest.mark.parametrize("signal", ["ABRT", "SEGV", "FPE", "ILL"])
+def test_broken_engine_is_restarted(engine: EngineUnit, signal: str) -> None:
+    """As a library aborts, or the kernel ends what goes wrong: that is no clean end, and no line of the log."""
+    prove_restarted_after(engine, signal)
+
+
 def prove_restarted_after(engine: EngineUnit, signal: str) -> None:
     """Killed by a signal, the unit runs anew."""
     engine.configure({"engine": {"tick_interval_ms": 5}})
@@ -307,12 +324,27 @@ def prove_restarted_after(engine: EngineUnit, signal: str) -> None:
     engine.expect(state.invocation_id != before.invocation_id, "a restart must be a new invocation")
 
 
+def tells(status: str, event: str, ending: str) -> bool:
+    """Whether a STATUS= is this message of the line that ended the run, or of a long one how it begins, and its
+    ending."""
+    reason, whole = " ".join(status.removesuffix(ending).split()), " ".join(event.split())
+    if len(whole) > REASON_CHARS:
+        # What is cut off may be told.
+        least = REASON_CHARS - len(" [...]")
+        same = reason[:least] == whole[:least] and len(reason) <= REASON_CHARS
+    else:
+        same = reason == whole
+    return status.endswith(ending) and same
+
+
 @contextmanager
 def reasons_told(engine: EngineUnit) -> Iterator[None]:
     """Have the unit say in the journal, each time that it has ended, what it has left as STATUS=: the next start
     forgets it, and comes at once."""
     systemctl = "systemctl --user" if engine.machine.kind == "user" else "systemctl"
-    engine.drop_in("40-reason", f"[Service]\nExecStopPost=+/bin/sh -c '{systemctl} show --property=StatusText %n'\n")
+    after = f"ExecStopPost=+/bin/sh -c '{systemctl} show --property=StatusText %n'"
+    # And it runs in a time zone that is not UTC.
+    engine.drop_in("40-reason", f"[Service]\n{after}\nEnvironment=TZ=PROOF-05:45\n")
     try:
         yield
     finally:
@@ -328,12 +360,14 @@ def expect_restarts_with(engine: EngineUnit, status: int) -> tuple[Entry, Mappin
     engine.expect(f"status={status}/" in ended.message, f"expected exit status {status}, systemd says: {ended.message}")
     left = engine.wait("what it left as STATUS=", lambda e: e.message.startswith("StatusText=")).message
     ending = f" (exit {status} {NAMES[status]})"
-    reason = left.removeprefix("StatusText=").removesuffix(ending)
-    errors = [entry.event for entry in engine.journal() if entry.level == "ERROR"]
+    told = left.removeprefix("StatusText=")
+    errors = [entry for entry in engine.journal() if entry.level == "ERROR"]
     engine.expect(
-        left.endswith(ending) and bool(reason) and any(event.startswith(reason[:60]) for event in errors),
-        f"systemctl status says {left.removeprefix('StatusText=')!r}; the ERROR lines: {errors}",
+        any(tells(told, entry.event, ending) for entry in errors),
+        f"systemctl status says {told!r}; the ERROR lines: {[entry.event for entry in errors]}",
     )
+    for entry in errors:
+        engine.expect_own_time(entry)
     engine.wait_restarts(1)
     return ended, final
 

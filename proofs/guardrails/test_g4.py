@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import pytest
 
+from harness.base.clock import OsClock, poll
 from harness.base.journal import Entry
+from harness.base.waiting import awaiting
 from harness.evidence import checkers
+from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 
@@ -29,11 +32,12 @@ BEATS = 16
 INTERVAL_SECS = 0.2
 """So many and so often that one that comes late, on a busy computer, changes little of the whole."""
 
+LATE_TIMES = 10
+LATE_SECS = 0.5
+"""So often, at most, and for so long a loop stands still, with two heartbeats between."""
+
 RUNNING_SECS = 0.5
 """How long ingest that runs may take to be let in by an exchange of the same computer."""
-
-CLOCK_SECS = 2.0
-"""By how much the time in a line may differ from when the journal had it."""
 
 
 def heartbeats(engine: EngineUnit, count: int) -> list[Entry]:
@@ -88,10 +92,7 @@ def test_heartbeats_come_in_time_and_balance(engine: EngineUnit, exchange: Excha
         engine.expect(beat.level == "INFO" and beat.target != "", "not an M1 line")
         strange = [f"{name} = {books[name]!r}" for name in FIELDS if not is_number(books[name], name in MAY_BE_UNKNOWN)]
         engine.expect(not strange, f"a heartbeat counts in what is no number: {strange}")
-        told = datetime.fromisoformat(beat.timestamp)
-        engine.expect(told.utcoffset() == timedelta(0), f"the time of a line is not in UTC: {beat.timestamp}")
-        off = told.timestamp() - beat.realtime_us / 1e6
-        engine.expect(abs(off) <= CLOCK_SECS, f"a line says {beat.timestamp}, {off:.1f} s off when the journal had it")
+        engine.expect_own_time(beat)
     history = [checkers.Heartbeat(number, beat.fields, sample_every=3) for number, beat in enumerate(beats, start=1)]
     engine.expect_judged(checkers.books_balance(history))
     engine.expect_judged(checkers.sampling_is_exact(history))
@@ -116,3 +117,25 @@ def test_first_heartbeat_comes_at_start_and_default_is_ten_seconds(engine: Engin
     shown = engine.machine.run(*engine.argv("--check-config"))
     engine.expect(shown.status == 0, f"--check-config ends with {shown.status}: {shown.stderr[-300:]}")
     engine.expect('"heartbeat_interval_secs": 10' in shown.stdout, "the default heartbeat interval is not 10 s")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("M2", "B3")
+def test_a_loop_that_is_late_now_and_then_says_so(engine: EngineUnit) -> None:
+    """What is late once in ten times or so is what loop_lag_ms_p99 is about: a mean or a median says nothing of it."""
+    engine.configure({"engine": {"heartbeat_interval_secs": INTERVAL_SECS}})
+    engine.start()
+    heartbeats(engine, BEATS // 2)
+    told_ms = 0.0
+    for _ in range(LATE_TIMES):
+        with nemesis.paused(engine), awaiting("a loop to be late"):
+            poll(lambda: None, OsClock(), LATE_SECS)
+        for _ in range(2):
+            engine.mark()
+            told_ms = engine.wait_log("HEARTBEAT (G4)").fields["loop_lag_ms_p99"]
+        if told_ms >= 800 * LATE_SECS:
+            break
+    engine.expect(
+        told_ms >= 800 * LATE_SECS,
+        f"loop_lag_ms_p99 is {told_ms}, and it was late by {1000 * LATE_SECS:g} ms time and again",
+    )

@@ -13,7 +13,7 @@ import pytest
 from harness.base.clock import OsClock
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
-from proofs.fixtures.engine_unit import EngineUnit
+from proofs.fixtures.engine_unit import COUNTED, EngineUnit
 
 FLUSH_SECS = 0.4
 LATE_SECS = 2.0
@@ -246,9 +246,10 @@ def test_stale_data_is_vetoed_and_the_veto_persisted(engine: EngineUnit, exchang
     engine.expect(vetoes == [("STALE_DATA",), ("STALE_DATA",), (None,)], f"vetoes: {vetoes}")
     engine.wait_rows("SELECT COUNT(*) FROM orders", at_least=1)
     engine.expect(engine.query("SELECT COUNT(*) FROM orders") == [(1,)], "a stale signal became an order")
-    engine.wait(
+    beat = engine.wait(
         "a heartbeat that counts two stale vetoes", lambda entry: entry.fields.get("stale_vetoes") == len(vetoes) - 1
-    )
+    ).fields
+    engine.expect(beat["risk_vetoes"] == 0, f"{beat['risk_vetoes']} vetoes of risk caps, which are all of stale data")
 
 
 @pytest.mark.claim("N14", "R2")
@@ -408,6 +409,8 @@ def test_locked_database_is_waited_for(engine: EngineUnit, exchange: Exchange) -
         engine.expect(
             beat["tick_rows_written"] <= 10, f"it says that {beat['tick_rows_written']} of 10 rows are written"
         )
+        rows = sum(map(engine.row_count, (*COUNTED, "order_events")))
+        engine.expect(beat["persist_count"] <= rows, f"persist_count is {beat['persist_count']}, there are {rows} rows")
     engine.wait_ticks(60)
     state = engine.show()
     engine.expect((state.active, state.n_restarts) == ("active", 0), "a lock took the engine down")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import socket
 import struct
+from collections.abc import Sequence
+from datetime import datetime
 from signal import SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGRTMAX, SIGRTMIN, SIGSTKFLT, SIGUSR2, SIGVTALRM
 
 import pytest
 
 from harness.base.clock import OsClock, poll
+from harness.base.unit import exec_start
 from harness.base.waiting import awaiting
+from harness.evidence.shell import CommandResult
 from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import COUNTED, EngineUnit
@@ -22,12 +29,39 @@ MEANINGLESS = (
 TOLD_SECS = 2.0
 """How long systemd may not know of a stop, or a start not obey one: far less than shutdown_timeout_secs (5)."""
 
+SHUTDOWN_SECS = 5
+"""shutdown_timeout_secs, of its own."""
+
+HOLD_SECS = 3.0
+"""How long a stop may not be over that is told to take LONG_SECS."""
+
+LONG_SECS = 12
+
+RUN_SECS = 2
+"""How long an engine runs that is told to."""
+
+LATE_SECS = 3.0
+"""By how much later that may be over, on a busy computer."""
+
+GOES_ON_TICKS = 20
+
+STARTED_WITH = ("HUP", "INT", "QUIT", "USR1", "TERM")
+"""Signals that may be ignored by whoever starts it."""
+
 
 def run_and_feed(engine: EngineUnit, exchange: Exchange) -> None:
     exchange.feed(interval_secs=0.001)
     engine.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url}})
     engine.start()
     exchange.wait_sent(100)
+
+
+def stop_within(engine: EngineUnit, secs: float) -> None:
+    """Stop it, and refute when that takes much longer."""
+    began = OsClock().monotonic()
+    engine.stop()
+    took = OsClock().monotonic() - began
+    engine.expect(took <= secs + LATE_SECS, f"the stop took {took:.1f} s, {secs} s are allowed")
 
 
 def expect_clean_end(engine: EngineUnit) -> None:
@@ -49,7 +83,7 @@ def expect_clean_end(engine: EngineUnit) -> None:
 @pytest.mark.claim("E4", "S13")
 def test_systemctl_stop_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     run_and_feed(engine, exchange)
-    engine.stop()
+    stop_within(engine, SHUTDOWN_SECS)
     expect_clean_end(engine)
 
 
@@ -64,15 +98,91 @@ def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.claim("E4", "S13")
+def test_a_run_that_is_over_is_written(engine: EngineUnit, exchange: Exchange) -> None:
+    """When `--seconds` have elapsed, all that came until then is written, though no flush is due yet."""
+    exchange.feed(interval_secs=0.001)
+    engine.connect(
+        exchange,
+        engine={"run_seconds": RUN_SECS},
+        persist={"flush_interval_ms": 60_000, "batch_size": 1_000_000},
+        channels={"persist_channel_size": 100_000},
+    )
+    engine.wait_end()
+    expect_clean_end(engine)
+    engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
+    ready, loaded, final = (
+        engine.wait(f"the line {event!r}", lambda entry, event=event: entry.event == event).realtime_us / 1e6  # type: ignore[misc]
+        for event in ("pipeline running", "configuration loaded", "FINAL METRICS")
+    )
+    engine.expect(
+        final - loaded >= 0.9 * RUN_SECS and final - ready <= RUN_SECS + LATE_SECS,
+        f"it ran for {final - ready:.1f} s, run_seconds is {RUN_SECS}",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.claim("E4", "M4", "D4")
+def test_a_stop_that_loses_rows_says_so(engine: EngineUnit, exchange: Exchange) -> None:
+    """Somebody has the database for longer than a stop may take: it is over in time, and is no success."""
+    engine.connect(exchange, engine={"shutdown_timeout_secs": 1})
+    exchange.send_ticks(5)
+    engine.wait_ticks(5)
+    with nemesis.locked(engine.database):
+        exchange.send_ticks(20)
+        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == 25)
+        # And the write that is going on may wait for busy_timeout_ms, which is as long.
+        stop_within(engine, 2)
+    final = engine.wait_log("FINAL METRICS").fields
+    state, stored = engine.show(), engine.tick_count()
+    engine.expect(
+        (state.active, state.exec_main_status) == ("failed", 1),
+        f"of {final['ingest_received']} ticks received, {stored} are stored: that is no clean end",
+    )
+    engine.expect(final["tick_rows_written"] == stored, f"it says that {final['tick_rows_written']} rows are written")
+    line = engine.wait("the line that ends the run", lambda e: e.level == "ERROR" and e.fields.get("exit_code") == 1)
+    status = engine.property("StatusText")
+    engine.expect(status == f"{line.event} (exit 1 CRASH)", f"systemctl status says {status!r}")
+
+
+@pytest.mark.slow
 @pytest.mark.claim("M4")
 def test_systemd_is_told_of_a_stop(engine: EngineUnit, exchange: Exchange) -> None:
-    """STOPPING=1, or a stop that the engine began by itself looks like a service that runs."""
+    """READY=1 and STOPPING=1, each once, whatever the stop begins with: one that the engine began by itself looks like
+    a service that runs. By the protocol of sd_notify(3)."""
     run_and_feed(engine, exchange)
     with tracing.calls(engine, tracing.SENDING) as calls:
         engine.kill("INT")
         engine.wait_end()
-        told = [call for call in calls() if "STOPPING=1" in call]
-    engine.expect(len(told) == 1, f"STOPPING=1 was sent {len(told)} times")
+        expect_told_once(engine, calls(), "STOPPING=1")
+    engine.configure({"engine": {"tick_interval_ms": 10, "network_give_up_secs": 0.3, "ws_url": "ws://127.0.0.1:9"}})
+    ready_and_stopping = ("READY=1", "STOPPING=1")
+    for words, flags, ends, expected in (
+        ([], ["--seconds", "0.3"], 0, ready_and_stopping),
+        ([], ["--ingest", "mockws"], 10, ready_and_stopping),
+        (["env", "NOTIFY_SOCKET=@proof-notify"], ["--seconds", "0.3"], 0, ready_and_stopping),
+        # By hand, where nobody wants to know.
+        (["env", "--unset=NOTIFY_SOCKET"], ["--seconds", "0.3"], 0, ()),
+    ):
+        argv, state = [*words, *engine.argv(*flags)], engine.machine.layout.state
+        status, seen = tracing.whole_run(engine.machine, state, argv, tracing.SENDING, engine.deadline_secs)
+        engine.expect(status == ends, f"exit {status} of a run that ends with {ends}")
+        expect_told_once(engine, seen, *expected)
+        is_abstract = any('sun_path=@"proof-notify' in call for call in seen)
+        engine.expect(
+            is_abstract or "NOTIFY_SOCKET=@proof-notify" not in words,
+            "a NOTIFY_SOCKET that begins with @ is none of a path (sd_notify(3))",
+        )
+
+
+def expect_told_once(engine: EngineUnit, calls: Sequence[str], *told: str) -> None:
+    """Refute unless each of these was sent to systemd once, and in this order."""
+    # What goes over a stream is the log.
+    sent = [call for call in calls if "AF_UNIX" in call or "UNIX-DGRAM" in call]
+    times = [[at for at, call in enumerate(sent) if re.search(rf'(?:"|\\n){word}(?:"|\\n)', call)] for word in told]
+    for word, at in zip(told, times, strict=True):
+        engine.expect(len(at) == 1, f"{word} was sent {len(at)} times")
+    engine.expect(times == sorted(times), f"{told} were sent in another order")
 
 
 @pytest.mark.slow
@@ -81,7 +191,7 @@ def test_once_a_stop_has_begun_no_signal_changes_its_end(engine: EngineUnit, exc
     """An operator who presses Ctrl-C again and again: while the database is locked, so that the stop takes a while, and
     longer than one write waits for it."""
     exchange.feed(interval_secs=0.001)
-    engine.connect(exchange)
+    engine.connect(exchange, engine={"shutdown_timeout_secs": LONG_SECS})
     exchange.wait_sent(100)
     with nemesis.locked(engine.database):
         engine.kill("INT")
@@ -93,6 +203,9 @@ def test_once_a_stop_has_begun_no_signal_changes_its_end(engine: EngineUnit, exc
             sent = engine.machine.systemctl("kill", f"--signal={signal}", "--kill-whom=main", engine.name)
             engine.expect(sent.status == 0, "a signal ended it in the midst of its stop")
         engine.wait("the word that a batch could not be written", lambda e: e.level == "WARN" and "lock" in e.message)
+        with awaiting("an end that comes too soon"):
+            over = poll(lambda: engine.show().active != "deactivating" or None, OsClock(), HOLD_SECS)
+        engine.expect(not over, f"it gave up what it had not written, shutdown_timeout_secs is {LONG_SECS}")
     engine.wait_end()
     expect_clean_end(engine)
 
@@ -117,22 +230,34 @@ def test_a_stop_during_the_start_is_clean(engine: EngineUnit) -> None:
     engine.start()
     engine.wait_ticks(1)
     engine.stop()
-    with nemesis.held(engine.database):
-        engine.forget()
-        engine.machine.systemctl("start", "--no-block", engine.name).expect(0)
-        engine.wait_log("configuration loaded")
-        engine.kill("USR1")
-        began = OsClock().monotonic()
-        engine.stop()
-        took = OsClock().monotonic() - began
+    try:
+        with nemesis.held(engine.database):
+            for signal in ("TERM", "INT", "HUP", "QUIT"):
+                # An end before READY=1 is a success only if systemd has asked for it.
+                engine.drop_in("40-signal", f"[Service]\nKillSignal=SIG{signal}\n")
+                stop_during_the_start(engine, signal)
+    finally:
+        engine.down()
+        engine.remove_drop_in("40-signal")
+
+
+def stop_during_the_start(engine: EngineUnit, signal: str) -> None:
+    """Refute unless systemd's KillSignal= ends it at once while the database is not to be had."""
+    engine.forget()
+    engine.machine.systemctl("start", "--no-block", engine.name).expect(0)
+    engine.wait_log("configuration loaded")
+    engine.kill("USR1")
+    began = OsClock().monotonic()
+    engine.stop()
+    took = OsClock().monotonic() - began
     killed = [entry.message for entry in engine.whole_journal() if "code=killed" in entry.message]
     engine.expect(not killed, f"a signal ended it during the start: {killed}")
     state = engine.show()
     engine.expect(
         (state.active, state.result, state.exec_main_status) == ("inactive", "success", 0),
-        "a stop during the start did not end it cleanly",
+        f"a stop by {signal} during the start did not end it cleanly",
     )
-    engine.expect(took <= TOLD_SECS, f"a stop during the start took {took:.1f} s")
+    engine.expect(took <= TOLD_SECS, f"a stop by {signal} during the start took {took:.1f} s")
 
 
 @pytest.mark.slow
@@ -150,22 +275,80 @@ def test_a_signal_that_means_nothing(engine: EngineUnit, exchange: Exchange) -> 
         # Of several within a second one is told.
         poll(lambda: engine.kill("RTMIN+1") or told(engine, "RTMIN+1") or None, OsClock(), engine.deadline_secs)
     expect_told(engine, "RTMIN+1")
-    send_all = f"for number in {' '.join(map(str, MEANINGLESS))}; do kill -$number {pid} || exit 1; done"
-    sent = engine.machine.run("sh", "-c", send_all)
+    sent = send_all(engine, pid, MEANINGLESS)
     engine.expect(sent.status == 0, f"a signal that means nothing ended it: {sent.stderr.strip()}")
     exchange.wait_sent(exchange.sent + 100)
     state = engine.show()
     engine.expect((state.active, state.main_pid) == ("active", pid), "another process runs, or none")
     engine.stop()
     expect_clean_end(engine)
-    engine.start()
-    engine.kill("QUIT")
-    engine.wait_end()
+    expect_at_most_one_a_second(engine)
+    # And while it waits for an answer that does not come.
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        engine.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": f"ws://127.0.0.1:{mute.getsockname()[1]}"}})
+        engine.start()
+        began = OsClock().monotonic()
+        engine.kill("QUIT")
+        engine.wait_end()
+        took = OsClock().monotonic() - began
+    engine.expect(took <= SHUTDOWN_SECS + LATE_SECS, f"a stop while it connects took {took:.1f} s")
     state = engine.show()
     engine.expect(
         (state.active, state.result, state.exec_main_status) == ("inactive", "success", 0),
         "a stop at the moment at which it was ready did not end it cleanly",
     )
+
+
+@pytest.mark.slow
+@pytest.mark.claim("E6")
+def test_what_was_ignored_stays_ignored_and_what_was_blocked_is_obeyed(engine: EngineUnit) -> None:
+    """`nohup`, or a shell's background. A signal of each kind that is blocked is pending for ever otherwise."""
+    blocked = ",".join(map(str, [15, *MEANINGLESS]))
+    env = ["/usr/bin/env", f"--ignore-signal={','.join(STARTED_WITH)}", f"--block-signal={blocked}"]
+    engine.configure({"engine": {"tick_interval_ms": 5}, "persist": {"flush_interval_ms": 10}})
+    engine.drop_in("40-signals", f"[Service]\nExecStart=\nExecStart={exec_start([*env, *engine.argv()])}\n")
+    try:
+        engine.start()
+        pid = engine.show().main_pid
+        send_all(engine, pid, STARTED_WITH[:-1])
+        send_all(engine, pid, MEANINGLESS)
+        with awaiting("signals that were blocked to be taken"):
+            taken = poll(lambda: not pending(engine, pid) or None, OsClock(), engine.deadline_secs)
+        left = pending(engine, pid)
+        engine.expect(taken is not None, f"signals that were blocked at the start are not taken: {left}")
+        engine.expect(bool(engine.goes_on(GOES_ON_TICKS)), "a signal that was ignored at the start ended it")
+        ignored = [name for name in STARTED_WITH if told(engine, name)]
+        engine.expect(not ignored, f"signals that were ignored at the start are told: {ignored}")
+        engine.kill("TERM")
+        engine.wait_end()
+        expect_clean_end(engine)
+    finally:
+        engine.down()
+        engine.remove_drop_in("40-signals")
+
+
+def send_all(engine: EngineUnit, pid: int, signals: Sequence[int | str]) -> CommandResult:
+    """Send these signals to a process, as long as it is there."""
+    words = " ".join(map(str, signals))
+    return engine.machine.run("sh", "-c", f"for signal in {words}; do kill -$signal {pid} || exit 1; done")
+
+
+def pending(engine: EngineUnit, pid: int) -> list[int]:
+    """Numbers of the signals that were sent to a process, and that it has not taken yet (proc(5))."""
+    status = engine.machine.run("cat", f"/proc/{pid}/status").stdout
+    mask = 0
+    for shown in re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$", status, re.MULTILINE):
+        mask |= int(shown, 16)
+    return [number for number in range(1, 65) if mask >> (number - 1) & 1]
+
+
+def expect_at_most_one_a_second(engine: EngineUnit) -> None:
+    """Refute when signals that mean nothing were told more often, by the engine's own clock."""
+    lines = [entry for entry in engine.whole_journal() if entry.event == "signal ignored"]
+    at = [datetime.fromisoformat(entry.timestamp).timestamp() for entry in lines]
+    between = min((after - before for before, after in itertools.pairwise(at)), default=1.0)
+    # Its limit is counted on another clock, and a busy computer may come between the two.
+    engine.expect(between >= 0.7, f"two lines of signals that were ignored came within {between:.2f} s")
 
 
 def told(engine: EngineUnit, signal: str) -> bool:

@@ -86,6 +86,27 @@ def test_an_end_with_a_reason_has_its_line(entries: list[Entry], wrong: int) -> 
     assert all("no ERROR line of it has exit_code" in violation.says for violation in judgement.violations)
 
 
+def test_a_process_that_logs_writes_nothing_else() -> None:
+    """What systemd says in its place before it is the service, and what runs beside it, is not judged."""
+    others = [Entry("of another process", "u", "", "engine", 2, 0, 0), Entry("before it", "u", "", "(engine)", 1, 0, 0)]
+    assert messages.are_lines([line("of its own", "INFO", 6), *others]).judged == 1
+    assert not messages.are_lines(others).violations
+    noise = Entry("Traceback", "u", "", "engine", 1, 0, 0)
+    judgement = messages.are_lines([*others, noise, line("of its own", "INFO", 6)])
+    assert [(one.at, one.says) for one in judgement.violations] == [(3, "a line that is no M1 line: 'Traceback'")]
+
+
+@pytest.mark.claim("E4")
+@pytest.mark.parametrize(
+    ("state", "identifier", "wrong"),
+    [("stop-sigterm", "systemd", 1), ("stop-watchdog", "systemd", 0), ("stop-sigterm", "engine", 0)],
+)
+def test_a_stop_is_obeyed(state: str, identifier: str, wrong: int) -> None:
+    """What the watchdog ends may be past hearing; and the engine may say whatever it likes."""
+    entry = Entry(f"u: State '{state}' timed out. Killing.", "u", "", identifier, 1, 0, 0)
+    assert len(messages.stops_are_obeyed([ended("0/SUCCESS"), entry]).violations) == wrong
+
+
 def test_messages_are_those_of_the_contract() -> None:
     table = CONTRACT.read_text().split("## 10b.")[1].split("| table |")[0]
     levels = {
