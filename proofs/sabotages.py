@@ -1479,6 +1479,19 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"after \['close 1000'\] no connection came",
     ),
     Sabotage(
+        id="a-default-of-its-own",
+        guardrail="C3",
+        breaks="an engine that is told nothing of sampling leaves out every other tick",
+        proof="test_configuration::test_what_is_not_configured_is_as_the_contract_says",
+        patch=Patch(
+            "engine/config/schema.py",
+            "",
+            "Field(default=1, description='Process every Nth new tick (N7).')",
+            "Field(default=2)",
+        ),
+        reason=r"'engine\.sample_every': \(2, 1\)",
+    ),
+    Sabotage(
         id="a-wait-without-a-limit",
         guardrail="N5",
         breaks="a venue that was refused for an hour is left for hours",

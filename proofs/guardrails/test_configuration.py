@@ -6,6 +6,8 @@ proofs/guardrails/long_configuration.py asks for every key and every value.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from proofs.fixtures.engine_unit import EngineUnit
@@ -13,11 +15,13 @@ from proofs.fixtures.misconfigured import (
     PASSWORD,
     Mistake,
     check,
+    defaults,
     every_key,
     expect_refused,
     expect_shadow,
     expect_untouched,
     logged,
+    printed,
     unknown,
     wrong_value,
 )
@@ -68,6 +72,35 @@ def test_every_key_of_the_contract_is_known(engine: EngineUnit) -> None:
     result = check(engine)
     said = [entry.event for entry in logged(result) if entry.level == "ERROR"]
     engine.expect(result.status == 0, f"--check-config of every key that section 2 names: exit {result.status}: {said}")
+
+
+FLAGS = {
+    "--ingest": ("mockws", "engine.ingest_mode", "MOCK_WS"),
+    "--db": ("elsewhere/of.db", "app.db_path", "elsewhere/of.db"),
+    "--ws-url": ("ws://127.0.0.1:1/", "engine.ws_url", "ws://127.0.0.1:1/"),
+    "--sample-every": ("150", "engine.sample_every", 150),
+    "--seconds": ("2.5", "engine.run_seconds", 2.5),
+}
+"""What stands on the command line, and what the configuration is then."""
+
+
+@pytest.mark.claim("C3")
+def test_what_is_not_configured_is_as_the_contract_says(engine: EngineUnit) -> None:
+    """Of an empty file every key has the default of section 2; and then what the command line says."""
+    engine.configure_text("")
+    due = defaults()
+    expect_effective(engine, due)
+    flags = [word for flag, (said, _, _) in FLAGS.items() for word in (flag, said)]
+    expect_effective(engine, due | {key: value for _, key, value in FLAGS.values()}, *flags)
+
+
+def expect_effective(engine: EngineUnit, due: Mapping[str, object], *flags: str) -> None:
+    result = check(engine, *flags)
+    found = printed(result)
+    engine.expect(bool(found), f"--check-config {' '.join(flags)}: exit {result.status}, no configuration as JSON")
+    # Nothing may be told as null, as an empty text, as 0 or not at all.
+    differ = {key: (found.get(key), value) for key, value in due.items() if (found.get(key) or None) != (value or None)}
+    engine.expect(not differ, f"--check-config {' '.join(flags)}: other than due (told, due): {differ}")
 
 
 @pytest.mark.claim("C1", "G0")

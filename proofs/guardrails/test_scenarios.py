@@ -69,7 +69,7 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
     odd = {**first, "symbol": "odd/usd"}
     unusual = [
         {**odd, "event_id": "x-15"}, {**odd, "event_id": "X-15"}, {**odd, "symbol": "ODD/usd", "event_id": "x-15"},
-        {**odd, "event_id": 12_345_678_901}, {**odd, "event_id": "a", "price": 1.23456e-07},
+        {**odd, "event_id": 123_456_789_012_345_678}, {**odd, "event_id": "a", "price": 1.23456e-07},
         {**odd, "event_id": "b", "volume": 0.0}, {**odd, "event_id": "c", "type": "trade"},
         {**odd, "event_id": "d", "side": "buy", "maker": True, "of": {"venue": [1, 2]}},
         {**odd, "event_id": "e"}, {**odd, "event_id": " e"}, {**odd, "symbol": "odd/usd ", "event_id": "e"},
