@@ -11,6 +11,9 @@ from harness.faults.exchange import Exchange
 from harness.proving.sabotage import Patch
 from proofs.fixtures.engine_unit import EngineUnit
 
+COMMITS = 20
+"""At least: each is waited for."""
+
 WANTED = {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 5000, "temp_store": 2}
 
 
@@ -36,8 +39,9 @@ def test_pragmas_are_verified_before_ready(engine: EngineUnit) -> None:
 @pytest.mark.slow
 @pytest.mark.claim("G3", "D1", "I5")
 def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exchange) -> None:
-    """`synchronous` belongs to a connection, so that nobody else can read it back: but with OFF nothing is ever synced,
-    neither before the log is copied into the database, while it runs or by a clean stop, nor after."""
+    """`synchronous` belongs to a connection, so that nobody else can read it back: but with FULL each commit is synced,
+    and with OFF nothing ever is, neither before the log is copied into the database, while it runs or by a clean stop,
+    nor after."""
     engine.connect(exchange, engine={"signal_every_n_ticks": 1})
     wal = engine.database.with_name("bot.db-wal")
     # Nearly as much as SQLite, left to itself, lets come together; a process that is traced is slow.
@@ -45,6 +49,11 @@ def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exch
         exchange.send_ticks(500)
         engine.wait_ticks(exchange.sent)
     with tracing.calls(engine, tracing.SYNCING) as calls:
+        for _ in range(COMMITS):
+            exchange.send_ticks(1)
+            engine.wait_ticks(exchange.sent)
+        each = len(calls())
+        engine.expect(each < COMMITS / 2, f"{each} syncs for {COMMITS} commits: synchronous is FULL, whatever is told")
         # In WAL mode nothing but a copy of the log writes to the file itself.
         before, copied = engine.database.stat().st_mtime_ns, False
         for _ in range(30):

@@ -220,7 +220,7 @@ def test_burst_is_no_overload_and_loses_nothing(engine: EngineUnit, exchange: Ex
 
 
 STALE_SECS = (60.0, 2.5, -60.0, -12.0)
-"""How old ticks are that are too old, or too new, when they may be 2 s of it: on a busy computer a second has no end."""
+"""How old ticks are that are too old, or too new, when they may be of 2 s; a busy computer is late."""
 
 
 @pytest.mark.claim("S7", "L2", "R2")
@@ -353,8 +353,7 @@ def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, e
         " FROM signals JOIN ticks ON ticks.id = tick_id ORDER BY signals.id"
     )
     due = [
-        (price, price, side, "PERIODIC_TRIGGER", None)
-        for price, side in zip(prices, ("SELL", "BUY") * 2, strict=True)
+        (price, price, side, "PERIODIC_TRIGGER", None) for price, side in zip(prices, ("SELL", "BUY") * 2, strict=True)
     ]
     engine.expect(signals == due, f"signals, with the prices of their ticks: {signals}")
 

@@ -19,6 +19,9 @@ MEANINGLESS = (
 )
 """Signals that E6 means, and that would end a process that does nothing about them."""
 
+BATCHES = 30
+"""Each of one tick, after which it is looked what they have left."""
+
 TOLD_SECS = 2.0
 """How long systemd may not know of a stop, or a start not obey one: far less than shutdown_timeout_secs (5)."""
 
@@ -198,6 +201,25 @@ def expect_whole_batches(engine: EngineUnit) -> int:
     )
     engine.expect(len(set(counts)) == 1, f"a batch is there by half: signals, orders, transitions, fills {counts}")
     return int(str(ticks))
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D3")
+def test_a_batch_takes_nothing_for_good(engine: EngineUnit, exchange: Exchange) -> None:
+    """Or so many of them end the run: descriptors and threads are as many after each batch as before."""
+    engine.connect(exchange, engine={"signal_every_n_ticks": 1})
+    before = dict[str, int]()
+    for batches in (1, 2):
+        for _ in range(BATCHES):
+            exchange.send_ticks(1)
+            engine.wait_ticks(exchange.sent)
+        now = {"descriptors": tracing.descriptors(engine), "threads": len(tracing.threads(engine))}
+        # What is made at the first need, such as a thread, is there after the first round.
+        grown = {what: count - before.get(what, count) for what, count in now.items()}
+        engine.expect(
+            max(grown.values()) < BATCHES / 2, f"after {batches * BATCHES} batches it has {now}; grown by {grown}"
+        )
+        before = now
 
 
 @pytest.mark.claim("D3", "D4", "N9")
