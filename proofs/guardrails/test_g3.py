@@ -49,13 +49,13 @@ def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exch
         exchange.send_ticks(500)
         engine.wait_ticks(exchange.sent)
     with tracing.calls(engine, tracing.SYNCING) as calls:
+        # In WAL mode nothing but a copy of the log writes to the file itself.
+        before, copied = engine.database.stat().st_mtime_ns, False
         for _ in range(COMMITS):
             exchange.send_ticks(1)
             engine.wait_ticks(exchange.sent)
         each = len(calls())
         engine.expect(each < COMMITS / 2, f"{each} syncs for {COMMITS} commits: synchronous is FULL, whatever is told")
-        # In WAL mode nothing but a copy of the log writes to the file itself.
-        before, copied = engine.database.stat().st_mtime_ns, False
         for _ in range(30):
             exchange.send_ticks(50)
             engine.wait_ticks(exchange.sent)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from decimal import Decimal
 import pytest
 
 from harness.base.clock import OsClock
+from harness.base.journal import Entry
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
@@ -420,6 +422,11 @@ def test_locked_database_is_waited_for(engine: EngineUnit, exchange: Exchange) -
     engine.expect(beat["ingest_received"] == 60, f"{beat['ingest_received']} of 60 received")
 
 
+def fails_so_often(times: int, beat: Entry) -> bool:
+    """Whether it is a heartbeat that counts so many failed writes."""
+    return bool(beat.fields["persist_errors"] >= times)
+
+
 @pytest.mark.slow
 @pytest.mark.claim("S12", "D4", "L3")
 def test_locked_database_is_waited_for_however_often_that_fails(engine: EngineUnit, exchange: Exchange) -> None:
@@ -433,9 +440,7 @@ def test_locked_database_is_waited_for_however_often_that_fails(engine: EngineUn
         exchange.send_ticks(50)
         for failures in range(1, FAILED_WRITES + 1):
             began = clock.monotonic()
-            beat = engine.wait_log(
-                "HEARTBEAT (G4)", lambda entry, due=failures: entry.fields["persist_errors"] >= due
-            ).fields
+            beat = engine.wait_log("HEARTBEAT (G4)", functools.partial(fails_so_often, failures)).fields
             took = clock.monotonic() - began
             engine.expect(
                 took <= 1 + RETRY_SECS + LATE_SECS,
