@@ -6,6 +6,9 @@ proofs/guardrails/long_configuration.py asks for every key and every value.
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import pytest
 
 from proofs.fixtures.engine_unit import EngineUnit
@@ -20,6 +23,7 @@ from proofs.fixtures.misconfigured import (
     expect_shadow,
     expect_untouched,
     logged,
+    start,
     unknown,
     wrong_value,
 )
@@ -51,6 +55,9 @@ GROUPS: dict[str, list[Mistake]] = {
         unknown("risk_cap", "risk_caps", "[risk_cap]\n"),
         unknown("exchange", "", f'[exchange]\napi_kee = "{PASSWORD}"\n'),
         unknown("engine", "", "engine = 3\n"),
+        unknown("strategy", "", "[[strategy]]\n"),
+        unknown("channels.more", "", "[channels.more]\nsize = 1\n"),
+        unknown("engine.fee_rate", "", "[engine]\nfee_rate = 0.001\n"),
     ],
 }
 """Of each kind a few, of each table one: each asks the engine anew, which takes a third of a second."""
@@ -82,6 +89,7 @@ def test_what_must_not_stand_in_a_configuration_is_refused_and_told(engine: Engi
 @pytest.mark.parametrize("what", NO_TOML)
 def test_what_is_no_configuration_is_refused_by_name(engine: EngineUnit, what: str) -> None:
     path = engine.machine.path(engine.config_path)
+    engine.configure({})
     engine.remove_config()
     if (content := NO_TOML[what]) is None:
         path.mkdir()
@@ -107,6 +115,36 @@ def test_an_empty_configuration_is_one(engine: EngineUnit) -> None:
         engine.configure_text(text)
         result = check(engine)
         engine.expect(result.status == 0, f"a configuration of {text!r}: exit {result.status}")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("C4")
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_start_refuses_what_a_check_refuses(engine: EngineUnit, group: str) -> None:
+    """And makes no file before: its own command, in its own directory, is as strict as `--check-config`."""
+    with expect_untouched(engine):
+        for mistake in GROUPS[group]:
+            engine.configure_text(mistake.text)
+            result = start(engine)
+            engine.expect(result.status == 12, f"a start with {mistake.id}: exit {result.status}, expected 12")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("C2", "C4")
+def test_a_flag_is_over_the_file(engine: EngineUnit) -> None:
+    """Section 1 says which flag is for which key."""
+    engine.configure(
+        {
+            "app": {"db_path": "data/file.db"},
+            "engine": {"ingest_mode": "SYNTHETIC", "ws_url": "ws://file", "sample_every": 5, "run_seconds": 2.5},
+        }
+    )
+    flags = {"--db": "data/flag.db", "--ingest": "mockws", "--ws-url": "ws://flag", "--sample-every": "7"}
+    result = check(engine, *itertools.chain(*flags.items()), "--seconds", "3.5")
+    effective = {"db_path": '"data/flag.db"', "ingest_mode": '"MOCK_WS"', "ws_url": '"ws://flag/?"'}
+    effective |= {"sample_every": "7", "run_seconds": r"3\.5"}
+    wrong = [key for key, value in effective.items() if not re.search(rf'"{key}":\s*{value}', result.stdout)]
+    engine.expect(result.status == 0 and not wrong, f"flags over a file, exit {result.status}: not in force: {wrong}")
 
 
 @pytest.mark.claim("C4")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import stat
 from datetime import datetime
 
 import pytest
 
-from harness.faults import tracing
+from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from harness.proving.sabotage import Patch
 from proofs.fixtures.engine_unit import EngineUnit
 
 COMMITS = 20
 """At least: each is waited for."""
+
+LINK = "link.db"
 
 WANTED = {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 5000, "temp_store": 2}
 
@@ -90,6 +93,33 @@ def test_what_is_no_database_is_never_ready(engine: EngineUnit) -> None:
     engine.expect(
         not any(entry.event == "pipeline running" for entry in engine.journal()), "it ran on a file that is no database"
     )
+    engine.stop()
+    engine.configure({"app": {"db_path": "data"}})
+    started = engine.try_start()
+    engine.expect(started.status != 0, "systemctl start succeeded where a directory is the database")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D5", "C4")
+@pytest.mark.parametrize("name", ["a b%20c#d?mode=memory&e.db", "\u20ac'\".db", LINK])
+def test_the_database_is_the_file_that_is_named(engine: EngineUnit, name: str) -> None:
+    """Whatever a URL, SQL or a shell makes of the name; behind a link it is what that leads to. Not everybody may write
+    it."""
+    # systemd makes the state directory at the first start.
+    engine.try_start()
+    engine.stop()
+    state = engine.machine.path(engine.machine.layout.state)
+    database = state / name
+    if name == LINK:
+        database = state / "real.db"
+        (state / name).symlink_to(database.name)
+    engine.configure({"app": {"db_path": name}, "engine": {"tick_interval_ms": 5}})
+    engine.start()
+    engine.wait_rows("SELECT COUNT(*) FROM ticks", at_least=1, database=database)
+    files = list(state.rglob("*.db*"))
+    open_to_all = [file.name for file in files if not file.is_symlink() and file.stat().st_mode & stat.S_IWOTH]
+    engine.expect(not open_to_all, f"everybody may write {open_to_all}")
+    engine.expect((name == LINK) == (state / LINK).is_symlink(), f"of the link there is {files}")
 
 
 @pytest.mark.claim("G3", "I5")
@@ -99,6 +129,9 @@ def test_another_process_sees_the_wal(engine: EngineUnit) -> None:
     engine.wait_ticks(1)
     engine.expect(engine.query("PRAGMA journal_mode") == [("wal",)], "another process does not see WAL mode")
     engine.expect(engine.database.with_name("bot.db-wal").exists(), "there is no write-ahead log")
+    # A restore, or an operator's own table: between batches the database is nobody's.
+    refused = nemesis.refusal(engine.database, "BEGIN IMMEDIATE", engine.deadline_secs)
+    engine.expect(refused is None, f"another process cannot write for {engine.deadline_secs:g} s: {refused}")
     engine.expect(engine.query("PRAGMA integrity_check") == [("ok",)], "the database is damaged")
 
 

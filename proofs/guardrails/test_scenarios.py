@@ -54,13 +54,14 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
     beat = engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == len(trades)).fields
     engine.expect(beat["gaps"] == 3, f"after 7, 8, 9, 10 and 14 it counts {beat['gaps']} gaps")
     # In a market of its own, whatever else a tick may be: names and ids that differ in case only, a long id, next to
-    # nothing of a price, no volume, and fields that nobody asked for.
+    # nothing of a price, no volume, fields that nobody asked for, and a name that SQL would read otherwise.
     odd = {**first, "symbol": "odd/usd"}
     unusual = [
         {**odd, "event_id": "x-15"}, {**odd, "event_id": "X-15"}, {**odd, "symbol": "ODD/usd", "event_id": "x-15"},
         {**odd, "event_id": 12_345_678_901}, {**odd, "event_id": "a", "price": 1.23456e-07},
         {**odd, "event_id": "b", "volume": 0.0}, {**odd, "event_id": "c", "type": "trade"},
         {**odd, "event_id": "d", "side": "buy", "maker": True, "of": {"venue": [1, 2]}},
+        {**odd, "event_id": "e'); --", "symbol": "o'dd\"\u20ac/?1"},
     ]  # fmt: skip
     unusual_trades = list(map(json.dumps, unusual))
     exchange.send_raw(unusual_trades)
@@ -329,19 +330,19 @@ def test_same_ticks_same_signals_in_a_fresh_process(engine: EngineUnit, exchange
 def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, exchange: Exchange) -> None:
     engine.connect(
         exchange,
-        engine={"signal_every_n_ticks": 1}, execution={"slippage_bps": 10, "fee_rate": 0.001, "order_size": 0.5},
+        engine={"signal_every_n_ticks": 1}, execution={"slippage_bps": 12.5, "fee_rate": 0.001, "order_size": 0.5},
         # Nothing has to wait for the next flush when a batch is full.
         persist={"batch_size": 1, "flush_interval_ms": 60_000},
     )  # fmt: skip
-    prices = (200.0, 300.0, 0.1234567815, 0.123457)
+    prices = (200.0, 300.0, 0.12345603, 0.1237)
     exchange.send_raw([exchange.tick(number, price) for number, price in enumerate(prices, start=1)])
     engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=len(prices))
     fills = engine.query("SELECT side, is_shadow, fill_qty, fill_price, fees FROM trades ORDER BY id")
-    # Slippage of 10 basis points against us, whether we sell, as the first periodic signal does (R1), or buy.
+    # Slippage of 12.5 basis points against us, whether we sell, as the first periodic signal does (R1), or buy.
     # Of the third the price, and of the last the fees, are as far from what is above as from what is below (R5).
     wanted = [
-        ("SELL", 1, "0.5", "199.8", "0.0999"), ("BUY", 1, "0.5", "300.3", "0.15015"),
-        ("SELL", 1, "0.5", "0.123333324718", "0.000061666662"), ("BUY", 1, "0.5", "0.123580457", "0.000061790228"),
+        ("SELL", 1, "0.5", "199.75", "0.099875"), ("BUY", 1, "0.5", "300.375", "0.1501875"),
+        ("SELL", 1, "0.5", "0.123301709962", "0.000061650855"), ("BUY", 1, "0.5", "0.123854625", "0.000061927312"),
     ]  # fmt: skip
     engine.expect(
         [(*fill[:2], *(Decimal(str(figure)) for figure in fill[2:])) for fill in fills]
