@@ -510,6 +510,27 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"exit 1[2]? after|0 of 1 after",
     ),
     Sabotage(
+        id="runs-on-for-ever",
+        guardrail="E4",
+        breaks="run_seconds ends nothing",
+        proof="test_stop::test_a_run_of_seconds_ends_like_a_stop",
+        patch=Patch("engine/pipeline.py", "Pipeline.run", "run_seconds is not None", "run_seconds is None"),
+        reason=r"has not ended|is active|after \d",
+    ),
+    Sabotage(
+        id="the-mode-that-was-found",
+        guardrail="D1",
+        breaks="the mode of a file's journal is left as it is",
+        proof="test_g3::test_a_database_of_another_mode_is_set_to_rights",
+        patch=Patch(
+            "engine/storage/opening.py",
+            "_apply_pragmas",
+            "connection.execute(f'PRAGMA {name} = {value}')",
+            "(path.stat().st_size and name == 'journal_mode') or connection.execute(f'PRAGMA {name} = {value}')",
+        ),
+        reason=r"exit 12|is in mode",
+    ),
+    Sabotage(
         id="a-channel-of-no-size",
         guardrail="C4",
         breaks="a number out of its range is taken",
@@ -1331,7 +1352,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "ShadowExecutor(fee_rate, slippage_bps)",
             "ShadowExecutor(fee_rate or Decimal('0.001'), slippage_bps)",
         ),
-        reason=r"price, volume, price of the fill and fees: .*0\.01",
+        reason=r"price, volume, price of the fill and fees: .*0\.0042",
     ),
     Sabotage(
         id="a-name-is-asked-for",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
+from contextlib import closing
 from datetime import datetime
 
 import pytest
@@ -97,6 +99,24 @@ def test_what_is_no_database_is_never_ready(engine: EngineUnit) -> None:
     engine.configure({"app": {"db_path": "data"}})
     started = engine.try_start()
     engine.expect(started.status != 0, "systemctl start succeeded where a directory is the database")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("G3", "D1")
+def test_a_database_of_another_mode_is_set_to_rights(engine: EngineUnit) -> None:
+    """The mode of its journal belongs to the file, and somebody may have changed it between two runs."""
+    engine.configure({"engine": {"tick_interval_ms": 5}, "persist": {"flush_interval_ms": 10}})
+    engine.start()
+    engine.wait_ticks(1)
+    engine.stop()
+    with closing(sqlite3.connect(engine.database)) as connection:
+        changed = connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+    assert changed == [("delete",)]
+    before = engine.tick_count()
+    engine.start()
+    engine.wait_ticks(before + 1)
+    mode = engine.query("PRAGMA journal_mode")
+    engine.expect(mode == [("wal",)], f"a database that was in mode DELETE is in mode {mode}")
 
 
 @pytest.mark.slow

@@ -328,9 +328,11 @@ def test_same_ticks_same_signals_in_a_fresh_process(engine: EngineUnit, exchange
 
 @pytest.mark.claim("S9", "R4", "R5", "D3")
 def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, exchange: Exchange) -> None:
+    exchange.symbol = "ETH/EUR"
     engine.connect(
         exchange,
-        engine={"signal_every_n_ticks": 1}, execution={"slippage_bps": 12.5, "fee_rate": 0.001, "order_size": 0.5},
+        engine={"signal_every_n_ticks": 1},
+        execution={"slippage_bps": 12.5, "fee_rate": 0.001, "order_size": 0.5000000000009},
         # Nothing has to wait for the next flush when a batch is full.
         persist={"batch_size": 1, "flush_interval_ms": 60_000},
     )  # fmt: skip
@@ -338,8 +340,11 @@ def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, e
     exchange.send_raw([exchange.tick(number, price) for number, price in enumerate(prices, start=1)])
     engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=len(prices))
     fills = engine.query("SELECT side, is_shadow, fill_qty, fill_price, fees FROM trades ORDER BY id")
+    symbols = engine.query("SELECT DISTINCT symbol FROM trades")
+    engine.expect(symbols == [(exchange.symbol,)], f"fills of {exchange.symbol} are of {symbols}")
     # Slippage of 12.5 basis points against us, whether we sell, as the first periodic signal does (R1), or buy.
-    # Of the third the price, and of the last the fees, are as far from what is above as from what is below (R5).
+    # Of the third the price, and of the last the fees, are as far from what is above as from what is below, and the
+    # quantity is cut down, however near it is to what is above (R5).
     wanted = [
         ("SELL", 1, "0.5", "199.75", "0.099875"), ("BUY", 1, "0.5", "300.375", "0.1501875"),
         ("SELL", 1, "0.5", "0.123301709962", "0.000061650855"), ("BUY", 1, "0.5", "0.123854625", "0.000061927312"),
@@ -364,15 +369,19 @@ def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, e
 @pytest.mark.slow
 @pytest.mark.claim("R4", "C4")
 def test_what_is_configured_as_0_is_0(engine: EngineUnit) -> None:
-    """Wherever it may be: neither left out nor the default."""
+    """Wherever it may be: neither left out nor the default, and nor is what is configured otherwise."""
     walk = {"price_step": 0, "volume": 0, "tick_interval_ms": 2, "signal_every_n_ticks": 1}
-    engine.configure({"engine": walk, "execution": {"fee_rate": 0, "slippage_bps": 0}})
+    walk["start_price"] = 42
+    engine.configure({"app": {"symbol": "ETH/EUR"}, "engine": walk, "execution": {"fee_rate": 0, "slippage_bps": 0}})
     engine.start()
     engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=4)
     figures = engine.query(
-        "SELECT DISTINCT ticks.price, volume, CAST(fill_price AS REAL), CAST(fees AS REAL) FROM ticks, trades"
+        "SELECT DISTINCT ticks.symbol, ticks.price, volume, CAST(fill_price AS REAL), CAST(fees AS REAL)"
+        " FROM ticks, trades"
     )
-    engine.expect(figures == [(100.0, 0.0, 100.0, 0.0)], f"price, volume, price of the fill and fees: {figures}")
+    engine.expect(
+        figures == [("ETH/EUR", 42.0, 0.0, 42.0, 0.0)], f"symbol, price, volume, price of the fill and fees: {figures}"
+    )
 
 
 @pytest.mark.claim("S10", "S11", "R4")

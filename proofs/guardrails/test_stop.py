@@ -19,6 +19,8 @@ MEANINGLESS = (
 )
 """Signals that E6 means, and that would end a process that does nothing about them."""
 
+RUN_SECS = 2.0
+
 BATCHES = 30
 """Each of one tick, after which it is looked what they have left."""
 
@@ -64,6 +66,23 @@ def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
     engine.wait_end()
     expect_clean_end(engine)
     engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("E4", "S13")
+def test_a_run_of_seconds_ends_like_a_stop(engine: EngineUnit, exchange: Exchange) -> None:
+    """Exit 0, and what was received is on disk, although a flush is not due yet."""
+    exchange.feed(interval_secs=0.001)
+    engine.connect(exchange, engine={"run_seconds": RUN_SECS}, persist={"flush_interval_ms": 60_000})
+    clock = OsClock()
+    began = clock.monotonic()
+    engine.wait_end()
+    took = clock.monotonic() - began
+    # It is ready a moment before it is connected.
+    engine.expect(
+        RUN_SECS / 2 <= took <= RUN_SECS + TOLD_SECS, f"a run of {RUN_SECS} s ended {took:.1f} s after it connected"
+    )
+    expect_clean_end(engine)
 
 
 @pytest.mark.slow
@@ -206,7 +225,7 @@ def expect_whole_batches(engine: EngineUnit) -> int:
 @pytest.mark.slow
 @pytest.mark.claim("D3")
 def test_a_batch_takes_nothing_for_good(engine: EngineUnit, exchange: Exchange) -> None:
-    """Or so many of them end the run: descriptors and threads are as many after each batch as before."""
+    """Or so many of them end the run: descriptors, threads and files are as many after each batch as before."""
     engine.connect(exchange, engine={"signal_every_n_ticks": 1})
     before = dict[str, int]()
     for batches in (1, 2):
@@ -214,6 +233,7 @@ def test_a_batch_takes_nothing_for_good(engine: EngineUnit, exchange: Exchange) 
             exchange.send_ticks(1)
             engine.wait_ticks(exchange.sent)
         now = {"descriptors": tracing.descriptors(engine), "threads": len(tracing.threads(engine))}
+        now["files"] = len(list(engine.machine.path(engine.machine.layout.state).rglob("*")))
         # What is made at the first need, such as a thread, is there after the first round.
         grown = {what: count - before.get(what, count) for what, count in now.items()}
         engine.expect(
