@@ -72,10 +72,11 @@ def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
 @pytest.mark.claim("E4", "S13")
 def test_a_run_of_seconds_ends_like_a_stop(engine: EngineUnit, exchange: Exchange) -> None:
     """Exit 0, and what was received is on disk, although a flush is not due yet."""
-    exchange.feed(interval_secs=0.001)
-    engine.connect(exchange, engine={"run_seconds": RUN_SECS}, persist={"flush_interval_ms": 60_000})
     clock = OsClock()
+    engine.connect(exchange, engine={"run_seconds": RUN_SECS}, persist={"flush_interval_ms": 60_000})
     began = clock.monotonic()
+    # Fewer than a batch, and then nothing that would wake whoever waits for more.
+    exchange.send_ticks(50)
     engine.wait_end()
     took = clock.monotonic() - began
     # It is ready a moment before it is connected.
