@@ -173,7 +173,7 @@ def locked(database: Path) -> Iterator[Receipt]:
     with closing(sqlite3.connect(database, isolation_level=None, timeout=LAND_SECS)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            refused = _refusal(database, "BEGIN IMMEDIATE")
+            refused = refusal(database, "BEGIN IMMEDIATE")
             if refused is None:
                 raise HarnessError(f"{database} takes a second writer: it is not locked")
             yield Receipt("lock", f"another writer is told: {refused}")
@@ -189,7 +189,7 @@ def held(database: Path) -> Iterator[Receipt]:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
         try:
-            refused = _refusal(database, "SELECT count(*) FROM sqlite_master")
+            refused = refusal(database, "SELECT count(*) FROM sqlite_master")
             if refused is None:
                 raise HarnessError(f"{database} can be read: it is not held")
             yield Receipt("hold", f"another reader is told: {refused}")
@@ -197,9 +197,9 @@ def held(database: Path) -> Iterator[Receipt]:
             connection.execute("ROLLBACK")
 
 
-def _refusal(database: Path, sql: str) -> str | None:
-    """Return what SQLite says to somebody else who asks this at once; None when it does as it is asked."""
-    with closing(sqlite3.connect(database, isolation_level=None, timeout=0.0)) as other:
+def refusal(database: Path, sql: str, patience_secs: float = 0.0) -> str | None:
+    """Return what SQLite says to somebody else who asks this and is so patient; None when it does as it is asked."""
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=patience_secs)) as other:
         try:
             other.execute(sql).fetchall()
         except sqlite3.OperationalError as error:

@@ -64,6 +64,11 @@ def threads(unit: Unit) -> list[Thread]:
     return sorted(found, key=lambda thread: (thread.id != pid, thread.id))
 
 
+def descriptors(unit: Unit) -> int:
+    """Return how many files, sockets and the like the main process has open."""
+    return len(list(Path(f"/proc/{_pid(unit)}/fd").iterdir()))
+
+
 @contextmanager
 def calls(unit: Unit, names: str) -> Iterator[Callable[[], list[str]]]:
     """Watch the main process's threads; yields what returns their calls of these names since then, one line each, as

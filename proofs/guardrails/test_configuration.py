@@ -12,7 +12,9 @@ import pytest
 
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.misconfigured import (
+    ASKING_FOR_LIVE,
     PASSWORD,
+    TOO_LONG,
     Mistake,
     check,
     defaults,
@@ -22,6 +24,7 @@ from proofs.fixtures.misconfigured import (
     expect_untouched,
     logged,
     printed,
+    start,
     unknown,
     wrong_value,
 )
@@ -34,6 +37,10 @@ GROUPS: dict[str, list[Mistake]] = {
         wrong_value("risk_caps.max_open_orders", "-1"),
         wrong_value("channels.persist_channel_size", "0"),
         wrong_value("engine.keepalive_secs", "-inf"),
+        wrong_value("engine.subscribe_timeout_secs", "0"),
+        wrong_value("engine.max_staleness_ms", TOO_LONG),
+        wrong_value("persist.busy_timeout_ms", "999"),
+        wrong_value("dashboard.refresh_seconds", "0"),
     ],
     "types": [
         wrong_value("persist.batch_size", '""'),
@@ -49,9 +56,22 @@ GROUPS: dict[str, list[Mistake]] = {
         unknown("risk_cap", "risk_caps", "[risk_cap]\n"),
         unknown("exchange", "", f'[exchange]\napi_kee = "{PASSWORD}"\n'),
         unknown("engine", "", "engine = 3\n"),
+        unknown("strategy", "", "[[strategy]]\n"),
+        unknown("channels.more", "", "[channels.more]\nsize = 1\n"),
+        unknown("engine.fee_rate", "", "[engine]\nfee_rate = 0.001\n"),
     ],
 }
 """Of each kind a few, of each table one: each asks the engine anew, which takes a third of a second."""
+
+NO_TOML: dict[str, bytes | None] = {
+    "UTF-16": 'mode = "SHADOW"\n'.encode("utf-16"),
+    "no UTF-8": b'[app]\nsymbol = "\xff\xfe"\n',
+    "half a character": b"# \xc3",
+    "NULs": bytes(64),
+    "a database": b"SQLite format 3\0" + bytes(range(256)),
+    "a directory": None,
+}
+"""What may stand where a configuration should."""
 
 NEARLY_LIVE = (" LIVE", "l\u0131ve")
 """A space, and an i without its dot."""
@@ -65,6 +85,51 @@ def test_what_must_not_stand_in_a_configuration_is_refused_and_told(engine: Engi
         expect_refused(engine, GROUPS[group])
 
 
+@pytest.mark.slow
+@pytest.mark.claim("C4")
+@pytest.mark.parametrize("what", NO_TOML)
+def test_what_is_no_configuration_is_refused_by_name(engine: EngineUnit, what: str) -> None:
+    path = engine.machine.path(engine.config_path)
+    engine.configure({})
+    engine.remove_config()
+    if (content := NO_TOML[what]) is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    try:
+        result = check(engine)
+    finally:
+        if path.is_dir():
+            path.rmdir()
+    said = [entry.event for entry in logged(result) if entry.fields.get("exit_code") == 12]
+    engine.expect(result.status == 12, f"a configuration that is {what}: exit {result.status}, expected 12")
+    engine.expect(
+        any(engine.config_path in event for event in said), f"a configuration that is {what}, and it says {said}"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.claim("C4")
+def test_an_empty_configuration_is_one(engine: EngineUnit) -> None:
+    """As is one of comments, blank lines and the ends of lines that other systems write."""
+    for text in ("", "\n", "# nothing yet", "\r\n# nothing yet\r\n[app]\r\n"):
+        engine.configure_text(text)
+        result = check(engine)
+        engine.expect(result.status == 0, f"a configuration of {text!r}: exit {result.status}")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("C4")
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_start_refuses_what_a_check_refuses(engine: EngineUnit, group: str) -> None:
+    """And makes no file before: its own command, in its own directory, is as strict as `--check-config`."""
+    with expect_untouched(engine):
+        for mistake in GROUPS[group]:
+            engine.configure_text(mistake.text)
+            result = start(engine)
+            engine.expect(result.status == 12, f"a start with {mistake.id}: exit {result.status}, expected 12")
+
+
 @pytest.mark.claim("C4")
 def test_every_key_of_the_contract_is_known(engine: EngineUnit) -> None:
     """The positive control: what refuses everything refuses no mistake."""
@@ -73,6 +138,11 @@ def test_every_key_of_the_contract_is_known(engine: EngineUnit) -> None:
     said = [entry.event for entry in logged(result) if entry.level == "ERROR"]
     engine.expect(result.status == 0, f"--check-config of every key that section 2 names: exit {result.status}: {said}")
 
+
+FILE: dict[str, dict[str, object]] = {
+    "app": {"db_path": "data/file.db", "symbol": "A/B"},
+    "engine": {"ws_url": "ws://127.0.0.1:2/", "sample_every": 5, "run_seconds": 3.5, "parse_error_limit": 7},
+}
 
 FLAGS = {
     "--ingest": ("mockws", "engine.ingest_mode", "MOCK_WS"),
@@ -86,10 +156,13 @@ FLAGS = {
 
 @pytest.mark.claim("C3")
 def test_what_is_not_configured_is_as_the_contract_says(engine: EngineUnit) -> None:
-    """Of an empty file every key has the default of section 2; and then what the command line says."""
+    """Of an empty file every key has the default of section 2; of another what that says, and over it what the command
+    line says."""
     engine.configure_text("")
     due = defaults()
     expect_effective(engine, due)
+    engine.configure(FILE)
+    due |= {f"{table}.{key}": value for table, keys in FILE.items() for key, value in keys.items()}
     flags = [word for flag, (said, _, _) in FLAGS.items() for word in (flag, said)]
     expect_effective(engine, due | {key: value for _, key, value in FLAGS.values()}, *flags)
 
@@ -124,13 +197,15 @@ def test_an_unknown_ingest_is_refused(engine: EngineUnit) -> None:
 
 @pytest.mark.claim("C3", "G0")
 def test_only_the_default_configuration_may_be_absent(engine: EngineUnit) -> None:
-    """One that was named must be there, wherever it is named; without a name the defaults are warned of."""
+    """One that was named must be there, wherever it is named; without a name the defaults are warned of, and hold,
+    whatever the environment says."""
     for absent in (f"{engine.config_path}/../nowhere/config.toml", "config/config.toml"):
         result = check(engine, config=absent)
         engine.expect(result.status == 12, f"--config {absent}, which is absent: exit {result.status}")
         ends = [entry.event for entry in logged(result) if entry.level == "ERROR"]
         engine.expect(any(absent in event for event in ends), f"no ERROR line names {absent}: {ends}")
-    engine.drop_in("30-flag", f"[Service]\nExecStart=\nExecStart={engine.command_without_config()}\n")
+    command = engine.command_without_config()
+    engine.drop_in("30-flag", f"[Service]\n{ASKING_FOR_LIVE}\nExecStart=\nExecStart={command}\n")
     try:
         engine.start()
         said = engine.wait_log("configuration loaded").fields["mode"]

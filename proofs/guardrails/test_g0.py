@@ -34,9 +34,11 @@ def test_shadow_unless_told_otherwise(engine: EngineUnit, tables: Tables) -> Non
 
 @pytest.mark.claim("G0", "C1")
 def test_mode_typo_on_the_command_line_is_shadow(engine: EngineUnit) -> None:
-    """`--mode lvie` must never become LIVE. The flag comes by a drop-in, as an operator would add it."""
+    """`--mode lvie` must never become LIVE, whatever the environment says. The flag comes by a drop-in, as an operator
+    would add it."""
     engine.configure({"mode": "LIVE", "live_armed": True, "engine": FAST})
-    engine.drop_in("30-flag", f"[Service]\nExecStart=\nExecStart={engine.command('--mode', 'lvie')}\n")
+    command = engine.command("--mode", "lvie")
+    engine.drop_in("30-flag", f"[Service]\n{misconfigured.ASKING_FOR_LIVE}\nExecStart=\nExecStart={command}\n")
     try:
         run_until_orders(engine)
         engine.expect(engine.query("SELECT DISTINCT is_shadow FROM orders") == [(1,)], "orders that are not shadow")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+import stat
+from contextlib import closing
 from datetime import datetime
 
 import pytest
@@ -10,6 +13,11 @@ from harness.faults import tracing
 from harness.faults.exchange import Exchange
 from harness.proving.sabotage import Patch
 from proofs.fixtures.engine_unit import EngineUnit
+
+COMMITS = 20
+"""At least: each is waited for."""
+
+LINK = "link.db"
 
 WANTED = {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 5000, "temp_store": 2}
 
@@ -36,8 +44,9 @@ def test_pragmas_are_verified_before_ready(engine: EngineUnit) -> None:
 @pytest.mark.slow
 @pytest.mark.claim("G3", "D1", "I5")
 def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exchange) -> None:
-    """`synchronous` belongs to a connection, so that nobody else can read it back: but with OFF nothing is ever synced,
-    neither before the log is copied into the database, while it runs or by a clean stop, nor after."""
+    """`synchronous` belongs to a connection, so that nobody else can read it back: but with FULL each commit is synced,
+    and with OFF nothing ever is, neither before the log is copied into the database, while it runs or by a clean stop,
+    nor after."""
     engine.connect(exchange, engine={"signal_every_n_ticks": 1})
     wal = engine.database.with_name("bot.db-wal")
     # Nearly as much as SQLite, left to itself, lets come together; a process that is traced is slow.
@@ -47,6 +56,11 @@ def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exch
     with tracing.calls(engine, tracing.SYNCING) as calls:
         # In WAL mode nothing but a copy of the log writes to the file itself.
         before, copied = engine.database.stat().st_mtime_ns, False
+        for _ in range(COMMITS):
+            exchange.send_ticks(1)
+            engine.wait_ticks(exchange.sent)
+        each = len(calls())
+        engine.expect(each < COMMITS / 2, f"{each} syncs for {COMMITS} commits: synchronous is FULL, whatever is told")
         for _ in range(30):
             exchange.send_ticks(50)
             engine.wait_ticks(exchange.sent)
@@ -81,6 +95,51 @@ def test_what_is_no_database_is_never_ready(engine: EngineUnit) -> None:
     engine.expect(
         not any(entry.event == "pipeline running" for entry in engine.journal()), "it ran on a file that is no database"
     )
+    engine.stop()
+    engine.configure({"app": {"db_path": "data"}})
+    started = engine.try_start()
+    engine.expect(started.status != 0, "systemctl start succeeded where a directory is the database")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("G3", "D1")
+def test_a_database_of_another_mode_is_set_to_rights(engine: EngineUnit) -> None:
+    """The mode of its journal belongs to the file, and somebody may have changed it between two runs."""
+    engine.configure({"engine": {"tick_interval_ms": 5}, "persist": {"flush_interval_ms": 10}})
+    engine.start()
+    engine.wait_ticks(1)
+    engine.stop()
+    with closing(sqlite3.connect(engine.database)) as connection:
+        changed = connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+    assert changed == [("delete",)]
+    before = engine.tick_count()
+    engine.start()
+    engine.wait_ticks(before + 1)
+    mode = engine.query("PRAGMA journal_mode")
+    engine.expect(mode == [("wal",)], f"a database that was in mode DELETE is in mode {mode}")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D5", "C4")
+@pytest.mark.parametrize("name", ["a b%20c#d?mode=memory&e.db", "\u20ac'\".db", LINK])
+def test_the_database_is_the_file_that_is_named(engine: EngineUnit, name: str) -> None:
+    """Whatever a URL, SQL or a shell makes of the name; behind a link it is what that leads to. Not everybody may write
+    it."""
+    # systemd makes the state directory at the first start.
+    engine.try_start()
+    engine.stop()
+    state = engine.machine.path(engine.machine.layout.state)
+    database = state / name
+    if name == LINK:
+        database = state / "real.db"
+        (state / name).symlink_to(database.name)
+    engine.configure({"app": {"db_path": name}, "engine": {"tick_interval_ms": 5}})
+    engine.start()
+    engine.wait_rows("SELECT COUNT(*) FROM ticks", at_least=1, database=database)
+    files = list(state.rglob("*.db*"))
+    open_to_all = [file.name for file in files if not file.is_symlink() and file.stat().st_mode & stat.S_IWOTH]
+    engine.expect(not open_to_all, f"everybody may write {open_to_all}")
+    engine.expect((name == LINK) == (state / LINK).is_symlink(), f"of the link there is {files}")
 
 
 @pytest.mark.claim("G3", "I5")

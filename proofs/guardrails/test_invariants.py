@@ -56,6 +56,26 @@ def prove_no_network_call(engine: EngineUnit, exchange: Exchange, mode: str, fil
     engine.expect(peers == [f"127.0.0.1:{exchange.port}"], f"connections of the engine: {own}")
 
 
+@pytest.mark.slow
+@pytest.mark.claim("I1", "R4")
+def test_nobody_is_asked_for_a_name_or_anything_else(engine: EngineUnit, exchange: Exchange) -> None:
+    """From its first moment to its end it calls its feed, if it has one, and nobody else: no resolver either."""
+    machine = engine.machine
+    feeds: dict[str, dict[str, object]] = {"SYNTHETIC": {"tick_interval_ms": 5}, "MOCK_WS": {"ws_url": exchange.url}}
+    exchange.feed(interval_secs=0.005)
+    for mode, feed in feeds.items():
+        engine.configure({"app": {"db_path": f"data/{mode}.db"}, "engine": {**EACH_TICK, **feed, "ingest_mode": mode}})
+        argv = engine.argv("--seconds", "1")
+        status, calls = tracing.whole_run(
+            machine, machine.layout.state, argv, "connect,bind,sendto,sendmsg,sendmmsg", engine.deadline_secs
+        )
+        engine.expect(status == 0, f"a run of a second of {mode} ends with {status}")
+        far = [call for call in calls if tracing.NEW.search(call) and f"htons({exchange.port})" not in call]
+        engine.expect(not far, f"a run of {mode} calls the network: {far[:3]}")
+        ((fills,),) = engine.query("SELECT count(*) FROM trades", engine.database.with_name(f"{mode}.db"))
+        engine.expect(int(str(fills)) > 0, f"a run of {mode} made no order")
+
+
 @pytest.mark.claim("I2", "R3")
 def test_caps_are_never_exceeded(engine: EngineUnit, exchange: Exchange) -> None:
     """A position of at most 350: orders of about 300 fill; those of about 450 are vetoed, and the vetoes persisted."""

@@ -26,6 +26,11 @@ MEANINGLESS = (
 )
 """Signals that E6 means, and that would end a process that does nothing about them."""
 
+RUN_SECS = 2.0
+
+BATCHES = 30
+"""Each of one tick, after which it is looked what they have left."""
+
 TOLD_SECS = 2.0
 """How long systemd may not know of a stop, or a start not obey one: far less than shutdown_timeout_secs (5)."""
 
@@ -100,14 +105,15 @@ def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
 @pytest.mark.slow
 @pytest.mark.claim("E4", "S13")
 def test_a_run_that_is_over_is_written(engine: EngineUnit, exchange: Exchange) -> None:
-    """When `--seconds` have elapsed, all that came until then is written, though no flush is due yet."""
-    exchange.feed(interval_secs=0.001)
+    """When `--seconds` have elapsed, all that came until then is written, though no flush is due yet, and nothing wakes
+    whoever waits for more."""
     engine.connect(
         exchange,
         engine={"run_seconds": RUN_SECS},
         persist={"flush_interval_ms": 60_000, "batch_size": 1_000_000},
         channels={"persist_channel_size": 100_000},
     )
+    exchange.send_ticks(50)
     engine.wait_end()
     expect_clean_end(engine)
     engine.expect(engine.show().n_restarts == 0, "a clean end was restarted")
@@ -381,6 +387,26 @@ def expect_whole_batches(engine: EngineUnit) -> int:
     )
     engine.expect(len(set(counts)) == 1, f"a batch is there by half: signals, orders, transitions, fills {counts}")
     return int(str(ticks))
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D3")
+def test_a_batch_takes_nothing_for_good(engine: EngineUnit, exchange: Exchange) -> None:
+    """Or so many of them end the run: descriptors, threads and files are as many after each batch as before."""
+    engine.connect(exchange, engine={"signal_every_n_ticks": 1})
+    before = dict[str, int]()
+    for batches in (1, 2):
+        for _ in range(BATCHES):
+            exchange.send_ticks(1)
+            engine.wait_ticks(exchange.sent)
+        now = {"descriptors": tracing.descriptors(engine), "threads": len(tracing.threads(engine))}
+        now["files"] = len(list(engine.machine.path(engine.machine.layout.state).rglob("*")))
+        # What is made at the first need, such as a thread, is there after the first round.
+        grown = {what: count - before.get(what, count) for what, count in now.items()}
+        engine.expect(
+            max(grown.values()) < BATCHES / 2, f"after {batches * BATCHES} batches it has {now}; grown by {grown}"
+        )
+        before = now
 
 
 @pytest.mark.claim("D3", "D4", "N9")

@@ -213,7 +213,7 @@ def test_the_second_engine_is_small_and_has_no_code_of_ours() -> None:
     told = {number for text in texts for number in range(text.lineno, (text.end_lineno or text.lineno) + 1)}
     lines = enumerate(path.read_text().splitlines(), start=1)
     code = [line for number, line in lines if number not in told and line.strip() and not line.strip().startswith("#")]
-    assert len(code) < 400
+    assert len(code) <= 400
     assert not tops(path) & {"engine", "fleet", "harness", "proofs"}
 
 
