@@ -52,11 +52,11 @@ def run(
     they are somebody else's business.
     Raises EngineError for what fails before the pipeline runs: a replay file that is not there.
     """
-    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_run(loaded, environment, store, adapter, signals or Signals()))
 
 
-def _new_event_loop() -> asyncio.AbstractEventLoop:
+def new_event_loop() -> asyncio.AbstractEventLoop:
     """uvloop, or asyncio's own where uvloop cannot be had: slower, otherwise the same."""
     try:
         import uvloop

@@ -236,6 +236,9 @@ async def connect(url: str, line: Line, connected: socket.socket) -> None:
             enable_auto_pong=False,
             max_frame_size=MAX_MESSAGE_BYTES,
             max_redirects=0,
+            # It waits by add_reader, and uvloop then tells nobody of a reset that comes with the upgrade, nor of
+            # anything on a later socket of the same number (MagicStack/uvloop#552). It would be no faster.
+            use_aiofastnet=False,
         )
     except ConnectFailed:
         raise

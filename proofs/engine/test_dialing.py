@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from engine.ingest import dialing
 from engine.ingest.dialing import Dialer, secs_since_bytes
 from engine.ingest.session import CONNECT_TIMEOUT_SECS
+from proofs.fixtures import engine_loop
 
 PLACE = ("venue.test", 443)
 FIRST, SECOND = (("192.0.2.1", 443), ("192.0.2.2", 443))
@@ -43,7 +43,10 @@ async def dialed(place: tuple[str, int]) -> socket.socket:
 
 @pytest.mark.claim("B1")
 def test_B1_what_the_kernel_buffers_of_a_connection_is_bounded() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, asyncio.run(dialed(server.getsockname()[:2])) as connected:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        engine_loop.run(dialed(server.getsockname()[:2])) as connected,
+    ):
         # Linux doubles it, for what it keeps itself of each packet, and then leaves it at that.
         allowed = connected.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     assert allowed == 2 * dialing._RECEIVE_BUFFER_BYTES
@@ -51,7 +54,10 @@ def test_B1_what_the_kernel_buffers_of_a_connection_is_bounded() -> None:
 
 @pytest.mark.claim("N6")
 def test_N6_how_long_ago_bytes_came_is_known_of_a_connection_and_of_nothing_else() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, asyncio.run(dialed(server.getsockname()[:2])) as connected:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        engine_loop.run(dialed(server.getsockname()[:2])) as connected,
+    ):
         accepted, _ = server.accept()
         with accepted:
             connected.setblocking(True)

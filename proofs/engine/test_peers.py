@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import socket
@@ -23,6 +22,7 @@ from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 from engine.storage.batch import Batch
 from engine.storage.opening import open_ledger
 from harness.base.errors import Unavailable
+from proofs.fixtures import engine_loop
 from proofs.fixtures.engine_process import DEADLINE_SECS, TRANSPORTS, Engine, engine, mock_tick, write_config
 from proofs.fixtures.raw_server import (
     CLOSE,
@@ -693,9 +693,9 @@ def test_N16_what_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> N
             port = nobody.getsockname()[1]
         swallow(DEAD, port, stack)
         with pytest.raises(OSError, match=rf"^no connection to {DEAD} within 1 s$"):
-            asyncio.run(dialing.Dialer().dial((DEAD, port)))
+            engine_loop.run(dialing.Dialer().dial((DEAD, port)))
         with pytest.raises(OSError, match="cannot be the name of a host"):
-            asyncio.run(dialing.Dialer().dial((f"{'x' * 64}.test", port)))
+            engine_loop.run(dialing.Dialer().dial((f"{'x' * 64}.test", port)))
 
 
 def serve_one(client: socket.socket, number: int) -> None:

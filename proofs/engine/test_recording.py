@@ -47,7 +47,7 @@ from engine.ingest.venues.port import Ack, Said, Trade, Venue
 from engine.signals import Signals
 from harness.faults.dialects import DIALECTS, BinanceDialect, BybitDialect, CoinbaseDialect, Dialect, OKXDialect
 from harness.faults.exchange import Exchange
-from proofs.fixtures import fork_server
+from proofs.fixtures import engine_loop, fork_server
 from proofs.fixtures.captures import CAPTURES, books
 from proofs.fixtures.engine_process import ROOT, engine, mock_tick, write_config
 from proofs.fixtures.raw_server import close_frame, frame, raw_server, upgrade
@@ -131,7 +131,7 @@ def record(
     """Records what an exchange says, beside a live run; returns the file and what the live run made of it."""
     with Exchange() as exchange:
         exchange.speak(dialect)
-        return asyncio.run(listen(directory, exchange, source(dialect, exchange.url), said, transport, 999.0))
+        return engine_loop.run(listen(directory, exchange, source(dialect, exchange.url), said, transport, 999.0))
 
 
 async def listen(
@@ -189,11 +189,11 @@ def test_N20_a_replay_gives_what_live_ingest_made_of_the_same_messages(tmp_path:
     assert [row[1:3] for row in rows][-4:] == [("SECOND", 2.5), ("FIRST", 3.25), ("FIRST", 3.25), ("SECOND", 999.0)]
     assert (books["errors"], books["foreign"], books["duplicates"]) == (2, 1, 1)
     assert books["gaps"] == (1 if dialect.numbers_by_market else 0)
-    assert asyncio.run(replay(path)) == (rows, books)
+    assert engine_loop.run(replay(path)) == (rows, books)
     # As a text it is the same.
     text = tmp_path / "plain.jsonl"
     text.write_bytes(gzip.decompress(path.read_bytes()))
-    assert asyncio.run(replay(text)) == (rows, books)
+    assert engine_loop.run(replay(text)) == (rows, books)
 
 
 @pytest.mark.slow
@@ -206,16 +206,16 @@ def test_N20_what_a_venue_says_in_a_quarter_of_an_hour(tmp_path: Path, name: str
     records: list[Header | Event] = [header_of(wanted)]
     for conn, said in enumerate(capture.connections, 1):
         records += [Event("opened", 10**6 * conn, conn), *(message(10**6 * conn, conn, one.encode()) for one in said)]
-    rows, counts = asyncio.run(replay(write(tmp_path / "r", *records)))
+    rows, counts = engine_loop.run(replay(write(tmp_path / "r", *records)))
     assert [(row[1], row[2], row[3], row[4], row[5] if row[5] is not None else row[6]) for row in rows] == capture.rows
     assert counts == books(**capture.books)
     with Exchange() as exchange:
         exchange.speak(Script(capture.messages(), settings.subscription(wanted).messages))
         real = wanted.model_copy(update={"url": capture.url.replace("ws://127.0.0.1:9", exchange.url)})
         last = capture.rows[-1][1]
-        path, live, live_counts = asyncio.run(listen(tmp_path, exchange, real, [], "picows", last))
+        path, live, live_counts = engine_loop.run(listen(tmp_path, exchange, real, [], "picows", last))
     assert [row[1:6] for row in live] == [row[1:6] for row in rows]
-    assert asyncio.run(replay(path)) == (live, live_counts)
+    assert engine_loop.run(replay(path)) == (live, live_counts)
 
 
 class Script(Dialect):
@@ -279,7 +279,7 @@ def test_N20_the_session_hears_what_it_heard(tmp_path: Path, caplog: pytest.LogC
         Event("opened", 320 * secs, 7), *answers(7), trade(13, 7, 320 * secs), message(321 * secs, 7, rejection),
     ]  # fmt: skip
     with caplog.at_level("INFO"):
-        rows, books = asyncio.run(replay(write(tmp_path / "r", *records)))
+        rows, books = engine_loop.run(replay(write(tmp_path / "r", *records)))
     said = [
         (record.message, getattr(record, "fields", {}).get("reason"))
         for record in caplog.records
@@ -317,7 +317,7 @@ def test_N20_N18_all_requests_of_a_subscription_have_to_be_answered(tmp_path: Pa
     replies = [dialect.answer(asked)[0].encode() for asked in settings.subscription(wanted).messages]
     trades = [message(at, 1, dialect.trade(names[0], at, "1.5", "2", NOW + at).encode()) for at in (1, 11_000_000)]
     records = [Event("opened", 1), *(message(1, 1, reply) for reply in replies[:answered]), *trades]
-    rows, _ = asyncio.run(replay(write(tmp_path / "r", header_of(wanted), *records)))
+    rows, _ = engine_loop.run(replay(write(tmp_path / "r", header_of(wanted), *records)))
     assert ids(rows) == [1, 11_000_000][: answered - 1]
 
 
@@ -343,7 +343,7 @@ def test_N20_N18_a_connection_to_binance_is_replaced_before_it_is_a_day_old(
     ]  # fmt: skip
     options = OPTIONS.model_copy(update={"feed_silence_secs": 0.0})
     with caplog.at_level("INFO"):
-        rows, books = asyncio.run(replay(write(tmp_path / "r", *records), options))
+        rows, books = engine_loop.run(replay(write(tmp_path / "r", *records), options))
     assert ids(rows)[-4:] == [230, 237, 238, 240]
     assert books["reconnects"] == 1
     told = [record.fields["reason"] for record in caplog.records if record.message.startswith("connection ")]  # type: ignore[attr-defined]
@@ -362,7 +362,7 @@ def test_N20_N9_N11_what_coinbase_said_before_its_ids_started_over_is_forgotten(
     wanted = source(dialect, "ws://127.0.0.1:9")
     for upto, gaps in ((2, 12), (4, 0)):
         records = [message(0, 1, one.encode()) for one in said[:upto]]
-        _, counts = asyncio.run(replay(write(tmp_path / "r", header_of(wanted), *records)))
+        _, counts = engine_loop.run(replay(write(tmp_path / "r", header_of(wanted), *records)))
         assert counts["gaps"] == gaps
 
 
@@ -381,13 +381,13 @@ def test_N20_a_capture_made_by_hand_needs_no_more_than_its_messages(tmp_path: Pa
         ),
     ]
     path.write_text("\ufeff".removeprefix("\ufeff") + "\r\n\n".join(map(json.dumps, lines)))
-    rows, _ = asyncio.run(replay(path))
+    rows, _ = engine_loop.run(replay(path))
     assert [(row[0], row[1], row[5]) for row in rows] == [("okx", "B", number) for number in range(3)]
 
 
 @pytest.mark.claim("N20", "N2b")
 def test_N20_a_recording_without_a_tick_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    asyncio.run(replay(write(tmp_path / "r", okx_header(), Event("opened"), *answers())))
+    engine_loop.run(replay(write(tmp_path / "r", okx_header(), Event("opened"), *answers())))
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["nothing to replay: there is no tick in it"]
 
@@ -398,7 +398,7 @@ def test_N20_a_recording_of_rubbish_is_a_changed_protocol(tmp_path: Path) -> Non
     assert rubbish[0].base64 == b"\xff\xfe"
     path = write(tmp_path / "r", okx_header(), *answers(), *rubbish)
     with pytest.raises(ProtocolChanged, match="100 unusable messages in a row"):
-        asyncio.run(replay(path))
+        engine_loop.run(replay(path))
 
 
 @pytest.mark.claim("N20")
@@ -432,12 +432,12 @@ def test_N20_files_are_bounded_and_each_can_be_replayed_alone_and_all_together(t
     # A block of zlib at most, of 16 Ki symbols, is over the bound, and the rest of the part.
     assert max(path.stat().st_size for path in files) < 8192 + (32 << 10)
     assert written.size() == sum(path.stat().st_size for path in files)
-    each = [ids(asyncio.run(replay(path, options))[0]) for path in files]
+    each = [ids(engine_loop.run(replay(path, options))[0]) for path in files]
     assert sorted(number for one in each for number in one) == list(range(300))
     assert all(each)
     joined = tmp_path / "joined.gz"
     joined.write_bytes(b"".join(path.read_bytes() for path in files))
-    rows, books = asyncio.run(replay(joined, options))
+    rows, books = engine_loop.run(replay(joined, options))
     assert ids(rows) == list(range(300))
     assert (books["reconnects"], books["errors"]) == (0, 300)
     # A later recording of the same source pushes the older files out, and nothing else.
@@ -529,7 +529,7 @@ def test_N20_a_disk_that_takes_no_more_ends_the_recording(
     with Exchange() as exchange, caplog.at_level("WARNING"):
         exchange.feed(interval_secs=0.01)
         with pytest.raises(Crash, match="cannot be written: No "):
-            asyncio.run(listen_in_vain(exchange))
+            engine_loop.run(listen_in_vain(exchange))
     written.close()
     assert not caplog.records
 
@@ -700,7 +700,7 @@ def test_N20_a_recording_that_cannot_be_replayed_says_why_and_what_to_do(tmp_pat
     raw, reason = BAD[what]
     (tmp_path / "r").write_bytes(raw)
     with pytest.raises(ConfigError, match=reason) as refused:
-        asyncio.run(replay(tmp_path / "r"))
+        engine_loop.run(replay(tmp_path / "r"))
     assert str(tmp_path / "r") in str(refused.value)
 
 
@@ -723,7 +723,7 @@ def test_N20_the_remedy_of_a_damaged_recording_gives_what_is_before(
     path = tmp_path_factory.mktemp("any") / "r"
     path.write_bytes(raw)
     with pytest.raises(ConfigError, match=f"damaged after line {good}: ") as refused:
-        asyncio.run(replay(path))
+        engine_loop.run(replay(path))
     remedy = re.search(r"can be replayed: (.*)", str(refused.value))
     assert remedy is not None
     assert shell(remedy[1], path.parent) == 0
@@ -813,7 +813,7 @@ def test_N20_C8_the_venue_hears_the_key_and_the_file_does_not(tmp_path: Path, mo
         )
         asked = settings.subscription(wanted).messages
         exchange.speak(Script(["ok", "S3CRET is what it said itself"], asked))
-        path, _, _ = asyncio.run(listen(tmp_path, exchange, wanted, [], "picows", 999.0))
+        path, _, _ = engine_loop.run(listen(tmp_path, exchange, wanted, [], "picows", 999.0))
         assert exchange.heard == [*asked, *asked]
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     assert len(lines) == 6
@@ -899,7 +899,7 @@ def test_N20_what_the_documentation_shows_is_understood(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "venues.md").read_text()
     [shown] = re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "shown").write_text(shown)
-    _, books = asyncio.run(replay(tmp_path / "shown"))
+    _, books = engine_loop.run(replay(tmp_path / "shown"))
     assert (books["ignored"], books["errors"]) == (1, 1)
     found = [shlex.split(line) for line in text.splitlines() if line.startswith("hybrid-engine record")]
     assert len(found) == 2
@@ -992,7 +992,7 @@ def test_N20_who_ended_a_connection_is_recorded(tmp_path: Path, transport: str) 
             await until(lambda: books.received == 2, feed.heard)
 
     with raw_server(script) as server:
-        asyncio.run(listen_to(server.url))
+        engine_loop.run(listen_to(server.url))
     written.close()
     events = [event for event in events_of(written.path)[0] if isinstance(event, Event)]
     assert [event.event for event in events] == ["opened", "received", "closed"] * 2
@@ -1080,7 +1080,7 @@ def test_N20_a_clock_that_leaps_costs_no_time(tmp_path: Path) -> None:
     years = 20 * 365 * 86_400 * 10**6
     path = write(tmp_path / "r", okx_header(), Event("opened", 1), *answers(), trade(1, 1, 1), trade(2, 1, years))
     began = time.process_time()
-    rows, _ = asyncio.run(replay(path, OPTIONS.model_copy(update={"feed_silence_secs": 0.0})))
+    rows, _ = engine_loop.run(replay(path, OPTIONS.model_copy(update={"feed_silence_secs": 0.0})))
     assert ids(rows) == [1, 2]
     assert time.process_time() - began < 2.0
 
@@ -1131,5 +1131,5 @@ def test_E3_M3_ticks_that_cannot_be_booked_end_the_run(transport: str) -> None:
     with Exchange() as exchange:
         exchange.feed(interval_secs=0.01)
         with pytest.raises(Crash, match="ingest failed") as caught:
-            asyncio.run(asyncio.wait_for(listen_in_vain(exchange), 20.0))
+            engine_loop.run(asyncio.wait_for(listen_in_vain(exchange), 20.0))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -35,6 +35,7 @@ from engine.ingest.venues.port import MAX_MESSAGE_BYTES
 from engine.ingest.websocket import WebSocketFeed
 from proofs.engine.test_peers import GOODBYES, NOT_TO_BE_READ, RESERVED, VIOLATIONS
 from proofs.engine.test_recording import Ears, running, until
+from proofs.fixtures import engine_loop
 from proofs.fixtures.engine_process import DEADLINE_SECS, TRANSPORTS, mock_tick
 from proofs.fixtures.engine_process import server as tls_server
 from proofs.fixtures.raw_server import (
@@ -94,7 +95,7 @@ def wait_ticks(transport: str, url: str, ticks: int, kind: type[Listener] = List
             await until(lambda: len(ears.rows) >= ticks, ears.heard)
             return ears
 
-    return asyncio.run(listen())
+    return engine_loop.run(listen())
 
 
 def serve(client: socket.socket, number: int) -> None:
@@ -184,10 +185,30 @@ def test_N4_a_connection_that_breaks_off_without_a_word_is_over(
                 await until(lambda: 1 in ids(ears), ears.heard)
             return ears
 
-        ears = asyncio.run(listen())
+        ears = engine_loop.run(listen())
     assert ears.feed.parse_errors == 0
     [(_, fields)] = told(caplog, "connection lost")
     assert fields["reason"]
+
+
+RESETS = 60
+
+
+@pytest.mark.claim("N4")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_N4_a_reset_that_comes_with_the_upgrade_is_told_each_time(transport: str) -> None:
+    """uvloop reports it to nobody who asked by add_reader, and reads no further connection of that descriptor then."""
+
+    def script(client: socket.socket, number: int) -> None:
+        if number >= RESETS:
+            serve(client, number)
+            return
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        upgrade(client)
+
+    with raw_server(script) as server:
+        ears = wait_ticks(transport, server.url, 1, keepalive_secs=60, feed_silence_secs=0)
+    assert [row[5] for row in ears.rows] == [RESETS]
 
 
 @pytest.mark.claim("N4")
@@ -256,7 +277,7 @@ def test_N6_a_connection_of_which_nobody_takes_what_is_sent_is_closed_all_the_sa
         left.set()
 
     with raw_server(script) as server:
-        asyncio.run(scenario(server.url))
+        engine_loop.run(scenario(server.url))
 
 
 def waiting(connection: Any) -> int:
@@ -295,7 +316,7 @@ def heard(transport: str, said: bytes, *, then_leaves: bool = True, **options: A
                 await until(lambda: any(row[5] == 1 for row in ears.rows), ears.heard)
             return ears
 
-        return asyncio.run(listen())
+        return engine_loop.run(listen())
 
 
 def ids(ears: Listener) -> list[int]:
@@ -424,7 +445,7 @@ def test_N8_so_many_unusable_messages_in_a_row_end_the_run(
         return ears
 
     with raw_server(script) as server, caplog.at_level(logging.WARNING):
-        ears = asyncio.run(listen_in_vain(server.url))
+        ears = engine_loop.run(listen_in_vain(server.url))
     assert (ids(ears), ears.feed.parse_errors) == ([0], 5)
     # Others are held back.
     [(_, fields), *_] = told(caplog, "unusable message")
@@ -545,7 +566,7 @@ def test_N6_websockets_pings_nobody_by_itself() -> None:
             assert connection._websocket.ping_interval is None
 
     with raw_server(serve) as server:
-        asyncio.run(scenario(server.url))
+        engine_loop.run(scenario(server.url))
 
 
 @pytest.mark.claim("B2")
@@ -585,7 +606,7 @@ def test_B2_picows_is_told_to_pause_and_to_go_on_once_and_only_while_it_is_conne
             else:
                 getattr(connection, step)()
 
-    asyncio.run(scenario())
+    engine_loop.run(scenario())
     assert done == asked
 
 
@@ -734,7 +755,7 @@ def test_N4_over_tls_only_a_server_that_is_trusted_is_heard(
             await make(transport, server.url, network_give_up_secs=0.2).feed.run()
 
         with pytest.raises(NetworkLost, match="unable to get local issuer certificate"):
-            asyncio.run(asyncio.wait_for(listen_in_vain(), DEADLINE_SECS))
+            engine_loop.run(asyncio.wait_for(listen_in_vain(), DEADLINE_SECS))
         assert server.connections == 0
 
 
@@ -901,7 +922,7 @@ def test_N17_who_carries_a_source_after_what_it_answered(
             async with listening(transport, server.url) as ears:
                 await until(lambda: any(row[5] == len(course) - 1 for row in ears.rows), ears.heard)
 
-        asyncio.run(listen())
+        engine_loop.run(listen())
     assert "".join(seen) == carriers
     failures = told(caplog, "connection failed")
     next_ones = {
