@@ -1414,6 +1414,19 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"'connection lost' has not come",
     ),
     Sabotage(
+        id="pongs-say-nothing",
+        guardrail="N6",
+        breaks="a venue that asks whether the engine is there hears something else",
+        proof="test_peers_unit::test_whatever_a_peer_does_it_is_connected_to_again",
+        patch=Patch(
+            "engine/ingest/via_picows.py",
+            "_PicowsListener._other",
+            "transport.send_pong(frame.get_payload_as_bytes())",
+            "transport.send_pong(b'')",
+        ),
+        reason=r"to the ping .* it answers",
+    ),
+    Sabotage(
         id="a-wait-without-a-limit",
         guardrail="N5",
         breaks="a venue that was refused for an hour is left for hours",

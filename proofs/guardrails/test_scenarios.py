@@ -170,6 +170,8 @@ def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchang
     engine.connect(exchange, engine={"parse_error_limit": 2 * FLOOD})
     bad: list[str | bytes] = [
         "nonsense",
+        "",
+        "null",
         "[]",
         '{"event_id": 1}',
         exchange.tick(1, -1.0),
