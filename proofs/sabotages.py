@@ -1592,15 +1592,6 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"'connection lost' has not come",
     ),
     Sabotage(
-        id="a-farewell-is-for-ever",
-        guardrail="N3",
-        breaks="a venue that closed in good order is left for ever",
-        proof="test_peers_unit::test_however_a_connection_ends_the_next_is_tried",
-        params={"reset": False},
-        patch=Patch("engine/ingest/session.py", "Session._drop", "now + station.delay", "now + 3600.0"),
-        reason=r"after \['close 1000'\] no connection came",
-    ),
-    Sabotage(
         id="a-default-of-its-own",
         guardrail="C3",
         breaks="an engine that is told nothing of sampling leaves out every other tick",
@@ -1612,6 +1603,19 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "Field(default=2)",
         ),
         reason=r"'engine\.sample_every': \(2, 1\)",
+    ),
+    Sabotage(
+        id="pongs-say-nothing",
+        guardrail="N6",
+        breaks="a venue that asks whether the engine is there hears something else",
+        proof="test_peers_unit::test_whatever_a_peer_does_it_is_connected_to_again",
+        patch=Patch(
+            "engine/ingest/via_picows.py",
+            "_PicowsListener._other",
+            "transport.send_pong(frame.get_payload_as_bytes())",
+            "transport.send_pong(b'')",
+        ),
+        reason=r"to the ping .* it answers",
     ),
     Sabotage(
         id="a-wait-without-a-limit",

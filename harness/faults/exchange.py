@@ -200,17 +200,6 @@ class Exchange:
 
         self._on_connect = forever
 
-    def repeat(self, *, interval_secs: float) -> None:
-        """From now on, send every client that connects the newest tick each `interval_secs`, and nothing new."""
-
-        async def again(client: ServerConnection) -> None:
-            while client not in self._frozen:
-                await client.send(self.tick(self._next_id - 1))
-                self.sent_again += 1
-                await asyncio.sleep(interval_secs)
-
-        self._on_connect = again
-
     def number_from(self, next_id: int) -> None:
         """The next new tick has this id, as after a venue was wiped; ids that come again are of other trades."""
         self._next_id = next_id

@@ -11,7 +11,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +46,7 @@ from proofs.fixtures.raw_server import (
     close_frame,
     flood,
     frame,
+    frames_from,
     raw_server,
     read_request,
     until_closed,
@@ -538,20 +539,6 @@ def test_B2_what_comes_while_there_is_no_room_waits_at_the_peer(transport: str) 
         ears = wait_ticks(transport, server.url, 2, Full, keepalive_secs=60, feed_silence_secs=0)
         assert blocked.is_set()
     assert (ids(ears), ears.feed.ignored, ears.feed.parse_errors, ears.feed.reconnects) == ([0, 1], 500, 0, 0)
-
-
-def frames_from(client: socket.socket) -> Iterator[tuple[int, bytes]]:
-    """What a client says, short frames all of them: opcode and payload."""
-    data = b""
-    while True:
-        while len(data) >= 6 and len(data) >= 6 + (size := data[1] & 127):
-            payload = bytes(byte ^ data[2 + at % 4] for at, byte in enumerate(data[6 : 6 + size]))
-            yield data[0] & 15, payload
-            data = data[6 + size :]
-        more = client.recv(65536)
-        if not more:
-            return
-        data += more
 
 
 @pytest.mark.claim("N6")

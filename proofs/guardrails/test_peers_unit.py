@@ -1,4 +1,5 @@
-"""What venues and strangers do to the installed unit: say wait, drop, and never read (B4, N5, N15)."""
+"""What venues and strangers do to the installed unit: say wait, drop, never read, and speak another protocol (B4, N3,
+N5, N6, N15)."""
 
 from __future__ import annotations
 
@@ -6,19 +7,23 @@ import re
 import socket
 import struct
 import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import pytest
 
-from harness.base.errors import Refuted
+from harness.base.clock import OsClock, poll
 from harness.base.waiting import awaiting
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.raw_server import (
-    CLOSE,
     PING,
+    PONG,
+    RawServer,
     close_frame,
     flood,
     frame,
+    frames_from,
     raw_server,
     read_request,
     until_closed,
@@ -27,10 +32,12 @@ from proofs.fixtures.raw_server import (
 
 MIB = 1024 * 1024
 
+TRADE = '{{"event_id": {}, "symbol": "A/B", "price": 1.5, "volume": 1, "ts": 1700000000000}}'
+
 
 def trade(number: int) -> bytes:
     """A tick of contract N3, in a frame."""
-    return frame(f'{{"event_id": {number}, "symbol": "A/B", "price": 1.5, "volume": 1, "ts": 1700000000000}}')
+    return frame(TRADE.format(number))
 
 
 def configure(engine: EngineUnit, url: str, **options: object) -> None:
@@ -103,56 +110,142 @@ def test_a_peer_that_never_reads_is_left(engine: EngineUnit) -> None:
         engine.stop()
 
 
-ENDINGS = {
-    **{
-        f"close {code}": close_frame(code)
-        for code in (1000, 1001, 1002, 1003, 1008, 1009, 1011, 1012, 1013, 3000, 4999)
-    },
-    "a reason": close_frame(1000, "bye " * 30),
-    "no code": frame(b"", CLOSE),
-    "half a code": frame(b"\x03", CLOSE),
-    "a code that is none": close_frame(999),
-    "no word": b"",
-    "half a frame": frame("x" * 200)[:50],
-    "half a head": frame("x" * 200)[:1],
-}
-"""What a peer says last, once the upgrade is made."""
+Peer = Callable[[socket.socket], object]
 
-ANSWERS = (
-    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-    b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",
-    b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-    b"SSH-2.0-OpenSSH_9.2\r\n",
-    b"",
-)
-"""What a peer says instead of an upgrade."""
+SILENCE_SECS = 1.5
+
+QUESTION = b"how are you"
+
+QUERY = "?streams=a/b&since=1%2C5"
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def answers(status: str, headers: str = "") -> Peer:
+    """The answer to the upgrade is another than 101."""
+
+    def peer(client: socket.socket) -> None:
+        read_request(client)
+        client.sendall(f"HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\n\r\n".encode())
+
+    return peer
+
+
+def says(data: bytes) -> Peer:
+    """A trade and then these bytes, and that is the end."""
+    return lambda client: upgrade(client, and_then=trade(1) + data)
+
+
+def reset_before_a_word(client: socket.socket) -> None:
+    read_request(client)
+    reset(client)
+
+
+def reset_in_full_flow(client: socket.socket) -> None:
+    upgrade(client, and_then=trade(1))
+    reset(client)
+
+
+def no_http(client: socket.socket) -> None:
+    read_request(client)
+    client.sendall(b"SSH-2.0-OpenSSH_9.9\r\n")
+
+
+def half_an_answer(client: socket.socket) -> None:
+    read_request(client)
+    client.sendall(b"HTTP/1.1 101 Switching Proto")
+
+
+def busy_with_nothing(client: socket.socket) -> None:
+    """Pings, what is ignored, and the same trade, for as long as anybody listens."""
+    upgrade(client)
+    while True:
+        client.sendall(frame(b"", PING) + frame('{"type": "heartbeat"}') + trade(1))
+        time.sleep(0.1)
+
+
+def peers(elsewhere: str) -> dict[str, Peer]:
+    return {
+        "closes before it answers": read_request,
+        "resets the connection before it answers": reset_before_a_word,
+        "speaks another protocol": no_http,
+        "ends within its answer": half_an_answer,
+        "answers 200": answers("200 OK"),
+        "answers 301": answers("301 Moved Permanently", f"Location: {elsewhere}\r\n"),
+        "answers 307": answers("307 Temporary Redirect", f"Location: {elsewhere}\r\n"),
+        "resets the connection": reset_in_full_flow,
+        "ends without a close frame": says(b""),
+        "ends within a message": says(trade(2)[:-9]),
+        "closes without a code": says(frame(b"", 8)),
+        **{f"closes with {code}": says(close_frame(code, "bye")) for code in (1000, 1001, 1008, 1011, 1013, 4001)},
+        "says nothing new": busy_with_nothing,
+    }
 
 
 @pytest.mark.slow
-@pytest.mark.claim("N3")
-@pytest.mark.parametrize("reset", [False, True])
-def test_however_a_connection_ends_the_next_is_tried(engine: EngineUnit, reset: bool) -> None:
-    """reset: by the kernel's RST, not its FIN."""
+@pytest.mark.claim("N3", "N6")
+def test_whatever_a_peer_does_it_is_connected_to_again(engine: EngineUnit) -> None:
+    """And nobody else is, whoever is named by the peer or by the environment."""
+    with ExitStack() as stack:
+        elsewhere = stack.enter_context(raw_server(lambda client, _: client.close()))
+        scripts = peers(elsewhere.url)
+        asked: list[bytes] = []
+        pongs: list[bytes] = []
 
-    def script(client: socket.socket, number: int) -> None:
-        if reset:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        if number < len(ENDINGS):
-            upgrade(client, and_then=list(ENDINGS.values())[number])
-        elif number < len(ENDINGS) + len(ANSWERS):
-            read_request(client)
-            client.sendall(ANSWERS[number - len(ENDINGS)])
-        else:
-            upgrade(client, and_then=trade(number))
-            until_closed(client)
+        def script(client: socket.socket, number: int) -> None:
+            if number < len(scripts):
+                list(scripts.values())[number](client)
+            else:
+                asks_and_says(client, asked, pongs)
 
-    with raw_server(script) as server, awaiting("a peer that ended all connections but the last"):
-        configure(engine, server.url, max_connects_per_minute=60_000)
+        server = stack.enter_context(raw_server(script))
+        proxy = elsewhere.url.removesuffix("/feed").replace("ws:", "http:")
+        names = ("http_proxy", "HTTPS_PROXY", "ALL_PROXY", "ws_proxy", "socks_proxy")
+        environment = " ".join(f"{name}={proxy}" for name in names)
+        engine.drop_in("40-proxy", f"[Service]\nEnvironment={environment}\n")
+        stack.callback(engine.remove_drop_in, "40-proxy")
+        stack.callback(engine.down)
+        configure(engine, server.url + QUERY, max_connects_per_minute=60_000, feed_silence_secs=SILENCE_SECS)
         engine.start()
-        try:
-            engine.wait_ticks(1)
-        except Refuted as refuted:
-            ended = [*ENDINGS, *(f"instead of an upgrade: {answer!r}" for answer in ANSWERS)][: server.connections]
-            raise Refuted(f"after {ended[-1:]} no connection came: {refuted}") from refuted
+        for number in range(len(scripts)):
+            wait_connections(engine, server, number + 2, list(scripts), elsewhere)
+        engine.wait_ticks(3)
         engine.stop()
-    engine.expect(engine.show().n_restarts == 0, "it was restarted meanwhile")
+        expect_never_contacted(engine, elsewhere)
+    engine.expect(asked[0].startswith(f"GET /feed{QUERY} HTTP/1.1\r\n".encode()), f"it asked for {asked[0]!r}")
+    engine.expect(set(pongs) == {QUESTION}, f"to the ping {QUESTION!r} it answers {pongs}")
+    ids = engine.query("SELECT trade_id FROM ticks ORDER BY id")
+    engine.expect(ids == [(1,), (2,), (3,)], f"what was stored of 1, 2, which came in pieces, and 3: {ids}")
+
+
+def wait_connections(
+    engine: EngineUnit, server: RawServer, count: int, peers: Sequence[str], elsewhere: RawServer
+) -> None:
+    def reached() -> bool | None:
+        return True if server.connections >= count else False if engine.is_down_for_good() else None
+
+    with awaiting(f"the connection after a peer that {peers[count - 2]}"):
+        done = poll(reached, OsClock(), engine.deadline_secs)
+    expect_never_contacted(engine, elsewhere)
+    state = engine.show()
+    # It may be further than what is awaited.
+    last = f"a peer that {[*peers, 'delivers'][min(server.connections, len(peers) + 1) - 1]}"
+    engine.expect((state.active, state.n_restarts) == ("active", 0), f"it ended over {last}")
+    engine.expect(bool(done), f"it is not connected again after {last}")
+
+
+def expect_never_contacted(engine: EngineUnit, elsewhere: RawServer) -> None:
+    engine.expect(elsewhere.connections == 0, f"a host that is not configured was contacted, {elsewhere.url}")
+
+
+def asks_and_says(client: socket.socket, asked: list[bytes], pongs: list[bytes]) -> None:
+    """A trade in pieces, with a question between them; and another one for the answer."""
+    asked.append(upgrade(client))
+    piece, rest = TRADE.format(2)[:20], TRADE.format(2)[20:]
+    client.sendall(frame(piece, fin=False) + frame(QUESTION, PING) + frame(b"", 0, fin=False) + frame(rest, 0))
+    for code, said in frames_from(client):
+        if code == PONG:
+            pongs.append(said)
+            client.sendall(trade(3))
