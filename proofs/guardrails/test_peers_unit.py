@@ -163,7 +163,7 @@ def busy_with_nothing(client: socket.socket) -> None:
     upgrade(client)
     while True:
         client.sendall(frame(b"", PING) + frame('{"type": "heartbeat"}') + trade(1))
-        time.sleep(0.1)
+        OsClock().sleep(0.1)
 
 
 def peers(elsewhere: str) -> dict[str, Peer]:
