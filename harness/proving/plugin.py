@@ -363,8 +363,8 @@ def _share_one_unit(config: pytest.Config, run: Run) -> None:
         run.fewer_workers = f"one worker instead of {len(asked)}: a {kind} systemd has one {ENGINE_UNIT}"
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    return config.stash[_RUN].fewer_workers
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [*filter(None, [config.stash[_RUN].fewer_workers])]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

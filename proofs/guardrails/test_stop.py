@@ -26,8 +26,6 @@ MEANINGLESS = (
 )
 """Signals that E6 means, and that would end a process that does nothing about them."""
 
-RUN_SECS = 2.0
-
 BATCHES = 30
 """Each of one tick, after which it is looked what they have left."""
 
