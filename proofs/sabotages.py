@@ -1245,7 +1245,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "every - 1 - self.received % every",
             "every - 1 - (self.received & 0xFFFF) % every",
         ),
-        reason=r"the first that differ: ",
+        reason=r"the first that differ: |465 of 466 after",
     ),
     Sabotage(
         id="resent-ticks-count-again",
