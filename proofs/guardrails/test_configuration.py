@@ -46,6 +46,8 @@ GROUPS: dict[str, list[Mistake]] = {
         wrong_value("persist.batch_size", '""'),
         wrong_value("dashboard.port", "[1]"),
         wrong_value("app.symbol", "1979-05-27"),
+        wrong_value("app.db_path", '""'),
+        wrong_value("engine.ws_url", '"http://localhost"'),
         wrong_value("live_armed", "1"),
         wrong_value("engine.ingest_mode", '"MOCK"'),
         wrong_value("mode", '" LIVE"'),
