@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.base import pressure
 from harness.base.clock import Clock, OsClock, poll
-from harness.base.errors import CommandFailed, HarnessError, Unavailable
+from harness.base.errors import CommandFailed, HarnessError, Refuted, Unavailable
 from harness.base.waiting import awaiting
 from harness.faults.exchange import Exchange
 from harness.machines.machine import Machine
@@ -54,7 +54,7 @@ def paused(unit: Unit) -> Iterator[Receipt]:
         if unit.show().main_pid == pid:
             try:
                 unit.kill("CONT")
-            except CommandFailed:
+            except (CommandFailed, Refuted):
                 # Somebody may have restarted it since that look.
                 if unit.show().main_pid == pid:
                     raise

@@ -188,8 +188,11 @@ class Unit:
         self.machine.systemctl("stop", self.name).expect(0)
 
     def kill(self, signal_name: str = "KILL") -> None:
-        """Send the main process a signal through systemd, which knows its PID."""
-        self.machine.systemctl("kill", f"--signal={signal_name}", "--kill-whom=main", self.name).expect(0)
+        """Send the main process a signal through systemd, which knows its PID. Refuted when there is none."""
+        sent = self.machine.systemctl("kill", f"--signal={signal_name}", "--kill-whom=main", self.name)
+        if sent.status != 0 and self.show().main_pid == 0:
+            raise self.refuted(f"there is no main process to get SIG{signal_name}")
+        sent.expect(0)
 
     def mark(self) -> None:
         """Let waits and journal() see only what comes from now on."""

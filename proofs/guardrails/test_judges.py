@@ -83,6 +83,9 @@ def test_judges_of_the_unit_say_no(engine: EngineUnit, exchange: Exchange, monke
     engine.machine.systemctl("start", METRONOME)
     seen = engine.metronome.beats(2, watched=engine)
     assert len(seen) >= 2
+    engine.deadline_secs = 10.0
+    engine.stop()
+    says_no(engine.kill, "there is no main process to get SIGKILL")
 
 
 def test_judges_of_the_controller_say_no(soak: SoakRun, monkeypatch: pytest.MonkeyPatch) -> None:
