@@ -73,7 +73,7 @@ def disconnected(exchange: Exchange) -> Iterator[Receipt]:
     """Cut every connection once. Clients may come back at once."""
     cut = exchange.drop_clients()
     if not cut:
-        raise HarnessError("nobody was connected, so no connection was cut")
+        raise _stays_away(exchange, "nobody was connected, so no connection was cut")
     yield Receipt("disconnect", f"{cut} connection(s) aborted")
 
 
@@ -82,7 +82,7 @@ def half_open(exchange: Exchange) -> Iterator[Receipt]:
     """Freeze the present connections: TCP stays up and nothing is read or answered. New ones are fine."""
     frozen = exchange.freeze_clients()
     if not frozen:
-        raise HarnessError("nobody was connected, so no connection is half-open")
+        raise _stays_away(exchange, "nobody was connected, so no connection is half-open")
     yield Receipt("half-open", f"{frozen} connection(s) frozen")
 
 
@@ -129,7 +129,7 @@ def garbage(exchange: Exchange, messages: Sequence[str | bytes]) -> Iterator[Rec
     exchange.send_raw(messages)
     sent = exchange.sent_raw - before
     if not sent:
-        raise HarnessError("nobody was connected, so nobody got any garbage")
+        raise _stays_away(exchange, "nobody was connected, so nobody got any garbage")
     yield Receipt("garbage", f"{sent} messages sent")
 
 
@@ -145,7 +145,7 @@ def slow(exchange: Exchange, seconds: float) -> Iterator[Receipt]:
         return f"{count} handshake(s) answered after {seconds:g} s" if count else None
 
     try:
-        yield Receipt("slow server", await_receipt(late, f"a handshake that takes {seconds:g} s"))
+        yield Receipt("slow server", _await_client(exchange, late, f"a handshake that takes {seconds:g} s"))
     finally:
         exchange.delay_handshakes(0.0)
 
@@ -162,7 +162,7 @@ def refusing(exchange: Exchange, status: int, headers: dict[str, str] | None = N
         return f"{count} handshake(s) got HTTP {status}" if count else None
 
     try:
-        yield Receipt("refuse", await_receipt(refused, f"a handshake to be refused with {status}"))
+        yield Receipt("refuse", _await_client(exchange, refused, f"a handshake to be refused with {status}"))
     finally:
         exchange.refuse(None)
 
@@ -319,6 +319,19 @@ def _pressed(above: float) -> str | None:
         raise Unavailable(f"pressure is unknown: {reading.reason}", "boot a kernel with CONFIG_PSI=y and psi=1")
     some = reading.some("cpu")
     return f"/proc/pressure/cpu: some avg10={some:g}" if some > above else None
+
+
+def _await_client(exchange: Exchange, look: Callable[[], str | None], what: str) -> str:
+    """As await_receipt, for a fault that needs a client."""
+    try:
+        return await_receipt(look, what)
+    except HarnessError as error:
+        raise _stays_away(exchange, str(error)) from error
+
+
+def _stays_away(exchange: Exchange, what: str) -> Exception:
+    """Return the fault of a client that was there and is no more; of one that never came, nobody's."""
+    return exchange.refuted(what) if exchange.connections else HarnessError(what)
 
 
 def await_receipt(look: Callable[[], str | None], what: str, deadline_secs: float = LAND_SECS) -> str:

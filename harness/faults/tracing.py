@@ -78,7 +78,7 @@ def calls(unit: Unit, names: str) -> Iterator[Callable[[], list[str]]]:
     """
     pid = _pid(unit)
     with _strace(unit.machine, pid, "--follow-forks", f"--trace={names}") as (strace, log):
-        _await_tracer(strace, pid)
+        _await_tracer(unit, strace, pid)
         yield lambda: log.read_text(errors="replace").splitlines()
 
 
@@ -119,7 +119,7 @@ def standing_still(unit: Unit, thread: Thread) -> Iterator[Receipt]:
     """Let one thread of the main process stand still at its next system call, as in a call that does not return; the
     others go on. At the end it goes on too. Unavailable without strace, or where it may not trace."""
     with _strace(unit.machine, thread.id, "--trace=all", "--inject=all:delay_enter=3600s") as (strace, _):
-        evidence = _await_tracer(strace, _pid(unit), thread.id, "t (tracing stop)")
+        evidence = _await_tracer(unit, strace, _pid(unit), thread.id, "t (tracing stop)")
         yield Receipt("a thread stands still", f"{thread.name}: {evidence}")
 
 
@@ -130,7 +130,11 @@ def _demand_strace() -> None:
 
 
 def _pid(unit: Unit) -> int:
-    return unit.machine.pid_outside(unit.show().main_pid)
+    """Return its main process, as this process sees it. Refuted when there is none."""
+    main = unit.show().main_pid
+    if main == 0:
+        raise unit.refuted("there is no main process to be watched")
+    return unit.machine.pid_outside(main)
 
 
 @contextmanager
@@ -150,7 +154,7 @@ def _strace(machine: Machine, thread: int, *flags: str) -> Iterator[tuple[Proces
                 strace.kill()
 
 
-def _await_tracer(strace: Process, pid: int, thread: int | None = None, state: str = "") -> str:
+def _await_tracer(unit: Unit, strace: Process, pid: int, thread: int | None = None, state: str = "") -> str:
     """Wait until this thread of the process, or each of them, is traced, and is in this state if any."""
 
     def look() -> str | None:
@@ -162,6 +166,8 @@ def _await_tracer(strace: Process, pid: int, thread: int | None = None, state: s
         told = " ".join(" ".join(shown).split())
         done = bool(tracers) and "0" not in tracers and state in told
         if not done and not strace.alive:
+            if _pid(unit) != pid:
+                raise unit.refuted("its main process ended when it was to be watched")
             raise Unavailable("strace may not trace here", "use PROOFS_SYSTEMD=private, as root")
         return told if done else None
 
