@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -109,6 +110,8 @@ class Fleet:
         self.began = self.clock.monotonic()
         self.switch = Switch(size.hosts)
         self._directory = directory
+        # A server reserves all of it at once, and three may lie on one small disk.
+        self._room = min(1 << 33, shutil.disk_usage(directory).free // 4)
         places = self.switch.places
         self.servers = self._cluster(places[: size.servers])
         for server in self.servers:
@@ -172,7 +175,7 @@ class Fleet:
     def _relay(self, number: int) -> Program:
         config = {
             "instance": f"acct-{number}", "database": str(self.engines[number].ledger), "metrics_port": 0,
-            "nats": self._nats(), "stream": {"replicas": self.size.servers, "max_bytes": 1 << 33},
+            "nats": self._nats(), "stream": {"replicas": self.size.servers, "max_bytes": self._room},
         }  # fmt: skip
         return Program(
             self._directory / f"acct-{number}", "relay", config, place=self.switch.places[number % self.size.hosts]
