@@ -172,7 +172,7 @@ async def run(url: str, path: str, every: int = 0, rows: int = 0) -> None:
     """Until it is killed."""
     reads: queue.SimpleQueue[list[object]] = queue.SimpleQueue()
     threading.Thread(target=write, args=(open_database(path), reads, every, rows), daemon=True).start()
-    transport, _ = await ws_connect(lambda: Listener(reads), url)
+    transport, _ = await ws_connect(lambda: Listener(reads), url, use_aiofastnet=False)
     await transport.wait_disconnected()
 
 

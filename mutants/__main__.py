@@ -467,20 +467,20 @@ def _reaching(reach: plan.Reach, copy: Path, mutant: Mutant) -> tuple[_Noticed, 
 
 def _black_box(copy: Path, _mutant: Mutant) -> tuple[_Noticed, int]:
     """Ask who judges another engine. RuntimeError when nobody can be asked."""
-    passed = 0
+    asked = 0
 
     def reference(*more: str) -> subprocess.CompletedProcess[str]:
-        nonlocal passed
+        nonlocal asked
         ran = _run(copy, "make", "reference", f"ARGS={shlex.join([*OPTIONS, *more])}", timeout_secs=REFERENCE_SECS)
         if ran.returncode != 0 and not plan.refuted_by(ran.stdout)[0]:
             raise RuntimeError(f"make reference: {ran.stdout[-1000:]}")
-        passed = max(passed, *map(int, re.findall(r"(\d+) passed", ran.stdout)), 0)
+        asked = max(asked, plan.ran(ran.stdout))
         return ran
 
     def again(proof: str) -> subprocess.CompletedProcess[str]:
         return reference("-k", proof.rpartition("::")[2].partition("[")[0])
 
-    return _noticed_by(reference, again, ["make reference"], set(), REFERENCE_SECS), passed
+    return _noticed_by(reference, again, ["make reference"], set(), REFERENCE_SECS), asked
 
 
 def _noticed(copy: Path, tests: list[str], deselected: set[str], limit_secs: float) -> _Noticed:

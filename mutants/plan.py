@@ -197,6 +197,13 @@ def refuted_by(output: str) -> tuple[str, str]:
     return "", ""
 
 
+def ran(output: str) -> int:
+    """From pytest's last line: how many tests ran, whatever came of them."""
+    last = re.findall(r"^=* ?((?:\d+ \w+,? )+)in [\d.]+s", output, re.MULTILINE)
+    counts = re.findall(r"(\d+) (?:passed|failed|errors?)\b", last[-1]) if last else []
+    return sum(map(int, counts))
+
+
 def enough(share: object) -> bool:
     """Return whether so many mutants were caught as must be; a run that judged none has shown nothing."""
     return isinstance(share, float) and share >= SHARE_MIN

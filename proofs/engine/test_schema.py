@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from math import inf, nan, nextafter
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from engine.config.schema import Engine, Gate, Settings, Source, SourcesFile, Table, keys
+from proofs.fixtures import section_2
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,24 +45,15 @@ def test_every_setting_says_what_it_is_for() -> None:
             assert purpose.endswith("."), key
 
 
-def promised() -> Iterator[tuple[str, str]]:
-    """(dotted key, what stands in brackets behind it) of the table of defaults in the contract's section 2."""
-    text = (ROOT / "docs" / "contract.md").read_text().partition("\n## 2. ")[2].partition("\n## ")[0]
-    for table, said in re.findall(r"^\| `\[(\w+)\]` \| (.*) \|$", text, re.MULTILINE):
-        for name, default in re.findall(r"`(\w+)` \(([^)]*)\)", said):
-            yield f"{table}.{name}", default
-
-
 @pytest.mark.claim("C4")
 def test_C4_the_contract_names_each_key_and_its_default() -> None:
-    listed = dict(promised())
+    listed = section_2.said_of_keys()
     wanted = {key for key, _ in keys(Settings) if "." in key}
     assert listed.keys() == wanted
     for key, said in listed.items():
         table, name = key.split(".")
         value = TABLES[table].model_fields[name].default
-        # "SYNTHETIC, REPLAY...; default SYNTHETIC", "120; 0 = off", "none", or the default alone.
-        shown = said.rpartition("default ")[2].partition(";")[0].strip('"')
+        shown = section_2.default_in(said).strip('"')
         spelled = {None: ("none",), (): ("[]",)}.get(value) or (
             str(value),
             f"{value:g}" if type(value) is float else "",

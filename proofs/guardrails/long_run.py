@@ -10,12 +10,11 @@ import os
 
 import pytest
 
-from harness.base.clock import OsClock, poll
-from harness.base.waiting import awaiting
-from harness.faults import nemesis
+from harness.base.clock import OsClock
+from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import EngineUnit
-from proofs.guardrails.test_stop import expect_clean_end, send_all, told
+from proofs.guardrails.test_stop import expect_clean_end, expect_told_again
 
 SECONDS = float(os.environ.get("PROOFS_RUN_SECONDS", "180"))
 
@@ -78,10 +77,10 @@ def test_a_market_is_quiet_for_as_long_as_it_likes(watched: EngineUnit, exchange
             watched.expect(
                 (state.active, state.main_pid) == ("active", pid), f"{quiet_secs:.0f} s of a quiet market ended it"
             )
-            expect_told_again(watched, pid)
+            expect_told_again(watched, "USR1")
             with nemesis.disconnected(exchange):
                 watched.wait_log("connected")
-            opened = len(open_files(watched, pid))
+            opened = tracing.descriptors(watched)
             files = files or opened
             watched.expect(opened <= files + FILES_MORE, f"{opened} files are open, {files} were after one reconnect")
         part = (processor_secs(watched, pid) - used) / quiet_secs
@@ -90,23 +89,6 @@ def test_a_market_is_quiet_for_as_long_as_it_likes(watched: EngineUnit, exchange
         watched.wait_ticks(ticks)
     watched.stop()
     expect_clean_end(watched)
-
-
-def expect_told_again(engine: EngineUnit, pid: int) -> None:
-    """Refute when a signal that means nothing is no log line. Of several within a second one is told."""
-
-    def told_now() -> bool | None:
-        send_all(engine, pid, ["USR1"])
-        return told(engine, "USR1") or None
-
-    with awaiting("a signal to be told"):
-        heard = poll(told_now, OsClock(), engine.deadline_secs)
-    engine.expect(heard is not None, "a signal that means nothing is told no more")
-
-
-def open_files(engine: EngineUnit, pid: int) -> list[str]:
-    """Return the descriptors of a process (proc(5))."""
-    return engine.machine.run("ls", f"/proc/{pid}/fd").expect(0).stdout.split()
 
 
 def processor_secs(engine: EngineUnit, pid: int) -> float:

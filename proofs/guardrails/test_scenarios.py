@@ -406,8 +406,7 @@ def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, e
 @pytest.mark.claim("R4", "C4")
 def test_what_is_configured_as_0_is_0(engine: EngineUnit) -> None:
     """Wherever it may be: neither left out nor the default, and nor is what is configured otherwise."""
-    walk = {"price_step": 0, "volume": 0, "tick_interval_ms": 2, "signal_every_n_ticks": 1}
-    walk["start_price"] = 42
+    walk = {"start_price": 42, "price_step": 0, "volume": 0, "tick_interval_ms": 2, "signal_every_n_ticks": 1}
     engine.configure({"app": {"symbol": "ETH/EUR"}, "engine": walk, "execution": {"fee_rate": 0, "slippage_bps": 0}})
     engine.start()
     engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=4)

@@ -237,6 +237,19 @@ def test_the_red_test_and_its_reason_are_read_from_what_pytest_says() -> None:
 
 
 @pytest.mark.claim("V12")
+@pytest.mark.parametrize(
+    ("said", "ran"),
+    [
+        ("1 passed\n==== 1 failed, 64 passed, 2 errors in 62.11s (0:01:02) ====\nmake: *** Error 1\n", 67),
+        ("3 passed, 9 deselected in 4.00s\n", 3),
+        ("no tests ran in 2.46s\n", 0),
+    ],
+)
+def test_how_many_tests_ran_is_read_from_the_last_line(said: str, ran: int) -> None:
+    assert plan.ran(said) == ran
+
+
+@pytest.mark.claim("V12")
 def test_each_named_equivalent_is_still_there_and_says_why() -> None:
     named = [
         plan.Equivalent(**one) for one in tomllib.loads((ROOT / "mutants/equivalents.toml").read_text())["equivalent"]
