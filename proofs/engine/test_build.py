@@ -19,6 +19,7 @@ from engine.config.schema import Settings
 from engine.config.settings import Loaded, load, read_environment
 from engine.storage import opening
 from engine.storage.batch import Batch, Position, Restored
+from proofs.fixtures import engine_loop
 
 NOW_MS = time.time_ns() // 1_000_000
 
@@ -73,7 +74,7 @@ def test_caps_count_what_earlier_runs_of_the_mode_left(
             )
         }
     )
-    veto = asyncio.run(judged(options, restored(left_by), side))
+    veto = engine_loop.run(judged(options, restored(left_by), side))
     assert veto == (Reason.RISK_CAP if counts and mode is left_by and not replay else None)
 
 
@@ -86,7 +87,7 @@ def test_E4_half_of_a_stop_is_the_venues_and_the_rest_the_disks(stop_secs: float
         liveness = notify.Liveness(("strategy", "execution"))
         return build.make_desk(options, held(Mode.PAPER), None, channels, metrics.Counters(), liveness)._settle_secs
 
-    assert asyncio.run(scenario()) == stop_secs / 2
+    assert engine_loop.run(scenario()) == stop_secs / 2
 
 
 @pytest.mark.claim("R2")
@@ -152,7 +153,7 @@ def test_N9_holes_in_ids_that_lie_apart_by_nature_are_no_gaps(
         finally:
             store.close()
 
-    assert asyncio.run(scenario()) == {"a": (gaps, 1)}
+    assert engine_loop.run(scenario()) == {"a": (gaps, 1)}
 
 
 @pytest.mark.claim("N5")
@@ -176,7 +177,7 @@ def test_N5_a_bar_that_an_earlier_run_left_lasts_as_long_as_it_was_to(tmp_path: 
             store.close()
 
     before = datetime.now(UTC)
-    told = re.match(r"a barred until (\S+): ", asyncio.run(scenario()))
+    told = re.match(r"a barred until (\S+): ", engine_loop.run(scenario()))
     if left_secs < 0:
         assert told is None
         return

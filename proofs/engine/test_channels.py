@@ -14,6 +14,7 @@ from engine.base.channels import Channel
 from engine.base.exits import Overload
 from engine.config import schema
 from engine.watch import Watch
+from proofs.fixtures import engine_loop
 
 
 class Clock:
@@ -29,7 +30,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(10):
             await work
 
-    asyncio.run(within_deadline())
+    engine_loop.run(within_deadline())
 
 
 async def settle() -> None:

@@ -17,6 +17,7 @@ from engine.base import metrics, notify
 from engine.base.events import OrderStatus, Reason, Tick
 from engine.config.schema import Settings
 from engine.storage.batch import Batch, Restored
+from proofs.fixtures import engine_loop
 
 NOTHING_LEFT = Restored(1, [], {}, {}, {}, {}, {}, [], [])
 
@@ -92,7 +93,7 @@ def trade(options: Settings, *pieces: Sequence[Tick]) -> Traded:
             await asyncio.gather(feed(), strategy(), execution(), persist())
         return Traded(batches, weights, counters, desk.outcomes_made)
 
-    return asyncio.run(run())
+    return engine_loop.run(run())
 
 
 @pytest.mark.claim("R2", "R4")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import itertools
@@ -32,7 +31,7 @@ from engine.ingest.intake import Intake
 from engine.storage import gaps, migrations, opening, restoring
 from engine.storage.batch import Batch, Busy, DiskTrouble, Position, Written
 from engine.storage.ledger import Ledger
-from proofs.fixtures import seed_database
+from proofs.fixtures import engine_loop, seed_database
 from proofs.fixtures.small_disk import mounted
 
 BUSY_MS = 1_000
@@ -1018,7 +1017,7 @@ def test_N2_read_ticks_gives_all_ticks_in_time_order(store: Ledger) -> None:
     async def read() -> list[list[Tick]]:
         return [chunk async for chunk in store.read_ticks(chunk=20)]
 
-    chunks = asyncio.run(read())
+    chunks = engine_loop.run(read())
     assert [len(chunk) for chunk in chunks] == [20, 20, 10]
     assert [one for chunk in chunks for one in chunk] == sorted(stored, key=lambda one: (one.ts, one.id))
 
@@ -1034,7 +1033,7 @@ def test_N2_read_ticks_does_not_see_what_is_written_meanwhile(store: Ledger) -> 
             store.write(Batch(ticks=[tick(100 + seen)]))
         return seen
 
-    assert asyncio.run(read()) == 10
+    assert engine_loop.run(read()) == 10
 
 
 @pytest.mark.claim("D5")
@@ -1364,7 +1363,7 @@ def test_C7_N2_a_row_that_is_no_tick_is_not_replayed(store: Ledger, put: str) ->
         return [tick.id async for chunk in store.read_ticks() for tick in chunk]
 
     with pytest.raises(ConfigError, match="holds what the engine never writes"):
-        asyncio.run(replay())
+        engine_loop.run(replay())
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from engine.storage import persistence
 from engine.storage.batch import Batch, Busy, DiskTrouble, Written
 from engine.storage.persistence import Persistence
 from proofs.engine.test_ledger import tick, traded
+from proofs.fixtures import engine_loop
 
 DEADLINE_SECS = 10.0
 
@@ -88,7 +89,7 @@ class Stage:
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(work())
+    engine_loop.run(work())
 
 
 def rows(number: int) -> Batch:

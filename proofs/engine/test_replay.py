@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import bz2
 import codecs
 import gzip
@@ -30,6 +29,7 @@ from engine.ingest.recorder import Books
 from engine.ingest.replay import why_no_lines
 from engine.ingest.stepped import STEP_TICKS
 from engine.ingest.synthetic import SyntheticFeed
+from proofs.fixtures import engine_loop
 from proofs.fixtures.engine_process import Engine, engine, write_config
 
 TS = 1_700_000_000_000
@@ -362,9 +362,9 @@ def test_N8_N2b_too_many_unusable_lines_in_a_row_end_a_replay_that_has_read_tick
     feed = replay.FileReplayFeed(Meddler(lambda: None), path, 3)  # type: ignore[arg-type]
     if ends:
         with pytest.raises(ProtocolChanged, match="3 unusable messages in a row"):
-            asyncio.run(feed.run())
+            engine_loop.run(feed.run())
     else:
-        asyncio.run(feed.run())
+        engine_loop.run(feed.run())
 
 
 @pytest.mark.claim("N2b")
@@ -375,7 +375,7 @@ def test_N2b_a_file_that_begins_with_too_many_unusable_lines_is_read_no_further(
     inlet = Books(Intake(1, 1))
     feed = replay.FileReplayFeed(inlet, path, 3)
     with pytest.raises(ProtocolChanged, match="no usable line; line 1: not JSON") as refused:
-        asyncio.run(feed.run())
+        engine_loop.run(feed.run())
     assert refused.value.details == {"parse_errors": STEP_TICKS, "lines": STEP_TICKS}
     assert inlet.intake.parsed == 0
 
@@ -400,9 +400,9 @@ def test_N2b_a_file_that_is_changed_while_it_is_replayed_is_told(
     feed = replay.FileReplayFeed(Meddler(lambda: meddle(path)), path, 100)  # type: ignore[arg-type]
     if told is None:
         with pytest.raises(ConfigError, match=r"cut off while it was replayed, from \d+ to 100 bytes"):
-            asyncio.run(feed.run())
+            engine_loop.run(feed.run())
     else:
-        asyncio.run(feed.run())
+        engine_loop.run(feed.run())
         assert [record.message for record in caplog.records].count(
             "the replay file was changed while it was replayed"
         ) == told

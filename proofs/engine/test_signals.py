@@ -15,6 +15,7 @@ import pytest
 
 from engine import signals
 from harness.base.clock import OsClock, poll
+from proofs.fixtures import engine_loop
 from proofs.fixtures.engine_process import DEADLINE_SECS, ROOT, Engine, engine, write_config
 
 # Nothing is written before the stop.
@@ -213,7 +214,7 @@ def test_E6_what_comes_as_the_block_ends_has_no_line_after_the_last_one(
         await asyncio.sleep(0)
 
     caplog.set_level("INFO")
-    asyncio.run(run())
+    engine_loop.run(run())
     assert (stops, caplog.text) == ([], "")
 
 

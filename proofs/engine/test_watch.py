@@ -17,6 +17,7 @@ from engine.base.channels import Channel
 from engine.base.exits import Overload
 from engine.config.schema import Settings
 from engine.watch import Watch
+from proofs.fixtures import engine_loop
 
 
 def watching(ingest: object = None, counters: metrics.Counters | None = None) -> Watch:
@@ -40,7 +41,7 @@ def test_M2_loop_lag_is_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None
         measuring.cancel()
         return watch._lag.quantile_ms(0.99)
 
-    assert asyncio.run(scenario()) == pytest.approx(255.0, abs=5.0)
+    assert engine_loop.run(scenario()) == pytest.approx(255.0, abs=5.0)
 
 
 @pytest.mark.claim("M4", "N7")
@@ -53,7 +54,7 @@ def test_M4_N7_the_status_counts_what_the_heartbeat_does(source: str | None, hin
         return watching(ingest, metrics.Counters(signal_count=3, persist_count=11)).status()
 
     more = f"; {hindrance}" if hindrance else ""
-    assert asyncio.run(scenario()) == (
+    assert engine_loop.run(scenario()) == (
         f"SHADOW SYNTHETIC from {source or 'nobody'}: 7 ticks, 3 signals, 11 rows on disk{more}"
     )
 
@@ -93,7 +94,7 @@ class Course:
                 await make(watch)
             return watch
 
-        return asyncio.run(scenario())
+        return engine_loop.run(scenario())
 
 
 def engine_table(**changes: Any) -> Settings:
@@ -249,7 +250,7 @@ def test_M2_M3_a_heartbeat_says_what_each_part_has_counted(caplog: pytest.LogCap
         watch.report("FINAL METRICS")
 
     caplog.set_level(logging.INFO)
-    asyncio.run(scenario())
+    engine_loop.run(scenario())
     first = caplog.records[0]
     assert (first.levelname, first.message) == ("INFO", "FINAL METRICS")
     assert vars(first)["fields"] == {
@@ -284,7 +285,7 @@ def test_N14_what_is_said_of_a_clock_has_its_numbers(caplog: pytest.LogCaptureFi
         return asyncio.get_running_loop().time()
 
     caplog.set_level(logging.INFO)
-    assert asyncio.run(scenario()) - asked[0] < 5.0
+    assert engine_loop.run(scenario()) - asked[0] < 5.0
     assert [(line.levelname, line.message, vars(line)["fields"]) for line in caplog.records] == [
         ("WARNING", "the venue's clock is ahead",
          {"source": "a", "clock_skew_ms": 6000, "max_staleness_ms": 5000}),
