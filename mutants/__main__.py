@@ -103,8 +103,7 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
-            # `make reference` uses all processors.
-            for _ in range(1 if options.another else options.jobs):
+            for _ in range(options.jobs):
                 copies.put(stack.enter_context(_copy(names)))
             pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
             stack.callback(_end_all)
@@ -137,7 +136,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="which mutants are drawn")
     parser.add_argument("--count", type=int, default=200, help="how many")
     parser.add_argument("--only", action="append", default=[], metavar="GLOB", help="files, such as 'engine/trading/*'")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time, each in its copy")
+    parser.add_argument("--jobs", type=int, help="how many at a time, each in its copy (as many as processors)")
     parser.add_argument(
         "--tests", action="append", default=[], metavar="GLOB", help="whom to ask, such as 'proofs/engine/test_risk.py'"
     )
@@ -151,6 +150,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--another", action="store_true", help="break the second engine instead: another.html")
     parser.add_argument("--in-process", action="store_true", help="without the proofs that drive a machine")
     options: argparse.Namespace = parser.parse_args()
+    if options.another and (options.tests or options.in_process or options.jobs is not None):
+        parser.error("--another asks make reference, on all processors: it takes no --tests, --jobs or --in-process")
+    options.jobs = 1 if options.another else options.jobs or os.cpu_count() or 1
     return options
 
 
