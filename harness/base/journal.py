@@ -49,6 +49,7 @@ class Entry:
 
 _EXITED = re.compile(r"Main process exited, code=(\w+), status=(\S+)")
 _FAILED = re.compile(r"Failed with result '([\w-]+)'")
+_CLEAN = re.compile(r": Deactivated successfully")
 _CONTROL = re.compile(r"Control process exited, code=(\w+), status=(\S+)")
 _STEP = re.compile(r"Failed at step \w+ spawning .*")
 
@@ -56,13 +57,17 @@ _STEP = re.compile(r"Failed at step \w+ spawning .*")
 def how_it_ended(entries: Sequence[Entry]) -> str:
     """Return how a unit's main process last ended, and what it said of that; empty when no entry tells of an end.
 
-    entries: what was logged by and about one unit, in order. Clean ends are none: systemd tells only of the others.
+    entries: what was logged by and about one unit, in order. A clean end for which systemd was asked is none.
     """
-    ends = [at for at, entry in enumerate(entries) if _EXITED.search(entry.message) or _FAILED.search(entry.message)]
+    kinds = (_EXITED, _FAILED, _CLEAN)
+    ends = [at for at, entry in enumerate(entries) if any(kind.search(entry.message) for kind in kinds)]
     if not ends:
         return ""
     began = max((at for at in range(ends[-1]) if entries[at].message.startswith("Starting ")), default=None)
     since = entries[began or 0 : ends[-1] + 1]
+    clean = _CLEAN.search(since[-1].message) is not None
+    if clean and any(entry.message.startswith("Stopping ") for entry in since):
+        return ""
     # Of a service that need not say that it is ready, systemd tells only when it has started it.
     timed = (
         since[0] if began is not None else next((e for e in reversed(since) if e.message.startswith("Started ")), None)
@@ -74,12 +79,12 @@ def how_it_ended(entries: Sequence[Entry]) -> str:
     if step is not None:
         status = exited or control
         return f"exit {status[2] if status else 'unknown'}: {step[0]}"
-    if exited is None:
+    if exited is None and not clean:
         if control is not None:
             return f"{_how(control)} of a command beside the main process (such as ExecStartPre=){told}"
         failed = _FAILED.search(since[-1].message)
         return f"result {failed[1] if failed else 'unknown'}{told}"
-    word = _how(exited)
+    word = "a clean end" if exited is None else _how(exited)
     errors = [entry for entry in since if entry.level == "ERROR"]
     if not errors:
         return f"{word}{told}"

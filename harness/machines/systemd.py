@@ -36,6 +36,9 @@ SHOWN_LINES = 20
 
 METRONOME = "proof-metronome.service"
 
+DOWN = ("inactive", "failed")
+"""ActiveState of a unit of which nothing runs and that systemd does not start again by itself."""
+
 
 class JournalStream:
     """The journal of one machine as it grows. Entries are kept in order; waiting is for the next to come.
@@ -238,8 +241,8 @@ class Unit:
 
         def restarted() -> bool | None:
             state = self.show()
-            # A unit that failed stays so: between two restarts it is `activating`.
-            return True if state.n_restarts >= times else False if state.active == "failed" else None
+            # A unit that is down stays so: between two restarts it is `activating`.
+            return True if state.n_restarts >= times else False if state.active in DOWN else None
 
         with awaiting(f"restart {times} of {self.name}"):
             done = poll(restarted, clock, self.deadline_secs)
@@ -255,7 +258,7 @@ class Unit:
 
         def ended() -> bool | None:
             state = self.show()
-            return True if state.active in ("inactive", "failed") else False if state.n_restarts > before else None
+            return True if state.active in DOWN else False if state.n_restarts > before else None
 
         with awaiting(f"the end of {self.name}"):
             found = poll(ended, OsClock(), self.deadline_secs)
@@ -286,9 +289,9 @@ class Unit:
         return entry
 
     def is_down_for_good(self) -> bool:
-        """Return whether it failed and systemd will not start it again. Asks systemd only where the
-        journal gives a reason to."""
-        return bool(journal.how_it_ended(self.journal())) and self.show().active == "failed"
+        """Return whether it ended, unasked, and systemd will not start it again. Asks systemd only where the journal
+        gives a reason to."""
+        return bool(journal.how_it_ended(self.journal())) and self.show().active in DOWN
 
     def _counts(self, entry: Entry) -> bool:
         return entry.unit == self.name and entry.sent_us >= self._since_us

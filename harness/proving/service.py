@@ -288,9 +288,7 @@ class ServiceUnit(Unit):
         )
         told = super().how_it_ended(entries)
         if not told:
-            clean = any("Deactivated successfully" in entry.message for entry in entries)
-            asked = any(entry.message.startswith("Stopping ") for entry in entries)
-            return f"ended by itself without an error{limited}" if clean and not asked else limited.strip()
+            return limited.strip()
         if told.startswith("no READY=1"):
             return told.replace("no READY=1 (M4)", self._start_lacks(), 1)
         if any("Watchdog timeout" in entry.message for entry in entries):

@@ -230,7 +230,7 @@ UNUSABLE: list[tuple[str, str, str]] = [
         "exits-again", "ExecStart=/bin/sh -c 'sleep 0.1; echo no room; exit 7'\nRestart=always\nRestartSec=1",
         "exit 7 after 0.",
     ),
-    ("exits-0", "ExecStart=/bin/true", "ended by itself without an error"),
+    ("exits-0", "ExecStart=/bin/true", "a clean end after 0."),
     ("no-program", "ExecStart=/no/such/program", "exit 203/EXEC: Failed at step EXEC"),
     ("no-user", f"{LOOP}\nUser=nosuchuser", "exit 217/USER: Failed at step USER"),
     ("no-file", f"{LOOP}\nEnvironmentFile=/etc/nope", "result resources: Failed to "),
@@ -239,7 +239,7 @@ UNUSABLE: list[tuple[str, str, str]] = [
     ("not-ready-short", f"{LOOP}\nType=notify\nTimeoutStartSec=500ms", "no READY=1 after 0."),
     ("not-forked", f"{LOOP}\nType=forking", "no end of ExecStart= (Type=forking) within 1 s"),
     ("not-prepared", f"{LOOP}\nExecStartPre=/bin/sleep 1000", "no end of ExecStartPre= within 1 s"),
-    ("oneshot", "Type=oneshot\nExecStart=/bin/true", "ended by itself without an error"),
+    ("oneshot", "Type=oneshot\nExecStart=/bin/true", "a clean end after 0."),
     ("condition", f"{LOOP}\n[Unit]\nConditionPathExists=/nope", "not started by systemd: condition.service"),
     ("requires", f"{LOOP}\n[Unit]\nRequires=nope.service\nAfter=nope.service", "nope.service not found"),
 ]  # fmt: skip

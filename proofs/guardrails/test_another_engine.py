@@ -168,17 +168,8 @@ def test_a_second_engine_that_keeps_all_but_one_promise_is_refuted(
     assert re.search(lie.says, str(refuted.value), re.DOTALL), f"refuted, but not for that: {refuted.value}"
 
 
-@pytest.mark.slow
-@pytest.mark.claim("V10")
-def test_a_wait_says_first_that_the_unit_has_ended(
-    engine: EngineUnit, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And ends then, when nothing can come any more: every kind of wait."""
-    monkeypatch.setattr(systemd, "SLICE_SECS", EARLY_SECS)
-    monkeypatch.setattr(exchange_module, "HOPE_SECS", EARLY_SECS)
-    monkeypatch.setattr(soak_run, "LOOKS_BETWEEN", 2)
-    engine.configure({"engine": {"sample_every": 0}})
-    engine.try_start()
+def expect_each_wait_to_say(ended: str, engine: EngineUnit, exchange: Exchange) -> None:
+    """Every kind of wait begins with how the unit has ended, and goes on for much less than its deadline."""
     waits: list[Callable[[], object]] = [
         lambda: engine.wait_log("HEARTBEAT (G4)"),
         lambda: engine.wait_ticks(1),
@@ -190,10 +181,44 @@ def test_a_wait_says_first_that_the_unit_has_ended(
     ]
     began = OsClock().monotonic()
     for wait in waits:
-        with pytest.raises(Refuted, match=r"\Aexit 12 after \d+\.\d s: .*sample_every") as refuted:
+        with pytest.raises(Refuted, match=ended) as refuted:
             wait()
-        assert any("sample_every" in entry.message for entry in refuted.value.journal), "the journal was read too early"
+        assert refuted.value.journal, "the journal was read too early"
     assert OsClock().monotonic() - began < engine.deadline_secs / 2
+
+
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait looks soon whether there is anything left to wait for."""
+    monkeypatch.setattr(systemd, "SLICE_SECS", EARLY_SECS)
+    monkeypatch.setattr(exchange_module, "HOPE_SECS", EARLY_SECS)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V10")
+@pytest.mark.usefixtures("looks_often")
+def test_a_wait_says_first_that_the_unit_has_ended_cleanly(engine: EngineUnit, exchange: Exchange) -> None:
+    """Although nobody told it to: systemd does not start it again."""
+    engine.drop_in("30-clean", "[Service]\nType=exec\nExecStart=\nExecStart=/bin/true\n")
+    try:
+        engine.start()
+        expect_each_wait_to_say(r"\Aa clean end after \d+\.\d s; ", engine, exchange)
+    finally:
+        engine.remove_drop_in("30-clean")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V10")
+@pytest.mark.usefixtures("looks_often")
+def test_a_wait_says_first_that_the_unit_has_ended(
+    engine: EngineUnit, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends then, when nothing can come any more: every kind of wait."""
+    monkeypatch.setattr(soak_run, "LOOKS_BETWEEN", 2)
+    engine.configure({"engine": {"sample_every": 0}})
+    engine.try_start()
+    expect_each_wait_to_say(r"\Aexit 12 after \d+\.\d s: .*sample_every", engine, exchange)
+    assert any("sample_every" in entry.message for entry in engine.journal())
     # The controller refuses to begin over such an engine.
     soak = SoakRun(engine)
     soak.prepare()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.base.clock import OsClock
+from harness.base.errors import HarnessError
 from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from harness.proving.sabotage import Patch
@@ -12,6 +13,9 @@ from proofs.fixtures.engine_unit import EngineUnit
 
 GOES_ON_TICKS = 50
 """More than any buffer of an engine under proof holds when a thread stops: they are written each 10 ms."""
+
+RUNS_TICKS = 10
+"""So many show that it runs, and does not just begin."""
 
 
 @pytest.mark.claim("E5", "stall")
@@ -24,6 +28,7 @@ def test_paused_engine_is_restarted_by_the_watchdog(watched: EngineUnit) -> None
         watched.wait("the watchdog report of systemd", lambda e: "Watchdog timeout" in e.message)
         watched.wait_restarts(1)
     watched.wait_log("HEARTBEAT (G4)", lambda entry: entry.pid != before.main_pid)
+    watched.wait_ticks(watched.tick_count() + GOES_ON_TICKS)
 
 
 @pytest.mark.slow
@@ -34,11 +39,14 @@ def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUni
     exchange.feed(interval_secs=0.02)
     # What comes meanwhile has room, however slow the computer is: an overload (B2) would end the process as well.
     watched.connect(exchange, channels={"persist_channel_size": 4096})
-    watched.wait_ticks(1)
-    ended = []
-    for number, thread in enumerate(tracing.threads(watched)):
+    watched.wait_ticks(RUNS_TICKS)
+    ended: list[str] = []
+    first = tracing.threads(watched)
+    for number, thread in enumerate(first):
         which = f"thread {number} ({thread.name})" if number else "the main thread"
-        with tracing.standing_still(watched, tracing.threads(watched)[number]):
+        if len(now := tracing.threads(watched)) != len(first):
+            raise HarnessError(f"it has {len(now)} threads now and had {len(first)}: which is which cannot be said")
+        with tracing.standing_still(watched, now[number]):
             due = watched.tick_count() + GOES_ON_TICKS
             goes_on = watched.goes_on(GOES_ON_TICKS)
             watched.expect(
@@ -49,7 +57,7 @@ def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUni
                 ended.append(thread.name)
         watched.stop()
         watched.start()
-        watched.wait_ticks(watched.tick_count() + 1)
+        watched.wait_ticks(watched.tick_count() + RUNS_TICKS)
     watched.expect(bool(ended), "no thread is missed: nothing that stands still is ever noticed")
 
 

@@ -167,6 +167,24 @@ ENDS = {
          _told("u: Failed with result 'exit-code'.", 1.0)],
         "exit 203/EXEC: Failed at step EXEC spawning /no/such: No such file or directory",
     ),
+    "clean, but nobody asked": (
+        [START, _told("disk full", 1.2, "ERROR", reason="STORAGE"), _told("u: Deactivated successfully.", 1.4)],
+        "a clean end after 0.4 s: STORAGE",
+    ),
+    "clean, as was asked": (
+        [START, _told("Stopping u - a unit...", 1.3), _told("u: Deactivated successfully.", 1.4)],
+        "",
+    ),
+    "clean, as was asked, and then not": (
+        [START, _told("Stopping u - a unit...", 1.3), _told("u: Deactivated successfully.", 1.4),
+         _told("Starting u - a unit...", 2.0), _told("u: Deactivated successfully.", 2.3)],
+        "a clean end after 0.3 s",
+    ),
+    "clean after a failure": (
+        [START, _told("u: Main process exited, code=exited, status=1/FAILURE", 1.5),
+         _told("Starting u - a unit...", 2.0), _told("u: Deactivated successfully.", 2.1)],
+        "a clean end after 0.1 s",
+    ),
     "before its program": (
         [START, _told("u: Control process exited, code=exited, status=3/NOTIMPLEMENTED", 1.2),
          _told("u: Failed with result 'exit-code'.", 1.2)],

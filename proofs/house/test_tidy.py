@@ -254,6 +254,7 @@ WITHOUT_SABOTAGE = {
     "test_judges::test_judges_of_a_shipped_unit_say_no": "likewise",
     "test_judges::test_a_fault_of_the_unit_that_did_not_land_has_no_receipt": "likewise",
     "test_another_engine::test_a_wait_says_first_that_the_unit_has_ended": "likewise",
+    "test_another_engine::test_a_wait_says_first_that_the_unit_has_ended_cleanly": "likewise",
 }
 """Proofs under the unit that have no entry in proofs/sabotages.py, and why they need none."""
 
@@ -313,6 +314,14 @@ def test_nobody_sleeps_but_the_clock() -> None:
                 pytest.fail(
                     f"{name}:{number} sleeps; wait for an event with a deadline (harness/base/clock.py, Unit.wait)"
                 )
+
+
+def test_the_engine_is_tested_on_the_loop_that_it_has() -> None:
+    """What a socket does is the loop's affair, and they differ: proofs/fixtures/engine_loop.py."""
+    for name, path in modules("proofs/engine"):
+        for number, call in calls(path):
+            if call == "asyncio.run":
+                pytest.fail(f"{name}:{number} has a loop of asyncio's own; use engine_loop.run")
 
 
 def test_nothing_is_skipped_silently() -> None:
