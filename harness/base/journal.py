@@ -83,6 +83,8 @@ def how_it_ended(entries: Sequence[Entry]) -> str:
         if control is not None:
             return f"{_how(control)} of a command beside the main process (such as ExecStartPre=){told}"
         failed = _FAILED.search(since[-1].message)
+        if failed and failed[1] == "protocol":
+            return f"a clean end before READY=1 (M4){told}"
         return f"result {failed[1] if failed else 'unknown'}{told}"
     word = "a clean end" if exited is None else _how(exited)
     errors = [entry for entry in since if entry.level == "ERROR"]

@@ -16,6 +16,17 @@ from harness.base.progress import shortened
 VARIANTS = ("auto", "private", "host", "user")
 
 
+def why_nothing_can_be_judged(flags: object) -> str:
+    """Why no proof can run in an interpreter with these flags (sys.flags); empty where they can."""
+    if getattr(flags, "optimize", 0):
+        return "PYTHONOPTIMIZE (python -O) leaves out every assert: nothing could be refuted"
+    if getattr(flags, "dev_mode", False):
+        return (
+            "PYTHONDEVMODE (python -X dev) ends the process as the journal is read: cysystemd does not bear its checks"
+        )
+    return ""
+
+
 @dataclass(frozen=True)
 class ProofOptions:
     """What a run was asked for."""

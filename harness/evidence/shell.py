@@ -26,6 +26,8 @@ from harness.evidence.recorder import Record
 KILL_SECS = 5.0
 """How long a killed command may take to be gone."""
 
+ADORNED_BY = ("SYSTEMD_COLORS", "SYSTEMD_URLIFY", "SYSTEMD_LOG_")
+
 SHOWN_CHARS = 4000
 """How much of an output an error message shows; the record holds all of it."""
 
@@ -225,8 +227,9 @@ def _spawn(argv: Sequence[str], cwd: Path | None, stdin: int) -> subprocess.Pope
     """Start a command whose output is wanted at its end."""
     try:
         return subprocess.Popen(
-            argv, cwd=cwd, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
-        )
+            argv, cwd=cwd, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
+            env=_environment(),
+        )  # fmt: skip
     except (FileNotFoundError, PermissionError) as error:
         if error.filename != argv[0]:
             raise
@@ -244,8 +247,13 @@ def _start(argv: Sequence[str], on_line: Callable[[str], None], on_end: Callable
         raise _not_installed(argv[0]) from error
     return command(
         *argv[1:], _bg=True, _bg_exc=False, _out=on_line, _err=on_line, _done=on_end, _tty_out=False, _new_group=True,
-        _encoding="utf-8", _decode_errors="surrogateescape",
+        _encoding="utf-8", _decode_errors="surrogateescape", _env=_environment(),
     )  # fmt: skip
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what colours and adorns the output that is read here (systemd's ENVIRONMENT.md)."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(ADORNED_BY)}
 
 
 def _not_installed(program: str) -> Unavailable:

@@ -228,7 +228,19 @@ class Unit:
             others.append(entry)
             return match is None or match(entry)
 
-        return self.wait(f"the log line {event!r}", found, deadline_secs, lambda: _not_as_asked(others, match))
+        return self.wait(
+            f"the log line {event!r}",
+            found,
+            deadline_secs,
+            lambda: _not_as_asked(others, match) or self._nothing_like_it(),
+        )
+
+    def _nothing_like_it(self) -> str:
+        """Say what it logs where that is no M1 line at all."""
+        own = [entry for entry in self.whole_journal() if entry.identifier != "systemd"]
+        if not own:
+            return ", and it logs nothing"
+        return "" if any(entry.fields for entry in own) else f": what it logs are no M1 lines: {own[0].message[:80]!r}"
 
     def wait_restarts(self, times: int) -> None:
         """Wait until systemd counts `times` automatic restarts of the unit since it was started by hand.

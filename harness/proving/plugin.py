@@ -29,6 +29,7 @@ import threading
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -404,6 +405,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     listed = run.contract
     if listed:
         _check_claims(config, items, listed)
+    if run.known and (why := settings.why_nothing_can_be_judged(sys.flags)):
+        _refuse(config, items, why)
     if run.options.engine_cmd is not None and items:
         _leave_out_foreign(config, items)
     yield
@@ -828,9 +831,11 @@ def _forget_old_runs(reports: Path) -> None:
     still = OsClock().wall() - RUNNING_SECS
     for old in sorted((reports / "runs").glob("*"))[:-KEPT_RUNS]:
         record = old / "record.jsonl"
-        written = (record if record.exists() else old).stat().st_mtime
-        if old.name not in reported and written < still:
-            shutil.rmtree(old, ignore_errors=True)
+        # Another run in this checkout may do the same.
+        with suppress(FileNotFoundError):
+            written = (record if record.exists() else old).stat().st_mtime
+            if old.name not in reported and written < still:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,6 +7,8 @@ pytest_hybrid_proofs.unit_under_proof makes the fixture.
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import shlex
 import shutil
@@ -34,8 +36,11 @@ least."""
 ARCHIVES = "/run/proof-archives"
 """Where a machine's apt keeps packages."""
 
-BEATS = 3
-"""Restart delays after which a unit that was not restarted stays down."""
+BEATS, DOWN_SECS = 3, 2.0
+"""Restart delays, and seconds at least, after which a unit that was not restarted stays down."""
+
+SHORTEST_RESTART_SECS = 0.1
+"""A shorter RestartSec= is counted as that: systemd starts nothing more often for long."""
 
 START_SECS = 60.0
 """How long a start may take, unless the unit's own TimeoutStartSec= is shorter."""
@@ -92,6 +97,14 @@ _COMMANDS = {"condition": "ExecCondition", "start-pre": "ExecStartPre", "start-p
 """State of a start -> what is being run."""
 
 _KILLED = re.compile(r"Killing process .* with signal SIGKILL|timed out\. Killing")
+
+_KILLED_BY_SIGKILL = (2, 9)
+"""UnitState.exec_main_code and exec_main_status of a main process that did not end by itself."""
+
+_DAC_OVERRIDE = 1
+_LEAD_TO_IT = {0, 3, 6, 7}
+"""Capabilities (capabilities(7)): who may write to whatever may be written to, and who can make himself one who may, by
+CAP_CHOWN, CAP_FOWNER, CAP_SETGID or CAP_SETUID."""
 
 
 class ServiceUnit(Unit):
@@ -280,20 +293,23 @@ class ServiceUnit(Unit):
 
     def how_it_ended(self, entries: Sequence[Entry]) -> str:
         """As Unit's, with what systemd and a service that logs no JSON say."""
-        skipped = [entry.message for entry in entries if _SKIPPED.search(entry.message)]
+        systemds = [entry.message for entry in entries if by_systemd(entry)]
+        skipped = [message for message in systemds if _SKIPPED.search(message)]
         if skipped:
             return f"not started by systemd: {skipped[-1]}"
         limited = (
-            " (start request repeated too quickly)" if any("repeated too quickly" in e.message for e in entries) else ""
+            " (start request repeated too quickly)" if any("repeated too quickly" in one for one in systemds) else ""
         )
         told = super().how_it_ended(entries)
         if not told:
             return limited.strip()
         if told.startswith("no READY=1"):
             return told.replace("no READY=1 (M4)", self._start_lacks(), 1)
-        if any("Watchdog timeout" in entry.message for entry in entries):
+        if told.startswith("a clean end before READY=1"):
+            told = told.replace(" (M4)", "") if self.property("Type").startswith("notify") else "result protocol"
+        if any("Watchdog timeout" in message for message in systemds):
             told = f"its watchdog (WatchdogSec=) was not fed: {told}"
-        failed = [e.message for e in entries if e.message.startswith(f"{self.name}: Failed to ")]
+        failed = [message for message in systemds if message.startswith(f"{self.name}: Failed to ")]
         if told.startswith("result ") and failed:
             return f"{told}: {failed[-1].removeprefix(f'{self.name}: ')}{limited}"
         own = [entry for entry in entries if entry.identifier != "systemd" and entry.message.strip()]
@@ -313,6 +329,7 @@ class ServiceUnit(Unit):
             # There a name stands as it is, where a property is quoted.
             shown = self.machine.systemctl("cat", self.name)
             if f"# {inside}" not in shown.stdout.split("\n"):
+                self.expect_usable()
                 raise HarnessError(f"{inside} is not in effect: {shown.stdout}{shown.stderr}")
             if ignored := self.ignored(inside):
                 raise HarnessError(f"systemd ignores a line of the drop-in {name}: {'; '.join(ignored)}")
@@ -323,13 +340,32 @@ class ServiceUnit(Unit):
             self.machine.systemctl("daemon-reload").expect(0)
 
     @contextmanager
+    def remembered(self) -> Iterator[None]:
+        """Let systemd keep for a while what became of it, also after a clean end, when it forgets a unit that no other
+        has to do with."""
+        other = f"proof-remembers-{self.name.removesuffix('.service')}.target"
+        path = self.machine.path(f"{self.machine.unit_dir}/{other}")
+        path.write_text(f"[Unit]\nDefaultDependencies=no\nAfter={self.name}\n", "utf-8")
+        self.machine.systemctl("start", other).expect(0)
+        try:
+            yield
+        finally:
+            self.machine.systemctl("stop", other)
+            path.unlink()
+
+    @contextmanager
     def ending_with(self, status: int) -> Iterator[None]:
         """Have another program in the place of the unit's, which ends at once with an exit status. What has to be done
-        before it (ExecStartPre=) is done each time."""
+        before it (ExecStartPre=) is done each time. HarnessError where that is in a root of the unit's own."""
+        rooted = self.property("RootDirectory") or self.property("RootImage")
+        if rooted and self.property("ExecStartPre"):
+            raise HarnessError(f"{self.name} has a root of its own ({rooted}), in which no other program can be put")
+        # Of a command with `-` every end is a good one (systemd.service(5)).
+        ignored = "-" if "ignore_errors=no" not in self.property("ExecStart") else ""
         # With full privileges, so that no sandbox keeps it from being run: the status is what is asked about.
-        program = f"ExecStart=\nExecStart=+/bin/sh -c 'echo >>{ENDS}; exit {status}'"
+        program = f"ExecStart=\nExecStart={ignored}+/bin/sh -c 'echo >>{ENDS}; exit {status}'"
         self.machine.path(ENDS).unlink(missing_ok=True)
-        with self.drop_in("50-ends", f"Type=exec\nExecStartPost=\n{program}"):
+        with self.drop_in("50-ends", f"Type=exec\nExecStartPost=\nRootDirectory=\nRootImage=\n{program}"):
             yield
 
     def ends(self) -> int:
@@ -411,16 +447,16 @@ def restarts_on(status: int = 1) -> Promise:
                 )  # fmt: skip
 
     return Promise(
-        f"restarts on exit status {status}", prove, "Restart=no", r"was restarted 0 times",
+        f"restarts on exit status {status}", prove, "Restart=no\nRestartForceExitStatus=", r"was restarted 0 times",
         (("[Unit]\nStartLimitBurst=1\nStartLimitIntervalSec=1h", r"was not started again"),),
     )  # fmt: skip
 
 
 def stays_down_on(status: int) -> Promise:
-    """It is not started again, however long one waits, when its program ends with this exit status.
+    """It is not started again when its program ends with this exit status.
 
-    Takes three of the unit's RestartSec=, of which none may be longer than two minutes. What ExecStartPre= ends with is
-    not asked about; that systemd does not apply RestartPreventExitStatus= to.
+    Takes three of the unit's RestartSec=, of which none may be longer than two minutes, and two seconds at least. What
+    ExecStartPre= ends with is not asked about; that systemd does not apply RestartPreventExitStatus= to.
     """
     _expect_status(status)
 
@@ -429,10 +465,11 @@ def stays_down_on(status: int) -> Promise:
         unit.fresh()
         delay = unit.restart_secs()
         unit.metronome.install(unit.property("RestartUSec"))
+        beats = max(BEATS, math.ceil(DOWN_SECS / max(delay, SHORTEST_RESTART_SECS)))
         with unit.ending_with(status):
             try:
                 unit.try_start(unit.metronome.name)
-                seen = unit.metronome.beats(BEATS, unit, BEATS * delay)
+                seen = unit.metronome.beats(beats, unit, beats * delay)
             finally:
                 unit.machine.systemctl("stop", unit.metronome.name)
             last, ends = seen[-1], unit.ends()
@@ -444,7 +481,9 @@ def stays_down_on(status: int) -> Promise:
             unit.expect(ends == 1 and down, f"expected it to have ended with status {status}: {last}")
 
     return Promise(
-        f"stays down on exit status {status}", prove, "Restart=always\nRestartPreventExitStatus=",
+        f"stays down on exit status {status}", prove,
+        # A Type=oneshot is not allowed to be restarted always.
+        f"{f'RestartForceExitStatus={status}' if status else 'Restart=always'}\nRestartPreventExitStatus=",
         r"restarted [1-9]\d* times",
     )  # fmt: skip
 
@@ -478,8 +517,8 @@ def survives_sigkill(serves_secs: float = BACK_SECS) -> Promise:
 
 
 def watchdog_bites(within_secs: float = 10.0) -> Promise:
-    """A paused process, which says nothing any more, is ended by systemd within so many seconds, and one that is not
-    paused is not.
+    """A paused process, which says nothing any more, is ended by systemd within so many seconds and is gone then, and
+    one that is not paused is not.
 
     Takes two and a half of the unit's WatchdogSec= before.
     """
@@ -491,21 +530,29 @@ def watchdog_bites(within_secs: float = 10.0) -> Promise:
         # A longer one does not bite in time, which is all that there is to know.
         if 0 < period <= within_secs:
             unit.wait_serving(CONTROL_TIMES * period)
+        paused = unit.main_process()
         unit.mark()
         unit.kill("STOP")
         unit.wait(
             "the watchdog's report of systemd",
             lambda entry: by_systemd(entry) and "Failed with result 'watchdog'" in entry.message,
             within_secs,
+            lambda: ": it barked, and nothing has ended (TimeoutAbortSec=)" if _barked(unit) else "",
         )
+        gone = not unit.machine.path(f"/proc/{paused}").exists()
+        unit.expect(gone, f"process {paused} is still there after the bite", "KillMode", "SendSIGKILL")
         unit.fresh()
 
     return Promise("watchdog bites", prove, "WatchdogSec=0", r"watchdog's report of systemd has not come")
 
 
+def _barked(unit: ServiceUnit) -> bool:
+    return any(by_systemd(entry) and "Watchdog timeout" in entry.message for entry in unit.journal())
+
+
 def stops_within(secs: float) -> Promise:
-    """Asked to stop, it ends by itself within so many seconds, without an error and without SIGKILL, and leaves no
-    process running."""
+    """Asked to stop, it ends by itself within so many seconds, without an error and without SIGKILL, whoever sends it,
+    and leaves no process running in its control group."""
     _expect_seconds(secs)
 
     def prove(unit: ServiceUnit) -> None:
@@ -513,30 +560,34 @@ def stops_within(secs: float) -> Promise:
         unit.left_running()
         unit.mark()
         most = secs + OVERDUE_SECS
-        try:
-            done = unit.machine.systemctl("stop", unit.name, timeout_secs=most)
-        except CommandFailed:
-            raise unit.refuted(
-                f"took more than {most:.2f} s to stop, at most {secs:g}: {unit.show().sub}",
-                "KillSignal",
-                "TimeoutStopSec",
-            ) from None
-        if done.status != 0:
-            raise unit.refuted(f"systemd does not stop {unit.name}: {done.stderr.strip()}")
-        state, entries = unit.show(), unit.whole_journal()
+        with unit.remembered():
+            try:
+                done = unit.machine.systemctl("stop", unit.name, timeout_secs=most)
+            except CommandFailed:
+                raise unit.refuted(
+                    f"took more than {most:.2f} s to stop, at most {secs:g}: {unit.show().sub}",
+                    "KillSignal",
+                    "TimeoutStopSec",
+                ) from None
+            if done.status != 0:
+                raise unit.refuted(f"systemd does not stop {unit.name}: {done.stderr.strip()}")
+            state = unit.show()
+        entries = unit.whole_journal()
         unit.expect(
             (state.active, state.result) == ("inactive", "success"), f"did not stop cleanly: result {state.result}",
             "KillSignal", "TimeoutStopSec",
         )  # fmt: skip
         killed = next((e.message for e in entries if by_systemd(e) and _KILLED.search(e.message)), "")
-        unit.expect(not killed, f"did not stop cleanly: {killed}", "KillMode", "TimeoutStopSec")
+        if not killed and (state.exec_main_code, state.exec_main_status) == _KILLED_BY_SIGKILL:
+            killed = "its main process was killed by SIGKILL"
+        unit.expect(not killed, f"did not stop cleanly: {killed}", "KillMode", "KillSignal", "TimeoutStopSec")
         left = unit.left_running()
         unit.expect(not left, f"left running: {', '.join(left)}", "KillMode")
         took = stopping_secs(entries, done.seconds, secs)
         unit.expect(took <= secs, f"took {took:.2f} s to stop, at most {secs:g}")
 
     return Promise(
-        f"stops within {secs:g} s", prove, "ExecStop=\nKillSignal=SIGURG\nTimeoutStopSec=200ms",
+        f"stops within {secs:g} s", prove, "ExecStop=\nKillSignal=SIGURG\nSendSIGHUP=no\nTimeoutStopSec=200ms",
         r"did not stop cleanly: result timeout",
         ((f"ExecStop=+/bin/sleep {secs + 1:g}\nTimeoutStopSec={secs + 60:g}", r"took .*\d s to stop"),),
     )  # fmt: skip
@@ -588,10 +639,12 @@ def exposure_at_most(limit: float) -> Promise:
 
 
 def writes_only_below(*directories: str) -> Promise:
-    """As it runs, with its mounts, its user and its capabilities, it can write to nothing but these directories.
+    """As its main process runs, it can write to nothing but these directories, and /dev, /proc and /sys.
 
-    Beside /dev, /proc and /sys. Every file and directory that it sees on a file system that it has not mounted
-    read-only is asked about. A service with PrivateTmp= has /tmp and /var/tmp to name as well.
+    Every file and directory is asked about that is on a file system that it has not mounted read-only: whether its
+    users (the real and the saved one too), groups and capabilities let it write there, or make it writable; and each
+    file that it holds open. That who has CAP_SYS_ADMIN may mount things anew, and who has CAP_SYS_PTRACE may speak for
+    others, is not asked about. A service with PrivateTmp= has /tmp and /var/tmp to name as well.
     """
 
     for path in directories:
@@ -645,24 +698,42 @@ def no_network() -> Promise:
 def _writable(unit: ServiceUnit, allowed: Sequence[str]) -> str:
     """The first file or directory outside of these directories that the running unit may write to; else empty."""
     pid = unit.main_process()
+    resolved = unit.machine.run("realpath", "--canonicalize-missing", "--", *allowed).expect(0).stdout.splitlines()
+    allowed = [*allowed, *resolved]
     mounts = unit.machine.path(f"/proc/{pid}/mountinfo").read_text("utf-8", "surrogateescape")
     status = unit.machine.path(f"/proc/{pid}/status").read_text()
-    become = shlex.join(["setpriv", *privileges(status)])
     for place in writable_mounts(mounts):
         if _is_below(place, allowed):
             continue
         left_out = [word for path in allowed for word in ("-path", f"./{_literal(path)}", "-prune", "-o")]
-        search = shlex.join(
-            ["find", f"./{place.lstrip('/')}", "-xdev", *left_out, "-type", "f,d", "-writable", "-print", "-quit"]
+        # By who may do everything: what lies in a directory that it may not list is reached by its name all the same.
+        listed = shlex.join(
+            ["find", f"./{place.lstrip('/')}", "-xdev", *left_out, "-type", "f,d", "-writable", "-print0"]
         )
-        # The directory is that of the unit's own mount namespace; the programs are the machine's, which it may not run.
-        looked = unit.machine.run("sh", "-c", f"cd /proc/{pid}/root && {become} {search}; echo looked")
-        *found, end = looked.stdout.splitlines()
-        if end != "looked" or (not found and "setpriv:" in looked.stderr):
-            raise MachineError(f"cannot look at what {unit.name} may write to: {looked.stderr}")
-        if found:
-            return found[0].removeprefix(".")
-    return ""
+        for user in users(status):
+            asked = shlex.join(
+                ["setpriv", *privileges(status, user), "find", "-files0-from", "-", "-maxdepth", "0",
+                 "(", "-writable", "-o", "-uid", user, ")", "-print", "-quit"]
+            )  # fmt: skip
+            # The directory is that of the unit's own mounts; the programs are the machine's, which it may not run.
+            looked = unit.machine.run("sh", "-c", f"cd /proc/{pid}/root && {listed} | {asked}; echo looked")
+            *found, end = looked.stdout.splitlines()
+            if end != "looked" or (not found and "setpriv:" in looked.stderr):
+                raise MachineError(f"cannot look at what {unit.name} may write to: {looked.stderr}")
+            if found:
+                return found[0].removeprefix(".")
+    return next((path for path in _open_to_write(unit, pid) if not _is_below(path, allowed)), "")
+
+
+def _open_to_write(unit: ServiceUnit, pid: int) -> Iterator[str]:
+    """The files that a process has open for writing, such as its StandardOutput=append:, deleted ones left out."""
+    listed = unit.machine.run("find", f"/proc/{pid}/fd", "-type", "l", "-xtype", "f", "-printf", "%f %l\\n").stdout
+    for line in listed.splitlines():
+        number, _, path = line.partition(" ")
+        info = unit.machine.path(f"/proc/{pid}/fdinfo/{number}").read_text()
+        flags = next(int(told.split()[1], 8) for told in info.splitlines() if told.startswith("flags:"))
+        if path.startswith("/") and flags & os.O_ACCMODE != os.O_RDONLY and not path.endswith(" (deleted)"):
+            yield path
 
 
 def _literal(path: str) -> str:
@@ -748,16 +819,32 @@ def writable_mounts(mountinfo: str) -> list[str]:
     ]
 
 
-def privileges(status: str) -> list[str]:
-    """What setpriv(1) has to be told to be as a process, from its /proc/PID/status: user, groups, capabilities."""
-    fields = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
-    held = int(fields["CapEff"][0], 16)
-    capabilities = ",".join(["-all", *(f"+cap_{number}" for number in range(64) if held >> number & 1)])
+def users(status: str) -> list[str]:
+    """The users that a process is or can become again, from its /proc/PID/status: the effective one first."""
+    real, effective, saved = _fields(status)["Uid"][:3]
+    return list(dict.fromkeys([effective, real, saved]))
+
+
+def privileges(status: str, user: str) -> list[str]:
+    """What setpriv(1) has to be told to be as a process, from its /proc/PID/status, as one of its users: user, groups,
+    and all capabilities that it can raise, those included that these lead to."""
+    fields = _fields(status)
+    permitted = int(fields["CapPrm"][0], 16)
+    held = {number for number in range(64) if permitted >> number & 1}
+    if held & {*_LEAD_TO_IT, _DAC_OVERRIDE}:
+        # Capabilities of anybody but root do not count where it is asked what may be written to (access(2)).
+        user = "0"
+        held.add(_DAC_OVERRIDE)
+    capabilities = ",".join(["-all", *(f"+cap_{number}" for number in sorted(held))])
     groups = [f"--groups={','.join(fields['Groups'])}"] if fields["Groups"] else ["--clear-groups"]
     return [
-        f"--reuid={fields['Uid'][1]}", f"--regid={fields['Gid'][1]}", *groups,
+        f"--reuid={user}", f"--regid={fields['Gid'][1]}", *groups,
         f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}", f"--bounding-set={capabilities}",
     ]  # fmt: skip
+
+
+def _fields(status: str) -> dict[str, list[str]]:
+    return {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
 
 
 @contextmanager

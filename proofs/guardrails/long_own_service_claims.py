@@ -20,6 +20,7 @@ from harness.proving.service import Promise, ServiceUnit
 LOOP = "ExecStart=/bin/sh -c 'echo hello; exec sleep infinity'"
 FEEDS = "ExecStart=/bin/sh -c 'systemd-notify --ready; while :; do systemd-notify WATCHDOG=1; sleep 0.1; done'"
 NOTIFIES = "Type=notify\nNotifyAccess=all"
+IGNORED = LOOP.replace("=/", "=-/", 1)
 DEAF = "ExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 0.1; done'"
 NOT_TWICE = "ExecStart=/bin/sh -c 'test -e /run/lock-%n && {{ {} echo stale lock; exit 1; }}; touch /run/lock-%n; {}'"
 
@@ -49,14 +50,18 @@ def judged(
     under: Callable[[str, str], AbstractContextManager[ServiceUnit]], case: Case, start_secs: float = service.START_SECS
 ) -> None:
     name, promise, lines, reason = case
-    with under(name, f"[Service]\n{lines}\n") as unit:
-        unit.start_secs = start_secs
-        unit.deadline_secs = 5.0
-        if reason == KEPT:
+
+    def prove() -> None:
+        with under(name, f"[Service]\n{lines}\n") as unit:
+            unit.start_secs = start_secs
+            unit.deadline_secs = 5.0
             promise.prove(unit)
-            return
-        with pytest.raises(Refuted) as error:
-            promise.prove(unit)
+
+    if reason == KEPT:
+        prove()
+        return
+    with pytest.raises(Refuted) as error:
+        prove()
     assert reason in error.value.observed
 
 
@@ -78,7 +83,16 @@ RESTARTS: list[Case] = [
         "start request repeated too quickly",
     ),
     ("cannot-start", service.restarts_on(1), f"{LOOP}\nExecStartPre=/bin/sh -c 'exit 3'\nRestart=on-failure", "exit 3"),
+    ("ignored", service.restarts_on(1), f"{IGNORED}\nRestart=on-failure", "was restarted 0 times"),
+    ("rooted", service.restarts_on(7), f"{LOOP}\nRootDirectory=/usr\nRestart=on-failure", KEPT),
+    ("down-ignored", service.stays_down_on(3), f"{IGNORED}\nRestart=on-failure", KEPT),
+    ("down-rooted", service.stays_down_on(3), f"{LOOP}\nRootDirectory=/usr\nRestart=no", KEPT),
     ("down", service.stays_down_on(3), f"{LOOP}\nRestart=no", KEPT),
+    (
+        "up-by-others", service.stays_down_on(3),
+        f"{LOOP}\nRestart=no\nExecStopPost=/bin/sh -c 'systemd-run --on-active=1 systemctl start %n'",
+        "times on exit status 3",
+    ),
     ("down-prevented", service.stays_down_on(3), f"{LOOP}\nRestart=always\nRestartPreventExitStatus=3", KEPT),
     ("down-success", service.stays_down_on(3), f"{LOOP}\nRestart=on-failure\nSuccessExitStatus=3", KEPT),
     ("down-0", service.stays_down_on(0), f"{LOOP}\nRestart=on-failure", KEPT),
@@ -134,6 +148,15 @@ WATCHED: list[Case] = [
         f"exec sleep infinity'\n{NOTIFIES}\nWatchdogSec=1", "watchdog's report",
     ),
     (
+        "bites-nobody", service.watchdog_bites(5.0),
+        f"{FEEDS}\n{NOTIFIES}\nWatchdogSec=1\nKillMode=none\nTimeoutAbortSec=1", "is still there after the bite",
+    ),
+    (
+        "barks", service.watchdog_bites(3.0),
+        "ExecStart=/bin/sh -c 'systemd-notify --ready; while :; do systemd-notify WATCHDOG=1; sleep 0.1; done'\n"
+        f"{NOTIFIES}\nWatchdogSec=1\nWatchdogSignal=SIGURG\nTimeoutAbortSec=60", "it barked, and nothing has ended",
+    ),
+    (
         "switched-off", service.watchdog_bites(3.0),
         f"{FEEDS.replace('--ready', '--ready WATCHDOG_USEC=100000000')}\n{NOTIFIES}\nWatchdogSec=1",
         "watchdog's report",
@@ -169,6 +192,14 @@ STOPPED: list[Case] = [
         "ExecStart=/bin/sh -c 'trap \"exit 1\" TERM; while :; do sleep 0.1; done'", "result exit-code",
     ),
     ("stop-killed", service.stops_within(3.0), f"{LOOP}\nKillSignal=SIGKILL", "result signal"),
+    (
+        "stop-killed-well", service.stops_within(3.0), f"{LOOP}\nKillSignal=SIGKILL\nSuccessExitStatus=SIGKILL",
+        "killed by SIGKILL",
+    ),
+    (
+        "stop-kills", service.stops_within(3.0),
+        f"{LOOP}\nExecStop=/bin/kill -9 $MAINPID\nSuccessExitStatus=SIGKILL", "killed by SIGKILL",
+    ),
     ("stop-fails", service.stops_within(3.0), f"{LOOP}\nExecStop=/bin/false", "result exit-code"),
     ("stop-refused", service.stops_within(3.0), f"{LOOP}\n[Unit]\nRefuseManualStop=yes", "does not stop"),
     (
@@ -181,6 +212,9 @@ STOPPED: list[Case] = [
         "KillMode=process\nExecStart=/bin/sh -c 'setsid sleep 1000 & exec sleep infinity'", "left running: ",
     ),
 ]  # fmt: skip
+
+STRICT = "ProtectSystem=strict\nProtectHome=yes"
+PLACE = "ReadWritePaths=/srv\nExecStartPre=+/bin/mkdir -p -m 711 /srv/%n\nExecStopPost=+/bin/rm -r /srv/%n"
 
 CONFINED: list[Case] = [
     ("exposed", service.exposure_at_most(9.9), LOOP, KEPT),
@@ -201,6 +235,36 @@ CONFINED: list[Case] = [
     (
         "writes-privileged", service.writes_only_below("/var/lib/x", "/var/lib/private/x", "/tmp", "/var/tmp"),
         f"{LOOP.replace('=/', '=+/', 1)}\nDynamicUser=yes\nStateDirectory=x", "may write to /",
+    ),
+    (
+        "writes-linked", service.writes_only_below("/var/lib/linked", "/tmp", "/var/tmp"),
+        f"{LOOP}\nDynamicUser=yes\nStateDirectory=linked", KEPT,
+    ),
+    (
+        "writes-log", service.writes_only_below(),
+        f"{LOOP}\n{STRICT}\nUser=daemon\nStandardOutput=append:/etc/log-of-%n", "may write to /etc/log-of-",
+    ),
+    (
+        "writes-by-real-user", service.writes_only_below(),
+        f"ExecStart=/usr/bin/setpriv --euid 65534 --clear-groups sleep infinity\n{STRICT}\n{PLACE}",
+        "may write to /srv",
+    ),
+    (
+        "writes-by-capability", service.writes_only_below(),
+        f"{LOOP}\n{STRICT}\n{PLACE}\nUser=daemon\nAmbientCapabilities=CAP_SETUID", "may write to /srv",
+    ),
+    ("writes-nothing", service.writes_only_below(), f"{LOOP}\n{STRICT}\n{PLACE}\nUser=daemon", KEPT),
+    (
+        "writes-own-file", service.writes_only_below(),
+        f"{LOOP}\n{STRICT}\n{PLACE}\nUser=daemon\n"
+        "ExecStartPre=+/usr/bin/install -m 444 -o daemon /dev/null /srv/%n/f",
+        "may write to /srv/writes-own-file.service/f",
+    ),
+    (
+        "writes-unlisted", service.writes_only_below(),
+        f"{LOOP}\n{STRICT}\n{PLACE}\nUser=daemon\n"
+        "ExecStartPre=+/usr/bin/install -m 666 /dev/null /srv/%n/f",
+        "may write to /srv/writes-unlisted.service/f",
     ),
     ("net-none", service.no_network(), f"{LOOP}\nPrivateNetwork=yes", KEPT),
     ("net", service.no_network(), LOOP, "shares the computer's network"),
@@ -235,6 +299,13 @@ UNUSABLE: list[tuple[str, str, str]] = [
     ("no-user", f"{LOOP}\nUser=nosuchuser", "exit 217/USER: Failed at step USER"),
     ("no-file", f"{LOOP}\nEnvironmentFile=/etc/nope", "result resources: Failed to "),
     ("no-command", "Restart=always", "systemd cannot use no-command.service (bad-setting): no-command.service: Servi"),
+    ("no-path", "ExecStart=sleep infinity; 'x", "systemd cannot use no-path.service (bad-setting)"),
+    (
+        "words-of-its-own",
+        "ExecStart=/bin/sh -c 'echo backup was skipped because Watchdog timeout repeated too quickly; exit 3'",
+        "exit 3 after 0.",
+    ),
+    ("done-before-ready", "ExecStart=/bin/true\nType=notify", "a clean end before READY=1 after 0."),
     ("not-ready", f"{LOOP}\nType=notify", "no READY=1 within 1 s"),
     ("not-ready-short", f"{LOOP}\nType=notify\nTimeoutStartSec=500ms", "no READY=1 after 0."),
     ("not-forked", f"{LOOP}\nType=forking", "no end of ExecStart= (Type=forking) within 1 s"),

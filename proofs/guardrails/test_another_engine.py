@@ -209,6 +209,25 @@ def test_a_wait_says_first_that_the_unit_has_ended_cleanly(engine: EngineUnit, e
 
 @pytest.mark.slow
 @pytest.mark.claim("V10")
+def test_an_end_before_ready_and_a_log_of_no_m1_lines_are_told(engine: EngineUnit) -> None:
+    """The first faults of whoever begins an engine."""
+    engine.drop_in("30-clean", "[Service]\nExecStart=\nExecStart=/bin/echo started\n")
+    try:
+        engine.try_start()
+        with pytest.raises(Refuted, match=r"\Aa clean end before READY=1 \(M4\) after .* s; expected exit status 12"):
+            engine.wait_exit(12)
+        with pytest.raises(Refuted, match=r"what it logs are no M1 lines: 'started'"):
+            engine.wait_log("HEARTBEAT (G4)", deadline_secs=0.1)
+        engine.drop_in("30-clean", "[Service]\nExecStart=\nExecStart=/bin/true\n")
+        engine.try_start()
+        with pytest.raises(Refuted, match=r"has not come within .* s, and it logs nothing"):
+            engine.wait_log("HEARTBEAT (G4)", deadline_secs=0.1)
+    finally:
+        engine.remove_drop_in("30-clean")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V10")
 @pytest.mark.usefixtures("looks_often")
 def test_a_wait_says_first_that_the_unit_has_ended(
     engine: EngineUnit, exchange: Exchange, monkeypatch: pytest.MonkeyPatch

@@ -81,8 +81,7 @@ def prove_not_restarted(engine: EngineUnit) -> None:
     """The claim of E2. Expects a configuration that the engine must refuse."""
     started = engine.try_start(METRONOME)
     engine.expect(started.status != 0, "systemctl start succeeded on a configuration that must be refused")
-    ended = engine.wait("the report of the ended main process", lambda e: "Main process exited" in e.message)
-    engine.expect("status=12/" in ended.message, f"expected exit status 12, systemd says: {ended.message}")
+    engine.wait_exit(12)
     first, *later = engine.metronome.beats(OBSERVED_RESTART_DELAYS, watched=engine)
     last = later[-1]
     engine.expect(
@@ -356,8 +355,7 @@ def expect_restarts_with(engine: EngineUnit, status: int) -> tuple[Entry, Mappin
     """The unit ends with `status`, leaves its reason, and systemd starts it again; but for a crash, it counts what it
     did before. Returns systemd's word of the end, and the last metrics."""
     final: Mapping[str, Any] = {} if status == 1 else engine.wait_log("FINAL METRICS").fields
-    ended = engine.wait("the report of the ended main process", lambda e: "Main process exited" in e.message)
-    engine.expect(f"status={status}/" in ended.message, f"expected exit status {status}, systemd says: {ended.message}")
+    ended = engine.wait_exit(status)
     left = engine.wait("what it left as STATUS=", lambda e: e.message.startswith("StatusText=")).message
     ending = f" (exit {status} {NAMES[status]})"
     told = left.removeprefix("StatusText=")

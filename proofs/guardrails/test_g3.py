@@ -90,8 +90,7 @@ def test_what_is_no_database_is_never_ready(engine: EngineUnit) -> None:
         engine.database.with_name(f"bot.db{left}").unlink(missing_ok=True)
     started = engine.try_start()
     engine.expect(started.status != 0, "systemctl start succeeded on a file that is no database")
-    ended = engine.wait("the report of the ended main process", lambda e: "Main process exited" in e.message)
-    engine.expect("status=12/" in ended.message, f"expected exit status 12, systemd says: {ended.message}")
+    engine.wait_exit(12)
     engine.expect(
         not any(entry.event == "pipeline running" for entry in engine.journal()), "it ran on a file that is no database"
     )

@@ -163,13 +163,18 @@ def test_where_a_process_may_write_is_read_from_its_mounts() -> None:
 
 @pytest.mark.claim("V13")
 def test_what_a_process_may_do_is_read_from_its_status() -> None:
-    status = "Name:\tx\nUid:\t1\t2\t2\t2\nGid:\t3\t4\t4\t4\nGroups:\t5 6 \nCapEff:\t0000000000000402\n"
-    held = "-all,+cap_1,+cap_10"
-    assert service.privileges(status) == [
+    status = "Name:\tx\nUid:\t1\t2\t2\t2\nGid:\t3\t4\t4\t4\nGroups:\t5 6 \nCapPrm:\t0000000000000404\n"
+    assert service.users(status) == ["2", "1"]
+    held = "-all,+cap_2,+cap_10"
+    assert service.privileges(status, "2") == [
         "--reuid=2", "--regid=4", "--groups=5,6", f"--inh-caps={held}", f"--ambient-caps={held}",
         f"--bounding-set={held}",
     ]  # fmt: skip
-    assert "--clear-groups" in service.privileges(status.replace("5 6 ", ""))
+    assert "--clear-groups" in service.privileges(status.replace("5 6 ", ""), "2")
+    for number in (0, 3, 6, 7):
+        leads = service.privileges(status.replace("404", f"{1 << number:03x}"), "2")
+        assert leads[0] == "--reuid=0"
+        assert f"--inh-caps=-all,{','.join(f'+cap_{one}' for one in sorted({1, number}))}" in leads
 
 
 class Bare:
@@ -354,7 +359,7 @@ def test_judges_of_a_service_say_no(greeter: ServiceUnit, monkeypatch: pytest.Mo
     greeter.start_serving()
     with pytest.raises(Refuted, match=r"does not serve: waited 0\.2 s for `false`"):
         never.wait_serving()
-    monkeypatch.setattr(service, "privileges", lambda _: ["--reuid=nobody-of-that-name"])
+    monkeypatch.setattr(service, "privileges", lambda *_: ["--reuid=nobody-of-that-name"])
     with pytest.raises(MachineError, match=r"cannot look at what greeter\.service may write to: setpriv:"):
         service.writes_only_below("/var/lib/greeter").prove(greeter)
     greeter.fresh()

@@ -149,7 +149,7 @@ ENDS = {
     "the last of several": (
         [START, _told("old", 1.1, "ERROR"), _told("u: Main process exited, code=exited, status=1/FAILURE", 1.5),
          _told("Starting u - a unit...", 2.0), _told("u: Failed with result 'protocol'.", 2.1)],
-        "result protocol after 0.1 s",
+        "a clean end before READY=1 (M4) after 0.1 s",
     ),
     "it need not say that it is ready": (
         [_told("Started u.", 1.0), _told("u: Main process exited, code=exited, status=1/FAILURE", 1.7),

@@ -24,6 +24,7 @@ from harness.evidence import recorder as flight
 from harness.evidence.lines import EndLine, RunLine, SinceLine, VerdictLine
 from harness.evidence.verdict import anchor
 from harness.machines import machine as machines
+from harness.proving import plugin
 from proofs.fixtures.bytecode import QUICK, environ
 from proofs.harness.test_history import run as a_run
 
@@ -99,6 +100,30 @@ def test_make_tells_the_status_by_its_name(pytestconfig: pytest.Config, tmp_path
     done = subprocess.run(argv, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=60)
     assert done.returncode == (2 if status else 0)
     assert (f"Error {status}\n" in done.stderr) == bool(status), done.stderr
+
+
+@pytest.mark.claim("V7")
+@pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=["alone", "workers"])
+@pytest.mark.parametrize("name", ["PYTHONOPTIMIZE", "PYTHONDEVMODE"])
+def test_an_interpreter_in_which_nothing_can_be_judged_judges_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, more: list[str]
+) -> None:
+    monkeypatch.setenv(name, "1")
+    status, output, _ = run(tmp_path, PROVEN, *more)
+    assert status == 4, output
+    assert f"ERROR: {name} (python -" in output
+    assert "1 proven" not in output
+
+
+@pytest.mark.claim("V1")
+def test_an_old_run_that_another_has_just_forgotten_is_none(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "0-gone").symlink_to(tmp_path / "gone")
+    for number in range(plugin.KEPT_RUNS):
+        (runs / f"1-{number:02}").mkdir()
+    plugin._forget_old_runs(tmp_path)
+    assert len(list(runs.glob("1-*"))) == plugin.KEPT_RUNS
 
 
 LATER = """

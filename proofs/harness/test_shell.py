@@ -146,3 +146,17 @@ def test_a_program_that_is_not_there_is_named(shell: Shell, tmp_path: Path) -> N
             use()
     with pytest.raises(FileNotFoundError, match="nowhere"):
         shell.run("true", cwd=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["SYSTEMD_COLORS", "SYSTEMD_URLIFY", "SYSTEMD_LOG_LEVEL"])
+def test_what_adorns_the_output_of_a_command_does_not_reach_it(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SYSTEMD_KEPT", "1")
+    lines: list[str] = []
+    started = shell.start("env", on_line=lines.append)
+    assert started.wait(10.0)
+    for output in (shell.run("env").stdout, "".join(lines)):
+        assert f"{name}=" not in output
+        assert "SYSTEMD_KEPT=1" in output

@@ -255,6 +255,7 @@ WITHOUT_SABOTAGE = {
     "test_judges::test_a_fault_of_the_unit_that_did_not_land_has_no_receipt": "likewise",
     "test_another_engine::test_a_wait_says_first_that_the_unit_has_ended": "likewise",
     "test_another_engine::test_a_wait_says_first_that_the_unit_has_ended_cleanly": "likewise",
+    "test_another_engine::test_an_end_before_ready_and_a_log_of_no_m1_lines_are_told": "likewise",
 }
 """Proofs under the unit that have no entry in proofs/sabotages.py, and why they need none."""
 
