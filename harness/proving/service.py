@@ -483,7 +483,7 @@ def stays_down_on(status: int) -> Promise:
     return Promise(
         f"stays down on exit status {status}", prove,
         # A Type=oneshot is not allowed to be restarted always.
-        f"{f'RestartForceExitStatus={status}' if status else 'Restart=always'}\nRestartPreventExitStatus=",
+        f"Restart={'on-failure' if status else 'always'}\nSuccessExitStatus=\nRestartPreventExitStatus=",
         r"restarted [1-9]\d* times",
     )  # fmt: skip
 
