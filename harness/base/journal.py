@@ -54,13 +54,18 @@ _CONTROL = re.compile(r"Control process exited, code=(\w+), status=(\S+)")
 _STEP = re.compile(r"Failed at step \w+ spawning .*")
 
 
+def tells_an_end(entry: Entry) -> bool:
+    """Return whether a unit's process has ended by it. Of an exit status other than 0, the entry with the status comes
+    first."""
+    return any(kind.search(entry.message) for kind in (_EXITED, _FAILED, _CLEAN))
+
+
 def how_it_ended(entries: Sequence[Entry]) -> str:
     """Return how a unit's main process last ended, and what it said of that; empty when no entry tells of an end.
 
     entries: what was logged by and about one unit, in order. A clean end for which systemd was asked is none.
     """
-    kinds = (_EXITED, _FAILED, _CLEAN)
-    ends = [at for at, entry in enumerate(entries) if any(kind.search(entry.message) for kind in kinds)]
+    ends = [at for at, entry in enumerate(entries) if tells_an_end(entry)]
     if not ends:
         return ""
     began = max((at for at in range(ends[-1]) if entries[at].message.startswith("Starting ")), default=None)

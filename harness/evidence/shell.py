@@ -27,6 +27,7 @@ KILL_SECS = 5.0
 """How long a killed command may take to be gone."""
 
 ADORNED_BY = ("SYSTEMD_COLORS", "SYSTEMD_URLIFY", "SYSTEMD_LOG_")
+"""How the names begin of what changes the output of systemd's programs, whoever reads it."""
 
 SHOWN_CHARS = 4000
 """How much of an output an error message shows; the record holds all of it."""
@@ -252,7 +253,7 @@ def _start(argv: Sequence[str], on_line: Callable[[str], None], on_end: Callable
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what colours and adorns the output that is read here (systemd's ENVIRONMENT.md)."""
+    """Ours, without what adorns the output that is read here (systemd's ENVIRONMENT.md)."""
     return {name: value for name, value in os.environ.items() if not name.startswith(ADORNED_BY)}
 
 

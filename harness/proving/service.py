@@ -27,7 +27,7 @@ from harness.evidence.recorder import Recorder
 from harness.evidence.shell import CommandResult
 from harness.machines.machine import Machine
 from harness.machines.stage import UNITS
-from harness.machines.systemd import JournalStream, Metronome, Unit
+from harness.machines.systemd import DOWN, JournalStream, Metronome, Unit
 
 SABOTAGED_SECS_MIN, SABOTAGED_TIMES = 1.0, 3.0
 """A sabotaged unit is waited for so many times as long as the proof just took without the sabotage, and for so long at
@@ -102,7 +102,7 @@ _KILLED_BY_SIGKILL = (2, 9)
 """UnitState.exec_main_code and exec_main_status of a main process that did not end by itself."""
 
 _DAC_OVERRIDE = 1
-_LEAD_TO_IT = {0, 3, 6, 7}
+_LEAD_TO_IT = {0, _DAC_OVERRIDE, 3, 6, 7}
 """Capabilities (capabilities(7)): who may write to whatever may be written to, and who can make himself one who may, by
 CAP_CHOWN, CAP_FOWNER, CAP_SETGID or CAP_SETUID."""
 
@@ -152,9 +152,7 @@ class ServiceUnit(Unit):
         for process in self.left_running():
             self.machine.run("kill", "-KILL", process.partition(" ")[0])
         with awaiting(f"the end of {self.name}"):
-            down = poll(
-                lambda: True if self.show().active in ("inactive", "failed") else None, OsClock(), STOP_SECS
-            )  # fmt: skip
+            down = poll(lambda: True if self.show().active in DOWN else None, OsClock(), STOP_SECS)
         if down is None:
             raise MachineError(f"{self.name} cannot be stopped: {told.strip() or self.show()}")
         self.machine.systemctl("reset-failed", self.name)
@@ -307,7 +305,7 @@ class ServiceUnit(Unit):
             return told.replace("no READY=1 (M4)", self._start_lacks(), 1)
         if told.startswith("a clean end before READY=1"):
             told = told.replace(" (M4)", "") if self.property("Type").startswith("notify") else "result protocol"
-        if any("Watchdog timeout" in message for message in systemds):
+        if _barked(entries):
             told = f"its watchdog (WatchdogSec=) was not fed: {told}"
         failed = [message for message in systemds if message.startswith(f"{self.name}: Failed to ")]
         if told.startswith("result ") and failed:
@@ -537,7 +535,7 @@ def watchdog_bites(within_secs: float = 10.0) -> Promise:
             "the watchdog's report of systemd",
             lambda entry: by_systemd(entry) and "Failed with result 'watchdog'" in entry.message,
             within_secs,
-            lambda: ": it barked, and nothing has ended (TimeoutAbortSec=)" if _barked(unit) else "",
+            lambda: ": it barked, and nothing has ended (TimeoutAbortSec=)" if _barked(unit.journal()) else "",
         )
         gone = not unit.machine.path(f"/proc/{paused}").exists()
         unit.expect(gone, f"process {paused} is still there after the bite", "KillMode", "SendSIGKILL")
@@ -546,8 +544,8 @@ def watchdog_bites(within_secs: float = 10.0) -> Promise:
     return Promise("watchdog bites", prove, "WatchdogSec=0", r"watchdog's report of systemd has not come")
 
 
-def _barked(unit: ServiceUnit) -> bool:
-    return any(by_systemd(entry) and "Watchdog timeout" in entry.message for entry in unit.journal())
+def _barked(entries: Sequence[Entry]) -> bool:
+    return any(by_systemd(entry) and "Watchdog timeout" in entry.message for entry in entries)
 
 
 def stops_within(secs: float) -> Promise:
@@ -831,7 +829,7 @@ def privileges(status: str, user: str) -> list[str]:
     fields = _fields(status)
     permitted = int(fields["CapPrm"][0], 16)
     held = {number for number in range(64) if permitted >> number & 1}
-    if held & {*_LEAD_TO_IT, _DAC_OVERRIDE}:
+    if held & _LEAD_TO_IT:
         # Capabilities of anybody but root do not count where it is asked what may be written to (access(2)).
         user = "0"
         held.add(_DAC_OVERRIDE)
