@@ -164,6 +164,7 @@ class Unit:
         self._stream = stream
         self._mark = 0
         self._since_us = 0
+        self._group = ""
 
     def show(self) -> UnitState:
         """Look at the unit now."""
@@ -173,6 +174,16 @@ class Unit:
     def property(self, name: str) -> str:
         """Return one property's value as `systemctl show` prints it."""
         return self.machine.systemctl("show", self.name, f"--property={name}", "--value").expect(0).stdout.strip()
+
+    def pids(self) -> list[int]:
+        """The processes in its control group, by the machine's count, or in its last one when it has none any more."""
+        self._group = self.property("ControlGroup") or self._group
+        if not self._group:
+            return []
+        listed = self.machine.run(
+            "find", f"/sys/fs/cgroup{self._group}", "-name", "cgroup.procs", "-exec", "cat", "{}", "+"
+        )
+        return [int(pid) for pid in listed.stdout.split()]
 
     def start(self) -> None:
         """Start it and wait until it says READY=1. Refuted when it does not come up."""

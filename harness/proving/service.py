@@ -64,6 +64,9 @@ APART_SECS = 1.0
 CONTROL_TIMES = 2.5
 """So many of a watchdog's periods a unit must live through that is not paused."""
 
+GONE_SECS = 1.0
+"""How long after systemd has told of its end a process may be there."""
+
 SLOWEST_RESTART_SECS = 120.0
 """A longer RestartSec= is not waited for."""
 
@@ -115,7 +118,6 @@ class ServiceUnit(Unit):
         """serves: a command that exits 0, in the machine, as soon as the service does what it is there for."""
         super().__init__(machine, stream, name)
         self._serves = serves
-        self._group = ""
         self.metronome = Metronome(machine, f"proof-metronome-{name}")
         self.start_secs = START_SECS
         """How long a start may take."""
@@ -143,7 +145,8 @@ class ServiceUnit(Unit):
     def fresh(self) -> None:
         """Stop it, by SIGKILL when it takes long, and let systemd forget what became of it, how often it was started
         included. Nothing of it is left running."""
-        self._group = self.property("ControlGroup") or self._group
+        # While it has a control group, which is asked about below.
+        self.pids()
         told = ""
         try:
             told = self.machine.systemctl("stop", self.name, timeout_secs=STOP_SECS).stderr
@@ -168,14 +171,8 @@ class ServiceUnit(Unit):
 
     def left_running(self) -> list[str]:
         """What runs in its control group, each as `PID NAME`."""
-        self._group = self.property("ControlGroup") or self._group
-        if not self._group:
-            return []
-        listed = self.machine.run(
-            "find", f"/sys/fs/cgroup{self._group}", "-name", "cgroup.procs", "-exec", "cat", "{}", "+"
-        )
         found = []
-        for pid in listed.stdout.split():
+        for pid in self.pids():
             named = self.machine.run("cat", f"/proc/{pid}/comm").stdout.strip()
             found.append(f"{pid} {named}".strip())
         return found
@@ -537,8 +534,10 @@ def watchdog_bites(within_secs: float = 10.0) -> Promise:
             within_secs,
             lambda: ": it barked, and nothing has ended (TimeoutAbortSec=)" if _barked(unit.journal()) else "",
         )
-        gone = not unit.machine.path(f"/proc/{paused}").exists()
-        unit.expect(gone, f"process {paused} is still there after the bite", "KillMode", "SendSIGKILL")
+        # systemd tells of an end before it takes the dead process off the list of processes.
+        process = unit.machine.path(f"/proc/{paused}")
+        gone = poll(lambda: None if process.exists() else True, OsClock(), GONE_SECS)
+        unit.expect(gone is not None, f"process {paused} is still there after the bite", "KillMode", "SendSIGKILL")
         unit.fresh()
 
     return Promise("watchdog bites", prove, "WatchdogSec=0", r"watchdog's report of systemd has not come")
