@@ -42,14 +42,22 @@ class Receipt:
 
 @contextmanager
 def paused(unit: Unit) -> Iterator[Receipt]:
-    """Stop the unit's main process with SIGSTOP; continue it at the end, if it is still the same.
+    """Stop the unit's main process with SIGSTOP; continue it at the end, if it is still the same. Refuted when it ends
+    meanwhile by itself.
 
     systemd goes on seeing an active unit: that is the point.
     """
     pid = unit.show().main_pid
     unit.kill("STOP")
+
+    def stopped() -> str | None:
+        seen = _stopped(unit.machine, pid)
+        if seen is None and unit.show().main_pid != pid:
+            raise unit.refuted("its main process ended when it was to be paused")
+        return seen
+
     try:
-        yield Receipt("pause", await_receipt(lambda: _stopped(unit.machine, pid), f"process {pid} to stop"))
+        yield Receipt("pause", await_receipt(stopped, f"process {pid} to stop"))
     finally:
         if unit.show().main_pid == pid:
             try:

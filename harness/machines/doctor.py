@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base import files
+from harness.base.clock import OsClock
+from harness.base.errors import MachineError, Unavailable
+from harness.evidence.recorder import Unrecorded
+from harness.evidence.shell import Shell
 from harness.machines import tools
-from harness.machines.machine import INOTIFY_INSTANCES, inotify_instances, user_manager, why_not_private
+from harness.machines.machine import INOTIFY_INSTANCES, PrivateMachine, inotify_instances, user_manager
 from harness.machines.stage import Stage
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -40,7 +44,7 @@ class Requirement:
 
 
 def examine() -> list[Requirement]:
-    """Look at everything a proof may need. Changes nothing."""
+    """Look at everything a proof may need, and boot a machine. Leaves nothing behind."""
     checks: tuple[Callable[[], Requirement], ...] = (
         _python, _checkout, _private, _inotify, _host, _user, _journal, _pressure, _tracer, _cgroup_controllers,
         _browser, _fleet, _tools,
@@ -80,10 +84,19 @@ def _checkout() -> Requirement:
 
 
 def _private() -> Requirement:
-    reason = why_not_private()
-    if reason is None:
-        return Requirement("private systemd", True, "systemd-nspawn can boot one for each worker")
-    return Requirement("private systemd", False, reason.reason, reason.remedy)
+    clock = OsClock()
+    machine = PrivateMachine(Shell(Unrecorded()), [], f"proof-{os.getpid()}-doctor")
+    began = clock.monotonic()
+    try:
+        machine.boot()
+    except Unavailable as error:
+        return Requirement("private systemd", False, error.reason, error.remedy)
+    except MachineError as error:
+        what, *_, why = str(error).splitlines()
+        return Requirement("private systemd", False, f"{what} {why}", "see what systemd-nspawn may not do here")
+    finally:
+        machine.halt()
+    return Requirement("private systemd", True, f"systemd-nspawn boots one, in {clock.monotonic() - began:.1f} s")
 
 
 def _inotify() -> Requirement:

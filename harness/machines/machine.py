@@ -585,25 +585,33 @@ def why_not_private() -> Unavailable | None:
     ):
         if shutil.which(program) is None:
             return Unavailable(f"{program} is not installed", f"apt-get install {package}")
-    if in_a_chroot():
-        return Unavailable(
-            "this is a chroot: what enters a machine's namespaces would land outside of it",
-            "make the directory a root of its own, as `python -m harness debian` does, or boot it with systemd-nspawn",
-        )
+    if reason := _why_not_to_be_entered():
+        return reason
     if not cgroup_parents():
         return Unavailable("no writable cgroup hierarchy for systemd", "mount cgroup2 on /sys/fs/cgroup")
     return None
 
 
 @cache
-def in_a_chroot() -> bool:
-    """Return whether this process's root is not that of its mount namespace, where setns(2) puts whoever enters it.
+def _why_not_to_be_entered() -> Unavailable | None:
+    """Return what is wrong where this process may enter no namespace, or its root is not that of its own mount
+    namespace, where setns(2) puts whoever enters it.
 
     Asked of a process that enters it, since a chroot does not show in /proc of its own.
     """
     seen = Shell(Unrecorded()).run("nsenter", "--mount=/proc/self/ns/mnt", "stat", "-Lc", "%d %i", "/")
+    if seen.status != 0:
+        return Unavailable(
+            f"nobody may enter a namespace here: {seen.stderr.strip()}",
+            "run as root with CAP_SYS_ADMIN and CAP_SYS_CHROOT, in a container for instance with --privileged",
+        )
     here = os.stat("/")
-    return seen.stdout.split() != [str(here.st_dev), str(here.st_ino)]
+    if seen.stdout.split() == [str(here.st_dev), str(here.st_ino)]:
+        return None
+    return Unavailable(
+        "this is a chroot: what enters a machine's namespaces would land outside of it",
+        "make the directory a root of its own, as `python -m harness debian` does, or boot it with systemd-nspawn",
+    )
 
 
 def short_of_inotify() -> str:

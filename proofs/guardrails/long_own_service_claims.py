@@ -268,6 +268,16 @@ CONFINED: list[Case] = [
     ),
     ("net-none", service.no_network(), f"{LOOP}\nPrivateNetwork=yes", KEPT),
     ("net", service.no_network(), LOOP, "shares the computer's network"),
+    (
+        "net-of-a-child", service.no_network(),
+        "ExecStart=/bin/sh -c 'nsenter --net=/proc/1/ns/net sleep infinity & exec sleep infinity'\nPrivateNetwork=yes",
+        "shares the computer's network",
+    ),
+    (
+        "net-more", service.no_network(),
+        "ExecStart=/bin/sh -c 'ip link add more type veth peer name other; ip link set more up; exec sleep infinity'\n"
+        "PrivateNetwork=yes", "its network leads somewhere: more",
+    ),
 ]  # fmt: skip
 
 
@@ -283,9 +293,27 @@ def test_a_promise_is_proven_of_those_that_keep_it_and_refuted_of_others(
     judged(under, case)
 
 
+FAILS_TOO: list[tuple[str, Promise, str]] = [
+    ("oneshot", service.stops_within(1.0), "Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true"),
+    ("rooted", service.survives_sigkill(0.5), f"{LOOP}\nRootDirectory=/usr\nRestart=always"),
+    ("writes-widely", service.writes_only_below("/run", "/var", "/tmp"), f"{LOOP}\n{STRICT}\nReadWritePaths=/var /tmp"),
+]
+"""Services of which a promise is kept, and hard to break."""
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V13", "V4")
+@pytest.mark.parametrize(("name", "promise", "lines"), FAILS_TOO, ids=ids)
+def test_what_is_promised_of_an_unusual_service_can_fail(
+    under: Callable[[str, str], AbstractContextManager[ServiceUnit]], name: str, promise: Promise, lines: str
+) -> None:
+    with under(name, f"[Service]\n{lines}\n") as unit:
+        promise.prove_it_can_fail(unit)
+
+
 ANY = (
     service.restarts_on(1), service.stays_down_on(3), service.survives_sigkill(), service.watchdog_bites(2.0),
-    service.stops_within(3.0), service.writes_only_below("/"), service.no_network(),
+    service.stops_within(3.0), service.writes_only_below("/var"), service.no_network(),
 )  # fmt: skip
 
 UNUSABLE: list[tuple[str, str, str]] = [

@@ -224,6 +224,12 @@ def test_a_fault_of_the_unit_that_did_not_land_has_no_receipt(
     monkeypatch.setattr(nemesis.await_receipt, "__defaults__", (SOON_SECS,))
     engine.configure({})
     engine.start()
+    with monkeypatch.context() as beside:
+        kill = engine.kill
+        beside.setattr(engine, "kill", lambda name="KILL": kill("KILL"))
+        with pytest.raises(Refuted, match="its main process ended when it was to be paused"), nemesis.paused(engine):
+            pytest.fail("a receipt for who is not there")
+    engine.wait_restarts(1)
     monkeypatch.setattr(engine, "kill", lambda name="KILL": None)
     no_receipt(nemesis.paused(engine), r"did not land: waited 0.2 s for process \d+ to stop")
     no_receipt(nemesis.killed(engine), r"did not land: waited 0.2 s for process \d+ to die")

@@ -144,11 +144,12 @@ def test_a_promise_that_cannot_be_asked_about_leaves_nothing_running() -> None:
 @pytest.mark.claim("V13", "V4")
 def test_what_is_left_open_on_purpose_is_open_to_nobody_otherwise() -> None:
     for allowed, left_open in (
-        ((), "RuntimeDirectory"),
-        (("/run",), "StateDirectory"),
-        (("/run/a",), "RuntimeDirectory"),
+        ((), "RuntimeDirectory=proof-left-open"),
+        (("/run",), "StateDirectory=proof-left-open"),
+        (("/run/a",), "RuntimeDirectory=proof-left-open"),
+        (("/run", "/var"), "TemporaryFileSystem=/proof-left-open:mode=1777"),
     ):
-        assert service.writes_only_below(*allowed).sabotage == f"{left_open}=proof-left-open"
+        assert service.writes_only_below(*allowed).sabotage == left_open
 
 
 @pytest.mark.claim("V13")
@@ -253,6 +254,7 @@ def test_what_can_be_a_service_under_proof_is_taken(asked: dict[str, Any]) -> No
         lambda: service.watchdog_bites(-1.0),
         lambda: service.exposure_at_most(11),
         lambda: service.writes_only_below("var/lib/x"),
+        lambda: service.writes_only_below("/var", "/"),
     ],
 )
 def test_a_promise_of_nothing_is_told_where_it_is_made(make: Callable[[], Promise]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from harness.base import arguments
 from harness.base.errors import Unavailable
 from harness.base.progress import shortened
 from harness.machines import doctor
+from harness.machines.machine import why_not_private
 from harness.observing import health
 from proofs.fixtures.bytecode import environ
 
@@ -251,6 +253,26 @@ def test_the_doctor_sends_nobody_to_a_manager_that_does_not_run() -> None:
     assert rows["user systemd"].startswith("user systemd|False|no user manager runs")
     assert rows["private systemd"] == "private systemd|False|a private systemd needs root|run as root"
     assert rows["checkout"].startswith(f"checkout|False|cannot write {ROOT}/reports: Permission denied|")
+
+
+@pytest.mark.machine
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ("sys_admin", "nobody may enter a namespace here: nsenter: "),
+        ("dac_override", "ended while it booted; its console: mkdir: cannot create directory"),
+    ],
+)
+def test_the_doctor_boots_a_machine_and_says_why_there_is_none(missing: str, says: str) -> None:
+    if reason := why_not_private():
+        raise reason
+    without = ["setpriv", f"--bounding-set=-{missing}", f"--inh-caps=-{missing}"]
+    argv = [*without, sys.executable, "-m", "harness", "doctor", "--json"]
+    done = subprocess.run(argv, cwd=ROOT, env=environ(), capture_output=True, text=True, timeout=60)
+    (found,) = [one for one in json.loads(done.stdout) if one["subject"] == "private systemd"]
+    assert (done.returncode, found["ok"], says in found["detail"]) == (1, False, True), found
+    assert found["remedy"]
 
 
 @pytest.mark.parametrize("sign", '$"`\\')
