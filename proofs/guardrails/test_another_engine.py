@@ -10,6 +10,7 @@ import inspect
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 
 import pytest
 
@@ -60,7 +61,7 @@ def another(engine: EngineUnit) -> Iterator[Another]:
         source.write_text(changed((engine.stage.checkout / "proofs/fixtures" / program).read_text()))
         source.chmod(0o755)
         engine.runs = command.format(f"{ENGINE_FILES}/another/{program}")
-        engine.drop_in("30-another", f"[Service]\nExecStart=\nExecStart={engine.command()}\n{more}\n")
+        engine.put_drop_in("30-another", f"[Service]\nExecStart=\nExecStart={engine.command()}\n{more}\n")
         return engine
 
     ours = engine.runs
@@ -157,14 +158,10 @@ def test_a_second_engine_that_keeps_all_but_one_promise_is_refuted(
 ) -> None:
     engine = another(*SECOND, lie.applied)
     engine.deadline_secs = exchange.deadline_secs = LIAR_SECS
-    if lie.watched:
-        engine.drop_in("20-watchdog", f"[Service]\nWatchdogSec={WATCHDOG_SEC}\n")
-    try:
-        with pytest.raises(Refuted) as refuted:
-            drive(lie.proof, engine, exchange, lie.parameters)
-    finally:
-        if lie.watched:
-            engine.remove_drop_in("20-watchdog")
+    barks_soon = f"[Service]\nWatchdogSec={WATCHDOG_SEC}\n"
+    watched = engine.drop_in("20-watchdog", barks_soon) if lie.watched else nullcontext()
+    with watched, pytest.raises(Refuted) as refuted:
+        drive(lie.proof, engine, exchange, lie.parameters)
     assert re.search(lie.says, str(refuted.value), re.DOTALL), f"refuted, but not for that: {refuted.value}"
 
 
@@ -199,31 +196,25 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("looks_often")
 def test_a_wait_says_first_that_the_unit_has_ended_cleanly(engine: EngineUnit, exchange: Exchange) -> None:
     """Although nobody told it to: systemd does not start it again."""
-    engine.drop_in("30-clean", "[Service]\nType=exec\nExecStart=\nExecStart=/bin/true\n")
-    try:
+    with engine.drop_in("30-clean", "[Service]\nType=exec\nExecStart=\nExecStart=/bin/true\n"):
         engine.start()
         expect_each_wait_to_say(r"\Aa clean end after \d+\.\d s; ", engine, exchange)
-    finally:
-        engine.remove_drop_in("30-clean")
 
 
 @pytest.mark.slow
 @pytest.mark.claim("V10")
 def test_an_end_before_ready_and_a_log_of_no_m1_lines_are_told(engine: EngineUnit) -> None:
     """The first faults of whoever begins an engine."""
-    engine.drop_in("30-clean", "[Service]\nExecStart=\nExecStart=/bin/echo started\n")
-    try:
+    with engine.drop_in("30-clean", "[Service]\nExecStart=\nExecStart=/bin/echo started\n"):
         engine.try_start()
         with pytest.raises(Refuted, match=r"\Aa clean end before READY=1 \(M4\) after .* s; expected exit status 12"):
             engine.wait_exit(12)
         with pytest.raises(Refuted, match=r"what it logs are no M1 lines: 'started'"):
             engine.wait_log("HEARTBEAT (G4)", deadline_secs=0.1)
-        engine.drop_in("30-clean", "[Service]\nExecStart=\nExecStart=/bin/true\n")
+    with engine.drop_in("30-clean", "[Service]\nExecStart=\nExecStart=/bin/true\n"):
         engine.try_start()
         with pytest.raises(Refuted, match=r"has not come within .* s, and it logs nothing"):
             engine.wait_log("HEARTBEAT (G4)", deadline_secs=0.1)
-    finally:
-        engine.remove_drop_in("30-clean")
 
 
 @pytest.mark.slow

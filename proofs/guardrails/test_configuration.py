@@ -207,12 +207,8 @@ def test_only_the_default_configuration_may_be_absent(engine: EngineUnit) -> Non
         ends = [entry.event for entry in logged(result) if entry.level == "ERROR"]
         engine.expect(any(absent in event for event in ends), f"no ERROR line names {absent}: {ends}")
     command = engine.command_without_config()
-    engine.drop_in("30-flag", f"[Service]\n{ASKING_FOR_LIVE}\nExecStart=\nExecStart={command}\n")
-    try:
+    with engine.drop_in("30-flag", f"[Service]\n{ASKING_FOR_LIVE}\nExecStart=\nExecStart={command}\n"):
         engine.start()
         said = engine.wait_log("configuration loaded").fields["mode"]
         engine.expect(said == "SHADOW", f"without a configuration it runs {said}")
         engine.wait("a warning of the defaults", lambda entry: entry.level == "WARN" and "default" in entry.event)
-    finally:
-        engine.down()
-        engine.remove_drop_in("30-flag")

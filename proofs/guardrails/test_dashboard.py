@@ -215,14 +215,11 @@ def test_how_the_engine_ended_and_what_it_left_is_told(engine: EngineUnit, dashb
                ("signals", "trades")]  # fmt: skip
     shown = [tally["signals"], tally["bought"] + tally["sold"]]
     dashboard.expect(shown == counted, f"signals and fills {counted} since then, shown {shown}")
-    engine.drop_in("30-once", "[Service]\nRestart=no\n")
-    try:
+    with engine.drop_in("30-once", "[Service]\nRestart=no\n"):
         engine.start()
         engine.wait_ticks(engine.tick_count() + 5)
         engine.kill("KILL")
         killed = shows("crashed", "bad", "killed by signal 9 (SIGKILL)")
-    finally:
-        engine.remove_drop_in("30-once")
     dashboard.expect(engine.database.with_name("bot.db-wal").exists(), "a killed engine leaves no WAL")
     newest = engine.query("SELECT ts FROM ticks ORDER BY id DESC LIMIT 1")[0][0]
     last = killed["price"]["lines"][-1][-1][0]
@@ -236,13 +233,10 @@ def test_nothing_that_others_write_ends_it(engine: EngineUnit, dashboard: Dashbo
     reports = write_run(engine)
     write_decisions(engine)
     odd = r"import sys; o = sys.stdout.buffer; o.write(b'\\xff\\xe2\\x80\\xa8\\n' + b'{\\x22a\\x22:' * 9000 + b'\\n')"
-    engine.drop_in("30-noise", f'[Service]\nExecStartPost=/usr/bin/python3 -c "{odd}"\n')
-    try:
+    with engine.drop_in("30-noise", f'[Service]\nExecStartPost=/usr/bin/python3 -c "{odd}"\n'):
         start(engine, dashboard)
         pid = dashboard.pid()
         engine.stop()
-    finally:
-        engine.remove_drop_in("30-noise")
     with closing(sqlite3.connect(engine.database, isolation_level=None)) as connection:
         for ts in ("'soon'", "9223372036854775807", "x'ff'"):
             connection.execute(f"INSERT INTO ticks(symbol, price, volume, ts) VALUES (x'ff', 9e999, 1, {ts})")

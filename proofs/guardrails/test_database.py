@@ -59,16 +59,11 @@ def test_a_wal_whose_database_is_gone_is_kept(engine: EngineUnit, exchange: Exch
     exchange.feed(interval_secs=0.005)
     engine.connect(exchange)
     engine.wait_ticks(10)
-    engine.drop_in("30-once", "[Service]\nRestart=no\n")
-    try:
-        with nemesis.killed(engine):
-            engine.machine.run("rm", engine.machine.layout.database).expect(0)
-            left = engine.database.with_name("bot.db-wal").read_bytes()
-            engine.start()
-            engine.wait_ticks(1)
-    finally:
-        engine.down()
-        engine.remove_drop_in("30-once")
+    with engine.drop_in("30-once", "[Service]\nRestart=no\n"), nemesis.killed(engine):
+        engine.machine.run("rm", engine.machine.layout.database).expect(0)
+        left = engine.database.with_name("bot.db-wal").read_bytes()
+        engine.start()
+        engine.wait_ticks(1)
     orphans = list(engine.database.parent.glob("bot.db-wal.orphan-*"))
     engine.expect(
         [path.read_bytes() for path in orphans] == [left], f"the WAL of the lost database was thrown away: {orphans}"

@@ -180,8 +180,7 @@ def test_start_that_fails_for_now_is_restarted(engine: EngineUnit) -> None:
     # systemd itself needs more descriptors than that to start it.
     few = exec_start(["/bin/sh", "-c", 'ulimit -n 5 && exec "$@"', "sh", *engine.argv()])
     for what, limit in (("thread", "LimitNPROC=1"), ("descriptor", f"ExecStart=\nExecStart={few}")):
-        engine.drop_in("40-limit", f"[Service]\n{limit}\n")
-        try:
+        with engine.drop_in("40-limit", f"[Service]\n{limit}\n"):
             engine.try_start()
             goes_on = engine.goes_on(GOES_ON_TICKS)
             engine.expect(goes_on is not None, f"without a {what} to be had it stores nothing, and does not end")
@@ -189,9 +188,6 @@ def test_start_that_fails_for_now_is_restarted(engine: EngineUnit) -> None:
                 ended = engine.wait("the end of it", lambda e: "Main process exited" in e.message)
                 engine.expect("status=1/" in ended.message, f"without a {what} to be had: {ended.message}, not 1")
                 engine.wait_restarts(1)
-        finally:
-            engine.down()
-            engine.remove_drop_in("40-limit")
 
 
 @pytest.mark.slow
@@ -343,12 +339,8 @@ def reasons_told(engine: EngineUnit) -> Iterator[None]:
     systemctl = "systemctl --user" if engine.machine.kind == "user" else "systemctl"
     after = f"ExecStopPost=+/bin/sh -c '{systemctl} show --property=StatusText %n'"
     # And it runs in a time zone that is not UTC.
-    engine.drop_in("40-reason", f"[Service]\n{after}\nEnvironment=TZ=PROOF-05:45\n")
-    try:
+    with engine.drop_in("40-reason", f"[Service]\n{after}\nEnvironment=TZ=PROOF-05:45\n"):
         yield
-    finally:
-        engine.down()
-        engine.remove_drop_in("40-reason")
 
 
 def expect_restarts_with(engine: EngineUnit, status: int) -> tuple[Entry, Mapping[str, Any]]:

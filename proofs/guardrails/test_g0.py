@@ -38,14 +38,10 @@ def test_mode_typo_on_the_command_line_is_shadow(engine: EngineUnit) -> None:
     would add it."""
     engine.configure({"mode": "LIVE", "live_armed": True, "engine": FAST})
     command = engine.command("--mode", "lvie")
-    engine.drop_in("30-flag", f"[Service]\n{misconfigured.ASKING_FOR_LIVE}\nExecStart=\nExecStart={command}\n")
-    try:
+    with engine.drop_in("30-flag", f"[Service]\n{misconfigured.ASKING_FOR_LIVE}\nExecStart=\nExecStart={command}\n"):
         run_until_orders(engine)
         engine.expect(engine.query("SELECT DISTINCT is_shadow FROM orders") == [(1,)], "orders that are not shadow")
         engine.wait("the warning about the mode", lambda e: e.level == "WARN" and "lvie" in e.message)
-    finally:
-        engine.down()
-        engine.remove_drop_in("30-flag")
 
 
 @pytest.mark.claim("G0", "L1", "S14")
@@ -71,14 +67,10 @@ def test_live_without_the_gate_records_nothing(engine: EngineUnit, armed: bool, 
 def test_live_on_the_command_line_needs_the_gate_too(engine: EngineUnit) -> None:
     """As an operator adds it, by a drop-in, to a configuration that does not ask for LIVE and is armed."""
     engine.configure({"live_armed": True, "engine": FAST})
-    engine.drop_in("30-flag", f"[Service]\nExecStart=\nExecStart={engine.command('--mode', 'live')}\n")
-    try:
+    with engine.drop_in("30-flag", f"[Service]\nExecStart=\nExecStart={engine.command('--mode', 'live')}\n"):
         expect_refused(engine, armed=True)
         asked = misconfigured.check(engine, "--mode", "live")
         engine.expect(asked.status == 12, f"--check-config --mode live: exit {asked.status}, where a start has 12 (C7)")
-    finally:
-        engine.down()
-        engine.remove_drop_in("30-flag")
     expect_runs_otherwise(engine)
 
 

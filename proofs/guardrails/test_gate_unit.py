@@ -31,8 +31,7 @@ def now() -> float:
 
 def drop_in(unit: LiveUnit, stack: ExitStack) -> None:
     """Something of the operator's own, after the bundle was signed."""
-    unit.engine.drop_in("50-later", "[Service]\nNice=1\n")
-    stack.callback(unit.engine.remove_drop_in, "50-later")
+    stack.enter_context(unit.engine.drop_in("50-later", "[Service]\nNice=1\n"))
 
 
 def unread_drop_in(unit: LiveUnit, stack: ExitStack) -> None:
@@ -109,8 +108,7 @@ def path_in_the_manager(unit: LiveUnit, stack: ExitStack) -> None:
 def not_isolated(unit: LiveUnit, stack: ExitStack) -> None:
     """Signed as it is, and still not what LIVE takes: modules come from beside the script first."""
     command = unit.engine.command().replace(" -I ", " ")
-    unit.engine.drop_in("50-later", f"[Service]\nExecStart=\nExecStart={command}\n")
-    stack.callback(unit.engine.remove_drop_in, "50-later")
+    stack.enter_context(unit.engine.drop_in("50-later", f"[Service]\nExecStart=\nExecStart={command}\n"))
     signed = unit.bundle()
     stack.callback(unit.put, unit.state(BUNDLE).read_bytes())
     unit.put(signed)

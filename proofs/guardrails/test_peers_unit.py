@@ -205,9 +205,7 @@ def test_whatever_a_peer_does_it_is_connected_to_again(engine: EngineUnit) -> No
         proxy = elsewhere.url.removesuffix("/feed").replace("ws:", "http:")
         names = ("http_proxy", "HTTPS_PROXY", "ALL_PROXY", "ws_proxy", "socks_proxy")
         environment = " ".join(f"{name}={proxy}" for name in names)
-        engine.drop_in("40-proxy", f"[Service]\nEnvironment={environment}\n")
-        stack.callback(engine.remove_drop_in, "40-proxy")
-        stack.callback(engine.down)
+        stack.enter_context(engine.drop_in("40-proxy", f"[Service]\nEnvironment={environment}\n"))
         configure(engine, server.url + QUERY, max_connects_per_minute=60_000, feed_silence_secs=SILENCE_SECS)
         engine.start()
         for number in range(len(scripts)):

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from harness.base.errors import Unavailable
@@ -25,6 +28,14 @@ WorkingDirectory=%S/hybrid-moved
 def in_private_machine(engine: EngineUnit) -> None:
     if engine.machine.kind != "private":
         raise Unavailable("a disk is mounted, and another state directory used", "use --systemd=private")
+
+
+@contextmanager
+def removed_at_the_end(engine: EngineUnit, *directories: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        engine.machine.run("rm", "-rf", *directories).expect(0)
 
 
 @pytest.mark.claim("O1")
@@ -52,8 +63,7 @@ def test_a_first_start_in_what_systemd_makes(engine: EngineUnit) -> None:
     in_private_machine(engine)
     engine.configure(FAST)
     state = "/var/lib/hybrid-moved"
-    engine.drop_in("40-moved", MOVED)
-    try:
+    with removed_at_the_end(engine, state), engine.drop_in("40-moved", MOVED):
         engine.expect(engine.machine.run("test", "-e", state).status == 1, f"{state} is there before the first start")
         engine.start()
         engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields.get("persist_count", 0) > 0)
@@ -61,10 +71,6 @@ def test_a_first_start_in_what_systemd_makes(engine: EngineUnit) -> None:
         found = engine.machine.run("stat", "--format=%U:%G %a", *places).stdout.splitlines()
         owner = "hybrid-engine:hybrid-engine"
         engine.expect(found == [f"{owner} 750", f"{owner} 750", f"{owner} 640"], f"{places} are {found}")
-    finally:
-        engine.down()
-        engine.remove_drop_in("40-moved")
-        engine.machine.run("rm", "-rf", state).expect(0)
 
 
 @pytest.mark.slow
@@ -74,14 +80,12 @@ def test_what_a_dynamic_user_left_is_taken_over(engine: EngineUnit) -> None:
     in_private_machine(engine)
     engine.configure(FAST)
     old, new = "/var/lib/private/hybrid-moved", "/var/lib/hybrid-moved"
-    engine.write_drop_in("40-moved", MOVED)
-    try:
-        engine.drop_in("50-old", "[Service]\nDynamicUser=yes\n")
-        engine.start()
-        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields.get("persist_count", 0) > 0)
-        engine.stop()
-        engine.machine.run("chown", "-R", f"{OLD_UID}:{OLD_UID}", old).expect(0)
-        engine.remove_drop_in("50-old")
+    with removed_at_the_end(engine, old, new), engine.drop_in("40-moved", MOVED):
+        with engine.drop_in("50-old", "[Service]\nDynamicUser=yes\n"):
+            engine.start()
+            engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields.get("persist_count", 0) > 0)
+            engine.stop()
+            engine.machine.run("chown", "-R", f"{OLD_UID}:{OLD_UID}", old).expect(0)
         engine.start()
         state = engine.wait_log("initial database state")
         engine.expect(state.fields["ticks_id_max"] > 0, f"it began anew: {state.fields}")
@@ -89,7 +93,3 @@ def test_what_a_dynamic_user_left_is_taken_over(engine: EngineUnit) -> None:
         found = engine.machine.run("stat", "--format=%F %U %a", new).stdout.strip()
         engine.expect(found == "directory hybrid-engine 750", f"the state directory is {found!r}")
         engine.expect(engine.machine.run("test", "-e", old).status == 1, f"{old} is still there")
-    finally:
-        engine.down()
-        engine.remove_drop_in("40-moved")
-        engine.machine.run("rm", "-rf", old, new).expect(0)

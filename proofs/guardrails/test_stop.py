@@ -234,15 +234,11 @@ def test_a_stop_during_the_start_is_clean(engine: EngineUnit) -> None:
     engine.start()
     engine.wait_ticks(1)
     engine.stop()
-    try:
-        with nemesis.held(engine.database):
-            for signal in ("TERM", "INT", "HUP", "QUIT"):
-                # An end before READY=1 is a success only if systemd has asked for it.
-                engine.drop_in("40-signal", f"[Service]\nKillSignal=SIG{signal}\n")
+    with nemesis.held(engine.database):
+        for signal in ("TERM", "INT", "HUP", "QUIT"):
+            # An end before READY=1 is a success only if systemd has asked for it.
+            with engine.drop_in("40-signal", f"[Service]\nKillSignal=SIG{signal}\n"):
                 stop_during_the_start(engine, signal)
-    finally:
-        engine.down()
-        engine.remove_drop_in("40-signal")
 
 
 def stop_during_the_start(engine: EngineUnit, signal: str) -> None:
@@ -307,8 +303,7 @@ def test_what_was_ignored_stays_ignored_and_what_was_blocked_is_obeyed(engine: E
     blocked = ",".join(map(str, [15, *MEANINGLESS]))
     env = ["/usr/bin/env", f"--ignore-signal={','.join(STARTED_WITH)}", f"--block-signal={blocked}"]
     engine.configure({"engine": {"tick_interval_ms": 5}, "persist": {"flush_interval_ms": 10}})
-    engine.drop_in("40-signals", f"[Service]\nExecStart=\nExecStart={exec_start([*env, *engine.argv()])}\n")
-    try:
+    with engine.drop_in("40-signals", f"[Service]\nExecStart=\nExecStart={exec_start([*env, *engine.argv()])}\n"):
         engine.start()
         pid = engine.show().main_pid
         send_all(engine, pid, STARTED_WITH[:-1])
@@ -323,9 +318,6 @@ def test_what_was_ignored_stays_ignored_and_what_was_blocked_is_obeyed(engine: E
         engine.kill("TERM")
         engine.wait_end()
         expect_clean_end(engine)
-    finally:
-        engine.down()
-        engine.remove_drop_in("40-signals")
 
 
 def send_all(engine: EngineUnit, pid: int, signals: Sequence[int | str]) -> CommandResult:

@@ -228,19 +228,17 @@ def test_the_unit_trades_and_stops_although_nobody_reads(
     try:
         assert stat.S_ISFIFO(os.fstat(reader).st_mode)
         fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
-        engine.drop_in("30-log", f"[Service]\nStandardOutput=file:{path}\nEnvironment=HYBRID_LOG=DEBUG\n")
         exchange.feed(interval_secs=0.001)
-        engine.connect(exchange, engine={"heartbeat_interval_secs": 0.01})
-        # More lines by far than the pipe holds.
-        engine.wait_ticks(1000)
-        engine.stop()
-        state = engine.show()
-        engine.expect(
-            (state.active, state.result, state.exec_main_status) == ("inactive", "success", 0),
-            "the engine did not end cleanly",
-        )
+        with engine.drop_in("30-log", f"[Service]\nStandardOutput=file:{path}\nEnvironment=HYBRID_LOG=DEBUG\n"):
+            engine.connect(exchange, engine={"heartbeat_interval_secs": 0.01})
+            # More lines by far than the pipe holds.
+            engine.wait_ticks(1000)
+            engine.stop()
+            state = engine.show()
+            engine.expect(
+                (state.active, state.result, state.exec_main_status) == ("inactive", "success", 0),
+                "the engine did not end cleanly",
+            )
         engine.expect(bool(whole_lines(rest_of(reader))), "nothing was logged")
     finally:
         os.close(reader)
-        engine.down()
-        engine.remove_drop_in("30-log")
