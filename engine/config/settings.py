@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -120,6 +120,7 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
     else:
         table = read_toml(path)
         directory = path.parent
+        _validate_overridden(table, path, flags)
 
     origins: dict[str, str] = {}
     for key, (flag, value) in flags.items():
@@ -422,14 +423,27 @@ def _validate(model: type[_Table], table: dict[str, Any], path: Path, origins: M
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        found = error.errors()
+        raise _refusal(error.errors(), model, path, origins) from None
+
+
+def _validate_overridden(table: dict[str, Any], path: Path, flags: Collection[str]) -> None:
+    """Raises ConfigError for what the file says wrongly, though a flag says it otherwise (C1, C4). What keys have to do
+    with each other is asked when the flags are in."""
+    try:
+        Settings.model_validate(table)
+    except ValidationError as error:
+        if found := [item for item in error.errors() if _dotted(item["loc"]) in flags]:
+            raise _refusal(found, Settings, path, {}) from None
+
+
+def _refusal(found: Sequence[Any], model: type[schema.Table], path: Path, origins: Mapping[str, str]) -> ConfigError:
     problems = [_problem(item, model, path, origins) for item in found[:_PROBLEMS_MAX]]
     first = problems[0]
     message = str(first["problem"]) + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
     details = {key: value for key, value in first.items() if key != "problem"}
     if len(problems) > 1:
         details["problems"] = [problem["problem"] for problem in problems[1:]]
-    raise ConfigError(message, **details)
+    return ConfigError(message, **details)
 
 
 def _problem(item: Any, model: type[schema.Table], path: Path, origins: Mapping[str, str]) -> dict[str, object]:

@@ -5,6 +5,7 @@ Whoever filters by them (`journalctl -p err`, an alert on WARN) sees nothing of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from harness.base import journal
@@ -17,6 +18,9 @@ M1 = ClauseId("M1")
 
 PRIORITIES = {"ERROR": 3, "WARN": 4, "INFO": 6, "DEBUG": 7}
 """The levels of M1, and what `journalctl -p` calls them (syslog, RFC 5424)."""
+
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(?:Z|[+-]00:00)")
+"""When a line says that it was: RFC 3339, UTC, microseconds (M1)."""
 
 MESSAGES: dict[str, tuple[str, frozenset[str]]] = {
     "configuration loaded": ("INFO", frozenset({"mode", "sample_every"})),
@@ -86,6 +90,10 @@ def are_as_told(entries: Iterable[Entry]) -> Judgement:
             expected = "no level of M1" if priority is None else f"whose priority is {priority}"
             found.append(
                 Violation(at, f"{entry.event!r} is logged with priority {entry.priority} as {entry.level}, {expected}")
+            )
+        if not entry.target or not TIMESTAMP.fullmatch(entry.timestamp):
+            found.append(
+                Violation(at, f"{entry.event!r} has the timestamp {entry.timestamp!r} and the target {entry.target!r}")
             )
         level, fields = MESSAGES.get(entry.event, (entry.level, frozenset[str]()))
         if entry.level != level:

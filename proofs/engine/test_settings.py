@@ -251,11 +251,24 @@ def test_C1_a_mode_is_spelled_in_ascii(tmp_path: Path) -> None:
     found = {*misspelled(MODES)}
     assert "l\u0131ve" in found
     path = tmp_path / "config.toml"
-    path.write_text('mode = "LIVE"\nlive_armed = true\n')
     for typo in found:
+        path.write_text('mode = "LIVE"\nlive_armed = true\n')
         loaded = load(str(path), {"mode": ("--mode", typo)})
         assert (loaded.settings.mode, len(loaded.warnings)) == ("SHADOW", 1), typo
         assert refused(tmp_path, f'mode = "{typo}"').code == 12
+
+
+@pytest.mark.claim("C1", "C4")
+def test_C1_C4_a_flag_hides_no_mistake_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    flags: dict[str, tuple[str, object]] = {"mode": ("--mode", "shadow"), "engine.sample_every": ("--sample-every", 2)}
+    for text in ('mode = "lvie"', "mode = 5", "engine.sample_every = 0"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(f"{path}: {text.partition(' ')[0]} = ")):
+            load(str(path), flags)
+    # What keys have to do with each other is asked of what is in force.
+    path.write_text('engine.ingest_mode = "REPLAY"')
+    assert load(str(path), {"engine.ingest_mode": ("--ingest", "synthetic")}).settings.engine.ingest_mode == "SYNTHETIC"
 
 
 @pytest.mark.claim("C2")

@@ -23,6 +23,8 @@ BEAT_SECS = 0.2
 FILES_MORE = 8
 """So many files more may be open at one moment than at another."""
 
+DEFAULT_BEAT_SECS = 10.0
+
 IDLE_MOST = 0.1
 """The part of a processor that a quiet market takes at most."""
 
@@ -89,6 +91,21 @@ def test_a_market_is_quiet_for_as_long_as_it_likes(watched: EngineUnit, exchange
         watched.wait_ticks(ticks)
     watched.stop()
     expect_clean_end(watched)
+
+
+@pytest.mark.claim("M2", "G4")
+def test_what_is_not_configured_beats_each_ten_seconds(engine: EngineUnit) -> None:
+    """And is so long about it, not only said to be."""
+    engine.configure({})
+    engine.start()
+    engine.deadline_secs += 2 * DEFAULT_BEAT_SECS
+    first = engine.wait_log("HEARTBEAT (G4)")
+    engine.mark()
+    second = engine.wait_log("HEARTBEAT (G4)")
+    took = (second.realtime_us - first.realtime_us) / 1e6
+    engine.expect(
+        abs(took - DEFAULT_BEAT_SECS) <= 2, f"from the first heartbeat to the next it is {took:.1f} s, not 10 (G4)"
+    )
 
 
 def processor_secs(engine: EngineUnit, pid: int) -> float:

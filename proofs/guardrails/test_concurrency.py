@@ -52,9 +52,39 @@ def test_five_readers_beside_the_writer(engine: EngineUnit, exchange: Exchange) 
     engine.expect(
         all(seen[-1] > seen[0] for seen in counts), "nothing was written meanwhile, so nothing was concurrent"
     )
-    for path in (engine.database, engine.database.with_name(f"{engine.database.name}-wal"), engine.database.parent):
+    expect_for_the_group(engine)
+    beat = engine.wait_log("HEARTBEAT (G4)").fields
+    engine.expect(beat["persist_errors"] == 0, f"the writer had {beat['persist_errors']} errors")
+    # And so with what is there already.
+    engine.stop()
+    before = engine.tick_count()
+    engine.start()
+    engine.wait_ticks(before + 1)
+    expect_for_the_group(engine)
+
+
+def expect_for_the_group(engine: EngineUnit) -> None:
+    """Without -shm nobody can read a database in WAL mode."""
+    files = [engine.database.with_name(f"{engine.database.name}{end}") for end in ("", "-wal", "-shm")]
+    for path in (*files, engine.database.parent):
         mode = stat.S_IMODE(path.stat().st_mode)
         readable = bool(mode & stat.S_IRGRP) and not mode & stat.S_IRWXO
         engine.expect(readable, f"{path.name} has mode {mode:04o}: its group reads it, and nobody else (UMask=0027)")
-    beat = engine.wait_log("HEARTBEAT (G4)").fields
-    engine.expect(beat["persist_errors"] == 0, f"the writer had {beat['persist_errors']} errors")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D5", "D4")
+def test_what_others_write_beside_it_is_no_matter(engine: EngineUnit, exchange: Exchange) -> None:
+    """An operator's own table, filled while it runs: neither is it touched, nor is the run another one."""
+    engine.connect(exchange)
+    with closing(sqlite3.connect(engine.database, isolation_level=None, timeout=DEADLINE_SECS)) as connection:
+        connection.execute("CREATE TABLE notes_of_mine (x)")
+        for number in range(1, 6):
+            connection.execute("INSERT INTO notes_of_mine VALUES (?)", (number,))
+            exchange.send_ticks(10)
+            engine.wait_ticks(10 * number)
+    engine.stop()
+    state = engine.show()
+    engine.expect((state.result, state.n_restarts) == ("success", 0), "another process's writing ended the run")
+    notes = engine.query("SELECT x FROM notes_of_mine")
+    engine.expect(notes == [(number,) for number in range(1, 6)], f"the table of somebody else holds {notes}")

@@ -37,6 +37,7 @@ GROUPS: dict[str, list[Mistake]] = {
         wrong_value("risk_caps.max_open_orders", "-1"),
         wrong_value("channels.persist_channel_size", "0"),
         wrong_value("engine.keepalive_secs", "-inf"),
+        wrong_value("engine.heartbeat_interval_secs", "0.0"),
         wrong_value("engine.subscribe_timeout_secs", "0"),
         wrong_value("engine.max_staleness_ms", TOO_LONG),
         wrong_value("persist.busy_timeout_ms", "999"),
@@ -182,8 +183,37 @@ def expect_effective(engine: EngineUnit, due: Mapping[str, object], *flags: str)
 def test_what_is_nearly_live_is_shadow(engine: EngineUnit) -> None:
     """On the command line, over a configuration of LIVE: what only an eye or Unicode takes for it."""
     engine.configure({"mode": "LIVE", "live_armed": True})
-    for mode in NEARLY_LIVE:
+    for mode in (*NEARLY_LIVE, "papre"):
         expect_shadow(engine, mode)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("C1", "C4")
+def test_a_flag_hides_no_mistake_of_the_file(engine: EngineUnit) -> None:
+    engine.configure({"mode": "lvie"})
+    result = check(engine, "--mode", "shadow")
+    engine.expect(result.status == 12, f"--mode shadow over a file with mode = lvie: exit {result.status}, expected 12")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("C4", "C2")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--sample-every", "0"), ("--sample-every", "-3"), ("--sample-every", "two"), ("--seconds", "nan"),
+        ("--seconds", "-1"), ("--seconds", "inf"), ("--ingest", "realwss"), ("--ws-url", "http://localhost"),
+        ("--sede",),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_must_not_stand_on_a_command_line_is_refused(engine: EngineUnit, flags: tuple[str, ...]) -> None:
+    """By a start as well, of which nothing is left."""
+    engine.configure({})
+    with expect_untouched(engine):
+        for what, result in (("--check-config", check(engine, *flags)), ("a start", start(engine, *flags))):
+            engine.expect(result.status == 12, f"{what} with {' '.join(flags)}: exit {result.status}, expected 12")
+            ends = [entry.event for entry in logged(result) if entry.level == "ERROR"]
+            engine.expect(bool(ends), f"{what} with {' '.join(flags)}: no ERROR line says why")
 
 
 @pytest.mark.claim("C2")
@@ -212,3 +242,12 @@ def test_only_the_default_configuration_may_be_absent(engine: EngineUnit) -> Non
         said = engine.wait_log("configuration loaded").fields["mode"]
         engine.expect(said == "SHADOW", f"without a configuration it runs {said}")
         engine.wait("a warning of the defaults", lambda entry: entry.level == "WARN" and "default" in entry.event)
+        engine.stop()
+        # And where it is there, it counts.
+        engine.write_state("config/config.toml", '[app]\nsymbol = "OF/FILE"\ndb_path = "data/of-file.db"\n')
+        engine.start()
+        symbols = "SELECT DISTINCT symbol FROM ticks"
+        database = engine.database.with_name("of-file.db")
+        engine.wait_rows(symbols.replace("DISTINCT symbol", "count(*)"), at_least=1, database=database)
+        found = engine.query(symbols, database)
+        engine.expect(found == [("OF/FILE",)], f"config/config.toml names a symbol, and it trades {found}")

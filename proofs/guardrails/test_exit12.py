@@ -50,6 +50,7 @@ MISCONFIGURED = {
     "wrong-type": ('[engine]\nsample_every = "five"\n', ["engine.sample_every", "five"]),
     "risk-cap-zero": ("[risk_caps]\nmax_exposure_usd = 0\n", ["risk_caps.max_exposure_usd", "0"]),
     "long-key": (f"[engine]\n{'tick-' * 120} = 1\n", ["engine.tick-tick"]),
+    "long-key-of-another-script": ('[engine]\n"' + "\u5728" * 600 + '" = 1\n', ["engine."]),
     "missing-file": (None, ["No such file"]),
     "source-without-trades": (
         '[engine]\ningest_mode = "REAL_WS"\n',
@@ -105,6 +106,7 @@ def prove_not_restarted(engine: EngineUnit) -> None:
         pytest.param("wrong-type", marks=pytest.mark.claim("C4")),
         pytest.param("risk-cap-zero", marks=pytest.mark.claim("C4")),
         pytest.param("long-key", marks=[pytest.mark.claim("C4"), pytest.mark.slow]),
+        pytest.param("long-key-of-another-script", marks=[pytest.mark.claim("C4"), pytest.mark.slow]),
         pytest.param("missing-file", marks=pytest.mark.claim("C3")),
         pytest.param("source-without-trades", marks=pytest.mark.claim("N13")),
         pytest.param("live-without-gate", marks=pytest.mark.claim("G0", "S14")),
@@ -211,11 +213,7 @@ def test_lost_network_is_restarted(engine: EngineUnit, exchange: Exchange) -> No
             engine.expect_stored(final)
             engine.expect(final["ingest_received"] == 10, f"{final['ingest_received']} of 10 received")
             with nemesis.unanswered(exchange):
-                again = engine.wait(
-                    "the end of the next run",
-                    lambda e: "Main process exited" in e.message and e.sent_us > ended.sent_us,
-                )
-            engine.expect("status=10/" in again.message, f"expected exit status 10, systemd says: {again.message}")
+                expect_ends_again(engine, 10, ended)
             engine.wait_restarts(2)
 
 
@@ -233,6 +231,10 @@ def test_changed_protocol_is_restarted(engine: EngineUnit, exchange: Exchange) -
         exchange.on_connect_send([moved, ignored, moved])
         exchange.drop_clients()
         ended, final = expect_restarts_with(engine, 11)
+        # And so for as long as it lasts: the next run is no other.
+        exchange.on_connect_send([moved] * 5)
+        exchange.drop_clients()
+        expect_ends_again(engine, 11, ended)
         engine.stop()
     told = f"{final['parse_errors']} unusable messages and {final['ingest_received']} ticks"
     engine.expect(final["parse_errors"] == 13 and final["ingest_received"] == 1, f"it ended after {told}, not 13 and 1")
@@ -265,7 +267,11 @@ def test_overload_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
         with nemesis.locked(engine.database):
             began = crowd(engine, exchange)
             told = engine.wait("the OVERLOAD log line", lambda e: e.fields.get("reason") == "OVERLOAD")
-        _, final = expect_restarts_with(engine, 13)
+        ended, final = expect_restarts_with(engine, 13)
+        exchange.wait_client(connections=2)
+        with nemesis.locked(engine.database):
+            exchange.send_ticks(101)
+            expect_ends_again(engine, 13, ended)
     channel = told.fields.get("channel")
     engine.expect(channel == "persist", f"{channel!r} is told as full, and nothing but the persist channel can be")
     expect_in_time(engine, told.realtime_us / 1e6 - began, "overload_grace_ms")
@@ -273,7 +279,23 @@ def test_overload_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
         final["tick_count"] == final["ingest_processed"] == final["tick_rows_written"],
         f"of {final['ingest_processed']} ticks that were processed, {final['tick_rows_written']} are written",
     )
-    engine.expect_stored(final)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("exit12", "E3", "B2")
+def test_an_overload_of_made_up_ticks_is_one(engine: EngineUnit) -> None:
+    engine.configure(
+        {
+            "engine": {"tick_interval_ms": 2, "overload_grace_ms": 200},
+            "channels": {"persist_channel_size": 16},
+            "persist": {"flush_interval_ms": 10, "batch_size": 1},
+        }
+    )
+    engine.start()
+    engine.wait_ticks(1)
+    with nemesis.locked(engine.database):
+        engine.wait("the OVERLOAD log line", lambda e: e.fields.get("reason") == "OVERLOAD")
+    engine.wait_exit(13)
 
 
 def crowd(engine: EngineUnit, exchange: Exchange) -> float:
@@ -360,6 +382,16 @@ def expect_restarts_with(engine: EngineUnit, status: int) -> tuple[Entry, Mappin
         engine.expect_own_time(entry)
     engine.wait_restarts(1)
     return ended, final
+
+
+def expect_ends_again(engine: EngineUnit, status: int, before: Entry) -> None:
+    """Refute unless the run after the one that ended so ends with this status."""
+    again = engine.wait(
+        "the end of the next run", lambda e: "Main process exited" in e.message and e.sent_us > before.sent_us
+    )
+    engine.expect(
+        f"status={status}/" in again.message, f"expected exit status {status} again, systemd says: {again.message}"
+    )
 
 
 def expect_in_time(engine: EngineUnit, took: float, limit: str) -> None:

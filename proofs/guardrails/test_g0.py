@@ -52,6 +52,7 @@ def test_mode_typo_on_the_command_line_is_shadow(engine: EngineUnit) -> None:
         pytest.param(True, None, id="no-bundle"),
         pytest.param(True, "", id="touched-bundle", marks=pytest.mark.slow),
         pytest.param(True, "{}", id="empty-object", marks=pytest.mark.slow),
+        pytest.param(True, '{"payload": "e30=", "signature": ""}', id="nobody-signed-it", marks=pytest.mark.slow),
     ],
 )
 def test_live_without_the_gate_records_nothing(engine: EngineUnit, armed: bool, bundle: str | None) -> None:
@@ -80,6 +81,8 @@ def test_a_refused_live_calls_nobody(engine: EngineUnit) -> None:
     feed = {"ingest_mode": "MOCK_WS", "ws_url": "ws://127.0.0.1:9"}
     for asked, flags in (({"mode": "Live"}, ()), ({}, ("--mode", "live"))):
         engine.configure({**asked, "live_armed": True, "engine": feed})
+        if flags:
+            engine.write_state("data/proof_bundle.json", '{"payload": "e30="}')
         machine, argv = engine.machine, engine.argv(*flags)
         with misconfigured.expect_untouched(engine):
             status, calls = tracing.whole_run(
@@ -90,6 +93,18 @@ def test_a_refused_live_calls_nobody(engine: EngineUnit) -> None:
         )
         called = tracing.to_the_network(calls)
         engine.expect(not called, f"a refused LIVE calls the network: {called[:3]}")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("G0", "L1", "S14")
+def test_a_refused_live_leaves_what_is_there(engine: EngineUnit) -> None:
+    """The database of a run before it, to the byte."""
+    engine.configure({"live_armed": True, "engine": FAST})
+    run_until_orders(engine)
+    engine.configure({"mode": "LIVE", "live_armed": True, "engine": FAST})
+    with misconfigured.expect_untouched(engine):
+        engine.expect_no_live(engine.try_start())
+        engine.wait_exit(12)
 
 
 def expect_refused(engine: EngineUnit, armed: bool) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import pytest
 
-from harness.faults import tracing
+from harness.faults import nemesis, tracing
 from harness.faults.exchange import Exchange
 from harness.proving.sabotage import Patch
 from proofs.fixtures.engine_unit import EngineUnit
@@ -49,6 +49,10 @@ def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exch
     nor after."""
     engine.connect(exchange, engine={"signal_every_n_ticks": 1})
     wal = engine.database.with_name("bot.db-wal")
+    # A write that fails changes nothing of that.
+    with nemesis.locked(engine.database):
+        exchange.send_ticks(1)
+        engine.wait("the word that a batch could not be written", lambda e: e.level == "WARN" and "lock" in e.message)
     # Nearly as much as SQLite, left to itself, lets come together; a process that is traced is slow.
     while exchange.sent < 10_000 and wal.stat().st_size < 3.2 * 2**20:
         exchange.send_ticks(500)
@@ -95,6 +99,13 @@ def test_what_is_no_database_is_never_ready(engine: EngineUnit) -> None:
         not any(entry.event == "pipeline running" for entry in engine.journal()), "it ran on a file that is no database"
     )
     engine.stop()
+    # What the operator has put right is right.
+    engine.database.unlink()
+    engine.machine.run(
+        "chown", f"--reference={engine.machine.layout.state}", f"{engine.machine.layout.state}/data"
+    ).expect(0)
+    engine.start()
+    engine.stop()
     engine.configure({"app": {"db_path": "data"}})
     started = engine.try_start()
     engine.expect(started.status != 0, "systemctl start succeeded where a directory is the database")
@@ -116,6 +127,9 @@ def test_a_database_of_another_mode_is_set_to_rights(engine: EngineUnit) -> None
     engine.wait_ticks(before + 1)
     mode = engine.query("PRAGMA journal_mode")
     engine.expect(mode == [("wal",)], f"a database that was in mode DELETE is in mode {mode}")
+    said = engine.wait_log("PRAGMA verification").fields
+    engine.expect({name: said.get(name) for name in WANTED} == WANTED, f"read back at a later start: {said}")
+    engine.wait_log("all PRAGMAs verified")
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import time
 from dataclasses import replace
 
@@ -98,7 +100,14 @@ def test_caps_are_never_exceeded(engine: EngineUnit, exchange: Exchange) -> None
     engine.expect_judged(checkers.caps_hold([engine.read_ledger()]))
 
 
-AGAIN_TIMES = 250
+KNOWN = 1200
+AGAIN_TIMES = 5
+
+
+def contents(engine: EngineUnit) -> dict[str, list[tuple[object, ...]]]:
+    """All that the contract's tables hold."""
+    order = {"ticks": "id", "signals": "id", "orders": "order_id", "trades": "id", "order_events": "order_id, seq"}
+    return {table: engine.query(f"SELECT * FROM {table} ORDER BY {columns}") for table, columns in order.items()}
 
 
 @pytest.mark.claim("I3", "N9", "D4")
@@ -108,33 +117,73 @@ def test_the_same_events_again_change_nothing(engine: EngineUnit, exchange: Exch
     for old in range(1, 6):
         # Stamped now, sent below: what is old is neither forgotten nor removed by a start (D4).
         exchange.tick(old, age_secs=8 * 86_400)
-    exchange.send_ticks(20)
-    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=20)
-    before = engine.read_ledger()
+    # Too old to be traded, and with a price of many digits: a veto is kept as well.
+    vetoed = [exchange.tick(-number, 67123.123456789, volume=0.123456789, age_secs=30 * 86_400) for number in (1, 2)]
+    exchange.send_raw(vetoed)
+    exchange.send_ticks(KNOWN)
+    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=KNOWN)
+    before, tables = engine.read_ledger(), contents(engine)
     with nemesis.disconnected(exchange):
         engine.wait_log("connection lost")
     exchange.wait_client(connections=2)
-    exchange.send_ticks(0, again=20)
+    exchange.send_ticks(0, again=KNOWN)
     engine.stop()
     engine.start()
     exchange.wait_client(connections=3)
-    exchange.send_ticks(0, again=20)
-    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == 20)
     # More than any channel has room for (B2).
     for _ in range(AGAIN_TIMES):
-        exchange.send_ticks(0, again=20)
-    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == 20 * (1 + AGAIN_TIMES))
-    after = engine.read_ledger()
+        exchange.send_ticks(0, again=KNOWN)
+    exchange.send_raw(vetoed)
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == KNOWN * AGAIN_TIMES + len(vetoed))
+    after, now = engine.read_ledger(), contents(engine)
     engine.expect_judged(checkers.events_count_once([before, after]))
     engine.expect(replace(after, at=before.at) == before, f"rows before: {before}, after: {after}")
+    for table, rows in tables.items():
+        others = [pair for pair in itertools.zip_longest(rows, now[table]) if pair[0] != pair[1]]
+        engine.expect(not others, f"{table} has other rows after a restart (before, after): {others[:2]}")
+    # An id that an earlier run had is another trade at another time (N9).
+    later = {**json.loads(vetoed[0]), "ts": json.loads(vetoed[0])["ts"] + 1}
+    exchange.send_raw([json.dumps(later)])
+    engine.wait_ticks(KNOWN + len(vetoed) + 1)
 
 
 @pytest.mark.claim("I4", "R5")
 def test_cash_position_and_fees_balance(engine: EngineUnit, exchange: Exchange) -> None:
-    engine.connect(exchange, engine=EACH_TICK, execution={"slippage_bps": 7, "fee_rate": 0.00075, "order_size": 0.3})
-    exchange.send_raw([exchange.tick(number, 100.0 + number / 7) for number in range(1, 41)])
-    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=40)
+    """Of few digits and of all that there may be, of which none is lost."""
+    terms = {"slippage_bps": 7, "fee_rate": 0.00075}
+    for size in (0.3, 0.123456789012):
+        engine.connect(exchange, engine=EACH_TICK, execution={**terms, "order_size": size})
+        due = 40 + (engine.row_count("trades") if engine.database.exists() else 0)
+        exchange.send_raw([exchange.tick(due + number, 100.0 + number / 7) for number in range(1, 41)])
+        engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=due)
+        engine.stop()
     engine.expect_judged(checkers.fills_balance([engine.read_ledger()]))
+
+
+@pytest.mark.slow
+@pytest.mark.claim("R4", "N7", "G0")
+def test_each_of_two_markets_is_traded_at_its_own_price(engine: EngineUnit, exchange: Exchange) -> None:
+    """Of all ticks together every second is processed, whatever it is of; each third of those makes a signal, and its
+    order is of that tick."""
+    engine.connect(exchange, engine={"signal_every_n_ticks": 3, "sample_every": 2})
+    prices = {"NEAR/EUR": 100.0, "FAR/EUR": 7000.0}
+    order = ["NEAR/EUR"] * 3 + ["FAR/EUR"] * 3
+    sent = []
+    for number in range(60):
+        exchange.symbol = order[number % 6]
+        sent.append(exchange.tick(number, prices[exchange.symbol] + number))
+    exchange.send_raw(sent)
+    engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=10)
+    fills = engine.query("SELECT symbol, CAST(fill_price AS REAL), is_shadow FROM trades ORDER BY id")
+    due = [(order[number % 6], prices[order[number % 6]] + number, 1) for number in range(5, 60, 6)]
+    engine.expect(fills == due, f"of every sixth tick of two markets the fills (symbol, price, is_shadow): {fills}")
+    named = engine.query(
+        "SELECT ticks.symbol, ticks.price, CAST(signals.price AS REAL) FROM signals JOIN ticks ON ticks.id = tick_id"
+        " ORDER BY signals.id"
+    )
+    engine.expect(named == [(*one[:2], one[1]) for one in due], f"signals, with the ticks that they name: {named}")
+    modes = engine.query("SELECT DISTINCT is_shadow FROM orders")
+    engine.expect(modes == [(1,)], f"orders that are not shadow: {modes}")
 
 
 def counts(received: int, beat: Entry) -> bool:

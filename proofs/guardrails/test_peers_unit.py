@@ -117,6 +117,8 @@ SILENCE_SECS = 1.5
 
 QUESTION = b"how are you"
 
+NOT_CONNECTED = ("connection failed", "connection lost", "connection dropped")
+
 QUERY = "?streams=a/b&since=1%2C5"
 
 
@@ -213,6 +215,10 @@ def test_whatever_a_peer_does_it_is_connected_to_again(engine: EngineUnit) -> No
         engine.wait_ticks(3)
         engine.stop()
         expect_never_contacted(engine, elsewhere)
+        told = [entry for entry in engine.whole_journal() if entry.event in NOT_CONNECTED]
+        engine.expect(
+            len(told) >= len(scripts), f"{len(told)} lines tell of {len(scripts)} connections that came to nothing"
+        )
     engine.expect(asked[0].startswith(f"GET /feed{QUERY} HTTP/1.1\r\n".encode()), f"it asked for {asked[0]!r}")
     engine.expect(set(pongs) == {QUESTION}, f"to the ping {QUESTION!r} it answers {pongs}")
     ids = engine.query("SELECT trade_id FROM ticks ORDER BY id")

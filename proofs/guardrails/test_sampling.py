@@ -24,7 +24,30 @@ STEP = 0.25
 @pytest.mark.claim("sampling", "N7", "N9", "S3")
 @pytest.mark.parametrize("every", [1, 5, 10, 20])
 def test_processed_is_received_over_n_across_reconnects(engine: EngineUnit, exchange: Exchange, every: int) -> None:
-    sample(engine, exchange, every, {"ingest_mode": "MOCK_WS", "ws_url": exchange.url})
+    feed = {"ingest_mode": "MOCK_WS", "ws_url": exchange.url}
+    sample(engine, exchange, every, feed, ['{"type": "heartbeat"}', "nonsense", '{"type": "subscribed"}'])
+
+
+@pytest.mark.slow
+@pytest.mark.claim("sampling", "N7")
+def test_made_up_ticks_are_sampled_as_well(engine: EngineUnit) -> None:
+    engine.configure({"engine": {"tick_interval_ms": 5, "sample_every": 7, "run_seconds": 1}})
+    engine.start()
+    engine.wait_end()
+    final = engine.wait_log("FINAL METRICS").fields
+    engine.expect(final["ingest_received"] >= 7, f"{final['ingest_received']} ticks were made in a second")
+    engine.expect_judged(checkers.sampling_is_exact([checkers.Heartbeat(1, final, 7)]))
+    stored = engine.tick_count()
+    engine.expect(stored == final["ingest_processed"], f"{final['ingest_processed']} were processed, {stored} stored")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N6", "N7")
+def test_a_feed_of_which_little_is_processed_is_not_mute(engine: EngineUnit, exchange: Exchange) -> None:
+    exchange.feed(interval_secs=0.05)
+    engine.connect(exchange, engine={"sample_every": 1000, "feed_silence_secs": 0.7})
+    wait_received(engine, 50)
+    engine.expect(exchange.connections == 1, f"a feed that brings new ticks was left {exchange.connections - 1} times")
 
 
 @pytest.mark.claim("sampling", "N4", "N7", "N9")
@@ -84,7 +107,9 @@ def differing(stored: Sequence[int], due: Sequence[int]) -> str:
     return f"{len(stored)} ticks are stored, {len(due)} are due; the first that differ: {first} (stored, due)"
 
 
-def sample(engine: EngineUnit, exchange: Exchange, every: int, feed: Mapping[str, object]) -> None:
+def sample(
+    engine: EngineUnit, exchange: Exchange, every: int, feed: Mapping[str, object], between: Sequence[str] = ()
+) -> None:
     """Start, cut the connection some times, each time with ticks that come twice, stop; and count."""
     engine.configure(
         {
@@ -95,6 +120,8 @@ def sample(engine: EngineUnit, exchange: Exchange, every: int, feed: Mapping[str
     engine.start()
     for part in range(CUTS + 1):
         exchange.wait_client(connections=part + 1)
+        # What is no tick counts for nothing here.
+        exchange.send_raw(between)
         exchange.send_ticks(PART, step=STEP, again=120 if part else 0)
         engine.wait_ticks(exchange.sent // every)
         if part < CUTS:

@@ -6,21 +6,29 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
+import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 import pytest
 
-from harness.base.clock import OsClock
+from harness.base.clock import OsClock, poll
 from harness.base.journal import Entry
+from harness.base.waiting import awaiting
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import COUNTED, EngineUnit
+from proofs.fixtures.raw_server import frame, raw_server, until_closed, upgrade
 
 FAILED_WRITES = 7
 RETRY_SECS = 2.0
 """Of a write that failed, at most (D4)."""
+
+LAG_MS_MAX = 500.0
+"""Far below the busy timeout of 1000 ms."""
 
 FLUSH_SECS = 0.4
 FLUSHES = 5
@@ -28,6 +36,13 @@ FLUSHES = 5
 
 LATE_SECS = 2.0
 """How much later a busy computer may write."""
+
+CLOSES = 4
+
+BACKOFF_SECS = 3.0
+
+SOON_SECS = 1.45
+"""How long the first wait for a new connection may be: a second, and a moment for the connection."""
 
 JUMP_MAX = 1_000_000
 """From one id to the next, of which the ids between count as gaps (N9)."""
@@ -66,6 +81,14 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
         missing in (2, 3),
         f"after 7, 8, 9, 10, 14, 12 and 15, and {JUMP_MAX - 1} elsewhere, it counts {beat['gaps']} gaps",
     )
+    # A trade that is known is known by its id, number or text, and its time, whatever else it has got meanwhile.
+    exchange.send_raw(
+        [
+            json.dumps({**last, **other})
+            for other in ({"event_id": "10"}, {"event_id": 14}, {"price": 99.5, "volume": 9.0})
+        ]
+    )
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["duplicates"] == len(trades) + 3)
     # In a market of its own, whatever else a tick may be: names and ids that differ in case only, a long id, next to
     # nothing of a price, no volume, fields that nobody asked for, and a name that SQL would read otherwise.
     odd = {**first, "symbol": "odd/usd"}
@@ -76,8 +99,13 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
         {**odd, "event_id": "d", "side": "buy", "maker": True, "of": {"venue": [1, 2]}},
         {**odd, "event_id": "e"}, {**odd, "event_id": " e"}, {**odd, "symbol": "odd/usd ", "event_id": "e"},
         {**odd, "event_id": "0x7"}, {**odd, "event_id": "1e3"},
+        *({**odd, "event_id": f"{'long-' * 20}{end}"} for end in "ab"),
+        # All the digits that a number has, and names that other forms of the same signs are.
+        *({**odd, "event_id": f"g{price}", "price": price} for price in (67123.123456789, 1_234_567.125, 2e9)),
+        *({**odd, "event_id": f"h{volume}", "volume": volume} for volume in (0.123456789012, 98_765_432.25)),
+        *({**odd, "symbol": "odd\u00a0\ufb01/usd", "event_id": f"{sign}" } for sign in "\u2460\ufb01"),
         # Of any year, were they seconds elsewhere.
-        *({**odd, "event_id": "f", "ts": ts} for ts in (1_700_000_000, 1)),
+        *({**odd, "event_id": "f", "ts": ts} for ts in (1_700_000_000, 1, 32_503_680_000_000)),
         {**odd, "event_id": "e'); --", "symbol": "o'dd\"\u20ac/?1"},
     ]  # fmt: skip
     unusual_trades = list(map(json.dumps, unusual))
@@ -150,6 +178,67 @@ def test_refused_reconnects_back_off(engine: EngineUnit, exchange: Exchange) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.claim("N6")
+def test_a_first_connection_that_says_nothing_is_left(engine: EngineUnit, exchange: Exchange) -> None:
+    engine.connect(exchange, engine={"feed_silence_secs": 0.7})
+    dropped = engine.wait_log("connection dropped")
+    engine.expect("no new tick" in str(dropped.fields["reason"]), f"dropped for {dropped.fields['reason']}")
+    exchange.wait_client(connections=2)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("S3")
+def test_a_healthy_connection_begins_the_backoff_anew(engine: EngineUnit, exchange: Exchange) -> None:
+    """One that delivers, and for longer than any backoff: what failed before it counts no more."""
+    exchange.feed(interval_secs=0.02)
+    engine.connect(exchange, engine={"max_backoff_secs": BACKOFF_SECS})
+    with nemesis.refusing(exchange, 503):
+        exchange.wait_refusals(3)
+    exchange.wait_client(connections=2)
+    waits = [math.inf]
+    # A busy computer is late at times.
+    while len(waits) <= 3 and min(waits) > SOON_SECS:
+        with awaiting(f"{BACKOFF_SECS} s of a healthy connection"):
+            poll(lambda: None, OsClock(), BACKOFF_SECS)
+        engine.wait_ticks(engine.tick_count() + 5)
+        connected, cut = exchange.connections, time.time()
+        exchange.drop_clients()
+        exchange.wait_client(connections=connected + 1)
+        waits.append(exchange.opened[-1] - cut)
+    engine.expect(
+        min(waits) <= SOON_SECS, f"{min(waits):.1f} s until it is connected again to one that was healthy: not anew"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.claim("S3")
+def test_who_accepts_and_at_once_closes_is_backed_off(engine: EngineUnit) -> None:
+    began: list[float] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        began.append(time.monotonic())
+        upgrade(client)
+        if number > CLOSES:
+            until_closed(client)
+
+    with raw_server(script) as server:
+        feed = {
+            "ingest_mode": "MOCK_WS",
+            "ws_url": server.url,
+            "max_backoff_secs": BACKOFF_SECS,
+            "heartbeat_interval_secs": 0.1,
+        }
+        engine.configure({"engine": {**feed, "max_connects_per_minute": 60_000}})
+        engine.start()
+        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields.get("reconnects") == CLOSES)
+    for failures, (earlier, later) in enumerate(itertools.pairwise(began[: CLOSES + 1]), start=1):
+        wait, least = later - earlier, min(3.0, 0.5 * 2 ** (failures - 1)) / 2
+        engine.expect(
+            wait >= least, f"{wait:.3f} s after {failures} connections that were closed at once, not {least:g}"
+        )
+
+
+@pytest.mark.slow
 @pytest.mark.claim("N5")
 def test_a_wait_is_never_longer_than_its_limit(engine: EngineUnit, exchange: Exchange) -> None:
     engine.connect(exchange, engine={"max_backoff_secs": 0.1})
@@ -165,19 +254,38 @@ def test_a_wait_is_never_longer_than_its_limit(engine: EngineUnit, exchange: Exc
 def test_missed_pong_means_reconnect(engine: EngineUnit, exchange: Exchange, pong_secs: float) -> None:
     """A connection that is up and dead is found without any TCP reset."""
     engine.connect(exchange, engine={"keepalive_secs": 0.3, "pong_timeout_secs": pong_secs})
-    before = exchange.connections
-    began = time.time()
-    with nemesis.half_open(exchange):
-        lost = engine.wait_log("connection dropped")
-        engine.expect("pong" in str(lost.fields["reason"]), f"lost because: {lost.fields['reason']}")
-        took = lost.realtime_us / 1e6 - began
-        # The ping may have been sent just before; a busy computer is late.
-        engine.expect(
-            pong_secs - 0.1 <= took <= 0.3 + pong_secs + LATE_SECS,
-            f"lost after {took:.1f} s: 0.3 s of silence and {pong_secs} s without a pong are due",
-        )
-        exchange.wait_client(connections=before + 1)
-        engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["reconnects"] == 1)
+    # The first connection of a run, and a later one.
+    for times in (1, 2) if pong_secs == 1 else (1,):
+        began = time.time()
+        engine.mark()
+        with nemesis.half_open(exchange):
+            lost = engine.wait_log("connection dropped")
+            engine.expect("pong" in str(lost.fields["reason"]), f"lost because: {lost.fields['reason']}")
+            took = lost.realtime_us / 1e6 - began
+            # The ping may have been sent just before; a busy computer is late.
+            engine.expect(
+                pong_secs - 0.1 <= took <= 0.3 + pong_secs + LATE_SECS,
+                f"lost after {took:.1f} s: 0.3 s of silence and {pong_secs} s without a pong are due",
+            )
+            exchange.wait_client(connections=1 + times)
+            engine.wait_log("HEARTBEAT (G4)", lambda entry, times=times: entry.fields["reconnects"] == times)  # type: ignore[misc]
+
+
+NO_TRADES: list[dict[str, object]] = [
+    {"type": "heartbeat"}, {"type": "subscribed", "channel": "trades"}, {"type": "kline", "k": {"o": "1.5", "c": 2}},
+    {"type": "book", "bids": [[1.5, 2]], "asks": []}, {"type": 7}, {"type": ""},
+]  # fmt: skip
+"""What is well-formed, and no trade (N8b)."""
+
+
+def without_a_part(tick: Mapping[str, object]) -> list[str]:
+    """A tick that lacks each of its parts, or has there what is of another kind (N8)."""
+    others: dict[str, tuple[object, ...]] = {
+        "event_id": (None, [], {}, True), "symbol": (None, [], {}, True, 7), "price": (None, {}, ""),
+        "volume": ([], {}, True, ""), "ts": (None, [], {}, True, "now"),
+    }  # fmt: skip
+    lacking = [{key: value for key, value in tick.items() if key != left} for left in others]
+    return [json.dumps(one) for one in (*lacking, *({**tick, key: other} for key in others for other in others[key]))]
 
 
 FLOOD = 1000
@@ -218,8 +326,10 @@ def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchang
         # A time that no database holds.
         *(exchange.tick(6).replace('"ts": ', f'"ts": {sign}9223372036854775808, "at": ') for sign in ("", "-")),
         *(exchange.tick(6).replace('"price": 100.0', f'"price": {price}') for price in ("true", "NaN", "1e999", "[]")),
+        *without_a_part(json.loads(exchange.tick(10))),
+        *(f"{exchange.tick(11)}{more}" for more in (" garbage", "}", exchange.tick(12), "\0")),
     ]
-    ignored = ['{"type": "heartbeat"}', '{"type": "subscribed", "channel": "trades"}']
+    ignored = [json.dumps(message) for message in NO_TRADES]
     bad += ["nonsense"] * FLOOD
     engine.mark()
     with nemesis.garbage(exchange, bad):
@@ -259,7 +369,57 @@ def test_burst_is_no_overload_and_loses_nothing(engine: EngineUnit, exchange: Ex
     engine.expect((state.active, state.n_restarts) == ("active", 0), "a burst was taken for an overload")
 
 
-STALE_SECS = (60.0, 2.5, -60.0, -12.0)
+BIG = 256 * 1024
+MANY = 300
+"""Messages of so many bytes, which together are more than any engine has room for."""
+
+GROWTH_MAX = 24 * 1024
+"""Of memory, in KiB, while nobody has room for what the exchange sends."""
+
+
+@pytest.mark.slow
+@pytest.mark.claim("B2")
+def test_what_there_is_no_room_for_stays_in_the_socket(engine: EngineUnit) -> None:
+    """While nothing can be written, and within the grace: it does not read on into memory."""
+    tick = '{{"event_id": {}, "symbol": "A/B", "price": 1.5, "volume": 1, "ts": 1700000000000}}'
+    trades = b"".join(frame(padded(tick.format(number), BIG)) for number in range(1, MANY))
+    locked = threading.Event()
+
+    def script(client: socket.socket, _: int) -> None:
+        upgrade(client, and_then=frame(tick.format(0)))
+        locked.wait(engine.deadline_secs)
+        client.sendall(trades)
+
+    with raw_server(script) as server:
+        feed = {"ingest_mode": "MOCK_WS", "ws_url": server.url, "heartbeat_interval_secs": 0.2}
+        engine.configure(
+            {
+                "engine": {**feed, "overload_grace_ms": 60_000},
+                "channels": {"tick_channel_size": 16, "signal_channel_size": 16, "persist_channel_size": 16},
+                "persist": {"flush_interval_ms": 10, "batch_size": 1, "busy_timeout_ms": 1000},
+            }
+        )
+        engine.start()
+        engine.wait_ticks(1)
+        before = resident_kib(engine)
+        with nemesis.locked(engine.database):
+            locked.set()
+            for _ in range(8):
+                engine.mark()
+                beat = engine.wait_log("HEARTBEAT (G4)").fields
+            grown = resident_kib(engine) - before
+        received = beat["ingest_received"]
+        engine.expect(received < MANY, f"it has received all of {received} ticks, its channels have room for 48")
+        engine.expect(grown <= GROWTH_MAX, f"while nothing can be written it has grown by {grown} KiB")
+
+
+def resident_kib(engine: EngineUnit) -> int:
+    """Memory of its main process that is in RAM, in KiB (proc(5))."""
+    status = engine.machine.run("cat", f"/proc/{engine.show().main_pid}/status").expect(0).stdout
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+STALE_SECS = (60.0, 2.5, -60.0, -12.0, -4.5)
 """How old ticks are that are too old, or too new, when they may be of 2 s; a busy computer is late."""
 
 
@@ -481,17 +641,22 @@ def fails_so_often(times: int, beat: Entry) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.claim("S12", "D4", "L3")
+@pytest.mark.claim("S12", "D4", "L3", "B3")
 def test_locked_database_is_waited_for_however_often_that_fails(engine: EngineUnit, exchange: Exchange) -> None:
-    """What cannot be written is neither given up nor written at long last: each attempt is soon after the last."""
-    engine.connect(exchange)
+    """What cannot be written is neither given up nor written at long last: each attempt is soon after the last, and as
+    patient as the first. Signals and orders are made meanwhile, and the loop is not late."""
+    engine.connect(exchange, engine={"signal_every_n_ticks": 10})
     exchange.send_ticks(10)
     engine.wait_ticks(10)
     engine.mark()
     clock = OsClock()
     with nemesis.locked(engine.database):
         exchange.send_ticks(50)
+        first = clock.monotonic()
         for failures in range(1, FAILED_WRITES + 1):
+            if failures == 2:
+                # While a batch waits already.
+                exchange.send_ticks(20)
             began = clock.monotonic()
             beat = engine.wait_log("HEARTBEAT (G4)", functools.partial(fails_so_often, failures)).fields
             took = clock.monotonic() - began
@@ -501,11 +666,21 @@ def test_locked_database_is_waited_for_however_often_that_fails(engine: EngineUn
             )
             dropped = {name: count for name, count in beat.items() if name.startswith("bp_drops_") and count}
             engine.expect(not dropped, f"it drops rows after {failures} failed attempts: {dropped}")
+        took = clock.monotonic() - first
+        least = 0.9 * FAILED_WRITES - LATE_SECS
+        engine.expect(
+            took >= least, f"{FAILED_WRITES} attempts fail within {took:.1f} s: busy_timeout is 1 s each time"
+        )
+        made = {name: beat[name] for name in ("tick_count", "signal_count", "shadow_orders")}
+        due = {"tick_count": 80, "signal_count": 8, "shadow_orders": 8}
+        engine.expect(made == due, f"while nothing can be written it has made {made} of {due}")
+        lag_ms = beat["loop_lag_ms_p99"]
+        engine.expect(lag_ms <= LAG_MS_MAX, f"a write that fails again and again makes the loop {lag_ms} ms late")
         told = [entry for entry in engine.journal() if entry.level == "WARN" and "lock" in entry.message]
     engine.expect(len(told) > 1, f"{FAILED_WRITES} attempts failed, and {len(told)} warnings tell of them")
-    engine.wait_ticks(60)
+    engine.wait_ticks(80)
     engine.stop()
-    engine.expect(engine.tick_count() == 60, f"of 60 ticks {engine.tick_count()} are written after the lock")
+    engine.expect(engine.tick_count() == 80, f"of 80 ticks {engine.tick_count()} are written after the lock")
 
 
 @pytest.mark.claim("L4", "R4")

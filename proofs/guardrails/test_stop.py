@@ -43,6 +43,10 @@ LONG_SECS = 12
 RUN_SECS = 2
 """How long an engine runs that is told to."""
 
+FAILED_ATTEMPTS = 3
+OUTAGE_BEATS = 8
+"""Of 0.2 s: longer than the watchdog's period, and shorter than the wait for the next attempt."""
+
 LATE_SECS = 3.0
 """By how much later that may be over, on a busy computer."""
 
@@ -101,6 +105,43 @@ def test_sigint_in_full_flow(engine: EngineUnit, exchange: Exchange) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.claim("E4", "E5", "S13", "G4", "M2", "I1", "R4")
+def test_an_outage_is_lived_through(watched: EngineUnit, exchange: Exchange) -> None:
+    """Nobody is at the exchange's port, and the next attempt is far away: it is fed, it beats, asks nobody else, and
+    stops at once and cleanly."""
+    watched.connect(exchange, engine={"max_backoff_secs": 600, "network_give_up_secs": 900, "signal_every_n_ticks": 1})
+    exchange.send_raw([exchange.tick(1, age_secs=60.0), "nonsense"])
+    exchange.send_ticks(10)
+    watched.wait_ticks(10)
+    with tracing.calls(watched, tracing.SENDING) as calls, nemesis.unreachable(exchange):
+        for _ in range(FAILED_ATTEMPTS):
+            watched.wait_log("connection failed")
+            watched.mark()
+        for _ in range(OUTAGE_BEATS):
+            watched.wait_log("HEARTBEAT (G4)")
+            watched.mark()
+        began = OsClock().monotonic()
+        watched.stop()
+        took = OsClock().monotonic() - began
+        called = [call for call in calls() if tracing.NEW.search(call) and "sa_family" in call]
+    others = [call for call in called if f"htons({exchange.port})" not in call]
+    watched.expect(not others, f"in an outage it calls others than its feed: {others[:3]}")
+    watched.expect(took <= LATE_SECS, f"a stop in an outage took {took:.1f} s")
+    expect_clean_end(watched)
+    watched.expect(watched.show().n_restarts == 0, "an outage took it down")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("E4", "S13")
+def test_a_run_that_is_over_is_over_however_quiet_it_was(engine: EngineUnit, exchange: Exchange) -> None:
+    """`--seconds` elapse without a tick as well."""
+    engine.connect(exchange, engine={"run_seconds": RUN_SECS})
+    engine.wait_end()
+    state = engine.show()
+    engine.expect((state.result, state.n_restarts) == ("success", 0), "it did not end cleanly after run_seconds")
+
+
+@pytest.mark.slow
 @pytest.mark.claim("E4", "S13")
 def test_a_run_that_is_over_is_written(engine: EngineUnit, exchange: Exchange) -> None:
     """When `--seconds` have elapsed, all that came until then is written, though no flush is due yet, and nothing wakes
@@ -150,7 +191,7 @@ def test_a_stop_that_loses_rows_says_so(engine: EngineUnit, exchange: Exchange) 
 
 
 @pytest.mark.slow
-@pytest.mark.claim("M4")
+@pytest.mark.claim("M4", "I1")
 def test_systemd_is_told_of_a_stop(engine: EngineUnit, exchange: Exchange) -> None:
     """READY=1 and STOPPING=1, each once, whatever the stop begins with: one that the engine began by itself looks like
     a service that runs. By the protocol of sd_notify(3)."""
@@ -161,9 +202,11 @@ def test_systemd_is_told_of_a_stop(engine: EngineUnit, exchange: Exchange) -> No
         expect_told_once(engine, calls(), "STOPPING=1")
     engine.configure({"engine": {"tick_interval_ms": 10, "network_give_up_secs": 0.3, "ws_url": "ws://127.0.0.1:9"}})
     ready_and_stopping = ("READY=1", "STOPPING=1")
+    exchange.on_connect_send(["nonsense"] * 100)
     for words, flags, ends, expected in (
         ([], ["--seconds", "0.3"], 0, ready_and_stopping),
         ([], ["--ingest", "mockws"], 10, ready_and_stopping),
+        ([], ["--ingest", "mockws", "--ws-url", exchange.url], 11, ready_and_stopping),
         (["env", "NOTIFY_SOCKET=@proof-notify"], ["--seconds", "0.3"], 0, ready_and_stopping),
         # By hand, where nobody wants to know.
         (["env", "--unset=NOTIFY_SOCKET"], ["--seconds", "0.3"], 0, ()),
@@ -172,6 +215,9 @@ def test_systemd_is_told_of_a_stop(engine: EngineUnit, exchange: Exchange) -> No
         status, seen = tracing.whole_run(engine.machine, state, argv, tracing.SENDING, engine.deadline_secs)
         engine.expect(status == ends, f"exit {status} of a run that ends with {ends}")
         expect_told_once(engine, seen, *expected)
+        feeds = (f"htons({exchange.port})", "htons(9)")
+        others = [call for call in seen if "sa_family=AF_INET" in call and not any(feed in call for feed in feeds)]
+        engine.expect(not others, f"a run that ends with {ends} calls others than its feed: {others[:3]}")
         is_abstract = any('sun_path=@"proof-notify' in call for call in seen)
         engine.expect(
             is_abstract or "NOTIFY_SOCKET=@proof-notify" not in words,
@@ -271,13 +317,16 @@ def test_a_signal_that_means_nothing(engine: EngineUnit, exchange: Exchange) -> 
     engine.kill("USR1")
     pid = engine.show().main_pid
     expect_told(engine, "USR1")
-    expect_told_again(engine, "RTMIN+1")
+    for signal in ("RTMIN+1", "USR2", "ALRM", "PROF", "VTALRM", "IO", "PWR", "STKFLT"):
+        expect_told_again(engine, signal)
     sent = send_all(engine, pid, MEANINGLESS)
     engine.expect(sent.status == 0, f"a signal that means nothing ended it: {sent.stderr.strip()}")
     exchange.wait_sent(exchange.sent + 100)
     state = engine.show()
     engine.expect((state.active, state.main_pid) == ("active", pid), "another process runs, or none")
-    engine.stop()
+    # To the very end.
+    engine.machine.run("sh", "-c", f"kill -INT {pid}; while kill -USR1 {pid}; do sleep 0.01; done")
+    engine.wait_end()
     expect_clean_end(engine)
     expect_at_most_one_a_second(engine)
     # And while it waits for an answer that does not come.

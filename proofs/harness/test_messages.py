@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ pytestmark = pytest.mark.claim("M1")
 
 
 def line(message: str, level: str, priority: int, **fields: object) -> Entry:
-    return Entry(message, "u", "", "engine", 1, 0, 0, {"message": message, **fields}, "", level, "t", priority)
+    at = "2026-11-28T12:30:00.123456Z"
+    return Entry(message, "u", "", "engine", 1, 0, 0, {"message": message, **fields}, at, level, "t", priority)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,23 @@ def line(message: str, level: str, priority: int, **fields: object) -> Entry:
 )
 def test_a_line_has_its_level_priority_and_fields(entry: Entry, says: str) -> None:
     assert [violation.says for violation in messages.are_as_told([entry]).violations] == [says] * bool(says)
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "target", "is_right"),
+    [
+        ("2026-11-28T12:30:00.123456Z", "engine", True),
+        ("2026-11-28T12:30:00.123456+00:00", "engine.pipeline", True),
+        ("2026-11-28T12:30:00.123456Z", "", False),
+        *((wrong, "engine", False) for wrong in (
+            "", "2026-11-28 12:30:00.123456Z", "20261128T123000.123456Z", "2026-11-28T12:30:00.123Z",
+            "2026-11-28T12:30:00.123456", "2026-11-28T14:30:00.123456+02:00", "2026-W48-6T12:30:00.123456Z",
+        )),
+    ],
+)  # fmt: skip
+def test_a_line_says_when_it_was_and_who_wrote_it(timestamp: str, target: str, is_right: bool) -> None:
+    entry = replace(line("of its own", "INFO", 6), timestamp=timestamp, target=target)
+    assert bool(messages.are_as_told([entry]).violations) is not is_right
 
 
 @pytest.mark.parametrize(("level", "priority"), [("ERROR", 3), ("WARN", 4), ("INFO", 6), ("DEBUG", 7)])
