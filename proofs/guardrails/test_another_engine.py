@@ -22,7 +22,8 @@ from harness.machines import systemd
 from harness.machines.stage import PREFIX
 from proofs.fixtures import soak_run
 from proofs.fixtures.engine_unit import ENGINE_FILES, WATCHDOG_SEC, EngineUnit
-from proofs.fixtures.lies import LIES, Lie
+from proofs.fixtures.lie import Lie
+from proofs.fixtures.lies import LIES
 from proofs.fixtures.soak_run import SoakRun
 from proofs.guardrails import (
     test_exit12,

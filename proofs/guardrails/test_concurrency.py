@@ -78,13 +78,13 @@ def test_what_others_write_beside_it_is_no_matter(engine: EngineUnit, exchange: 
     """An operator's own table, filled while it runs: neither is it touched, nor is the run another one."""
     engine.connect(exchange)
     with closing(sqlite3.connect(engine.database, isolation_level=None, timeout=DEADLINE_SECS)) as connection:
-        connection.execute("CREATE TABLE notes_of_mine (x)")
+        connection.execute("CREATE TABLE NOTES (x)")
         for number in range(1, 6):
-            connection.execute("INSERT INTO notes_of_mine VALUES (?)", (number,))
+            connection.execute("INSERT INTO NOTES VALUES (?)", (number,))
             exchange.send_ticks(10)
             engine.wait_ticks(10 * number)
     engine.stop()
     state = engine.show()
     engine.expect((state.result, state.n_restarts) == ("success", 0), "another process's writing ended the run")
-    notes = engine.query("SELECT x FROM notes_of_mine")
+    notes = engine.query("SELECT x FROM NOTES")
     engine.expect(notes == [(number,) for number in range(1, 6)], f"the table of somebody else holds {notes}")

@@ -188,7 +188,7 @@ def peers(elsewhere: str) -> dict[str, Peer]:
 
 
 @pytest.mark.slow
-@pytest.mark.claim("N3", "N6")
+@pytest.mark.claim("N3", "N6", "M1")
 def test_whatever_a_peer_does_it_is_connected_to_again(engine: EngineUnit) -> None:
     """And nobody else is, whoever is named by the peer or by the environment."""
     with ExitStack() as stack:

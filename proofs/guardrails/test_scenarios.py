@@ -327,6 +327,8 @@ def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchang
         *(exchange.tick(6).replace('"ts": ', f'"ts": {sign}9223372036854775808, "at": ') for sign in ("", "-")),
         *(exchange.tick(6).replace('"price": 100.0', f'"price": {price}') for price in ("true", "NaN", "1e999", "[]")),
         *without_a_part(json.loads(exchange.tick(10))),
+        # More than any number of a computer's holds, and no word for infinity.
+        *(exchange.tick(13).replace(f'"{key}": 1', f'"{key}": 1{400 * "0"}') for key in ("price", "volume")),
         *(f"{exchange.tick(11)}{more}" for more in (" garbage", "}", exchange.tick(12), "\0")),
     ]
     ignored = [json.dumps(message) for message in NO_TRADES]
@@ -355,6 +357,9 @@ def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchang
         "a heartbeat that counts the message of over 4 MiB as a parse error",
         lambda entry: entry.fields.get("parse_errors") == len(bad) + 1,
     )
+    # What is a price, and more than anybody's books can hold.
+    exchange.send_raw([exchange.tick(number, 1e300) for number in range(20, 40)])
+    engine.wait_ticks(23)
     state = engine.show()
     engine.expect((state.active, state.n_restarts) == ("active", 0), "a malformed message took the engine down")
 
