@@ -1356,7 +1356,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "connection.execute('PRAGMA locking_mode = EXCLUSIVE')\n"
             "return Ledger(path, files, connection, busy_timeout_ms, replay, highest['ticks_id_max'])",
         ),
-        reason=r"readers failed|of 100 after",
+        reason=r"readers failed|of 100 after|nothing was concurrent",
     ),
     Sabotage(
         id="second-engine-is-let-in",

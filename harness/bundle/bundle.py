@@ -187,19 +187,19 @@ class _Record:
     """What a flight record has of a run."""
 
     identity: SignedRecord
-    ended: float
-    """When its last line was written, in seconds since 1970."""
     facts: dict[str, str]
     verdicts: dict[str, tuple[Verdict, list[ClauseId]]]
     """Proof -> verdict and claims."""
     drop_ins: dict[str, str]
     """Name -> text of what the proofs put on top of the unit; of several texts the last."""
+    end: EndLine | None = None
+    """None in a record that has not come to its end."""
 
 
 def _read_record(path: Path) -> _Record:
     count, head = recorder.verify(path)
     identity = SignedRecord(run_id="", sha256=installed.sha256(path), lines=count, head=head)
-    found = _Record(identity, 0.0, {}, {}, {})
+    found = _Record(identity, {}, {}, {})
     for line in recorder.read(path):
         match line:
             case RunLine():
@@ -210,7 +210,7 @@ def _read_record(path: Path) -> _Record:
             case WriteLine(path=str(target), text=str(text)) if Path(target).parent.name == f"{ENGINE_UNIT}.d":
                 found.drop_ins[Path(target).name] = text
             case EndLine():
-                found.ended = line.at
+                found.end = line
     return found
 
 
@@ -241,12 +241,12 @@ def sign(shell: Shell, reports: Path, target: LiveTarget, key: Path) -> tuple[by
         )
     config = installed.effective_config(shell, target.prefix, target.config)
     record = _read_record(record_of(reports, summary.run_id))
-    for one in summary.verdicts:
-        recorded = record.verdicts.get(one.proof)
-        if one.verdict is Verdict.PROVEN and recorded != (Verdict.PROVEN, one.claims):
-            raise BundleError(f"verdicts.json calls {one.proof} proven, the flight record does not")
+    if record.end is None:
+        raise BundleError(f"the flight record of run {summary.run_id} has no end: run `make proofs` again")
+    if (reason := results.contradiction(summary, record.verdicts, record.end)) is not None:
+        raise BundleError(f"{reports / results.FILE}: {reason}")
     made = statement.build(
-        ended=record.ended,
+        ended=record.end.at,
         signed=OsClock().wall(),
         engine=engine,
         runtime=runtime,

@@ -6,7 +6,7 @@ check what is read back, since whoever reads it did not write it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,8 @@ from harness.evidence.verdict import ClauseId, Verdict
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+    from harness.evidence.lines import EndLine
 
 FILE = "verdicts.json"
 """Below the directory of reports."""
@@ -168,6 +170,33 @@ class RunSummary:
         if self.judged == JudgedEngine():
             made["judged"] = {"engine": self.judged.engine}
         return {name: value for name, value in made.items() if value is not None}
+
+
+Verdicts = Mapping[str, tuple[Verdict, list[ClauseId]]]
+"""Proof -> verdict and claims."""
+
+
+def contradiction(summary: RunSummary, recorded: Verdicts, end: EndLine) -> str | None:
+    """Return in what a verdicts.json says something else than the record of its run, of which are all verdicts and the
+    last line; None when they agree. verdicts.json is easily edited, and who edits it may also leave out."""
+    said = {one.proof: (one.verdict, one.claims) for one in summary.verdicts}
+    if len(said) != len(summary.verdicts):
+        return "its verdicts.json names a proof twice"
+    for proof in sorted(said.keys() | recorded.keys()):
+        ours, theirs = said.get(proof), recorded.get(proof)
+        if ours != theirs:
+            return f"verdicts.json says {told_verdict(ours)} of {proof}, its record {told_verdict(theirs)}"
+    for name in ("state", "collected", "selected", "never_ran", "counts", "planned", "accepted_unproven", "systemd"):
+        if getattr(summary, name) != getattr(end, name):
+            return f"verdicts.json and its record differ in {name}: {getattr(summary, name)}, {getattr(end, name)}"
+    if end.state != "complete" and summary.complete and not summary.left_out:
+        return f"verdicts.json says that all was judged, its record that the run is {end.state}"
+    return None
+
+
+def told_verdict(verdict: tuple[Verdict, list[ClauseId]] | None) -> str:
+    """Return a verdict and its claims in words."""
+    return "nothing" if verdict is None else f"{verdict[0]} ({' '.join(verdict[1])})"
 
 
 def counts(verdicts: Iterable[ProofResult]) -> dict[str, int]:

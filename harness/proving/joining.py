@@ -6,16 +6,21 @@ Nothing is believed that the runs' records do not say, and nothing is proven by 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.base.errors import HarnessError
 from harness.evidence.lines import EndLine, RunLine
-from harness.evidence.results import ProofResult, RecordIdentity, RunSummary, counts
-from harness.evidence.verdict import ClauseId, Verdict, run_state
-
-Verdicts = Mapping[str, tuple[Verdict, list[ClauseId]]]
-"""Proof -> verdict and claims."""
+from harness.evidence.results import (
+    ProofResult,
+    RecordIdentity,
+    RunSummary,
+    Verdicts,
+    contradiction,
+    counts,
+    told_verdict,
+)
+from harness.evidence.verdict import ClauseId, run_state
 
 NAMED_MAX = 3
 """Things that one message names."""
@@ -90,25 +95,13 @@ def _fault(part: Part) -> str | None:
         return "its verdicts.json is about another record than the one beside it"
     if summary.proved is None or summary.proved.runtime is None:
         return "it does not say which engine was proven"
-    said = {one.proof: (one.verdict, one.claims) for one in summary.verdicts}
-    if len(said) != len(summary.verdicts):
-        return "its verdicts.json names a proof twice"
-    for proof in sorted(said.keys() | part.verdicts.keys()):
-        ours, theirs = said.get(proof), part.verdicts.get(proof)
-        if ours != theirs:
-            return f"verdicts.json says {_told(ours)} of {proof}, its record {_told(theirs)}"
-    for name in ("state", "collected", "selected", "never_ran", "counts", "planned", "accepted_unproven", "systemd"):
-        if getattr(summary, name) != getattr(end, name):
-            return f"verdicts.json and its record differ in {name}: {getattr(summary, name)}, {getattr(end, name)}"
+    if (reason := contradiction(summary, part.verdicts, end)) is not None:
+        return reason
     shard = summary.shard
     told = None if shard is None else f"{shard.number}/{shard.of} of {shard.split}"
     if part.run.facts.get("shard") != told:
         return f"verdicts.json calls it shard {told}, its record {part.run.facts.get('shard')}"
     return None
-
-
-def _told(verdict: tuple[Verdict, list[ClauseId]] | None) -> str:
-    return "nothing" if verdict is None else f"{verdict[0]} ({' '.join(verdict[1])})"
 
 
 def _claims(part: Part) -> dict[ClauseId, int]:
@@ -191,7 +184,8 @@ def _contradiction(parts: Sequence[Part]) -> str | None:
         for proof, verdict in part.verdicts.items():
             other = seen.setdefault(proof, part)
             if other.verdicts[proof] != verdict:
-                return f"{part.name}: {proof} is {_told(verdict)}, and in {other.name} {_told(other.verdicts[proof])}"
+                elsewhere = told_verdict(other.verdicts[proof])
+                return f"{part.name}: {proof} is {told_verdict(verdict)}, and in {other.name} {elsewhere}"
     return None
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -243,14 +244,53 @@ def test_a_run_that_says_less_is_not_signed(run: ProvenRun, change: Callable[[Pr
         run.sign()
 
 
-@pytest.mark.claim("V5")
-def test_a_verdict_that_the_record_does_not_have_is_not_signed(run: ProvenRun) -> None:
-    """verdicts.json is easily edited; the record has every verdict as it was given."""
-    run.summary["verdicts"][0]["verdict"] = "unproven"
+def refuted(run: ProvenRun) -> None:
+    run.summary["verdicts"][0]["verdict"] = "refuted"
+
+
+def partial(run: ProvenRun) -> None:
+    run.summary |= {"complete": False, "left_out": {"G1": 3}}
+
+
+@pytest.mark.claim("V5", "V18")
+@pytest.mark.parametrize(
+    ("was", "edit", "says"),
+    [
+        (
+            refuted,
+            lambda found: found["verdicts"][0].update(verdict="proven"),
+            r"says proven \(G0\) of .*test_G0, its record r",
+        ),
+        (refuted, lambda found: found["verdicts"].pop(0), r"says nothing of .*test_G0, its record refuted \(G0\)"),
+        (refuted, lambda found: found["verdicts"].append(found["verdicts"][1]), "names a proof twice"),
+        (
+            None,
+            lambda found: found["verdicts"][0]["claims"].append("G1"),
+            r"says proven \(G0 G1\) of .*, its record proven",
+        ),
+        (None, lambda found: found.update(planned=[]), "differ in planned"),
+        (
+            partial,
+            lambda found: found.update(complete=True, left_out={}),
+            "all was judged, its record that the run is partial",
+        ),
+        (
+            partial,
+            lambda found: found.update(complete=True, left_out={}, state="complete"),
+            "differ in state: complete, partial",
+        ),
+    ],
+)
+def test_what_the_record_does_not_say_is_not_signed(
+    run: ProvenRun, was: Callable[[ProvenRun], None] | None, edit: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    """verdicts.json is easily edited; the record has every verdict as it was given, and how the run ended."""
+    if was is not None:
+        was(run)
     run.leave()
-    run.summary["verdicts"][0]["verdict"] = "proven"
+    edit(run.summary)
     (run.reports / "verdicts.json").write_text(json.dumps(run.summary))
-    with pytest.raises(BundleError, match="test_G0 proven, the flight record does not"):
+    with pytest.raises(BundleError, match=says):
         run.sign()
 
 
