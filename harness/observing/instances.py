@@ -18,6 +18,12 @@ from typing import Any
 NAMELESS = "default"
 """What the engine without a name is called where names are listed; so no instance can have this name."""
 
+_EVERY = {"0.0.0.0", "::"}
+"""Hosts that mean every address of the computer."""
+
+_HOSTS = {"localhost": "127.0.0.1"}
+"""Names that mean an address."""
+
 CONFIGURATION = Path("/etc/hybrid-engine")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -103,23 +109,29 @@ def configured(directory: Path = CONFIGURATION) -> list[Instance]:
 def conflicts(configurations: Mapping[str, Mapping[str, Any]], place: Callable[[str, Path], Path]) -> list[str]:
     """Return what two engines of one computer cannot both have: a name, a database, a dashboard's address.
 
+    A database is the same behind a link; an address that is every one of the computer's is the same as each.
     configurations: the effective configuration of each, by the name to show. place: where a relative path of one leads.
     """
     found = []
     taken: dict[tuple[str, str], str] = {}
+    listening: list[tuple[str, str, object]] = []
     for name, config in configurations.items():
-        dashboard = config["dashboard"]
-        database = place(name, Path(str(config["app"]["db_path"])))
-        for what, value in (
-            ("[app] instance", config["app"]["instance"]),
-            ("[app] db_path", str(database)),
-            ("[dashboard] host and port", f"{dashboard['host']}:{dashboard['port']}"),
-        ):
+        host, port = (
+            _HOSTS.get(str(config["dashboard"]["host"]), str(config["dashboard"]["host"])),
+            config["dashboard"]["port"],
+        )
+        database = os.path.realpath(place(name, Path(str(config["app"]["db_path"]))))
+        for what, value in (("[app] instance", config["app"]["instance"]), ("[app] db_path", database)):
             if not value:
                 continue
             other = taken.setdefault((what, value), name)
             if other != name:
                 found.append(f"{other} and {name} have the same {what}: {value}")
+        for other, its, at in listening:
+            if at == port and (its == host or _EVERY & {its, host}):
+                found.append(f"{other} and {name} have the same [dashboard] host and port: {host}:{port}")
+                break
+        listening.append((name, host, port))
     return found
 
 

@@ -64,8 +64,22 @@ def test_what_two_engines_cannot_both_have() -> None:
         "a and c have the same [dashboard] host and port: 127.0.0.1:1",
     ]
     assert instances.conflicts({"a": configuration("x", 1), "b": configuration("x", 1, "::1")}, place) == []
+    for one, other in (("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("::", "::1"), ("localhost", "127.0.0.1")):
+        both = {"a": configuration("x", 1, one), "b": configuration("y", 1, other), "c": configuration("z", 2, one)}
+        (told,) = instances.conflicts(both, place)
+        assert told.startswith("a and b have the same [dashboard] host and port: ")
     named = {"default": configuration("x", 1, instance="a"), "a": configuration("x", 2, instance="a")}
     assert instances.conflicts(named, place) == ["default and a have the same [app] instance: a"]
+
+
+@pytest.mark.claim("O10")
+def test_a_database_is_the_same_by_whatever_name(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    both = {"a": configuration("real/x.db", 1), "b": configuration("link/../link/x.db", 2)}
+    assert instances.conflicts(both, lambda _, path: tmp_path / path) == [
+        f"a and b have the same [app] db_path: {tmp_path}/real/x.db"
+    ]
 
 
 def test_the_option_stands_for_others_which_may_follow_it() -> None:
