@@ -324,7 +324,8 @@ def begin(config: pytest.Config, run_id: str) -> None:
         if (value := config.getoption(f"proofs_{name.replace('-', '_')}"))
     ]
     run.accepted = config.getoption("proofs_accept_unproven")
-    partial = config.getoption("ignore", None) or config.getoption("ignore_glob", None)
+    # What pytest leaves out before it collects is known by nobody afterwards.
+    partial = any(config.getoption(name, None) for name in ("ignore", "ignore_glob", "lf"))
     # A project that names no paths has all its tests below its root.
     everything = config.getini("testpaths") or [str(config.rootpath)]
     run.complete = set(config.args) == set(everything) and not partial

@@ -38,6 +38,14 @@ def test_what_changes_the_code_that_runs_is_refused_although_it_is_signed(name: 
 
 
 @pytest.mark.claim("R9")
+def test_what_the_manager_was_told_explains_nothing() -> None:
+    """`systemctl set-environment` is not signed."""
+    for in_manager in ((), ("ODD",)):
+        (reason,) = found([*OF_A_SERVICE, "ODD"], set(), in_manager)
+        assert reason.startswith("ODD is set")
+
+
+@pytest.mark.claim("R9")
 def test_what_systemd_and_the_unit_set_is_fine() -> None:
     assert found(OF_A_SERVICE, set(), ("PATH", "LANG")) == []
     assert found([*OF_A_SERVICE, "HYBRID_LOG", "PYTHONUNBUFFERED"], {"HYBRID_LOG", "PYTHONUNBUFFERED"}) == []

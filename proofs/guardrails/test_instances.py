@@ -165,6 +165,10 @@ def test_configurations_are_checked_together(fleet: Fleet) -> None:
     fleet.configure(BETA, 8602, sample_every=0)
     said = json.loads(fleet.ctl("check-config", "--json", status=12))
     fleet.expect("engine.sample_every" in said["refused"]["beta"] and said["fine"] == ["alpha"], f"it says {said}")
+    # Of two that are to be started one can be.
+    said = fleet.ctl("start", "alpha", "beta", status=1)
+    fleet.expect("alpha  active" in said, f"hybrid-ctl start says {said!r}")
+    fleet.ctl("stop", "alpha", "beta")
     place = fleet.machine.path(str(BETA.config))
     place.write_text(fleet.configure(BETA, 8602) + "[app]\ninstance = 'alpha'\n")
     said = json.loads(fleet.ctl("check-config", "--json", status=12))

@@ -12,7 +12,7 @@ import pytest
 
 from harness.base import files
 from harness.base.clock import FakeClock
-from harness.base.errors import HarnessError
+from harness.base.errors import HarnessError, Unavailable
 from harness.evidence.recorder import Recorder
 from harness.soak import controller as soak
 from harness.soak import decisions
@@ -25,12 +25,16 @@ SECRET = b"[engine]\nsecret = 1\n"
 RUN = "aaaaaaaa-0000-4000-8000-000000000000"
 
 
-@pytest.fixture
-def others(tmp_path: Path) -> Path:
-    """A directory that everybody can write in, as the engine's state is for the engine's user."""
+@pytest.fixture(params=["everybody", "its group", "another owner"])
+def others(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A directory that others can write in, as the engine's state is for the engine's user."""
     place = tmp_path / "others"
     place.mkdir()
-    place.chmod(0o777)
+    place.chmod({"everybody": 0o777, "its group": 0o775, "another owner": 0o755}[request.param])
+    if request.param == "another owner":
+        if os.geteuid() != 0:
+            raise Unavailable("nobody but root gives a directory away", "run as root")
+        os.chown(place, 65534, -1)
     return place
 
 

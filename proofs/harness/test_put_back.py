@@ -207,6 +207,8 @@ def test_what_a_killed_soak_left_is_put_back_in_its_stead(
     assert soak.main(argv(one)) == 0
     assert (one.now, one.config.read_text()) == (found, CONFIG)
     assert {line.run_id for line in decisions.read_all(one.log.path)} == {"run"}
+    acts = [line for line in decisions.read_all(one.log.path) if line.action.startswith("ENGINE_")]
+    assert acts[-1].facts["soak_phase"] == "end"
     calls = list(one.computer.calls)
     assert soak.main(argv(one)) == 0
     assert one.computer.calls == calls, "it is put back once"

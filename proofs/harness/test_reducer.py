@@ -140,6 +140,20 @@ def test_what_is_endured_in_a_row_is_endured_again_after_a_look_that_is_well(
 
 
 @pytest.mark.claim("K3")
+@pytest.mark.parametrize(("mode", "stalls"), [("realws", True), ("replay", False)])
+def test_K3_an_engine_that_is_fed_and_stores_nothing_stalls(mode: str, stalls: bool) -> None:
+    """But one that replays into the database that it reads, which stores no tick twice."""
+    soak = begun(mode=mode)
+    acts = [
+        effect
+        for now in range(5, 60, 5)
+        for effect in look(soak, float(now), up(), heartbeat={"ingest_received": 1000 * now})
+        if isinstance(effect, Restart)
+    ]
+    assert bool(acts) is stalls
+
+
+@pytest.mark.claim("K3")
 def test_K3_what_the_first_healthcheck_took_is_no_stall() -> None:
     """It waits as long as a stall may last; the threshold begins when the soak does."""
     soak = Reducer(TERMS, 0.0)

@@ -698,8 +698,9 @@ def test_K7_K5_only_one_controller_at_a_time(tmp_path: Path, capsys: pytest.Capt
     """Of a decision log, and of a config wherever its log is."""
     (tmp_path / "ops").mkdir()
     with soak._alone(tmp_path / shared):
-        assert soak.main(options(tmp_path)) == reducer.EXIT_ABORT
-    assert "another soak controller runs" in capsys.readouterr().err
+        for more in ([], ["--put-back"]):
+            assert soak.main([*options(tmp_path), *more]) == reducer.EXIT_ABORT
+            assert "another soak controller runs" in capsys.readouterr().err
     assert not (tmp_path / "ops/d.jsonl").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,10 @@ def raised_by(code: str, file: str, call: Callable[[], object] = str) -> BaseExc
     raise AssertionError("it raised nothing")
 
 
+EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""What a computer has no more of: room, memory, descriptors."""
+
+
 @pytest.mark.claim("V3")
 @pytest.mark.parametrize(
     ("code", "refuted"),
@@ -79,7 +84,7 @@ def raised_by(code: str, file: str, call: Callable[[], object] = str) -> BaseExc
         ("harness.base.journal.parse(None, 0)", False),
         ("import nothing_of_this_name", False),
         ("raise MemoryError", False),
-        ("raise OSError(28, 'full')", False),
+        *((f"raise OSError({number}, 'none is left')", False) for number in EXHAUSTED),
         ("raise OSError(2, 'gone')", True),
         ("raise TimeoutError", True),
         ("import hypothesis.errors; raise hypothesis.errors.Unsatisfiable('of the property')", False),

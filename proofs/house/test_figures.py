@@ -32,6 +32,12 @@ PROMISED: list[tuple[str, str, object, str, str]] = [
     ("engine.storage.ledger", "WAL_ALARM_BYTES", 64 * 2**20, "D9", "when it is 64 MiB"),
     ("engine.command", "_DESCRIPTORS_MIN", 24, "C7", "descriptors (24 are needed"),
     ("engine.base.logs", "QUEUE_BYTES_MAX", 2**20, "M6", "waits, 1 MiB at most"),
+    ("engine.base.logs", "LINGER_SECS", 0.5, "M6", "waits 0.5 s for a reader"),
+    ("engine.ingest.recent_ids", "RECENT_IDS_MAX", 65_536, "B5", "65,536 for each of four markets"),
+    ("engine.ingest.venues.bybit", "_ARGS_CHARS_MAX", 21_000, "N18", "21,000 characters of a connection"),
+    ("harness.dashboard.web", "REQUEST_SECS", 5.0, "W3", "A request has 5 s to come"),
+    ("harness.dashboard.web", "ANSWER_SECS", 60.0, "W3", "an answer 60 s to be taken"),
+    ("harness.dashboard.web", "CONNECTIONS_MAX", 256, "W3", "at most 256 connections are kept"),
 ]
 """Module, constant, value, clause, its words."""
 
