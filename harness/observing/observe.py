@@ -86,13 +86,22 @@ class Computer(Protocol):
 class LocalComputer:
     """The computer this process runs on, and its system manager."""
 
-    def __init__(self, shell: Shell, unit_name: str, database: Path, clock: Clock, pressure_dir: Path) -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        unit_name: str,
+        database: Path,
+        clock: Clock,
+        pressure_dir: Path,
+        since: float | None = None,
+    ) -> None:
+        """since: from when on its journal is read, in seconds since 1970; None for now."""
         self._shell = shell
         self._unit = unit_name
         self._progress = Bounded(lambda: ledger_view.read_progress(database), str(database))
         self._pressure_dir = pressure_dir
         self._clock = clock
-        self._since = clock.wall()
+        self._since = clock.wall() if since is None else since
         self._cursor = ""
 
     def unit(self) -> UnitState:

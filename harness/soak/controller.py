@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -48,6 +49,7 @@ from harness.soak.decisions import (
     set_aside,
     timestamp,
 )
+from harness.soak.exit_actions import stopped_since
 from harness.soak.ladder import Ladder
 from harness.soak.reducer import (
     EXIT_ABORT,
@@ -485,8 +487,6 @@ def _put_back_killed(
     options: argparse.Namespace, config: ConfigFile, killed: Decision | None, clock: Clock, screen: Screen
 ) -> int:
     """Put back what a soak that was killed could not; its decision log is continued, if it can be."""
-    # Its lines are the record: what is put back must not depend on whether a disk takes more.
-    computer = LocalComputer(Shell(Unrecorded()), options.unit, options.config, clock, options.pressure_dir)
     if killed is None:
         if config.restore():
             screen.say("[SOAK] put back the config; how the engine was found stands nowhere, it is left as it is")
@@ -503,7 +503,21 @@ def _put_back_killed(
         except RecorderError as error:
             screen.say(f"[SOAK] {error}")
 
-    put_back.put_back(computer, config, str(killed.facts["engine_before"]), lambda: False, decide, clock)
+    act, acted = put_back.last_act(options.decision_log)
+    since = datetime.fromisoformat(act.timestamp).timestamp()
+    # Its lines are the record: what is put back must not depend on whether a disk takes more.
+    computer = LocalComputer(
+        Shell(Unrecorded()), options.unit, options.config, clock, options.pressure_dir, since=since
+    )
+
+    def stopped_by_others() -> bool:
+        try:
+            return stopped_since(computer.journal(), acted=acted)
+        except HarnessError as error:
+            screen.say(f"[SOAK] {error}")
+            return False
+
+    put_back.put_back(computer, config, str(killed.facts["engine_before"]), stopped_by_others, decide, clock)
     return EXIT_COMPLETE
 
 

@@ -23,7 +23,7 @@ unit altogether. Each run has an invocation id, by which it is answered once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
@@ -34,6 +34,7 @@ _PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
 _FAILURE_RESULT = "d9b373ed55a64feb8242e02dbe79a49c"
 _SUCCESS = "7ad2d189f7e94e70a38c781354912448"
 _STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
+_STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 
 _CODES = {1: "exited", 2: "killed", 3: "dumped"}
 
@@ -215,6 +216,20 @@ class Endings:
                 at = int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6 if "__MONOTONIC_TIMESTAMP" in entry else None
                 found.append(Exit(invocation, code, status, entry.get("UNIT_RESULT", "success"), at))
         return found
+
+
+def stopped_since(entries: Sequence[Mapping[str, str]], *, acted: bool) -> bool:
+    """Return whether somebody else stopped the unit's last run.
+
+    entries: the unit's journal since we restarted or stopped it (`acted`), or else since we saw it first: what began
+    before an act of ours was ended by it.
+    """
+    endings = Endings()
+    endings.take(entries)
+    runs = [entry.get("INVOCATION_ID") or entry.get("USER_INVOCATION_ID") or "" for entry in entries]
+    begun = {run for run, entry in zip(runs, entries, strict=True) if entry.get("MESSAGE_ID") == _STARTING}
+    last = next((run for run in reversed(runs) if run), "")
+    return last in endings.stopped and (not acted or last in begun)
 
 
 def _number(text: str) -> int | None:

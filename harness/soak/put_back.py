@@ -106,6 +106,17 @@ def _now(computer: Computer) -> str:
         return "unseen"
 
 
+def last_act(log: Path) -> tuple[Decision, bool]:
+    """Return the decision by which the last run in the log, an unfinished one, saw to the engine last, and whether it did
+    so at all: without one, its first.
+
+    Raises RecorderError when the log cannot be read.
+    """
+    last = read(log)
+    acts = [one for one in last if one.action in (Action.ENGINE_RESTART, Action.ENGINE_STOP)]
+    return (acts[-1], True) if acts else (last[0], False)
+
+
 def unfinished(log: Path) -> Decision | None:
     """Find the first decision of the last run in the log, when that run found an engine and did not put it back.
 

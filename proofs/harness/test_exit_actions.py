@@ -164,11 +164,37 @@ def success(invocation: str) -> dict[str, str]:
     }  # fmt: skip
 
 
+def starting(invocation: str) -> dict[str, str]:
+    return {
+        "MESSAGE_ID": "7d4958e842da4a758f6c1cdc7b36dcc5", "INVOCATION_ID": invocation, "JOB_TYPE": "start",
+        "MESSAGE": "Starting hybrid-engine.service - Hybrid trading engine...", "_PID": "1",
+    }  # fmt: skip
+
+
 def stopping(invocation: str) -> dict[str, str]:
     return {
         "MESSAGE_ID": "de5b426a63be47a7b6ac3eaac82e2f6f", "INVOCATION_ID": invocation, "JOB_TYPE": "stop",
         "MESSAGE": "Stopping hybrid-engine.service - Hybrid trading engine...", "_PID": "1",
     }  # fmt: skip
+
+
+@pytest.mark.claim("K11")
+@pytest.mark.parametrize(
+    ("entries", "acted", "by_others"),
+    [
+        ([], False, False),
+        ([stopping("a" * 32)], False, True),
+        ([stopping("a" * 32)], True, False),
+        ([stopping("a" * 32), starting("b" * 32)], True, False),
+        ([stopping("a" * 32), starting("b" * 32), stopping("b" * 32)], True, True),
+        ([starting("b" * 32), stopping("b" * 32), starting("c" * 32)], True, False),
+        ([starting("b" * 32), failure("b" * 32, "exit-code")], True, False),
+    ],
+)
+def test_who_stopped_the_last_run_is_read_from_what_came_since(
+    entries: list[dict[str, str]], acted: bool, by_others: bool
+) -> None:
+    assert exit_actions.stopped_since(entries, acted=acted) is by_others
 
 
 @pytest.mark.claim("K11")

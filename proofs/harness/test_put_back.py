@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from harness.base.errors import CommandFailed, HarnessError, RecorderError
 from harness.soak import controller as soak
 from harness.soak import decisions, put_back, reducer
-from proofs.harness.test_exit_actions import stopping
+from proofs.harness.test_exit_actions import starting, stopping
 from proofs.harness.test_soak import CALM, CONFIG, PRESSED, Bench, FakeComputer
 
 Found = str
@@ -197,7 +197,7 @@ def test_what_a_killed_soak_left_is_put_back_in_its_stead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Found
 ) -> None:
     one = Watched(tmp_path, found)
-    monkeypatch.setattr(soak, "LocalComputer", lambda *_: one.computer)
+    monkeypatch.setattr(soak, "LocalComputer", lambda *_, **__: one.computer)
     # Held back after a lost network: the engine is stopped, and nobody but the controller would start it.
     one.computer.ticks_per_sec = 0.0
     for at in (10, 20, 30):
@@ -215,10 +215,28 @@ def test_what_a_killed_soak_left_is_put_back_in_its_stead(
 
 
 @pytest.mark.claim("K11")
+@pytest.mark.parametrize("stalled", [False, True])
+def test_what_somebody_else_stopped_after_the_kill_stays_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stalled: bool
+) -> None:
+    one = Watched(tmp_path, put_back.RUNNING)
+    monkeypatch.setattr(soak, "LocalComputer", lambda *_, **__: one.computer)
+    if stalled:
+        one.clock.at(5, one.computer.freeze)
+    kill(one, 80)
+    # Who reads the journal anew reads again what the soak has read.
+    one.computer.entries.insert(0, starting(one.computer.invocation))
+    one.stop_by_operator()
+    assert soak.main(argv(one)) == 0
+    assert (one.now, one.config.read_text()) == (put_back.STOPPED, CONFIG)
+    assert one.last["reason"] == "Config put back; engine left stopped, as somebody else stopped it"
+
+
+@pytest.mark.claim("K11")
 def test_an_unreadable_log_does_not_keep_the_engine_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full ends the soak, and takes no decision of what is put back afterwards."""
     one = Watched(tmp_path, put_back.RUNNING)
-    monkeypatch.setattr(soak, "LocalComputer", lambda *_: one.computer)
+    monkeypatch.setattr(soak, "LocalComputer", lambda *_, **__: one.computer)
 
     def full(*_: object, **__: object) -> None:
         raise RecorderError("disk full")

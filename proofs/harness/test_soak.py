@@ -27,7 +27,7 @@ from harness.soak import decisions, reducer
 from harness.soak.controller import Options, Screen, Soak
 from harness.soak.decisions import DecisionLog, Log
 from harness.soak.rewrite import ConfigFile
-from proofs.harness.test_exit_actions import failure, process_exit, success
+from proofs.harness.test_exit_actions import failure, process_exit, starting, success
 from proofs.harness.test_pressure import reading
 
 CONFIG = "[engine]\nsample_every = 3 # ours\ningest_mode = 'SYNTHETIC'\n"
@@ -117,6 +117,7 @@ class FakeComputer:
         """A new run of the engine."""
         self._count()
         self.starts += 1
+        self.entries.append(starting(self.invocation))
         self.frozen = False
         self.active, self.sub, self.result, self.code, self.status = "active", "running", "success", 0, 0
 
