@@ -107,8 +107,8 @@ def _now(computer: Computer) -> str:
 
 
 def last_act(log: Path) -> tuple[Decision, bool]:
-    """Return the decision by which the last run in the log, an unfinished one, saw to the engine last, and whether it did
-    so at all: without one, its first.
+    """Return the decision by which the last run in the log, an unfinished one, saw to the engine last, and whether it
+    did so at all: without one, its first.
 
     Raises RecorderError when the log cannot be read.
     """
