@@ -268,20 +268,20 @@ def test_overload_is_restarted(engine: EngineUnit, exchange: Exchange) -> None:
             began = crowd(engine, exchange)
             told = engine.wait("the OVERLOAD log line", lambda e: e.fields.get("reason") == "OVERLOAD")
         ended, final = expect_restarts_with(engine, 13)
-    channel = told.fields.get("channel")
-    engine.expect(channel == "persist", f"{channel!r} is told as full, and nothing but the persist channel can be")
-    expect_in_time(engine, told.realtime_us / 1e6 - began, "overload_grace_ms")
-    engine.expect(
-        final["tick_count"] == final["ingest_processed"] == final["tick_rows_written"],
-        f"of {final['ingest_processed']} ticks that were processed, {final['tick_rows_written']} are written",
-    )
-    engine.expect_stored(final)
-    exchange.wait_client(connections=2)
-    with nemesis.locked(engine.database):
-        engine.mark()
-        exchange.send_ticks(101)
-        engine.wait("the OVERLOAD log line of the next run", lambda e: e.fields.get("reason") == "OVERLOAD")
-    expect_ends_again(engine, 13, ended)
+        channel = told.fields.get("channel")
+        engine.expect(channel == "persist", f"{channel!r} is told as full, and nothing but the persist channel can be")
+        expect_in_time(engine, told.realtime_us / 1e6 - began, "overload_grace_ms")
+        engine.expect(
+            final["tick_count"] == final["ingest_processed"] == final["tick_rows_written"],
+            f"of {final['ingest_processed']} ticks that were processed, {final['tick_rows_written']} are written",
+        )
+        engine.expect_stored(final)
+        exchange.wait_client(connections=2)
+        with nemesis.locked(engine.database):
+            engine.mark()
+            exchange.send_ticks(101)
+            engine.wait("the OVERLOAD log line of the next run", lambda e: e.fields.get("reason") == "OVERLOAD")
+        expect_ends_again(engine, 13, ended)
 
 
 @pytest.mark.slow
