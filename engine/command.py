@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import io
 import json
 import logging
 import os
@@ -292,6 +293,9 @@ def _print(text: str, signals: Signals) -> None:
     # Whoever waits for a slow reader here is a command like any other: a signal ends it.
     signals.restore()
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # What its encoding has no sign for is spelled out (U1).
+            sys.stdout.reconfigure(errors="backslashreplace")
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:

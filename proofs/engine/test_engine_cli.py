@@ -574,6 +574,26 @@ def test_U1_a_command_has_help_and_flags_of_its_own(tmp_path: Path, command: str
 
 
 @pytest.mark.slow
+@pytest.mark.claim("U1")
+def test_U1_what_an_encoding_has_no_sign_for_is_spelled_out(tmp_path: Path) -> None:
+    """A market may be called in any script."""
+    (tmp_path / "ws_sources.toml").write_text('[[source]]\nname = "k"\nurl = "ws://localhost:1"\npriority = 1\n')
+    config = write_config(tmp_path)
+    store = opening.open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
+    try:
+        ticks = [Tick("k", "\u5e01/USD", 1.0, 1.0, 1_764_000_000_000 + number, number, id=number) for number in (1, 5)]
+        found = {"k": Numbering("k", 1, 1, 5, 1_764_000_000_005, [(2, 4)], [])}
+        store.write(Batch(ticks=ticks, numberings=found, streams={"k": ("k", "\u5e01/USD")}))
+        flags = ("gaps", "--db", str(tmp_path / "bot.db"), "--config", str(config))
+        listed = call(tmp_path, *flags, PYTHONIOENCODING="ascii")
+    finally:
+        store.close()
+    assert (listed.returncode, "Traceback" in listed.stderr) == (0, False), listed.stderr
+    assert listed.stdout.isascii()
+    assert "\\u5e01/USD" in listed.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.claim("N9")
 def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -> None:
     """Not for a venue whose ids lie apart. Beside an engine that has the database open, too."""

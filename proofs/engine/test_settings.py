@@ -831,6 +831,7 @@ def test_C7_any_environment_is_taken_or_refused(value: str) -> None:
         ('venue = "kraken"\nmarkets = { XBTUSD = "B" }', "kraken has no market 'XBTUSD'"),
         ('venue = "okx"\nmarkets = { BTC-USDT = "B", ETH-USDT = "B" }', "would share positions"),
         ('venue = "okx"\nurl = "ws://ws.okx.com/ws/v5/public"\nmarkets = { BTC-USDT = "B" }', "serves wss:// only"),
+        ('venue = "kraken"\nurl = "WS://ws.kraken.com/v2"\nmarkets = { "BTC/USD" = "B" }', "serves wss:// only"),
     ],
 )
 def test_N18_C6_a_source_that_cannot_be_subscribed_to_is_a_mistake(tmp_path: Path, source: str, says: str) -> None:

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,7 @@ from engine.ingest.intake import Intake
 from engine.ingest.messages import Messages
 from engine.ingest.venues import port, registry
 from engine.ingest.venues.gemini import GeminiV1Parser
+from engine.ingest.venues.kraken import Kraken
 from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import (
     MAX_MESSAGE_BYTES,
@@ -1073,6 +1075,22 @@ def test_N19_the_venue_of_the_documentation_is_short_and_found_by_its_entry_poin
     assert registry.find("GATE").url == "wss://api.gateio.ws/ws/v4/"
 
 
+class Theirs(Kraken):
+    """A venue that somebody makes of one of ours, and does not rename."""
+
+
+@pytest.mark.claim("N19")
+@pytest.mark.parametrize("name", ["mykraken", "MyKraken"])
+def test_N19_a_venue_is_called_what_its_entry_point_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    point = EntryPoint(name, f"{__name__}:Theirs", registry.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda _: Theirs)
+    monkeypatch.setattr(registry, "_others", lambda: [point])
+    for asked in (name, name.lower(), name.upper()):
+        found = registry.find(asked)
+        assert (type(found), found.name) == (Theirs, name)
+    assert registry.find("kraken").name == "kraken"
+
+
 @pytest.mark.claim("N19")
 @pytest.mark.parametrize(
     ("module", "why"),
@@ -1098,17 +1116,25 @@ class Rude(Venue):
     def read(self, message: bytes) -> list[Trade]:
         if message == b"raise":
             raise KeyError("x")
-        price = {b"nan": math.nan, b"zero": 0.0, b"inf": math.inf}.get(message, 1.0)
-        number: Any = {b"id": -1, b"name": "x" * 129}.get(message, 7)
-        return [
-            Trade("A", price, -1.0 if message == b"volume" else 1.0, NOW // 1000 if message == b"ts" else NOW, number)
-        ]
+        price: Any = {
+            b"nan": math.nan, b"zero": 0.0, b"inf": math.inf, b"exact price": Decimal(1), b"text price": "1",
+            b"true": True,
+        }.get(message, 1.0)  # fmt: skip
+        volume: Any = {b"volume": -1.0, b"exact volume": Decimal(1), b"no volume": None}.get(message, 1.0)
+        ts: Any = {b"ts": NOW // 1000, b"half a ts": NOW + 0.5, b"text ts": str(NOW)}.get(message, NOW)
+        number: Any = {b"id": -1, b"name": "x" * 129, b"half an id": 7.5, b"true id": True, b"bytes": b"7"}.get(
+            message, 7
+        )
+        return [Trade("A", price, volume, ts, number)]
 
 
 @pytest.mark.claim("N19")
 def test_N19_what_another_packages_venue_says_is_checked() -> None:
     parser = Rude().parser("", "src", Markets("src", "X", Streams(), {"A": "X"}))
-    bad = [b"raise", b"nan", b"zero", b"inf", b"id", b"name", b"volume", b"ts"]
+    bad = [
+        b"raise", b"nan", b"zero", b"inf", b"id", b"name", b"volume", b"ts", b"exact price", b"text price", b"true",
+        b"exact volume", b"no volume", b"half a ts", b"text ts", b"half an id", b"true id", b"bytes",
+    ]  # fmt: skip
     assert read(parser, *bad) == []
     assert (parser.errors, parser.error_streak) == (len(bad), len(bad))
     assert [tick.trade_id for tick in read(parser, b"good")] == [7]

@@ -331,8 +331,13 @@ class VenueParser(Parser):
         self.numbers += [(stream, number, ts) for number in range(first, last + 1)]
 
 
+_NUMBERS = (float, int)
+
+
 def _unsound(trade: Trade) -> str | None:
-    """Why a trade is none. Comparisons with a NaN are false."""
+    """Why a trade is none, of whatever kind a plug-in makes its parts. Comparisons with a NaN are false."""
+    if type(trade.ts) is not int or type(trade.price) not in _NUMBERS or type(trade.volume) not in _NUMBERS:
+        return f"price {trade.price!r}, volume {trade.volume!r} or time {trade.ts!r}, expected numbers"
     if not 0.0 < trade.price <= _FLOAT_MAX:
         return f"price {trade.price!r}"
     if not 0.0 <= trade.volume <= _FLOAT_MAX:
@@ -341,7 +346,7 @@ def _unsound(trade: Trade) -> str | None:
         return f"time {spelled(trade.ts)}, expected milliseconds"
     if isinstance(trade.id, str):
         return None if trade.id and len(trade.id.encode("utf-8", "replace")) <= MAX_TEXT_CHARS else "id of a trade"
-    if trade.id is not None and not 0 <= trade.id <= MAX_TRADE_ID:
+    if trade.id is not None and (type(trade.id) is not int or not 0 <= trade.id <= MAX_TRADE_ID):
         return f"id outside 0..{MAX_TRADE_ID}"
     return None
 
@@ -394,7 +399,7 @@ class Venue:
                 self.name,
                 problem=f'{self.name} has to be told which markets: markets = {{ "{self.example}" = "..." }}',
             )
-        if is_below(host, self.hosts) and url.startswith("ws:"):
+        if is_below(host, self.hosts) and url[:3].lower() == "ws:":
             return Subscription(self.name, problem=f"{host} serves wss:// only")
         if is_below(host, self.hosts) and not re.fullmatch(self.served_at, host + urlsplit(url).path):
             return Subscription(self.name, problem=f"{self.name} serves no public trades there; use {self.url}")

@@ -46,7 +46,7 @@ def find(name: str) -> Venue:
         assert isinstance(venue, Venue)
         return venue
     for point in _others():
-        if point.name == name:
+        if point.name.lower() == name.lower():
             return _load(point)
     raise ValueError(f"venue {name!r}: allowed are {', '.join(map(repr, names()))}")
 
@@ -90,6 +90,8 @@ def _load(point: EntryPoint) -> Venue:
         venue = found() if isinstance(found, type) else found
         if not isinstance(venue, Venue):
             raise TypeError(f"not a Venue but {type(venue).__name__}")
+        # Whatever its class calls itself: a subclass of one of ours is another venue.
+        vars(venue)["name"] = point.name
     except Exception as trouble:
         # Another's code may raise what it likes; whatever it is, the source cannot be read as long as it does.
         raise ConfigError(
