@@ -619,6 +619,7 @@ def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -
         as_json = call(tmp_path, "gaps", "--json", "--db", str(tmp_path / "bot.db"), "--config", str(config))
         (tmp_path / "ws_sources.toml").unlink()
         unknown = call(tmp_path, "gaps", "--json", "--db", str(tmp_path / "bot.db"), "--config", str(config))
+        of_people = call(tmp_path, "gaps", "--db", str(tmp_path / "bot.db"), "--config", str(config))
     finally:
         store.close()
     assert listed.returncode == 0, listed.stderr
@@ -636,6 +637,7 @@ def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -
     # Nothing tells then that holes of one of them are natural.
     assert [one["source"] for one in json.loads(unknown.stdout)] == ["k", "k", "b", "b"]
     assert unknown.stderr.startswith("no sources file names b, k: ")
+    assert of_people.stderr == unknown.stderr
     nothing = call(tmp_path, "gaps", "--db", str(tmp_path / "typo.db"), "--config", str(config))
     assert nothing.returncode == 12
     assert "there is no database" in nothing.stdout

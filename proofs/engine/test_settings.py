@@ -829,6 +829,7 @@ def test_C7_any_environment_is_taken_or_refused(value: str) -> None:
         ('venue = "krake"\nmarkets = { BTCUSDT = "B" }', "'krake'"),
         ('venue = "kraken"', "kraken has to be told which markets"),
         ('venue = "kraken"\nmarkets = { XBTUSD = "B" }', "kraken has no market 'XBTUSD'"),
+        ('venue = "kraken"\nmarkets = { "BTC/USD" = "B", XBTUSD = "C" }', "kraken has no market 'XBTUSD'"),
         ('venue = "okx"\nmarkets = { BTC-USDT = "B", ETH-USDT = "B" }', "would share positions"),
         ('venue = "okx"\nurl = "ws://ws.okx.com/ws/v5/public"\nmarkets = { BTC-USDT = "B" }', "serves wss:// only"),
         ('venue = "kraken"\nurl = "WS://ws.kraken.com/v2"\nmarkets = { "BTC/USD" = "B" }', "serves wss:// only"),
@@ -1099,7 +1100,8 @@ def test_C8_a_secret_in_what_was_loaded_is_shown_nowhere(
 ) -> None:
     redaction.forget()
     try:
-        (tmp_path / "ws_sources.toml").write_text(f"[[source]]\nname = 'a'\npriority = 1\n{sources}\n")
+        first = "[[source]]\nname = 'first'\npriority = 2\nurl = 'wss://first.example/'\n" if "url" in sources else ""
+        (tmp_path / "ws_sources.toml").write_text(f"{first}[[source]]\nname = 'a'\npriority = 3\n{sources}\n")
         accepted(tmp_path, config)
         said = redaction.redact("4001 unknown key swordfish-1")
         assert said == ("4001 unknown key [redacted]" if is_learnt else "4001 unknown key swordfish-1")

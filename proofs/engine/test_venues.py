@@ -1108,14 +1108,23 @@ def test_N19_one_that_cannot_be_loaded_is_a_mistake_in_the_configuration(
         registry.find("broken")
 
 
+class Odd(Exception):
+    """Of another package, and of no kind that anybody knows."""
+
+
+RAISED: dict[bytes, Exception] = {
+    b"key": KeyError("x"), b"runtime": RuntimeError("x"), b"file": OSError(2, "x"), b"odd": Odd("x"),
+}  # fmt: skip
+
+
 class Rude(Venue):
     """Raises what it likes, and makes up what it likes."""
 
     name = "rude"
 
     def read(self, message: bytes) -> list[Trade]:
-        if message == b"raise":
-            raise KeyError("x")
+        if message in RAISED:
+            raise RAISED[message]
         price: Any = {
             b"nan": math.nan, b"zero": 0.0, b"inf": math.inf, b"exact price": Decimal(1), b"text price": "1",
             b"true": True,
@@ -1132,7 +1141,7 @@ class Rude(Venue):
 def test_N19_what_another_packages_venue_says_is_checked() -> None:
     parser = Rude().parser("", "src", Markets("src", "X", Streams(), {"A": "X"}))
     bad = [
-        b"raise", b"nan", b"zero", b"inf", b"id", b"name", b"volume", b"ts", b"exact price", b"text price", b"true",
+        *RAISED, b"nan", b"zero", b"inf", b"id", b"name", b"volume", b"ts", b"exact price", b"text price", b"true",
         b"exact volume", b"no volume", b"half a ts", b"text ts", b"half an id", b"true id", b"bytes",
     ]  # fmt: skip
     assert read(parser, *bad) == []
