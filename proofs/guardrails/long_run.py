@@ -93,6 +93,7 @@ def test_a_market_is_quiet_for_as_long_as_it_likes(watched: EngineUnit, exchange
     expect_clean_end(watched)
 
 
+@pytest.mark.slow
 @pytest.mark.claim("M2", "G4")
 def test_what_is_not_configured_beats_each_ten_seconds(engine: EngineUnit) -> None:
     """And is so long about it, not only said to be."""

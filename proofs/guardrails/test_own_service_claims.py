@@ -16,7 +16,7 @@ place, under = every.place, every.under
 FEW = {
     "on-failure", "burst-1", "down", "cannot-start", "up", "kill-on-abnormal", "kill-lock", "kill-no", "fed",
     "never-fed", "stop", "stop-too-late", "stop-leaves", "stop-child-killed", "exposed", "too-exposed", "writes-own",
-    "writes-more", "net-none", "net", "net-of-a-child", "writes-log", "stop-killed-well", "slowly",
+    "writes-more", "net-none", "net", "net-of-a-child", "writes-log", "stop-killed-well",
 }  # fmt: skip
 NOT_RUNNING = {"exits", "no-program", "not-ready", "condition"}
 
