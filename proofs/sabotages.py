@@ -1232,7 +1232,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "every - 1 - self.received % every",
             "every - 1",
         ),
-        reason=r"processed \d+, expected|of \d+ after",
+        reason=r"processed \d+, expected|of \d+ after|ticks are stored",
     ),
     Sabotage(
         id="sampling-counts-to-sixteen-bits",
