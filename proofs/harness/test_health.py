@@ -68,12 +68,12 @@ def shown(active: str = "active", pid: int = 4242, invocation: str = INVOCATION)
     )
 
 
-def beat(seconds_ago: float, invocation: str = INVOCATION) -> str:
+def beat(seconds_ago: float, invocation: str = INVOCATION, **books: int) -> str:
     line = {
         "__REALTIME_TIMESTAMP": f"{(OsClock().wall() - seconds_ago) * 1e6:.0f}",
         "__CURSOR": "s=1",
         "_SYSTEMD_INVOCATION_ID": invocation,
-        "MESSAGE": json.dumps({"level": "INFO", "fields": {"message": "HEARTBEAT (G4)"}, "target": "engine"}),
+        "MESSAGE": json.dumps({"level": "INFO", "fields": {"message": "HEARTBEAT (G4)", **books}}),
     }
     return f"cat <<'END'\n{json.dumps(line)}\nEND"
 
@@ -220,8 +220,14 @@ def test_an_empty_table_is_readable(database: Path) -> None:
 @pytest.mark.claim("M5")
 @pytest.mark.parametrize(
     ("journal", "ok"),
-    [(lambda: beat(1.0), True), (lambda: beat(1.0, "b" * 32), False), (lambda: "true", False)],
-    ids=["fresh", "of another run", "none"],
+    [
+        (lambda: beat(1.0), True),
+        (lambda: beat(1.0, "b" * 32), False),
+        (lambda: "true", False),
+        (lambda: beat(1.0, ticks_parsed=7, ingest_received=6, duplicates=1), True),
+        (lambda: beat(1.0, ticks_parsed=7, ingest_received=7, duplicates=1), False),
+    ],
+    ids=["fresh", "of another run", "none", "balanced", "unbalanced"],
 )
 def test_M5_the_heartbeat_must_be_fresh_and_of_the_present_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: Callable[[], str], ok: bool

@@ -123,14 +123,19 @@ def test_a_buglog_of_such_a_record_is_refused(tmp_path: Path, capsys: pytest.Cap
         assert "breaks N7" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("verdict", "claims"), [("refuted", ["N7"]), ("proven", ["V4"])], ids=["refuted", "sabotage"])
+@pytest.mark.parametrize(
+    ("verdict", "claims", "status"),
+    [("refuted", ["N7"], 0), ("proven", ["V4"], 0), ("unproven", ["N7"], 1), ("proven", ["N7"], 1)],
+    ids=["refuted", "sabotage", "unproven", "proven"],
+)
 def test_what_is_known_to_be_broken_is_no_news(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], verdict: str, claims: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verdict: str, claims: list[str], status: int
 ) -> None:
+    """And what nobody has judged is not known to be."""
     with flown(tmp_path) as flight:
         flight.log("HEARTBEAT (G4)", **OVERSAMPLED)
         flight.judged(verdict, *claims)
-    assert checked(tmp_path, capsys)[0] == 0
+    assert checked(tmp_path, capsys)[0] == status
 
 
 BEAT = {"message": "HEARTBEAT (G4)", "tick_count": 2}
