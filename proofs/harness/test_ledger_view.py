@@ -241,6 +241,11 @@ def test_whatever_lies_there_is_told_in_time(
         snapshot(database)
 
 
+@pytest.mark.claim("K9")
+def test_a_look_is_over_within_three_seconds() -> None:
+    assert ledger_view.TIMEOUT_SECS + ledger_view.ANSWER_SECS < 3.0
+
+
 ENDLESS = (
     "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n)"
     " SELECT id, id AS ts, 'X' AS symbol, 1.0 AS price FROM n"

@@ -35,6 +35,7 @@ PROMISED: list[tuple[str, str, object, str, str]] = [
     ("engine.base.logs", "LINGER_SECS", 0.5, "M6", "waits 0.5 s for a reader"),
     ("engine.ingest.recent_ids", "RECENT_IDS_MAX", 65_536, "B5", "65,536 for each of four markets"),
     ("engine.ingest.venues.bybit", "_ARGS_CHARS_MAX", 21_000, "N18", "21,000 characters of a connection"),
+    ("fleet.relay.files", "HEARTBEATS_SECS", 86_400.0, "F1", "the last day's heartbeats"),
     ("engine.record", "_FLUSH_SECS", 1.0, "N20", "all but the last second is there"),
     ("harness.dashboard.web", "REQUEST_SECS", 5.0, "W3", "A request has 5 s to come"),
     ("harness.dashboard.web", "ANSWER_SECS", 60.0, "W3", "an answer 60 s to be taken"),
