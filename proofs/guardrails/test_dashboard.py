@@ -445,8 +445,15 @@ def test_whoever_asks_is_answered_beside_thousands_who_do_not(engine: EngineUnit
             with suppress(ConnectionError):
                 silent.sendall(BEGINNINGS[number % len(BEGINNINGS)])
             if number % 200 == 0:
-                status = dashboard.get("/healthz").status
-                dashboard.expect(status == 200, f"/healthz answers {status} beside {number} who say nothing")
+                with closing(socket.create_connection(("127.0.0.1", dashboard.port), timeout=5.0)) as slow:
+                    status = dashboard.get("/healthz").status
+                    dashboard.expect(status == 200, f"/healthz answers {status} beside {number} who say nothing")
+                    # Many have waited for longer than this one.
+                    said = b""
+                    with suppress(OSError):
+                        slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                        said = slow.recv(12)
+                    dashboard.expect(said == b"HTTP/1.1 200", f"who came just before one more gets {said!r}")
         for path in ("/healthz", "/metrics"):
             answer = dashboard.get(path)
             dashboard.expect(answer.status == 200, f"{path} answers {answer.status} beside {SILENT} who say nothing")
