@@ -5,7 +5,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +75,29 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(database: Path, tmp_pat
     with database.open("r+b") as file:
         file.seek(20 * 4096)
         file.write(b"\xff" * 4096)
+    with pytest.raises(HarnessError, match=r"bot\.db: (is damaged|cannot be copied)"):
+        backup.backup(database, tmp_path / "x.db")
+    assert not list(tmp_path.glob("*x.db*"))
+
+
+class Unlucky(sqlite3.Connection):
+    """Its copies are damaged on their way to the disk; what it copies stays whole."""
+
+    def backup(self, target: sqlite3.Connection, **how: Any) -> None:
+        super().backup(target, **how)
+        ((_, _, path),) = target.execute("PRAGMA database_list")
+        with Path(path).open("r+b") as file:
+            file.seek(20 * 4096)
+            file.write(b"\xff" * 4096)
+
+
+@pytest.mark.claim("O4")
+def test_a_copy_that_was_damaged_on_its_way_gets_no_name(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.executemany(INSERT, [(n,) for n in range(20_000)])
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Unlucky))
     with pytest.raises(HarnessError, match=r"bot\.db: (is damaged|cannot be copied)"):
         backup.backup(database, tmp_path / "x.db")
     assert not list(tmp_path.glob("*x.db*"))
