@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,34 @@ def test_a_disk_that_is_full_leaves_the_earlier_verdicts(tmp_path: Path, monkeyp
         publish.publish(reports, to)
     assert json.loads((to / "verdicts.json").read_text())["run_id"] == "1-aa"
     assert "buglog/BUG_2026-01-09_1-aa.html" in published(to)
+
+
+@pytest.mark.claim("O4")
+def test_wherever_the_disk_is_full_the_verdicts_have_their_buglog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports, to = tmp_path / "reports", tmp_path / "evidence"
+    run(reports, "1-aa")
+    publish.publish(reports, to)
+    run(reports, "2-bb")
+    fsync, left = os.fsync, 0
+
+    def full(fd: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(28, "No space left on device")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", full)
+    shown = ""
+    for room in range(100):
+        left = room
+        with suppress(HarnessError):
+            publish.publish(reports, to)
+        shown = json.loads((to / "verdicts.json").read_text())["run_id"]
+        names = {f"buglog/BUG_2026-01-09_{shown}.{end}" for end in ("md", "html")}
+        assert names <= set(published(to)), f"with room for {room} writes"
+        if left >= 0:
+            break
+    assert (room > 3, shown) == (True, "2-bb")
