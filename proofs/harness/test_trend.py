@@ -25,6 +25,13 @@ def test_the_page_has_each_run_and_who_is_not_steady() -> None:
     assert "0 runs" in trend.page([], [])
 
 
+@pytest.mark.parametrize(("state", "pale"), [("complete", False), ("partial", True), ("interrupted", True)])
+def test_what_is_not_a_whole_run_is_paler(state: str, pale: bool) -> None:
+    page = trend.page([RUNS[1], run(9, {B: "proven"}, state=state)], [])
+    shades = re.findall(r"<g( class=\"pale\")?><title>[^<]*, run (run-\d) ", page)
+    assert {(name, bool(shade)) for shade, name in shades} == {("run-2", False), ("run-9", pale)}
+
+
 def test_of_very_many_that_are_not_steady_the_worst_are_named() -> None:
     names = [f"proofs/test_x.py::test_{number:03}" for number in range(102)]
     runs = [run(1, dict.fromkeys(names, "proven")), run(2, dict.fromkeys(names, "refuted")),
