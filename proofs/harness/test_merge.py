@@ -27,6 +27,7 @@ from harness.proving import merge
 from proofs.fixtures import true_bundle
 from proofs.fixtures.bytecode import QUICK, environ
 from proofs.fixtures.proven_run import ProvenRun
+from proofs.harness.test_verify import bodies, chained
 
 CLAUSES = [*true_bundle.GUARDRAILS, "R6"]
 
@@ -181,6 +182,20 @@ def put_another_record(reports: Path) -> None:
     other.close()
 
 
+def break_a_clause(reports: Path) -> None:
+    """As the run of an engine whose books do not balance: the record is whole, and verdicts.json is about it."""
+    path = record(reports)
+    *before, end = map(json.loads, bodies(path))
+    beat = {"level": "INFO", "fields": {"message": "HEARTBEAT (G4)", "tick_count": 2, "ingest_processed": 3}}
+    logged = {"worker": "gw9", "seq": 1, "type": "journal", "unit": "u", "by": "engine", "message": json.dumps(beat)}
+    told = [*before, {**before[-1], **logged}, {**end, "lines": end["lines"] + 1}]
+    path.write_bytes(chained([json.dumps(one, separators=(",", ":")).encode() for one in told]))
+    lines, digest = recorder.verify(path)
+    summary = json.loads((reports / results.FILE).read_text())
+    summary["record"] |= {"lines": lines, "sha256": digest}
+    (reports / results.FILE).write_text(json.dumps(summary))
+
+
 @pytest.mark.slow
 @pytest.mark.claim("V17")
 @pytest.mark.parametrize(
@@ -193,6 +208,7 @@ def put_another_record(reports: Path) -> None:
         (say_that_it_runs, r"part-2: run [\w-]+ did not come to its end \(state running\)"),
         (lead_elsewhere, r"part-2/verdicts.json: its run_id is none: '../../elsewhere'"),
         (put_another_record, r"part-2: its verdicts.json is about another record than the one beside it"),
+        (break_a_clause, r"part-2/runs/[\w-]+/record\.jsonl:\d+ breaks M3 in "),
     ],
 )
 def test_evidence_that_was_changed_is_refused(
