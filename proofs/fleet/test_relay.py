@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import random
 import re
 import shutil
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,12 @@ from fleet.base.service import Log
 from fleet.base.settings import ConfigError, Nats, RelaySettings, Stream
 from fleet.base.tables import DECISIONS
 from fleet.base.wire import Message
-from fleet.relay.files import DecisionsTail, heartbeats
+from fleet.relay.files import DecisionsTail, HeartbeatsTail, heartbeats
 from fleet.relay.relay import FileTail, Relay, make_stream, why_not_trusted
 from fleet.relay.tails import Known, LedgerChanged, Tail, ledger_tails
 from harness.base.clock import Clock, FakeClock, OsClock
+from harness.evidence.recorder import Unrecorded
+from harness.evidence.shell import Shell
 from proofs.fixtures.fleet_parts import NatsServer, Program, free_port, growing, grown, streamed, wait
 
 
@@ -248,6 +252,26 @@ def test_heartbeats_are_those_of_the_journal_after_a_time() -> None:
     assert ([row[:2] for row in rows], odd) == ([(3000, 3), (5000, 5)], 2)
     assert json.loads(str(rows[0][2]))["fields"]["tick_count"] == 3000
     assert [row[0] for row in heartbeats(lines, 0, 2)[0]] == [1000, 3000]
+
+
+@pytest.mark.claim("F1")
+def test_a_relay_that_begins_takes_the_last_days_heartbeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock(1_795_773_600.0)
+    ages_secs = [86_401, 86_399, 3600, 1]
+    message = json.dumps({"fields": {"message": "HEARTBEAT (G4)"}})
+    entries = [
+        {"__REALTIME_TIMESTAMP": f"{(clock.wall() - age) * 1e6:.0f}", "MESSAGE": message} for age in ages_secs
+    ]  # fmt: skip
+    (tmp_path / "entries").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    journalctl = tmp_path / "journalctl"
+    journalctl.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/argv\ncat {tmp_path}/entries\n')
+    journalctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    read = HeartbeatsTail(Shell(Unrecorded()), "hybrid-engine.service", clock).read(None, 5)
+    assert [row[0] for row in read.rows] == [int(entry["__REALTIME_TIMESTAMP"]) for entry in entries[1:]]
+    argv = (tmp_path / "argv").read_text().splitlines()
+    since = datetime.strptime(argv[argv.index("--since") + 1], "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
+    assert clock.wall() - 86_401 < since.timestamp() <= clock.wall() - 86_400
 
 
 # --- with a stream -------------------------------------------------------------------------------------------
