@@ -476,6 +476,7 @@ def test_what_a_stream_lost_and_got_again_elsewhere_is_found(
 ) -> None:
     """A server that has not caught up has become the leader, and relays have published again what it lacked: rows are
     where others were read already."""
+    began = OsClock().wall()
     collector = program(nats_server, given_settings, tmp_path)
     published(nats_server, [1], [2])
     try:
@@ -487,7 +488,13 @@ def test_what_a_stream_lost_and_got_again_elsewhere_is_found(
         published(nats_server, [3, 4, 5], [6], [7], [8])
         collector.start()
         wait(lambda: stored_ticks(given_settings) == [*range(1, 9)], f"what stands elsewhere now: {collector.said}")
-        assert "before message 5, ticks of one: something was lost; read again from 20" in collector.said
+        told = re.search(
+            "before message 5, ticks of one: something was lost; read again from (.{19}) UTC", collector.said
+        )
+        assert told, collector.said
+        again = datetime.fromisoformat(f"{told[1]}+00:00").timestamp()
+        # It is told to the second.
+        assert began - 3601 < again <= OsClock().wall() - 3600, f"an hour before is not {told[1]}"
         # What is lost for good is stored as that, and the stream is not read again and again.
         published(nats_server, [11], [15])
         wait(lambda: stored_ticks(given_settings)[-1] == 15, f"what came after: {collector.said}")
