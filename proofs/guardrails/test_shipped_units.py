@@ -273,6 +273,8 @@ def test_a_failed_engine_is_told_of_and_only_when_that_is_wanted(engine: EngineU
             told = there.got[1][1]
             engine.expect((told["unit"], told["exit_status"]) == ("hybrid-engine.service", "12"), f"told of {told}")
             engine.expect("engine.sample_every = 0" in told["reason"], f"the reason is {told['reason']!r}")
+            ended = [line for line in told["lines"] if line.startswith("systemd: ") and "status=12" in line]
+            engine.expect(ended != [], f"what systemd says of the end is not told: {told['lines']}")
             engine.expect(told["invocation_id"] == engine.show().invocation_id, f"told of another run: {told}")
             journal = poll(lambda: text if "webhook: told" in (text := said()) else None, OsClock(), 10.0) or said()
             engine.expect(journal.count("command: told") == 1, f"the command is not taken once: {journal}")
