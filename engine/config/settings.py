@@ -120,7 +120,8 @@ def load(config: str | None, flags: Mapping[str, tuple[str, object]], sources: s
     else:
         table = read_toml(path)
         directory = path.parent
-        _validate_overridden(table, path, flags)
+        if flags:
+            _validate_overridden(table, path, flags)
 
     origins: dict[str, str] = {}
     for key, (flag, value) in flags.items():

@@ -18,7 +18,8 @@ HARMLESS: Final = frozenset({"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"})
 """Older units set these two, and an isolated Python does not read them."""
 
 FORBIDDEN: Final = re.compile(
-    r"PYTHON.*|LD_.*|GCONV_PATH|GLIBC_TUNABLES|LOCPATH|NLSPATH|HOSTALIASES|LOCALDOMAIN|RES_OPTIONS|RESOLV_.*|OPENSSL_.*|SSL_CERT_(FILE|DIR)|SSLKEYLOGFILE"
+    r"PYTHON.*|LD_.*|GCONV_PATH|GLIBC_TUNABLES|LOCPATH|NLSPATH|HOSTALIASES|LOCALDOMAIN|RES_OPTIONS|RESOLV_.*"
+    r"|OPENSSL_.*|SSL_CERT_(FILE|DIR)|SSLKEYLOGFILE"
 )
 """What puts other code into a process, or another trust store or other names of hosts under it. A unit that sets one is
 signed, but what it points to is not. Python's, OpenSSL's and the linker's go by prefix: new releases bring new ones."""

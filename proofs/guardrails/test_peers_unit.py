@@ -19,6 +19,7 @@ from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.raw_server import (
     PING,
     PONG,
+    TRADE,
     RawServer,
     close_frame,
     flood,
@@ -31,8 +32,6 @@ from proofs.fixtures.raw_server import (
 )
 
 MIB = 1024 * 1024
-
-TRADE = '{{"event_id": {}, "symbol": "A/B", "price": 1.5, "volume": 1, "ts": 1700000000000}}'
 
 
 def trade(number: int) -> bytes:

@@ -21,7 +21,7 @@ from harness.base.waiting import awaiting
 from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from proofs.fixtures.engine_unit import COUNTED, EngineUnit
-from proofs.fixtures.raw_server import frame, raw_server, until_closed, upgrade
+from proofs.fixtures.raw_server import TRADE, frame, raw_server, until_closed, upgrade
 
 FAILED_WRITES = 7
 RETRY_SECS = 2.0
@@ -386,12 +386,11 @@ GROWTH_MAX = 24 * 1024
 @pytest.mark.claim("B2")
 def test_what_there_is_no_room_for_stays_in_the_socket(engine: EngineUnit) -> None:
     """While nothing can be written, and within the grace: it does not read on into memory."""
-    tick = '{{"event_id": {}, "symbol": "A/B", "price": 1.5, "volume": 1, "ts": 1700000000000}}'
-    trades = b"".join(frame(padded(tick.format(number), BIG)) for number in range(1, MANY))
+    trades = b"".join(frame(padded(TRADE.format(number), BIG)) for number in range(1, MANY))
     locked = threading.Event()
 
     def script(client: socket.socket, _: int) -> None:
-        upgrade(client, and_then=frame(tick.format(0)))
+        upgrade(client, and_then=frame(TRADE.format(0)))
         locked.wait(engine.deadline_secs)
         client.sendall(trades)
 

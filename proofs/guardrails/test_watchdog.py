@@ -91,7 +91,7 @@ def expect_not_overfed(watched: EngineUnit, calls: Callable[[], list[str]]) -> N
         watched.mark()
         watched.wait_log("HEARTBEAT (G4)")
     times, took = fed(calls()) - before, clock.monotonic() - began
-    watched.expect(0 < times <= 110 * took + 20, f"it was fed {times} times in {took:.1f} s")
+    watched.expect(0 < times <= 100 * took + 20, f"it was fed {times} times in {took:.1f} s")
 
 
 def fed(calls: list[str]) -> int:
