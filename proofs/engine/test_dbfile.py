@@ -89,8 +89,9 @@ def another(path: Path | str, *prefix: str, cwd: Path | None = None) -> Iterator
     with subprocess.Popen(
         command, cwd=cwd, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        yield process
-        if process.poll() is None:
+        try:
+            yield process
+        finally:
             process.kill()
 
 

@@ -16,6 +16,9 @@ from proofs.fixtures.engine_unit import EngineUnit
 GOES_ON_TICKS = 50
 """More than any buffer of an engine under proof holds when a thread stops: they are written each 10 ms."""
 
+BURST_TICKS = 200
+"""More than it may be fed from one heartbeat to the next, and fewer than any channel holds."""
+
 RUNS_TICKS = 10
 """So many show that it runs, and does not just begin."""
 
@@ -77,18 +80,21 @@ def test_it_is_fed_no_more_than_a_hundred_times_a_second(watched: EngineUnit, ex
         exchange.wait_pings(1)
         pings, took = len(exchange.pings), clock.monotonic() - connected
         watched.expect(pings <= took + 1, f"{pings} pings in {took:.1f} s of silence, keepalive_secs is 1")
-        # Nor by what comes.
+        # Nor by what comes, one by one and many together: on a busy computer nothing comes one by one.
         exchange.feed(interval_secs=0.002)
         exchange.drop_clients()
         exchange.wait_client(connections=2)
-        expect_not_overfed(watched, calls)
+        expect_not_overfed(watched, calls, lambda: exchange.send_ticks(BURST_TICKS))
 
 
-def expect_not_overfed(watched: EngineUnit, calls: Callable[[], list[str]]) -> None:
+def expect_not_overfed(
+    watched: EngineUnit, calls: Callable[[], list[str]], meanwhile: Callable[[], object] = lambda: None
+) -> None:
     clock = OsClock()
     before, began = fed(calls()), clock.monotonic()
     for _ in range(5):
         watched.mark()
+        meanwhile()
         watched.wait_log("HEARTBEAT (G4)")
     times, took = fed(calls()) - before, clock.monotonic() - began
     watched.expect(0 < times <= 100 * took + 20, f"it was fed {times} times in {took:.1f} s")
