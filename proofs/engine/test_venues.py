@@ -11,12 +11,12 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
@@ -25,6 +25,8 @@ from hypothesis import strategies as st
 
 from engine.base.events import Tick
 from engine.base.exits import ConfigError
+from engine.config import settings
+from engine.config.schema import Source
 from engine.ingest import connected, session
 from engine.ingest.intake import Intake
 from engine.ingest.messages import Messages
@@ -1106,6 +1108,38 @@ def test_N19_one_that_cannot_be_loaded_is_a_mistake_in_the_configuration(
     monkeypatch.setattr(registry, "_others", lambda: [point])
     with pytest.raises(ConfigError, match=re.escape(why)):
         registry.find("broken")
+
+
+def _raises(*_: object) -> NoReturn:
+    raise Odd("boom")
+
+
+@pytest.mark.claim("N19")
+@pytest.mark.parametrize(
+    ("makes_up", "why"),
+    [
+        ({"subscribe": _raises}, "Odd: boom"),
+        ({"subscribe": lambda *_: [b"bytes"]}, "TypeError: what it sends is text, not bytes"),
+        ({"subscribe": lambda *_: None}, "TypeError"),
+        ({"subscription": _raises}, "Odd: boom"),
+        ({"subscription": lambda *_: None}, "AttributeError"),
+        ({"market": "("}, "unterminated subpattern"),
+        ({"beat": b"ping"}, "TypeError: what it sends is text, not bytes"),
+        ({"beat_secs": "5"}, "beat_secs '5'"),
+        ({"beat_secs": math.nan}, "beat_secs nan"),
+        ({"max_age_secs": -1}, "max_age_secs -1"),
+    ],
+)
+def test_N19_one_that_cannot_say_what_to_send_is_a_mistake_in_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, makes_up: Mapping[str, object], why: str
+) -> None:
+    theirs = type("Made", (Kraken,), dict(makes_up))
+    monkeypatch.setattr(EntryPoint, "load", lambda _: theirs)
+    monkeypatch.setattr(registry, "_others", lambda: [EntryPoint("made", "made:Made", registry.GROUP)])
+    source = Source(name="a", priority=0, venue="made", url="wss://made.test", markets={"BTC/USD": "X"})
+    with pytest.raises(ConfigError, match=re.escape(why)) as refused:
+        settings.check_source(source, Path("sources.yaml"), "X")
+    assert "'made'" in str(refused.value)
 
 
 class Odd(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from engine.base.exits import ConfigError
@@ -68,7 +69,27 @@ def subscription(name: str | None, url: str, table: Mapping[str, str] | None, ki
     if owner not in (None, venue.name) and venue.name in _OURS:
         problem = f"{host_of(url)} speaks {owner}, not {venue.name}: leave venue out"
         return Subscription(venue.name, problem=problem)
-    return venue.subscription(url, table, kind)
+    if name is None or name.lower() in _OURS:
+        return venue.subscription(url, table, kind)
+    return _asked_of_another(venue, url, table, kind)
+
+
+def _asked_of_another(venue: Venue, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
+    """What a venue of another package says that a source asks for. ConfigError when that cannot be sent: it will say
+    the same after each restart."""
+    try:
+        found = venue.subscription(url, table, kind)
+        if odd := [one for one in (*found.messages, venue.beat) if not isinstance(one, str)]:
+            raise TypeError(f"what it sends is text, not {type(odd[0]).__name__}")
+        if not all(isinstance(secs, int | float) and 0 <= secs < inf for secs in (venue.beat_secs, venue.max_age_secs)):
+            raise ValueError(f"beat_secs {venue.beat_secs!r} or max_age_secs {venue.max_age_secs!r}, expected seconds")
+    except Exception as trouble:
+        raise ConfigError(
+            f"venue {venue.name!r}: it cannot say what to send: {type(trouble).__name__}: {trouble}",
+            key="source.venue",
+            value=venue.name,
+        ) from None
+    return found
 
 
 def _owner(host: str) -> str | None:
