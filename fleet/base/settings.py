@@ -19,6 +19,9 @@ from harness.observing import health, instances
 EXIT_CONFIG = 12
 """What no restart heals, as the engine's (docs/contract.md, section 3)."""
 
+SECRET_BYTES_MAX = 4096
+"""Far more than any password has."""
+
 
 class ConfigError(HarnessError):
     """What no restart heals: exit status 12."""
@@ -258,7 +261,11 @@ def read_secret(path: Path) -> str:
     """The first line of a file that holds a password. Raises ConfigError, which does not show it."""
     try:
         with path.open("rb") as file:
-            secret = file.read(4096).decode().partition("\n")[0].rstrip("\r")
+            # A line may end with two characters more.
+            line = file.readline(SECRET_BYTES_MAX + 3).rstrip(b"\r\n")
+        if len(line) > SECRET_BYTES_MAX:
+            raise ConfigError(f"{path}: its first line is longer than {SECRET_BYTES_MAX} bytes")
+        secret = line.decode()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValueError as error:

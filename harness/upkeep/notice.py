@@ -81,7 +81,10 @@ def read_url(directory: str | None) -> str:
         raise NoticeConfigError(f"webhook = true, and no credentials: put the URL into /etc/credstore/{CREDENTIAL}")
     path = Path(directory, CREDENTIAL)
     try:
-        text = path.read_bytes()[:URL_BYTES_MAX].decode("ascii").strip()
+        raw = path.read_bytes()
+        if len(raw) > URL_BYTES_MAX:
+            raise NoticeConfigError(f"credential {CREDENTIAL}: is longer than {URL_BYTES_MAX} bytes")
+        text = raw.decode("ascii").strip()
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
         # A port that is none is a ValueError as well.

@@ -116,7 +116,9 @@ def test_a_password_is_the_first_line_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text("correct horse\r\nsecond\n")
     assert read_secret(path) == "correct horse"
-    for content, said in ((b"\n", "is empty"), (b"\xff", "is no text")):
+    path.write_bytes(b"x" * 4096 + b"\nsecond")
+    assert read_secret(path) == "x" * 4096
+    for content, said in ((b"\n", "is empty"), (b"\xff", "is no text"), (b"x" * 4097, "is longer than 4096 bytes")):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=said):
             read_secret(path)

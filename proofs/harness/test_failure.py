@@ -208,6 +208,14 @@ def test_a_url_that_cannot_be_is_no_second_attempt(config: Path, capfd: pytest.C
     assert "s3cr3t" not in said
 
 
+def test_a_url_that_is_too_long_is_not_cut(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (config.parent / notice.CREDENTIAL).write_text("http://127.0.0.1:1/s3cr3t/" + "x" * notice.URL_BYTES_MAX)
+    assert notice.main(["--config", str(config), "x"]) == 12
+    said = capfd.readouterr().err
+    assert f"{notice.CREDENTIAL}: is longer than 4096 bytes" in said
+    assert "s3cr3t" not in said
+
+
 def test_who_cannot_be_reached_is_named_without_the_url(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with hook() as there:
         pass
