@@ -53,7 +53,9 @@ class Tape:
         self._header = header
         self._file_bytes = file_bytes
         self._files = files
-        self._name = re.sub(r"[^A-Za-z0-9._]+", "_", header.source)[:64]
+        clean = re.sub(r"[^A-Za-z0-9._-]+", "_", header.source)[:64]
+        # Sources whose names differ only in what a file's name has no room for have files of their own.
+        self._name = clean if clean == header.source else f"{clean}-{zlib.crc32(header.source.encode()):08x}"
         self._ours = re.compile(re.escape(self._name) + r"-[0-9]{8}T[0-9]{9}Z-[0-9]{6}\.jsonl\.gz")
         # Compressed, of all parts and of the present one.
         self._bytes = 0
@@ -91,8 +93,11 @@ class Tape:
         try:
             self._put(self._pack.compress(line_of(event)))
             if self._part_bytes >= self._file_bytes:
-                self._end()
-                self._begin()
+                if self._is_there():
+                    self._end()
+                    self._begin()
+                else:
+                    self._replace()
         except OSError as error:
             raise self._lost(error) from None
 
@@ -127,7 +132,7 @@ class Tape:
         """Whether the present part still is where others look for it."""
         try:
             found = os.stat(self.path, follow_symlinks=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return os.path.samestat(found, os.fstat(self._raw.fileno()))
 
