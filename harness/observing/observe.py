@@ -29,6 +29,9 @@ PRESSURE_DIR = Path("/proc/pressure")
 ANSWER_SECS = 10.0
 """Deadline of a command that only reads."""
 
+LOOK_SECS = 3.0
+"""So long may a look at a database take (K9), and hang in the kernel."""
+
 ACT_SECS = 150.0
 """Deadline of a start, restart or stop: above the unit's TimeoutStopSec plus TimeoutStartSec."""
 
@@ -145,7 +148,7 @@ class LocalComputer:
         return read_pressure(self._pressure_dir)
 
     def progress(self) -> Progress:
-        return self._progress.read(ANSWER_SECS)
+        return self._progress.read(LOOK_SECS)
 
     def rss_bytes(self, pid: int) -> int | None:
         return rss_bytes(pid)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
-from harness.base.clock import FakeClock
-from harness.observing import observe
+from harness.base.clock import FakeClock, OsClock
+from harness.observing import ledger_view, observe
+from harness.observing.ledger_view import LedgerUnreadable
 from harness.observing.observe import LocalComputer
 from proofs.harness.test_health import programs, shown
 
@@ -34,6 +36,23 @@ def test_each_entry_of_the_journal_is_read_once(tmp_path: Path, monkeypatch: pyt
         "--after-cursor=cursor-c",
         "--after-cursor=cursor-e",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.claim("K9")
+def test_a_look_at_a_database_that_hangs_in_the_kernel_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so does the next one, which is not begun behind it."""
+    released = threading.Event()
+    monkeypatch.setattr(ledger_view, "read_progress", lambda _: released.wait())
+    one, clock = computer(tmp_path, monkeypatch), OsClock()
+    try:
+        for told in ("no answer within 3 s", "an earlier read of it has not come back"):
+            began = clock.monotonic()
+            with pytest.raises(LedgerUnreadable, match=told):
+                one.progress()
+            assert clock.monotonic() - began < 3.5
+    finally:
+        released.set()
 
 
 @pytest.mark.claim("M5")
