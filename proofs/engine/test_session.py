@@ -889,3 +889,98 @@ def test_N18_a_server_that_closes_before_its_successor_delivers_costs_no_other_s
     del driver.live[1]
     assert driver.did(driver.session.closed(1, driver.now, "closed by the peer")) == []
     assert driver.session.source == ASKED
+
+
+UNACKNOWLEDGED = "the subscription was not acknowledged within 10 s"
+
+
+def unacknowledged(driver: Driver, conn: int, feeding: int) -> float:
+    """How long a connection lives whose subscription nobody acknowledges, while `feeding` has all that comes."""
+    opened_at = driver.now
+    while Close(conn, UNACKNOWLEDGED) not in driver.log:
+        driver.did(driver.session.received(feeding, driver.now, 1))
+        driver.until_something(5)
+    return driver.now - opened_at
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_second_source_has_to_acknowledge_too() -> None:
+    driver = Driver(BEST, ASKED)
+    driver.refuse("best", 429, 100.0)
+    driver.open("asked")
+    assert unacknowledged(driver, 2, feeding=2) == 10
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_replacement_has_to_acknowledge_too() -> None:
+    driver = Driver(ASKED)
+    driver.open("asked")
+    driver.session.acknowledged(1, driver.now)
+    driver.now += 60
+    assert driver.did(driver.session.draining(1, driver.now)) == [Connect(2, ASKED)]
+    driver.did(driver.session.connected(2, driver.now))
+    assert unacknowledged(driver, 2, feeding=1) == 10
+
+
+def beside_worse(source: Source, policy: Policy = POLICY) -> Driver:
+    """A worse source feeds the session, and a better one, which failed at first, has a connection again: number 3."""
+    driver = Driver(source, WORSE, policy=policy)
+    driver.refuse(source.name)
+    driver.open("worse")
+    driver.tick("worse")
+    assert driver.until_something() == [Connect(3, source)]
+    driver.open(source.name)
+    return driver
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_connection_that_is_on_trial_beats_too() -> None:
+    driver = beside_worse(BEATING)
+    opened_at, beats = driver.now, list[float]()
+    while driver.now < opened_at + 50:
+        driver.tick("worse")
+        driver.tick("beating", 0)
+        beats += [driver.now for effect in driver.until_something(5) if effect == Beat(3)]
+    assert beats == [opened_at + 20, opened_at + 40]
+
+
+@pytest.mark.claim("N4", "N6")
+def test_N4_N6_a_connection_that_is_on_trial_and_half_open_is_found() -> None:
+    """Where nothing but a pong that does not come tells of it: it would keep the place of every later one."""
+    driver = beside_worse(BEST, policy=Policy(10, 10, 0, 30, 120))
+    opened_at, done = driver.now, list[tuple[Effect, float]]()
+    while driver.now < opened_at + 25 and not any(isinstance(effect, Close) for effect, _ in done):
+        driver.tick("worse")
+        done += [(effect, driver.now - opened_at) for effect in driver.until_something(5)]
+    assert done == [(Ping(3), 10), (Close(3, "no pong within 10 s"), 20)]
+
+
+@pytest.mark.claim("N18")
+def test_N18_a_server_that_will_close_says_so_on_a_connection_that_is_on_trial() -> None:
+    """As one that is shut down does on all of them."""
+    driver = beside_worse(BEST)
+    assert driver.did(driver.session.draining(3, driver.now)) == []
+    assert driver.tick("best") == [Close(2, "best is preferred")]
+    driver.now += 60
+    assert driver.until_something(0) == [Connect(4, BEST)]
+    driver.did(driver.session.connected(4, driver.now))
+    assert driver.did(driver.session.received(4, driver.now, 1)) == [Close(3, "replaced before the server closes it")]
+
+
+@pytest.mark.claim("N4")
+def test_N4_each_better_source_is_come_back_to() -> None:
+    """Not the best one only, which may be gone for good."""
+    second = Source("second", "wss://five.test/", "five.test", 50)
+    driver = Driver(BEST, second, WORSE)
+    driver.refuse("best")
+    driver.refuse("second")
+    driver.open("worse")
+    while driver.session.source != second:
+        assert driver.now < 1100, "the second one is not come back to"
+        driver.tick("worse")
+        for effect in driver.until_something(5):
+            if isinstance(effect, Connect) and effect.source == BEST:
+                driver.refuse("best")
+            elif isinstance(effect, Connect):
+                driver.open("second")
+                driver.tick("second")
