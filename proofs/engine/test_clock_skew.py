@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from typing import Any, cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.base.channels import Channel
+from engine.base.events import Tick
 from engine.ingest.clock_skew import REMIND_SECS, SLICES_MAX, Notice, VenueClock, VenueClocks
+from engine.ingest.inlet import Ingest
+from engine.ingest.intake import Intake
+from engine.ingest.venues.markets import Markets, Streams
 
 LIMIT = 5_000
 NOW = 1_700_000_000_000
@@ -183,3 +192,30 @@ def test_N14_the_limit_itself_vetoes_nothing_and_is_not_told(sign: int) -> None:
     assert not begun.over
     [over] = turn(clocks, 20, sign * LIMIT, sign * LIMIT)
     assert over.over
+
+
+@pytest.mark.claim("N14")
+def test_N14_the_markets_of_a_venue_have_one_clock() -> None:
+    """Beside fresh trades of one of them old ones of another, which is quiet, make no skew; and it is the source that is
+    named."""
+    streams = Streams()
+    markets = Markets("venue", "X", streams, {"A": "X", "B": "Y"})
+    clocks = VenueClocks(LIMIT, INTERVAL_SECS)
+    now_ms = itertools.count(NOW, SLICE_MS)
+    ingest = Ingest(
+        Intake(1, 1), Channel("tick", 99, time.monotonic), Channel("persist", 99, time.monotonic), lambda: None,
+        streams, cast("Any", lambda _: None), replay=False, keep_ids=False, clocks=clocks, wall_ms=lambda: next(now_ms),
+    )  # fmt: skip
+    numbers = itertools.count()
+
+    def traded(market: str, offset_ms: int) -> None:
+        stream, symbol = cast("tuple[str, str]", markets.place(market, "trade"))
+        assert ingest.deliver([Tick(stream, symbol, 1.0, 1.0, NOW + offset_ms, next(numbers))]) == 1
+
+    for _ in range(3):
+        traded("A", 0)
+        traded("B", -90_000)
+    assert clocks.turn(0.0) == []
+    for _ in range(3):
+        traded("B", -90_000)
+    assert [notice.source for notice in clocks.turn(INTERVAL_SECS)] == ["venue"]

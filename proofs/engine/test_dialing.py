@@ -101,3 +101,33 @@ def test_N16_of_the_addresses_that_did_not_answer_the_first_are_named(count: int
 def test_N16_there_is_time_to_say_what_did_not_answer() -> None:
     """Before the attempt itself is over, of which is only known that it led to nothing; and most of that is for it."""
     assert CONNECT_TIMEOUT_SECS / 2 < dialing.DIAL_TIMEOUT_SECS < CONNECT_TIMEOUT_SECS
+
+
+@pytest.mark.claim("N16")
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_N16_every_address_is_tried_however_many_there_are(count: int) -> None:
+    found: list[Any] = [(2, 1, 6, "", (f"192.0.2.{number}", 443)) for number in range(count)]
+    dialer = Dialer()
+    assert dialer._in_order(PLACE, found) == found
+    dialer.note_handshake(PLACE, found[0][4], good=False)
+    assert dialer._in_order(PLACE, found) == [*found[1:], found[0]]
+
+
+@pytest.mark.claim("N16")
+def test_N16_a_name_is_looked_up_for_each_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A venue that moves has other addresses from one moment to the next."""
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.2", 0)) as second:
+        moved = [first.getsockname(), second.getsockname()]
+
+        def look_up(*_: object, **__: object) -> list[Any]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", moved.pop(0))]
+
+        async def dial_twice() -> list[str]:
+            dialer, reached = Dialer(), []
+            for _ in range(2):
+                with await dialer.dial(PLACE) as connected:
+                    reached.append(connected.getpeername()[0])
+            return reached
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        assert engine_loop.run(dial_twice()) == ["127.0.0.1", "127.0.0.2"]

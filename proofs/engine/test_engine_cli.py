@@ -784,8 +784,11 @@ def test_N5_bars_are_lifted_and_told(
     store = opening.open_ledger(path, busy_timeout_ms=1000)
     store.write(Batch(barred={"b": ("b.example", 7), "a": ("a.example", 9), "c": ("a.example", 8)}))
     store.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        # As a version left it that kept bars by source.
+        connection.execute("INSERT INTO sources(name, barred_until) VALUES ('old', 9)")
     caplog.set_level("INFO")
-    for hosts in (["a.example", "b.example"], []):
+    for hosts in (["a.example", "b.example", "old"], []):
         caplog.clear()
         assert command.run(["--lift-bars", "--config", "/dev/null", "--db", str(path)], Signals()) == 0
         (lifted,) = (vars(line)["fields"] for line in caplog.records if line.message == "bars lifted")

@@ -313,6 +313,11 @@ def test_S11_R4_an_order_in_a_market_without_ticks_is_cancelled_after_an_hour() 
         ("paper-periodic:1", OrderStatus.CANCELED, "not filled within 3600 s")
     ]
     assert (fills, executor.open_order_ids()) == ([], ["paper-periodic:2"])
+    # Partial fills are no new beginning.
+    third = paper()
+    third.submit(signal(7), NOW)
+    assert statuses(third.on_ticks([tick(8, 0.01)], NOW + PAPER_REST_MS // 2)[0]) == ["PARTIAL_FILL"]
+    assert statuses(third.on_ticks([tick(9, 1.0, symbol="other")], NOW + PAPER_REST_MS + 1)[0]) == ["CANCELED"]
     # One that an earlier run left is as old as its last transition.
     second = paper()
     second.adopt(list(paper().submit(signal(5), NOW)[0]))

@@ -1411,3 +1411,34 @@ def test_D1_D9_to_cut_the_wal_nobody_is_waited_for_and_afterwards_locks_are_agai
         assert time.monotonic() - began < 2.5
     assert store._connection.execute("PRAGMA busy_timeout").fetchone() == (5_000,)
     store.close()
+
+
+@pytest.mark.claim("N9")
+def test_N9_the_times_around_a_gap_are_those_of_its_market(store: Ledger) -> None:
+    """However near the ids of another one are."""
+    rows = [
+        Tick(name, "S", 1.0, 1.0, ts, number, id=at)
+        for at, (name, number, ts) in enumerate(
+            [("a", 1, 1000), ("b", 3, 5000), ("b", 7, 6000), ("a", 10, 2000), ("b", 11, 7000)], start=1
+        )
+    ]
+    missing = {"a": Numbering("a", 1, 1, 10, 2000, [(4, 6)], [])}
+    store.write(Batch(ticks=rows, numberings=missing, streams={"a": ("one", "A"), "b": ("one", "B")}))
+    assert gaps.read_gaps(store.path) == [gaps.Gap("one", "A", 4, 6, 1000, 2000)]
+
+
+@pytest.mark.claim("N5")
+@pytest.mark.parametrize("newest", ["bot.db", "bot.db-wal"])
+def test_N5_when_the_files_were_last_written_both_say(store: Ledger, newest: str) -> None:
+    """After a kill the last thing that was written is in the WAL."""
+    store.write(Batch(barred={"a": ("a.example", 9)}))
+    files = [store.path, store.path.with_name("bot.db-wal")]
+    before = [path.stat() for path in files]
+    for path in files:
+        os.utime(path, (2_000_000_000 if path.name == newest else 1_000_000_000,) * 2)
+    try:
+        assert store.written_ms() == 2_000_000_000_000
+    finally:
+        # It would take them for files that somebody else wrote.
+        for path, was in zip(files, before, strict=True):
+            os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))

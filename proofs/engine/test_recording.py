@@ -974,6 +974,18 @@ def test_N20_a_venue_that_lets_nobody_in_is_recorded_too(tmp_path: Path) -> None
 
 
 @pytest.mark.claim("N20")
+def test_N20_what_nobody_understands_is_recorded_for_as_long_as_it_comes(tmp_path: Path) -> None:
+    """On that day above all: an engine would leave with 11. And something was received, though no trade."""
+    with Exchange() as exchange:
+        exchange.feed(interval_secs=0.002)
+        asked = ["--venue", "okx", "--markets", "BTC-USDT", "--url", exchange.url, "--config", "/dev/null"]
+        assert command.run(["record", *asked, "--seconds", "1.5", "--to", str(tmp_path)], Signals()) == 0
+    [path] = tmp_path.glob("*.gz")
+    received = [event for event in events_of(path)[0] if isinstance(event, Event) and event.event == "received"]
+    assert len(received) > 100
+
+
+@pytest.mark.claim("N20")
 def test_N20_what_comes_behind_the_end_of_a_connection_is_not_recorded(tmp_path: Path) -> None:
     class Tape:
         """As much of a recorder as a tap uses."""
