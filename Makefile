@@ -119,7 +119,7 @@ test: $(READY) machine-tools example-packages fleet-tools browser  ## The proofs
 ##@ Prove that proofs can fail
 
 sabotage: $(READY) machine-tools fleet-tools browser  ## Break each guarded thing on purpose: its proof must turn red
-	$(BIN)/pytest proofs $(PARALLEL) -m sabotage $(ARGS)
+	$(BIN)/pytest proofs/guardrails $(PARALLEL) -m sabotage $(ARGS)
 
 SEED ?= 1
 COUNT ?= 200

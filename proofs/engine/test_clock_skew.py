@@ -196,8 +196,7 @@ def test_N14_the_limit_itself_vetoes_nothing_and_is_not_told(sign: int) -> None:
 
 @pytest.mark.claim("N14")
 def test_N14_the_markets_of_a_venue_have_one_clock() -> None:
-    """Beside fresh trades of one of them old ones of another, which is quiet, make no skew; and it is the source that is
-    named."""
+    """Beside fresh trades of one of them old ones of another, which is quiet, make no skew; the source is named."""
     streams = Streams()
     markets = Markets("venue", "X", streams, {"A": "X", "B": "Y"})
     clocks = VenueClocks(LIMIT, INTERVAL_SECS)

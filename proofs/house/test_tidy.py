@@ -304,6 +304,13 @@ def test_every_guardrail_has_a_sabotage() -> None:
     assert built <= covered, f"no sabotage for {', '.join(sorted(built - covered))}"
 
 
+def test_sabotages_are_among_the_guardrails() -> None:
+    """`make sabotage` looks for them nowhere else."""
+    for name, path in modules("proofs"):
+        marked = any(ast.unparse(node) == "pytest.mark.sabotage" for node in ast.walk(tree(path)))
+        assert not marked or name.startswith("proofs/guardrails/"), f"{name} is left out of make sabotage"
+
+
 def calls(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call):
