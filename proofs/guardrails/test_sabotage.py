@@ -9,11 +9,14 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,15 +78,14 @@ def reported(entry: Sabotage, record_property: Callable[[str, object], None]) ->
     return result
 
 
-def expect_refuted(entry: Sabotage, proof: Callable[[], object], result: dict[str, object]) -> None:
-    """The proof must turn red, for the expected reason."""
-    try:
-        with pytest.raises(AssertionError, match=entry.reason) as refuted:
-            proof()
-    except AssertionError as error:
-        result.update(verdict="refuted for another reason", reason=str(error).splitlines()[0])
-        raise
-    result.update(verdict="refuted", reason=str(refuted.value).splitlines()[0])
+def is_refuted_as_expected(entry: Sabotage, proof: Callable[[], object], result: dict[str, object]) -> bool:
+    """The proof must turn red; whether it does for the expected reason."""
+    with pytest.raises(AssertionError) as refuted:
+        proof()
+    expected = re.search(entry.reason, str(refuted.value)) is not None
+    verdict = "refuted" if expected else "refuted for another reason"
+    result.update(verdict=verdict, reason=str(refuted.value).splitlines()[0])
+    return expected
 
 
 @pytest.mark.sabotage
@@ -105,10 +107,16 @@ def test_sabotage_is_caught(
         took = clock.monotonic() - began
     before = engine.property(EFFECTIVE)
     result = reported(entry, record_property)
-    with engine.sabotaged(entry) as confirmed, called(entry, request) as proof:
+    with engine.sabotaged(entry) as confirmed:
         result["confirmed"] = confirmed
         engine.deadline_secs = max(SABOTAGED_DEADLINE_SECS, took / 2)
-        expect_refuted(entry, proof, result)
+        with called(entry, request) as proof:
+            expected = is_refuted_as_expected(entry, proof, result)
+        if not expected:
+            warnings.warn(f"{entry.id}: refuted, but not for that at first: {result['reason']}", stacklevel=1)
+            with called(entry, request) as proof:
+                expected = is_refuted_as_expected(entry, proof, result)
+    assert expected, f"refuted, but not for that: {result['reason']}, expected {entry.reason}"
     assert engine.property(EFFECTIVE) == before, "the sabotage left something behind"
 
 
@@ -140,7 +148,24 @@ def test_sabotage_of_what_a_proof_imports_is_caught(
         raise HarnessError(f"sabotage {entry.id} is not in effect: processes import {found.stdout}")
     result["confirmed"] = found.stdout.strip()
     (tmp_path / "sabotaged").mkdir()
-    expect_refuted(entry, lambda: proof(tmp_path / "sabotaged", **entry.params), result)
+    expected = is_refuted_as_expected(entry, lambda: proof(tmp_path / "sabotaged", **entry.params), result)
+    assert expected, f"refuted, but not for that: {result['reason']}, expected {entry.reason}"
+
+
+@pytest.mark.claim("V4")
+def test_a_sabotage_is_caught_only_by_a_refutation_for_its_reason() -> None:
+    entry, result = CATALOGUE[0], dict[str, object](verdict="proven")
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        is_refuted_as_expected(entry, lambda: None, result)
+    assert result["verdict"] == "proven"
+
+    def refute() -> None:
+        raise Refuted("the computer is busy\nand more", observed="", state="", set_by="", journal=[])
+
+    assert not is_refuted_as_expected(entry, refute, result)
+    assert result == {"verdict": "refuted for another reason", "reason": "the computer is busy"}
+    assert is_refuted_as_expected(replace(entry, reason="and more"), refute, result)
+    assert result["verdict"] == "refuted"
 
 
 def test_catalogue() -> None:
