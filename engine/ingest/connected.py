@@ -283,7 +283,8 @@ class Connected(Woken, ABC):
 
     def line_crashed(self, line: FeedLine, error: Exception) -> None:
         """End the run: ticks that came are in no book."""
-        self._forget(line)
+        # The session still has it, and closes it at the end.
+        line.dead = True
         if line.connection is not None:
             line.connection.close()
         if self._failure is None:

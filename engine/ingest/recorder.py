@@ -70,6 +70,7 @@ class Recorder(WebSocketFeed):
         self.sent = 0
         self._tape = tape
         super().__init__(Books(intake), [source], options, symbol, self._tapped(connect), now, {}, streams)
+        self._connect_otherwise = self._tapped(self._connect_otherwise)
 
     def flush(self) -> None:
         """What was recorded is on its way to the disk."""

@@ -170,7 +170,9 @@ class Tape:
         self._pack = zlib.compressobj(6, wbits=_GZIP_WBITS)
         self._put(self._pack.compress(line_of(msgspec.structs.replace(self._header, part=self.parts))))
         self._flush()
-        for old in sorted(name for name in os.listdir(self._directory) if self._ours.fullmatch(name))[: -self._files]:
+        found = filter(self._ours.fullmatch, os.listdir(self._directory))
+        # Whatever time it was when others began: clocks are set back.
+        for old in sorted(found, key=lambda name: (f"-{self._header.run}-" in name, name))[: -self._files]:
             with suppress(FileNotFoundError):
                 os.unlink(self._directory / old)
 

@@ -50,6 +50,8 @@ class WebSocketFeed(Connected):
         self._max_retry_after_secs = options.max_retry_after_secs
         self._dialer = Dialer()
         self._connect = connect
+        # What carries a source that the first one could not be upgraded for.
+        self._connect_otherwise: Connect = _over_websockets
         # Sources whose upgrade only the other transport understands.
         self._by_other: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -152,7 +154,7 @@ class WebSocketFeed(Connected):
         good = False
         try:
             line.socket = connected
-            connect = _over_websockets if line.source.name in self._by_other else self._connect
+            connect = self._connect_otherwise if line.source.name in self._by_other else self._connect
             await connect(line.source.url, line, connected)
             good = True
         finally:

@@ -33,7 +33,6 @@ from engine.base.exits import ConfigError
 from engine.config import settings
 from engine.config.settings import Loaded
 from engine.ingest.venues import registry
-from engine.ingest.venues.markets import host_of, is_below
 from engine.live import attestation, environment, runtime
 from engine.live.attestation import Here, Refusal
 from engine.trading.execution import ExecutionAdapter
@@ -139,7 +138,7 @@ def _made_up_prices(loaded: Loaded) -> Iterator[str]:
                 f"source {source.name!r} ({settings.redact_url(source.url)}) is not encrypted, so anybody on the way "
                 "may make up its prices: use wss://, or ws:// to localhost, 127.0.0.1 or [::1]"
             )
-        if is_below(host_of(source.url), registry.venue_of(source.venue, source.url).testnets):
+        if registry.is_test_network(source.venue, source.url):
             yield (
                 f"source {source.name!r} ({settings.redact_url(source.url)}) is a test network, whose prices are not "
                 "the market's"

@@ -531,6 +531,7 @@ def test_nobody_trades_on_prices_that_others_can_change(place: Place) -> None:
     [
         'url = "wss://stream.testnet.binance.vision/ws/btcusdt@trade"',
         'url = "wss://fstream.binancefuture.com/ws/btcusdt@aggTrade"',
+        'url = "wss://demo-fstream.binance.com/market/ws/btcusdt@aggTrade"',
         'url = "wss://api.sandbox.gemini.com/v1/marketdata/btcusd"',
         'venue = "okx"\nurl = "wss://wspap.okx.com:8443/ws/v5/public"\nmarkets = { BTC-USDT = "BTC/USDT" }',
         'venue = "kraken"\nurl = "wss://beta-ws.kraken.com/v2"\nmarkets = { "BTC/USD" = "BTC/USD" }',

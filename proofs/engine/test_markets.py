@@ -144,6 +144,8 @@ def test_N13_a_url_that_can_never_deliver_a_trade_says_why(url: str, why: str) -
         ("wss://dstream.binance.com/ws/btcusd_perp@trade", "not documented for futures"),
         (f"{BINANCE}/market/ws/btcusdt@trade", "no /market"),
         ("wss://demo-stream.binance.com/ws/btcusdt@trade", "test network"),
+        ("wss://demo-fstream.binance.com/market/ws/btcusdt@aggTrade", "test network"),
+        ("wss://demo-dstream.binance.com/ws/btcusd_perp@aggTrade", "test network"),
         (f"{BINANCE}/stream?streams=btcusdt@trade/ethusdt@trade/btcusdt@aggTrade", "BTCUSDT is asked for single and"),
         (f"{BINANCE}/stream?streams=btcusdt@trade/ETHUSDT@trade", "lower case"),
         (f"{BINANCE}/stream?streams=btcusdt@trade/eth-usdt@trade", "without separators"),

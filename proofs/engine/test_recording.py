@@ -1182,3 +1182,66 @@ def test_E3_M3_ticks_that_cannot_be_booked_end_the_run(transport: str) -> None:
         with pytest.raises(Crash, match="ingest failed") as caught:
             engine_loop.run(asyncio.wait_for(listen_in_vain(exchange), 20.0))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.claim("E3", "M3", "M4")
+@pytest.mark.parametrize("transport", ["picows", "websockets"])
+def test_E3_M3_M4_after_ticks_that_cannot_be_booked_the_rest_is_drained(transport: str) -> None:
+    """As at any other end: the feed is stopped, so that what came before is written and the last line told."""
+
+    async def listen_in_vain(exchange: Exchange) -> None:
+        wanted = schema.Source(name="one", url=exchange.url, kind="mock", priority=0)
+        now = asyncio.get_running_loop().time
+        ears = Broken(None, exchange.url)
+        feed = websocket.WebSocketFeed(ears, [wanted], OPTIONS, "S", websocket.CONNECTS[transport], now, {}, Streams())
+        with pytest.raises(Crash, match="ingest failed"):
+            await feed.run()
+        feed.stop()
+        await asyncio.wait_for(feed.run(), DEADLINE_SECS)
+
+    with Exchange() as exchange:
+        exchange.feed(interval_secs=0.01)
+        engine_loop.run(asyncio.wait_for(listen_in_vain(exchange), 20.0))
+
+
+@pytest.mark.claim("N20")
+def test_N20_a_clock_that_was_set_back_costs_no_recording(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was recorded while it was ahead sorts behind what is recorded now, and is the older all the same."""
+    fill(tmp_path, 0, file_bytes=1, files=5)
+    ahead = sorted(tmp_path.glob("*.gz"))
+    now = tape.Tape(tmp_path, okx_header(run="20200101T000000000Z"), file_bytes=1 << 20, files=2)
+    now.flush()
+    assert not caplog.records
+    assert sorted(tmp_path.glob("*.gz")) == sorted([now.path, ahead[-1]])
+    now.close()
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N20", "N17")
+@pytest.mark.parametrize("transport", ["picows", "websockets"])
+def test_N20_N17_what_another_transport_carries_is_recorded_too(tmp_path: Path, transport: str) -> None:
+    """Of a server whose upgrade only one of them takes."""
+
+    def script(client: socket.socket, number: int) -> None:
+        upgrade(client, connection="keep-alive, Upgrade", and_then=frame(mock_tick(number + 1)))
+        client.recv(65536)
+
+    async def listen(url: str, written: tape.Tape) -> None:
+        wanted = schema.Source(name="one", url=url, kind="mock", priority=0)
+        loop = asyncio.get_running_loop()
+        feed = Listening(
+            wanted, OPTIONS, "S", websocket.CONNECTS[transport], loop.time, recorder.make_books(sparse=False),
+            Streams(), written,
+        )  # fmt: skip
+        feed.heard = asyncio.Event()
+        task = loop.create_task(feed.run())
+        await until(lambda: feed.received > 0, feed.heard)
+        feed.stop()
+        await asyncio.wait_for(task, DEADLINE_SECS)
+
+    written = tape.Tape(tmp_path, okx_header(), file_bytes=1 << 20, files=1)
+    with raw_server(script) as server:
+        engine_loop.run(asyncio.wait_for(listen(server.url, written), 20.0))
+    written.close()
+    events = [event.event for event in events_of(written.path)[0] if isinstance(event, Event)]
+    assert events[-3:] == ["opened", "received", "closed"]

@@ -380,7 +380,10 @@ class Binance(Venue):
     documentation = "developers.binance.com, Spot, WebSocket Streams (November 2026)"
     url = "wss://stream.binance.com:9443/ws"
     hosts = ("binance.com", "binance.us", "binance.vision", "binancefuture.com")
-    testnets = ("testnet.binance.vision", "binancefuture.com", "demo-stream.binance.com")
+    testnets = (
+        "testnet.binance.vision", "binancefuture.com", "demo-stream.binance.com", "demo-fstream.binance.com",
+        "demo-dstream.binance.com", "demo-nbstream.binance.com",
+    )  # fmt: skip
     consecutive_ids = True
     example = "BTCUSDT"
     max_age_secs = 23.5 * 3600

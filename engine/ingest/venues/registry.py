@@ -92,6 +92,13 @@ def _asked_of_another(venue: Venue, url: str, table: Mapping[str, str] | None, k
     return found
 
 
+def is_test_network(name: str | None, url: str) -> bool:
+    """Whether the prices of a source are not the market's (R7): its host is a test network of its venue, or of one of
+    this package, whoever reads it."""
+    host = host_of(url)
+    return any(is_below(host, venue.testnets) for venue in (venue_of(name, url), *map(find, _OURS)))
+
+
 def _owner(host: str) -> str | None:
     """The venue of this package whose host it is."""
     return next((name for name, hosts in _OURS.items() if is_below(host, hosts)), None)
