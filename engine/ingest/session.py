@@ -191,6 +191,7 @@ class _Link:
         "draining",
         "heard",
         "heard_at",
+        "heir",
         "open",
         "opened_at",
         "ping_at",
@@ -225,6 +226,8 @@ class _Link:
         self.heard = False
         # Whether a new tick arrived.
         self.delivered = False
+        # Whether it became the active one because another source's ended, and had not delivered anything.
+        self.heir = False
 
 
 class Session:
@@ -351,6 +354,9 @@ class Session:
                 link.delivered = True
                 if link is self._candidate:
                     return self._promote(link, now)
+                if link.heir and (other := self._candidate) is not None and other.station.rank > link.station.rank:
+                    self._forget(other, now)
+                    return self._proceed(now, [Close(other.conn, f"{link.station.source.name} is preferred")])
         return _NOTHING
 
     def pong(self, conn: int, now: float) -> Sequence[Effect]:
@@ -481,6 +487,8 @@ class Session:
             self._candidate = None
         else:
             self._active, self._candidate = self._candidate, None
+            if self._active is not None:
+                self._active.heir = not self._active.delivered and self._active.station is not link.station
         if not link.open:
             return
         if link.heard:
@@ -491,9 +499,12 @@ class Session:
             link.station.delay = 0.0
 
     def _promote(self, candidate: _Link, now: float) -> Sequence[Effect]:
-        """The candidate delivers: it replaces the active connection."""
+        """The candidate delivers: it replaces the active connection, or goes before one that is better and mute."""
         worse = self._active
         assert worse is not None, "a candidate exists only beside an active connection"
+        if candidate.station.rank > worse.station.rank:
+            self._active, self._candidate = candidate, worse
+            return self._proceed(now, [])
         self._forget(worse, now)
         again = candidate.station is worse.station
         reason = "replaced before the server closes it" if again else f"{candidate.station.source.name} is preferred"
@@ -521,13 +532,15 @@ class Session:
         return effects
 
     def _start_attempt(self, now: float, effects: list[Effect]) -> float:
-        """Connect to the best source that may be tried and is better than what we have. Returns when the next
-        one may be tried; infinity when there is nothing to wait for."""
+        """Connect to the best source that may be tried and is better than what we have, which an heir that is mute is
+        not. Returns when the next one may be tried; infinity when there is nothing to wait for."""
         active = self._active
         if active is None:
             wanted = self._stations
         elif active.open and self._candidate is None:
             wanted = self._stations[: active.station.rank + active.draining]
+            if active.heir and not active.delivered:
+                wanted = [station for station in self._stations if station is not active.station or active.draining]
         else:
             return inf
         next_at = inf

@@ -557,6 +557,8 @@ class World:
         self.opened_from: dict[str, float] = {}
         self.dark_since = 0.0
         self.gave_up = False
+        # Sources that were left alone when another one's connection ended.
+        self.left: set[str] = set()
 
     def run(self, until: float) -> None:
         self.carry_out(self.session.start(0.0))
@@ -614,7 +616,7 @@ class World:
         assert self.now >= self.opened_from.get(effect.source.host, -60.0) + 60 / allowed - 1e-9
         for other in self.live.values():
             assert other[1] is not None
-            assert self.rank[name] < self.rank[other[0]]
+            assert self.rank[name] < self.rank[other[0]] or (other[0] in self.left and not other[2])
         self.live[conn] = [name, None, False, False, self.waited[name]]
         plan = self.plans[conn] = next(self.behaviours[name])
         if plan[0] == "refuse":
@@ -663,6 +665,7 @@ class World:
 
     def ended(self, conn: int, promoted: bool = False) -> None:
         name, opened_at, delivered, heard, waited = self.live.pop(conn)
+        self.left = {link[0] for link in self.live.values()}
         if opened_at is not None and heard:
             self.dark_since = self.now
         base = self.policy.base_backoff_secs
@@ -984,3 +987,56 @@ def test_N4_each_better_source_is_come_back_to() -> None:
             elif isinstance(effect, Connect):
                 driver.open("second")
                 driver.tick("second")
+
+
+@pytest.mark.claim("N4")
+def test_N4_while_a_better_source_is_mute_the_others_are_tried() -> None:
+    """Its connection was on trial when the one that delivered ended: it need not be better than nothing."""
+    driver = beside_worse(BEST)
+    assert driver.hang_up("worse") == []
+    assert driver.session.source == BEST
+    assert driver.until_something() == [Connect(4, WORSE)]
+    driver.open("worse")
+    assert driver.session.source == BEST
+    assert driver.tick("worse") == []
+    assert driver.session.source == WORSE
+    # It keeps its chance.
+    assert driver.tick("best") == [Close(4, "best is preferred")]
+    assert driver.session.source == BEST
+
+
+@pytest.mark.claim("N4")
+def test_N4_a_better_source_that_speaks_at_last_needs_no_other() -> None:
+    driver = beside_worse(BEST)
+    driver.hang_up("worse")
+    assert driver.until_something() == [Connect(4, WORSE)]
+    driver.open("worse")
+    assert driver.tick("best") == [Close(4, "best is preferred")]
+    assert driver.until_something(30) == [Ping(3)]
+
+
+@pytest.mark.claim("N4")
+def test_N4_without_a_limit_to_silence_a_mute_source_costs_no_more() -> None:
+    """Of three, the worst of which is the one that delivers, time and again."""
+    second = Source("second", "wss://five.test/", "five.test", 50)
+    driver = Driver(BEST, second, WORSE, policy=Policy(10, 10, 0, 30, 120))
+    driver.refuse("best")
+    driver.refuse("second")
+    driver.open("worse")
+    driver.tick("worse")
+    dark = longest_dark = 0.0
+    while driver.now < 1600:
+        before = driver.now
+        for effect in driver.until_something(1):
+            if isinstance(effect, Connect):
+                driver.refuse("second") if effect.source == second else driver.open(effect.source.name)
+            elif isinstance(effect, Ping):
+                driver.did(driver.session.pong(effect.conn, driver.now))
+        if driver.session.source == WORSE or "worse" in driver.live.values():
+            driver.tick("worse")
+            dark = 0.0
+            if int(driver.now) % 50 == 0:
+                driver.hang_up("worse")
+        dark += driver.now - before
+        longest_dark = max(longest_dark, dark)
+    assert longest_dark < 35
