@@ -492,10 +492,17 @@ class LiveExecutor(_Executor):
         self._adapter = adapter
         # Orders on which the current failure of `reports` is recorded: once each, however often it is asked.
         self._in_doubt: set[str] = set()
+        # Why the run has to end, once it is known.
+        self._ending: Crash | None = None
 
     def on_ticks(self, ticks: Sequence[Tick], now_ms: int) -> Outcome:
         """Book the adapter's reports; the ticks themselves mean nothing here.
-        Raises Crash for a report about an order that is not open."""
+        Raises Crash for a report about an order that is not open: from a call without ticks that has nothing to give,
+        so that what was booked of other orders reaches the disk."""
+        if self._ending is not None:
+            if ticks:
+                return [], []
+            raise self._ending
         events: list[OrderEvent] = []
         fills: list[Fill] = []
         reports: list[AdapterReport] = []
@@ -508,11 +515,12 @@ class LiveExecutor(_Executor):
         for report in reports:
             order = self._open.get(report.order_id)
             if order is None:
-                raise Crash(
+                self._ending = self._ending or Crash(
                     f"adapter {self._adapter.name}: report about an order that is not open",
                     order_id=report.order_id,
                     status=report.status,
                 )
+                continue
             is_fill = report.status in (OrderStatus.PARTIAL_FILL, OrderStatus.FILLED)
             if is_fill and (problem := _impossible(report, order)) is not None:
                 detail = f"reports: {report.status} with {problem}"
@@ -530,6 +538,8 @@ class LiveExecutor(_Executor):
             for order in [order for order in self._open.values() if order.order_id not in self._in_doubt]:
                 self._in_doubt.add(order.order_id)
                 events.append(self._transition(order, order.status, Reason.ADAPTER_ERROR, now_ms, failure))
+        if self._ending is not None and not (ticks or events):
+            raise self._ending
         return events, fills
 
     def cancel(self, order_id: str, now_ms: int) -> Outcome:

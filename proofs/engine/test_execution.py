@@ -663,6 +663,28 @@ def test_L4_a_report_about_an_unknown_order_ends_the_run() -> None:
     assert ended.value.details == {"order_id": "live-x", "status": OrderStatus.FILLED}
 
 
+@pytest.mark.claim("L4", "I4")
+@pytest.mark.parametrize("with_ticks", [False, True])
+def test_L4_I4_what_is_reported_beside_an_unknown_order_is_booked_before_the_run_ends(with_ticks: bool) -> None:
+    """A venue that repeats itself after a reconnect has filled the order all the same."""
+    adapter = RecordingAdapter()
+    executor = LiveExecutor(adapter)
+    for number in (1, 2):
+        executor.submit(signal(number), NOW)
+    first, second = (
+        AdapterReport(f"live-periodic:{number}", OrderStatus.FILLED, Decimal("0.1"), Decimal(100), Decimal(0))
+        for number in (1, 2)
+    )
+    adapter.answers = [first, first, second]
+    events, fills = executor.on_ticks([tick(3, 1.0)] if with_ticks else [], NOW)
+    assert statuses(events) == ["FILLED", "FILLED"]
+    assert [fill.order_id for fill in fills] == [first.order_id, second.order_id]
+    # With ticks come signals, which are orders at the venue by then.
+    assert executor.on_ticks([tick(4, 1.0)], NOW) == ([], [])
+    with pytest.raises(Crash, match="not open"):
+        executor.on_ticks([], NOW)
+
+
 @pytest.mark.claim("R6")
 def test_R6_live_without_an_adapter_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="adapter") as refused:

@@ -95,6 +95,13 @@ def test_an_answer_is_booked_without_any_further_tick(tmp_path: Path) -> None:
     assert adapter.cancelled == []
 
 
+@pytest.mark.claim("R6", "L4", "I4")
+def test_a_venue_that_repeats_itself_ends_the_run_and_its_fill_is_stored(tmp_path: Path) -> None:
+    assert trade(tmp_path, LateAdapter(3, filled(), filled())) == 1
+    assert query(tmp_path, "SELECT status FROM orders") == [("FILLED",)]
+    assert query(tmp_path, "SELECT fill_qty FROM trades") == [(0.1,)]
+
+
 @pytest.mark.claim("R6", "L4")
 def test_a_stop_waits_for_the_answer_to_a_cancellation(tmp_path: Path) -> None:
     adapter = LateAdapter(3, to_cancel=OrderStatus.CANCELED)
