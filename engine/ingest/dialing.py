@@ -15,6 +15,7 @@ import socket
 import struct
 import threading
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, Final
 
 from engine.ingest.session import CONNECT_TIMEOUT_SECS
@@ -73,7 +74,7 @@ class Dialer:
                 addresses = self._in_order(place, await self._resolve(place))
                 missing = f"no connection to {_names(addresses)}"
                 return await start_connection(
-                    addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECS, socket_factory=_make_socket
+                    addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECS, interleave=0, socket_factory=_make_socket
                 )
         except TimeoutError as error:
             raise TimeoutError(f"{missing} within {DIAL_TIMEOUT_SECS:g} s") from error
@@ -84,7 +85,11 @@ class Dialer:
         known.discard(address) if good else known.add(address)
 
     def _in_order(self, place: Place, addresses: Sequence[_AddressInfo]) -> list[_AddressInfo]:
-        """`addresses` with those last that disappointed, unless all have."""
+        """`addresses`, of each family in turn, with those last that disappointed, unless all have."""
+        families: dict[int, list[_AddressInfo]] = {}
+        for info in addresses:
+            families.setdefault(info[0], []).append(info)
+        addresses = [info for turn in zip_longest(*families.values()) for info in turn if info is not None]
         known = {info[4] for info in addresses} & self._disappointing.get(place, set())
         if len(known) == len({info[4] for info in addresses}):
             known.clear()

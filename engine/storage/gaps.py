@@ -31,7 +31,9 @@ def read_gaps(path: str | Path) -> list[Gap]:
     path = Path(path)
     gaps: list[Gap] = []
     try:
-        with closing(sqlite3.connect(uri(path), uri=True)) as connection:
+        # Without a WAL nobody is writing, and who may not write could not make one, as even a reader has to.
+        mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
+        with closing(sqlite3.connect(uri(path, mode), uri=True)) as connection:
             rows = connection.execute(
                 "SELECT id, coalesce(source, stream, name), market, missing FROM sources WHERE missing IS NOT NULL"
                 " ORDER BY id"

@@ -114,6 +114,17 @@ def test_N16_every_address_is_tried_however_many_there_are(count: int) -> None:
 
 
 @pytest.mark.claim("N16")
+def test_N16_an_address_that_disappointed_is_last_of_all_families() -> None:
+    """RFC 8305 takes them in turn, and none of the others may be left out for it."""
+    six: list[Any] = [(10, 1, 6, "", (f"2001:db8::{number}", 443, 0, 0)) for number in range(2)]
+    four: list[Any] = [(2, 1, 6, "", (f"192.0.2.{number}", 443)) for number in range(3)]
+    dialer = Dialer()
+    assert dialer._in_order(PLACE, [*six, *four]) == [six[0], four[0], six[1], four[1], four[2]]
+    dialer.note_handshake(PLACE, six[0][4], good=False)
+    assert dialer._in_order(PLACE, [*six, *four]) == [four[0], six[1], four[1], four[2], six[0]]
+
+
+@pytest.mark.claim("N16")
 def test_N16_a_name_is_looked_up_for_each_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """A venue that moves has other addresses from one moment to the next."""
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.2", 0)) as second:

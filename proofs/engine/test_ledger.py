@@ -271,6 +271,33 @@ def public_directory() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.mark.claim("N9")
+@pytest.mark.parametrize("running", [False, True])
+def test_N9_gaps_are_told_to_those_who_may_only_read(public_directory: Path, running: bool) -> None:
+    """While an engine runs, and after it has gone."""
+    path = public_directory / "bot.db"
+    store = opened(path)
+    store.write(Batch(numberings={"a": Numbering("a", 1, 1, 9, 9, [(3, 4)], [])}, streams={"a": ("one", "A")}))
+    if not running:
+        store.close()
+    for file in public_directory.iterdir():
+        file.chmod(0o444)
+    child = os.fork()
+    if child == 0:
+        found = -1
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            found = len(gaps.read_gaps(path))
+        finally:
+            os._exit(found)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    if running:
+        store.close()
+
+
 @pytest.mark.claim("D2")
 @pytest.mark.parametrize("protect", ["file", "directory"])
 def test_D2_a_file_this_user_may_not_write_is_a_configuration_error(public_directory: Path, protect: str) -> None:

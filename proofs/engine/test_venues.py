@@ -37,6 +37,7 @@ from engine.ingest.venues.markets import Markets, Streams
 from engine.ingest.venues.port import (
     MAX_MESSAGE_BYTES,
     MAX_TRADE_ID,
+    ROWS_MAX,
     Ack,
     Draining,
     Lost,
@@ -1182,6 +1183,34 @@ def test_N19_what_another_packages_venue_says_is_checked() -> None:
     assert (parser.errors, parser.error_streak) == (len(bad), len(bad))
     assert [tick.trade_id for tick in read(parser, b"good")] == [7]
     assert parser.error_streak == 0
+
+
+SHORTEST: dict[str, tuple[str, str]] = {
+    "bybit": ('{"topic":"publicTrade.X","data":[%s]}', '{"s":"X","i":"1","p":1,"v":1,"T":1700000000000}'),
+    "okx": (
+        '{"arg":{"channel":"trades"},"data":[%s]}', '{"instId":"X","tradeId":1,"px":1,"sz":1,"ts":1700000000000}',
+    ),
+    "gemini": (
+        '{"type":"update","timestampms":1700000000000,"events":[%s]}',
+        '{"type":"trade","tid":1,"price":1,"amount":1}',
+    ),
+}  # fmt: skip
+"""A message, and a trade of fewer bytes than any that the venue sends."""
+
+
+@pytest.mark.slow
+@pytest.mark.claim("B4", "N8")
+@pytest.mark.parametrize("venue", SHORTEST)
+def test_B4_N8_more_trades_than_a_message_may_have_are_none(venue: str) -> None:
+    """Whichever reader reads it."""
+    url = "wss://api.gemini.com/v1/marketdata/x" if venue == "gemini" else "wss://x.test"
+    parser = VENUES[venue].parser(url, "src", Markets("src", "X", Streams(), {"X": "X"}))
+    message, row = SHORTEST[venue]
+    assert len(read(parser, message % row)) == 1
+    too_many = message % ",".join([row] * (ROWS_MAX + 1))
+    assert len(too_many) <= MAX_MESSAGE_BYTES
+    assert (read(parser, too_many), parser.errors) == ([], 1)
+    assert len(read(parser, message % ",".join([row] * ROWS_MAX))) == ROWS_MAX
 
 
 # --- the everyday message -----------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from engine.ingest.venues.port import (
     ParseInto,
     Price,
     Rejected,
+    Rows,
     Said,
     Text,
     Trade,
@@ -133,7 +134,7 @@ class Bybit(Venue):
         topics = tuple(f"{_TOPIC}{market}" for market in parser.asked)
         if not topics:
             return None
-        trades = msgspec.defstruct("Trades", [("topic", Literal[topics]), ("data", list[_Row])], gc=False)
+        trades = msgspec.defstruct("Trades", [("topic", Literal[topics]), ("data", Rows[_Row])], gc=False)
         decode: Callable[[Message], Any] = msgspec.json.Decoder(trades, strict=False).decode
         placed, read_into = parser.placed, parser.read_into
 

@@ -41,6 +41,7 @@ from engine.ingest.venues.port import (
     Parser,
     Price,
     Rejected,
+    Rows,
     Said,
     Seconds,
     Text,
@@ -76,7 +77,7 @@ class _BlockTrade(Struct, gc=False, tag_field="type", tag="block_trade"):
 
 
 class _Update(Struct, gc=False, tag_field="type", tag="update"):
-    events: list[_Trade | _Change | _BlockTrade]
+    events: Rows[_Trade | _Change | _BlockTrade]
     timestampms: Millis | None = None
     socket_sequence: int | None = None
 

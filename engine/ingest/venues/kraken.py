@@ -33,6 +33,7 @@ from engine.ingest.venues.port import (
     ParseInto,
     Price,
     Rejected,
+    Rows,
     Said,
     Text,
     Trade,
@@ -56,7 +57,7 @@ class _Row(Struct, gc=False):
 
 class _Trades(Struct, gc=False):
     channel: Literal["trade"]
-    data: list[_Row]
+    data: Rows[_Row]
 
 
 _TRADES: Final = msgspec.json.Decoder(_Trades, strict=False)

@@ -32,6 +32,7 @@ from engine.ingest.venues.port import (
     ParseInto,
     Price,
     Rejected,
+    Rows,
     Said,
     Text,
     Trade,
@@ -61,7 +62,7 @@ class _Row(Struct, gc=False, rename={"market": "instId", "id": "tradeId", "price
 
 class _Trades(Struct, gc=False):
     arg: _Arg
-    data: list[_Row]
+    data: Rows[_Row]
 
 
 _TRADES: Final = msgspec.json.Decoder(_Trades, strict=False)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -82,6 +82,8 @@ Micros: TypeAlias = Annotated[int, Meta(ge=EARLIEST * 1000, lt=LATEST * 1000)]
 Nanos: TypeAlias = Annotated[int, Meta(ge=EARLIEST * 1_000_000, le=MAX_TRADE_ID)]
 Instant: TypeAlias = Annotated[datetime, Meta(tz=True)]
 Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
+_Row = TypeVar("_Row")
+Rows: TypeAlias = Annotated[list[_Row], Meta(max_length=ROWS_MAX)]
 
 # What a decoder may raise on arbitrary bytes: msgspec's errors and UnicodeDecodeError are ValueErrors, and
 # nesting deeper than the interpreter allows is a RecursionError.
