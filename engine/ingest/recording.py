@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any, Final, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -38,13 +38,18 @@ LINE_BYTES_MAX: Final = 32 * 1024 * 1024
 _BEGINS: Final = re.compile(rb'\s*\{\s*"recording"\s*:')
 
 # Beyond those of redaction: what stands under these in a message to a venue proves who one is.
-_PROVES: Final = re.compile(r"(key|pw|sig|sign|signature|nonce|hmac|cert)", re.IGNORECASE)
+_PROVES: Final = re.compile(r"(key|pw|sig|sign|signature|nonce|hmac|cert|jwt)", re.IGNORECASE)
+
+# What says that a message asks to be let in: its values may be secrets whose places alone tell what they are.
+_WORDS: Final = frozenset({"op", "method", "type", "event", "action", "command", "cmd"})
+_ASKS_IN: Final = re.compile(r"auth|log.?[oi]n|sign.?in", re.IGNORECASE)
 
 # What a URL of a venue's may say of the data that it asks for. The rest of a query is nobody's business.
 _PLAIN_PARAMETERS: Final = frozenset(
     {"streams", "timeunit", "heartbeat", "top_of_book", "bids", "offers", "trades", "auctions"}
 )
 _PLAIN_VALUE: Final = re.compile(r"[A-Za-z]{1,16}")
+_AT: Final = "\ue000"
 _STREAM: Final = re.compile(r"!?[\w.\-]{1,40}@[\w.@+:\-]{1,40}")
 
 
@@ -135,11 +140,13 @@ def public_url(url: str) -> str:
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     port = "" if parts.port is None else f":{parts.port}"
-    # Its brackets would make it the address of a host.
-    path = redact_value(f"{parts.scheme}://h{parts.path}").removeprefix(f"{parts.scheme}://h").replace(MARK, "redacted")
+    # Brackets would make it the address of a host, and an @ what is before it a user.
+    path = redact_value(f"{parts.scheme}://h{parts.path.replace('@', _AT)}").removeprefix(f"{parts.scheme}://h")
+    path = path.replace(_AT, "@").replace(MARK, "redacted")
     # Split by hand: parse_qs would take the "+" of a time zone for a space.
     pairs = (pair.partition("=") for pair in parts.query.split("&"))
-    kept = [f"{name}={shown}" for name, _, value in pairs if (shown := _plain_value(name, unquote(value)))]
+    shown = ((name, _plain_value(name, unquote(value))) for name, _, value in pairs)
+    kept = [f"{name}={quote(value, safe='/@+:!')}" for name, value in shown if value]
     query = "?" + "&".join(kept) if kept else ""
     return f"{parts.scheme}://{host}{port}{path}{query}"
 
@@ -158,16 +165,21 @@ def without_secrets(text: str) -> str:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return redact(text)
-    cleaned = _cleaned(value)
+    asks_in = isinstance(value, dict) and any(
+        isinstance(word, str) and _ASKS_IN.search(word) for name, word in value.items() if name.lower() in _WORDS
+    )
+    cleaned = _cleaned(value, in_lists=asks_in)
     # Else as it was written.
     return text if cleaned == value else json.dumps(cleaned)
 
 
-def _cleaned(value: Any, name: str = "") -> Any:
-    if isinstance(value, dict):
-        return {key: _cleaned(inner, key) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_cleaned(inner, name) for inner in value]
+def _cleaned(value: Any, name: str = "", *, in_lists: bool) -> Any:
+    """in_lists: whether what stands in a list, and so under no name, may be a secret."""
     if value is not None and not isinstance(value, bool) and (is_telling(name) or _PROVES.fullmatch(name)):
         return MARK
+    if isinstance(value, dict):
+        return {key: _cleaned(inner, key, in_lists=in_lists) for key, inner in value.items()}
+    if isinstance(value, list):
+        named = [MARK if in_lists and isinstance(inner, str | int | float) else inner for inner in value]
+        return [_cleaned(inner, in_lists=in_lists) for inner in named]
     return redact(value) if isinstance(value, str) else value

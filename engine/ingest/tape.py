@@ -27,6 +27,7 @@ _GZIP: Final = b"\x1f\x8b"
 _GZIP_WBITS: Final = 16 + zlib.MAX_WBITS
 _READ_BYTES: Final = 64 * 1024
 _UNPACKED_BYTES_MAX: Final = 1024 * 1024
+_READ_AT_ONCE_BYTES: Final = 4 * 1024 * 1024
 _HEAD_BYTES: Final = 64
 _HEAD_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 _NULLS_MAX: Final = 1024 * 1024
@@ -215,6 +216,8 @@ class Recording:
         self.path = path
         self._file = file
         self._lines = lines
+        # Unpacked, of all lines so far.
+        self._read_bytes = 0
         # The header, None until it was read.
         self._first: Header | None = None
         first = self._next()
@@ -224,9 +227,11 @@ class Recording:
         lines.patient = True
 
     def read(self, count: int) -> list[Header | Event]:
-        """The next lines, `count` at most; none at the end. Raises ConfigError where it is damaged."""
+        """The next lines, `count` or a few megabytes of them at most; none at the end. Raises ConfigError where it is
+        damaged."""
         found: list[Header | Event] = []
-        while len(found) < count and (record := self._next()) is not None:
+        most = self._read_bytes + _READ_AT_ONCE_BYTES
+        while len(found) < count and self._read_bytes < most and (record := self._next()) is not None:
             found.append(record)
         return found
 
@@ -252,6 +257,7 @@ class Recording:
             self.line += 1
             if self.line == 1:
                 text = text.removeprefix(codecs.BOM_UTF8)
+            self._read_bytes += len(text)
             # A file that was being written when the power failed ends in NULs.
             text = text.strip(b" \t\r\n\0")
             if not text:

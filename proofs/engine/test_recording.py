@@ -616,7 +616,10 @@ def events_of(path: Path) -> tuple[list[Header | Event], bool]:
     found = tape.find(path)
     assert found is not None
     with closing(found):
-        return found.read(10_000), found.cut
+        events: list[Header | Event] = []
+        while more := found.read(10_000):
+            events += more
+        return events, found.cut
 
 
 @pytest.mark.slow
@@ -731,6 +734,20 @@ def test_N20_B1_a_recording_is_read_piece_by_piece_however_well_it_is_packed(tmp
     assert peak < 8 * 1024 * 1024
 
 
+@pytest.mark.slow
+@pytest.mark.claim("N20", "B1")
+def test_N20_B1_of_long_messages_few_are_read_at_once(tmp_path: Path) -> None:
+    """As many as there are lines to be read have no room in memory."""
+    long = line_of(message(1, 1, b"x" * 1_000_000))
+    (tmp_path / "r").write_bytes(gzip.compress(line_of(okx_header()) + long * 100, 1))
+    found, sizes = tape.find(tmp_path / "r"), list[int]()
+    assert found is not None
+    with closing(found):
+        while events := found.read(2000):
+            sizes.append(len(events))
+    assert (sum(sizes), max(sizes)) == (100, 5)
+
+
 @pytest.mark.claim("N20")
 @pytest.mark.parametrize("what", BAD)
 def test_N20_a_recording_that_cannot_be_replayed_says_why_and_what_to_do(tmp_path: Path, what: str) -> None:
@@ -807,6 +824,12 @@ def test_N20_C8_no_key_is_recorded() -> None:
         "wss://x.y/stream?streams=S3CRETS3CRETS3CRET": "wss://x.y/stream",
         "ws://[::1]:9/token/S3CRET": "ws://[::1]:9/token/redacted",
         "wss://user:pass@x.y/": "wss://x.y/",
+        # What is left is still a URL, and the same one.
+        "wss://stream.binance.com:9443/ws/btcusdt@trade/btcusdt@kline_1d@+08:00":
+            "wss://stream.binance.com:9443/ws/btcusdt@trade/btcusdt@kline_1d@+08:00",
+        "wss://x.y/stream?streams=%E5%B8%81usdt@trade/btcusdt@trade":
+            "wss://x.y/stream?streams=%E5%B8%81usdt@trade/btcusdt@trade",
+        "wss://x.y/stream?streams=btcusdt%40trade": "wss://x.y/stream?streams=btcusdt@trade",
     }  # fmt: skip
     for url, shown in urls.items():
         assert public_url(url) == shown
@@ -816,6 +839,11 @@ def test_N20_C8_no_key_is_recorded() -> None:
         '{"method": "subscribe", "params": {"channel": "x", "token": "S3CRET"}, "key": "S3CRET"}',
         "login token=S3CRET",
         '{"event": "bts:subscribe", "data": {"channel": "x", "auth": 12345}}',
+        # By their places, or under a name of which only the outer one tells.
+        '{"op": "auth", "args": ["S3CRET", 12345, "S3CRET"]}',
+        '{"method": "private/logon", "params": [["S3CRET"], 12345]}',
+        '{"type": "subscribe", "jwt": "S3CRET"}',
+        '{"type": "subscribe", "auth": {"k": "S3CRET", "t": [12345]}}',
     ):
         kept = without_secrets(said)
         assert "S3CRET" not in kept
