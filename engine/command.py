@@ -366,10 +366,16 @@ def _json(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Lines of columns, the last of which is as long as it likes."""
+    """Lines of columns, the last of which is as long as it likes. What a terminal would obey is shown as it is written
+    in Python: a venue calls its markets as it likes."""
+    rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _record(arguments: argparse.Namespace, signals: Signals) -> int:

@@ -60,6 +60,8 @@ def _ws_url(value: str) -> str:
         raise ValueError("should be a URL of printable characters without spaces")
     if not parts.hostname.isascii():
         raise ValueError("should be a URL whose host is written in ASCII (xn--...)")
+    if ":" not in parts.hostname and not re.fullmatch(r"[\w.-]+", parts.hostname):
+        raise ValueError("should be a URL whose host has letters, digits, `.`, `-` and `_` (RFC 952)")
     if not value.isascii():
         raise ValueError("should be a URL that is percent-encoded where it is not ASCII, such as %E5%B8%81 for \u5e01")
     if parts.username is not None or parts.password is not None:

@@ -138,7 +138,7 @@ class Connected(Woken, ABC):
             )
             self._markets[source.name] = its_markets
             self._streams[source.name] = Messages(
-                venue.parser(source.url, source.name, its_markets),
+                registry.parser(source.venue, source.url, source.name, its_markets),
                 parse_error_limit,
                 found.messages,
                 found.markets,

@@ -35,8 +35,13 @@ _GONE: Final = "and what was recorded in it is lost unless somebody moved it"
 
 # What a restart does not heal: the path is another one than it should be, or another user's.
 _HOPELESS: Final = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
-)
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+        errno.ELOOP, errno.EINVAL,
+        # Where even missing directories cannot be made: in /proc.
+        errno.ENOENT,
+    }
+)  # fmt: skip
 
 
 class Tape:

@@ -593,6 +593,12 @@ def test_U1_what_an_encoding_has_no_sign_for_is_spelled_out(tmp_path: Path) -> N
     assert "\\u5e01/USD" in listed.stdout
 
 
+@pytest.mark.claim("N9", "U1")
+def test_N9_U1_a_table_obeys_no_market() -> None:
+    shown = command._table([("source", "market"), ("a", "\x1b[2JBTC\n\u202eX 币")])
+    assert shown == "source  market\na       \\x1b[2JBTC\\n\\u202eX 币\n"
+
+
 @pytest.mark.slow
 @pytest.mark.claim("N9")
 def test_N9_what_was_missed_is_listed_with_the_times_around_it(tmp_path: Path) -> None:

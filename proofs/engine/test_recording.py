@@ -457,6 +457,8 @@ def test_N20_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--to .*file/x: cannot be written: Not a directory"):
         tape.Tape(tmp_path / "file" / "x", okx_header(), file_bytes=1, files=1)
+    with pytest.raises(ConfigError, match=r"--to /proc/x: cannot be written: No such file or directory"):
+        tape.Tape(Path("/proc/x"), okx_header(), file_bytes=1, files=1)
     first = tape.Tape(tmp_path, okx_header(), file_bytes=1 << 20, files=1)
     with pytest.raises(Crash, match="another recorder writes 'the venue' there"):
         tape.Tape(tmp_path, okx_header(run="20261128T000000000Z"), file_bytes=1, files=1)

@@ -41,10 +41,13 @@ from engine.ingest.venues.port import (
     Ack,
     Draining,
     Lost,
+    Message,
+    ParseInto,
     Parser,
     Rejected,
     Trade,
     Venue,
+    VenueParser,
 )
 from harness.faults.dialects import (
     DIALECTS,
@@ -1170,6 +1173,37 @@ class Rude(Venue):
             message, 7
         )
         return [Trade("A", price, volume, ts, number)]
+
+
+class Hasty(Rude):
+    """With a quick reader that raises whatever it likes, too, in the midst of a message."""
+
+    def fast(self, parser: VenueParser) -> ParseInto:
+        def parse_into(message: Message, out: list[Tick]) -> None:
+            out.append(Tick("src", "X", 1.0, 1.0, NOW, 1))
+            raise Odd("x")
+
+        return parse_into
+
+
+@pytest.mark.claim("N19", "N8")
+def test_N19_N8_what_another_packages_quick_reader_raises_is_booked() -> None:
+    parser = Hasty().parser("", "src", Markets("src", "X", Streams(), {"A": "X"}))
+    assert read(parser, *RAISED, b"nan") == []
+    assert (parser.errors, parser.error_streak) == (len(RAISED) + 1,) * 2
+    assert [tick.trade_id for tick in read(parser, b"good")] == [7]
+
+
+@pytest.mark.claim("N19")
+@pytest.mark.parametrize("what", ["parser", "fast"])
+def test_N19_one_whose_reader_cannot_be_made_is_a_mistake_in_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    theirs = type("Made", (Kraken,), {what: _raises})
+    monkeypatch.setattr(EntryPoint, "load", lambda _: theirs)
+    monkeypatch.setattr(registry, "_others", lambda: [EntryPoint("made", "made:Made", registry.GROUP)])
+    with pytest.raises(ConfigError, match="'made': it cannot read: Odd: boom"):
+        registry.parser("made", "wss://made.test", "a", Markets("a", "X", Streams()))
 
 
 @pytest.mark.claim("N19")

@@ -277,12 +277,28 @@ class VenueParser(Parser):
         super().__init__(source, markets)
         self.placed = {}
         self._read = venue.read
-        self.parse_into = venue.fast(self) or self.read_into
+        fast = venue.fast(self)
+        if fast is not None and not type(venue).__module__.startswith(f"{__package__}."):
+            fast = self._careful(fast)
+        self.parse_into = fast or self.read_into
 
     @property
     def asked(self) -> tuple[str, ...]:
         """The markets that were asked for, in upper case."""
         return tuple(self._markets.asked or ())
+
+    def _careful(self, fast: ParseInto) -> ParseInto:
+        """A reader that is another's code, and may raise what it likes: what it does not take `read` judges."""
+
+        def parse_into(message: Message, out: list[Tick]) -> None:
+            before = len(out)
+            try:
+                fast(message, out)
+            except Exception:
+                del out[before:]
+                self.read_into(message, out)
+
+        return parse_into
 
     def read_into(self, message: Message, out: list[Tick]) -> None:
         """`parse_into`, by way of the venue's `read`."""

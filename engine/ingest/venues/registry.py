@@ -7,14 +7,15 @@ package has, because that reads the metadata of every installed package; so a ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 from engine.base.exits import ConfigError
-from engine.ingest.venues.markets import Subscription, host_of, is_below
-from engine.ingest.venues.port import Venue
+from engine.ingest.venues.markets import Markets, Subscription, host_of, is_below
+from engine.ingest.venues.port import Parser, Venue
 from engine.ingest.venues.wire import VENUE as MOCK
 
 if TYPE_CHECKING:
@@ -74,22 +75,37 @@ def subscription(name: str | None, url: str, table: Mapping[str, str] | None, ki
     return _asked_of_another(venue, url, table, kind)
 
 
+def parser(name: str | None, url: str, source: str, markets: Markets) -> Parser:
+    """What reads the messages of a source, of which `name` is the `venue`, for the whole run."""
+    venue = venue_of(name, url)
+    with _of_another(venue, "it cannot read"):
+        return venue.parser(url, source, markets)
+
+
 def _asked_of_another(venue: Venue, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
-    """What a venue of another package says that a source asks for. ConfigError when that cannot be sent: it will say
-    the same after each restart."""
-    try:
+    """What a venue of another package says that a source asks for. ConfigError when that cannot be sent."""
+    with _of_another(venue, "it cannot say what to send"):
         found = venue.subscription(url, table, kind)
         if odd := [one for one in (*found.messages, venue.beat) if not isinstance(one, str)]:
             raise TypeError(f"what it sends is text, not {type(odd[0]).__name__}")
         if not all(isinstance(secs, int | float) and 0 <= secs < inf for secs in (venue.beat_secs, venue.max_age_secs)):
             raise ValueError(f"beat_secs {venue.beat_secs!r} or max_age_secs {venue.max_age_secs!r}, expected seconds")
+    return found
+
+
+@contextmanager
+def _of_another(venue: Venue, what: str) -> Iterator[None]:
+    """Whatever another package's code raises is a ConfigError: it will raise the same after each restart."""
+    try:
+        yield
     except Exception as trouble:
+        if venue.name in _OURS:
+            raise
         raise ConfigError(
-            f"venue {venue.name!r}: it cannot say what to send: {type(trouble).__name__}: {trouble}",
+            f"venue {venue.name!r}: {what}: {type(trouble).__name__}: {trouble}",
             key="source.venue",
             value=venue.name,
         ) from None
-    return found
 
 
 def is_test_network(name: str | None, url: str) -> bool:
