@@ -58,7 +58,8 @@ def run(
         run=run_name(began),
         venue=source.venue,
         kind=source.kind,
-        markets=settings.asked_markets(source, symbol),
+        # As they are written in the sources file: what is asked for is made of that.
+        markets=settings.asked_markets(source, symbol) if source.markets is None else source.markets,
         engine=__version__,
     )
     tape = Tape(directory, header, file_bytes=file_bytes, files=files)

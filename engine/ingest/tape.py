@@ -286,6 +286,10 @@ class Recording:
         first = self._first or header
         if (header.source, header.url, header.venue) != (first.source, first.url, first.venue):
             raise ValueError(f"another source, {header.source!r}: replay one after the other")
+        if (header.markets, header.symbol, header.kind) != (first.markets, first.symbol, first.kind):
+            raise ValueError(
+                f"the same source, {header.source!r}, asked for something else: replay one after the other"
+            )
         return header
 
     def _damaged(self, trouble: str) -> ConfigError:

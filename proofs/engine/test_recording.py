@@ -705,6 +705,8 @@ BAD = {
     "an unknown venue": (GOOD.replace(b'"venue":"okx"', b'"venue":"mtgox"'), "venue 'mtgox': allowed are"),
     "no URL": (GOOD.replace(b'"ws://127.0.0.1:9"', b'"http://x"'), "should be a ws:// or wss:// URL"),
     "two sources": (GOOD + line_of(okx_header(source="another")), "another source, 'another'"),
+    "other markets": (GOOD + line_of(okx_header(markets={"A-B": "C"})), "'the venue', asked for something else"),
+    "another kind": (GOOD + line_of(okx_header(kind="aggTrade")), "'the venue', asked for something else"),
     "nothing in it": (gzip.compress(b""), "nothing in it"),
     "half a first line": (GOOD[:40], "cut short within its first line"),
     "a first line without a bottom": (GOOD.replace(b'"recording":1', b'"recording":1,"x":' + DEEP), "its first line: "),
@@ -982,6 +984,25 @@ def test_N20_what_the_documentation_shows_is_understood(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.claim("N20", "N18")
+@pytest.mark.parametrize("dialect", [dialect() for dialect in DIALECTS], ids=[dialect.name for dialect in DIALECTS])
+def test_N20_N18_what_was_asked_for_is_known_from_the_recording(tmp_path: Path, dialect: Dialect) -> None:
+    """So that a replay waits for the acknowledgement of it."""
+    url = "ws://127.0.0.1:9/ws" if dialect.name == "binance" else "ws://127.0.0.1:9"
+    asked = ["--venue", dialect.name, "--markets", dialect.market, "--url", url, "--config", "/dev/null"]
+    with pytest.raises(NetworkLost):
+        command.run(["record", *asked, "--seconds", "0.1", "--to", str(tmp_path)], Signals())
+    [path] = tmp_path.glob("*.gz")
+    found = tape.find(path)
+    assert found is not None
+    with closing(found):
+        recorded = settings.subscription(source_of(found))
+    assert recorded.problem is None
+    assert recorded.messages
+    assert all(dialect.market in said for said in recorded.messages) or dialect.name == "binance"
+
+
 @pytest.mark.claim("N20")
 def test_N20_a_venue_that_lets_nobody_in_is_recorded_too(tmp_path: Path) -> None:
     """And never given up; who asked for so many seconds is told that they brought nothing."""
