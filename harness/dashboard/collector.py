@@ -111,14 +111,15 @@ class _File(Generic[T]):
         self.path = path
         self._read = read
         self._status = status
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: tuple[int, int, int, int] | None = None
         self._value: T | Trouble | None = None
 
     def value(self) -> T | Trouble:
         stamp = None
         try:
             status = self._status(self.path)
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            # Who may read it changes nothing but the last of them.
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
             if self._value is None or stamp != self._stamp:
                 self._value = self._read(self.path)
         except FileNotFoundError:

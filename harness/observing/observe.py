@@ -223,7 +223,9 @@ def read_journal(shell: Shell, *matches: str, timeout_secs: float = ANSWER_SECS)
     matches: options and matches of journalctl(1). Raises CommandFailed when the journal cannot be read.
     """
     result = shell.run(
-        "journalctl", "--quiet", "--no-pager", "--output=json", f"--output-fields={','.join(_FIELDS)}", *matches,
+        # --all: else a line of 4096 bytes, such as a heartbeat of eighty markets, is null.
+        "journalctl", "--quiet", "--no-pager", "--all", "--output=json", f"--output-fields={','.join(_FIELDS)}",
+        *matches,
         timeout_secs=timeout_secs,
     ).expect(0)  # fmt: skip
     return journal.entries(result.stdout)

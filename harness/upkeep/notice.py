@@ -142,7 +142,7 @@ def read_entries(shell: Shell, one: Failure) -> list[Entry]:
     the same."""
     of_unit = ["--unit", one.unit]
     of_run = [f"_SYSTEMD_INVOCATION_ID={one.invocation_id}", "+", f"INVOCATION_ID={one.invocation_id}"]
-    argv = ["--output=json", "--no-pager", "--quiet", "-n", str(failure.LINES)]
+    argv = ["--all", "--output=json", "--no-pager", "--quiet", "-n", str(failure.LINES)]
     try:
         found = shell.run("journalctl", *argv, *(of_run if one.invocation_id else of_unit), timeout_secs=5.0)
     except HarnessError:

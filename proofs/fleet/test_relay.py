@@ -39,6 +39,7 @@ from fleet.relay.files import DecisionsTail, HeartbeatsTail, heartbeats
 from fleet.relay.relay import FileTail, Relay, make_stream, why_not_trusted
 from fleet.relay.tails import Known, LedgerChanged, Tail, ledger_tails
 from harness.base.clock import Clock, FakeClock, OsClock
+from harness.base.errors import HarnessError
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 from proofs.fixtures.fleet_parts import NatsServer, Program, free_port, growing, grown, streamed, wait
@@ -272,6 +273,43 @@ def test_a_relay_that_begins_takes_the_last_days_heartbeats(tmp_path: Path, monk
     argv = (tmp_path / "argv").read_text().splitlines()
     since = datetime.strptime(argv[argv.index("--since") + 1], "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
     assert clock.wall() - 86_401 < since.timestamp() <= clock.wall() - 86_400
+    # Long ones are null otherwise.
+    assert "--all" in argv
+
+
+@pytest.mark.claim("F1")
+@pytest.mark.parametrize(
+    ("said", "status", "found"),
+    [
+        ("Journal file /x is truncated, ignoring file.", 0, 1),
+        ("Journal file /x is corrupted, ignoring file.\nJournal file /y is truncated, ignoring file.", 1, 0),
+        ("", 1, 0),
+        ("No journal files were opened due to insufficient permissions.", 1, None),
+        ("Journal file /x is truncated, ignoring file.\nFailed to iterate through journal", 1, None),
+        ("", 127, None),
+    ],
+)
+def test_a_damaged_journal_file_stops_no_heartbeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, status: int, found: int | None
+) -> None:
+    """A loss of power leaves one, and journalctl warns of it each time it is asked. None: it cannot be read."""
+    clock = FakeClock(1_795_773_600.0)
+    entry = {
+        "__REALTIME_TIMESTAMP": f"{(clock.wall() - 1) * 1e6:.0f}",
+        "MESSAGE": '{"fields": {"message": "HEARTBEAT (G4)"}}',
+    }
+    (tmp_path / "entry").write_text(json.dumps(entry) * (found or 0))
+    (tmp_path / "said").write_text(said)
+    journalctl = tmp_path / "journalctl"
+    journalctl.write_text(f"#!/bin/sh\ncat {tmp_path}/entry; cat {tmp_path}/said >&2; exit {status}\n")
+    journalctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    tail = HeartbeatsTail(Shell(Unrecorded()), "hybrid-engine.service", clock)
+    if found is None:
+        with pytest.raises(HarnessError, match="journalctl"):
+            tail.read(None, 5)
+    else:
+        assert len(tail.read(None, 5).rows) == found
 
 
 # --- with a stream -------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from harness.base.clock import FakeClock, OsClock
 from harness.observing import ledger_view, observe
 from harness.observing.ledger_view import LedgerUnreadable
 from harness.observing.observe import LocalComputer
+from harness.upkeep import notice
+from harness.upkeep.failure import Failure
 from proofs.harness.test_health import programs, shown
 
 
@@ -36,6 +38,22 @@ def test_each_entry_of_the_journal_is_read_once(tmp_path: Path, monkeypatch: pyt
         "--after-cursor=cursor-c",
         "--after-cursor=cursor-e",
     ]
+
+
+NULL_UNASKED = """case " $* " in *" --all "*) ;; *) echo '{"MESSAGE": null}'; exit;; esac
+printf '{"__REALTIME_TIMESTAMP": "1", "MESSAGE": "%05000d"}\\n' 7"""
+"""A journalctl that does with a long field as the real one does."""
+
+
+@pytest.mark.claim("M5", "K7", "O11")
+def test_a_long_line_of_the_journal_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the heartbeat of an engine with many markets is."""
+    shell = programs(tmp_path, monkeypatch, journalctl=NULL_UNASKED)
+    (raw,) = observe.read_journal(shell, "--unit=engine.service")
+    assert len(raw["MESSAGE"]) == 5000
+    failed = Failure("engine.service", "here")
+    (entry,) = notice.read_entries(shell, failed)
+    assert len(entry.message) == 5000
 
 
 @pytest.mark.slow

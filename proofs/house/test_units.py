@@ -140,7 +140,7 @@ DEMANDED: dict[str, Directives] = {
         "Unit.StartLimitBurst": ("10",),
         **CAGE, **INTERNET, **UNPRIVILEGED, **PYTHON,
         **service(
-            Type="oneshot", ExecStart=f"{BIN}/hybrid-notice -- %i", Restart="on-failure", RestartSec="20",
+            Type="oneshot", ExecStart=f"{BIN}/hybrid-notice -- %i", Restart="on-failure", RestartSec="58",
             RuntimeDirectory="hybrid-notice/%i", RuntimeDirectoryPreserve="restart",
             RestartPreventExitStatus="12", TimeoutStartSec="150", LoadCredential="hybrid-notice-url",
             DynamicUser="yes", SupplementaryGroups="systemd-journal", UMask="0077", AmbientCapabilities="",
