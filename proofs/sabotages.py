@@ -2179,18 +2179,8 @@ CATALOGUE: tuple[Sabotage, ...] = (
         patch=Patch(
             "engine/ingest/session.py",
             "Session.received",
-            "if new_ticks:\n"
-            "    link.progress_at = now\n"
-            "    if not link.delivered:\n"
-            "        link.delivered = True\n"
-            "        if link is self._candidate:\n"
-            "            return self._promote(link, now)",
-            "link.progress_at = now\n"
-            "if new_ticks:\n"
-            "    if not link.delivered:\n"
-            "        link.delivered = True\n"
-            "        if link is self._candidate:\n"
-            "            return self._promote(link, now)",
+            "link.heard = True",
+            "link.heard = True\nlink.progress_at = now",
         ),
         reason=r"'connection dropped' has not come",
     ),

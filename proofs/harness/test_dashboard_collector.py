@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.base.errors import HarnessError
-from harness.dashboard.collector import Trouble, _File
+from harness.dashboard.collector import _File
+from harness.dashboard.view_model import Trouble
 
 
 @pytest.mark.claim("W4")
