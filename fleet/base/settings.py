@@ -191,6 +191,11 @@ def load_relay(path: Path) -> RelaySettings:
     found = _load(path, RELAY)
     engine = path.with_name("config.toml")
     tables = _engine_tables(engine)
+    if tables is None:
+        if None in (found[""]["instance"], found[""]["database"]):
+            # Under another name all of it would be there twice.
+            raise ConfigError(f"{engine}: cannot be read, and {path} does not say both instance and database")
+        tables = {}
     if found[""]["database"] is None:
         found[""]["database"] = instances.at(engine).state / health.database_of(tables)
     named = instances.name_of(engine, tables)
@@ -201,12 +206,13 @@ def load_relay(path: Path) -> RelaySettings:
     return RelaySettings(**found[""], nats=Nats(**found["nats"]), stream=Stream(**found["stream"]))
 
 
-def _engine_tables(path: Path) -> dict[str, Any]:
-    """What an engine's configuration says; nothing where there is none to be read: the engine itself complains."""
+def _engine_tables(path: Path) -> dict[str, Any] | None:
+    """What an engine's configuration says: nothing where there is none; None where it cannot be read, of which the
+    engine itself complains."""
     try:
-        return health.load_tables(path)
-    except HarnessError:
-        return {}
+        return health.load_tables(path) if path.exists() else {}
+    except (HarnessError, OSError):
+        return None
 
 
 def load_collector(path: Path) -> CollectorSettings:

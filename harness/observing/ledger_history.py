@@ -262,7 +262,7 @@ _FILLS = (
     "SELECT id, ts, mode, symbol, side, qty_exact, price_exact, fees_exact, cash_delta FROM trades"
     " WHERE id > ? AND replayed = 0 AND mode IS NOT NULL ORDER BY id LIMIT ?"
 )
-_POSITIONS = "SELECT mode, symbol, qty, cash, fees FROM positions LIMIT 1000"
+_POSITIONS = f"SELECT mode, symbol, qty, cash, fees FROM positions LIMIT {ledger_view.POSITIONS_MAX}"
 
 FILTERS = ("mode", "symbol", "side", "status", "veto")
 """Columns that a page may be narrowed by."""

@@ -57,10 +57,13 @@ SCHEMA_VERSIONS = (1, 2, 3, 4, 5)
 OPEN_ORDERS_MAX = 1000
 """No more open orders than this are read: far above any sensible `max_open_orders`."""
 
+POSITIONS_MAX = 20_000
+"""No more positions than this are read: an engine holds 16,384 symbols at most (B5)."""
+
 _TICKS = "SELECT id, ts, symbol, price FROM ticks WHERE id > ? ORDER BY id DESC LIMIT ?"
 _SIGNALS = "SELECT ts, symbol, side, price, veto FROM signals ORDER BY id DESC LIMIT ?"
 _FILLS = "SELECT ts, symbol, side, fill_price, fill_qty, is_shadow FROM trades ORDER BY id DESC LIMIT ?"
-_POSITIONS = "SELECT mode, symbol, qty, price FROM positions LIMIT 1000"
+_POSITIONS = f"SELECT mode, symbol, qty, price FROM positions LIMIT {POSITIONS_MAX}"
 # The index holds open orders only, so that closed ones cost nothing; left to itself SQLite may take another.
 _OPEN_ORDERS = (
     "SELECT mode, symbol, side, qty_exact, filled_qty FROM orders INDEXED BY orders_open"

@@ -63,6 +63,20 @@ def test_what_cannot_be_meant_is_named(tmp_path: Path, change: dict[str, Any], s
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.claim("O12", "F2")
+@pytest.mark.parametrize("said", [{}, {"instance": "alpha"}, {"database": "/srv/bot.db"}])
+def test_a_relay_of_an_engine_whose_configuration_is_broken_does_not_guess(
+    tmp_path: Path, said: dict[str, str]
+) -> None:
+    """The engine runs on, on the one it began with; its rows would all come again, as another engine's."""
+    (tmp_path / "config.toml").write_text("[app]\ninstance = 'alp")
+    (tmp_path / "relay.toml").write_text(toml({**said, "nats": RELAY["nats"]}))
+    with pytest.raises(
+        ConfigError, match=rf"config\.toml: cannot be read, and {tmp_path}/relay\.toml does not say both"
+    ):
+        load_relay(tmp_path / "relay.toml")
+
+
 @pytest.mark.claim("O12")
 def test_a_relay_has_the_name_of_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instances, "CONFIGURATION", tmp_path)
@@ -73,11 +87,14 @@ def test_a_relay_has_the_name_of_its_engine(tmp_path: Path, monkeypatch: pytest.
         (place, "", {}, "alpha"),
         (place, "[app]\ninstance = 'alpha'", {"instance": "alpha"}, "alpha"),
         (tmp_path, "", {}, "default"),
-        (tmp_path, "x = [", {}, "default"),
+        (tmp_path, None, {}, "default"),
+        (tmp_path, "x = [", {"instance": "acct-1", "database": str(database)}, "acct-1"),
         (tmp_path, "[app]\ninstance = 'acct-1'", {}, "acct-1"),
         (tmp_path, "", {"instance": "acct-1"}, "acct-1"),
     ):
-        (directory / "config.toml").write_text(engine)
+        (directory / "config.toml").unlink(missing_ok=True)
+        if engine is not None:
+            (directory / "config.toml").write_text(engine)
         (directory / "relay.toml").write_text(toml({**said, **nameless}))
         found = load_relay(directory / "relay.toml")
         assert found.instance == name, (directory, engine, said)

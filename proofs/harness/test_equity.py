@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -188,6 +190,21 @@ def test_a_long_line_is_thinned_and_its_drawdown_is_not() -> None:
     assert len(line.points) <= equity.POINTS_MAX
     assert [point.ts_ms for point in line.points] == sorted(point.ts_ms for point in line.points)
     assert (line.drawdown, line.fills) == (D(rounds), 2 * rounds)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("O13", "W7")
+def test_positions_of_very_many_markets_agree_with_their_fills(tmp_path: Path) -> None:
+    """As many as an engine holds, most of them of nothing any more."""
+    path, count = tmp_path / "bot.db", 16_384
+    traded_database.build(path, 1)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM positions")
+        connection.executemany(
+            "INSERT INTO positions(mode, symbol, qty, cash, fees, price) VALUES ('PAPER', ?, '0', '0', '0', '1')",
+            [(f"X{number}",) for number in range(count)],
+        )
+    assert len(ledger_history.read_fills(path, 0).positions) == count
 
 
 def test_fills_of_a_database_agree_with_its_positions(tmp_path: Path) -> None:
