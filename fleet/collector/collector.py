@@ -65,6 +65,17 @@ class Metrics:
         self.working = made.gauge(
             "working", "1 while stream and database can be had, and no other collector is at work."
         )
+        self._registry = registry
+        self.knows = True
+
+    def know(self, knows: bool) -> None:
+        """Whether it is known when the database last had all: only the collector that is at work knows. What is not
+        known has no sample (O13)."""
+        if knows and not self.knows:
+            self._registry.register(self.caught_up)
+        elif self.knows and not knows:
+            self._registry.unregister(self.caught_up)
+        self.knows = knows
 
 
 class Collector:
@@ -101,18 +112,23 @@ class Collector:
 
     async def _with(self, database: Store, stopping: asyncio.Event) -> None:
         """Over one connection to the database."""
-        while not await database.lock():
-            self._log.state("PostgreSQL", "another collector is at work; this one waits")
-            notify("WATCHDOG=1\nSTATUS=another collector is at work")
-            await pause(stopping, link.RETRY_SECS)
-            if stopping.is_set():
-                return
-        await database.begin()
-        self._log.state("PostgreSQL", "")
+        # Before the lock: a host that cannot reach the stream holds up nobody who can.
         client = await link.connect(self._settings.nats, "hybrid-collector", self._log, stopping)
         if client is None:
             return
         try:
+            while not await database.lock():
+                self._metrics.know(False)
+                self._log.state("PostgreSQL", "another collector is at work; this one waits")
+                notify("WATCHDOG=1\nSTATUS=another collector is at work")
+                await pause(stopping, link.RETRY_SECS)
+                if stopping.is_set() or client.is_closed:
+                    return
+            await database.begin()
+            self._log.state("PostgreSQL", "")
+            if not self._metrics.knows:
+                self._metrics.caught_up.set(self._clock.wall())
+                self._metrics.know(True)
             stream = link.jetstream(client)
             while not stopping.is_set() and not client.is_closed:
                 await self._read_on(stream, database, stopping)

@@ -410,8 +410,7 @@ async def make_stream(stream: JetStreamContext, name: str, wanted: Stream) -> St
     if (most := config.max_msgs_per_subject or -1) > 0:
         raise ConfigError(f"stream {name}: its max_msgs_per_subject is {most}, and must be -1: it would lose rows")
     if 0 < (largest := config.max_msg_size or -1) < MESSAGE_BYTES:
-        due = f"must be -1, or {MESSAGE_BYTES} at least"
-        raise ConfigError(f"stream {name}: its max_msg_size is {largest}, and {due}: it would refuse rows")
+        raise ConfigError(f"stream {name}: its max_msg_size is {largest}, and must be -1, or {MESSAGE_BYTES} at least")
     if f"{wire.PREFIX}.>" not in (config.subjects or []):
         raise ConfigError(f"stream {name}: it takes {config.subjects}, and must take {wire.PREFIX}.>")
     return info

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 
+from fleet.base import link
 from fleet.base.service import Log
 from fleet.base.settings import CollectorSettings, Nats
 from fleet.collector import store
@@ -86,6 +87,60 @@ def test_it_has_caught_up_when_nothing_waits_and_not_before(monkeypatch: pytest.
         (NOW, 0.0, 0.0, 1.0), (NOW, 3.0, 10.0, 1.0), (NOW, 2.0, 20.0, 1.0), (NOW + 30, 0.0, 0.0, 1.0),
     ]  # fmt: skip
     assert collector.value("caught_up_timestamp_seconds") == NOW + 40
+
+
+@pytest.mark.claim("F3", "O13")
+def test_one_that_waits_for_another_knows_nothing_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the database last had all is for the one at work to tell. The lock is for whoever has the stream, and
+    until its connection is lost."""
+    clock, did = FakeClock(NOW), list[tuple[str, float | None]]()
+    collector, stopping = Counted(clock), asyncio.Event()
+
+    def note(what: str) -> None:
+        did.append((what, collector.value("caught_up_timestamp_seconds")))
+
+    class Client:
+        is_closed = False
+
+        async def close(self) -> None:
+            note("close")
+
+    class Database:
+        free = iter([False, False, False, True])
+
+        async def lock(self) -> bool:
+            note("lock")
+            clock.sleep(10)
+            client.is_closed = len(did) == 4
+            return next(self.free)
+
+        async def begin(self) -> None:
+            pass
+
+    async def connect(*_: object) -> Client:
+        note("connect")
+        client.is_closed = False
+        return client
+
+    async def read_on(*_: object) -> None:
+        note("read")
+        client.is_closed = True
+
+    async def no_pause(*_: object) -> None:
+        pass
+
+    client, database = Client(), Database()
+    monkeypatch.setattr(link, "connect", connect)
+    monkeypatch.setattr(link, "jetstream", lambda _: None)
+    monkeypatch.setattr("fleet.collector.collector.pause", no_pause)
+    monkeypatch.setattr(collector, "_read_on", read_on)
+    parts: Any = (database, stopping)
+    for _ in range(2):
+        asyncio.run(collector._with(*parts))
+    assert did == [
+        ("connect", NOW), ("lock", NOW), ("lock", None), ("lock", None), ("close", None),
+        ("connect", None), ("lock", None), ("read", NOW + 40), ("close", NOW + 40),
+    ]  # fmt: skip
 
 
 @pytest.mark.claim("F3", "O13")
