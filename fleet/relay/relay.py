@@ -89,6 +89,8 @@ class Found:
 
     schema: int
     reads: dict[str, Read] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+    """Tables of the ledger that could not be read."""
 
 
 class Metrics:
@@ -190,7 +192,7 @@ class Relay:
         for one in more:
             if isinstance(one, BaseException):
                 raise one
-        if not any(slot.behind for slot in self._slots.values()):
+        if not found.unread and not any(slot.behind for slot in self._slots.values()):
             self._metrics.caught_up.set(looked_at)
         return any(more)
 
@@ -214,9 +216,17 @@ class Relay:
             for tail in self._tails:
                 # One snapshot for a table: what is verified is what is read on from.
                 connection.execute("BEGIN")
-                found.reads[tail.table.name] = self._safely(
-                    partial(self._of_ledger, tail, connection, schema), tail.table
-                )
+                name = tail.table.name
+                try:
+                    found.reads[name] = self._safely(partial(self._of_ledger, tail, connection, schema), tail.table)
+                except LedgerChanged:
+                    raise
+                except (HarnessError, sqlite3.DataError) as error:
+                    # What one table holds keeps no other from the stream.
+                    found.unread.append(name)
+                    self._log.state(f"the ledger's {name}", str(error))
+                else:
+                    self._log.state(f"the ledger's {name}", "")
                 connection.execute("COMMIT")
             return found
 
@@ -228,7 +238,7 @@ class Relay:
             self._metrics.readable.set(0)
             self._log.state("the ledger", str(error))
             return None
-        self._metrics.readable.set(1)
+        self._metrics.readable.set(int(not found.unread))
         self._log.state("the ledger", "")
         now = self._clock.monotonic()
         if now >= self._files_at:

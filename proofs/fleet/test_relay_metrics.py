@@ -118,6 +118,28 @@ def test_a_ledger_that_cannot_be_read_is_told_until_it_can(ledger: Path) -> None
     assert found == [(0.0, 0.0), (1.0, 20.0)]
 
 
+@pytest.mark.claim("F1", "O13")
+def test_what_one_table_holds_keeps_no_other_from_the_stream(ledger: Path) -> None:
+    """A reason longer than a value may be, of an adapter that quotes a venue's whole page."""
+    clock = FakeClock(NOW)
+    relay, stream = relay_of(ledger, clock), Memory(clock)
+    with closing(sqlite3.connect(ledger)) as connection, connection:
+        connection.execute("UPDATE signals SET veto_detail = ? WHERE id = 1", ("x" * 25_000,))
+    caught_up = relay.value("caught_up_timestamp_seconds")
+    clock.sleep(10)
+    asyncio.run(drain(relay, stream))
+    assert relay.value("ledger_readable") == 0.0
+    assert relay.value("caught_up_timestamp_seconds") == caught_up
+    assert stream.rows("ticks") == ticks_in(ledger)
+    assert stream.rows("order_events") > 0
+    assert stream.rows("signals") == 0
+    with closing(sqlite3.connect(ledger)) as connection, connection:
+        connection.execute("UPDATE signals SET veto_detail = NULL WHERE id = 1")
+    asyncio.run(drain(relay, stream))
+    assert relay.value("ledger_readable") == 1.0
+    assert relay.value("caught_up_timestamp_seconds") == clock.wall()
+
+
 @pytest.mark.claim("F4", "O13")
 def test_without_a_connection_nobody_knows_what_waits(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has no sample rings nothing."""
