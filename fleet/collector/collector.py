@@ -103,7 +103,7 @@ class Collector:
                 continue
             try:
                 await self._with(database, stopping)
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 self._log.state("PostgreSQL", str(error).strip().partition("\n")[0])
                 await pause(stopping, link.RETRY_SECS)
             finally:

@@ -24,6 +24,11 @@ SCHEMA = "hybrid"
 LOCK = 0x68796272
 """Whoever holds this advisory lock is the one collector of the database."""
 
+UNTAKEN = (
+    psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex,
+)  # fmt: skip
+"""What PostgreSQL says of values that it does not take, such as a key that is too long for an index."""
+
 SILENT_SECS = 15
 """A connection over which nothing came for so long is given up, by both sides."""
 
@@ -75,9 +80,9 @@ class Store:
         await self._connection.execute(f"SET search_path = {SCHEMA}")
         for name in TABLES:
             await self._connection.execute(f"CREATE TEMP TABLE staged_{name} (LIKE {name}) ON COMMIT DELETE ROWS")
+        # Also those that an operator has detached: what comes again of their days lies among the others.
         found = await self._connection.execute(
-            "SELECT c.relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid"
-            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s",
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s",
             (SCHEMA,),
         )
         self._partitions = {name for (name,) in await found.fetchall()}
@@ -123,7 +128,7 @@ class Store:
             return batch
         try:
             await self._store(stream, batch)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
+        except UNTAKEN as error:
             if len(arrived) > 1:
                 whole = Batch()
                 for one in arrived:
@@ -212,6 +217,10 @@ async def connect(settings: CollectorSettings) -> Store:
         said = str(error)
         if "authentication failed" in said or "no password supplied" in said:
             raise ConfigError("PostgreSQL refuses user or password: see conninfo and password_file") from error
+        if "certificate verify failed" in said or "root certificate file" in said:
+            raise ConfigError(
+                f"PostgreSQL's certificate: {said.strip().partition(chr(10))[0]}: see conninfo"
+            ) from error
         raise
     except psycopg.ProgrammingError as error:
         raise ConfigError(f"conninfo: {str(error).strip()}") from error

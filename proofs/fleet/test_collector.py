@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import re
 import signal
 from collections.abc import Awaitable, Callable, Iterator
@@ -26,7 +27,7 @@ from prometheus_client import CollectorRegistry
 from fleet.base import wire
 from fleet.base.service import Log
 from fleet.base.settings import CollectorSettings, ConfigError, Nats
-from fleet.base.tables import FILLS, GAPS, SIGNALS, TABLES, TICKS, Table
+from fleet.base.tables import FILLS, GAPS, POSITIONS, SIGNALS, TABLES, TICKS, Table
 from fleet.base.wire import Message
 from fleet.collector import store
 from fleet.collector.collector import Collector
@@ -142,6 +143,17 @@ def test_what_postgresql_does_not_take_is_refused_alone(given_settings: Collecto
     """A decimal with more digits than a numeric may have before its point is none of an engine's."""
     digits = "9" * 1000
     fill = (1, NOON, "s/0", "s", "SHADOW", "X", "BUY", digits, digits, "0", "0", 1)
+    # Of a key an index takes 2704 bytes, after compression.
+    long = (
+        1,
+        NOON,
+        "SHADOW",
+        "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=9000)),
+        "1",
+        "1",
+        "0",
+        "1",
+    )
     strange = Arrived(2, AT, "hybrid.one.ticks", b"[]")
     bad = message(3, TICKS, {"id": 1}, tick(2))
     bad = Arrived(bad.sequence, bad.at, bad.subject, bad.data.replace(b'"to":{"id":2}', b'"to":{"id":"\\u0000"}'))
@@ -149,10 +161,13 @@ def test_what_postgresql_does_not_take_is_refused_alone(given_settings: Collecto
     async def work(database: Store) -> None:
         batch = await database.store(
             STREAM,
-            [message(1, TICKS, None, tick(1)), strange, bad, message(4, FILLS, None, fill)],
-        )
-        assert [one.sequence for one, _ in batch.refused] == [2, 3]
-        assert await database.progress(STREAM) == store.Progress(AT, 4)
+            [
+                message(1, TICKS, None, tick(1)), strange, bad, message(4, FILLS, None, fill),
+                message(5, POSITIONS, None, long),
+            ],
+        )  # fmt: skip
+        assert [one.sequence for one, _ in batch.refused] == [2, 3, 5]
+        assert await database.progress(STREAM) == store.Progress(AT, 5)
 
     over(given_settings, work)
     refused = query(given_settings, "SELECT sequence, subject, reason FROM refused ORDER BY sequence")
@@ -226,6 +241,24 @@ def test_a_day_whose_first_message_is_refused_gets_its_partition_with_the_next(
 
     over(given_settings, work)
     assert query(given_settings, "SELECT tableoid::regclass::text, id FROM ticks") == [("ticks_20261127", 2)]
+
+
+@pytest.mark.claim("F5")
+def test_a_day_that_an_operator_has_detached_is_theirs(given_settings: CollectorSettings, postgres: Postgres) -> None:
+    """To keep it elsewhere, say. What comes again of it, as after a stream was put back, holds up nothing."""
+
+    async def work(database: Store) -> None:
+        await database.store(STREAM, [message(1, TICKS, None, tick(1))])
+
+    over(given_settings, work)
+    name = given_settings.conninfo.split("dbname=")[1].split()[0]
+    with postgres.connect(name) as connection:
+        connection.execute("SET search_path = hybrid; SET ROLE collector")
+        connection.execute("ALTER TABLE ticks DETACH PARTITION ticks_20261127")
+        connection.commit()
+        over(given_settings, work)
+        assert connection.execute("SELECT tableoid::regclass::text FROM ticks").fetchall() == [("ticks_other",)]
+        assert connection.execute("SELECT id FROM ticks_20261127").fetchall() == [(1,)]
 
 
 @pytest.mark.claim("F5")

@@ -144,7 +144,16 @@ def test_one_that_waits_for_another_knows_nothing_and_holds_up_nobody(monkeypatc
 
 
 @pytest.mark.claim("F3", "O13")
-def test_without_a_database_it_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError("the connection is lost"),
+        psycopg.errors.ReadOnlySqlTransaction("it has become a standby"),
+        psycopg.errors.InsufficientPrivilege("somebody has revoked it"),
+    ],
+)
+def test_without_a_database_it_does_not_work(monkeypatch: pytest.MonkeyPatch, error: psycopg.Error) -> None:
+    """Whatever PostgreSQL says of that may be over at any time."""
     collector = Counted(FakeClock(NOW))
     stopping = asyncio.Event()
     found: list[float | None] = []
@@ -159,7 +168,7 @@ def test_without_a_database_it_does_not_work(monkeypatch: pytest.MonkeyPatch) ->
 
     async def lose(_database: object, _stopping: object) -> None:
         collector._metrics.working.set(1)
-        raise psycopg.OperationalError("the connection is lost")
+        raise error
 
     async def no_pause(*_: object) -> None:
         pass
