@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Archive:
         # Guards the two below: fills are booked in order, once.
         self._lock = threading.Lock()
         self._equity = Equity()
-        self._file: tuple[str, int] | None = None
+        self._file: Path | None = None
 
     def span(self, asked: query.SpanQuery) -> Mapping[str, Any]:
         """Price, ticks, what was observed, what happened, and why signals made no order. What the database does not
@@ -87,13 +88,10 @@ class Archive:
         """Equity and what it is made of, of each mode, as JSON. Raises HarnessError."""
         path = self._path()
         with self._lock:
-            status = path.stat()
-            file = (str(path), status.st_ino)
-            if file != self._file:
-                self._file, self._equity = file, Equity()
+            if path != self._file:
+                self._file, self._equity = path, Equity()
             for _ in range(READS_MAX):
-                read = ledger_history.read_fills(path, self._equity.last_id)
-                self._equity.take(read.fills, read.last_id)
+                read = self._equity.follow(partial(ledger_history.read_fills, path))
                 if read.whole:
                     break
             last = self._equity.last_ms

@@ -15,6 +15,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -277,7 +278,7 @@ class Collector:
         # None before LIVE was configured.
         self._bundle: _File[float] | None = None
         # Of which file (path, inode) the fills were booked.
-        self._booked: tuple[Path, int] | None = None
+        self._booked: Path | None = None
         self._equity = Equity()
 
     @property
@@ -446,12 +447,10 @@ class Collector:
         if isinstance(ledger, Trouble) or self._database is None:
             return None
         try:
-            file = (self._database, self._database.stat().st_ino)
-            if file != self._booked:
-                self._booked, self._equity = file, Equity()
-            read = ledger_history.read_fills(self._database, self._equity.last_id, FILLS_PER_REFRESH_MAX)
-            self._equity.take(read.fills, read.last_id)
-        except (HarnessError, OSError):
+            if self._database != self._booked:
+                self._booked, self._equity = self._database, Equity()
+            read = self._equity.follow(partial(ledger_history.read_fills, self._database, most=FILLS_PER_REFRESH_MAX))
+        except HarnessError:
             return None
         return len(self._equity.disagreements(read.positions)) + read.odd if read.whole else None
 

@@ -6,11 +6,11 @@ its last price, and realised profit is what equity, fees and unrealised profit l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 
-from harness.observing.ledger_history import FillAt, PositionAt
+from harness.observing.ledger_history import FillAt, Fills, PositionAt
 
 POINTS_MAX = 1000
 """Of one mode's line; when there are more, every second goes."""
@@ -110,9 +110,27 @@ class Equity:
     """The lines of all modes. Fills are taken in the order of their ids, each once."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self.lines: dict[str, EquityLine] = {}
         self.last_id = 0
         self.last_ms = 0
+        self._last: FillAt | None = None
+
+    def follow(self, read: Callable[[int], Fills]) -> Fills:
+        """Book what has come since, of what `read` gives behind an id, and return that; from the beginning where the
+        fill that was booked last is not there as it was: a backup has taken the place of its database, under its very
+        inode number, say."""
+        if self._last is not None:
+            found = read(self._last.id - 1)
+            if found.fills[:1] == [self._last]:
+                self.take(found.fills[1:], found.last_id)
+                return found
+            self._begin()
+        found = read(0)
+        self.take(found.fills, found.last_id)
+        return found
 
     def take(self, fills: Iterable[FillAt], last_id: int) -> None:
         """Book fills behind those that were taken. last_id: of the last row that was read, a fill or not."""
@@ -120,6 +138,7 @@ class Equity:
             for fill in fills:
                 self.lines.setdefault(fill.mode, EquityLine()).take(fill)
                 self.last_ms = fill.ts_ms
+                self._last = fill
         self.last_id = last_id
 
     def disagreements(self, positions: Iterable[PositionAt]) -> list[str]:

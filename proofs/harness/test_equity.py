@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,28 @@ def test_positions_of_very_many_markets_agree_with_their_fills(tmp_path: Path) -
             [(f"X{number}",) for number in range(count)],
         )
     assert len(ledger_history.read_fills(path, 0).positions) == count
+
+
+@pytest.mark.claim("O13", "O5")
+def test_a_backup_in_the_place_of_a_database_is_read_from_its_beginning(tmp_path: Path) -> None:
+    """Whatever its inode number is: file systems give the one that was freed last, and `cp` keeps the file's."""
+    path, backup = tmp_path / "bot.db", tmp_path / "backup.db"
+    for name, ticks in ((path, 3000), (backup, 1000)):
+        traded_database.build(name, ticks)
+    made = Equity()
+    read = partial(ledger_history.read_fills, path)
+    assert made.disagreements(made.follow(read).positions) == []
+    taken = {mode: line.fills for mode, line in made.lines.items()}
+    assert made.disagreements(made.follow(read).positions) == []
+    assert {mode: line.fills for mode, line in made.lines.items()} == taken
+    path.write_bytes(backup.read_bytes())
+    assert made.disagreements(made.follow(read).positions) == []
+    assert all(0 < line.fills < taken[mode] for mode, line in made.lines.items())
+    # Fewer at a time than there are.
+    few = Equity()
+    while not (found := few.follow(partial(read, most=7))).whole:
+        assert len(found.fills) == 7
+    assert few.disagreements(found.positions) == []
 
 
 def test_fills_of_a_database_agree_with_its_positions(tmp_path: Path) -> None:
