@@ -55,10 +55,7 @@ class Table:
                     # A row belongs to a day. What has none lies before all others.
                     odd, known = True, 0
                 elif name in self.key:
-                    # Without its key a row would be lost, and hold up all that come after it.
-                    known = _text(_takeable(value)) if kind == "text" and type(value) is str else None
-                    if known is None:
-                        raise ValueError(f"{self.name}: {name} is {str(value)[:100]!r}, which is no {kind}")
+                    raise ValueError(f"{self.name}: {name} is {str(value)[:100]!r}, which is no {kind}")
             found.append(known)
         return tuple(found), odd
 
@@ -79,10 +76,6 @@ def _real(value: object) -> float | None:
 
 def _exact(value: object) -> str | None:
     return value if type(value) is str and _EXACT.fullmatch(value) else None
-
-
-def _takeable(text: str) -> str:
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _text(value: object) -> str | None:

@@ -40,6 +40,8 @@ STREAM_IS_FULL = (10077, 10122)
 """What JetStream's API says: another message came before, there is such a stream, too few servers can have its
 replicas, the stream's limits are reached."""
 
+HEADER_BYTES = 8192
+
 MESSAGE_BYTES = 512 * 1024
 """No message is longer, by far; a server takes 1 MiB where nobody said otherwise."""
 
@@ -165,7 +167,7 @@ class Relay:
         server = client.connected_server_version
         self._log.state("nats-server", why_not_trusted(server.major, server.minor, info.config.num_replicas or 1))
         self._max_age = info.config.max_age or 0.0
-        self._max_bytes = min(MESSAGE_BYTES, client.max_payload - 8192)
+        self._max_bytes = min(MESSAGE_BYTES, client.max_payload - HEADER_BYTES)
         for slot in self._slots.values():
             slot.stale = True
         while not stopping.is_set() and not client.is_closed:
@@ -419,8 +421,11 @@ async def make_stream(stream: JetStreamContext, name: str, wanted: Stream) -> St
             raise ConfigError(f"stream {name}: its {key} is {value}, and must be {due.value}: it would lose rows")
     if (most := config.max_msgs_per_subject or -1) > 0:
         raise ConfigError(f"stream {name}: its max_msgs_per_subject is {most}, and must be -1: it would lose rows")
-    if 0 < (largest := config.max_msg_size or -1) < MESSAGE_BYTES:
-        raise ConfigError(f"stream {name}: its max_msg_size is {largest}, and must be -1, or {MESSAGE_BYTES} at least")
+    # Headers count.
+    if 0 < (largest := config.max_msg_size or -1) < MESSAGE_BYTES + HEADER_BYTES:
+        raise ConfigError(
+            f"stream {name}: its max_msg_size is {largest}, and must be -1, or {MESSAGE_BYTES + HEADER_BYTES} at least"
+        )
     if f"{wire.PREFIX}.>" not in (config.subjects or []):
         raise ConfigError(f"stream {name}: it takes {config.subjects}, and must take {wire.PREFIX}.>")
     return info

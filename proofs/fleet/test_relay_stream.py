@@ -62,7 +62,7 @@ def test_a_stream_is_made_as_it_was_asked_for() -> None:
         ({"storage": StorageType.MEMORY}, "its storage is"),
         ({"max_msgs_per_subject": 1000}, "its max_msgs_per_subject is 1000, and must be -1"),
         ({"max_msgs_per_subject": -1, "max_msg_size": -1}, None),
-        ({"max_msg_size": 4096}, "its max_msg_size is 4096, and must be -1, or 524288"),
+        ({"max_msg_size": 4096}, "its max_msg_size is 4096, and must be -1, or 532480"),
         ({"max_msg_size": 1 << 20}, None),
         ({"subjects": ["hybrid.one.>"]}, "must take hybrid.>"),
         ({"subjects": None}, "must take hybrid.>"),

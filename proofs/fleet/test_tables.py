@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.base.tables import FILLS, GAPS, POSITIONS, TABLES, TEXT_MAX, TICKS, Table
+from fleet.base.tables import FILLS, TABLES, TEXT_MAX, TICKS, Table
 
 ANYTHING = st.one_of(
     st.none(), st.integers(), st.floats(), st.text(), st.binary(), st.booleans(), st.just("1" * 3000),
@@ -63,16 +63,6 @@ def test_what_the_engine_never_writes_is_null_and_odd(column: str, value: object
     row, odd = TICKS.cleaned([*{**good, column: value}.values()])
     assert odd
     assert dict(zip(TICKS.names, row, strict=True)) == {**good, column: 0 if column == "ts" else None}
-
-
-@pytest.mark.claim("F1")
-@pytest.mark.parametrize(("symbol", "taken"), [("a\0b", "a\ufffdb"), ("a\ud800", "a?")])
-def test_a_key_that_postgresql_does_not_take_is_odd_and_there(symbol: str, taken: str) -> None:
-    """A peer of MOCK_WS calls its markets so, and the engine stores them."""
-    for table, row in ((POSITIONS, (1, 1, "SHADOW", symbol, "1", "1", "0", "1")), (GAPS, (1, 1, "mock", symbol, 1, 2))):
-        found, odd = table.cleaned(row)
-        assert odd
-        assert found == tuple(taken if value == symbol else value for value in row)
 
 
 @pytest.mark.claim("F1")
