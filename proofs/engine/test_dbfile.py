@@ -461,6 +461,8 @@ def test_D7_a_wal_that_was_cut_is_noticed_by_the_next_write_although_it_would_gr
 ) -> None:
     """Its length says nothing: SQLite writes on behind the hole."""
     monkeypatch.setattr(ledger, "LOOK_PAUSE_SECS", 3600.0)
+    # The next one, which is due already, would be between the two.
+    flowing.look()
     flowing.write(ticks(2011, 3))
     flowing.write(ticks(2014, 4))
     before = flowing.path.read_bytes()

@@ -208,7 +208,7 @@ def test_positions_of_very_many_markets_agree_with_their_fills(tmp_path: Path) -
     assert len(ledger_history.read_fills(path, 0).positions) == count
 
 
-@pytest.mark.claim("O13", "O5")
+@pytest.mark.claim("O13")
 def test_a_backup_in_the_place_of_a_database_is_read_from_its_beginning(tmp_path: Path) -> None:
     """Whatever its inode number is: file systems give the one that was freed last, and `cp` keeps the file's."""
     path, backup = tmp_path / "bot.db", tmp_path / "backup.db"
