@@ -180,6 +180,8 @@ def _cleaned(value: Any, name: str = "", *, in_lists: bool) -> Any:
     if isinstance(value, dict):
         return {key: _cleaned(inner, key, in_lists=in_lists) for key, inner in value.items()}
     if isinstance(value, list):
-        named = [MARK if in_lists and isinstance(inner, str | int | float) else inner for inner in value]
-        return [_cleaned(inner, in_lists=in_lists) for inner in named]
+        return [
+            MARK if in_lists and isinstance(inner, str | int | float) else _cleaned(inner, in_lists=in_lists)
+            for inner in value
+        ]
     return redact(value) if isinstance(value, str) else value

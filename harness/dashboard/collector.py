@@ -277,7 +277,7 @@ class Collector:
         self._rates: deque[float | None] = deque(maxlen=RATES_SHOWN)
         # None before LIVE was configured.
         self._bundle: _File[float] | None = None
-        # Of which file (path, inode) the fills were booked.
+        # Of which file the fills were booked.
         self._booked: Path | None = None
         self._equity = Equity()
 

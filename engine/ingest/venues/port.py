@@ -295,6 +295,7 @@ class VenueParser(Parser):
             try:
                 fast(message, out)
             except Exception:
+                # Nothing is lost by it: `read` takes the message, or what is wrong with it is booked.
                 del out[before:]
                 self.read_into(message, out)
 

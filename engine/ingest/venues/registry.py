@@ -70,20 +70,6 @@ def subscription(name: str | None, url: str, table: Mapping[str, str] | None, ki
     if owner not in (None, venue.name) and venue.name in _OURS:
         problem = f"{host_of(url)} speaks {owner}, not {venue.name}: leave venue out"
         return Subscription(venue.name, problem=problem)
-    if name is None or name.lower() in _OURS:
-        return venue.subscription(url, table, kind)
-    return _asked_of_another(venue, url, table, kind)
-
-
-def parser(name: str | None, url: str, source: str, markets: Markets) -> Parser:
-    """What reads the messages of a source, of which `name` is the `venue`, for the whole run."""
-    venue = venue_of(name, url)
-    with _of_another(venue, "it cannot read"):
-        return venue.parser(url, source, markets)
-
-
-def _asked_of_another(venue: Venue, url: str, table: Mapping[str, str] | None, kind: str) -> Subscription:
-    """What a venue of another package says that a source asks for. ConfigError when that cannot be sent."""
     with _of_another(venue, "it cannot say what to send"):
         found = venue.subscription(url, table, kind)
         if odd := [one for one in (*found.messages, venue.beat) if not isinstance(one, str)]:
@@ -91,6 +77,13 @@ def _asked_of_another(venue: Venue, url: str, table: Mapping[str, str] | None, k
         if not all(isinstance(secs, int | float) and 0 <= secs < inf for secs in (venue.beat_secs, venue.max_age_secs)):
             raise ValueError(f"beat_secs {venue.beat_secs!r} or max_age_secs {venue.max_age_secs!r}, expected seconds")
     return found
+
+
+def parser(name: str | None, url: str, source: str, markets: Markets) -> Parser:
+    """What reads the messages of a source, of which `name` is the `venue`, for the whole run."""
+    venue = venue_of(name, url)
+    with _of_another(venue, "it cannot read"):
+        return venue.parser(url, source, markets)
 
 
 @contextmanager
