@@ -88,7 +88,7 @@ FITS = "(id => document.getElementById(id).getBoundingClientRect().bottom <= inn
 def test_what_a_large_run_has_more_of_is_readable_and_accessible(browser: Browser, tmp_path: Path) -> None:
     """What is new, filters, folded files: as in the large one, of which axe would look at each proof."""
     path = tmp_path / "some.html"
-    texts = buglog.render(buglog.document(lambda: large_run.record(60)))
+    texts = buglog.render(buglog.document(lambda: large_run.record(24)))
     path.write_text(next(text for name, text in texts.items() if name.endswith(".html")))
     visit = look(browser, path)
     check_readable(visit, "a run with news", WIDTHS)
