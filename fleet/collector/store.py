@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -28,6 +29,13 @@ UNTAKEN = (
     psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex,
 )  # fmt: skip
 """What PostgreSQL says of values that it does not take, such as a key that is too long for an index."""
+
+READ_SECS = 1
+"""So long a new partition waits for those who read what has none, such as a backup at midnight; so long others who come
+wait behind it."""
+
+LATER_SECS = 60.0
+"""And is tried again after."""
 
 SILENT_SECS = 15
 """A connection over which nothing came for so long is given up, by both sides."""
@@ -62,6 +70,8 @@ class Store:
         self._partitions: set[str] = set()
         self._divided: set[str] = set()
         """Tables that have partitions of PostgreSQL's own; an operator may have made others of them."""
+        self._made_later: dict[str, float] = {}
+        """Table -> when its next partition is tried, of those that somebody read for too long."""
         self.stands: dict[Key, Stand] = {}
         """How far each table of each instance has come."""
 
@@ -147,9 +157,8 @@ class Store:
         made: list[str] = []
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             for name, days in batch.days.items():
-                if name not in self._divided:
-                    continue
-                made += await self._make_partitions(cursor, name, days)
+                if name in self._divided and time.monotonic() >= self._made_later.get(name, 0.0):
+                    made += await self._make_partitions(cursor, name, days)
             for name, rows in batch.rows.items():
                 if rows:
                     async with cursor.copy(f"COPY staged_{name} FROM STDIN") as copy:
@@ -180,7 +189,8 @@ class Store:
         self._partitions.update(made)
 
     async def _make_partitions(self, cursor: psycopg.AsyncCursor[Any], name: str, days: Iterable[date]) -> list[str]:
-        made = []
+        """Returns the names of those that were not there. While somebody else reads, rows lie among the others."""
+        made: list[str] = []
         for day in sorted(days):
             partition = f"{name}_{day:%Y%m%d}"
             if partition in self._partitions:
@@ -190,13 +200,22 @@ class Store:
                 "next": sql.Literal(str(day + timedelta(days=1))), "other": sql.Identifier(f"{name}_other"),
             }  # fmt: skip
             # What was sent before its day had come lies among the others.
-            for statement in (
+            statements = (
+                f"SET LOCAL lock_timeout = '{READ_SECS}s'",
+                "LOCK TABLE {other} IN ACCESS EXCLUSIVE MODE",
                 "CREATE TABLE {part} (LIKE {table} INCLUDING ALL)",
                 "WITH moved AS (DELETE FROM {other} WHERE day = {day} RETURNING *) INSERT INTO {part}"
                 " SELECT * FROM moved",
                 "ALTER TABLE {table} ATTACH PARTITION {part} FOR VALUES FROM ({day}) TO ({next})",
-            ):
-                await cursor.execute(sql.SQL(statement).format(**names))
+                "SET LOCAL lock_timeout TO DEFAULT",
+            )
+            try:
+                async with self._connection.transaction():
+                    for statement in statements:
+                        await cursor.execute(sql.SQL(statement).format(**names))
+            except psycopg.errors.LockNotAvailable:
+                self._made_later[name] = time.monotonic() + LATER_SECS
+                return made
             made.append(partition)
         return made
 

@@ -118,6 +118,14 @@ class Metrics:
         self.readable = made.gauge("ledger_readable", "1 while the ledger can be read.")
         self.full = made.gauge("stream_full", "1 while the stream refuses messages because its limits are reached.")
 
+    def forget_waiting(self, *tables: str) -> None:
+        """What waits is not known meanwhile: of these tables, or of any."""
+        for gauge in (self.backlog, self.lag):
+            if not tables:
+                gauge.clear()
+            for table in tables:
+                gauge.remove(table)
+
 
 class Relay:
     """Carries one ledger into the stream."""
@@ -155,9 +163,7 @@ class Relay:
                 await pause(stopping, link.RETRY_SECS)
             finally:
                 self._metrics.connected.set(0)
-                # What waits meanwhile is not known.
-                self._metrics.backlog.clear()
-                self._metrics.lag.clear()
+                self._metrics.forget_waiting()
                 await client.close()
 
     async def _carry(self, client: Client, stopping: asyncio.Event) -> None:
@@ -227,6 +233,7 @@ class Relay:
                     # What one table holds keeps no other from the stream.
                     found.unread.append(name)
                     self._log.state(f"the ledger's {name}", str(error))
+                    self._metrics.forget_waiting(name)
                 else:
                     self._log.state(f"the ledger's {name}", "")
                 connection.execute("COMMIT")
@@ -238,6 +245,7 @@ class Relay:
             raise
         except HarnessError as error:
             self._metrics.readable.set(0)
+            self._metrics.forget_waiting()
             self._log.state("the ledger", str(error))
             return None
         self._metrics.readable.set(int(not found.unread))
@@ -269,10 +277,12 @@ class Relay:
             raise HarnessError(f"{table.name}: {error}") from error
         except LedgerChanged as error:
             subject = wire.subject(self._settings.instance, table.name)
+            what = f"{self._settings.database} is not the ledger of which {subject} holds rows: {error}"
+            if any(tail.table is table for tail in self._files):
+                what = f"{error}; it is not the file of which {subject} holds rows"
             raise LedgerChanged(
-                f"{self._settings.database} is not the ledger of which {subject} holds rows: {error}. Restored, begun"
-                " anew or another's: give it an instance name of its own, or bring back the ledger; nothing was"
-                " published over"
+                f"{what}. Restored, begun anew or another's: give the engine an instance name of its own, or bring back"
+                " what there was; nothing was published over"
             ) from error
 
     # --- publishing ----------------------------------------------------------------------------------------

@@ -163,14 +163,20 @@ def _life(state: unit.UnitState) -> str:
 
 
 def _targets(chosen: Sequence[Instance]) -> int:
-    """Print a target for each, which bears the engine's name also while nothing answers there."""
-    found = []
+    """Print a target for each, which bears the engine's name also while nothing answers there. One whose configuration
+    cannot be read takes no other off the list."""
+    found, status = [], 0
     for one in chosen:
-        tables = health.load_tables(one.config)
+        try:
+            tables = health.load_tables(one.config)
+        except HarnessError as error:
+            print(f"{one.shown}: {error}", file=sys.stderr)
+            status = int(EngineExitCode.CONFIG)
+            continue
         address = health.dashboard_of(tables).removeprefix("http://")
         found.append({"targets": [address], "labels": {"engine": instances.name_of(one.config, tables)}})
     print(json.dumps(found, indent=1))
-    return 0
+    return status
 
 
 def _health(shell: Shell, chosen: Sequence[Instance], *, as_json: bool) -> int:

@@ -591,6 +591,14 @@ def test_B5_texts_are_bounded_in_bytes_too(kind: Kind, field: str, text: str, fi
         assert (parser.last_error or "").startswith(f"{field} over 128 bytes: ")
 
 
+@pytest.mark.claim("N3", "F1")
+@pytest.mark.parametrize("kind", [Kind.MOCK, Kind.REPLAY])
+def test_N3_F1_a_symbol_that_no_database_of_a_fleet_can_hold_is_refused(kind: Kind) -> None:
+    ticks, parser = parse(kind, json.dumps({**MOCK, "symbol": "SOL\0USDC"}).encode())
+    assert (ticks, parser.errors) == ([], 1)
+    assert (parser.last_error or "").startswith("symbol with a NUL: ")
+
+
 @pytest.mark.claim("B5")
 def test_B5_a_replay_may_have_any_number_of_symbols() -> None:
     ticks, parser = parse(Kind.REPLAY, *(mock_of(f"S{n}", n) for n in range(SYMBOLS_MAX + 10)))

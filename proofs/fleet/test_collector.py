@@ -7,6 +7,7 @@ import itertools
 import random
 import re
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -222,6 +223,36 @@ def test_each_day_is_a_partition_and_what_came_before_its_day_moves_there(given_
         assert query(given_settings, places) == [
             ("ticks_20261127", 1), ("ticks_20261129", 2), ("ticks_other", 3), ("ticks_20261129", 4),
         ]  # fmt: skip
+
+    over(given_settings, work)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("F5")
+def test_whoever_reads_over_midnight_holds_up_no_row(
+    given_settings: CollectorSettings, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a backup does. The day's rows move to its partition once they may."""
+    places = "SELECT tableoid::regclass::text, id FROM ticks ORDER BY id"
+    name = given_settings.conninfo.split("dbname=")[1].split()[0]
+
+    async def work(database: Store) -> None:
+        with postgres.connect(name) as backup, backup.transaction():
+            backup.execute("SELECT FROM hybrid.ticks_other")
+            began = time.monotonic()
+            for number in range(1, 4):
+                await database.store(STREAM, [message(number, TICKS, {"id": number - 1}, tick(number))])
+            assert store.READ_SECS <= time.monotonic() - began < 2 * store.READ_SECS, "not tried once"
+            assert query(given_settings, places) == [("ticks_other", number) for number in (1, 2, 3)]
+        await database.store(STREAM, [message(4, TICKS, {"id": 3}, tick(4))])
+        assert query(given_settings, places)[-1] == ("ticks_other", 4)
+        monkeypatch.setattr(store, "LATER_SECS", 0.0)
+        database._made_later.clear()
+        with postgres.connect(name) as backup, backup.transaction():
+            backup.execute("SELECT FROM hybrid.ticks_other")
+            await database.store(STREAM, [message(5, TICKS, {"id": 4}, tick(5))])
+        await database.store(STREAM, [message(6, TICKS, {"id": 5}, tick(6))])
+        assert query(given_settings, places) == [("ticks_20261127", number) for number in range(1, 7)]
 
     over(given_settings, work)
 

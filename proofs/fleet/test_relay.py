@@ -525,6 +525,10 @@ def test_what_is_too_long_for_a_message_is_in_several(nats_server: NatsServer, t
         for _ in range(20):
             await relay.round(stream)
             relay._files_at = 0
+        log.unlink()
+        # Of what is wrong the file is named, not the ledger.
+        with pytest.raises(LedgerChanged, match=f"^{log}: is gone; .* not the file of which hybrid.one.decisions holds"):
+            await relay.round(stream)
 
     over(nats_server, work)
     messages = streamed(nats_server.url)[DECISIONS.name]

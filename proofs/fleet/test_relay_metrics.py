@@ -113,6 +113,9 @@ def test_a_ledger_that_cannot_be_read_is_told_until_it_can(ledger: Path) -> None
         clock.sleep(10)
         asyncio.run(drain(relay, stream))
         found.append((relay.value("ledger_readable"), relay.value("caught_up_timestamp_seconds") - caught_up))
+        # What waits meanwhile is not known.
+        for name in ("lag_seconds", "backlog_rows"):
+            assert sample(relay, name, table="ticks") == (None if away.exists() else 0)
         if away.exists():
             away.rename(ledger)
     assert found == [(0.0, 0.0), (1.0, 20.0)]
@@ -130,6 +133,7 @@ def test_what_one_table_holds_keeps_no_other_from_the_stream(ledger: Path) -> No
     asyncio.run(drain(relay, stream))
     assert relay.value("ledger_readable") == 0.0
     assert relay.value("caught_up_timestamp_seconds") == caught_up
+    assert [sample(relay, "backlog_rows", table=name) is None for name in ("ticks", "signals")] == [False, True]
     assert stream.rows("ticks") == ticks_in(ledger)
     assert stream.rows("order_events") > 0
     assert stream.rows("signals") == 0

@@ -165,6 +165,12 @@ def test_configurations_are_checked_together(fleet: Fleet) -> None:
     fleet.configure(BETA, 8602, sample_every=0)
     said = json.loads(fleet.ctl("check-config", "--json", status=12))
     fleet.expect("engine.sample_every" in said["refused"]["beta"] and said["fine"] == ["alpha"], f"it says {said}")
+    alphas = {"targets": ["127.0.0.1:8601"], "labels": {"engine": "alpha"}}
+    # One that cannot be read takes no other off the list.
+    fleet.machine.path(str(BETA.config)).write_text("[app")
+    said = json.loads(fleet.ctl("targets", status=12))
+    fleet.expect(said == [alphas], f"beside a configuration that cannot be read, targets are {said}")
+    fleet.configure(BETA, 8602, sample_every=0)
     # Of two that are to be started one can be.
     said = fleet.ctl("start", "alpha", "beta", status=1)
     fleet.expect("alpha  active" in said, f"hybrid-ctl start says {said!r}")

@@ -116,6 +116,10 @@ class TickParser(Parser):
                 if is_too_long(symbol):
                     self.refuse(f"symbol over {MAX_TEXT_CHARS} bytes", message)
                     return
+                # PostgreSQL stores none, and rows of a whole fleet have the symbol in their keys.
+                if "\0" in symbol:
+                    self.refuse("symbol with a NUL", message)
+                    return
                 if len(symbols) < SYMBOLS_MAX:
                     place = symbols[symbol] = (markets.place_symbol(symbol), symbol)
                 elif is_replay:
