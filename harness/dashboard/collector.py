@@ -171,21 +171,23 @@ class Journal:
         if not seen.mode and invocation_id != self._begun:
             # Its beginning lies before what was read when the journal was opened.
             self._begun = invocation_id
+            fresh = seen.heartbeat_at is not None
             for raw in _Tail(Rule("_SYSTEMD_INVOCATION_ID", invocation_id), None).take(BEGINNING_MAX):
-                self._note(raw)
+                self._note(raw, heartbeats=not fresh)
             seen = self._logs.get(invocation_id, seen)
         # Runs that are over are asked for no more.
         self._logs = {invocation_id: seen}
         return seen
 
-    def _note(self, raw: Mapping[str, str]) -> None:
+    def _note(self, raw: Mapping[str, str], *, heartbeats: bool = True) -> None:
         entry = journal.parse(raw, int(raw["__REALTIME_TIMESTAMP"]))
         if entry is None:
             return
         seen = self._logs.get(entry.invocation_id, LogSnapshot())
-        at = entry.realtime_us / 1e6
-        if entry.event in HEARTBEATS and at >= (seen.heartbeat_at or 0.0):
-            seen = replace(seen, heartbeat=entry.fields, heartbeat_at=at)
+        if entry.event in HEARTBEATS:
+            # The last that came, whatever its time: the computer's clock may have been set back.
+            if heartbeats:
+                seen = replace(seen, heartbeat=entry.fields, heartbeat_at=entry.realtime_us / 1e6)
         elif entry.event == "configuration loaded":
             seen = replace(
                 seen,
