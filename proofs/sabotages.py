@@ -905,12 +905,17 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="an engine that stands still is called healthy because systemd calls it active",
         proof="test_g1::test_paused_engine_fails_although_systemd_says_active",
         patch=Patch(
-            "harness/observing/health.py",
-            "checks.found",
-            "check_database(placed(target.database, shell, target.unit), clock)",
-            "check_unit(shell, target.unit)",
+            "harness/observing/health.py", "check_database.grown", "second.tick_id_max != first.tick_id_max", "True"
         ),
         reason=r"to fail",
+    ),
+    Sabotage(
+        id="who-samples-is-sick",
+        guardrail="G1",
+        breaks="an engine that a soak has throttled is called sick",
+        proof="test_g1::test_an_engine_that_stores_a_tick_now_and_then_is_well",
+        patch=Patch("harness/observing/judgement.py", "row_secs", "sample_every <= 1", "sample_every > 1"),
+        reason=r"an engine that stores a tick each 20 s fails",
     ),
     Sabotage(
         id="healthcheck-tolerates-pressure",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -18,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from fleet.base.settings import CollectorSettings, ConfigError, read_secret
 from fleet.base.tables import TABLES
 from fleet.collector.intake import Arrived, Batch, Key, Stand, batch_of
+from harness.base.clock import Clock, OsClock
 
 SCHEMA = "hybrid"
 """Of PostgreSQL: where all of it lies."""
@@ -67,6 +67,7 @@ class Store:
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
+        self._clock: Clock = OsClock()
         self._partitions: set[str] = set()
         self._divided: set[str] = set()
         """Tables that have partitions of PostgreSQL's own; an operator may have made others of them."""
@@ -157,7 +158,7 @@ class Store:
         made: list[str] = []
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             for name, days in batch.days.items():
-                if name in self._divided and time.monotonic() >= self._made_later.get(name, 0.0):
+                if name in self._divided and self._clock.monotonic() >= self._made_later.get(name, 0.0):
                     made += await self._make_partitions(cursor, name, days)
             for name, rows in batch.rows.items():
                 if rows:
@@ -214,7 +215,7 @@ class Store:
                     for statement in statements:
                         await cursor.execute(sql.SQL(statement).format(**names))
             except psycopg.errors.LockNotAvailable:
-                self._made_later[name] = time.monotonic() + LATER_SECS
+                self._made_later[name] = self._clock.monotonic() + LATER_SECS
                 return made
             made.append(partition)
         return made

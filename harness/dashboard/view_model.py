@@ -99,6 +99,8 @@ class EngineConfig:
     bundle: str = "data/proof_bundle.json"
     """`[gate] proof_bundle`, absolute or relative to the unit's working directory."""
     bundle_max_age_hours: float = 24.0
+    flush_secs: float = 1.0
+    """So long a tick may wait for others before it is stored."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ class LogSnapshot:
     """Fields of its last HEARTBEAT or FINAL METRICS; empty before the first."""
     heartbeat_at: float | None = None
     """Seconds since the Unix epoch."""
+    heartbeat_before: tuple[float, Mapping[str, Any]] | None = None
+    """Of the one before it, that and its fields."""
     feed: str = ""
     """Of the same line as the mode: SYNTHETIC, REPLAY, MOCK_WS or REAL_WS."""
     reason: str = ""
@@ -239,7 +243,8 @@ def listen_of(tables: Mapping[str, Any]) -> Listen:
 def config_of(tables: Mapping[str, Any]) -> EngineConfig:
     """Return what the page needs of a parsed configuration. ValueError names what is wrong; judging the rest of it is
     the engine's work."""
-    engine, caps, gate = _table(tables, "engine"), _table(tables, "risk_caps"), _table(tables, "gate")
+    engine, persist = _table(tables, "engine"), _table(tables, "persist")
+    caps, gate = _table(tables, "risk_caps"), _table(tables, "gate")
     mode, feed = tables.get("mode", EngineConfig.mode), engine.get("ingest_mode", EngineConfig.feed)
     if not isinstance(mode, str):
         raise ValueError(f"mode = {mode!r}: must be SHADOW, PAPER or LIVE")
@@ -252,6 +257,7 @@ def config_of(tables: Mapping[str, Any]) -> EngineConfig:
         sample_every=int(_number(engine, "engine", "sample_every", 1, "a whole number")),
         heartbeat_interval_secs=_number(engine, "engine", "heartbeat_interval_secs", 10, "a number of seconds"),
         max_staleness_ms=_number(engine, "engine", "max_staleness_ms", 5000, "a whole number of milliseconds"),
+        flush_secs=_number(persist, "persist", "flush_interval_ms", 1000, "a whole number of milliseconds") / 1000,
         caps=RiskLimits(
             _number(caps, "risk_caps", "max_exposure_usd", RiskLimits.exposure_usd, "a number"),
             _number(caps, "risk_caps", "max_symbol_exposure_usd", RiskLimits.symbol_exposure_usd, "a number"),
@@ -298,7 +304,7 @@ def findings(seen: Observation) -> list[Finding]:
             found.append(Finding("database", False, f"{seen.ledger.odd} rows hold what the engine never writes"))
         if _runs(seen) and seen.still_secs is not None:
             newest = seen.ledger.ticks[-1].id if seen.ledger.ticks else 0
-            found.append(judgement.progress(round(seen.still_secs, 1), newest))
+            found.append(judgement.progress(round(seen.still_secs, 1), newest, _limit_secs(seen)))
     if isinstance(seen.log, LogSnapshot) and _runs(seen):
         age = None if seen.log.heartbeat_at is None else seen.at - seen.log.heartbeat_at
         found.append(judgement.heartbeat(age, _config(seen).heartbeat_interval_secs))
@@ -1083,6 +1089,17 @@ def _runs(seen: Observation) -> bool:
 
 def _beat(seen: Observation) -> Mapping[str, Any]:
     return seen.log.heartbeat if isinstance(seen.log, LogSnapshot) else {}
+
+
+def _limit_secs(seen: Observation) -> float:
+    """How long the database may take to show a new tick."""
+    config, log, row_secs = _config(seen), seen.log, 0.0
+    if isinstance(log, LogSnapshot) and log.heartbeat_at is not None:
+        beats = [(log.heartbeat_at, log.heartbeat)]
+        if log.heartbeat_before is not None:
+            beats.insert(0, log.heartbeat_before)
+        row_secs = judgement.row_secs(beats, log.sample_every or 1, config.heartbeat_interval_secs)
+    return judgement.limit_secs(row_secs, config.flush_secs)
 
 
 def _config(seen: Observation) -> EngineConfig:

@@ -8,10 +8,11 @@ is well and what is not stands in harness/observing/judgement.py.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import threading
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from harness.base import arguments, jsontext, terminal, trusted
 from harness.base.clock import Clock, OsClock, poll, process_age_secs
 from harness.base.errors import HarnessError
+from harness.base.journal import Entry
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 from harness.observing import instances, judgement, ledger_view, observe
@@ -51,6 +53,10 @@ class HealthTarget:
     database: Path
     """Relative to the unit's working directory, or absolute."""
     heartbeat_interval_secs: float
+    sample_every: int
+    """One tick in so many is stored."""
+    flush_secs: float
+    """So long it may wait for others before."""
     dashboard_url: str | None
     """Base URL; None when there is no dashboard here."""
     pressure_dir: Path = observe.PRESSURE_DIR
@@ -60,7 +66,9 @@ def checks(target: HealthTarget, shell: Shell, clock: Clock) -> dict[str, Check]
     """Return every check for `target`, by name, in the order of their lines."""
     found: dict[str, Check] = {
         "unit": lambda: check_unit(shell, target.unit),
-        "database": lambda: check_database(placed(target.database, shell, target.unit), clock),
+        "database": lambda: check_database(
+            placed(target.database, shell, target.unit), clock, lambda: limit_secs(shell, target, clock)
+        ),
         "heartbeat": lambda: check_heartbeat(shell, target, clock),
     }
     if target.dashboard_url is not None:
@@ -101,34 +109,64 @@ def check_unit(shell: Shell, unit_name: str) -> tuple[bool, str]:
     return _answer(judgement.unit(observe.show(shell, unit_name, COMMAND_SECS)))
 
 
-def check_database(path: Path, clock: Clock, within_secs: float = PROGRESS_SECS) -> tuple[bool, str]:
-    """Check that the database can be read, and that its newest tick changes."""
+def check_database(
+    path: Path, clock: Clock, limit_secs: Callable[[], float] = lambda: PROGRESS_SECS
+) -> tuple[bool, str]:
+    """Check that the database can be read, and that its newest tick changes. limit_secs: in how many seconds it has to;
+    of one that has more time than a healthcheck it counts when it was last written."""
+    limit = limit_secs()
     started, first = clock.monotonic(), ledger_view.read_progress(path)
+    if limit > PROGRESS_SECS:
+        return _answer(judgement.progress(_unwritten_secs(path, clock), first.tick_id_max, limit))
 
     def grown() -> Progress | None:
         second = ledger_view.read_progress(path)
         return second if second.tick_id_max != first.tick_id_max else None
 
-    second = poll(grown, clock, within_secs)
+    second = poll(grown, clock, PROGRESS_SECS)
     if second is None:
-        return _answer(judgement.progress(within_secs, first.tick_id_max))
+        return _answer(judgement.progress(PROGRESS_SECS, first.tick_id_max))
     return True, f"tick {first.tick_id_max} -> {second.tick_id_max} in {clock.monotonic() - started:.1f} s"
 
 
 def check_heartbeat(shell: Shell, target: HealthTarget, clock: Clock) -> tuple[bool, str]:
     """Check that the engine's present run has logged a heartbeat lately, and that its books balance."""
-    limit = judgement.HEARTBEAT_INTERVALS_MAX * target.heartbeat_interval_secs
-    invocation = observe.show(shell, target.unit, COMMAND_SECS).invocation_id
-    if not invocation:
+    beats = _heartbeats(shell, target, clock)
+    if beats is None:
         return False, f"{target.unit} does not run"
-    entries = observe.read_journal(
-        shell, f"--since=@{clock.wall() - limit:.6f}", f"_SYSTEMD_INVOCATION_ID={invocation}", timeout_secs=COMMAND_SECS
-    )
-    entry = observe.heartbeat(entries, invocation)
+    entry = next(beats, None)
     age_secs = None if entry is None else clock.wall() - entry.realtime_us / 1e6
     found = [judgement.heartbeat(age_secs, target.heartbeat_interval_secs)]
     found += [] if entry is None else judgement.books(entry.fields)
     return all(one.ok for one in found), "; ".join(one.detail for one in found)
+
+
+def _unwritten_secs(path: Path, clock: Clock) -> float:
+    """For how long nothing was written to a database: a commit goes to its -wal."""
+    wal = path.with_name(f"{path.name}-wal")
+    return round(clock.wall() - max(one.stat().st_mtime for one in (path, wal) if one.exists()), 1)
+
+
+def limit_secs(shell: Shell, target: HealthTarget, clock: Clock) -> float:
+    """Return how long the engine's database may take to show a new tick, as its configuration and heartbeats tell."""
+    if target.sample_every <= 1:
+        return judgement.limit_secs(0.0, target.flush_secs)
+    newest = list(itertools.islice(_heartbeats(shell, target, clock) or (), 2))
+    beats = [(entry.realtime_us / 1e6, entry.fields) for entry in reversed(newest)]
+    row_secs = judgement.row_secs(beats, target.sample_every, target.heartbeat_interval_secs)
+    return judgement.limit_secs(row_secs, target.flush_secs)
+
+
+def _heartbeats(shell: Shell, target: HealthTarget, clock: Clock) -> Iterator[Entry] | None:
+    """Those of the last intervals, the last first; None when the unit does not run."""
+    limit = judgement.HEARTBEAT_INTERVALS_MAX * target.heartbeat_interval_secs
+    invocation = observe.show(shell, target.unit, COMMAND_SECS).invocation_id
+    if not invocation:
+        return None
+    entries = observe.read_journal(
+        shell, f"--since=@{clock.wall() - limit:.6f}", f"_SYSTEMD_INVOCATION_ID={invocation}", timeout_secs=COMMAND_SECS
+    )
+    return observe.heartbeats(entries, invocation)
 
 
 def check_dashboard(url: str) -> tuple[bool, str]:
@@ -219,6 +257,16 @@ def heartbeat_interval_of(tables: Mapping[str, Any]) -> float:
     return float(jsontext.number(_table(tables, "engine").get("heartbeat_interval_secs")) or 10)
 
 
+def sample_every_of(tables: Mapping[str, Any]) -> int:
+    """Return the config's `sample_every` (default 1, also for what is none)."""
+    return jsontext.whole(_table(tables, "engine").get("sample_every")) or 1
+
+
+def flush_secs_of(tables: Mapping[str, Any]) -> float:
+    """Return the config's `flush_interval_ms` in seconds (default 1, also for what is no number)."""
+    return float(jsontext.number(_table(tables, "persist").get("flush_interval_ms")) or 1000) / 1000
+
+
 def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     table = tables.get(name, {})
     return table if isinstance(table, Mapping) else {}
@@ -284,6 +332,8 @@ def _target(options: argparse.Namespace) -> HealthTarget:
         unit=options.unit,
         database=options.db.absolute() if options.db else database_of(tables),
         heartbeat_interval_secs=heartbeat_interval_of(tables),
+        sample_every=sample_every_of(tables),
+        flush_secs=flush_secs_of(tables),
         dashboard_url=None if options.without_dashboard else options.dashboard or dashboard_of(tables),
         pressure_dir=options.pressure_dir,
     )

@@ -3,7 +3,7 @@ of a soak (contract M5).
 
     what        is well when
     unit        systemd calls it active, and it has a process
-    database    it can be read, and its newest tick is another than PROGRESS_SECS ago
+    database    it can be read, and its newest tick is another than limit_secs() ago
     heartbeat   the present run's last is at most three of its intervals old
     books       the last heartbeat's numbers balance (M3)
     pressure    no limit of K1 is exceeded over ten seconds and over a minute as well
@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from harness.base import jsontext
 from harness.base.pressure import LIMITS, RESOURCES, Pressure, Unknown
 from harness.base.unit import UnitState
 from harness.evidence.checkers import equations
 
 PROGRESS_SECS = 3.5
-"""How long the database may take to show a new tick: the engine's default tick interval (0.5 s) and flush interval
-(1 s), and twice that again."""
+"""How long the database may take to show a new tick: twice the engine's default tick interval (0.5 s) and flush
+interval (1 s), and half a second."""
 
 HEARTBEAT_INTERVALS_MAX = 3
 """A heartbeat older than so many intervals is not fresh (G4)."""
@@ -51,11 +52,36 @@ def unit(state: UnitState) -> Finding:
     return Finding("unit", state.active == "active" and state.main_pid != 0, str(state))
 
 
-def progress(still_secs: float, newest_id: int) -> Finding:
-    """Judge whether the database grows. still_secs: for how long its newest tick has been the same."""
-    if still_secs >= PROGRESS_SECS:
+def progress(still_secs: float, newest_id: int, limit_secs: float = PROGRESS_SECS) -> Finding:
+    """Judge whether the database grows. still_secs: for how long its newest tick has been the same; limit_secs: as
+    limit_secs() says."""
+    if still_secs >= limit_secs:
         return Finding("database", False, f"no new tick within {still_secs:g} s, the last is {newest_id}")
     return Finding("database", True, f"its newest tick is {newest_id}")
+
+
+def limit_secs(row_secs: float, flush_secs: float) -> float:
+    """Return how long the database may take to show a new tick. row_secs: as row_secs() says; flush_secs: how long a
+    tick may wait for others before it is stored."""
+    return max(PROGRESS_SECS, 2 * (row_secs + flush_secs) + 0.5)
+
+
+def row_secs(beats: Sequence[tuple[float, Mapping[str, object]]], sample_every: int, interval_secs: float) -> float:
+    """Return in how many seconds an engine that samples has a tick to store, as its last two heartbeats tell.
+
+    beats: seconds and fields of this run's, the newest last. sample_every: one tick in so many is stored.
+    interval_secs: between heartbeats; what a run of one heartbeat has received is not known before the next. 0 for an
+    engine that stores every tick or receives none.
+    """
+    if sample_every <= 1:
+        return 0.0
+    if len(beats) < 2:
+        return interval_secs
+    (before, told), (now, tells) = beats[-2:]
+    received = [jsontext.number(fields.get("ingest_received")) or 0 for fields in (told, tells)]
+    if now <= before or received[1] <= received[0]:
+        return 0.0
+    return sample_every * (now - before) / (received[1] - received[0])
 
 
 def heartbeat(age_secs: float | None, interval_secs: float) -> Finding:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
@@ -233,13 +233,17 @@ def read_journal(shell: Shell, *matches: str, timeout_secs: float = ANSWER_SECS)
 
 def heartbeat(entries: Sequence[Mapping[str, str]], invocation_id: str) -> Entry | None:
     """Return the last HEARTBEAT (G4) that this run of the engine logged; None when there is none."""
+    return next(heartbeats(entries, invocation_id), None)
+
+
+def heartbeats(entries: Sequence[Mapping[str, str]], invocation_id: str) -> Iterator[Entry]:
+    """Yield those that this run of the engine logged, the last first."""
     for raw in reversed(entries):
         if raw.get("_SYSTEMD_INVOCATION_ID") != invocation_id:
             continue
         entry = journal.parse(raw, int(raw.get("__REALTIME_TIMESTAMP", 0)))
         if entry is not None and entry.event == HEARTBEAT:
-            return entry
-    return None
+            yield entry
 
 
 def read_pressure(directory: Path) -> Pressure | Unknown:

@@ -473,6 +473,8 @@ def _soak(
         unit=options.unit,
         database=database,
         heartbeat_interval_secs=health.heartbeat_interval_of(tables),
+        sample_every=health.sample_every_of(tables),
+        flush_secs=health.flush_secs_of(tables),
         # The soak is about the engine, and pressure is what its ladder is for.
         dashboard_url=None,
     )

@@ -191,6 +191,8 @@ def _health(shell: Shell, chosen: Sequence[Instance], *, as_json: bool) -> int:
             unit=one.unit,
             database=health.database_of(tables),
             heartbeat_interval_secs=health.heartbeat_interval_of(tables),
+            sample_every=health.sample_every_of(tables),
+            flush_secs=health.flush_secs_of(tables),
             dashboard_url=None,
         )
         return health.examine(health.checks(target, shell, clock), clock)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import http.server
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from harness.base.clock import OsClock, poll
 from harness.evidence.shell import CommandResult
 from harness.faults import nemesis
+from harness.observing import judgement
 from proofs.fixtures.dashboard_unit import DashboardUnit
 from proofs.fixtures.engine_unit import EngineUnit
 from proofs.fixtures.soak_run import SoakRun
@@ -89,6 +92,29 @@ def test_the_dashboard_of_the_configuration_must_answer(
     expect_failed(engine, check(engine, soak), "dashboard")
     with web_server(503) as url:
         expect_failed(engine, check(engine, soak, "--dashboard", url), "dashboard")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("M5", "W4")
+def test_an_engine_that_stores_a_tick_now_and_then_is_well(
+    engine: EngineUnit, soak: SoakRun, dashboard: DashboardUnit
+) -> None:
+    """As a soak throttles it: for the healthcheck, and for the page, which looks for longer."""
+    rare = {"tick_interval_ms": 20, "sample_every": 1000, "heartbeat_interval_secs": 2}
+    engine.configure({**FAST, "engine": rare, "dashboard": dashboard.table})
+    engine.start()
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: int(str(entry.fields["ingest_received"])) > 20)
+    done = check(engine, soak, "--without-dashboard")
+    engine.expect(done.status == 0, f"an engine that stores a tick each 20 s fails:\n{done.stdout}")
+    dashboard.start()
+
+    def has_looked_long() -> bool | None:
+        (still_secs,) = re.findall(r"^hybrid_newest_tick_still_seconds\S* (\S+)$", dashboard.get("/metrics").body, re.M)
+        return True if float(still_secs) > judgement.PROGRESS_SECS else None
+
+    dashboard.expect(poll(has_looked_long, OsClock(), 10.0) is True, "it has seen ticks")
+    answer = dashboard.get("/healthz")
+    dashboard.expect(answer.status == 200, f"/healthz answers {answer.status}: {answer.body}")
 
 
 @pytest.mark.slow

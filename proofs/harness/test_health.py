@@ -81,7 +81,7 @@ def beat(seconds_ago: float, invocation: str = INVOCATION, **books: int) -> str:
 def target(tmp_path: Path, **changes: object) -> health.HealthTarget:
     values: dict[str, object] = {
         "unit": "hybrid-engine.service", "database": tmp_path / "bot.db", "heartbeat_interval_secs": 10.0,
-        "dashboard_url": None, "pressure_dir": tmp_path,
+        "sample_every": 1, "flush_secs": 1.0, "dashboard_url": None, "pressure_dir": tmp_path,
     }  # fmt: skip
     return health.HealthTarget(**(values | changes))  # type: ignore[arg-type]
 
@@ -167,6 +167,45 @@ def test_M5_the_database_must_grow_between_two_looks(database: Path) -> None:
             insert(database)
 
     assert health.check_database(database, Growing())[0]
+
+
+@pytest.mark.claim("M5")
+@pytest.mark.parametrize(
+    ("beats", "sample_every", "flush_secs", "limit"),
+    [
+        ([beat(11.0, ingest_received=0), beat(1.0, ingest_received=20)], 20, 1.0, 22.5),
+        ([beat(11.0, ingest_received=0), beat(1.0, ingest_received=20)], 1, 1.0, PROGRESS_SECS),
+        ([beat(11.0, ingest_received=0), beat(1.0, ingest_received=20)], 1, 5.0, 10.5),
+        ([beat(11.0, ingest_received=0), beat(1.0, ingest_received=4000)], 20, 1.0, PROGRESS_SECS),
+        ([beat(11.0, ingest_received=20), beat(1.0, ingest_received=20)], 20, 1.0, PROGRESS_SECS),
+        ([beat(11.0, "b" * 32, ingest_received=0), beat(1.0, ingest_received=20)], 20, 1.0, 22.5),
+    ],
+    ids=["samples", "stores all", "waits for more", "samples many", "hears nothing", "one heartbeat"],
+)
+def test_M5_where_a_tick_is_stored_rarely_it_counts_when_the_database_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Path,
+    beats: list[str], sample_every: int, flush_secs: float, limit: float,
+) -> None:  # fmt: skip
+    """As under a rung of the soak: what cannot be seen in five seconds is not waited for."""
+    shell = programs(tmp_path, monkeypatch, systemctl=shown(), journalctl="\n".join(beats))
+    written = database.with_name(f"{database.name}-wal")
+    asked = target(tmp_path, database=database, sample_every=sample_every, flush_secs=flush_secs)
+    found, waited = [], set()
+    for age_secs in (limit - 0.5, limit + 0.5):
+        clock = FakeClock(OsClock().wall())
+        for path in (database, written):
+            path.touch()
+            os.utime(path, (0.0, 0.0) if path is database else (clock.now - age_secs,) * 2)
+        began = clock.now
+        found.append(health.checks(asked, shell, clock)["database"]())
+        waited.add(clock.now > began)
+    if limit == PROGRESS_SECS:
+        assert found == [(False, "no new tick within 3.5 s, the last is 7")] * 2
+    else:
+        assert found == [
+            (True, "its newest tick is 7"), (False, f"no new tick within {limit + 0.5:g} s, the last is 7"),
+        ]  # fmt: skip
+    assert waited == {limit == PROGRESS_SECS}
 
 
 @pytest.mark.claim("K3")

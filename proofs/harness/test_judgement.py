@@ -50,6 +50,45 @@ def test_what_is_not_known_is_not_well() -> None:
     assert equations({})[0].ok is None
 
 
+@pytest.mark.claim("M5", "W4")
+@pytest.mark.parametrize(
+    ("beats", "sample_every", "secs"),
+    [
+        ([(0.0, 0), (10.0, 20)], 20, 10.0),
+        ([(0.0, 7), (10.0, 20), (15.0, 30)], 3, 1.5),
+        # Every tick is stored, none comes, the clock was set back: nothing explains why none is stored.
+        ([(0.0, 0), (10.0, 20)], 1, 0.0),
+        ([(0.0, 20), (10.0, 20)], 20, 0.0),
+        ([(0.0, 20), (10.0, 3)], 20, 0.0),
+        ([(10.0, 0), (10.0, 20)], 20, 0.0),
+        ([(10.0, 0), (9.0, 20)], 20, 0.0),
+        # How many come is not known before the second heartbeat.
+        ([(0.0, 0)], 20, 4.0),
+        ([], 20, 4.0),
+        ([(0.0, 0)], 1, 0.0),
+    ],
+)
+def test_an_engine_that_samples_has_a_row_to_store_now_and_then(
+    beats: list[tuple[float, int]], sample_every: int, secs: float
+) -> None:
+    told = [(at, {"ingest_received": received}) for at, received in beats]
+    assert judgement.row_secs(told, sample_every, 4.0) == secs
+
+
+@pytest.mark.claim("M5", "W4")
+@pytest.mark.parametrize(
+    ("row_secs", "flush_secs", "limit_secs"),
+    [(0.0, 1.0, 3.5), (0.5, 1.0, 3.5), (0.6, 1.0, 3.7), (10.0, 1.0, 22.5), (0.0, 5.0, 10.5), (0.0, 0.02, 3.5)],
+)
+def test_the_newest_tick_may_be_as_old_as_two_rows_and_their_flush(
+    row_secs: float, flush_secs: float, limit_secs: float
+) -> None:
+    assert judgement.limit_secs(row_secs, flush_secs) == pytest.approx(limit_secs)
+    assert judgement.progress(limit_secs - 0.1, 7, limit_secs) == Finding("database", True, "its newest tick is 7")
+    old = Finding("database", False, f"no new tick within {limit_secs:g} s, the last is 7")
+    assert judgement.progress(limit_secs, 7, limit_secs) == old
+
+
 @pytest.mark.claim("M3")
 def test_an_equation_is_what_its_numbers_are() -> None:
     beat = {

@@ -51,7 +51,8 @@ LEDGER = LedgerSnapshot(
     TICKS, [Marker(TICKS[1].ts, "SOL/USDC", "BUY", 102.0, "RISK_CAP"), Marker(1, "SOL/USDC", "BUY", 1.0, "")],
     [Marker(TICKS[2].ts, "SOL/USDC", "SELL", 103.0, "0.1")], [Holding("SHADOW", "SOL/USDC", "2", "90")], [],
 )  # fmt: skip
-LOG = LogSnapshot("SHADOW", 5, BEAT, NOW - 1)
+RARE = (NOW - 13, {"ingest_received": 5})
+LOG = LogSnapshot("SHADOW", 5, BEAT, NOW - 1, (NOW - 1.5, {**BEAT, "ingest_received": 0}))
 
 SEEN = Observation(
     at=NOW, refresh_secs=1.0, config=EngineConfig(sample_every=5, caps=RiskLimits(1000.0, 500.0, 3)),
@@ -89,6 +90,8 @@ def test_a_healthy_engine_has_no_problem() -> None:
         ({"log": LogSnapshot()}, "heartbeat: none"),
         ({"log": LogSnapshot("SHADOW", 5, BEAT, NOW - 31)}, "heartbeat: the last is 31.0 s old, at most 30 s"),
         ({"still_secs": 3.6}, "database: no new tick within 3.6 s, the last is 3"),
+        # One tick in five, and five come in 12 s.
+        ({"still_secs": 26.5, "log": replace(LOG, heartbeat_before=RARE)}, "database: no new tick within 26.5 s"),
         ({"ledger": replace(LEDGER, odd=2)}, "database: 2 rows hold what the engine never writes"),
         ({"pressure": psi(20.01, 20.01)}, "limit 20 %; the engine itself is well"),
         ({"pressure": pressure.Unknown("cpu: missing")}, "pressure: unknown: cpu: missing"),
@@ -535,7 +538,7 @@ def test_whatever_was_seen_there_is_a_page_and_metrics_of_it(
     beat: dict[str, Any], decisions: list[dict[str, Any]], names: list[str], at: float, verdict: Verdict
 ) -> None:
     seen = replace(
-        SEEN, at=at, decisions=decisions, log=LogSnapshot(names[0], None, beat, at, names[1], names[2]),
+        SEEN, at=at, decisions=decisions, log=LogSnapshot(names[0], 2, beat, at, (at - 1, beat), names[1], names[2]),
         verdicts=Verdicts(names[0], [Judged(names[1], names, verdict)], names, {}),
     )  # fmt: skip
     page = strict(jsontext.write(view_model.page(seen)))
@@ -833,6 +836,26 @@ def test_how_long_no_tick_came_is_told_to_a_tenth_of_a_second(still_secs: float 
     assert view_model.problems(replace(SEEN, still_secs=still_secs)) == wanted
     empty = view_model.problems(replace(SEEN, still_secs=still_secs, ledger=replace(LEDGER, ticks=[])))
     assert empty == [line.replace("is 3", "is 0") for line in wanted]
+
+
+@pytest.mark.claim("W4")
+@pytest.mark.parametrize("before", [RARE, None])
+def test_an_engine_that_samples_need_not_store_a_tick_each_second(before: tuple[float, dict[str, Any]] | None) -> None:
+    """As under the rungs of a soak; how many ticks come is not known before its second heartbeat."""
+    seen = replace(SEEN, log=replace(LOG, heartbeat_before=before))
+    assert view_model.problems(replace(seen, still_secs=22.4)) == []
+    assert view_model.problems(replace(seen, still_secs=26.5)) != []
+    assert view_model.problems(replace(seen, still_secs=22.4, log=replace(LOG, sample_every=1))) != []
+
+
+@pytest.mark.claim("W4")
+def test_an_engine_that_waits_for_more_ticks_need_not_store_them_at_once() -> None:
+    """As docs/performance.md recommends for a market of few trades."""
+    config = view_model.config_of({"persist": {"flush_interval_ms": 5000}})
+    assert config.flush_secs == 5.0
+    seen = replace(SEEN, config=config)
+    assert view_model.problems(replace(seen, still_secs=10.4)) == []
+    assert view_model.problems(replace(seen, still_secs=11.0)) != []
 
 
 def test_as_many_things_as_are_wrong_are_counted() -> None:
