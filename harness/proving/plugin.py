@@ -397,11 +397,10 @@ def pytest_testnodedown(node: Node, error: object) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     # Before -k and -m take proofs away. Those marked sabotage are proofs about the proofs, and have runs of their own.
     run = config.stash[_RUN]
-    run.known = {
-        item.nodeid: of_item
-        for item in items
-        if (of_item := claims(item)) and item.get_closest_marker("sabotage") is None
-    }
+    proofs = [item for item in items if claims(item) and item.get_closest_marker("sabotage") is None]
+    run.known = {item.nodeid: claims(item) for item in proofs}
+    if empty := [item.nodeid for item in items if item.get_closest_marker("claim") is not None and not claims(item)]:
+        _refuse(config, items, f"{shown(empty[0])}: the mark claim names no clause: @pytest.mark.claim(\"E2\")")
     # G5, for a project that keeps a list of clauses.
     listed = run.contract
     if listed:
@@ -411,6 +410,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if run.options.engine_cmd is not None and items:
         _leave_out_foreign(config, items)
     yield
+    # pytest-xdist has appended the name of its group to those that have one.
+    run.known = {item.nodeid: claims(item) for item in proofs}
     if (wanted := config.getoption("proofs_shard")) is not None and items:
         _take_shard(config, items, *wanted)
 
@@ -517,6 +518,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             item.stash[_TOLD].insert(0, f"{block}\n")
             if item.config.getoption("tbstyle", "auto") == "auto":
                 report.longrepr, report.sections = block, []
+        # Keywords of a report are also the names of directories.
+        report.user_properties.append(("proof", item.get_closest_marker("sabotage") is None))
         if report.when == "teardown":
             report.user_properties.append(("verdict", _verdict(item, claimed).as_json()))
     return report  # type: ignore[return-value]
@@ -626,12 +629,12 @@ class _Verdicts:
             result = ProofResult(**{**verdict, "verdict": Verdict(verdict["verdict"])})
             self.run.verdicts.append(result)
             self.run.ran.add(report.nodeid)
-            self.run.only_sabotage &= "sabotage" in report.keywords
+            self.run.only_sabotage &= not properties["proof"]
             self.run.fault = self.run.fault or result.fault or None
         elif report.when not in ("setup", "call", "teardown"):
             # xdist reports a worker that died in the middle of a test with a phase of its own.
             self.run.crashed.append(report.nodeid)
-        elif report.failed and "claim" not in report.keywords:
+        elif report.failed and "proof" not in properties:
             self.run.plain_failures += 1
         if report.failed and isinstance(report.longrepr, str) and report.longrepr.startswith("REFUTED "):
             report.longrepr = _Block(report.longrepr)  # type: ignore[assignment]

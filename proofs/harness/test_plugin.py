@@ -152,6 +152,14 @@ def test_b():
 {LATER}"""
 
 
+# As pytest-xdist does with --dist=loadgroup, and as much as pytest lets it.
+RENAMES = """
+from _pytest.nodeid import coerce_node_id
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item._id = coerce_node_id(f"{item.nodeid}@group")
+"""
 DIES_IN_A_PROOF = interrupting("os._exit(9)")
 WORKER_CONFTEST = "import os\ndef pytest_configure(config):\n    if hasattr(config, 'workerinput'):\n        "
 LOGFINISH = "def pytest_runtest_logfinish(nodeid):\n    assert 'test_a' not in nodeid"
@@ -188,6 +196,10 @@ ENDS = {
     "internal-error": (interrupting("pass"), [], LOGFINISH, 3, "interrupted", 2),
     "internal-error-after-refuted": (REFUTED.replace("wrong", "a") + LATER, [], LOGFINISH, 1, "interrupted", 1),
     "chosen-by-name": (PROVEN + LATER, ["-k", "fine"], "", 0, "partial", 0),
+    "renamed": (PROVEN, ["-n2"], RENAMES, 0, "complete", 0),
+    "killed-renamed": (
+        interrupting("os.kill(os.getppid(), signal.SIGKILL); later()"), ["-n2"], RENAMES, -9, "running", 3,
+    ),
     "deselected": (PROVEN + LATER, ["--deselect", "test_sample.py::test_fine"], "", 0, "partial", 0),
     "path": (PROVEN + LATER, ["test_sample.py::test_fine"], "", 0, "partial", 0),
     "ignored": (PROVEN, ["--ignore=elsewhere"], "", 0, "partial", 0),
@@ -230,7 +242,7 @@ def test_an_end_is_what_it_is(tmp_path: Path, case: str) -> None:
     if never_ran is not None:
         assert (report["never_ran"], len(report["verdicts"])) == (never_ran, report["selected"] - never_ran)
     if report.get("never_ran"):
-        assert case == "killed" or f"{report['never_ran']} of {report['selected']} never ran" in output
+        assert case.startswith("killed") or f"{report['never_ran']} of {report['selected']} never ran" in output
     if status == 0 and state == "partial" and case not in WITHOUT_A_FILE:
         other = "E2" if case == "deselected" else "E4"
         assert f"partial: 1 of 2 proofs were chosen, and none for {other}\n" in output or case == "path"
@@ -439,6 +451,17 @@ def test_a_claim_that_is_no_clause_stops_the_run(tmp_path: Path, workers: str) -
     status, output, report = run(tmp_path, PROVEN + '@claim("Z9")\ndef test_z():\n    pass\n', "-n", workers)
     assert (status, report) == (4, {})
     assert "Z9 is claimed by a proof but is no clause" in output
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V3", "V7")
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("mark", ["@pytest.mark.claim", "@claim()"])
+def test_a_claim_without_a_clause_stops_the_run(tmp_path: Path, workers: str, mark: str) -> None:
+    """It would be in no verdict, and its failure beside an accepted one in no exit status."""
+    status, output, report = run(tmp_path, PROVEN + f"{mark}\ndef test_z():\n    assert False\n", "-n", workers)
+    assert (status, report) == (4, {})
+    assert "test_sample.py::test_z: the mark claim names no clause" in output
 
 
 NOTICED = """

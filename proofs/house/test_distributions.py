@@ -312,7 +312,9 @@ HEAVY = ("sh", "jinja2", "cryptography", "websockets", "cysystemd")
 def foreign(tmp_path: Path, text: str, *args: str, **files: str) -> tuple[int, str]:
     """Exit status and output of pytest in a project that says nothing of proofs."""
     for name, content in {"test_sample": text, "conftest": SPY, **files}.items():
-        (tmp_path / f"{name}.py").write_text(content)
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
     argv = [sys.executable, "-m", "pytest", *QUICK, *args]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environ())
@@ -324,12 +326,14 @@ def foreign(tmp_path: Path, text: str, *args: str, **files: str) -> tuple[int, s
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_foreign_project_does_not_notice_the_plugin(tmp_path: Path, workers: str) -> None:
     """Not its outcomes, nor its files, an option of its own, or its start: one small module is loaded."""
-    status, output = foreign(tmp_path, FOREIGN, "-n", workers)
+    # Reports bear the names of directories beside those of marks.
+    status, output = foreign(tmp_path, FOREIGN, "-n", workers, **{"claim/test_more": FOREIGN})
     assert status == 0, output
-    assert "1 skipped" in output
+    assert "2 skipped" in output
     assert "verdicts" not in output
     assert json.loads(output.partition("LOADED ")[2].splitlines()[0]) == ["pytest_hybrid_proofs"]
-    assert {path.name for path in tmp_path.iterdir()} <= {"conftest.py", "pytest.ini", "test_sample.py", "__pycache__"}
+    files = {"conftest.py", "pytest.ini", "test_sample.py", "__pycache__", "claim"}
+    assert {path.name for path in tmp_path.iterdir()} <= files
 
 
 @pytest.mark.claim("P5")

@@ -115,7 +115,7 @@ class Activation:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self.active:
             return
-        if "claim" in report.keywords:
+        if "proof" in dict(report.user_properties):
             # pytest has already made the list of those whom it tells of this report.
             self.activate()
             verdicts: Any = self.config.pluginmanager.get_plugin("proof-verdicts")
