@@ -253,8 +253,11 @@ def _start(argv: Sequence[str], on_line: Callable[[str], None], on_end: Callable
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what adorns the output that is read here (systemd's ENVIRONMENT.md)."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(ADORNED_BY)}
+    """Ours, without what adorns the output that is read here (systemd's ENVIRONMENT.md), nor translates it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith((*ADORNED_BY, "LANGUAGE"))}
+    if everything := kept.pop("LC_ALL", ""):
+        kept["LC_CTYPE"] = everything
+    return {**kept, "LC_MESSAGES": "C"}
 
 
 def _not_installed(program: str) -> Unavailable:

@@ -26,7 +26,9 @@ from harness.machines.machine import Machine
 DEADLINE_SECS = 10.0
 """Default deadline of a wait: far above what anything here takes, far below a bored reader's patience."""
 
-CATCH_UP_SECS = 1.0
+CATCH_UP_SECS = 10.0
+"""So long what stands in a journal takes to read at most: ten thousand lines of a service that says much as it stops
+take a second or two."""
 
 SLICE_SECS = 0.5
 """How often a wait looks whether the unit can bring about at all what is awaited."""
@@ -55,6 +57,8 @@ class JournalStream:
         self._stopping = threading.Event()
         self._failure: Exception | None = None
         self._ends = 0
+        self._read_us = 0
+        """When journald took the last entry that was read."""
         self._reader = JournalReader()
         machine.open_journal(self._reader)
         self._thread = threading.Thread(target=self._follow, name="journal", daemon=True)
@@ -73,7 +77,8 @@ class JournalStream:
                     self._reader.process_events()
                     self._stopping.wait(POLL_SECS)
                     continue
-                entry = journal.parse(raw.data, raw.get_realtime_usec())
+                self._read_us = raw.get_realtime_usec()
+                entry = journal.parse(raw.data, self._read_us)
                 if entry is not None and entry.unit in self._units:
                     self._take(entry)
         except Exception as error:
@@ -122,19 +127,31 @@ class JournalStream:
                 left = end - clock.monotonic()
                 if left <= 0 or last_check:
                     return None
-                if self._failure is not None:
-                    raise MachineError(f"the machine's journal cannot be read any more: {self._failure}")
+                self._check()
                 self._grown.wait(left if hopeless is None else min(left, SLICE_SECS))
                 if hopeless is not None and clock.monotonic() >= check_at:
                     last_check, given_up = given_up, hopeless()
                     check_at = clock.monotonic() + SLICE_SECS
 
     def catch_up(self) -> None:
-        """Wait until everything is read that stands in the journal now, or for a second."""
+        """Wait until everything is read that stands in the journal now.
+
+        MachineError where that cannot be: whoever looks for what must not be there would find nothing.
+        """
+        now_us = OsClock().wall() * 1e6
         with self._grown:
             # The look that goes on may have missed what came last; the one after it has not.
             seen = self._ends
-            self._grown.wait_for(lambda: self._failure is not None or self._ends >= seen + 2, CATCH_UP_SECS)
+            done = self._grown.wait_for(
+                lambda: self._failure is not None or self._ends >= seen + 2 or self._read_us > now_us, CATCH_UP_SECS
+            )
+            self._check()
+        if not done:
+            raise MachineError(f"the machine's journal is longer than what was read of it in {CATCH_UP_SECS:g} s")
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise MachineError(f"the machine's journal cannot be read any more: {self._failure}")
 
     def close(self) -> None:
         """Stop reading."""
@@ -328,7 +345,12 @@ class Unit:
     def refuted(self, message: str, *directives: str) -> Refuted:
         """Return a refutation with the unit's state and journal. How the unit ended meanwhile, if it did, is the first
         thing that it says (V10)."""
-        entries, state = self.whole_journal(), str(self.show())
+        try:
+            entries = self.whole_journal()
+        except MachineError:
+            # What refutes is not lost for that.
+            entries = self.journal()
+        state = str(self.show())
         if ended := self.how_it_ended(entries):
             message = f"{ended}; {message}"
         lines = [f"    {entry.identifier}[{entry.pid}]: {entry.message}" for entry in entries[-SHOWN_LINES:]]

@@ -400,7 +400,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     proofs = [item for item in items if claims(item) and item.get_closest_marker("sabotage") is None]
     run.known = {item.nodeid: claims(item) for item in proofs}
     if empty := [item.nodeid for item in items if item.get_closest_marker("claim") is not None and not claims(item)]:
-        _refuse(config, items, f"{shown(empty[0])}: the mark claim names no clause: @pytest.mark.claim(\"E2\")")
+        _refuse(config, items, f'{shown(empty[0])}: the mark claim names no clause: @pytest.mark.claim("E2")')
     # G5, for a project that keeps a list of clauses.
     listed = run.contract
     if listed:

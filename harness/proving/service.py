@@ -210,18 +210,28 @@ class ServiceUnit(Unit):
         """Wait until it runs and does what it is there for, and has done so for a while without a new start. Refuted
         when it does not in time, and at once when it is down for good."""
         clock = OsClock()
-        run, since, longest, unknown = "", 0.0, 0.0, ""
+        run, since, longest, unknown, mute = "", 0.0, 0.0, "", False
+        end = clock.monotonic() + self.deadline_secs + steady_secs
+
+        def asked() -> bool:
+            nonlocal unknown, mute
+            try:
+                # Half of what is left: whoever comes up deaf at first is asked again.
+                secs = max(1.0, (end - clock.monotonic()) / 2)
+                answer = self.machine.run(*self._serves, timeout_secs=secs)
+            except CommandFailed:
+                mute = True
+                return False
+            unknown = answer.stderr.strip() if answer.stderr.startswith("nsenter: failed to execute") else ""
+            mute = False
+            return answer.status == 0
 
         def serving() -> bool | None:
-            nonlocal run, since, longest, unknown
+            nonlocal run, since, longest
             state = self.show()
             if self._is_down(state):
                 return False
-            serves = state.active == "active"
-            if serves and self._serves:
-                asked = self.machine.run(*self._serves)
-                serves = asked.status == 0
-                unknown = asked.stderr.strip() if asked.stderr.startswith("nsenter: failed to execute") else ""
+            serves = state.active == "active" and (not self._serves or asked())
             now = clock.monotonic()
             if not serves:
                 run = ""
@@ -233,7 +243,7 @@ class ServiceUnit(Unit):
 
         what = f"`{shlex.join(self._serves)}`" if self._serves else "it to be active"
         with awaiting(what):
-            done = poll(serving, clock, self.deadline_secs + steady_secs)
+            done = poll(serving, clock, end - clock.monotonic())
         if done:
             return
         if unknown:
@@ -241,6 +251,8 @@ class ServiceUnit(Unit):
         state = self.show()
         if done is False:
             reason = f"it is {state.active}"
+        elif mute:
+            reason = f"{what} has not answered"
         elif longest:
             reason = f"never longer than {longest:.1f} s, restarted {state.n_restarts} times"
         else:

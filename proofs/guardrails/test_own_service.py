@@ -327,6 +327,10 @@ def test_what_cannot_be_asked_of_a_service_says_nothing_about_it(
         unit.deadline_secs = 0.2
         with pytest.raises(HarnessError, match=r"nobody can tell whether late\.service serves: .*/no/such/program"):
             service.stops_within(3.0).prove(unit)
+        # What takes a connection and never answers is no more there than what takes none.
+        unit._serves, unit.deadline_secs = ("sleep", "60"), 1.5
+        with pytest.raises(Refuted, match=r"late\.service does not serve: `sleep 60` has not answered"):
+            unit.start_serving()
         unit._serves = ()
         for promise in (service.survives_sigkill(), service.restarts_on(1), service.stays_down_on(1)):
             with pytest.raises(HarnessError, match=r"started again after 10min \(RestartSec=\), .*a drop_in"):

@@ -148,6 +148,17 @@ def test_a_program_that_is_not_there_is_named(shell: Shell, tmp_path: Path) -> N
         shell.run("true", cwd=tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("everything", ["C.UTF-8", ""])
+def test_a_command_speaks_english(shell: Shell, monkeypatch: pytest.MonkeyPatch, everything: str) -> None:
+    """As it is read here; characters it goes on writing as the computer does."""
+    monkeypatch.setenv("LANGUAGE", "de")
+    monkeypatch.setenv("LC_ALL", everything)
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    told = dict(line.split("=", 1) for line in shell.run("env").stdout.splitlines() if line.startswith(("LC_", "LANG")))
+    kept = {"LC_CTYPE": everything} if everything else {}
+    assert told == {"LANG": "de_DE.UTF-8", "LC_MESSAGES": "C", **kept}
+
+
 @pytest.mark.parametrize("name", ["SYSTEMD_COLORS", "SYSTEMD_URLIFY", "SYSTEMD_LOG_LEVEL"])
 def test_what_adorns_the_output_of_a_command_does_not_reach_it(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, name: str
