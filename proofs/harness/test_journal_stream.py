@@ -33,7 +33,8 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], o
         reader = SimpleNamespace(next=read, process_events=lambda: None)
         monkeypatch.setattr(systemd, "JournalReader", lambda: reader)
         machine: Any = SimpleNamespace(open_journal=lambda _: None)
-        made.append(JournalStream(Unrecorded(), machine, {UNIT}))
+        recorder: Any = Unrecorded()
+        made.append(JournalStream(recorder, machine, {UNIT}))
         return made[-1]
 
     yield make

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -103,6 +104,13 @@ TWICE = {
     "Source": "one is what the file says, the other what the session makes of it",
 }
 """Classes whose name stands twice, and why. What a venue calls its own messages is private to its module."""
+
+
+@pytest.mark.claim("G5")
+def test_a_file_of_proofs_has_a_name_of_its_own() -> None:
+    """By which the contract's table, the sabotages and the mutants know it."""
+    names = Counter(path.name for path in (ROOT / "proofs").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
