@@ -93,9 +93,12 @@ def keygen(path: Path) -> str:
     """Write a new private key, mode 0600, and beside it, with `.pub` at the end of its name, the public one as
     `[gate] trusted_keys` takes it, which is returned.
 
-    Raises BundleError when the private file exists, one cannot be written, or it would lie in a git checkout.
+    Raises BundleError when one of them exists, one cannot be written, or it would lie in a git checkout.
     """
     _outside_checkouts(path)
+    beside = path.with_name(f"{path.name}.pub")
+    if os.path.lexists(beside):
+        raise BundleError(f"{beside} exists, and a key is never overwritten: choose another name")
     signer = CryptoSigner.generate_ed25519()
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -107,7 +110,7 @@ def keygen(path: Path) -> str:
         os.fchmod(fd, 0o600)
         file.write(signer.private_bytes)
     public = _shown(signer)
-    write(path.with_name(f"{path.name}.pub"), f"{public}\n".encode())
+    write(beside, f"{public}\n".encode())
     return public
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.base import files
 from harness.base.clock import OsClock
-from harness.base.errors import MachineError, Unavailable
+from harness.base.errors import HarnessError, Unavailable
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import Shell
 from harness.machines import tools
@@ -91,9 +91,10 @@ def _private() -> Requirement:
         machine.boot()
     except Unavailable as error:
         return Requirement("private systemd", False, error.reason, error.remedy)
-    except MachineError as error:
-        what, *_, why = str(error).splitlines()
-        return Requirement("private systemd", False, f"{what} {why}", "see what systemd-nspawn may not do here")
+    except HarnessError as error:
+        lines = str(error).splitlines()
+        why = " ".join(dict.fromkeys((lines[0], lines[-1])))
+        return Requirement("private systemd", False, why, "see what systemd-nspawn may not do here")
     finally:
         machine.halt()
     return Requirement("private systemd", True, f"systemd-nspawn boots one, in {clock.monotonic() - began:.1f} s")

@@ -62,6 +62,11 @@ def test_keygen_makes_a_private_file_and_prints_the_public_key(tmp_path: Path) -
     again = command("keygen", "proof.key", cwd=tmp_path)
     assert (again.returncode, key.read_text()) == (1, pem)
     assert "never overwritten" in again.stderr
+    # Whoever keeps the private key elsewhere has its public one still.
+    key.unlink()
+    again = command("keygen", "proof.key", cwd=tmp_path)
+    assert (again.returncode, key.exists(), (tmp_path / "proof.key.pub").read_text()) == (1, False, done.stdout)
+    assert "proof.key.pub exists, and a key is never overwritten" in again.stderr
 
 
 @pytest.mark.claim("V5")

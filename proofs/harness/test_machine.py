@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness.base import settings
 from harness.base.clock import OsClock, poll
-from harness.base.errors import MachineError, Unavailable
+from harness.base.errors import CommandFailed, HarnessError, MachineError, Unavailable
 from harness.evidence.shell import Shell
 from harness.machines import doctor
 from harness.machines import machine as machines
@@ -117,6 +118,69 @@ def test_a_machine_whose_owners_pid_is_another_process_by_now_is_swept(can_boot:
         assert [(machines.RUN_DIR / name).exists() for name in names] == [False, True]
     finally:
         machines.remove_machine(names[1], OsClock())
+
+
+@pytest.mark.claim("V13")
+def test_what_the_administrator_has_set_is_none_of_a_machines(
+    can_boot: None, shell: Shell, stage: Stage, tmp_path: Path
+) -> None:
+    """Nor does a line of tmpfiles.d that cannot be carried out keep one from booting, as it keeps no computer."""
+    administrators = {
+        "/etc/systemd/journald.conf.d/50-small.conf": "[Journal]\nStorage=none\nMaxLevelStore=warning\n",
+        "/etc/systemd/system.conf.d/50-quiet.conf": "[Manager]\nLogLevel=err\nDefaultRestartSec=1h\n",
+        "/etc/tmpfiles.d/odd.conf": "Q! /nowhere - - nobody-of-this-name\nnonsense\n",
+    }
+    binds = stage.binds()
+    for number, (place, text) in enumerate(administrators.items()):
+        (tmp_path / str(number)).write_text(text)
+        binds.append((tmp_path / str(number), place))
+    machine = PrivateMachine(shell, binds, f"proof-{os.getpid()}-set")
+    try:
+        machine.boot()
+        machine.systemd_run("--unit=told", "--wait", "echo", "hello").expect(0)
+        machine.run("journalctl", "--sync").expect(0)
+        lines = machine.run("journalctl", "--unit=told", "--output=cat").expect(0).stdout
+        restarts = machine.systemctl("show", "told.service", "--property=RestartUSec", "--value").stdout
+    finally:
+        machine.halt()
+    assert "hello\n" in lines
+    assert "told.service: Deactivated successfully" in lines
+    assert restarts == "100ms\n"
+
+
+@pytest.mark.claim("V19")
+def test_a_killed_run_of_a_user_leaves_nothing_after_the_next_start(
+    shell: Shell, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory lies in the memory of whoever is logged in."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    silent = SimpleNamespace(status=0, stdout="")
+    monkeypatch.setattr(machines.UserMachine, "systemctl", lambda *_, **__: silent)
+    left = tmp_path / "hybrid-proofs" / "proof-7-main" / "state"
+    left.mkdir(parents=True)
+    machine = machines.UserMachine(shell, stage, "proof-8-main")
+    machine._lend()
+    try:
+        assert [path.name for path in (tmp_path / "hybrid-proofs").iterdir()] == ["proof-8-main"]
+    finally:
+        machine.halt()
+    assert not (tmp_path / "hybrid-proofs").exists()
+
+
+@pytest.mark.claim("V13")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(CommandFailed("it ended with 1"), "it ended with 1"), (MachineError("not up\nmuch\nwhy"), "not up why")],
+)
+def test_the_doctor_says_what_kept_a_machine_from_booting(
+    monkeypatch: pytest.MonkeyPatch, error: HarnessError, told: str
+) -> None:
+    def boot(machine: PrivateMachine) -> None:
+        raise error
+
+    monkeypatch.setattr(PrivateMachine, "boot", boot)
+    found = doctor._private()
+    assert (found.ok, found.detail) == (False, told)
 
 
 def test_a_boot_that_fails_says_why_and_leaves_nothing(
