@@ -33,6 +33,9 @@ SABOTAGED_SECS_MIN, SABOTAGED_TIMES = 1.0, 3.0
 """A sabotaged unit is waited for so many times as long as the proof just took without the sabotage, and for so long at
 least."""
 
+ADMINISTERED = (Path("/etc/systemd/system"), Path("/run/systemd/system"))
+"""Where a computer's administrator has units, and drop-ins for those of packages."""
+
 ARCHIVES = "/run/proof-archives"
 """Where a machine's apt keeps packages."""
 
@@ -327,7 +330,9 @@ class ServiceUnit(Unit):
     def drop_in(self, name: str, directives: str) -> Iterator[None]:
         """Put lines of [Service] on top of the unit's file for a while. HarnessError when that is not in effect, or
         systemd ignores one of them."""
-        inside = f"{self.machine.unit_dir}/{self.name}.d/{name}.conf"
+        # Of all drop-ins the one whose name comes last counts, and the unit may have an override.conf.
+        directory = f"{self.machine.unit_dir}/{self.name}.d"
+        inside = f"{directory}/zz-{name}.conf"
         path = self.machine.path(inside)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"[Service]\n{directives}\n", "utf-8")
@@ -335,7 +340,9 @@ class ServiceUnit(Unit):
             self.machine.systemctl("daemon-reload").expect(0)
             # There a name stands as it is, where a property is quoted.
             shown = self.machine.systemctl("cat", self.name)
-            if f"# {inside}" not in shown.stdout.split("\n"):
+            _, found, rest = shown.stdout.partition(f"# {inside}\n")
+            later = [line for line in rest.split("\n") if line.startswith("# /")]
+            if not found or any(not line.startswith(f"# {directory}/zz-") for line in later):
                 self.expect_usable()
                 raise HarnessError(f"{inside} is not in effect: {shown.stdout}{shown.stderr}")
             if ignored := self.ignored(inside):
@@ -875,6 +882,7 @@ def under_proof(
 ) -> Iterator[ServiceUnit]:
     """Have a unit in a private machine for a while, as put() does, with lines for [Service] on top, to be proven."""
     put(machine, name, text, package, archives)
+    _expect_own_name(name, machine.systemctl("show", name, "--property=Id", "--value").stdout.strip() or name, name)
     with closing(JournalStream(recorder, machine, [name])) as stream:
         unit = ServiceUnit(machine, stream, name, serves)
         with unit.drop_in("05-told", TOLD):
@@ -896,10 +904,50 @@ def put(machine: Machine, name: str, text: str | None, package: str | None, arch
     if text is not None:
         machine.path(f"{machine.unit_dir}/{name}").write_text(text, "utf-8")
         machine.systemctl("daemon-reload").expect(0)
-    elif machine.systemctl("cat", name).status != 0:
+        return
+    files = administered(name)
+    for place, content in files.items():
+        target = machine.path(f"{ADMINISTERED[0]}/{place}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    if files:
+        machine.systemctl("daemon-reload").expect(0)
+    if machine.systemctl("cat", name).status != 0:
         if package is None:
             raise Unavailable(f"{name} is not installed on this computer", f"install what has {name}")
         _install(machine, package, archives)
+
+
+def administered(name: str, administrators: Sequence[Path] = ADMINISTERED, vendors: Path = UNITS) -> dict[str, bytes]:
+    """Return what a machine lacks of a unit as it is on this computer: its file, where somebody has put their own, and
+    its drop-ins, as place below a directory of units -> text.
+
+    administrators: directories of units, the one that counts most first; vendors: that of packages, whose unit files
+    each machine has. Raises Unavailable for a unit that is masked, HarnessError for another name of one.
+    """
+    found: dict[str, bytes] = {}
+    stem, _, kind = name.rpartition(".")
+    template = f"{stem.partition('@')[0]}@.{kind}" if "@" in stem else name
+    for file in (directory / one for one in (name, template) for directory in administrators):
+        if not os.path.lexists(file):
+            continue
+        if not (text := file.read_bytes() if file.is_file() else b""):
+            raise Unavailable(f"{name} is masked on this computer ({file})", f"systemctl unmask {name}")
+        _expect_own_name(name, file.resolve().name, file.name)
+        found[file.name] = text
+        break
+    shared = [f"{stem[: at + 1]}.{kind}" for at, letter in enumerate(stem) if letter == "-"]
+    for part in dict.fromkeys(f"{one}.d" for one in (kind, *shared, template, name)):
+        for directory in (*administrators, vendors):
+            for file in sorted((directory / part).glob("*.conf")):
+                # One that is masked is as an empty one.
+                found.setdefault(f"{part}/{file.name}", file.read_bytes() if file.is_file() else b"")
+    return found
+
+
+def _expect_own_name(name: str, found: str, asked: str) -> None:
+    if found != asked:
+        raise HarnessError(f"{name} is another name of {found}, by which systemd speaks of it: ask for that")
 
 
 def _install(machine: Machine, package: str, archives: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -335,6 +337,60 @@ def test_what_cannot_be_asked_of_a_service_says_nothing_about_it(
         for promise in (service.survives_sigkill(), service.restarts_on(1), service.stays_down_on(1)):
             with pytest.raises(HarnessError, match=r"started again after 10min \(RestartSec=\), .*a drop_in"):
                 promise.prove(unit)
+
+
+@pytest.mark.claim("V13")
+def test_a_unit_is_had_as_the_computers_administrator_has_it(tmp_path: Path) -> None:
+    etc, run, lib = (tmp_path / name for name in ("etc", "run", "lib"))
+    given = {
+        "etc/a-b@.service": "template", "run/a-b@.service": "older", "etc/a-b@1.service.d/10.conf": "etc",
+        "run/a-b@1.service.d/10.conf": "run", "lib/a-b@1.service.d/20.conf": "vendor", "lib/service.d/30.conf": "all",
+        "run/a-.service.d/40.conf": "a-", "lib/a-b@.service.d/50.conf": "every instance", "etc/b.service.d/1.conf": "b",
+        "etc/a-b@1.service.d/not.txt": "", "lib/b.service": "a package's",
+    }  # fmt: skip
+    for name, text in given.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (etc / "a-b@1.service.d" / "20.conf").symlink_to(os.devnull)
+    assert service.administered("a-b@1.service", (etc, run), lib) == {
+        "a-b@.service": b"template", "service.d/30.conf": b"all", "a-.service.d/40.conf": b"a-",
+        "a-b@.service.d/50.conf": b"every instance", "a-b@1.service.d/10.conf": b"etc", "a-b@1.service.d/20.conf": b"",
+    }  # fmt: skip
+    drop_ins = {"service.d/30.conf": b"all", "b.service.d/1.conf": b"b"}
+    assert service.administered("b.service", (etc, run), lib) == drop_ins
+    (etc / "masked.service").symlink_to(os.devnull)
+    (run / "empty.service").touch()
+    for name in ("masked.service", "empty.service"):
+        with pytest.raises(Unavailable, match=f"{name} is masked on this computer") as error:
+            service.administered(name, (etc, run), lib)
+        assert error.value.remedy == f"systemctl unmask {name}"
+    (etc / "alias.service").symlink_to(lib / "b.service")
+    with pytest.raises(HarnessError, match=r"alias\.service is another name of b\.service"):
+        service.administered("alias.service", (etc, run), lib)
+
+
+@pytest.mark.claim("V13")
+def test_what_the_administrator_has_changed_is_proven_and_lines_on_top_are_on_top(
+    greeter: ServiceUnit, proof_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "own.service": f"{TEXT}Restart=always\nRestartSec=100ms\n",
+        "own.service.d/override.conf": "[Service]\nRestart=no\n",
+    }
+    monkeypatch.setattr(service, "administered", lambda _: {name: text.encode() for name, text in files.items()})
+    under = partial(service.under_proof, proof_run.recorder, greeter.machine)
+    with under("own.service", None, tmp_path) as unit:
+        unit.deadline_secs = 1.0
+        with pytest.raises(Refuted, match=r"own\.service"):
+            service.survives_sigkill().prove(unit)
+    with under("own.service", None, tmp_path, drop_in="Restart=always") as unit:
+        service.survives_sigkill().prove(unit)
+    greeter.machine.path("/etc/systemd/system/alias.service").symlink_to("own.service")
+    with (
+        pytest.raises(HarnessError, match=r"alias\.service is another name of own\.service"),
+        under("alias.service", None, tmp_path),
+    ):
+        pass
 
 
 @pytest.mark.claim("V13")

@@ -113,7 +113,8 @@ def test_documented_command(command: str, tmp_path: Path) -> None:
             (tmp_path / "reports").unlink(missing_ok=True)
             ProvenRun(tmp_path).sign()
             if "keygen" in command:
-                (tmp_path / "proof.key").unlink()
+                for name in ("proof.key", "proof.key.pub"):
+                    (tmp_path / name).unlink()
         done = run(shlex.split(command.replace("~", str(tmp_path))), tmp_path)
     assert done.returncode == 0, f"`{command}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
 
