@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +51,7 @@ def test_what_stood_in_the_journal_was_read_before_nothing_is_found(
     def read() -> object:
         if not begin.is_set() or not lines:
             return None
-        time.sleep(0.02)
+        OsClock().sleep(0.02)
         return lines.pop(0)
 
     one = stream(read)
