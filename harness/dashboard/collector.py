@@ -184,13 +184,10 @@ class Journal:
         if entry is None:
             return
         seen = self._logs.get(entry.invocation_id, LogSnapshot())
-        if entry.event in HEARTBEATS:
+        if entry.event in HEARTBEATS and heartbeats:
             # The last that came, whatever its time: the computer's clock may have been set back.
-            if heartbeats:
-                before = None if seen.heartbeat_at is None else (seen.heartbeat_at, seen.heartbeat)
-                seen = replace(
-                    seen, heartbeat=entry.fields, heartbeat_at=entry.realtime_us / 1e6, heartbeat_before=before
-                )
+            before = None if seen.heartbeat_at is None else (seen.heartbeat_at, seen.heartbeat)
+            seen = replace(seen, heartbeat=entry.fields, heartbeat_at=entry.realtime_us / 1e6, heartbeat_before=before)
         elif entry.event == "configuration loaded":
             seen = replace(
                 seen,
