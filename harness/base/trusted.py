@@ -27,11 +27,11 @@ def read(path: Path, most_bytes: int) -> bytes:
         return _read_all(path, fd, most_bytes)
 
 
-def read_end(path: Path, most_bytes: int) -> bytes:
-    """Return the last `most_bytes` of a file, or all of it. Raises as `read`."""
+def read_end(path: Path, most_bytes: int) -> tuple[int, bytes]:
+    """Return the last `most_bytes` of a file, or all of it, and at which byte they begin. Raises as `read`."""
     with _opened(path) as fd:
-        os.lseek(fd, max(0, os.fstat(fd).st_size - most_bytes), os.SEEK_SET)
-        return _read(fd, most_bytes)
+        begin = os.lseek(fd, max(0, os.fstat(fd).st_size - most_bytes), os.SEEK_SET)
+        return begin, _read(fd, most_bytes)
 
 
 def read_named(path: Path, most_bytes: int) -> bytes:

@@ -34,14 +34,20 @@ SEEN_TABLES = ("decisions", "journal")
 
 
 class Archive:
-    """Answers about the past. `seen` is the newest observation; `database` where the engine's database is."""
+    """Answers about the past. `seen` is the newest observation; `database` where the engine's database is; `decisions`
+    those of the soak, each with the byte of the log at which it begins."""
 
     def __init__(
-        self, telemetry: KeptTelemetry, seen: Callable[[], Observation], database: Callable[[], Path | None]
+        self,
+        telemetry: KeptTelemetry,
+        seen: Callable[[], Observation],
+        database: Callable[[], Path | None],
+        decisions: Callable[[], Sequence[tuple[int, Mapping[str, Any]]]],
     ) -> None:
         self._telemetry = telemetry
         self._seen = seen
         self._database = database
+        self._decisions = decisions
         # Guards the two below: fills are booked in order, once.
         self._lock = threading.Lock()
         self._equity = Equity()
@@ -124,13 +130,12 @@ class Archive:
         return Page(columns, ordered[: asked.rows], following[0][0] if following else None)
 
     def _observed(self, name: str) -> tuple[list[str], list[Sequence[Any]]]:
-        seen = self._seen()
         if name == "journal":
             return ["id", "time", "by", "text"], [
-                (line.number, round(line.at * 1000), line.by, line.text) for line in seen.tail
+                (line.number, round(line.at * 1000), line.by, line.text) for line in self._seen().tail
             ]
         return ["id", "time", "action", "state", "reason"], [
-            (number, *row) for number, row in enumerate(view_model.decision_rows(seen), start=1)
+            (at + 1, *view_model.decision_row(decision)) for at, decision in self._decisions()
         ]
 
     def _path(self) -> Path:

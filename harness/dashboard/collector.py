@@ -72,7 +72,10 @@ TAIL_MAX, LINE_CHARS_MAX = 300, 500
 """Journal lines that can be looked at, and how much of each."""
 
 DECISION_BYTES = 64 * 1024
-"""How much of the decision log's end is read."""
+"""How much of the decision log's end is read again and again."""
+
+DECISIONS_BYTES_MAX = 16 * 1024 * 1024
+"""How much of it who asks about the past is told of: two months of a decision a minute. Read in a fifth of a second."""
 
 VERDICTS_BYTES_MAX = 16 * 1024 * 1024
 
@@ -287,6 +290,17 @@ class Collector:
     def database(self) -> Path | None:
         """Where the engine's database was at the last refresh; None before the first."""
         return self._database
+
+    def past_decisions(self) -> list[tuple[int, dict[str, Any]]]:
+        """The decisions of the log, the oldest first, each with the byte at which its line begins. Any thread may ask.
+        Raises HarnessError."""
+        path = self._places.decision_log
+        try:
+            return _read_decisions(path, DECISIONS_BYTES_MAX)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise HarnessError(f"{path}: {error.strerror}") from error
 
     def collect(self) -> Observation:
         """Read every source once. Takes a few milliseconds, or COMMAND_SECS when systemd does not answer."""
@@ -507,13 +521,20 @@ def _read_verdicts(path: Path) -> Verdicts:
 
 
 def _read_end(path: Path) -> list[dict[str, Any]]:
-    """Return the decisions in the last DECISION_BYTES of the log; the first and the last line may be cut."""
+    return [decision for _, decision in _read_decisions(path, DECISION_BYTES)]
+
+
+def _read_decisions(path: Path, most_bytes: int) -> list[tuple[int, dict[str, Any]]]:
+    """Return the decisions in the last bytes of the log, each with the byte at which its line begins; the first and the
+    last line may be cut."""
     found = []
-    for line in trusted.read_end(path, DECISION_BYTES).split(b"\n"):
+    at, end = trusted.read_end(path, most_bytes)
+    for line in end.split(b"\n"):
         try:
             entry = jsontext.parse(line.decode("utf-8", "replace"))
         except ValueError:
-            continue
+            entry = None
         if isinstance(entry, dict) and "action" in entry:
-            found.append(entry)
+            found.append((at, entry))
+        at += len(line) + 1
     return found

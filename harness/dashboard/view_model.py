@@ -820,15 +820,12 @@ def feed(seen: Observation) -> Json:
     }  # fmt: skip
 
 
-def decision_rows(seen: Observation) -> list[Sequence[Any]]:
-    """(time in ms, action, state, reason) of each decision of the soak, the oldest first."""
-    return [
-        (
-            round(_seconds(line.get("timestamp")) * 1000), jsontext.text(line.get("action", "")), _state(line),
-            jsontext.text(line.get("reason", "")),
-        )
-        for line in decided(seen)
-    ]  # fmt: skip
+def decision_row(line: Mapping[str, Any]) -> Sequence[Any]:
+    """(time in ms, action, state, reason) of a decision of the soak."""
+    return (
+        round(_seconds(line.get("timestamp")) * 1000), jsontext.text(line.get("action", "")), _state(line),
+        jsontext.text(line.get("reason", "")),
+    )  # fmt: skip
 
 
 def _state(line: Mapping[str, Any]) -> str:

@@ -131,7 +131,7 @@ class Broadcaster:
         self._text = ""
         self.watchers = 0
         self.telemetry = telemetry or KeptTelemetry()
-        self.archive = Archive(self.telemetry, lambda: self.seen, lambda: collector.database)
+        self.archive = Archive(self.telemetry, lambda: self.seen, lambda: collector.database, collector.past_decisions)
 
     @property
     def seen(self) -> Observation:

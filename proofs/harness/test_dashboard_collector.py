@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 from cysystemd.reader import Rule
 
+from harness.base.clock import OsClock
 from harness.base.errors import HarnessError
 from harness.dashboard import collector
-from harness.dashboard.collector import Journal, _File
+from harness.dashboard.archive import Archive
+from harness.dashboard.collector import Collector, Journal, Places, _File
+from harness.dashboard.query import PageQuery
+from harness.dashboard.telemetry_store import KeptTelemetry
 from harness.dashboard.view_model import Trouble
+from harness.evidence.recorder import Unrecorded
+from harness.evidence.shell import Shell
 
 
 @pytest.mark.claim("W4")
@@ -68,3 +74,39 @@ def test_the_last_heartbeat_is_the_one_that_came_last(monkeypatch: pytest.Monkey
         assert not isinstance(seen, Trouble)
         shown.append((seen.heartbeat["number"], seen.heartbeat_at))
     assert shown == [(7, 5000.0), (7, 5000.0), (8, 1400.0), (9, 1410.0)]
+
+
+@pytest.mark.claim("W7")
+def test_decisions_of_all_times_are_paged_and_stay_where_they_are_as_the_log_grows(tmp_path: Path) -> None:
+    """Also those before the end of the log that is read again and again; a line that is none is no row."""
+    log, nowhere = tmp_path / "decisions.jsonl", tmp_path / "nowhere"
+    places = Places("u.service", nowhere, None, log, nowhere, nowhere, "/")
+    dashboard = Collector(places, 1.0, Shell(Unrecorded()), OsClock())
+
+    def seen() -> None:
+        raise AssertionError("what was seen last knows only the end")
+
+    def asked(rows: int, at_id: int | None = None) -> PageQuery:
+        return PageQuery(at_id, newest_first=True, rows=rows, filters={})
+
+    archive = Archive(KeptTelemetry(), seen, lambda: None, dashboard.past_decisions)  # type: ignore[arg-type]
+    assert archive.table("decisions", asked(10)).rows == []
+    made = [
+        json.dumps({"timestamp": "2026-11-28T12:00:00Z", "action": f"A{number}", "reason": "x" * 200})
+        for number in range(1000)
+    ]
+    log.write_text("no decision\n" + "\n".join(made) + "\n")
+    assert log.stat().st_size > 3 * collector.DECISION_BYTES
+    found, at_id = [], None
+    while True:
+        page = archive.table("decisions", asked(300, at_id))
+        found += [row[2] for row in page.rows]
+        if (at_id := page.next_id) is None:
+            break
+        with log.open("a") as file:
+            file.write(made[0].replace("A0", "later") + "\n")
+    assert found == [f"A{number}" for number in reversed(range(1000))]
+    log.unlink()
+    log.mkdir()
+    with pytest.raises(HarnessError, match=r"decisions\.jsonl"):
+        archive.table("decisions", asked(1))

@@ -32,7 +32,8 @@ def give_away(path: Path) -> None:
 
 def test_what_is_ours_is_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trusted.read(place / "file", 4) == b"text"
-    assert trusted.read_end(place / "file", 2) == b"xt"
+    assert trusted.read_end(place / "file", 2) == (2, b"xt")
+    assert trusted.read_end(place / "file", 9) == (0, b"text")
     assert trusted.names(place) == ["file"]
     assert trusted.status(place / "file").st_size == 4
     monkeypatch.chdir(place)

@@ -690,11 +690,11 @@ def test_the_page_has_every_figure_of_what_was_seen() -> None:
         "mode": "SYNTHETIC", "source": "binance", "clock_skew_ms": -250, "gaps": 9, "duplicates": 2, "reconnects": 5,
         "parse_errors": 4, "foreign": 7,
     }  # fmt: skip
-    assert view_model.decision_rows(FULL) == [
+    assert [view_model.decision_row(one) for one in view_model.decided(FULL)] == [
         (round(NOW - 7) * 1000, "STARTUP", "NORMAL", "x"),
         (round(NOW - 5) * 1000, "ENGINE_RESTART", "THROTTLE1 ÷5", "CPU"),
     ]  # fmt: skip
-    assert view_model.decision_rows(replace(FULL, decisions=Trouble("gone"))) == []
+    assert view_model.decided(replace(FULL, decisions=Trouble("gone"))) == ()
 
 
 def test_metrics_have_every_figure_of_what_was_seen() -> None:
@@ -788,11 +788,10 @@ def test_a_figure_that_is_not_known_is_a_question_and_a_large_one_is_parted() ->
     assert (lost[0]["note"], lost[3]["value"], lost[3]["note"]) == ("no tick yet", "–", "systemd cannot be asked")
 
 
-def test_the_newest_dozen_of_decisions_is_shown_and_all_are_handed_out() -> None:
+def test_the_newest_dozen_of_decisions_is_shown() -> None:
     lines = [{"timestamp": timestamp(NOW + number), "action": f"A{number}"} for number in range(15)]
     seen = replace(SEEN, decisions=lines)
     assert [row["action"] for row in view_model.page(seen)["decisions"]["rows"]] == [f"A{n}" for n in range(14, 2, -1)]
-    assert [row[1] for row in view_model.decision_rows(seen)] == [f"A{number}" for number in range(15)]
 
 
 def test_a_decision_that_lacks_something_is_shown_without_it() -> None:
@@ -800,7 +799,7 @@ def test_a_decision_that_lacks_something_is_shown_without_it() -> None:
     rows = view_model.page(seen)["decisions"]["rows"]
     assert [(row["at"], row["state"], row["action"]) for row in rows][1] == (0.0, "NORMAL", "?")
     assert (rows[0]["at"], rows[0]["action"]) == (0.0, "STALL")
-    assert [row[0] for row in view_model.decision_rows(seen)] == [0, 0]
+    assert [view_model.decision_row(one)[0] for one in view_model.decided(seen)] == [0, 0]
 
 
 @pytest.mark.claim("W5")
