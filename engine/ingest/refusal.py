@@ -59,10 +59,11 @@ def may_upgrade(head: bytes) -> bool:
 
 
 def wait_secs(headers: Iterable[str], now: datetime) -> float | None:
-    """The seconds from `now` (aware) that Retry-After headers ask for: the longest where they name several, 0.0 where
-    the time has passed, None where there is none that anybody could understand."""
+    """The seconds from `now` (aware) that Retry-After headers ask for: the longest where they name several. None where
+    there is none that anybody could understand, or the time has passed: our clock may be ahead of the venue's, and
+    who refuses does not mean at once."""
     texts = [text for header in headers for text in _values(header[:_READ_CHARS])]
-    waits = [wait for text in texts if (wait := _wait(text, now)) is not None]
+    waits = [wait for text in texts if (wait := _wait(text, now)) is not None and wait > 0.0]
     return min(max(waits), FOR_EVER_SECS) if waits else None
 
 
@@ -87,9 +88,9 @@ def _wait(text: str, now: datetime) -> float | None:
             if number < _EPOCH_SECS:
                 return number
             epoch = number if number < _EPOCH_MS else number / 1000
-            return max(0.0, epoch - now.timestamp())
+            return epoch - now.timestamp()
         at = parsedate_to_datetime(text)
-        return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now.timestamp())
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now.timestamp()
     except Exception:
         # email.utils reads far more than RFC 9110 has, and raises ValueError, TypeError, OverflowError or IndexError
         # for what it cannot.

@@ -637,8 +637,8 @@ def test_B4_picows_reads_no_more_once_the_protocol_is_broken(level: int, asked: 
         ),
         (
             ["429 No", "Retry-After: 0"],
-            {"reason": "HTTP 429", "http_status": 429, "retry_after_secs": 0.0, "retry_after": "0"},
-            None,
+            {"reason": "HTTP 429", "http_status": 429, "retry_after_secs": None, "retry_after": "0"},
+            0.01,
             False,
         ),
         (
