@@ -115,6 +115,8 @@ class _PicowsListener(WSListener):
         self._parse_into = line.parser.parse_into
         # The pieces of a fragmented message; None between messages.
         self._pieces: bytearray | None = None
+        # Whether those are of a binary one.
+        self._is_binary = False
         # None until connected.
         self._connection: _PicowsConnection | None = None
 
@@ -190,24 +192,25 @@ class _PicowsListener(WSListener):
             self._line.pong()
         elif frame.payload_size > MAX_MESSAGE_BYTES:
             self._too_big("frame")
-        elif kind == WSMsgType.BINARY:
-            # Its continuation frames are refused one by one too: rare enough not to matter.
-            self._line.refuse("binary message", frame.get_payload_as_bytes())
         else:
             self._piece(frame)
 
     def _piece(self, frame: WSFrame) -> None:
-        if (frame.msg_type == WSMsgType.TEXT) == (self._pieces is not None):
+        if (frame.msg_type != WSMsgType.CONTINUATION) == (self._pieces is not None):
             self._violated("fragments out of order")
             return
         if self._pieces is None:
             self._pieces = bytearray()
+            self._is_binary = frame.msg_type == WSMsgType.BINARY
         self._pieces += frame.get_payload_as_memoryview()
         if len(self._pieces) > MAX_MESSAGE_BYTES:
             self._too_big("message")
         elif frame.fin:
             message, self._pieces = bytes(self._pieces), None
-            self._line.text(message)
+            if self._is_binary:
+                self._line.refuse("binary message", message)
+            else:
+                self._line.text(message)
 
     def _too_big(self, what: str) -> None:
         """Of a frame picows itself says so, and means to disconnect 10 ms later; until then it goes on reading, and

@@ -25,6 +25,7 @@ from harness.base.errors import Unavailable
 from proofs.fixtures import engine_loop
 from proofs.fixtures.engine_process import DEADLINE_SECS, TRANSPORTS, Engine, engine, mock_tick, write_config
 from proofs.fixtures.raw_server import (
+    BINARY,
     CLOSE,
     PING,
     PONG,
@@ -316,6 +317,9 @@ VIOLATIONS = {
     "reason with half a character": close_frame(1000, "\ud800".encode("utf-8", "surrogatepass")),
     "lonely continuation": frame("{}", 0),
     "message within a message": frame("{", fin=False) + frame("{}"),
+    "binary within a message": frame("{", fin=False) + frame(b"x", BINARY),
+    "binary begun within a message": frame("{", fin=False) + frame(b"x", BINARY, fin=False),
+    "message within a binary": frame(b"x", BINARY, fin=False) + frame("{}"),
     **{
         f"close code {code}": close_frame(code, ODD_TEXT)
         for code in (0, 1, 999, 1004, 1005, 1006, 1015, 2999, 5000, 65535)

@@ -41,8 +41,10 @@ from proofs.fixtures.engine_process import server as tls_server
 from proofs.fixtures.raw_server import (
     BINARY,
     CLOSE,
+    CONTINUATION,
     PING,
     PONG,
+    TEXT,
     close_frame,
     flood,
     frame,
@@ -416,6 +418,7 @@ def test_N8_a_message_of_a_byte_more_is_one_error_that_ends_the_connection(
         ),
         (frame(b"x", PING) + frame(b"", PONG), [1], 0),
         (frame(mock_tick(0), BINARY), [1], 1),
+        (frame(b"x", BINARY, fin=False) + frame(b"x", PING) + frame(b"x", 0) + frame(mock_tick(0)), [0, 1], 1),
         (frame(""), [1], 1),
         (frame("{") * 3 + frame(mock_tick(0)), [0, 1], 3),
     ],
@@ -427,9 +430,48 @@ def test_N8_what_is_no_offence_does_not_end_the_connection(
     assert (ids(ears), ears.feed.parse_errors, ears.feed.reconnects) == (expected, errors, 0)
 
 
+@pytest.mark.slow
+@pytest.mark.claim("N8", "N17")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@given(frames=st.lists(st.tuples(st.sampled_from([CONTINUATION, TEXT, BINARY]), st.booleans()), min_size=1, max_size=8))
+def test_N17_fragments_are_a_message_in_their_order_and_an_offence_in_any_other(
+    transport: str, frames: list[tuple[int, bool]]
+) -> None:
+    """Of a binary message as of a text: it is one unusable message, and what comes behind it is read."""
+    said, expected = b"", list[int]()
+    errors, offends = 0, False
+    begun: tuple[int, int] | None = None
+    for number, (opcode, fin) in enumerate([*frames, (CONTINUATION, True)], start=10):
+        if begun is None and number == 10 + len(frames):
+            # Nothing is left to be ended.
+            break
+        offends = (opcode == CONTINUATION) == (begun is None)
+        # A tick is whole with what stands between its first and its last fragment.
+        tick = mock_tick(number)
+        said += frame(("}" if fin else " ") if opcode == CONTINUATION else tick if fin else tick[:-1], opcode, fin=fin)
+        if offends:
+            errors += 1
+            break
+        begun = begun or (opcode, number)
+        if fin:
+            errors += begun[0] == BINARY
+            expected += [begun[1]] if begun[0] == TEXT else []
+            begun = None
+    ears = heard(transport, said, then_leaves=offends)
+    assert (ids(ears), ears.feed.parse_errors, ears.feed.reconnects) == ([*expected, 1], errors, int(offends))
+
+
+BAD_MESSAGES = [
+    frame("{"),
+    frame(b"\x00", BINARY),
+    frame("{", fin=False) + frame("{", 0),
+    frame(b"\x00", BINARY, fin=False) + frame(b"\x00", 0),
+]
+
+
 @pytest.mark.claim("N8")
 @pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("bad", [frame("{"), frame(b"\x00", BINARY), frame("{", fin=False) + frame("{", 0)], ids=repr)
+@pytest.mark.parametrize("bad", BAD_MESSAGES, ids=repr)
 def test_N8_so_many_unusable_messages_in_a_row_end_the_run(
     caplog: pytest.LogCaptureFixture, transport: str, bad: bytes
 ) -> None:
