@@ -483,7 +483,8 @@ class ExecutionAdapter(Protocol):
 class LiveExecutor(_Executor):
     """Passes orders to an adapter and records what it answers. No adapter error is swallowed (L4): one from
     `submit` rejects the order; one from `cancel` or `reports` becomes a transition of every order it leaves in
-    doubt, to the status it has, with reason ADAPTER_ERROR. So does a report of a fill that cannot be."""
+    doubt, to the status it has, with reason ADAPTER_ERROR. So does a report of a fill that cannot be, or of what is no
+    status."""
 
     mode = Mode.LIVE
 
@@ -521,9 +522,16 @@ class LiveExecutor(_Executor):
                     status=report.status,
                 )
                 continue
-            is_fill = report.status in (OrderStatus.PARTIAL_FILL, OrderStatus.FILLED)
+            try:
+                # A plain str is equal to a status, and never that status: risk would take the order for open.
+                status = OrderStatus(report.status)
+            except ValueError:
+                detail = f"reports: {report.status!r}, which is no status"
+                events.append(self._transition(order, order.status, Reason.ADAPTER_ERROR, now_ms, detail))
+                continue
+            is_fill = status in (OrderStatus.PARTIAL_FILL, OrderStatus.FILLED)
             if is_fill and (problem := _impossible(report, order)) is not None:
-                detail = f"reports: {report.status} with {problem}"
+                detail = f"reports: {status} with {problem}"
                 events.append(self._transition(order, order.status, Reason.ADAPTER_ERROR, now_ms, detail))
                 continue
             if is_fill:
@@ -531,7 +539,7 @@ class LiveExecutor(_Executor):
                     value.quantize(PLACES, context=_ROUND) for value in (report.qty, report.price, report.fees)
                 )
                 fills.append(self._fill(order, qty, price, fees, now_ms))
-            events.append(self._transition(order, report.status, Reason.ADAPTER, now_ms, report.detail))
+            events.append(self._transition(order, status, Reason.ADAPTER, now_ms, report.detail))
         if failure is None:
             self._in_doubt.clear()
         else:

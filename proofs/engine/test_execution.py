@@ -30,6 +30,7 @@ from engine.trading.execution import (
     SeenIds,
     ShadowExecutor,
 )
+from engine.trading.risk import Book, Caps
 from harness.evidence.checkers import FillRow, LedgerRows, fills_balance
 from proofs.fixtures.recording_adapter import RecordingAdapter
 
@@ -731,6 +732,37 @@ def test_L4_reports_after_an_impossible_fill_are_booked_all_the_same() -> None:
         ("live-periodic:1", Reason.ADAPTER_ERROR), ("live-periodic:2", Reason.ADAPTER),
     ]  # fmt: skip
     assert [fill.order_id for fill in fills] == ["live-periodic:2"]
+
+
+@pytest.mark.claim("R6", "L4", "I2")
+@pytest.mark.parametrize("status", list(OrderStatus))
+def test_L4_I2_a_status_that_an_adapter_spells_as_text_is_that_status(status: OrderStatus) -> None:
+    """As JSON gives it: the order that it ends is over for risk too, and no longer counts against the caps."""
+    adapter = RecordingAdapter()
+    executor = LiveExecutor(adapter)
+    book = Book(Caps(Decimal(10_000), Decimal(5_000), 10, 5_000))
+    book.record(*executor.submit(signal(1), NOW))
+    as_text: Any = status.value
+    adapter.answers = [AdapterReport("live-periodic:1", as_text, Decimal("0.1"), Decimal(100), Decimal(0))]
+    events, fills = executor.on_ticks([], NOW)
+    book.record(events, fills)
+    assert [event.status for event in events] == [status]
+    assert events[0].status is status
+    assert len(fills) == (status in (OrderStatus.PARTIAL_FILL, OrderStatus.FILLED))
+    assert book.open_orders == len(executor.open_order_ids())
+
+
+@pytest.mark.claim("L4")
+@pytest.mark.parametrize("status", ["filled", "", "Filled ", b"FILLED", None, 4, [], float("nan")])
+def test_L4_what_is_no_status_is_recorded_on_the_order_and_changes_nothing(status: Any) -> None:
+    adapter = RecordingAdapter()
+    executor = LiveExecutor(adapter)
+    executor.submit(signal(1), NOW)
+    adapter.answers = [AdapterReport("live-periodic:1", status, Decimal("0.1"), Decimal(100), Decimal(0))]
+    [event], fills = executor.on_ticks([], NOW)
+    assert (event.status, event.reason, fills) == (OrderStatus.SUBMITTED, Reason.ADAPTER_ERROR, [])
+    assert event.detail == f"reports: {status!r}, which is no status"
+    assert executor.open_order_ids() == ["live-periodic:1"]
 
 
 @pytest.mark.claim("R6")
