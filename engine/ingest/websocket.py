@@ -155,7 +155,7 @@ class WebSocketFeed(Connected):
         try:
             line.socket = connected
             connect = self._connect_otherwise if line.source.name in self._by_other else self._connect
-            await connect(line.source.url, line, connected)
+            await connect(_without_root(line.source.url), line, connected)
             good = True
         finally:
             self._dialer.note_handshake(place, address, good=good)
@@ -193,6 +193,13 @@ class WebSocketFeed(Connected):
         bar = self._session.bar(source.host, self._now())
         if bar is not None:
             self._inlet.barred(source.name, source.host, bar.until - self._now())
+
+
+def _without_root(url: str) -> str:
+    """`url` with its host as certificates have it. A name with a dot at its end is looked up as it stands, but the dot
+    is in no certificate and in no SNI (RFC 6066 section 3)."""
+    host = urlsplit(url).netloc.partition(":")[0]
+    return url.replace(host, host.removesuffix("."), 1)
 
 
 async def _over_picows(url: str, line: Line, connected: socket.socket) -> None:

@@ -788,6 +788,38 @@ def test_N4_over_tls_only_a_server_that_is_trusted_is_heard(
         assert server.connections == 0
 
 
+@pytest.mark.claim("N4", "N13")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_N4_N13_a_host_with_the_dot_of_the_root_is_that_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    """It passes every check of the configuration; its certificate is for the name without it."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "trusted.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "trusted.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("market.test").configure_cert(context)
+    asked: list[str | None] = []
+    context.sni_callback = lambda _, name, __: asked.append(name)
+    looked_up: list[str] = []
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *rest: Any, **options: Any) -> Any:
+        looked_up.append(host)
+        return resolve("127.0.0.1", *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    def script(connection: ServerConnection, number: int) -> None:
+        connection.send(mock_tick(number))
+        server.done.wait(DEADLINE_SECS)
+
+    with tls_server(script, context) as server:
+        url = server.url.replace("127.0.0.1", "market.test.")
+        assert ids(wait_ticks(transport, url, 1)) == [0]
+    assert (looked_up, asked) == (["market.test."], ["market.test"])
+
+
 @pytest.mark.slow
 @pytest.mark.claim("N4")
 @pytest.mark.parametrize("transport", TRANSPORTS)
