@@ -206,11 +206,9 @@ class Connected(Woken, ABC):
 
     def line_received(self, line: FeedLine, ticks: list[Tick]) -> None:
         """Deliver the ticks of one read, then act on whatever else it said: ids used up, foreign trades, controls."""
-        new = self._inlet.deliver(ticks) if ticks else 0
         parser = line.parser
-        if parser.numbers:
-            self._inlet.pass_numbers(parser.numbers)
-            parser.numbers.clear()
+        new = self._inlet.deliver(ticks, parser.numbers) if ticks or parser.numbers else 0
+        parser.numbers.clear()
         if parser.latest:
             self._inlet.tell_latest(parser.latest)
             parser.latest.clear()

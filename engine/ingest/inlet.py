@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.base import logs
 from engine.base.channels import Channel
 from engine.base.events import Numbering, Tick
 from engine.ingest.clock_skew import VenueClocks
 from engine.ingest.intake import Break, Intake
-from engine.ingest.ports import Feed, Inlet
+from engine.ingest.ports import Feed, Inlet, Number
 from engine.ingest.venues.markets import Streams
 from engine.storage.batch import Batch
 
@@ -69,12 +69,15 @@ class Ingest:
         self._wall_ms = wall_ms
         self.feed = make_feed(self)
 
-    def deliver(self, ticks: list[Tick]) -> int:
+    def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
         self.ticks_parsed += len(ticks)
         known = self.intake.received
         # Before intake may have named another numbering.
         stream = ticks[-1].source if ticks else ""
         processed = self._admit(ticks)
+        if numbers:
+            # Before the numbering goes to disk with those ticks: there they would be missing for good.
+            self.intake.pass_numbers(numbers)
         for found in self.intake.take_breaks():
             self._tell_break(found)
         self.tick_count += len(processed)
@@ -104,9 +107,6 @@ class Ingest:
             source, market = self._streams.owner(stream)
             found[f"{source} {market}".rstrip()] = counts
         return found
-
-    def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
-        self.intake.pass_numbers(numbers)
 
     def tell_latest(self, latest: dict[str, int]) -> None:
         self.intake.tell_all_latest(latest)

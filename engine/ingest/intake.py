@@ -395,10 +395,11 @@ class _Stream:
         told = Break(self.name, now.highest, trade_id)
         return (None if self.is_full else self._begin(trade_id, ts)), told
 
-    def pass_number(self, trade_id: int, ts: int) -> None:
-        """An id that bears no trade was used up (N12)."""
-        if self.now is not None and not self.known(trade_id, ts):
-            self.place(trade_id, ts)
+    def pass_number(self, trade_id: int, ts: int) -> _Seen | None:
+        """An id that bears no trade was used up (N12). Returns the numbering that this has changed."""
+        if self.now is None or self.known(trade_id, ts):
+            return None
+        return self.place(trade_id, ts)[0]
 
     def _begin(self, trade_id: int, ts: int) -> _Seen:
         number = max((seen.number for seen in self.numberings), default=0) + 1
@@ -632,8 +633,9 @@ class Intake:
     def pass_number(self, stream: str, trade_id: int, ts: int) -> None:
         """An id of a stream was used up by what is no trade: it is not missing (N12)."""
         found = self._streams.get(stream)
-        if found is not None:
-            found.pass_number(trade_id, ts)
+        seen = found.pass_number(trade_id, ts) if found is not None else None
+        if seen is not None:
+            self._move(seen)
 
     def tell_latest(self, stream: str, trade_id: int) -> None:
         """A stream's latest trade has this id, as the venue says: those up to there that have not come are gaps."""

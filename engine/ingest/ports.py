@@ -6,19 +6,21 @@ pauses the feed: a WebSocket feed stops reading its sockets, so that TCP slows t
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
 
 from engine.base.events import Tick
+
+Number: TypeAlias = tuple[str, int, int]
+"""A stream, an id of it that bears no trade, and the time of what used it up."""
 
 
 class Inlet(Protocol):
     """What a feed delivers to. Implemented by the pipeline."""
 
-    def deliver(self, ticks: list[Tick]) -> int:
-        """Take all of `ticks`; returns how many were new. May call the feed's `pause` before it returns."""
-
-    def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
-        """These ids were used up by what is no trade: stream, id, time (N12)."""
+    def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
+        """Take all of `ticks`, and `numbers` of what came beside them; returns how many ticks were new. May call the
+        feed's `pause` before it returns."""
 
     def tell_latest(self, latest: dict[str, int]) -> None:
         """The latest trade of each of these streams has this id, as the venue says (N9)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from engine.base.events import Tick
@@ -13,7 +13,7 @@ from engine.base.exits import Crash
 from engine.config import schema
 from engine.ingest.connected import FeedLine
 from engine.ingest.intake import Intake
-from engine.ingest.ports import Inlet
+from engine.ingest.ports import Inlet, Number
 from engine.ingest.recording import Event, message, without_secrets
 from engine.ingest.tape import Tape
 from engine.ingest.transport import Connect, ConnectFailed, Connection, Line
@@ -30,15 +30,13 @@ class Books(Inlet):
     def __init__(self, intake: Intake) -> None:
         self.intake = intake
 
-    def deliver(self, ticks: list[Tick]) -> int:
+    def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
         known = self.intake.received
         self.intake.admit(ticks)
+        self.intake.pass_numbers(numbers)
         self.intake.take_breaks()
         self.intake.take_moved()
         return self.intake.received - known
-
-    def pass_numbers(self, numbers: list[tuple[str, int, int]]) -> None:
-        self.intake.pass_numbers(numbers)
 
     def tell_latest(self, latest: dict[str, int]) -> None:
         self.intake.tell_all_latest(latest)

@@ -4,21 +4,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import build
 from engine.base import metrics, notify
 from engine.base.events import Mode, OrderEvent, OrderStatus, Reason, Side, Signal, Tick
 from engine.config.schema import Settings
 from engine.config.settings import Loaded, load, read_environment
+from engine.ingest.connected import Connected, FeedLine
 from engine.storage import opening
 from engine.storage.batch import Batch, Position, Restored
+from engine.storage.gaps import read_gaps
 from proofs.fixtures import engine_loop
 
 NOW_MS = time.time_ns() // 1_000_000
@@ -154,6 +161,84 @@ def test_N9_holes_in_ids_that_lie_apart_by_nature_are_no_gaps(
             store.close()
 
     assert engine_loop.run(scenario()) == {"a": (gaps, 1)}
+
+
+def okx_said(number: int, used: int) -> list[str]:
+    """A trade that merges the fills of an order, `used` beside its own."""
+    row = {"instId": "BTC-USDT", "tradeId": str(number), "px": "1.5", "sz": "1", "side": "buy", "ts": str(NOW_MS)}
+    return [json.dumps({"arg": {"channel": "trades", "instId": "BTC-USDT"}, "data": [row | {"count": str(used + 1)}]})]
+
+
+def binance_said(number: int, used: int) -> list[str]:
+    """A trade behind so many prints that are none."""
+    return [
+        json.dumps({"e": "trade", "E": NOW_MS, "T": NOW_MS, "s": "BTC-USDT", "t": one, "p": "1.5", "q": "1", "X": what})
+        for one in range(number - used, number + 1)
+        for what in ["MARKET" if one == number else "INSURANCE_FUND"]
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N18", "N12", "N9")
+@pytest.mark.parametrize(("venue", "said"), [("okx", okx_said), ("binance", binance_said)])
+@given(
+    reads=st.lists(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=4), min_size=1, max_size=5
+    ),
+    killed=st.booleans(),
+)
+def test_N18_N12_no_id_that_was_used_up_is_a_gap_on_disk(
+    venue: str, said: Callable[[int, int], list[str]], reads: list[list[tuple[int, int]]], killed: bool
+) -> None:
+    """Beside a running engine, after a kill and after a stop: what `gaps` lists are the ids that never came."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        (path / "config.toml").write_text('engine.ingest_mode = "REAL_WS"')
+        (path / "ws_sources.toml").write_text(
+            f'[[source]]\nname = "a"\npriority = 1\nvenue = "{venue}"\nmarkets = {{ "BTC-USDT" = "BTC/USDT" }}\n'
+            'url = "ws://127.0.0.1:1/ws"\n'
+        )
+        loaded = load(str(path / "config.toml"), {})
+
+        async def scenario() -> None:
+            store = opening.open_ledger(path / "bot.db", busy_timeout_ms=1000)
+            clock = asyncio.get_running_loop().time
+            try:
+                channels = build.make_channels(loaded.settings, clock)
+                environment = read_environment({}, 7)
+                ingest = build.make_ingest(loaded, environment, store, store.restore(), channels, clock, lambda: None)
+                feed = ingest.feed
+                assert isinstance(feed, Connected)
+                line = FeedLine(feed, 1, feed._sources[0], feed._streams["a"])
+                number, missing = 1000, list[int]()
+                for read in [[(0, 0)], *reads]:
+                    for lost, used in read:
+                        missing += range(number + 1, number + 1 + lost)
+                        number += lost + used + 1
+                        for message in said(number, used):
+                            line.text(message.encode())
+                    line.flush()
+                    for batch in channels.rows.take_all():
+                        store.write(batch)
+                    assert on_disk(path / "bot.db") == missing
+                # What comes behind the last trade is known once something is stored again.
+                if venue == "binance":
+                    line.text(said(number + 2, 1)[0].encode())
+                    line.flush()
+                if not killed:
+                    store.write(Batch(numberings=ingest.numberings()))
+                    later = max(one.last for one in store.restore().numberings)
+                    assert later == number + (venue == "binance")
+                assert on_disk(path / "bot.db") == missing
+            finally:
+                store.close()
+
+        engine_loop.run(scenario())
+
+
+def on_disk(path: Path) -> list[int]:
+    """The ids that `hybrid-engine gaps` lists."""
+    return [number for gap in read_gaps(path) for number in range(gap.first, gap.last + 1)]
 
 
 @pytest.mark.claim("N5")

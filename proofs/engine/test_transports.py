@@ -11,7 +11,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from engine.base.events import Tick
 from engine.base.exits import NetworkLost, ProtocolChanged
 from engine.config import schema
 from engine.ingest import via_picows, via_websockets, websocket
+from engine.ingest.ports import Number
 from engine.ingest.refusal import HEAD_BYTES_MAX
 from engine.ingest.transport import SEND_BUFFER_BYTES
 from engine.ingest.venues.markets import Streams
@@ -570,12 +571,12 @@ def test_B2_what_comes_while_there_is_no_room_waits_at_the_peer(transport: str) 
     class Full(Listener):
         """Has no room once it has a tick, until its peer is blocked."""
 
-        def deliver(self, ticks: list[Tick]) -> int:
+        def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
             if not self.rows:
                 self.feed.pause()
                 loop = asyncio.get_running_loop()
                 loop.run_in_executor(None, blocked.wait, DEADLINE_SECS).add_done_callback(lambda _: self.feed.resume())
-            return super().deliver(ticks)
+            return super().deliver(ticks, numbers)
 
     with raw_server(script) as server:
         ears = wait_ticks(transport, server.url, 2, Full, keepalive_secs=60, feed_silence_secs=0)
