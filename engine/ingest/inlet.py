@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from engine.base import logs
 from engine.base.channels import Channel
 from engine.base.events import Numbering, Tick
 from engine.ingest.clock_skew import VenueClocks
 from engine.ingest.intake import Break, Intake
-from engine.ingest.ports import Feed, Inlet, Number
+from engine.ingest.ports import Feed, Inlet, Numbers
 from engine.ingest.venues.markets import Streams
 from engine.storage.batch import Batch
 
@@ -69,7 +69,7 @@ class Ingest:
         self._wall_ms = wall_ms
         self.feed = make_feed(self)
 
-    def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
+    def deliver(self, ticks: list[Tick], numbers: Numbers = ()) -> int:
         self.ticks_parsed += len(ticks)
         known = self.intake.received
         # Before intake may have named another numbering.

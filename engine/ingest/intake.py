@@ -40,6 +40,7 @@ from typing import Final
 import msgspec
 
 from engine.base.events import Numbering, Tick, numbering_label
+from engine.ingest.ports import Numbers
 from engine.ingest.recent_ids import RecentIds
 
 MISSING_INTERVALS_MAX: Final = 1024
@@ -171,7 +172,7 @@ class _Seen:
         segment = bisect_left(self.upto, trade_id)
         if hole is None or ts > self.until[segment] or (segment and ts < self.since[segment - 1]):
             return False
-        self._close(hole, trade_id)
+        self._close(trade_id, trade_id)
         # The times of the ids around it are as they were.
         since, until = self.since[segment], self.until[segment]
         if trade_id - 1 > (self.upto[segment - 1] if segment else self.lowest - 1):
@@ -205,6 +206,15 @@ class _Seen:
         self.highest = trade_id
         self.newest_ts = max(self.newest_ts, ts)
         self.pass_segment(trade_id, ts, ts)
+
+    def pass_below(self, first: int, last: int, ts: int) -> None:
+        """The ids `first` to `last` are not missing: the trade behind them, which came at `ts`, has used them up."""
+        if last + 1 == self.lowest:
+            self.lowest = max(first, self.lowest - BREAK_FROM)
+            self._insert_segment(0, last, ts, ts)
+            self._join_oldest()
+        else:
+            self._close(first, last)
 
     def pass_segment(self, upto: int, since: int, until: int) -> None:
         """The ids above the last segment, up to `upto`, came between these times."""
@@ -249,26 +259,23 @@ class _Seen:
         self.gaps += end - start + 1
         self.starts.insert(index, start)
         self.ends.insert(index, end)
+        self.changed = True
         self._forget_oldest()
 
-    def _close(self, index: int, trade_id: int) -> None:
-        if trade_id > self.before:
-            self.gaps -= 1
-        start, end = self.starts[index], self.ends[index]
-        if start == end:
-            del self.starts[index], self.ends[index]
-        elif trade_id == start:
-            self.starts[index] += 1
-        elif trade_id == end:
-            self.ends[index] -= 1
-        else:
-            self.ends[index] = trade_id - 1
-            self.starts.insert(index + 1, trade_id + 1)
-            self.ends.insert(index + 1, end)
+    def _close(self, first: int, last: int) -> None:
+        """What is missing of the ids `first` to `last` is so no longer."""
+        index = bisect_left(self.ends, first)
+        while index < len(self.starts) and self.starts[index] <= last:
+            start, end = self.starts[index], self.ends[index]
+            self.gaps -= max(0, min(end, last) - max(start, first, self.before + 1) + 1)
+            left = [(one, other) for one, other in ((start, first - 1), (last + 1, end)) if one <= other]
+            self.starts[index : index + 1] = [one for one, _ in left]
+            self.ends[index : index + 1] = [other for _, other in left]
+            index += len(left)
+            self.changed = True
         self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        self.changed = True
         if len(self.starts) > min(MISSING_INTERVALS_MAX, self.segments_max):
             del self.starts[0], self.ends[0]
 
@@ -395,11 +402,17 @@ class _Stream:
         told = Break(self.name, now.highest, trade_id)
         return (None if self.is_full else self._begin(trade_id, ts)), told
 
-    def pass_number(self, trade_id: int, ts: int) -> _Seen | None:
-        """An id that bears no trade was used up (N12). Returns the numbering that this has changed."""
-        if self.now is None or self.known(trade_id, ts):
+    def pass_numbers(self, first: int, last: int, ts: int) -> _Seen | None:
+        """The ids `first` to `last`, which bear no trade, were used up (N12). Returns the numbering that they are of
+        where it may have changed."""
+        for seen in self.numberings:
+            # The trade that they were used up by, or one that came beside it.
+            if seen.knows(last + 1, ts):
+                seen.pass_below(first, last, ts)
+                return seen
+        if first < last or self.now is None or self.known(last, ts):
             return None
-        return self.place(trade_id, ts)[0]
+        return self.place(last, ts)[0]
 
     def _begin(self, trade_id: int, ts: int) -> _Seen:
         number = max((seen.number for seen in self.numberings), default=0) + 1
@@ -630,23 +643,19 @@ class Intake:
         if ended is not None and ended.now is not None:
             self._breaks.append(Break(name, ended.now.highest, trade_id))
 
-    def pass_number(self, stream: str, trade_id: int, ts: int) -> None:
-        """An id of a stream was used up by what is no trade: it is not missing (N12)."""
-        found = self._streams.get(stream)
-        seen = found.pass_number(trade_id, ts) if found is not None else None
-        if seen is not None:
-            self._move(seen)
+    def pass_numbers(self, numbers: Numbers) -> None:
+        """Ids were used up by what is no trade: they are not missing (N12, N18)."""
+        for stream, first, last, ts in numbers:
+            found = self._streams.get(stream)
+            seen = found.pass_numbers(first, last, ts) if found is not None else None
+            if seen is not None:
+                self._move(seen)
 
     def tell_latest(self, stream: str, trade_id: int) -> None:
         """A stream's latest trade has this id, as the venue says: those up to there that have not come are gaps."""
         found = self._streams.get(stream)
         if found is not None:
             found.tell_latest(trade_id)
-
-    def pass_numbers(self, numbers: Iterable[tuple[str, int, int]]) -> None:
-        """`pass_number` for each (stream, id, time)."""
-        for stream, trade_id, ts in numbers:
-            self.pass_number(stream, trade_id, ts)
 
     def tell_all_latest(self, latest: Mapping[str, int]) -> None:
         """`tell_latest` for each stream."""

@@ -11,14 +11,14 @@ from typing import Protocol, TypeAlias
 
 from engine.base.events import Tick
 
-Number: TypeAlias = tuple[str, int, int]
-"""A stream, an id of it that bears no trade, and the time of what used it up."""
+Numbers: TypeAlias = Sequence[tuple[str, int, int, int]]
+"""Ids that bear no trade: a stream, the first and the last of them, and the time of what used them up."""
 
 
 class Inlet(Protocol):
     """What a feed delivers to. Implemented by the pipeline."""
 
-    def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
+    def deliver(self, ticks: list[Tick], numbers: Numbers = ()) -> int:
         """Take all of `ticks`, and `numbers` of what came beside them; returns how many ticks were new. May call the
         feed's `pause` before it returns."""
 

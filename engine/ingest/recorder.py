@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 from engine.base.events import Tick
@@ -13,7 +13,7 @@ from engine.base.exits import Crash
 from engine.config import schema
 from engine.ingest.connected import FeedLine
 from engine.ingest.intake import Intake
-from engine.ingest.ports import Inlet, Number
+from engine.ingest.ports import Inlet, Numbers
 from engine.ingest.recording import Event, message, without_secrets
 from engine.ingest.tape import Tape
 from engine.ingest.transport import Connect, ConnectFailed, Connection, Line
@@ -30,7 +30,7 @@ class Books(Inlet):
     def __init__(self, intake: Intake) -> None:
         self.intake = intake
 
-    def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
+    def deliver(self, ticks: list[Tick], numbers: Numbers = ()) -> int:
         known = self.intake.received
         self.intake.admit(ticks)
         self.intake.pass_numbers(numbers)

@@ -417,12 +417,71 @@ def test_N11_the_first_trade_of_a_source_that_was_pointed_elsewhere_is_a_break()
 @pytest.mark.claim("N12")
 def test_N12_an_id_that_bears_no_trade_is_no_gap() -> None:
     books = fresh_intake()
-    books.pass_number("a", 3, 0)
+    books.pass_numbers([("a", 3, 3, 0)])
     admitted(books, 1, 2, 4)
-    books.pass_number("a", 3, 0)
-    books.pass_number("a", 5, 0)
+    books.pass_numbers([("a", 3, 3, 0)])
+    books.pass_numbers([("a", 5, 5, 0)])
     admitted(books, 6)
     assert (books.gaps, books.received, highest(books)) == (0, 4, {"a": 6})
+
+
+@pytest.mark.claim("N18", "N9")
+@given(
+    reads=st.lists(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6), st.booleans()), min_size=1, max_size=6),
+        min_size=1,
+        max_size=6,
+    ),
+    order=st.randoms(use_true_random=False),
+)
+def test_N18_ids_of_merged_trades_are_no_gap_in_whatever_order_they_come(
+    reads: list[list[tuple[int, int, bool]]], order: random.Random
+) -> None:
+    """Nor when they are sent again; what was lost between them is one."""
+    books = fresh_intake()
+    admitted(books, 1000)
+    number, lost = 1000, list[int]()
+    for ts, read in enumerate(reads, start=1):
+        trades = []
+        for missing, merged, is_resent in read:
+            lost += range(number + 1, number + 1 + missing)
+            number += missing + merged + 1
+            trades += [(number, merged)] * (1 + is_resent)
+        order.shuffle(trades)
+        admitted(books, *[one for one, _ in trades], ts=ts)
+        books.pass_numbers([("a", one - merged, one - 1, ts) for one, merged in trades if merged])
+        assert books.gaps == len(lost)
+        [stored] = books.take_moved()
+        if stored.missing is not None:
+            held = [one for first, last in stored.missing for one in range(first, last + 1)]
+        assert held == lost
+    assert (books.received, stored.first, stored.last) == (1 + sum(map(len, reads)), 1000, number)
+
+
+@pytest.mark.claim("N18", "N9")
+def test_N18_ids_that_the_first_trade_merged_are_no_gap_before_it() -> None:
+    books = fresh_intake()
+    admitted(books, 10)
+    books.pass_numbers([("a", 7, 9, 0), ("b", 1, 2, 0)])
+    admitted(books, 5)
+    assert (books.gaps, books.received) == (1, 2)
+    # However many it says, they are no more than may lie before a first trade.
+    books = fresh_intake()
+    admitted(books, 10**9)
+    books.pass_numbers([("a", 0, 10**9 - 1, 0)])
+    [stored] = books.take_moved()
+    assert stored.first == 10**9 - BREAK_FROM
+
+
+@pytest.mark.claim("N18", "N9")
+def test_N18_of_holes_that_an_earlier_run_left_merged_ids_count_in_neither_way() -> None:
+    books = Intake(1, 1, [Numbering("a", 1, 1, 20, 5, [(4, 9), (12, 19)])])
+    admitted(books, 25, ts=5)
+    assert books.gaps == 4
+    books.pass_numbers([("a", 6, 24, 5)])
+    assert books.gaps == 0
+    [stored] = books.take_moved()
+    assert stored.missing == [(4, 5)]
 
 
 @pytest.mark.claim("N11", "N12")
@@ -431,7 +490,7 @@ def test_N12_N11_a_number_that_is_told_again_changes_nothing() -> None:
     books = fresh_intake()
     admitted(books, 1, 2)
     for _ in range(40):
-        books.pass_number("a", 3, 1)
+        books.pass_numbers([("a", 3, 3, 1)])
     assert [one.source for one in books.admit([tick(4, ts=2)])] == ["a"]
     assert (books.gaps, books.received, highest(books)) == (0, 3, {"a": 4})
     assert books.take_breaks() == []

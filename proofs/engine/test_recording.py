@@ -38,7 +38,7 @@ from engine.ingest import connected, recorder, session, tape, websocket
 from engine.ingest.intake import Intake
 from engine.ingest.messages import Messages
 from engine.ingest.playback import PlaybackFeed, source_of
-from engine.ingest.ports import Number
+from engine.ingest.ports import Numbers
 from engine.ingest.recorder import Books
 from engine.ingest.recording import Event, Header, line_of, message, public_url, read_event, without_secrets
 from engine.ingest.transport import ConnectFailed
@@ -70,7 +70,7 @@ class Ears(Books):
         self.rows: list[tuple[Any, ...]] = []
         self.heard = asyncio.Event()
 
-    def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
+    def deliver(self, ticks: list[Tick], numbers: Numbers = ()) -> int:
         known = self.intake.received
         self.rows += [msgspec.structs.astuple(tick) for tick in self.intake.admit(ticks)]
         self.intake.pass_numbers(numbers)
@@ -1214,7 +1214,7 @@ def _is_recorded(directory: Path, count: int) -> bool:
 class Broken(Ears):
     """Books that cannot be kept."""
 
-    def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
+    def deliver(self, ticks: list[Tick], numbers: Numbers = ()) -> int:
         raise ZeroDivisionError("the books cannot be kept")
 
 

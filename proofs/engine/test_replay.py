@@ -12,7 +12,7 @@ import os
 import sqlite3
 import zipfile
 import zlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from engine.base.exits import ConfigError, ProtocolChanged
 from engine.config import schema
 from engine.ingest import replay, tape
 from engine.ingest.intake import Intake
-from engine.ingest.ports import Number
+from engine.ingest.ports import Numbers
 from engine.ingest.recorder import Books
 from engine.ingest.replay import why_no_lines
 from engine.ingest.stepped import STEP_TICKS
@@ -343,7 +343,7 @@ class Meddler:
     def __init__(self, meddle: Callable[[], object]) -> None:
         self._meddle: list[Callable[[], object]] = [meddle]
 
-    def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
+    def deliver(self, ticks: list[Tick], numbers: Numbers = ()) -> int:
         if self._meddle:
             self._meddle.pop()()
         return len(ticks)

@@ -11,7 +11,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ from engine.base.events import Tick
 from engine.base.exits import NetworkLost, ProtocolChanged
 from engine.config import schema
 from engine.ingest import via_picows, via_websockets, websocket
-from engine.ingest.ports import Number
+from engine.ingest.ports import Numbers
 from engine.ingest.refusal import HEAD_BYTES_MAX
 from engine.ingest.transport import SEND_BUFFER_BYTES
 from engine.ingest.venues.markets import Streams
@@ -571,7 +571,7 @@ def test_B2_what_comes_while_there_is_no_room_waits_at_the_peer(transport: str) 
     class Full(Listener):
         """Has no room once it has a tick, until its peer is blocked."""
 
-        def deliver(self, ticks: list[Tick], numbers: Sequence[Number] = ()) -> int:
+        def deliver(self, ticks: list[Tick], numbers: Numbers = ()) -> int:
             if not self.rows:
                 self.feed.pause()
                 loop = asyncio.get_running_loop()

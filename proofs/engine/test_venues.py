@@ -362,13 +362,26 @@ def test_N9_fills_that_okx_merges_are_no_gap() -> None:
         first = read(parser, *[dialect.trade(dialect.market, 100, "1", "1", NOW)] * (1 + turn))
         merged = read(parser, dialect.trade(dialect.market, 105, "1", "3", NOW + 1, count=4))
         intake.admit(first + merged)
-        for number in parser.numbers:
-            intake.pass_number(*number)
+        intake.pass_numbers(parser.numbers)
         # 102 to 105 were one order's; 101 is missing.
         assert intake.gaps == 1
     parser = parser_of(dialect)
     read(parser, dialect.trade(dialect.market, 10**9, "1", "3", NOW, count=10**9))
-    assert 0 < len(parser.numbers) <= 4096, "a peer cannot have us keep as many ids as it likes"
+    assert len(parser.numbers) == 1, "a peer cannot have us keep as many ids as it likes"
+
+
+@pytest.mark.claim("N18", "N9")
+@pytest.mark.parametrize("per_read", [1, 20, 100])
+def test_N18_fills_that_okx_merges_are_no_gap_however_many_come_in_one_read(per_read: int) -> None:
+    dialect = OKXDialect()
+    parser = parser_of(dialect)
+    intake = Intake(1, 1)
+    said = [dialect.trade(dialect.market, 60 * number, "1", "1", NOW, count=60) for number in range(1, 101)]
+    for at in range(0, len(said), per_read):
+        intake.admit(read(parser, *said[at : at + per_read]))
+        intake.pass_numbers(parser.numbers)
+        parser.numbers.clear()
+    assert (intake.received, intake.gaps) == (100, 0)
 
 
 @pytest.mark.claim("N12")
@@ -1172,7 +1185,8 @@ class Rude(Venue):
         number: Any = {b"id": -1, b"name": "x" * 129, b"half an id": 7.5, b"true id": True, b"bytes": b"7"}.get(
             message, 7
         )
-        return [Trade("A", price, volume, ts, number)]
+        count: Any = {b"half a count": 1.5, b"text count": "2", b"no count": None}.get(message, 1)
+        return [Trade("A", price, volume, ts, number, count)]
 
 
 class Hasty(Rude):
@@ -1212,6 +1226,7 @@ def test_N19_what_another_packages_venue_says_is_checked() -> None:
     bad = [
         *RAISED, b"nan", b"zero", b"inf", b"id", b"name", b"volume", b"ts", b"exact price", b"text price", b"true",
         b"exact volume", b"no volume", b"half a ts", b"text ts", b"half an id", b"true id", b"bytes",
+        b"half a count", b"text count", b"no count",
     ]  # fmt: skip
     assert read(parser, *bad) == []
     assert (parser.errors, parser.error_streak) == (len(bad), len(bad))

@@ -312,7 +312,7 @@ def test_N12_a_print_that_is_no_market_trade_does_not_choose_the_market(shape: C
     for one in (of("BTCUSDT", 1, X="INSURANCE_FUND"), of("ETHUSDT", 2), of("BTCUSDT", 3), of("ETHUSDT", 3, X="ADL")):
         parser.parse_into(shape(one), ticks)
     assert [(t.symbol, t.trade_id) for t in ticks] == [("SYM", 2)]
-    assert (parser.ignored, parser.foreign, parser.numbers) == (2, 1, [("src", 3, ticks[0].ts)])
+    assert (parser.ignored, parser.foreign, parser.numbers) == (2, 1, [("src", 3, 3, ticks[0].ts)])
 
 
 @pytest.mark.claim("N12")
@@ -344,7 +344,7 @@ def test_N12_a_print_that_is_no_market_trade_is_ignored_and_its_id_is_no_gap(
     parser.parse_into(shape(of("BTCUSDT", 3, X=None)), ticks)
     assert [t.trade_id for t in ticks] == [1, 3]
     assert (parser.ignored, parser.errors, parser.foreign) == (1, 0, 0)
-    assert parser.numbers == [("src", 2, BINANCE["T"])]
+    assert parser.numbers == [("src", 2, 2, BINANCE["T"])]
     # One whose id cannot be read, and one of another market, use up no id of ours.
     parser.parse_into(shape(of("BTCUSDT", 4, X=execution) | {"t": "x"}), ticks)
     parser.parse_into(shape(of("ETHUSDT", 4, X=execution)), ticks)

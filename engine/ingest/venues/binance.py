@@ -47,7 +47,6 @@ from engine.ingest.venues.markets import (
 from engine.ingest.venues.port import (
     EARLIEST,
     LATEST,
-    NUMBERS_MAX,
     UNREADABLE,
     Ack,
     Draining,
@@ -279,8 +278,8 @@ class BinanceParser(Parser):
         except UNREADABLE:
             return
         place = self._markets.find(market, TRADE)
-        if place is not None and len(self.numbers) < NUMBERS_MAX:
-            self.numbers.append((place[0], number.id, _in_millis(number.ts)))
+        if place is not None:
+            self.pass_numbers(place[0], number.id, number.id, _in_millis(number.ts))
 
 
 def _in_millis(ts: int) -> int:

@@ -136,7 +136,8 @@ class OKX(Venue):
             parser.error_streak = 0
             if merged:
                 for one in trades:
-                    parser.pass_numbers(placed[one.market][0], one.id - one.count + 1, one.id - 1, one.ts)
+                    if one.count > 1:
+                        parser.pass_numbers(placed[one.market][0], one.id - one.count + 1, one.id - 1, one.ts)
 
         return parse_into
 

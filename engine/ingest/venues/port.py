@@ -67,7 +67,7 @@ _REASON_CHARS_MAX: Final = 120
 _EXCERPT_CHARS_MAX: Final = 60
 
 NUMBERS_MAX: Final = 4096
-"""Ids of prints that are no trades, kept until the next flush: more than one read of a socket brings."""
+"""Ranges of ids that bear no trade, kept until the next flush: more than one read of a socket brings."""
 
 _FLOAT_MAX: Final = 1.7976931348623157e308
 
@@ -186,8 +186,8 @@ class Parser:
     last_foreign: str
     """The market of the latest of them, and why it is foreign where that is not plain: printable and short."""
 
-    numbers: list[tuple[str, int, int]]
-    """Ids that were used up by what is no trade, since `numbers` was last emptied: stream, id, time."""
+    numbers: list[tuple[str, int, int, int]]
+    """Ids that were used up by what is no trade, since `numbers` was last emptied: stream, first, last, time."""
 
     latest: dict[str, int]
     """Stream -> the id of its latest trade, as the venue says, since `latest` was last emptied."""
@@ -255,6 +255,11 @@ class Parser:
         """Count a message that is well-formed and no trade (N8b)."""
         # Not the end of a streak: a venue whose trades no longer parse goes on sending book updates (N8b).
         self.ignored += 1
+
+    def pass_numbers(self, stream: str, first: int, last: int, ts: int) -> None:
+        """The ids `first` to `last` were used up by what is no trade, or came under another id."""
+        if len(self.numbers) < NUMBERS_MAX:
+            self.numbers.append((stream, max(0, first), last, ts))
 
     def read_object(self, message: Message) -> dict[str, Any] | None:
         """The message as a JSON object; None, and an error counted, when it is none."""
@@ -343,18 +348,14 @@ class VenueParser(Parser):
         if number is not None and said.count > 1:
             self.pass_numbers(place[0], number - said.count + 1, number - 1, said.ts)
 
-    def pass_numbers(self, stream: str, first: int, last: int, ts: int) -> None:
-        """The ids `first` to `last` were used up by what came under another id."""
-        # The newest that there is room for: whatever a peer says, so many are kept at most.
-        first = max(0, first, last + 1 - (NUMBERS_MAX - len(self.numbers)))
-        self.numbers += [(stream, number, ts) for number in range(first, last + 1)]
-
 
 _NUMBERS = (float, int)
 
 
 def _unsound(trade: Trade) -> str | None:
     """Why a trade is none, of whatever kind a plug-in makes its parts. Comparisons with a NaN are false."""
+    if type(trade.count) is not int:
+        return f"count {trade.count!r}, expected a whole number"
     if type(trade.ts) is not int or type(trade.price) not in _NUMBERS or type(trade.volume) not in _NUMBERS:
         return f"price {trade.price!r}, volume {trade.volume!r} or time {trade.ts!r}, expected numbers"
     if not 0.0 < trade.price <= _FLOAT_MAX:
