@@ -132,11 +132,7 @@ class RowWriter:
         if batch.numberings:
             self._write_numberings(batch.numberings)
         if batch.barred:
-            self._connection.executemany(
-                "INSERT INTO sources(name, barred_host, barred_until) VALUES (?, ?, ?) ON CONFLICT(name)"
-                " DO UPDATE SET barred_host = excluded.barred_host, barred_until = excluded.barred_until",
-                [(name, *bar) for name, bar in batch.barred.items()],
-            )
+            self._write_bars(batch.barred)
         if batch.ticks:
             ticks = self._write_ticks(batch.ticks)
         signal_ids: dict[str, int] = {}
@@ -160,6 +156,20 @@ class RowWriter:
                 execute(text, values[start : start + step])
                 start += step
         return self._connection.total_changes - before
+
+    def _write_bars(self, barred: dict[str, tuple[str, int]]) -> None:
+        # In a row of the host's own: that of a source would forget the one host as the source is pointed to another. An
+        # earlier version kept them there, and one before it without the host.
+        self._connection.executemany(
+            "UPDATE sources SET barred_until = NULL WHERE barred_host = ? OR barred_host IS NULL AND name IN (?, ?)",
+            [(host, host, source) for source, (host, _) in barred.items()],
+        )
+        # Of what sources of one host were told, the longest comes last.
+        self._connection.executemany(
+            "INSERT INTO sources(name, barred_host, barred_until) VALUES (?, ?, ?) ON CONFLICT(name)"
+            " DO UPDATE SET barred_host = excluded.barred_host, barred_until = excluded.barred_until",
+            [(host, host, until) for host, until in sorted(barred.values())],
+        )
 
     def _write_ticks(self, ticks: list[Tick]) -> int:
         values: list[Any] = []

@@ -927,7 +927,12 @@ def test_S3_N11_restore_gives_back_what_a_restart_needs(store: Ledger) -> None:
     segments = [(69, oldest, only), (70, only, only)]
     assert first == numbering("binance", 69, 75, missing=[(5, 9)], segments=segments, oldest_ts=oldest)
     assert (second, second.label) == (again, "binance (numbering 2)")
-    assert restored.streams == {"binance": ("binance", "BTCUSDT"), "gemini": None, "mock": None, "other": None}
+    assert restored.streams == {
+        "binance": ("binance", "BTCUSDT"),
+        "mock": None,
+        "binance.com": None,
+        "gemini.com": None,
+    }
     assert restored.symbols == {"binance": "SOL/USDC"}
     assert restored.barred == {"binance.com": 3000, "gemini.com": 2000}
     assert restored.recent_event_ids == {"mock": [("e1", 1_700_000_000_002), ("e2", 1_700_000_000_003)]}
@@ -1452,6 +1457,38 @@ def test_N9_the_times_around_a_gap_are_those_of_its_market(store: Ledger) -> Non
     missing = {"a": Numbering("a", 1, 1, 10, 2000, [(4, 6)], [])}
     store.write(Batch(ticks=rows, numberings=missing, streams={"a": ("one", "A"), "b": ("one", "B")}))
     assert gaps.read_gaps(store.path) == [gaps.Gap("one", "A", 4, 6, 1000, 2000)]
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N5")
+@given(
+    told=st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "x.example"]), st.sampled_from(["x.example", "y.example"]), st.integers(1, 9)
+        ),
+        max_size=6,
+    ),
+    earlier=st.dictionaries(st.sampled_from(["a", "b", "gone"]), st.sampled_from([None, "x.example", "y.example"])),
+)
+def test_N5_a_host_is_barred_as_it_was_told_last_wherever_its_sources_are_pointed(
+    told: list[tuple[str, str, int]], earlier: dict[str, str | None]
+) -> None:
+    """An earlier version kept it by source, and one before that did not say of which host."""
+    with tempfile.TemporaryDirectory() as directory:
+        store = opened(Path(directory) / "bot.db")
+        try:
+            store._connection.executemany(
+                "INSERT INTO sources(name, barred_host, barred_until) VALUES (?, ?, 50)", earlier.items()
+            )
+            expected = {host or name: 50 for name, host in earlier.items()}
+            for source, host, until in told:
+                store.write(Batch(barred={source: (host, until)}))
+                if earlier.get(source, "") is None:
+                    expected.pop(source, None)
+                expected[host] = until
+            assert store.restore().barred == expected
+        finally:
+            store.close()
 
 
 @pytest.mark.claim("N5")

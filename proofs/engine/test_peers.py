@@ -537,9 +537,9 @@ def test_N5_of_several_bars_of_a_host_the_longest_counts(tmp_path: Path) -> None
         store = open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
         until_ms = int(time.time() * 1000) + 60_000
         # The second is of an earlier version, which did not keep the host.
-        told = {"first": until_ms, "second": until_ms, "third": until_ms - 59_900}
+        told = {"first": until_ms, "third": until_ms - 59_900}
         store.write(Batch(barred={name: ("127.0.0.1", until) for name, until in told.items()}))
-        store._connection.execute("UPDATE sources SET barred_host = NULL WHERE name = 'second'")
+        store._connection.execute("INSERT INTO sources(name, barred_until) VALUES ('second', ?)", (until_ms,))
         store.close()
         arguments = ("--ingest", "realws")
         with started(tmp_path, "picows", server.url, *arguments, network_give_up_secs=0.4) as running:
