@@ -372,13 +372,14 @@ class PaperExecutor(_Simulator):
     def on_ticks(self, ticks: Sequence[Tick], now_ms: int) -> Outcome:
         events: list[OrderEvent] = []
         fills: list[Fill] = []
+        # First: after a silence nobody has looked since, and its end must not fill what was over by then.
+        while self._open and now_ms - (oldest := next(iter(self._open.values()))).since_ms > PAPER_REST_MS:
+            events.append(self._cancel(oldest, now_ms, f"not filled within {PAPER_REST_MS // 1000} s"))
         for tick in ticks:
             if not self._open:
                 break
             if tick.symbol in self._by_symbol:
                 self._match(tick, now_ms, events, fills)
-        while self._open and now_ms - (oldest := next(iter(self._open.values()))).since_ms > PAPER_REST_MS:
-            events.append(self._cancel(oldest, now_ms, f"not filled within {PAPER_REST_MS // 1000} s"))
         return events, fills
 
     def cancel(self, order_id: str, now_ms: int) -> Outcome:

@@ -325,6 +325,20 @@ def test_S11_R4_an_order_in_a_market_without_ticks_is_cancelled_after_an_hour() 
     assert statuses(second.on_ticks([tick(6, 1.0, symbol="other")], NOW + PAPER_REST_MS + 1)[0]) == ["CANCELED"]
 
 
+@pytest.mark.claim("S11", "R4")
+@pytest.mark.parametrize("symbols", [["SOL/USDC"], ["other", "SOL/USDC"], ["SOL/USDC"] * 3])
+@pytest.mark.parametrize("late_ms", [0, 1, 2 * PAPER_REST_MS])
+def test_S11_R4_the_tick_that_ends_an_hours_silence_fills_nothing_of_before(symbols: list[str], late_ms: int) -> None:
+    executor = paper()
+    executor.submit(signal(1), NOW)
+    executor.submit(signal(2), NOW + PAPER_REST_MS + late_ms)
+    ticks = [tick(number, 1.0, symbol=symbol) for number, symbol in enumerate(symbols, start=3)]
+    events, fills = executor.on_ticks(ticks, NOW + PAPER_REST_MS + late_ms)
+    first = "CANCELED" if late_ms else "FILLED"
+    assert {event.order_id[-1]: event.status.value for event in events} == {"1": first, "2": "FILLED"}
+    assert len(fills) == (1 if late_ms else 2)
+
+
 @pytest.mark.claim("B5", "R4")
 def test_B5_R4_the_oldest_paper_order_makes_room_when_a_new_symbol_comes_with_each_tick() -> None:
     executor = paper()
