@@ -110,6 +110,33 @@ def test_a_peer_that_never_reads_is_left(engine: EngineUnit) -> None:
         engine.stop()
 
 
+PIECES = 15
+PIECE_SECS = 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N6")
+def test_a_peer_from_which_bytes_come_is_alive(engine: EngineUnit) -> None:
+    """Though it never reads a ping: neither one that delivers, nor a message that takes its time."""
+    message = frame(TRADE.format(PIECES)[:-1] + " " * 70_000 + "}")
+    size = len(message) // PIECES + 1
+
+    def script(client: socket.socket, _: int) -> None:
+        upgrade(client)
+        slowly = [message[at : at + size] for at in range(0, len(message), size)]
+        for part in (*map(trade, range(PIECES)), *slowly):
+            client.sendall(part)
+            OsClock().sleep(PIECE_SECS)
+        until_closed(client)
+
+    with raw_server(script) as server:
+        configure(engine, server.url, keepalive_secs=0.2, pong_timeout_secs=0.7)
+        engine.start()
+        engine.wait_ticks(PIECES + 1)
+        engine.expect(server.connections == 1, f"it left a peer that was sending {server.connections - 1} times")
+        engine.stop()
+
+
 Peer = Callable[[socket.socket], object]
 
 SILENCE_SECS = 1.5

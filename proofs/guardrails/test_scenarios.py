@@ -95,6 +95,7 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
     unusual = [
         {**odd, "event_id": "x-15"}, {**odd, "event_id": "X-15"}, {**odd, "symbol": "ODD/usd", "event_id": "x-15"},
         {**odd, "event_id": 123_456_789_012_345_678}, {**odd, "event_id": "a", "price": 1.23456e-07},
+        {**odd, "event_id": 1_700_000_000_000_000_001}, {**odd, "event_id": str(2**63 - 1)},
         {**odd, "event_id": "b", "volume": 0.0}, {**odd, "event_id": "c", "type": "trade"},
         {**odd, "event_id": "d", "side": "buy", "maker": True, "of": {"venue": [1, 2]}},
         {**odd, "event_id": "e"}, {**odd, "event_id": " e"}, {**odd, "symbol": "odd/usd ", "event_id": "e"},
