@@ -1,4 +1,5 @@
-"""Judge the lines that an engine logged: each has the level, fields and priority that the contract gives it (M1, 10b).
+"""Judge the lines that an engine logged: each has the level, fields and priority that the contract gives it (M1, 10b),
+and what one counts is no less than in the line before (M2).
 
 Whoever filters by them (`journalctl -p err`, an alert on WARN) sees nothing of a line that is told at another level.
 """
@@ -8,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from harness.base import journal
+from harness.base import journal, jsontext
 from harness.base.journal import Entry
 from harness.evidence.checkers import Judgement, Violation
 from harness.evidence.verdict import ClauseId
 
 E4 = ClauseId("E4")
 M1 = ClauseId("M1")
+M2 = ClauseId("M2")
 
 PRIORITIES = {"ERROR": 3, "WARN": 4, "INFO": 6, "DEBUG": 7}
 """The levels of M1, and what `journalctl -p` calls them (syslog, RFC 5424)."""
@@ -43,6 +45,13 @@ MESSAGES: dict[str, tuple[str, frozenset[str]]] = {
 """Section 10b of the contract: the level of each message, and the fields that it always has."""
 
 
+COUNTERS = frozenset({
+    "tick_count", "signal_count", "shadow_orders", "trade_count", "persist_count", "persist_errors", "ingest_received",
+    "ingest_processed", "bp_drops_tick", "bp_drops_signal", "bp_drops_persist", "risk_vetoes", "parse_errors",
+    "ignored", "foreign", "duplicates", "reconnects", "connections_unbounded", "stale_vetoes", "log_drops",
+})  # fmt: skip
+"""What M2 counts, and what never falls while a process runs."""
+
 ENDS = frozenset({10, 11, 12, 13})
 """The exits for which an engine has a reason of its own (section 3 of the contract)."""
 
@@ -66,6 +75,24 @@ def stops_are_obeyed(entries: Iterable[Entry]) -> Judgement:
     told = [(at, entry) for at, entry in enumerate(entries, start=1) if entry.identifier == "systemd"]
     late = [at for at, entry in told if "State 'stop-sigterm' timed out" in entry.message]
     return Judgement(E4, len(told), [Violation(at, "it did not stop in time, and systemd killed it") for at in late])
+
+
+def counters_never_fall(entries: Iterable[Entry]) -> Judgement:
+    """Judge M2 by each heartbeat and the last metrics: of what is counted none is less than what the same process has
+    told before."""
+    judged, found = 0, []
+    before: dict[tuple[str, int], dict[str, int]] = {}
+    for at, entry in enumerate(entries, start=1):
+        if entry.event not in ("HEARTBEAT (G4)", "FINAL METRICS"):
+            continue
+        judged += 1
+        known = before.setdefault((entry.invocation_id, entry.pid), {})
+        for name in sorted(COUNTERS):
+            if (count := jsontext.whole(entry.fields.get(name))) is not None:
+                if count < known.get(name, 0):
+                    found.append(Violation(at, f"{name} falls from {known[name]} to {count}"))
+                known[name] = count
+    return Judgement(M2, judged, found)
 
 
 def are_lines(entries: Iterable[Entry]) -> Judgement:

@@ -10,11 +10,15 @@ from contextlib import closing
 import pytest
 
 from harness.base.clock import OsClock
+from harness.faults import nemesis
 from harness.faults.exchange import Exchange
 from harness.machines.systemd import DEADLINE_SECS
 from proofs.fixtures.engine_unit import EngineUnit
 
 READERS = 5
+
+LATE_SECS = 2.0
+"""How long who else writes may have to wait for a batch."""
 LOOKS = 40
 
 
@@ -88,3 +92,10 @@ def test_what_others_write_beside_it_is_no_matter(engine: EngineUnit, exchange: 
     engine.expect((state.result, state.n_restarts) == ("success", 0), "another process's writing ended the run")
     notes = engine.query("SELECT x FROM NOTES")
     engine.expect(notes == [(number,) for number in range(1, 6)], f"the table of somebody else holds {notes}")
+    # Between a row that came and the flush that is due for it as well.
+    exchange.feed(interval_secs=0.002)
+    engine.connect(exchange, persist={"flush_interval_ms": 1000, "batch_size": 100_000})
+    exchange.wait_sent(exchange.sent + 20)
+    for _ in range(5):
+        refused = nemesis.refusal(engine.database, "BEGIN IMMEDIATE", LATE_SECS)
+        engine.expect(refused is None, f"in full flow another process cannot write for {LATE_SECS:g} s: {refused}")

@@ -145,6 +145,11 @@ QUESTION = b"how are you"
 
 NOT_CONNECTED = ("connection failed", "connection lost", "connection dropped")
 
+REFUSALS = (
+    "400 Bad Request", "403 Forbidden", "404 Not Found", "410 Gone", "418 I'm a teapot", "429 Too Many Requests",
+    "451 Unavailable For Legal Reasons", "500 Internal Server Error", "502 Bad Gateway",
+)  # fmt: skip
+
 QUERY = "?streams=a/b&since=1%2C5"
 
 
@@ -202,6 +207,10 @@ def peers(elsewhere: str) -> dict[str, Peer]:
         "speaks another protocol": no_http,
         "ends within its answer": half_an_answer,
         "answers 200": answers("200 OK"),
+        **{f"answers {status}": answers(status) for status in REFUSALS},
+        "agrees without a proof that it has read the key": answers(
+            "101 Switching Protocols", "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+        ),
         "answers 301": answers("301 Moved Permanently", f"Location: {elsewhere}\r\n"),
         "answers 307": answers("307 Temporary Redirect", f"Location: {elsewhere}\r\n"),
         "resets the connection": reset_in_full_flow,

@@ -41,6 +41,9 @@ HOLD_SECS = 3.0
 
 LONG_SECS = 12
 
+SELDOM = {"flush_interval_ms": 60_000, "batch_size": 1_000_000}
+"""Of [persist]: no flush comes by itself."""
+
 RUN_SECS = 2
 """How long an engine runs that is told to."""
 
@@ -131,6 +134,13 @@ def test_an_outage_is_lived_through(watched: EngineUnit, exchange: Exchange) -> 
     others = [call for call in called if f"htons({exchange.port})" not in call]
     watched.expect(not others, f"in an outage it calls others than its feed: {others[:3]}")
     expect_clean_end(watched)
+    # Nor is a peer waited for that is gone and has not said so.
+    watched.start()
+    exchange.wait_client()
+    with nemesis.half_open(exchange):
+        stop_within(watched, SHUTDOWN_SECS)
+    state = watched.show()
+    watched.expect((state.active, state.result) == ("inactive", "success"), "it did not end cleanly over a dead peer")
 
 
 @pytest.mark.slow
@@ -151,7 +161,7 @@ def test_a_run_that_is_over_is_written(engine: EngineUnit, exchange: Exchange) -
     engine.connect(
         exchange,
         engine={"run_seconds": RUN_SECS},
-        persist={"flush_interval_ms": 60_000, "batch_size": 1_000_000},
+        persist=SELDOM,
         channels={"persist_channel_size": 100_000},
     )
     exchange.send_ticks(50)
@@ -166,6 +176,21 @@ def test_a_run_that_is_over_is_written(engine: EngineUnit, exchange: Exchange) -
         final - loaded >= 0.9 * RUN_SECS and final - ready <= RUN_SECS + LATE_SECS,
         f"it ran for {final - ready:.1f} s, run_seconds is {RUN_SECS}",
     )
+
+
+@pytest.mark.slow
+@pytest.mark.claim("E4", "S13")
+@pytest.mark.parametrize("signal", ["TERM", "INT"])
+def test_a_stop_waits_for_no_flush_that_is_due_later(engine: EngineUnit, exchange: Exchange, signal: str) -> None:
+    engine.connect(exchange, persist=SELDOM, channels={"persist_channel_size": 100_000})
+    exchange.send_ticks(50)
+    engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == 50)
+    began = OsClock().monotonic()
+    engine.kill(signal)
+    engine.wait_end()
+    took = OsClock().monotonic() - began
+    engine.expect(took <= LATE_SECS, f"a stop by {signal} took {took:.1f} s, where only a flush is due later")
+    expect_clean_end(engine)
 
 
 @pytest.mark.slow

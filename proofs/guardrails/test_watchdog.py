@@ -85,6 +85,14 @@ def test_it_is_fed_no_more_than_a_hundred_times_a_second(watched: EngineUnit, ex
         exchange.drop_clients()
         exchange.wait_client(connections=2)
         expect_not_overfed(watched, calls, lambda: exchange.send_ticks(BURST_TICKS))
+    watched.stop()
+    # And by hand, where nobody ends it for being late.
+    argv, state = ["env", "WATCHDOG_USEC=2000", *watched.argv("--seconds", "1")], watched.machine.layout.state
+    began = clock.monotonic()
+    status, seen = tracing.whole_run(watched.machine, state, argv, tracing.SENDING, watched.deadline_secs)
+    times, took = fed(seen), clock.monotonic() - began
+    watched.expect(status == 0, f"a run of a second ends with {status}")
+    watched.expect(0 < times <= 100 * took, f"of 2 ms for each, it was fed {times} times in {took:.1f} s")
 
 
 def expect_not_overfed(

@@ -115,6 +115,17 @@ def test_a_process_that_logs_writes_nothing_else() -> None:
     assert [(one.at, one.says) for one in judgement.violations] == [(3, "a line that is no M1 line: 'Traceback'")]
 
 
+@pytest.mark.claim("M2")
+def test_what_counts_never_falls() -> None:
+    """But for another process, which begins anew, and for what is measured."""
+    beats = [line("HEARTBEAT (G4)", "INFO", 6, ignored=count, gaps=9 - count) for count in (0, 2, 2)]
+    final = line("FINAL METRICS", "INFO", 6, ignored=1)
+    another = replace(line("HEARTBEAT (G4)", "INFO", 6, ignored=0, risk_vetoes=None), pid=2)
+    judgement = messages.counters_never_fall([*beats, another, line("connected", "INFO", 6, ignored=0), final])
+    assert (judgement.judged, judgement.clause) == (5, "M2")
+    assert [(one.at, one.says) for one in judgement.violations] == [(6, "ignored falls from 2 to 1")]
+
+
 @pytest.mark.claim("E4")
 @pytest.mark.parametrize(
     ("state", "identifier", "wrong"),
