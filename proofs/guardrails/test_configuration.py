@@ -253,3 +253,10 @@ def test_only_the_default_configuration_may_be_absent(engine: EngineUnit) -> Non
         engine.wait_rows(symbols.replace("DISTINCT symbol", "count(*)"), at_least=1, database=database)
         found = engine.query(symbols, database)
         engine.expect(found == [("OF/FILE",)], f"config/config.toml names a symbol, and it trades {found}")
+        engine.stop()
+        # What cannot be read is not absent.
+        file = engine.machine.path(f"{engine.machine.layout.state}/config/config.toml")
+        file.unlink()
+        file.symlink_to(file.name)
+        engine.try_start()
+        engine.wait_exit(12)

@@ -133,7 +133,7 @@ def test_a_database_of_another_mode_is_set_to_rights(engine: EngineUnit) -> None
 
 @pytest.mark.slow
 @pytest.mark.claim("D5", "C4")
-@pytest.mark.parametrize("name", ["a b%20c#d?mode=memory&e.db", "\u20ac'\".db", LINK])
+@pytest.mark.parametrize("name", ["a b%20c#d?mode=memory&e.db", "\u20ac'\".db", "~/$HOME ${PATH}.db", LINK])
 def test_the_database_is_the_file_that_is_named(engine: EngineUnit, name: str) -> None:
     """Whatever a URL, SQL or a shell makes of the name; behind a link it is what that leads to. Not everybody may write
     it."""

@@ -66,9 +66,12 @@ LONG = 70_000
 RARELY = 150
 """One in so many is processed of it."""
 
+TEXTS = 20_000
+"""Ticks of textual ids behind it, a part of what is remembered of one market (B5)."""
+
 MISSING = 5
 LATE = 200
-"""Trades that come once more at its end, half of it later."""
+"""Trades that come once more at its end: of the first ones, and of those after the reconnect."""
 
 
 @pytest.mark.slow
@@ -83,9 +86,10 @@ def test_a_long_run_is_sampled_as_a_short_one(engine: EngineUnit, exchange: Exch
     with nemesis.disconnected(exchange):
         engine.wait_log("connection lost")
     exchange.wait_client(connections=2)
+    again = [exchange.tick(number) for number in range(1, LATE // 2 + 1)]
     exchange.number_from(half + 1 + MISSING)
     exchange.send_ticks(half)
-    exchange.send_raw([exchange.tick(half + 1 + MISSING + number) for number in range(LATE)])
+    exchange.send_raw([*again, *(exchange.tick(half + 1 + MISSING + number) for number in range(LATE // 2))])
     wait_received(engine, LONG)
     beat = engine.wait_log("HEARTBEAT (G4)", lambda e: e.fields["ticks_parsed"] >= LONG + LATE).fields
     engine.expect(beat["ingest_received"] == LONG, f"{beat['ingest_received']} of {LONG} received")
@@ -95,6 +99,15 @@ def test_a_long_run_is_sampled_as_a_short_one(engine: EngineUnit, exchange: Exch
     stored = [int(str(number)) for (number,) in engine.query("SELECT trade_id FROM ticks ORDER BY id")]
     due = [number + (MISSING if number > half else 0) for number in range(RARELY, LONG + 1, RARELY)]
     engine.expect(stored == due, differing(stored, due))
+    # Of texts, which nobody can put in order, fewer are remembered.
+    exchange.numbered, texts = False, exchange.sent + 1 + MISSING
+    exchange.send_ticks(TEXTS)
+    exchange.send_raw(map(exchange.tick, range(texts, texts + LATE)))
+    parsed = LONG + LATE + TEXTS + LATE
+    beat = engine.wait_log("HEARTBEAT (G4)", lambda e: e.fields["ticks_parsed"] >= parsed).fields
+    engine.expect(
+        beat["duplicates"] == 2 * LATE, f"{beat['duplicates'] - LATE} of {LATE} textual ids that came again were known"
+    )
 
 
 def wait_received(engine: EngineUnit, count: int) -> None:

@@ -111,8 +111,10 @@ def test_normalised_ticks(engine: EngineUnit, exchange: Exchange) -> None:
         # Of any year, were they seconds elsewhere.
         *({**odd, "event_id": "f", "ts": ts} for ts in (1_700_000_000, 1, 32_503_680_000_000)),
         {**odd, "event_id": "e'); --", "symbol": "o'dd\"\u20ac/?1"},
+        # A whole number is a number, and no key has its place.
+        {**odd, "event_id": "i", "price": 100, "volume": 2}, dict(reversed({**odd, "event_id": "j"}.items())),
     ]  # fmt: skip
-    unusual_trades = list(map(json.dumps, unusual))
+    unusual_trades = [*map(json.dumps, unusual), json.dumps({**odd, "event_id": "k"}, separators=(",", ":"))]
     exchange.send_raw(unusual_trades)
     trades += unusual_trades
     engine.wait_ticks(len(trades))
@@ -161,6 +163,7 @@ def test_refused_reconnects_back_off(engine: EngineUnit, exchange: Exchange) -> 
         for number in range(1, 5):
             exchange.wait_refusals(number)
         refused = exchange.refusals[:4]
+    engine.wait_log("connection failed", lambda entry: entry.fields.get("http_status") == 503)
     # The cut was the first failure, so these are the second to the fourth.
     for failures, (earlier, later) in enumerate(itertools.pairwise(refused), start=2):
         wait, least = later - earlier, min(3.0, 0.5 * 2 ** (failures - 1)) / 2
@@ -572,6 +575,10 @@ def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, e
     )
     events = engine.query("SELECT status, reason FROM order_events")
     engine.expect(events == [("FILLED", "SHADOW_RECORDED")] * len(prices), f"events of the orders: {events}")
+    named = engine.query(
+        "SELECT count(DISTINCT order_id) FROM orders JOIN order_events USING (order_id) JOIN trades USING (order_id)"
+    )
+    engine.expect(named == [(len(prices),)], f"of {len(prices)} orders, transition and fill name {named}")
     signals = engine.query(
         "SELECT ticks.price, CAST(signals.price AS REAL), side, reason, veto"
         " FROM signals JOIN ticks ON ticks.id = tick_id ORDER BY signals.id"

@@ -7,7 +7,7 @@ import re
 import socket
 import struct
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import datetime
 from signal import SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGRTMAX, SIGRTMIN, SIGSTKFLT, SIGUSR2, SIGVTALRM
 
@@ -146,11 +146,13 @@ def test_an_outage_is_lived_through(watched: EngineUnit, exchange: Exchange) -> 
 @pytest.mark.slow
 @pytest.mark.claim("E4", "S13")
 def test_a_run_that_is_over_is_over_however_quiet_it_was(engine: EngineUnit, exchange: Exchange) -> None:
-    """`--seconds` elapse without a tick as well."""
-    engine.connect(exchange, engine={"run_seconds": RUN_SECS})
-    engine.wait_end()
-    state = engine.show()
-    engine.expect((state.result, state.n_restarts) == ("success", 0), "it did not end cleanly after run_seconds")
+    """`--seconds` elapse without a tick as well, and while nobody is at the exchange's port."""
+    for has_outage in (False, True):
+        engine.connect(exchange, engine={"run_seconds": RUN_SECS})
+        with nemesis.unreachable(exchange) if has_outage else nullcontext():
+            engine.wait_end()
+            state = engine.show()
+        engine.expect((state.result, state.n_restarts) == ("success", 0), "it did not end cleanly after run_seconds")
 
 
 @pytest.mark.slow

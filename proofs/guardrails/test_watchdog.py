@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -112,17 +113,19 @@ def fed(calls: list[str]) -> int:
     return sum("WATCHDOG=1" in call for call in calls)
 
 
-@pytest.mark.claim("E5")
+@pytest.mark.claim("E5", "N6")
 def test_quiet_market_is_not_stuck(watched: EngineUnit, exchange: Exchange) -> None:
     """Connected, and not one tick for several watchdog periods."""
-    watched.configure({"engine": {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "heartbeat_interval_secs": 0.7}})
+    feed = {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "heartbeat_interval_secs": 0.7, "feed_silence_secs": 0}
+    watched.configure({"engine": feed})
     watched.start()
     exchange.wait_client()
-    for _ in range(3):
-        watched.wait_log("HEARTBEAT (G4)")
-        watched.mark()
+    nth = itertools.count(1)
+    watched.wait_log("HEARTBEAT (G4)", lambda _: next(nth) == 3)
     state = watched.show()
     watched.expect((state.active, state.n_restarts) == ("active", 0), "a quiet market was taken for a hang")
+    left = [entry.fields["reason"] for entry in watched.whole_journal() if entry.event == "connection dropped"]
+    watched.expect(not left, f"a quiet feed was left for {left}, where feed_silence_secs is 0, which is off")
 
 
 @pytest.mark.slow
