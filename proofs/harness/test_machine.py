@@ -148,7 +148,6 @@ def test_what_the_administrator_has_set_is_none_of_a_machines(
     assert restarts == "100ms\n"
 
 
-@pytest.mark.claim("V19")
 def test_a_killed_run_of_a_user_leaves_nothing_after_the_next_start(
     shell: Shell, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
