@@ -66,6 +66,9 @@ not be carried out. tmpfiles.d(5) lets any package have lines."""
 
 HALT_SECS = 5.0
 
+DOWN_SECS = 1.0
+"""So long a machine that goes down may be without a bus before."""
+
 INOTIFY_INSTANCES = 4
 """So many inotify(7) instances a machine's systemd and D-Bus take, of those that the kernel gives each user."""
 
@@ -155,6 +158,10 @@ class Machine(Protocol):
         """End it and leave nothing behind. Does nothing when it is not running."""
         ...
 
+    def alive(self) -> bool:
+        """Whether its systemd is the one that was booted."""
+        ...
+
     def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
         """Run a command in the machine."""
         ...
@@ -219,7 +226,7 @@ class PrivateMachine:
         elif network is not None:
             self._network = [f"--network-namespace-path={network}"]
         self._work = RUN_DIR / name
-        self._leader = 0
+        self._leader, self._began = 0, ""
         self._nspawn: Process | None = None
         self._console: list[str] = []
 
@@ -319,6 +326,7 @@ class PrivateMachine:
             for line in message.splitlines():
                 if line.startswith("X_NSPAWN_LEADER_PID="):
                     self._leader = int(line.partition("=")[2])
+                    self._began = process_start(self._leader)
                 if line == "READY=1" and self._leader > 1:
                     return
             assert self._nspawn is not None
@@ -344,9 +352,27 @@ class PrivateMachine:
         remove_machine(self.name, self._clock)
         self._shell.recorder.write("machine", name=self.name, variant=self.kind, event="halted")
 
+    def alive(self) -> bool:
+        if self._leader <= 1 or process_start(self._leader) != self._began:
+            return False
+        try:
+            # It ends as another program of systemd's.
+            return Path(f"/proc/{self._leader}/comm").read_text("utf-8") == "systemd\n"
+        except OSError:
+            return False
+
     def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
         with awaiting(shlex.join(argv)):
-            return self._shell.run(*self._enter(*argv), timeout_secs=timeout_secs)
+            done = self._shell.run(*self._enter(*argv), timeout_secs=timeout_secs)
+        if done.status != 0 and "Failed to connect to bus" in done.stderr:
+            # The bus goes first.
+            poll(lambda: None if self.alive() else True, self._clock, DOWN_SECS)
+        if done.status != 0 and not self.alive():
+            actions = "FailureAction=, SuccessAction=, StartLimitAction= or JobTimeoutAction="
+            raise MachineError(
+                f"machine {self.name} went down, which nobody had asked for: a unit's {actions} ends a whole computer"
+            )
+        return done
 
     def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
         return self.run("systemctl", *args, timeout_secs=timeout_secs)
@@ -426,6 +452,9 @@ class _BorrowedManager:
         with contextlib.suppress(OSError):
             self._work.parent.rmdir()
         self.systemctl("daemon-reload")
+
+    def alive(self) -> bool:
+        return True
 
     def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
         if programs := [word for word in argv if word.startswith(f"{PREFIX}/")]:

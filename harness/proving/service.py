@@ -148,6 +148,9 @@ class ServiceUnit(Unit):
     def fresh(self) -> None:
         """Stop it, by SIGKILL when it takes long, and let systemd forget what became of it, how often it was started
         included. Nothing of it is left running."""
+        if not self.machine.alive():
+            # Whoever comes next has not to answer for that.
+            return
         # While it has a control group, which is asked about below.
         self.pids()
         told = ""

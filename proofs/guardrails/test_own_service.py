@@ -17,8 +17,8 @@ from pytest_hybrid_proofs import unit_under_proof
 
 from harness.base.errors import HarnessError, MachineError, Refuted, Unavailable
 from harness.base.journal import Entry
-from harness.evidence.shell import CommandResult
-from harness.machines.machine import Machine
+from harness.evidence.shell import CommandResult, Shell
+from harness.machines.machine import Machine, PrivateMachine
 from harness.proving import service
 from harness.proving.plugin import Run
 from harness.proving.service import Promise, ServiceUnit
@@ -391,6 +391,25 @@ def test_what_the_administrator_has_changed_is_proven_and_lines_on_top_are_on_to
         under("alias.service", None, tmp_path),
     ):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V3", "V13")
+def test_a_service_that_takes_the_machine_down_with_it_is_told_and_no_other_suffers(
+    proof_run: Run, shell: Shell, tmp_path: Path
+) -> None:
+    machine = PrivateMachine(shell, [], f"proof-{os.getpid()}-down")
+    text = f"[Unit]\nFailureAction=reboot-force\n{TEXT}"
+    try:
+        machine.boot()
+        with (
+            pytest.raises(MachineError, match=r"went down, which nobody had asked for: a unit's FailureAction="),
+            service.under_proof(proof_run.recorder, machine, "reboots.service", text, tmp_path) as unit,
+        ):
+            service.stays_down_on(1).prove(unit)
+        assert not machine.alive()
+    finally:
+        machine.halt()
 
 
 @pytest.mark.claim("V13")
