@@ -1595,7 +1595,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "self._parse_into = _read_no_more\nself._line.unread()",
             "return",
         ),
-        reason=r"'connection lost' has not come",
+        reason=r"the word that it was left has not come|0 of 1 after",
     ),
     Sabotage(
         id="a-default-of-its-own",

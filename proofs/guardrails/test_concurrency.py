@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -68,9 +69,9 @@ def test_five_readers_beside_the_writer(engine: EngineUnit, exchange: Exchange) 
 
 
 def expect_for_the_group(engine: EngineUnit) -> None:
-    """Without -shm nobody can read a database in WAL mode."""
+    """Without -shm nobody can read a database in WAL mode; where nobody has it open, there may be neither."""
     files = [engine.database.with_name(f"{engine.database.name}{end}") for end in ("", "-wal", "-shm")]
-    for path in (*files, engine.database.parent):
+    for path in (*filter(Path.exists, files), engine.database.parent):
         mode = stat.S_IMODE(path.stat().st_mode)
         readable = bool(mode & stat.S_IRGRP) and not mode & stat.S_IRWXO
         engine.expect(readable, f"{path.name} has mode {mode:04o}: its group reads it, and nobody else (UMask=0027)")

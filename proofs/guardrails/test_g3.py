@@ -59,12 +59,15 @@ def test_what_was_committed_is_forced_to_disk(engine: EngineUnit, exchange: Exch
         engine.wait_ticks(exchange.sent)
     with tracing.calls(engine, tracing.SYNCING) as calls:
         # In WAL mode nothing but a copy of the log writes to the file itself.
-        before, copied = engine.database.stat().st_mtime_ns, False
+        before, copied, each, commits = engine.database.stat().st_mtime_ns, False, 0, 0
         for _ in range(COMMITS):
+            known, written = len(calls()), engine.database.stat().st_mtime_ns
             exchange.send_ticks(1)
             engine.wait_ticks(exchange.sent)
-        each = len(calls())
-        engine.expect(each < COMMITS / 2, f"{each} syncs for {COMMITS} commits: synchronous is FULL, whatever is told")
+            # An engine that keeps its log short (D9) syncs when it copies that.
+            if engine.database.stat().st_mtime_ns == written:
+                commits, each = commits + 1, each + len(calls()) - known
+        engine.expect(each <= commits / 2, f"{each} syncs for {commits} commits: synchronous is FULL, whatever is told")
         for _ in range(30):
             exchange.send_ticks(50)
             engine.wait_ticks(exchange.sent)

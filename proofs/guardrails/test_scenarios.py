@@ -144,7 +144,7 @@ def expect_stored(engine: EngineUnit, trades: Sequence[str]) -> None:
     sent = [json.loads(trade) for trade in trades]
     ids = [int(one["event_id"]) if str(one["event_id"]).isdecimal() else None for one in sent]
     due = [(one["symbol"], number, one["price"], one["volume"]) for one, number in zip(sent, ids, strict=True)]
-    rows = engine.query("SELECT symbol, trade_id, price, volume FROM ticks ORDER BY id")
+    rows = engine.query("SELECT symbol, trade_id, CAST(price AS REAL), CAST(volume AS REAL) FROM ticks ORDER BY id")
     engine.expect(rows == due, f"what was stored: {rows}")
     times = [int(str(ts)) for (ts,) in engine.query("SELECT ts FROM ticks ORDER BY id")]
     later = [stored - one["ts"] for stored, one in zip(times, sent, strict=True)]
@@ -367,7 +367,7 @@ def test_malformed_messages_are_counted_and_survived(engine: EngineUnit, exchang
     exchange.on_connect_send([last])
     exchange.send_raw([padded(exchange.tick(8, 108.0), SIZE_MAX + 1), last])
     engine.wait_ticks(3)
-    prices = engine.query("SELECT price FROM ticks ORDER BY id")
+    prices = engine.query("SELECT CAST(price AS REAL) FROM ticks ORDER BY id")
     engine.expect(prices == [(100.0,), (107.0,), (109.0,)], f"with one of over 4 MiB at 108.0, it stored {prices}")
     engine.wait(
         "a heartbeat that counts the message of over 4 MiB as a parse error",
@@ -484,13 +484,13 @@ def test_a_venue_clock_that_vetoes_everything_is_told(engine: EngineUnit, exchan
         trade(age_secs)
         engine.wait(
             f"the warning that the venue's clock is {word}",
-            lambda entry, word=word: entry.level == "WARN" and f" s {word}" in entry.message,  # type: ignore[misc]
+            lambda entry, word=word: entry.level == "WARN" and word in entry.event,  # type: ignore[misc]
         )
         engine.mark()
         skew_ms = engine.wait_log("HEARTBEAT (G4)").fields["clock_skew_ms"]
         engine.expect(skew_ms / -age_secs > 900, f"clock_skew_ms is {skew_ms}, the venue {-age_secs:g} s ahead")
     trade(0.0)
-    engine.wait("the word that it is over", lambda entry: entry.level == "INFO" and "agrees" in entry.message)
+    engine.wait("the word that it is over", lambda entry: entry.level == "INFO" and "clock" in entry.event)
     engine.mark()
     for age_secs in (0.0, -86_400.0, 0.0):
         trade(age_secs)
@@ -513,10 +513,8 @@ def test_no_peer_names_more_symbols_than_a_run_takes(engine: EngineUnit, exchang
         trades.append(exchange.tick(number))
     exchange.send_raw(trades)
     word = engine.wait_log("trade of a market that nobody asked for")
-    engine.expect(
-        word.level == "WARN" and "beyond the 4096 symbols" in str(word.fields["market"]),
-        f"the log says {word.fields}",
-    )
+    told = str(word.fields["market"])
+    engine.expect(any(f"{number:0128}" in told for number in range(4097, 4597)), f"the log says {word.fields}")
     engine.wait_log(
         "HEARTBEAT (G4)", lambda entry: (entry.fields["tick_count"], entry.fields["foreign"]) == (4096, 500)
     )
@@ -580,7 +578,7 @@ def test_shadow_orders_are_recorded_with_their_assumptions(engine: EngineUnit, e
     )
     engine.expect(named == [(len(prices),)], f"of {len(prices)} orders, transition and fill name {named}")
     signals = engine.query(
-        "SELECT ticks.price, CAST(signals.price AS REAL), side, reason, veto"
+        "SELECT CAST(ticks.price AS REAL), CAST(signals.price AS REAL), side, reason, veto"
         " FROM signals JOIN ticks ON ticks.id = tick_id ORDER BY signals.id"
     )
     due = [
@@ -598,8 +596,8 @@ def test_what_is_configured_as_0_is_0(engine: EngineUnit) -> None:
     engine.start()
     engine.wait_rows("SELECT COUNT(*) FROM trades", at_least=4)
     figures = engine.query(
-        "SELECT DISTINCT ticks.symbol, ticks.price, volume, CAST(fill_price AS REAL), CAST(fees AS REAL)"
-        " FROM ticks, trades"
+        "SELECT DISTINCT ticks.symbol, CAST(ticks.price AS REAL), CAST(volume AS REAL), CAST(fill_price AS REAL),"
+        " CAST(fees AS REAL) FROM ticks, trades"
     )
     engine.expect(
         figures == [("ETH/EUR", 42.0, 0.0, 42.0, 0.0)], f"symbol, price, volume, price of the fill and fees: {figures}"
@@ -619,7 +617,7 @@ def test_paper_orders_live_through_partial_fills(engine: EngineUnit, exchange: E
         [status for status, _ in events][:5] == ["SUBMITTED", "ACKNOWLEDGED", "PARTIAL_FILL", "PARTIAL_FILL", "FILLED"],
         f"transitions: {events}",
     )
-    quantities = engine.query("SELECT fill_qty FROM trades ORDER BY id")
+    quantities = engine.query("SELECT CAST(fill_qty AS REAL) FROM trades ORDER BY id")
     engine.expect(quantities[:3] == [(0.4,), (0.4,), (0.2,)], f"fills: {quantities}")
     held = engine.query("SELECT qty FROM positions")
     engine.expect(float(str(held[0][0])) == -1.0, f"exposure is not counted once: {held}")

@@ -147,13 +147,15 @@ def test_I2_a_fill_over_a_cap(fills: list[FillRow], told: list[str]) -> None:
         (lambda one: replace(one, orders=[*one.orders, "o1"]), "order o1 is there twice"),
         (lambda one: replace(one, fills=[*one.fills, one.fills[0]]), "fill 1 is there twice"),
         (lambda one: replace(one, ticks=one.ticks[1:]), "of the ticks something was changed or is gone"),
+        (lambda one: replace(one, orders=one.orders[1:]), "of the orders something was changed or is gone"),
         (lambda one: replace(one, fills=[fill(1, "BUY", "3", "100"), *one.fills[1:]]), "of the fills something"),
     ],
-    ids=["trade", "signal", "order", "fill", "gone", "changed"],
+    ids=["trade", "signal", "order", "fill", "gone", "order-gone", "changed"],
 )  # fmt: skip
 def test_I3_what_counts_twice_or_is_changed(change: Callable[[LedgerRows], LedgerRows], told: str) -> None:
     more = replace(LEDGER, at=2, ticks=[*LEDGER.ticks, (6, "A", 9, 1000)], signals=[*LEDGER.signals, (3, 6, "BUY")])
     assert checkers.events_count_once([LEDGER, LEDGER, more]).verdict is Verdict.PROVEN
+    assert checkers.events_count_once([LEDGER, replace(more, orders=["o0", *LEDGER.orders])]).verdict is Verdict.PROVEN
     judgement = checkers.events_count_once([LEDGER, change(more)])
     assert [violation.at for violation in judgement.violations] == [2]
     assert told in says(judgement)[0]
