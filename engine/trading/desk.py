@@ -13,7 +13,7 @@ from typing import Final
 
 from engine.base import metrics, notify
 from engine.base.channels import Channel
-from engine.base.events import OrderEvent, OrderStatus, Reason, Signal, Tick
+from engine.base.events import Fill, OrderEvent, OrderStatus, Reason, Signal, Tick
 from engine.storage.batch import Batch, count_rows
 from engine.trading import execution, risk, strategy
 
@@ -137,9 +137,37 @@ class Desk:
     def _execute(self, ticks: list[Tick], signals: list[Signal]) -> Batch:
         """Risk and execution for one piece of the flow, as the rows that come of it."""
         batch = Batch()
-        if ticks:
-            self._book.mark(ticks)
+        if not ticks:
+            self._answer(signals, batch)
+            return batch
+        start = 0
+        for signal_ in signals:
+            end = start
+            while ticks[end].id != signal_.tick_id:
+                end += 1
+            self._follow(ticks[start : end + 1], batch)
+            self._answer([signal_], batch)
+            start = end + 1
+        if start < len(ticks):
+            self._follow(ticks[start:], batch)
+        return batch
+
+    def _follow(self, ticks: list[Tick], batch: Batch) -> None:
+        """What `ticks` do to the prices that risk weighs by, and to open orders. They go no further than the next
+        signal: what is let through and filled must not depend on how many came at once (R4)."""
+        self._book.mark(ticks)
+        if self._wall_ms is not None:
+            self._book_outcome(self._executor.on_ticks(ticks, self._wall_ms()), batch)
+            return
+        for tick in ticks:
+            self._replay_ms = max(self._replay_ms, tick.ts)
+            self._book_outcome(self._executor.on_ticks([tick], self._replay_ms), batch)
+
+    def _answer(self, signals: list[Signal], batch: Batch) -> None:
+        """Ask risk about each signal, and have executed what it lets through."""
         book, submit, replays = self._book, self._executor.submit, self._wall_ms is None
+        made: list[OrderEvent] = []
+        filled: list[Fill] = []
         now_ms = self._now_ms()
         for signal_ in signals:
             if replays:
@@ -150,15 +178,13 @@ class Desk:
                 events, fills = submit(assessed, now_ms)
                 # Before the next signal is assessed.
                 book.record(events, fills)
-                batch.orders += events
-                batch.fills += fills
+                made += events
+                filled += fills
             else:
                 self._count_veto(assessed)
-        self._tell(batch.orders, len(batch.fills))
-        if ticks:
-            self._replay_ms = max(self._replay_ms, max(tick.ts for tick in ticks))
-            self._book_outcome(self._executor.on_ticks(ticks, self._now_ms()), batch)
-        return batch
+        batch.orders += made
+        batch.fills += filled
+        self._tell(made, len(filled))
 
     def _book_outcome(self, outcome: execution.Outcome, batch: Batch) -> None:
         events, fills = outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -28,6 +29,8 @@ def settings(
     signal_channel_size: int = 64,
     order_size: float = 0.1,
     max_exposure_usd: float = 10_000.0,
+    max_open_orders: int = 1000,
+    strategy: str = "periodic",
     **engine: Any,
 ) -> Settings:
     return Settings.model_validate(
@@ -35,7 +38,8 @@ def settings(
             "mode": mode,
             "engine": {"ingest_mode": "REPLAY", "signal_every_n_ticks": 1, **engine},
             "execution": {"order_size": order_size},
-            "risk_caps": {"max_exposure_usd": max_exposure_usd, "max_open_orders": 1000},
+            "strategy": {"name": strategy, "sma_short": 2, "sma_long": 3},
+            "risk_caps": {"max_exposure_usd": max_exposure_usd, "max_open_orders": max_open_orders},
             "channels": {"signal_channel_size": signal_channel_size},
         }
     )
@@ -119,7 +123,7 @@ def test_R2_a_paper_order_of_a_replay_is_filled_and_cancelled_at_the_latest_time
     pieces = [[tick(1, 50), tick(2, 90), tick(3, 70)], [tick(4, 80)], [tick(5, 95, volume=1e-13)]]
     made = trade(settings("PAPER", signal_every_n_ticks=3), *pieces)
     assert [(order.status.value, order.ts) for order in made.of("orders")] == [
-        ("SUBMITTED", 70), ("ACKNOWLEDGED", 70), ("FILLED", 90),
+        ("SUBMITTED", 90), ("ACKNOWLEDGED", 90), ("FILLED", 90),
     ]  # fmt: skip
     assert [fill.ts for fill in made.of("fills")] == [90]
     unfilled = trade(settings("PAPER", signal_every_n_ticks=3), pieces[0], pieces[2])
@@ -220,6 +224,51 @@ def test_R3_ticks_without_a_signal_move_the_exposure_of_what_a_paper_run_holds(
     made = trade(settings("PAPER", signal_every_n_ticks=3, max_exposure_usd=105.0), *pieces)
     assert [signal.symbol for signal in made.of("signals")] == ["SOL/USDC", "ETH/USDC"]
     assert [signal.veto for signal in made.of("signals")] == [None, veto]
+
+
+TICKS = st.lists(
+    st.tuples(
+        st.sampled_from(["SOL/USDC", "ETH/USDC"]),
+        st.sampled_from([90.0, 100.0, 110.0, 200.0]),
+        st.sampled_from([0.04, 0.1, 5.0]),
+        # A trade may come late, and a market be silent for more than an hour.
+        st.sampled_from([0, 1, 1, 1000, -6000, 4_000_000]),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("R3", "R4", "S8")
+@given(
+    said=TICKS,
+    cuts=st.sets(st.integers(1, 39)),
+    signal_channel_size=st.sampled_from([1, 5, 64]),
+    every=st.sampled_from([1, 2, 5]),
+    strategy=st.sampled_from(["periodic", "sma_crossover"]),
+    max_open_orders=st.sampled_from([1, 3]),
+    max_exposure_usd=st.sampled_from([15.0, 35.0]),
+    mode=st.sampled_from(["PAPER"]),
+)
+def test_R3_R4_S8_the_same_ticks_give_the_same_signals_vetoes_and_fills_however_many_come_at_once(
+    said: list[tuple[str, float, float, int]], cuts: set[int], signal_channel_size: int, mode: str, **options: Any
+) -> None:
+    ticks, ts = [], 10_000
+    for number, (symbol, price, volume, after_ms) in enumerate(said, start=1):
+        ts += after_ms
+        ticks.append(tick(number, ts, volume, price, symbol))
+    every = options.pop("every")
+    single, other = (
+        trade(settings(mode, signal_channel_size=size, signal_every_n_ticks=every, **options), *pieces)
+        for size, pieces in (
+            (64, [[one] for one in ticks]),
+            (signal_channel_size, [ticks[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), 40])]),
+        )
+    )
+    for kind in ("signals", "orders", "fills"):
+        assert other.of(kind) == single.of(kind)
+    assert other.counters == single.counters
 
 
 @pytest.mark.claim("M1")
