@@ -50,9 +50,9 @@ class Desk:
         settle_secs: float,
         wall_ms: Callable[[], int] | None,
     ) -> None:
-        """`wants_ticks`: execution is handed the ticks too. `asks_venue`: a venue answers in its own time, and is asked
-        now and then. `settle_secs`: how long its answers to cancellations are waited for at the end. `wall_ms`: the
-        time of day; None: replay time, the latest time stamp seen (R2)."""
+        """`wants_ticks`: execution is handed all ticks, by which orders are filled. `asks_venue`: a venue answers in
+        its own time, and is asked now and then. `settle_secs`: how long its answers to cancellations are waited for at
+        the end. `wall_ms`: the time of day; None: replay time, the latest time stamp seen (R2)."""
         self._strategy = maker
         self._book = book
         self._executor = executor
@@ -62,7 +62,11 @@ class Desk:
         self._counters = counters
         self._liveness = liveness
         self._loop = asyncio.get_running_loop()
-        self._execution_wants_ticks = wants_ticks
+        self._fills_by_ticks = wants_ticks
+        # Risk weighs what is held at its latest price (R3). Of the only symbol of a run each signal has that; from the
+        # second one on it takes the ticks.
+        self._hands_ticks = wants_ticks
+        self._last: Tick | None = None
         self._reports_secs = REPORTS_SECS if asks_venue else None
         self._settle_secs = settle_secs
         self._wall_ms = wall_ms
@@ -84,7 +88,13 @@ class Desk:
     def _decide(self, ticks: list[Tick]) -> Iterator[Items]:
         """What strategy makes of `ticks`, in pieces that the signal channel can hold."""
         size = self._signals.capacity
-        if self._execution_wants_ticks:
+        if not self._hands_ticks:
+            symbol = (self._last or ticks[0]).symbol
+            self._hands_ticks = bool([1 for tick in ticks if tick.symbol != symbol])
+            if self._hands_ticks and self._last is not None:
+                yield [self._last], []
+            self._last = ticks[-1]
+        if self._hands_ticks:
             for start in range(0, len(ticks), size):
                 piece = ticks[start : start + size]
                 yield piece, self._signals_of(piece)
@@ -156,6 +166,8 @@ class Desk:
         """What `ticks` do to the prices that risk weighs by, and to open orders. They go no further than the next
         signal: what is let through and filled must not depend on how many came at once (R4)."""
         self._book.mark(ticks)
+        if not self._fills_by_ticks:
+            return
         if self._wall_ms is not None:
             self._book_outcome(self._executor.on_ticks(ticks, self._wall_ms()), batch)
             return

@@ -213,15 +213,17 @@ def test_B1_what_becomes_of_ticks_does_not_depend_on_pieces_and_never_overfills_
     assert max(made.weights) <= signal_channel_size * (1 if mode == "SHADOW" else 2)
 
 
-@pytest.mark.claim("R3", "R4")
+@pytest.mark.claim("R3", "R4", "I2")
 @pytest.mark.parametrize(("price", "veto"), [(940.0, None), (960.0, Reason.RISK_CAP)])
-def test_R3_ticks_without_a_signal_move_the_exposure_of_what_a_paper_run_holds(
-    price: float, veto: Reason | None
+@pytest.mark.parametrize("mode", ["SHADOW", "PAPER"])
+@pytest.mark.parametrize("size", [1, 2, 5, 6])
+def test_R3_ticks_without_a_signal_move_the_exposure_of_what_a_run_holds(
+    mode: str, size: int, price: float, veto: Reason | None
 ) -> None:
     """A tenth is sold at 100, and the market carries it on; whether another symbol has room depends on that."""
     ticks = [tick(n, n) for n in (1, 2, 3, 4)] + [tick(5, 5, price=price), tick(6, 6, symbol="ETH/USDC")]
-    pieces = [[one] for one in ticks]
-    made = trade(settings("PAPER", signal_every_n_ticks=3, max_exposure_usd=105.0), *pieces)
+    pieces = [ticks[at : at + size] for at in range(0, len(ticks), size)]
+    made = trade(settings(mode, signal_every_n_ticks=3, max_exposure_usd=105.0), *pieces)
     assert [signal.symbol for signal in made.of("signals")] == ["SOL/USDC", "ETH/USDC"]
     assert [signal.veto for signal in made.of("signals")] == [None, veto]
 
@@ -249,7 +251,7 @@ TICKS = st.lists(
     strategy=st.sampled_from(["periodic", "sma_crossover"]),
     max_open_orders=st.sampled_from([1, 3]),
     max_exposure_usd=st.sampled_from([15.0, 35.0]),
-    mode=st.sampled_from(["PAPER"]),
+    mode=st.sampled_from(["SHADOW", "PAPER"]),
 )
 def test_R3_R4_S8_the_same_ticks_give_the_same_signals_vetoes_and_fills_however_many_come_at_once(
     said: list[tuple[str, float, float, int]], cuts: set[int], signal_channel_size: int, mode: str, **options: Any
@@ -263,7 +265,10 @@ def test_R3_R4_S8_the_same_ticks_give_the_same_signals_vetoes_and_fills_however_
         trade(settings(mode, signal_channel_size=size, signal_every_n_ticks=every, **options), *pieces)
         for size, pieces in (
             (64, [[one] for one in ticks]),
-            (signal_channel_size, [ticks[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), 40])]),
+            (
+                signal_channel_size,
+                [ticks[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), 40]) if a < len(ticks)],
+            ),
         )
     )
     for kind in ("signals", "orders", "fills"):
