@@ -216,7 +216,7 @@ class Connected(Woken, ABC):
             line.foreign = parser.foreign
             line.stream.check_foreign(self._now(), line.source.name)
             self._check_estranged(line.source.name)
-        self._apply(self._session.received(line.conn, self._now(), new))
+        self._apply(self._session.received(line.conn, self._now(), new, len(ticks) - new))
         if parser.controls:
             controls = parser.controls[:]
             parser.controls.clear()

@@ -340,15 +340,15 @@ class Session:
         self._drop(link, now, reason)
         return self._proceed(now, [])
 
-    def received(self, conn: int, now: float, new_ticks: int) -> Sequence[Effect]:
-        """Messages arrived, `new_ticks` of which became ticks that were not seen before. One call per batch.
+    def received(self, conn: int, now: float, new_ticks: int, known_ticks: int = 0) -> Sequence[Effect]:
+        """Messages arrived, which became `new_ticks` and ticks that had been seen before. One call per batch.
         Messages without a new tick keep the connection alive, but are no progress (N8b)."""
         link = self._links.get(conn)
         if link is None or not link.open:
             return _NOTHING
         link.heard_at = now
         link.heard = True
-        if new_ticks:
+        if new_ticks or (known_ticks and self._is_echo(link)):
             link.progress_at = now
             if not link.delivered:
                 link.delivered = True
@@ -358,6 +358,17 @@ class Session:
                     self._forget(other, now)
                     return self._proceed(now, [Close(other.conn, f"{link.station.source.name} is preferred")])
         return _NOTHING
+
+    def _is_echo(self, link: _Link) -> bool:
+        """Whether ticks that are known come over a replacement because the connection that it is to replace, which has
+        delivered since it was opened, is a moment faster."""
+        active = self._active
+        return (
+            link is self._candidate
+            and active is not None
+            and active.station is link.station
+            and active.progress_at > link.opened_at
+        )
 
     def pong(self, conn: int, now: float) -> Sequence[Effect]:
         """A pong arrived: the peer lives, which says nothing about the feed (N6)."""

@@ -356,6 +356,28 @@ def test_an_id_of_what_is_no_trade_is_no_gap_for_a_feed_either(loop: asyncio.Run
     loop.run(scenario())
 
 
+@pytest.mark.claim("N18", "N6")
+def test_a_replacement_that_brings_what_the_old_connection_has_brought_takes_over(loop: asyncio.Runner) -> None:
+    async def scenario() -> None:
+        feed = Wired([binance()])
+        task = await begin(feed)
+        old, old_wire = feed.open()
+        said(old, binance_trade("BTCUSDT", 1))
+        feed.clock += 60
+        feed._apply(feed._session.draining(old.conn, feed.clock))
+        new, _ = feed.open()
+        assert new is not old
+        feed.clock += 5
+        said(old, binance_trade("BTCUSDT", 2))
+        assert "close" not in old_wire.asked
+        said(new, binance_trade("BTCUSDT", 2))
+        assert old_wire.asked[-1] == "close"
+        feed.stop()
+        await task
+
+    loop.run(scenario())
+
+
 @pytest.mark.claim("N9")
 def test_what_a_venue_says_it_traded_last_reaches_the_books(loop: asyncio.Runner) -> None:
     async def scenario() -> None:

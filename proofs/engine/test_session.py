@@ -881,6 +881,35 @@ def test_N18_a_connection_is_replaced_before_the_venue_finds_it_too_old() -> Non
         assert replaced == [Close(conn, "replaced before the server closes it")]
 
 
+@pytest.mark.claim("N18", "N6")
+def test_N18_N6_a_replacement_that_is_a_moment_slower_delivers_all_the_same() -> None:
+    """What it brings is known by then, each time; it is no mute one."""
+    driver = Driver(AGING)
+    driver.open("aging")
+    driver.tick("aging")
+    while driver.now < 1100:
+        assert driver.until_something(5) in ([], [Connect(2, AGING)])
+        driver.did(driver.session.received(1, driver.now, 1))
+    driver.did(driver.session.connected(2, driver.now))
+    # What a venue sends again of before says nothing of what it will send.
+    assert driver.did(driver.session.received(2, driver.now, 0, 50)) == []
+    driver.now += 5
+    assert driver.did(driver.session.received(1, driver.now, 1)) == []
+    assert driver.did(driver.session.received(2, driver.now, 0)) == []
+    assert driver.did(driver.session.received(2, driver.now, 0, 1)) == [
+        Close(1, "replaced before the server closes it")
+    ]
+
+
+@pytest.mark.claim("N4", "N6")
+def test_N4_N6_of_another_source_known_trades_are_no_progress() -> None:
+    driver = beside_worse(BEST)
+    driver.now += 5
+    driver.tick("worse")
+    assert driver.did(driver.session.received(3, driver.now, 0, 1)) == []
+    assert driver.session.source == WORSE
+
+
 @pytest.mark.claim("N18")
 def test_N18_a_server_that_closes_before_its_successor_delivers_costs_no_other_source_a_turn() -> None:
     driver = Driver(ASKED, WORSE)
