@@ -14,7 +14,8 @@ delivers nothing, is dropped without harm to the active one.
 
 A venue that is subscribed to has to acknowledge that in time (N18); until it has, its connection is on trial. A server
 that says that it is about to close a connection is taken at its word, and so is a venue that lets none become older
-than so and so: a second connection to it is opened beside the first, and replaces it as a better source's would.
+than so and so: a second connection to it is opened beside the first, and replaces it as a better source's would. It
+goes before that of a better source, which may say nothing for as long as the first one lasts.
 
 Every source backs off by itself: after its nth failure in a row, n counted from 0, it may not be tried for
 min(max_backoff, base_backoff * 2**n) * uniform(0.5, 1) seconds. Only a healthy connection resets n: one that
@@ -400,7 +401,13 @@ class Session:
         if link is None or link.draining:
             return _NOTHING
         link.draining = True
-        return self._proceed(now, [])
+        effects: list[Effect] = []
+        other = self._candidate
+        if link is self._active and link.delivered and other is not None and other.station is not link.station:
+            # A better source that says nothing would keep the place of what is to go on delivering.
+            self._forget(other, now)
+            effects.append(Close(other.conn, f"{link.station.source.name} is replaced first"))
+        return self._proceed(now, effects)
 
     def closed(self, conn: int, now: float, reason: str) -> Sequence[Effect]:
         """The peer closed the connection, or it broke."""
@@ -542,16 +549,25 @@ class Session:
             effects.append(Wake(wake_at))
         return effects
 
+    def _waits_for_its_turn(self, station: _Station, now: float) -> bool:
+        """Whether nothing but the pace of N15 keeps a source from being tried."""
+        return max(station.not_before, self._hosts[station.source.host].barred_until) <= now
+
     def _start_attempt(self, now: float, effects: list[Effect]) -> float:
         """Connect to the best source that may be tried and is better than what we have, which an heir that is mute is
-        not. Returns when the next one may be tried; infinity when there is nothing to wait for."""
+        not; before that to the one that we have, where its server is about to close. Returns when the next one may be
+        tried; infinity when there is nothing to wait for."""
         active = self._active
         if active is None:
             wanted = self._stations
         elif active.open and self._candidate is None:
-            wanted = self._stations[: active.station.rank + active.draining]
+            wanted = self._stations[: active.station.rank]
             if active.heir and not active.delivered:
-                wanted = [station for station in self._stations if station is not active.station or active.draining]
+                wanted = [station for station in self._stations if station is not active.station]
+            if active.draining:
+                wanted = [active.station, *wanted]
+                if active.delivered and self._waits_for_its_turn(active.station, now):
+                    wanted = wanted[:1]
         else:
             return inf
         next_at = inf

@@ -881,6 +881,53 @@ def test_N18_a_connection_is_replaced_before_the_venue_finds_it_too_old() -> Non
         assert replaced == [Close(conn, "replaced before the server closes it")]
 
 
+@pytest.mark.claim("N18", "N4")
+@pytest.mark.parametrize("better_opens", [False, True])
+@pytest.mark.parametrize("after_secs", [0, 30])
+def test_N18_N4_a_better_source_that_says_nothing_keeps_no_server_from_being_replaced(
+    better_opens: bool, after_secs: float
+) -> None:
+    """Whether it is mute or does not even answer: the one that delivers is connected to once more, and first."""
+    driver = Driver(BEST, WORSE)
+    driver.refuse("best")
+    driver.open("worse")
+    driver.tick("worse")
+    assert driver.until_something() == [Connect(3, BEST)]
+    if better_opens:
+        driver.open("best")
+        for _ in range(int(after_secs)):
+            driver.now += 1
+            driver.tick("worse")
+            driver.pong("best")
+            driver.until_something(0)
+    due = max(driver.now, 1006)
+    dropped = driver.did(driver.session.draining(2, driver.now))
+    assert dropped[0] == Close(3, "worse is replaced first")
+    # At the pace of its host (N15), for which nothing else takes its place.
+    connects = dropped[1:] or driver.until_something(10)
+    assert connects == [Connect(4, WORSE)]
+    assert driver.now == due
+    driver.did(driver.session.connected(4, driver.now))
+    assert driver.did(driver.session.received(4, driver.now, 1))[0] == Close(2, "replaced before the server closes it")
+    # Then the better one has its turn again.
+    while Connect(5, BEST) not in driver.log:
+        assert driver.now < due + 10, "the better source is not come back to"
+        driver.tick("worse")
+        driver.until_something(1)
+
+
+@pytest.mark.claim("N18", "N4")
+@pytest.mark.parametrize("status", [429, 503])
+def test_N18_N4_where_a_closing_server_takes_no_other_connection_a_better_source_is_tried(status: int) -> None:
+    driver = Driver(BEST, WORSE)
+    driver.refuse("best")
+    driver.open("worse")
+    driver.tick("worse")
+    driver.now = 1060
+    assert driver.did(driver.session.draining(2, driver.now)) == [Connect(3, WORSE)]
+    assert driver.did(driver.session.connect_failed(3, driver.now, "refused", status)) == [Connect(4, BEST)]
+
+
 @pytest.mark.claim("N18", "N6")
 def test_N18_N6_a_replacement_that_is_a_moment_slower_delivers_all_the_same() -> None:
     """What it brings is known by then, each time; it is no mute one."""
