@@ -68,6 +68,8 @@ class PlaybackFeed(Connected):
         self._at: int | None = None
         # Whether there was a tick.
         self._found = False
+        # Messages of connections that the session had given up.
+        self._unheard = 0
 
     async def run(self) -> None:
         try:
@@ -100,6 +102,11 @@ class PlaybackFeed(Connected):
         fields = {"replay": str(recording.path), "lines": recording.line}
         if recording.cut:
             logger.warning("the recording is cut short: its end is missing", extra={"fields": fields})
+        if self._unheard:
+            logger.warning(
+                "the recording goes on over connections that were given up",
+                extra={"fields": {**fields, "messages": self._unheard}},
+            )
         if not self._found:
             logger.warning("nothing to replay: there is no tick in it", extra={"fields": fields})
 
@@ -164,6 +171,7 @@ class PlaybackFeed(Connected):
                     closing.closed(event.reason)
             case "received":
                 line = self._continued(event.conn)
+                self._unheard += line.dead
                 line.text(event.payload)
                 line.flush()
             case "refused":

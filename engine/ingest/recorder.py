@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 from engine.base.events import Tick
 from engine.base.exits import Crash
@@ -213,9 +213,13 @@ class _TappedConnection(Connection):
         self._connection.close()
 
 
+_BEGAN_NS: Final = time.time_ns() - time.monotonic_ns()
+
+
 def at() -> int:
-    """Now, in microseconds since 1970."""
-    return time.time_ns() // 1000
+    """Now, in microseconds since 1970, by the clock as it was at the start: silence in a recording is what it was,
+    though the clock is set or the computer sleeps meanwhile."""
+    return (_BEGAN_NS + time.monotonic_ns()) // 1000
 
 
 def make_books(sparse: bool) -> Intake:

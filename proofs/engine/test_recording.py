@@ -1178,6 +1178,32 @@ def test_N20_a_recorder_waits_for_nobody_who_does_not_look(monkeypatch: pytest.M
 
 
 @pytest.mark.claim("N20")
+@pytest.mark.parametrize(("hole_secs", "heard"), [(60, 1005), (180, 5)])
+def test_N20_what_is_behind_a_hole_in_a_recording_is_not_lost_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, hole_secs: int, heard: int
+) -> None:
+    """Who cuts lines out leaves a silence that no session would have heard out."""
+    trades = [trade(n, 1, n + (hole_secs * 10**6 if n > 5 else 0)) for n in range(1, 1006)]
+    rows, _ = engine_loop.run(replay(write(tmp_path / "r", okx_header(), Event("opened", 1), *answers(), *trades)))
+    assert len(rows) == heard
+    told = [
+        vars(one)["fields"]["messages"] for one in caplog.records if one.message.startswith("the recording goes on")
+    ]
+    assert told == ([] if heard == 1005 else [1000])
+
+
+@pytest.mark.claim("N20")
+@pytest.mark.parametrize("set_by_secs", [-3600, -1, 0, 1, 3600])
+def test_N20_a_clock_that_is_set_makes_no_hole_in_a_recording(
+    monkeypatch: pytest.MonkeyPatch, set_by_secs: int
+) -> None:
+    before, true_ns = recorder.at(), time.time_ns
+    assert abs(before - true_ns() // 1000) < 3600 * 10**6
+    monkeypatch.setattr(time, "time_ns", lambda: true_ns() + set_by_secs * 10**9)
+    assert 0 <= recorder.at() - before < 10**6
+
+
+@pytest.mark.claim("N20")
 def test_N20_a_clock_that_leaps_costs_no_time(tmp_path: Path) -> None:
     years = 20 * 365 * 86_400 * 10**6
     path = write(tmp_path / "r", okx_header(), Event("opened", 1), *answers(), trade(1, 1, 1), trade(2, 1, years))
