@@ -1526,6 +1526,14 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"veto = 'RISK_CAP'.* 0 of 5",
     ),
     Sabotage(
+        id="each-market-for-itself",
+        guardrail="I2",
+        breaks="the cap of all markets together is taken for one of each",
+        proof="test_invariants::test_caps_are_never_exceeded",
+        patch=Patch("engine/trading/risk.py", "Book._excess", "WIDE.add(self._others, after)", "after"),
+        reason=r"exposure of all symbols",
+    ),
+    Sabotage(
         id="fees-are-forgotten",
         guardrail="I4",
         breaks="the cash of a fill leaves out its fees",
@@ -1648,6 +1656,16 @@ CATALOGUE: tuple[Sabotage, ...] = (
             "0 * _MINUTE_SECS / self._policy.max_connects_per_minute",
         ),
         reason=r"connected again after",
+    ),
+    Sabotage(
+        id="a-refusal-costs-nothing",
+        guardrail="N15",
+        breaks="a venue that refuses is tried as often as the backoff lets it",
+        proof="test_peers_unit::test_a_venue_that_refuses_is_tried_within_its_budget",
+        patch=Patch(
+            "engine/ingest/session.py", "_Host.ready_at", "self.attempts[0] + _MINUTE_SECS if full else -inf", "-inf"
+        ),
+        reason=r"\d+ attempts within seconds",
     ),
     Sabotage(
         id="bars-are-silent",

@@ -84,17 +84,24 @@ def test_nobody_is_asked_for_a_name_or_anything_else(engine: EngineUnit, exchang
 
 @pytest.mark.claim("I2", "R3")
 def test_caps_are_never_exceeded(engine: EngineUnit, exchange: Exchange) -> None:
-    """A position of at most 350: orders of about 300 fill; those of about 450 are vetoed, and the vetoes persisted."""
+    """A position of at most 350 in each of two markets, and of 500 in both: orders of about 300 fill, but not in both
+    at once; those of about 450 are vetoed, and the vetoes persisted."""
     engine.connect(
         exchange, engine=EACH_TICK,
         strategy={"name": "sma_crossover", "sma_short": 1, "sma_long": 2},
-        execution={"order_size": 3.0}, risk_caps={"max_exposure_usd": 350.0, "max_symbol_exposure_usd": 350.0},
+        execution={"order_size": 3.0}, risk_caps={"max_exposure_usd": 500.0, "max_symbol_exposure_usd": 350.0},
     )  # fmt: skip
     prices = [level + (5.0 if number % 2 else -5.0) for level in (100.0, 150.0) for number in range(20)]
-    exchange.send_raw([exchange.tick(number, price) for number, price in enumerate(prices, start=1)])
+    sent: list[str] = []
+    # Each for itself and beside the other.
+    for order in ("AAAABBBB", "AB"):
+        for number, (symbol, price) in enumerate(zip(itertools.cycle(order), [*prices, *prices]), start=len(sent) + 1):
+            exchange.symbol = f"{symbol}/USD"
+            sent.append(exchange.tick(number, price))
+    exchange.send_raw(sent)
     engine.wait_rows("SELECT COUNT(*) FROM signals WHERE veto = 'RISK_CAP'", at_least=5)
     engine.mark()
-    beat = engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == len(prices)).fields
+    beat = engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields["ingest_received"] == len(sent)).fields
     vetoed = engine.query("SELECT COUNT(*) FROM signals WHERE veto = 'RISK_CAP'")[0][0]
     engine.expect(beat["risk_vetoes"] == vetoed, f"{beat['risk_vetoes']} vetoes counted, {vetoed} persisted")
     engine.expect_judged(checkers.caps_hold([engine.read_ledger()]))

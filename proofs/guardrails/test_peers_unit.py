@@ -89,6 +89,25 @@ def test_a_venue_that_delivers_and_drops_is_reconnected_to_at_an_even_pace(engin
 
 
 @pytest.mark.slow
+@pytest.mark.claim("N15")
+def test_a_venue_that_refuses_is_tried_within_its_budget(engine: EngineUnit) -> None:
+    """However short a wait may be."""
+
+    def script(client: socket.socket, _: int) -> None:
+        answers("503 Service Unavailable")(client)
+
+    with raw_server(script) as server:
+        configure(engine, server.url, max_connects_per_minute=3, max_backoff_secs=0.05)
+        engine.start()
+        for _ in range(3):
+            engine.wait_log("connection failed")
+            engine.mark()
+        with awaiting("an attempt beyond the budget"):
+            poll(lambda: True if server.connections > 3 else None, OsClock(), BUDGET_SECS)
+        engine.expect(server.connections == 3, f"{server.connections} attempts within seconds, 3 a minute are allowed")
+
+
+@pytest.mark.slow
 @pytest.mark.claim("B4")
 def test_a_peer_that_never_reads_is_left(engine: EngineUnit) -> None:
     """Pings without end, whose pongs it does not read: the connection is closed and counted, and the log says why."""
@@ -109,6 +128,9 @@ def test_a_peer_that_never_reads_is_left(engine: EngineUnit) -> None:
         engine.wait_log("HEARTBEAT (G4)", lambda entry: entry.fields.get("connections_unbounded") == 1)
         engine.stop()
 
+
+BUDGET_SECS = 1.5
+"""In which whoever keeps no budget tries many times."""
 
 PIECES = 15
 PIECE_SECS = 0.1
