@@ -1658,6 +1658,14 @@ CATALOGUE: tuple[Sabotage, ...] = (
         reason=r"connected again after",
     ),
     Sabotage(
+        id="a-wait-is-of-seconds",
+        guardrail="N5",
+        breaks="a Retry-After that is a date counts as none",
+        proof="test_peers_unit::test_however_a_wait_is_spelled_it_is_kept",
+        patch=Patch("engine/ingest/refusal.py", "_wait", "parsedate_to_datetime(text)", "now"),
+        reason=r"'told to wait longer than max_retry_after_secs' has not come",
+    ),
+    Sabotage(
         id="a-refusal-costs-nothing",
         guardrail="N15",
         breaks="a venue that refuses is tried as often as the backoff lets it",

@@ -9,6 +9,8 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
+from email.utils import format_datetime
 
 import pytest
 
@@ -65,6 +67,31 @@ def test_a_bar_is_shown_and_outlasts_restarts(engine: EngineUnit, exchange: Exch
         re.search(r"barred until \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ: HTTP 429", status) is not None,
         f"the status does not say so: {status}",
     )
+
+
+WAIT_SECS = 7200
+
+
+@pytest.mark.slow
+@pytest.mark.claim("N5")
+def test_however_a_wait_is_spelled_it_is_kept(engine: EngineUnit, exchange: Exchange) -> None:
+    """Two hours, each time told to an engine that knows of no bar."""
+    until = datetime.fromtimestamp(int(time.time()) + WAIT_SECS, UTC)
+    spelled = (
+        f"{WAIT_SECS}.5", f"5, {WAIT_SECS}", f"{until.timestamp():.0f}", f"{until.timestamp() * 1000:.0f}",
+        format_datetime(until, usegmt=True), f"{until:%A, %d-%b-%y %H:%M:%S} GMT", f"{until:%a %b %d %H:%M:%S %Y}",
+    )  # fmt: skip
+    for number, header in enumerate(spelled, start=1):
+        exchange.refuse(429, {"Retry-After": header})
+        feed = {"ingest_mode": "MOCK_WS", "ws_url": exchange.url, "max_backoff_secs": 0.05}
+        engine.configure({"app": {"db_path": f"data/{number}.db"}, "engine": feed})
+        engine.start()
+        engine.wait_log("told to wait longer than max_retry_after_secs")
+        engine.stop()
+        engine.expect(
+            len(exchange.refusals) == number,
+            f"Retry-After: {header}, and it came {len(exchange.refusals) - number} times too often",
+        )
 
 
 @pytest.mark.slow
