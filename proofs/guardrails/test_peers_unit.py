@@ -179,7 +179,7 @@ def test_a_peer_from_which_bytes_come_is_alive(engine: EngineUnit) -> None:
         until_closed(client)
 
     with raw_server(script) as server:
-        configure(engine, server.url, keepalive_secs=0.2, pong_timeout_secs=0.7)
+        configure(engine, server.url, keepalive_secs=0.2, pong_timeout_secs=1)
         engine.start()
         engine.wait_ticks(PIECES + 1)
         engine.expect(server.connections == 1, f"it left a peer that was sending {server.connections - 1} times")
