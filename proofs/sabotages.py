@@ -1171,7 +1171,7 @@ CATALOGUE: tuple[Sabotage, ...] = (
         breaks="without a setting, the heartbeat comes once a minute",
         proof="test_g4::test_first_heartbeat_comes_at_start_and_default_is_ten_seconds",
         patch=Patch("engine/config/schema.py", "Engine.heartbeat_interval_secs", "10.0", "60.0"),
-        reason=r"default heartbeat interval is not 10 s",
+        reason=r"the default of engine.heartbeat_interval_secs is 60",
     ),
     Sabotage(
         id="log-has-no-target",
