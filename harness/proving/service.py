@@ -14,7 +14,7 @@ import shlex
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,9 @@ least."""
 
 ADMINISTERED = (Path("/etc/systemd/system"), Path("/run/systemd/system"))
 """Where a computer's administrator has units, and drop-ins for those of packages."""
+
+KINDS = frozenset({".service", ".socket", ".target", ".timer", ".path", ".mount", ".automount", ".slice", ".swap"})
+"""How the names of units end."""
 
 ARCHIVES = "/run/proof-archives"
 """Where a machine's apt keeps packages."""
@@ -148,9 +151,6 @@ class ServiceUnit(Unit):
     def fresh(self) -> None:
         """Stop it, by SIGKILL when it takes long, and let systemd forget what became of it, how often it was started
         included. Nothing of it is left running."""
-        if not self.machine.alive():
-            # Whoever comes next has not to answer for that.
-            return
         # While it has a control group, which is asked about below.
         self.pids()
         told = ""
@@ -209,8 +209,12 @@ class ServiceUnit(Unit):
         """Start it and wait until it serves. Refuted when it does not."""
         self.expect_usable()
         self.fresh()
+        clock = OsClock()
+        began = clock.monotonic()
         self.start()
         self.wait_serving()
+        # What takes long once takes long again.
+        self.deadline_secs = max(self.deadline_secs, 2 * (clock.monotonic() - began))
 
     def wait_serving(self, steady_secs: float = STEADY_SECS) -> None:
         """Wait until it runs and does what it is there for, and has done so for a while without a new start. Refuted
@@ -262,7 +266,7 @@ class ServiceUnit(Unit):
         elif longest:
             reason = f"never longer than {longest:.1f} s, restarted {state.n_restarts} times"
         else:
-            reason = f"waited {self.deadline_secs:g} s for {what}"
+            reason = f"waited {self.deadline_secs:g} s (deadline_secs) for {what}"
         raise self.refuted(f"{self.name} does not serve: {reason}")
 
     def _is_down(self, state: UnitState) -> bool:
@@ -352,9 +356,19 @@ class ServiceUnit(Unit):
                 raise HarnessError(f"systemd ignores a line of the drop-in {name}: {'; '.join(ignored)}")
             yield
         finally:
-            self.fresh()
-            path.unlink()
-            self.machine.systemctl("daemon-reload").expect(0)
+            with self._while_there_is_a_machine():
+                self.fresh()
+                path.unlink()
+                self.machine.systemctl("daemon-reload").expect(0)
+
+    @contextmanager
+    def _while_there_is_a_machine(self) -> Iterator[None]:
+        """What is put in order again, of a machine that may be down by now: no other proof has to answer for that."""
+        try:
+            yield
+        except (HarnessError, OSError):
+            if self.machine.alive():
+                raise
 
     @contextmanager
     def remembered(self) -> Iterator[None]:
@@ -367,8 +381,9 @@ class ServiceUnit(Unit):
         try:
             yield
         finally:
-            self.machine.systemctl("stop", other)
-            path.unlink()
+            with self._while_there_is_a_machine():
+                self.machine.systemctl("stop", other)
+                path.unlink()
 
     @contextmanager
     def ending_with(self, status: int) -> Iterator[None]:
@@ -659,7 +674,7 @@ def exposure_at_most(limit: float) -> Promise:
 
 
 def writes_only_below(*directories: str) -> Promise:
-    """As its main process runs, it can write to nothing but these directories, and /dev, /proc and /sys.
+    """As the threads of its main process run, it can write to nothing but these directories, and /dev, /proc and /sys.
 
     Every file and directory is asked about that is on a file system that it has not mounted read-only: whether its
     users (the real and the saved one too), groups and capabilities let it write there, or make it writable; and each
@@ -689,7 +704,7 @@ def writes_only_below(*directories: str) -> Promise:
 
 
 def no_network() -> Promise:
-    """Each of its processes has a network of its own, in which nothing is up but the loopback interface.
+    """Each thread of its processes has a network of its own, in which nothing is up but the loopback interface.
 
     That takes PrivateNetwork=; IPAddressDeny= and RestrictAddressFamilies= leave other ways, and are not asked about.
     """
@@ -697,22 +712,24 @@ def no_network() -> Promise:
     def prove(unit: ServiceUnit) -> None:
         unit.start_serving()
         main = unit.main_process()
-        # The last process of each network is asked below: the main one, which stays, while others may come and go.
-        pids = [1, *sorted({*unit.pids(), main}, key=lambda pid: pid == main)]
-        of = {pid: unit.machine.run("readlink", f"/proc/{pid}/ns/net").stdout.strip() for pid in pids}
-        computers = of.pop(1)
-        shared = [pid for pid, network in of.items() if network == computers]
+        # The last thread of each network is asked below: one of the main process, which stays, while others may go.
+        pids = [*sorted({*unit.pids(), main}, key=lambda pid: pid == main)]
+        places = " ".join(f"/proc/{pid}/task/*" for pid in pids)
+        listed = unit.machine.run("sh", "-c", f"for one in {places}; do echo $one $(readlink $one/ns/net); done").stdout
+        of = {place: network for place, _, network in (line.partition(" ") for line in listed.splitlines()) if network}
+        computers = unit.machine.run("readlink", "/proc/1/ns/net").stdout.strip()
+        shared = sorted({int(place.split("/")[2]) for place, network in of.items() if network == computers})
         if shared and any("PrivateNetwork=yes is configured, but" in entry.message for entry in unit.whole_journal()):
             raise Unavailable(
                 "systemd could not make a network for the unit here, and went on without (see its journal)",
                 "a computer on which a private machine may make network namespaces",
             )
         unit.expect(not shared, f"shares the computer's network: process {shared}", "PrivateNetwork")
-        for pid in {network: pid for pid, network in of.items() if network}.values():
-            listed = unit.machine.run("nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-oneline", "link", "show", "up")
-            if not unit.machine.path(f"/proc/{pid}").exists():
+        for place in {network: place for place, network in of.items()}.values():
+            shown = unit.machine.run("nsenter", f"--net={place}/ns/net", "ip", "-oneline", "link", "show", "up")
+            if not unit.machine.path(place).exists():
                 continue
-            up = set(re.findall(r"^\d+: ([^:@]+)", listed.expect(0).stdout, re.MULTILINE)) - {"lo"}
+            up = set(re.findall(r"^\d+: ([^:@]+)", shown.expect(0).stdout, re.MULTILINE)) - {"lo"}
             unit.expect(not up, f"its network leads somewhere: {', '.join(sorted(up))}")
         unit.fresh()
 
@@ -725,7 +742,8 @@ def _writable(unit: ServiceUnit, allowed: Sequence[str]) -> str:
     resolved = unit.machine.run("realpath", "--canonicalize-missing", "--", *allowed).expect(0).stdout.splitlines()
     allowed = [*allowed, *resolved]
     mounts = unit.machine.path(f"/proc/{pid}/mountinfo").read_text("utf-8", "surrogateescape")
-    status = unit.machine.path(f"/proc/{pid}/status").read_text()
+    # A thread may have given up what another has kept.
+    who = dict.fromkeys((user, *privileges(status, user)) for status in _statuses(unit, pid) for user in users(status))
     for place in writable_mounts(mounts):
         if _is_below(place, allowed):
             continue
@@ -734,9 +752,9 @@ def _writable(unit: ServiceUnit, allowed: Sequence[str]) -> str:
         listed = shlex.join(
             ["find", f"./{place.lstrip('/')}", "-xdev", *left_out, "-type", "f,d", "-writable", "-print0"]
         )
-        for user in users(status):
+        for user, *rights in who:
             asked = shlex.join(
-                ["setpriv", *privileges(status, user), "find", "-files0-from", "-", "-maxdepth", "0",
+                ["setpriv", *rights, "find", "-files0-from", "-", "-maxdepth", "0",
                  "(", "-writable", "-o", "-uid", user, ")", "-print", "-quit"]
             )  # fmt: skip
             # The directory is that of the unit's own mounts; the programs are the machine's, which it may not run.
@@ -747,6 +765,13 @@ def _writable(unit: ServiceUnit, allowed: Sequence[str]) -> str:
             if found:
                 return found[0].removeprefix(".")
     return next((path for path in _open_to_write(unit, pid) if not _is_below(path, allowed)), "")
+
+
+def _statuses(unit: ServiceUnit, pid: int) -> Iterator[str]:
+    """/proc/PID/status of each thread of a process; one may end meanwhile."""
+    for thread in sorted(unit.machine.path(f"/proc/{pid}/task").iterdir()):
+        with suppress(OSError):
+            yield (thread / "status").read_text()
 
 
 def _open_to_write(unit: ServiceUnit, pid: int) -> Iterator[str]:
@@ -914,7 +939,7 @@ def put(machine: Machine, name: str, text: str | None, package: str | None, arch
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     if files:
-        machine.systemctl("daemon-reload").expect(0)
+        machine.systemctl("daemon-reload")
     if machine.systemctl("cat", name).status != 0:
         if package is None:
             raise Unavailable(f"{name} is not installed on this computer", f"install what has {name}")
@@ -922,29 +947,32 @@ def put(machine: Machine, name: str, text: str | None, package: str | None, arch
 
 
 def administered(name: str, administrators: Sequence[Path] = ADMINISTERED, vendors: Path = UNITS) -> dict[str, bytes]:
-    """Return what a machine lacks of a unit as it is on this computer: its file, where somebody has put their own, and
-    its drop-ins, as place below a directory of units -> text.
+    """Return what a machine lacks of this computer's units: the files that somebody has put beside those of packages,
+    since a unit may name any of them, and all drop-ins, as place below a directory of units -> text.
 
     administrators: directories of units, the one that counts most first; vendors: that of packages, whose unit files
     each machine has. Raises Unavailable for a unit that is masked, HarnessError for another name of one.
     """
     found: dict[str, bytes] = {}
-    stem, _, kind = name.rpartition(".")
-    template = f"{stem.partition('@')[0]}@.{kind}" if "@" in stem else name
-    for file in (directory / one for one in (name, template) for directory in administrators):
-        if not os.path.lexists(file):
-            continue
-        if not (text := file.read_bytes() if file.is_file() else b""):
-            raise Unavailable(f"{name} is masked on this computer ({file})", f"systemctl unmask {name}")
-        _expect_own_name(name, file.resolve().name, file.name)
-        found[file.name] = text
-        break
-    shared = [f"{stem[: at + 1]}.{kind}" for at, letter in enumerate(stem) if letter == "-"]
-    for part in dict.fromkeys(f"{one}.d" for one in (kind, *shared, template, name)):
-        for directory in (*administrators, vendors):
-            for file in sorted((directory / part).glob("*.conf")):
-                # One that is masked is as an empty one.
-                found.setdefault(f"{part}/{file.name}", file.read_bytes() if file.is_file() else b"")
+    template = f"{name.partition('@')[0]}@.{name.rpartition('.')[2]}" if "@" in name else name
+    for directory in (*administrators, vendors):
+        for file in sorted(directory.glob("*.*")):
+            if file.is_dir():
+                if file.suffix == ".d" and file.stem not in MACHINES_OWN:
+                    # One that is masked is as an empty one.
+                    for one in sorted(file.glob("*.conf")):
+                        found.setdefault(f"{file.name}/{one.name}", one.read_bytes() if one.is_file() else b"")
+                continue
+            if directory == vendors or file.suffix not in KINDS or file.name in MACHINES_OWN:
+                continue
+            text = file.read_bytes() if file.is_file() else b""
+            is_alias = bool(text) and file.resolve().name != file.name
+            if file.name in (name, template) and file.name not in found:
+                if not text:
+                    raise Unavailable(f"{name} is masked on this computer ({file})", f"systemctl unmask {name}")
+                _expect_own_name(name, file.resolve().name, file.name)
+            if not is_alias:
+                found.setdefault(file.name, text)
     return found
 
 

@@ -346,18 +346,21 @@ def test_a_unit_is_had_as_the_computers_administrator_has_it(tmp_path: Path) -> 
         "etc/a-b@.service": "template", "run/a-b@.service": "older", "etc/a-b@1.service.d/10.conf": "etc",
         "run/a-b@1.service.d/10.conf": "run", "lib/a-b@1.service.d/20.conf": "vendor", "lib/service.d/30.conf": "all",
         "run/a-.service.d/40.conf": "a-", "lib/a-b@.service.d/50.conf": "every instance", "etc/b.service.d/1.conf": "b",
-        "etc/a-b@1.service.d/not.txt": "", "lib/b.service": "a package's",
+        "etc/a-b@1.service.d/not.txt": "", "lib/b.service": "a package's", "run/heals.socket": "named",
+        "etc/dbus.service": "a machine has its own", "etc/dbus.service.d/1.conf": "", "etc/a.target.wants/a": "",
+        "etc/notes.txt": "no unit",
     }  # fmt: skip
     for name, text in given.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     (etc / "a-b@1.service.d" / "20.conf").symlink_to(os.devnull)
-    assert service.administered("a-b@1.service", (etc, run), lib) == {
+    whole = {
         "a-b@.service": b"template", "service.d/30.conf": b"all", "a-.service.d/40.conf": b"a-",
         "a-b@.service.d/50.conf": b"every instance", "a-b@1.service.d/10.conf": b"etc", "a-b@1.service.d/20.conf": b"",
+        "b.service.d/1.conf": b"b", "heals.socket": b"named",
     }  # fmt: skip
-    drop_ins = {"service.d/30.conf": b"all", "b.service.d/1.conf": b"b"}
-    assert service.administered("b.service", (etc, run), lib) == drop_ins
+    for name in ("a-b@1.service", "b.service"):
+        assert service.administered(name, (etc, run), lib) == whole
     (etc / "masked.service").symlink_to(os.devnull)
     (run / "empty.service").touch()
     for name in ("masked.service", "empty.service"):
@@ -391,6 +394,58 @@ def test_what_the_administrator_has_changed_is_proven_and_lines_on_top_are_on_to
         under("alias.service", None, tmp_path),
     ):
         pass
+
+
+THREADS = """
+import ctypes, os, platform, socket, threading
+libc, ready = ctypes.CDLL(None), threading.Event()
+SETRESUID = {"x86_64": 117, "aarch64": 147}[platform.machine()]
+
+def other():
+    THREAD
+    ready.set()
+    threading.Event().wait()
+
+threading.Thread(target=other, daemon=True).start()
+ready.wait()
+MAIN
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+threading.Event().wait()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.claim("V13")
+@pytest.mark.parametrize(
+    ("promise", "thread", "main", "says"),
+    [
+        (
+            service.no_network(), "assert libc.setns(os.open('/proc/1/ns/net', os.O_RDONLY), 0) == 0", "pass",
+            "shares the computer's network",
+        ),
+        # What a C library does for all threads, the kernel does for one.
+        (
+            service.writes_only_below(), "pass", "assert libc.syscall(SETRESUID, 65534, 65534, 65534) == 0",
+            "may write to",
+        ),
+    ],
+    ids=["network", "files"],
+)  # fmt: skip
+def test_a_thread_may_be_what_its_process_is_not(
+    greeter: ServiceUnit, proof_run: Run, tmp_path: Path, promise: Promise, thread: str, main: str, says: str
+) -> None:
+    program = greeter.machine.path("/usr/local/bin/threads.py")
+    program.write_text(THREADS.replace("THREAD", thread).replace("MAIN", main))
+    text = (
+        "[Service]\nType=notify\nPrivateNetwork=yes\nProtectSystem=strict\nReadWritePaths=/srv\n"
+        "ExecStart=/usr/bin/python3 /usr/local/bin/threads.py\n"
+    )
+    with (
+        service.under_proof(proof_run.recorder, greeter.machine, "threads.service", text, tmp_path) as unit,
+        pytest.raises(Refuted, match=says),
+    ):
+        promise.prove(unit)
 
 
 @pytest.mark.slow
@@ -438,7 +493,7 @@ def test_judges_of_a_service_say_no(greeter: ServiceUnit, monkeypatch: pytest.Mo
     with pytest.raises(Refuted, match=r"greeter\.service does not serve: it is inactive"):
         down.wait_serving()
     greeter.start_serving()
-    with pytest.raises(Refuted, match=r"does not serve: waited 0\.2 s for `false`"):
+    with pytest.raises(Refuted, match=r"does not serve: waited 0\.2 s \(deadline_secs\) for `false`"):
         never.wait_serving()
     monkeypatch.setattr(service, "privileges", lambda *_: ["--reuid=nobody-of-that-name"])
     with pytest.raises(MachineError, match=r"cannot look at what greeter\.service may write to: setpriv:"):
