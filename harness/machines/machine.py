@@ -33,7 +33,7 @@ from typing import Literal, Protocol
 from cysystemd.reader import JournalOpenMode, JournalReader
 
 from harness.base.clock import Clock, OsClock, poll
-from harness.base.errors import MachineError, Unavailable
+from harness.base.errors import CommandFailed, MachineError, Unavailable
 from harness.base.waiting import awaiting
 from harness.evidence.recorder import Unrecorded
 from harness.evidence.shell import CommandResult, Process, Shell
@@ -67,7 +67,10 @@ not be carried out. tmpfiles.d(5) lets any package have lines."""
 HALT_SECS = 5.0
 
 DOWN_SECS = 1.0
-"""So long a machine that goes down may be without a bus before."""
+"""So long a machine that goes down may say so before."""
+
+_GOES_DOWN = re.compile(r"^nsenter: (?!failed to execute)|connect(?:ed|ion)?\b", re.IGNORECASE | re.MULTILINE)
+"""How a command fails whose machine is going down: its bus is gone, or its namespaces are."""
 
 INOTIFY_INSTANCES = 4
 """So many inotify(7) instances a machine's systemd and D-Bus take, of those that the kernel gives each user."""
@@ -342,9 +345,12 @@ class PrivateMachine:
             return
         _umask.leave(self.name)
         if self._nspawn is not None:
-            if self._leader > 1 and self._nspawn.alive:
-                # As a power cut: nothing in the overlay is worth an orderly shutdown of 2 s.
-                self._shell.run(*self._enter("systemctl", "poweroff", "--force", "--force"))
+            if self.alive():
+                # As a power cut: nothing in the overlay is worth an orderly shutdown of 2 s. One that goes down by
+                # itself may leave the command where it is.
+                with contextlib.suppress(CommandFailed):
+                    poweroff = self._enter("systemctl", "poweroff", "--force", "--force")
+                    self._shell.run(*poweroff, timeout_secs=HALT_SECS)
             if not self._nspawn.wait(HALT_SECS):
                 self._nspawn.kill()
         self._nspawn = None
@@ -356,23 +362,29 @@ class PrivateMachine:
         if self._leader <= 1 or process_start(self._leader) != self._began:
             return False
         try:
-            # It ends as another program of systemd's.
-            return Path(f"/proc/{self._leader}/comm").read_text("utf-8") == "systemd\n"
+            # It ends as another program of systemd's, and is nobody's namespace when it has ended.
+            told = Path(f"/proc/{self._leader}/stat").read_text("utf-8")
         except OSError:
             return False
+        return "(systemd)" in told and told.rpartition(")")[2].split()[0] not in "ZX"
 
     def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
+        entered = self._enter(*argv)
+        self._expect_alive()
         with awaiting(shlex.join(argv)):
-            done = self._shell.run(*self._enter(*argv), timeout_secs=timeout_secs)
-        if done.status != 0 and "Failed to connect to bus" in done.stderr:
-            # The bus goes first.
-            poll(lambda: None if self.alive() else True, self._clock, DOWN_SECS)
-        if done.status != 0 and not self.alive():
+            done = self._shell.run(*entered, timeout_secs=timeout_secs)
+        if done.status != 0:
+            if _GOES_DOWN.search(done.stderr):
+                poll(lambda: None if self.alive() else True, self._clock, DOWN_SECS)
+            self._expect_alive()
+        return done
+
+    def _expect_alive(self) -> None:
+        if not self.alive():
             actions = "FailureAction=, SuccessAction=, StartLimitAction= or JobTimeoutAction="
             raise MachineError(
                 f"machine {self.name} went down, which nobody had asked for: a unit's {actions} ends a whole computer"
             )
-        return done
 
     def systemctl(self, *args: str, timeout_secs: float = 60.0) -> CommandResult:
         return self.run("systemctl", *args, timeout_secs=timeout_secs)

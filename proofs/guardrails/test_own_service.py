@@ -454,7 +454,7 @@ def test_a_service_that_takes_the_machine_down_with_it_is_told_and_no_other_suff
     proof_run: Run, shell: Shell, tmp_path: Path
 ) -> None:
     machine = PrivateMachine(shell, [], f"proof-{os.getpid()}-down")
-    text = f"[Unit]\nFailureAction=reboot-force\n{TEXT}"
+    text = f"[Unit]\nFailureAction=reboot-immediate\n{TEXT}"
     try:
         machine.boot()
         with (
