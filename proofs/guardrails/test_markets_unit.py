@@ -89,8 +89,10 @@ def test_each_market_of_one_connection_has_its_name_and_its_ids(engine: EngineUn
     engine.start()
     engine.wait_log("trade of a market that nobody asked for", lambda entry: entry.fields["market"] == "SOLUSDT")
     engine.wait_ticks(20)
-    engine.mark()
-    beat = engine.wait_log("HEARTBEAT (G4)").fields
+    counts = ("ticks_parsed", "foreign", "ignored")
+    beat = engine.wait_log(
+        "HEARTBEAT (G4)", lambda entry: sum(int(str(entry.fields[name])) for name in counts) == len(messages)
+    ).fields
     engine.expect(
         (beat["foreign"], beat["ignored"]) == (10, 10), f"foreign {beat['foreign']}, ignored {beat['ignored']}"
     )

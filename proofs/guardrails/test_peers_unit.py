@@ -3,6 +3,7 @@ N5, N6, N15)."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 import struct
@@ -126,9 +127,8 @@ def test_a_venue_that_refuses_is_tried_within_its_budget(engine: EngineUnit) -> 
     with raw_server(script) as server:
         configure(engine, server.url, max_connects_per_minute=3, max_backoff_secs=0.05)
         engine.start()
-        for _ in range(3):
-            engine.wait_log("connection failed")
-            engine.mark()
+        nth = itertools.count(1)
+        engine.wait_log("connection failed", lambda _: next(nth) == 3)
         with awaiting("an attempt beyond the budget"):
             poll(lambda: True if server.connections > 3 else None, OsClock(), BUDGET_SECS)
         engine.expect(server.connections == 3, f"{server.connections} attempts within seconds, 3 a minute are allowed")

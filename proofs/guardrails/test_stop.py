@@ -122,12 +122,10 @@ def test_an_outage_is_lived_through(watched: EngineUnit, exchange: Exchange) -> 
         exchange.send_ticks(10)
         watched.wait_ticks(11)
         outage.enter_context(nemesis.unreachable(exchange))
-        for _ in range(FAILED_ATTEMPTS):
-            watched.wait_log("connection failed")
-            watched.mark()
-        for _ in range(OUTAGE_BEATS):
-            watched.wait_log("HEARTBEAT (G4)")
-            watched.mark()
+        failed, beats = itertools.count(1), itertools.count(1)
+        watched.wait_log("connection failed", lambda _: next(failed) == FAILED_ATTEMPTS)
+        watched.mark()
+        watched.wait_log("HEARTBEAT (G4)", lambda _: next(beats) == OUTAGE_BEATS)
         watched.expect(watched.show().n_restarts == 0, "an outage took it down")
         stop_within(watched, 0)
         called = [call for call in calls() if tracing.NEW.search(call) and "sa_family" in call]
