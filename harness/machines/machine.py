@@ -66,6 +66,9 @@ not be carried out. tmpfiles.d(5) lets any package have lines."""
 
 HALT_SECS = 5.0
 
+FORSAKEN_SECS = 60.0
+"""A cgroup without a process is one in which a machine is about to boot for a moment only."""
+
 DOWN_SECS = 1.0
 """So long a machine that goes down may say so before."""
 
@@ -359,14 +362,11 @@ class PrivateMachine:
         self._shell.recorder.write("machine", name=self.name, variant=self.kind, event="halted")
 
     def alive(self) -> bool:
-        if self._leader <= 1 or process_start(self._leader) != self._began:
+        if self._leader <= 1:
             return False
-        try:
-            # It ends as another program of systemd's, and is nobody's namespace when it has ended.
-            told = Path(f"/proc/{self._leader}/stat").read_text("utf-8")
-        except OSError:
-            return False
-        return "(systemd)" in told and told.rpartition(")")[2].split()[0] not in "ZX"
+        name, state, started = process_stat(self._leader)
+        # It ends as another program of systemd's, and has no namespaces to enter when it has ended.
+        return started == self._began and name == "systemd" and state not in "ZX"
 
     def run(self, *argv: str, timeout_secs: float = 60.0) -> CommandResult:
         entered = self._enter(*argv)
@@ -751,12 +751,20 @@ def _has_procs(path: str) -> bool:
 
 
 def process_start(pid: int) -> str:
-    """When a process started, in clock ticks since boot (proc(5), stat field 22); empty when it is gone."""
+    """When a process started, in clock ticks since boot; empty when it is gone."""
+    return process_stat(pid)[2]
+
+
+def process_stat(pid: int) -> tuple[str, str, str]:
+    """Name, state and start (clock ticks since boot) of a process, fields 2, 3 and 22 of /proc/PID/stat (proc(5));
+    empty when it is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
+        return "", "", ""
+    names, _, rest = stat.rpartition(")")
+    fields = rest.split()
+    return names.partition("(")[2], fields[0], fields[19]
 
 
 def sweep(clock: Clock | None = None) -> list[str]:
@@ -772,7 +780,18 @@ def sweep(clock: Clock | None = None) -> list[str]:
         if not alive:
             remove_machine(work.name, clock or OsClock())
             swept.append(work.name)
+    if os.geteuid() == 0:
+        _sweep_cgroups((clock or OsClock()).wall())
     return swept
+
+
+def _sweep_cgroups(now: float) -> None:
+    """Remove the cgroups of machines whose state directory went with a file system of its own, as that of a run in a
+    chroot does, and in which no process is left, of whatever PID namespace."""
+    for tree in (tree for parent in cgroup_parents() for tree in Path(parent).glob("proof-[0-9]*-*")):
+        with contextlib.suppress(OSError):
+            if now - tree.stat().st_mtime > FORSAKEN_SECS and not any(True for _ in _pids_below(tree)):
+                _remove_cgroups(tree)
 
 
 def _pid_in_name(name: str) -> int:
@@ -785,7 +804,7 @@ def remove_machine(name: str, clock: Clock) -> None:
     trees = [Path(parent, name) for parent in cgroup_parents()]
 
     def empty() -> bool | None:
-        pids = {pid for tree in trees for pid in _pids_below(tree)}
+        pids = {pid for tree in trees for pid in _pids_below(tree) if pid > 1}
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -794,12 +813,16 @@ def remove_machine(name: str, clock: Clock) -> None:
     if poll(empty, clock, HALT_SECS) is None:
         raise MachineError(f"processes of machine {name} survive SIGKILL; see {trees[0]}/cgroup.procs")
     for tree in trees:
-        for directory, _, _ in os.walk(tree, topdown=False):
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(directory)
+        _remove_cgroups(tree)
     shutil.rmtree(RUN_DIR / name, ignore_errors=True)
     with contextlib.suppress(OSError):
         RUN_DIR.rmdir()
+
+
+def _remove_cgroups(tree: Path) -> None:
+    for directory, _, _ in os.walk(tree, topdown=False):
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(directory)
 
 
 def _pids_below(tree: Path) -> Iterator[int]:
@@ -808,4 +831,4 @@ def _pids_below(tree: Path) -> Iterator[int]:
             text = Path(directory, "cgroup.procs").read_text()
         except OSError:
             continue
-        yield from (pid for pid in map(int, text.split()) if pid > 1)
+        yield from map(int, text.split())

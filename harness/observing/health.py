@@ -233,6 +233,27 @@ def load_tables(path: Path) -> dict[str, Any]:
         raise HarnessError(f"{path}: nested too deeply") from None
 
 
+def target_of(
+    tables: Mapping[str, Any],
+    *,
+    unit: str,
+    database: Path,
+    dashboard_url: str | None = None,
+    pressure_dir: Path = observe.PRESSURE_DIR,
+) -> HealthTarget:
+    """Return the engine to be examined, and what its config says of its pace; what is no number is the default."""
+    engine, persist = _table(tables, "engine"), _table(tables, "persist")
+    return HealthTarget(
+        unit=unit,
+        database=database,
+        heartbeat_interval_secs=float(jsontext.number(engine.get("heartbeat_interval_secs")) or 10),
+        sample_every=jsontext.whole(engine.get("sample_every")) or 1,
+        flush_secs=float(jsontext.number(persist.get("flush_interval_ms")) or 1000) / 1000,
+        dashboard_url=dashboard_url,
+        pressure_dir=pressure_dir,
+    )
+
+
 def database_of(tables: Mapping[str, Any]) -> Path:
     """Return the config's `[app] db_path`, absolute or relative to the unit's working directory."""
     return Path(str(_table(tables, "app").get("db_path", "data/bot.db")))
@@ -250,21 +271,6 @@ def dashboard_of(tables: Mapping[str, Any]) -> str:
     # A server that listens everywhere is asked at home.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{table.get('port', 8501)}"
-
-
-def heartbeat_interval_of(tables: Mapping[str, Any]) -> float:
-    """Return the config's `heartbeat_interval_secs` (default 10, also for what is no number of seconds)."""
-    return float(jsontext.number(_table(tables, "engine").get("heartbeat_interval_secs")) or 10)
-
-
-def sample_every_of(tables: Mapping[str, Any]) -> int:
-    """Return the config's `sample_every` (default 1, also for what is none)."""
-    return jsontext.whole(_table(tables, "engine").get("sample_every")) or 1
-
-
-def flush_secs_of(tables: Mapping[str, Any]) -> float:
-    """Return the config's `flush_interval_ms` in seconds (default 1, also for what is no number)."""
-    return float(jsontext.number(_table(tables, "persist").get("flush_interval_ms")) or 1000) / 1000
 
 
 def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -328,12 +334,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _target(options: argparse.Namespace) -> HealthTarget:
     tables = load_tables(options.config)
-    return HealthTarget(
+    return target_of(
+        tables,
         unit=options.unit,
         database=options.db.absolute() if options.db else database_of(tables),
-        heartbeat_interval_secs=heartbeat_interval_of(tables),
-        sample_every=sample_every_of(tables),
-        flush_secs=flush_secs_of(tables),
         dashboard_url=None if options.without_dashboard else options.dashboard or dashboard_of(tables),
         pressure_dir=options.pressure_dir,
     )

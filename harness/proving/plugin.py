@@ -397,10 +397,11 @@ def pytest_testnodedown(node: Node, error: object) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     # Before -k and -m take proofs away. Those marked sabotage are proofs about the proofs, and have runs of their own.
     run = config.stash[_RUN]
-    proofs = [item for item in items if claims(item) and item.get_closest_marker("sabotage") is None]
-    run.known = {item.nodeid: claims(item) for item in proofs}
-    if empty := [item.nodeid for item in items if item.get_closest_marker("claim") is not None and not claims(item)]:
-        _refuse(config, items, f'{shown(empty[0])}: the mark claim names no clause: @pytest.mark.claim("E2")')
+    marked = [(item, claims(item)) for item in items if item.get_closest_marker("claim") is not None]
+    proofs = [one for one in marked if one[0].get_closest_marker("sabotage") is None]
+    run.known = {item.nodeid: claimed for item, claimed in proofs}
+    if empty := [item for item, claimed in marked if not claimed]:
+        _refuse(config, items, f'{shown(empty[0].nodeid)}: the mark claim names no clause: @pytest.mark.claim("E2")')
     # G5, for a project that keeps a list of clauses.
     listed = run.contract
     if listed:
@@ -411,7 +412,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _leave_out_foreign(config, items)
     yield
     # pytest-xdist has appended the name of its group to those that have one.
-    run.known = {item.nodeid: claims(item) for item in proofs}
+    run.known = {item.nodeid: claimed for item, claimed in proofs}
     if (wanted := config.getoption("proofs_shard")) is not None and items:
         _take_shard(config, items, *wanted)
 

@@ -713,7 +713,7 @@ def no_network() -> Promise:
         unit.start_serving()
         main = unit.main_process()
         # The last thread of each network is asked below: one of the main process, which stays, while others may go.
-        pids = [*sorted({*unit.pids(), main}, key=lambda pid: pid == main)]
+        pids = sorted({*unit.pids(), main}, key=lambda pid: pid == main)
         places = " ".join(f"/proc/{pid}/task/*" for pid in pids)
         listed = unit.machine.run("sh", "-c", f"for one in {places}; do echo $one $(readlink $one/ns/net); done").stdout
         of = {place: network for place, _, network in (line.partition(" ") for line in listed.splitlines()) if network}
@@ -954,25 +954,22 @@ def administered(name: str, administrators: Sequence[Path] = ADMINISTERED, vendo
     each machine has. Raises Unavailable for a unit that is masked, HarnessError for another name of one.
     """
     found: dict[str, bytes] = {}
-    template = f"{name.partition('@')[0]}@.{name.rpartition('.')[2]}" if "@" in name else name
-    for directory in (*administrators, vendors):
-        for file in sorted(directory.glob("*.*")):
-            if file.is_dir():
-                if file.suffix == ".d" and file.stem not in MACHINES_OWN:
-                    # One that is masked is as an empty one.
-                    for one in sorted(file.glob("*.conf")):
-                        found.setdefault(f"{file.name}/{one.name}", one.read_bytes() if one.is_file() else b"")
-                continue
-            if directory == vendors or file.suffix not in KINDS or file.name in MACHINES_OWN:
-                continue
-            text = file.read_bytes() if file.is_file() else b""
-            is_alias = bool(text) and file.resolve().name != file.name
-            if file.name in (name, template) and file.name not in found:
-                if not text:
-                    raise Unavailable(f"{name} is masked on this computer ({file})", f"systemctl unmask {name}")
-                _expect_own_name(name, file.resolve().name, file.name)
-            if not is_alias:
-                found.setdefault(file.name, text)
+    asked = {name, f"{name.partition('@')[0]}@.service" if "@" in name else name}
+    own = (file for directory in administrators for file in sorted(directory.glob("*.*")))
+    for file in own:
+        if file.is_dir() or file.suffix not in KINDS or file.name in MACHINES_OWN or file.name in found:
+            continue
+        text, stands_for = file.read_bytes() if file.is_file() else b"", file.resolve().name
+        if file.name in asked:
+            if not text:
+                raise Unavailable(f"{name} is masked on this computer ({file})", f"systemctl unmask {name}")
+            _expect_own_name(name, stands_for, file.name)
+        if not text or stands_for == file.name:
+            found[file.name] = text
+    for file in (file for directory in (*administrators, vendors) for file in sorted(directory.glob("*.d/*.conf"))):
+        if file.parent.stem not in MACHINES_OWN:
+            # One that is masked is as an empty one.
+            found.setdefault(f"{file.parent.name}/{file.name}", file.read_bytes() if file.is_file() else b"")
     return found
 
 

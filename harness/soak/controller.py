@@ -469,15 +469,8 @@ def _soak(
         )  # fmt: skip
         raise
     database = health.placed(options.db.absolute() if options.db else health.database_of(tables), shell, options.unit)
-    target = health.HealthTarget(
-        unit=options.unit,
-        database=database,
-        heartbeat_interval_secs=health.heartbeat_interval_of(tables),
-        sample_every=health.sample_every_of(tables),
-        flush_secs=health.flush_secs_of(tables),
-        # The soak is about the engine, and pressure is what its ladder is for.
-        dashboard_url=None,
-    )
+    # The soak is about the engine and not the dashboard, and pressure is what its ladder is for.
+    target = health.target_of(tables, unit=options.unit, database=database)
     wanted = {name: check for name, check in health.checks(target, shell, clock).items() if name != "pressure"}
     computer = LocalComputer(shell, options.unit, database, clock, options.pressure_dir)
     return Soak(

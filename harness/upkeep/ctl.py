@@ -187,14 +187,7 @@ def _health(shell: Shell, chosen: Sequence[Instance], *, as_json: bool) -> int:
             tables = health.load_tables(one.config)
         except HarnessError as error:
             return [Finding("config", False, str(error).splitlines()[0])]
-        target = health.HealthTarget(
-            unit=one.unit,
-            database=health.database_of(tables),
-            heartbeat_interval_secs=health.heartbeat_interval_of(tables),
-            sample_every=health.sample_every_of(tables),
-            flush_secs=health.flush_secs_of(tables),
-            dashboard_url=None,
-        )
+        target = health.target_of(tables, unit=one.unit, database=health.database_of(tables))
         return health.examine(health.checks(target, shell, clock), clock)
 
     found = dict(zip(chosen, _each(chosen, examine), strict=True))

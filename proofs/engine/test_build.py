@@ -8,7 +8,8 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,9 +24,11 @@ from engine.base.events import Mode, OrderEvent, OrderStatus, Reason, Side, Sign
 from engine.config.schema import Settings
 from engine.config.settings import Loaded, load, read_environment
 from engine.ingest.connected import Connected, FeedLine
+from engine.ingest.inlet import Ingest
 from engine.storage import opening
 from engine.storage.batch import Batch, Position, Restored
 from engine.storage.gaps import read_gaps
+from engine.storage.ledger import Ledger
 from proofs.fixtures import engine_loop
 
 NOW_MS = time.time_ns() // 1_000_000
@@ -136,6 +139,24 @@ def test_N10_the_source_of_a_mock_feed_is_called_by_its_address(url: str, name: 
         assert build._sources(Loaded(options, (source,), None, ())) == ()
 
 
+@contextmanager
+def ingesting(path: Path) -> Iterator[tuple[Ledger, build.PipelineChannels, Ingest]]:
+    """What a run has of the configuration in a directory, with its ledger there; within a loop."""
+    loaded = load(str(path / "config.toml"), {})
+    store = opening.open_ledger(path / "bot.db", busy_timeout_ms=1000)
+    clock = asyncio.get_running_loop().time
+    try:
+        channels = build.make_channels(loaded.settings, clock)
+        environment = read_environment({}, 7)
+        yield (
+            store,
+            channels,
+            build.make_ingest(loaded, environment, store, store.restore(), channels, clock, lambda: None),
+        )
+    finally:
+        store.close()
+
+
 @pytest.mark.claim("N9")
 @pytest.mark.parametrize(("venue", "market", "gaps"), [("kraken", "BTC/USD", 6), ("bitstamp", "btcusd", None)])
 def test_N9_holes_in_ids_that_lie_apart_by_nature_are_no_gaps(
@@ -145,20 +166,12 @@ def test_N9_holes_in_ids_that_lie_apart_by_nature_are_no_gaps(
     (tmp_path / "ws_sources.toml").write_text(
         f'[[source]]\nname = "a"\npriority = 1\nvenue = "{venue}"\nmarkets = {{ "{market}" = "BTC/USD" }}\n'
     )
-    loaded = load(str(tmp_path / "config.toml"), {})
 
     async def scenario() -> dict[str, tuple[int | None, int]]:
-        store = opening.open_ledger(tmp_path / "bot.db", busy_timeout_ms=1000)
-        clock = asyncio.get_running_loop().time
-        try:
-            channels = build.make_channels(loaded.settings, clock)
-            environment = read_environment({}, 7)
-            ingest = build.make_ingest(loaded, environment, store, store.restore(), channels, clock, lambda: None)
+        with ingesting(tmp_path) as (_, _, ingest):
             ticks = [Tick("a", "BTC/USD", 1.0, 1.0, NOW_MS + number, number) for number in (1, 2, 5, 5, 10)]
             assert ingest.deliver(ticks) == 4
             return ingest.by_market()
-        finally:
-            store.close()
 
     assert engine_loop.run(scenario()) == {"a": (gaps, 1)}
 
@@ -198,15 +211,9 @@ def test_N18_N12_no_id_that_was_used_up_is_a_gap_on_disk(
             f'[[source]]\nname = "a"\npriority = 1\nvenue = "{venue}"\nmarkets = {{ "BTC-USDT" = "BTC/USDT" }}\n'
             'url = "ws://127.0.0.1:1/ws"\n'
         )
-        loaded = load(str(path / "config.toml"), {})
 
         async def scenario() -> None:
-            store = opening.open_ledger(path / "bot.db", busy_timeout_ms=1000)
-            clock = asyncio.get_running_loop().time
-            try:
-                channels = build.make_channels(loaded.settings, clock)
-                environment = read_environment({}, 7)
-                ingest = build.make_ingest(loaded, environment, store, store.restore(), channels, clock, lambda: None)
+            with ingesting(path) as (store, channels, ingest):
                 feed = ingest.feed
                 assert isinstance(feed, Connected)
                 line = FeedLine(feed, 1, feed._sources[0], feed._streams["a"])
@@ -230,8 +237,6 @@ def test_N18_N12_no_id_that_was_used_up_is_a_gap_on_disk(
                     later = max(one.last for one in store.restore().numberings)
                     assert later == number + (venue == "binance")
                 assert on_disk(path / "bot.db") == missing
-            finally:
-                store.close()
 
         engine_loop.run(scenario())
 

@@ -120,6 +120,22 @@ def test_a_machine_whose_owners_pid_is_another_process_by_now_is_swept(can_boot:
         machines.remove_machine(names[1], OsClock())
 
 
+def test_cgroups_of_a_run_that_was_killed_in_a_chroot_are_swept(can_boot: None) -> None:
+    """Its state directory is gone with the chroot's own /run; and one in which a machine is about to boot stays."""
+    names = {f"proof-{os.getpid()}-{what}": what == "fresh" for what in ("forsaken", "fresh")}
+    trees = [(Path(parent, name), kept) for parent in machines.cgroup_parents() for name, kept in names.items()]
+    try:
+        for tree, kept in trees:
+            (tree / "payload").mkdir(parents=True)
+            if not kept:
+                os.utime(tree, (0, 0))
+        machines.sweep()
+        assert [tree.exists() for tree, _ in trees] == [kept for _, kept in trees]
+    finally:
+        for name in names:
+            machines.remove_machine(name, OsClock())
+
+
 @pytest.mark.claim("V13")
 def test_what_the_administrator_has_set_is_none_of_a_machines(
     can_boot: None, shell: Shell, stage: Stage, tmp_path: Path
